@@ -1,0 +1,43 @@
+# Needs Python >= 3.10 and make; everything else is installed into .venv from requirements.lock.
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test check bench clean
+
+help:
+	@echo "make venv        create .venv with the tested versions"
+	@echo "make quickstart  distil, fine-tune and compare on what is installed, offline"
+	@echo "make test        run all tests"
+	@echo "make check       lint, format, types, house rules"
+	@echo "make bench       run the benchmarks"
+	@echo "make clean       remove .venv, caches and build results (runs/ stays)"
+
+venv: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "minilm needs Python >= 3.10, found " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e .
+	touch $(STAMP)
+
+quickstart: venv
+	.venv/bin/minilm quickstart --out runs/quickstart
+
+test: venv
+	$(PY) -m pytest
+
+check: venv
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/unit/test_house.py tests/docs
+
+bench: venv
+	@for script in benchmarks/*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
+
+clean:
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

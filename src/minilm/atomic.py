@@ -1,0 +1,179 @@
+"""Writes that are complete or did not happen: files and folders are made aside, synced, then renamed.
+
+In: a path and what shall be there. Out: the file or folder under its final name, or one `SystemProblem`
+that says why the machine refused; what was there before is then untouched and nothing half-written is left.
+Names while writing: `.{name}.tmp-{pid}` beside the target; leftovers of dead processes are removed later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from minilm.errors import SystemProblem, UsageError
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full: free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up: free some space or choose another folder",
+    errno.EFBIG: "the file is larger than this process may write: raise 'ulimit -f' or choose another disk",
+    errno.EROFS: "the disk is read-only: choose another folder",
+    errno.EACCES: "permission denied: choose another folder or change its permissions",
+    errno.EPERM: "permission denied: choose another folder or change its permissions",
+    errno.ENOENT: "the folder does not exist: create it first",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
+    errno.EISDIR: "a folder of that name is in the way: choose another path",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def _write_problem(path: Path, error: OSError) -> SystemProblem:
+    reason = _HINTS.get(error.errno or 0, f"{error.strerror or error}: check the disk and try again")
+    return SystemProblem(f"cannot write {path}: {reason}")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they are missing; raises SystemProblem when the machine refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _write_problem(path, error) from error
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write a whole file, or nothing: aside in the same folder, synced, then renamed over `path`.
+
+    Raises:
+        SystemProblem: the disk is full, read-only, protected...; an older file at `path` is untouched.
+    """
+    with writing_aside(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def writing_aside(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that becomes `path` when the block ends well and vanishes when it does not."""
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+    try:
+        _remove_leftovers(path)
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _write_problem(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes `path` when the block ends well.
+
+    Everything written below the yielded folder is synced before the rename. When the block raises, the
+    temporary folder is removed and `path` is untouched. Temporary folders of processes that died are removed.
+    With `replace` an existing folder is moved aside first and removed last; should the process die between
+    those two renames, the next call for the same path puts the old folder back.
+
+    Raises:
+        UsageError: `path` exists, is not an empty folder, and `replace` is False.
+        SystemProblem: the disk is full, read-only, protected...
+    """
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        _refuse_existing(path, replace=replace)
+        aside.mkdir()
+    except OSError as error:
+        raise _write_problem(path, error) from error
+    try:
+        yield aside
+        _publish(aside, path, replace=replace)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS or aside.name in str(error.filename):
+            raise _write_problem(path, error) from error
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _refuse_existing(path: Path, *, replace: bool) -> None:
+    if path.is_dir() and (replace or not any(path.iterdir())):
+        return
+    if path.exists() or path.is_symlink():
+        what = "folder that is not empty" if path.is_dir() else "file"
+        raise UsageError(f"{path} already exists (a {what}): remove it or choose another output path")
+
+
+def _publish(aside: Path, path: Path, *, replace: bool) -> None:
+    """Sync a finished folder and give it its name."""
+    for folder, _, files in os.walk(aside, topdown=False):
+        for name in files:
+            _sync_file(Path(folder, name))
+        _sync_folder(Path(folder))
+    _refuse_existing(path, replace=replace)
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    moved = path.is_dir() and any(path.iterdir())
+    if moved:
+        os.rename(path, old)
+    try:
+        os.rename(aside, path)
+    except OSError:
+        if moved:
+            os.rename(old, path)
+        raise
+    _sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what dead processes left beside `path`; bring a folder back that was moved and not replaced."""
+    leftover = re.compile(re.escape(f".{path.name}") + r"\.(tmp|old)-(\d+)(-\d+)?")
+    for entry in list(path.parent.iterdir()):
+        match = leftover.fullmatch(entry.name)
+        if match is None or _is_in_use(entry, int(match[2])):
+            continue
+        if match[1] == "old" and not path.exists():
+            os.rename(entry, path)
+        elif entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _is_in_use(entry: Path, pid: int) -> bool:
+    if (
+        pid == os.getpid()
+    ):  # a thread may be writing a file; a folder is left by a process that had our id before
+        return not entry.is_dir()
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it lives and belongs to somebody else
+        return True
+    return True
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,175 @@
+"""The `minilm` command: finds the verb, runs it, turns errors into one line and an exit code.
+
+In: the command line.
+Out: the verb's own output; on failure one line on stderr and the exit code of the error's class.
+A verb is a module of this package with a function of its name, or a typer `app` with several commands.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from minilm.errors import MinilmError
+
+VERBS = ("quickstart", "corpus", "distill", "recipes", "doctor")
+
+_HOW_TO_FIX = {
+    errno.ENOSPC: "free some space or write to another disk",
+    errno.EDQUOT: "free some of your quota or write to another disk",
+    errno.EROFS: "write to another place",
+    errno.EACCES: "change the permissions or write to another place",
+    errno.EPERM: "change the permissions or write to another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOMEM: "free some memory or use smaller batches",
+}
+
+
+def build_app() -> typer.Typer:
+    """Collect the verbs; their modules import nothing heavy, so this is quick."""
+    app = typer.Typer(
+        name="minilm",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help=_keep_lines(inspect.cleandoc(_root.__doc__ or "")),
+    )
+    app.callback()(_root)
+    for verb in VERBS:
+        module = _verb_module(verb)
+        if module is not None:
+            _register(app, verb, module)
+    return app
+
+
+def _verb_module(verb: str) -> ModuleType | None:
+    name = f"minilm.cli.{verb}"
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return None
+        raise
+
+
+def _register(app: typer.Typer, verb: str, module: ModuleType) -> None:
+    group = getattr(module, "app", None)
+    if group is None:
+        function = getattr(module, verb)
+        app.command(name=verb, help=_keep_lines(inspect.getdoc(function) or ""))(function)
+        return
+    group.rich_markup_mode = None
+    for command in group.registered_commands:
+        command.help = _keep_lines(command.help or inspect.getdoc(command.callback) or "")
+    app.add_typer(group, name=verb)
+
+
+def _keep_lines(text: str) -> str:
+    """Keep the line breaks of the paragraphs that hold examples (typer wraps the others)."""
+    head, examples, tail = text.partition("Examples:\n")
+    tail = re.sub(r"\n{2,}", "\n", tail)
+    return f"{head}\b\n{examples}{tail}" if examples else text
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from minilm import __version__
+
+        typer.echo(f"minilm {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere in the command.")
+    ] = False,
+) -> None:
+    """Distil large text encoders into small fast ones, and use them.
+
+    Examples:
+      minilm quickstart --out runs/quickstart
+      minilm distill tiny-embedded --set data.inputs.0=my.txt
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Exit codes: 0 done, 2 usage or configuration, 3 bad data, 4 environment, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug=debug))
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        return _exit_code_of(arguments)
+    except MinilmError as error:
+        return _fail(error, str(error), error.exit_code, debug=debug)
+    except BrokenPipeError:
+        return _pipe_closed()
+    except KeyboardInterrupt as error:
+        return _fail(error, "interrupted", 130, debug=debug)
+    except OSError as error:
+        return _fail(error, _explain(error), 4, debug=debug)
+    except MemoryError as error:
+        return _fail(error, "out of memory: use smaller batches or another machine", 4, debug=debug)
+
+
+def _exit_code_of(arguments: list[str]) -> int:
+    """Run typer; it prints usage errors itself and leaves through SystemExit."""
+    try:
+        group = typer.main.get_command(build_app())
+        assert isinstance(group, TyperGroup)
+        group.commands = {verb: group.commands[verb] for verb in VERBS if verb in group.commands}
+        group.main(args=arguments, prog_name="minilm")
+    except SystemExit as done:
+        code = done.code
+    else:
+        code = 0
+    sys.stdout.flush()
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _explain(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    fix = _HOW_TO_FIX.get(error.errno or 0)
+    return f"{where}{error.strerror or error}" + (f"; {fix}" if fix else "")
+
+
+def _pipe_closed() -> int:
+    """Whoever read our output has seen enough (`| head`): leave quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""`minilm corpus build`: text files to token shards.
+
+In: the command line. Out: a corpus folder, progress on stderr (a live bar on a terminal, a plain line every
+few seconds in a pipe), and a small table on stdout. The work is done by `minilm.corpus.build`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from minilm.corpus.build import BuildProgress
+    from minilm.corpus.readers import BadRows
+    from minilm.corpus.shards import ShardManifest
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+app = typer.Typer(name="corpus", help="Turn text files into a corpus of token shards.", no_args_is_help=True)
+
+
+@app.callback()
+def corpus() -> None:
+    """Turn text files into a corpus of token shards."""
+
+
+@app.command()
+def build(
+    inputs: Annotated[
+        list[Path],
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="Text file: .txt (one text per line), .jsonl, .json, .csv or .parquet, each optionally .gz. "
+            "May be repeated, and takes several files (--input data/*.jsonl.gz).",
+        ),
+    ],
+    tokenizer: Annotated[
+        Path, typer.Option(help="Model folder, tokenizer.json or vocab.txt of the teacher and student.")
+    ],
+    out: Annotated[Path, typer.Option(help="Corpus folder to create; must not exist.")],
+    more_inputs: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="More text files.", show_default=False)
+    ] = None,
+    field: Annotated[str, typer.Option(help="Column that holds the text (not used for .txt).")] = "text",
+    max_tokens: Annotated[
+        int, typer.Option(help="Most tokens of a document, special tokens included; longer texts are cut.")
+    ] = 512,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes that tokenize; 1 uses threads on all cores. The result is the same."),
+    ] = 1,
+) -> None:
+    """Tokenize text files once, so that training only reads token ids.
+
+    Bad rows are skipped and counted. The corpus folder appears when it is complete, never half.
+
+    Examples:
+      minilm corpus build --input data/*.jsonl.gz --tokenizer teacher/ --out corpus/
+
+      minilm corpus build --input reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
+    """
+    from minilm.corpus.build import build_shards
+    from minilm.corpus.readers import BadRows
+
+    files = [*inputs, *(more_inputs or [])]
+    bad_rows = BadRows()
+    started = time.monotonic()
+    with _progress() as on_progress:
+        manifest = build_shards(
+            files,
+            tokenizer=tokenizer,
+            out=out,
+            max_tokens=max_tokens,
+            field=field,
+            workers=workers,
+            bad_rows=bad_rows,
+            on_progress=on_progress,
+        )
+    seconds = max(time.monotonic() - started, 1e-9)
+    _print_summary(manifest, bad_rows=bad_rows, num_files=len(files), out=out, seconds=seconds)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[BuildProgress], None]]:
+    if not sys.stderr.isatty():
+        yield _plain_lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[bytes]}"),
+        TextColumn("{task.fields[rates]}"),
+        TimeRemainingColumn(),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, bytes="", rates="")
+
+        def show(now: BuildProgress) -> None:
+            rates = _rates(now, time.monotonic() - started)
+            done = f"{now.bytes_done / 2**20:.1f}/{now.bytes_total / 2**20:.1f} MiB"
+            bar.update(task, completed=now.bytes_done, total=now.bytes_total, bytes=done, rates=rates)
+
+        yield show
+
+
+def _plain_lines() -> Callable[[BuildProgress], None]:
+    started = shown = time.monotonic()
+
+    def show(now: BuildProgress) -> None:
+        nonlocal shown
+        clock = time.monotonic()
+        if clock - shown < _SECONDS_BETWEEN_LINES:
+            return
+        shown = clock
+        typer.echo(progress_line(now, clock - started), err=True)
+
+    return show
+
+
+def progress_line(now: BuildProgress, seconds: float) -> str:
+    """Return one plain line: share and bytes done, counts, rates, and the time left."""
+    share = now.bytes_done / max(now.bytes_total, 1)
+    left = f"{seconds / share - seconds:.0f} s left" if share else "time left unknown"
+    return (
+        f"{share:4.0%} of {now.bytes_total / 2**20:.1f} MiB, "
+        f"{now.documents:,} documents, {now.tokens:,} tokens, "
+        f"{_rates(now, seconds)}, {left}"
+    )
+
+
+def _rates(now: BuildProgress, seconds: float) -> str:
+    seconds = max(seconds, 1e-9)
+    return f"{now.documents / seconds:,.0f} documents/s, {now.tokens / seconds:,.0f} tokens/s"
+
+
+def _print_summary(
+    manifest: ShardManifest, *, bad_rows: BadRows, num_files: int, out: Path, seconds: float
+) -> None:
+    rows = [
+        ("files", f"{num_files:,}"),
+        ("texts", f"{manifest.texts:,}"),
+        ("documents", f"{manifest.documents:,} of at most {manifest.max_tokens} tokens"),
+        ("tokens", f"{manifest.tokens:,} ({manifest.tokens / seconds:,.0f} per second)"),
+        ("mean", f"{manifest.tokens / manifest.documents:.1f} tokens per document"),
+        ("shards", f"{len(manifest.shards):,}"),
+        ("bad rows", f"{bad_rows.count:,} skipped"),
+        ("empty texts", f"{bad_rows.empty:,} skipped"),
+        ("corpus", str(out)),
+    ]
+    for name, value in rows:
+        typer.echo(f"{name:<12} {value}")
+        if name == "bad rows":
+            for example in bad_rows.first:
+                typer.echo(f"{'':<12} {example}")

@@ -1,0 +1,46 @@
+"""`minilm distill`: run a distillation recipe, or show what it would run.
+
+In: a recipe (a path, or the name of a shipped one) and overrides. Out: a run folder with the student models.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+
+def distill(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one value; may be repeated.", show_default="none"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")
+    ] = False,
+    resume: Annotated[
+        Literal["auto", "never"], typer.Option(help="auto continues from the newest complete checkpoint.")
+    ] = "auto",
+) -> None:
+    """Distil a teacher into one or more students.
+
+    Stop it at any moment and start the same command again: it continues where it was.
+
+    Examples:
+      minilm distill my.yaml --set train.learning_rate=3e-4 --set out=runs/mine
+      minilm distill tiny-embedded --set data.inputs.0=my.txt --dry-run
+    """
+    from minilm.recipe import find_recipe, load_recipe, resolved_yaml
+
+    loaded = load_recipe(find_recipe(recipe), overrides or [])
+    if dry_run:
+        typer.echo(resolved_yaml(loaded), nl=False)
+        return
+    from minilm.distill.run import distill as run
+
+    run(loaded, resume=resume)

@@ -1,0 +1,204 @@
+"""Build a corpus: stream texts from files into token shards.
+
+In: input files and a tokenizer. Out: a new folder with shards and a manifest, complete or not there at all.
+Memory is bounded: a few batches of texts in flight and one shard being filled. The same inputs give the same
+bytes for any number of workers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from minilm.corpus.readers import BadRows, ByteMeter, read_texts
+from minilm.corpus.shards import DTYPES, MANIFEST_NAME, ShardInfo, ShardManifest, shard_name
+from minilm.corpus.tokenizing import Int32s, TokenizedBatch, batches, tokenize_here, tokenize_in_workers
+from minilm.errors import DataError, UsageError
+from minilm.storage import atomic_folder, sha256_file, write_arrays, write_json
+from minilm.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildProgress:
+    """How far a build has come; bytes are those of the input files as they lie on disk."""
+
+    bytes_done: int
+    bytes_total: int
+    texts: int
+    documents: int
+    tokens: int
+
+
+def build_shards(
+    inputs: Sequence[Path],
+    *,
+    tokenizer: Path,
+    out: Path,
+    max_tokens: int = 512,
+    field: str = "text",
+    shard_tokens: int = 2**24,
+    workers: int = 1,
+    bad_rows: BadRows | None = None,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+) -> ShardManifest:
+    """Tokenize the texts of the input files into a new corpus folder.
+
+    Each text becomes one document of [CLS] + tokens + [SEP]; a text of more than `max_tokens` tokens becomes
+    several documents.
+
+    Args:
+        inputs: .txt, .jsonl, .json, .csv or .parquet files, each optionally .gz.
+        tokenizer: model folder, tokenizer.json or vocab.txt.
+        out: folder to create; must not exist, or be empty.
+        max_tokens: most tokens of a document, special tokens included.
+        field: name of the text column (not used for .txt).
+        shard_tokens: most tokens of one shard file.
+        workers: processes that tokenize; 1 tokenizes in this process, with threads on all cores.
+        bad_rows: filled with what was skipped.
+        on_progress: called after every batch of texts.
+
+    Raises:
+        UsageError: an argument cannot be right, or `out` exists.
+        DataError: an input file or the tokenizer is damaged, or no text was found.
+        SystemProblem: the disk is full, `out` cannot be written, or a worker died.
+    """
+    _check_arguments(inputs, max_tokens=max_tokens, shard_tokens=shard_tokens, workers=workers)
+    bad_rows = BadRows() if bad_rows is None else bad_rows
+    meter = ByteMeter()
+    texts = read_texts(inputs, field=field, bad_rows=bad_rows, meter=meter)
+    bytes_total = sum(path.stat().st_size for path in inputs)
+    loaded = Tokenizer.load(tokenizer)
+    if workers == 1:
+        tokenized = (tokenize_here(loaded, batch, max_tokens=max_tokens) for batch in batches(texts))
+    else:
+        tokenized = tokenize_in_workers(texts, tokenizer=tokenizer, max_tokens=max_tokens, workers=workers)
+    with closing(tokenized), atomic_folder(out) as folder:
+        writer = _ShardWriter(
+            folder=folder, dtype=_smallest_dtype(loaded.vocab_size), shard_tokens=shard_tokens
+        )
+        for batch in tokenized:
+            writer.add(batch)
+            if on_progress is not None:
+                on_progress(writer.progress(bytes_done=meter.done, bytes_total=bytes_total))
+        writer.close_shard()
+        bad_rows.empty += writer.empty_texts
+        if not writer.shards:
+            raise DataError(_nothing_found(inputs, bad_rows))
+        manifest = writer.manifest(loaded, max_tokens=max_tokens, bad_rows=bad_rows)
+        write_json(folder / MANIFEST_NAME, manifest.to_json())
+    if bad_rows.summary():
+        logger.warning("skipped %s", bad_rows.summary())
+    return manifest
+
+
+def _check_arguments(inputs: Sequence[Path], *, max_tokens: int, shard_tokens: int, workers: int) -> None:
+    if not inputs:
+        raise UsageError("no input files; give at least one with --input")
+    for name, value, least in (
+        ("max_tokens", max_tokens, 3),
+        ("shard_tokens", shard_tokens, 1),
+        ("workers", workers, 1),
+    ):
+        if value < least:
+            raise UsageError(f"{name} is {value}; expected at least {least}")
+
+
+def _smallest_dtype(vocab_size: int) -> str:
+    return next(name for name, dtype in DTYPES.items() if vocab_size - 1 <= np.iinfo(dtype).max)
+
+
+def _nothing_found(inputs: Sequence[Path], bad_rows: BadRows) -> str:
+    skipped = bad_rows.summary()
+    return (
+        f"no text found in {len(inputs)} input files (first: {inputs[0]})"
+        f"{'; skipped ' + skipped if skipped else ''}; check the files and --field"
+    )
+
+
+@dataclass(kw_only=True)
+class _ShardWriter:
+    """Collects documents and writes a shard whenever the next document would not fit."""
+
+    folder: Path
+    dtype: str
+    shard_tokens: int
+    shards: list[ShardInfo] = field(default_factory=list)
+    texts: int = 0
+    empty_texts: int = 0
+    documents: int = 0
+    tokens: int = 0
+    _token_ids: list[np.ndarray[tuple[int], np.dtype[np.generic]]] = field(default_factory=list)
+    _lengths: list[Int32s] = field(default_factory=list)
+    _free: int = 0
+
+    def __post_init__(self) -> None:
+        self._free = self.shard_tokens
+
+    def add(self, batch: TokenizedBatch) -> None:
+        """Take the documents of a batch, closing shards as they fill up."""
+        for token_ids, lengths in self._fitting(batch):
+            self._token_ids.append(token_ids.astype(DTYPES[self.dtype]))
+            self._lengths.append(lengths)
+            self._free -= len(token_ids)
+        self.texts += batch.texts
+        self.empty_texts += batch.empty_texts
+        self.documents += len(batch.lengths)
+        self.tokens += len(batch.token_ids)
+
+    def _fitting(self, batch: TokenizedBatch) -> Iterator[tuple[Int32s, Int32s]]:
+        """Yield runs of documents that fit the open shard; closes it when a document does not fit."""
+        ends = np.cumsum(batch.lengths, dtype=np.int64)
+        first, used = 0, 0
+        while first < len(ends):
+            stop = int(np.searchsorted(ends, used + self._free, side="right"))
+            if stop == first and not self._lengths:
+                stop = first + 1  # a document longer than a shard has a shard of its own
+            if stop > first:
+                end = int(ends[stop - 1])
+                yield batch.token_ids[used:end], batch.lengths[first:stop]
+                first, used = stop, end
+            if first < len(ends):
+                self.close_shard()
+
+    def close_shard(self) -> None:
+        """Write the open shard, if it holds anything, and start the next."""
+        if not self._lengths:
+            return
+        token_ids, lengths = np.concatenate(self._token_ids), np.concatenate(self._lengths)
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+        path = self.folder / shard_name(len(self.shards))
+        write_arrays(path, {"token_ids": token_ids, "offsets": offsets})
+        self.shards.append(
+            ShardInfo(file=path.name, documents=len(lengths), tokens=len(token_ids), sha256=sha256_file(path))
+        )
+        self._token_ids, self._lengths, self._free = [], [], self.shard_tokens
+
+    def progress(self, *, bytes_done: int, bytes_total: int) -> BuildProgress:
+        return BuildProgress(
+            bytes_done=bytes_done,
+            bytes_total=bytes_total,
+            texts=self.texts,
+            documents=self.documents,
+            tokens=self.tokens,
+        )
+
+    def manifest(self, tokenizer: Tokenizer, *, max_tokens: int, bad_rows: BadRows) -> ShardManifest:
+        return ShardManifest(
+            tokenizer=tokenizer.fingerprint,
+            vocab_size=tokenizer.vocab_size,
+            dtype=self.dtype,
+            max_tokens=max_tokens,
+            texts=self.texts - self.empty_texts,
+            documents=self.documents,
+            tokens=self.tokens,
+            bad_rows=bad_rows.count,
+            empty_texts=bad_rows.empty,
+            shards=tuple(self.shards),
+        )

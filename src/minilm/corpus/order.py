@@ -1,0 +1,114 @@
+"""Which documents are read at which step: pure functions, so resuming is looking up.
+
+In: the number of documents, the global batch size, a seed and a step. Out: document numbers.
+Nothing here knows about files, processes or devices; the number of processes never changes a global batch.
+Only bit-generator streams and a stable sort are used, which NumPy keeps the same from version to version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm.errors import UsageError
+
+Int64s = npt.NDArray[np.int64]
+
+
+def step_documents(*, num_documents: int, batch_size: int, seed: int, step: int) -> Int64s:
+    """Return the document numbers of the global batch of one optimizer step.
+
+    Position p = step * batch_size + i lies in epoch p // num_documents, and each epoch is its own random
+    permutation of all documents: every document comes exactly once per epoch, a batch may span two epochs.
+
+    Returns:
+        int64 [batch_size], values in [0, num_documents).
+    """
+    _require_at_least("num_documents", num_documents, 1)
+    _require_at_least("batch_size", batch_size, 1)
+    _require_at_least("step", step, 0)
+    positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    epochs, places = np.divmod(positions, num_documents)
+    documents = np.empty(batch_size, dtype=np.int64)
+    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        here = epochs == epoch
+        documents[here] = _permutation(num_documents, seed, epoch)[places[here]]
+    return documents
+
+
+def rank_share(documents: Int64s, *, rank: int, world_size: int) -> Int64s:
+    """Return the documents of one process: every world_size-th, starting at `rank`.
+
+    Raises:
+        UsageError: the batch cannot be shared evenly; the message lists the numbers of processes that can.
+    """
+    _require_at_least("world_size", world_size, 1)
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank is {rank}; expected 0 to {world_size - 1} among {world_size} processes")
+    size = len(documents)
+    if size % world_size:
+        valid = ", ".join(str(count) for count in range(1, size + 1) if size % count == 0)
+        raise UsageError(
+            f"a batch of {size} documents cannot be shared evenly by {world_size} processes; "
+            f"use one of {valid} processes, or another train.batch_size"
+        )
+    return documents[rank::world_size]
+
+
+def microbatches(lengths: npt.NDArray[np.integer], *, token_budget: int) -> list[Int64s]:
+    """Cut documents into groups of similar length that each fit the token budget.
+
+    Args:
+        lengths: tokens per document [n].
+        token_budget: most tokens of one group; a single longer document is a group of its own.
+
+    Returns:
+        Index arrays (int64) into `lengths`, shortest documents first, that together hold every index once.
+    """
+    _require_at_least("token_budget", token_budget, 1)
+    order = np.argsort(lengths, kind="stable").astype(np.int64)
+    ends = np.cumsum(np.asarray(lengths, dtype=np.int64)[order])
+    groups: list[Int64s] = []
+    start = 0
+    while start < len(order):
+        used = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, used + token_budget, side="right"))
+        stop = max(stop, start + 1)
+        groups.append(order[start:stop])
+        start = stop
+    return groups
+
+
+def generator(seed: int, *purpose: str | int) -> np.random.Generator:
+    """Return a fresh random generator that depends on nothing but the seed and the purpose."""
+    return np.random.Generator(_bits(seed, *purpose))
+
+
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """Return a 63-bit seed for other libraries that depends on nothing but the seed and the purpose."""
+    return int.from_bytes(_digest(seed, *purpose)[:8], "big") >> 1
+
+
+def _digest(seed: int, *purpose: str | int) -> bytes:
+    return hashlib.sha256(json.dumps([seed, *purpose]).encode()).digest()
+
+
+def _bits(seed: int, *purpose: str | int) -> np.random.PCG64:
+    return np.random.PCG64(int.from_bytes(_digest(seed, *purpose)[:16], "big"))
+
+
+@lru_cache(maxsize=2)  # a batch spans two epochs at most, unless the corpus is smaller than a batch
+def _permutation(num_documents: int, seed: int, epoch: int) -> Int64s:
+    keys = _bits(seed, "epoch", epoch).random_raw(num_documents)
+    order = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
+    order.setflags(write=False)
+    return order
+
+
+def _require_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"{name} is {value}; expected at least {least}")

@@ -1,0 +1,359 @@
+"""Read texts from files of several formats, one at a time.
+
+In: paths of .txt, .jsonl, .json (one object per line), .csv or .parquet files, each optionally .gz.
+Out: a stream of non-empty texts in file order; memory does not grow with the files.
+A bad row (broken JSON, invalid UTF-8, wrong columns, ...) is skipped, counted and remembered with its
+place in `BadRows`; a damaged file (truncated .gz, broken parquet) ends the reading with `DataError`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from minilm.errors import DataError, SystemProblem, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from _typeshed import WriteableBuffer
+
+MAX_LINE_BYTES = 64 * 2**20
+"""A longer line (or CSV cell) is a bad row: it is hardly text, and it would have to fit in memory."""
+
+_KEPT_EXAMPLES = 5
+_PARQUET_ROWS = 128
+_BUFFER_BYTES = 2**20
+_RAW_BYTES = 2**16
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(kw_only=True)
+class BadRows:
+    """What was skipped while reading: `count` bad rows and `empty` texts; `first` names the first five."""
+
+    count: int = 0
+    empty: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, line: int, reason: str) -> None:
+        """Count one bad row and remember it when it is among the first."""
+        self.count += 1
+        if len(self.first) < _KEPT_EXAMPLES:
+            self.first.append(f"{path}:{line}: {reason}")
+
+    def summary(self) -> str:
+        """Say in one line what was skipped, with the place of the first bad row; "" when nothing was."""
+        parts = []
+        if self.count:
+            parts.append(f"{self.count} bad rows (first: {self.first[0]})")
+        if self.empty:
+            parts.append(f"{self.empty} empty texts")
+        return " and ".join(parts)
+
+
+@dataclass(kw_only=True)
+class ByteMeter:
+    """How many bytes of the input files (as they lie on disk) have been read so far."""
+
+    done: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """One open file and where its findings go."""
+
+    path: Path
+    stream: IO[bytes]
+    field: str
+    bad_rows: BadRows
+    meter: ByteMeter
+
+
+def read_texts(
+    paths: Sequence[Path], *, field: str = "text", bad_rows: BadRows, meter: ByteMeter | None = None
+) -> Iterator[str]:
+    """Yield the non-empty texts of the files, in order.
+
+    All paths are checked before the first text is read. In .txt every non-blank line is one text; in the
+    other formats the text is the value of `field`. `meter` is advanced while files are read.
+
+    Raises:
+        UsageError: a path is missing, is no file, or has an unknown suffix.
+        DataError: a file is damaged, or a CSV or parquet file has no such column.
+        SystemProblem: a file cannot be read.
+    """
+    checked = [(path, _reader_for(path)) for path in paths]
+    return _read_all(checked, field=field, bad_rows=bad_rows, meter=meter or ByteMeter())
+
+
+def _read_all(
+    files: Sequence[tuple[Path, _Reader]], *, field: str, bad_rows: BadRows, meter: ByteMeter
+) -> Iterator[str]:
+    for path, reader in files:
+        with _damage_is_data_error(path), _opened(path, meter) as stream:
+            source = _Source(path=path, stream=stream, field=field, bad_rows=bad_rows, meter=meter)
+            for text in reader(source):
+                if text.strip():
+                    yield text
+                else:
+                    bad_rows.empty += 1
+
+
+def _reader_for(path: Path) -> _Reader:
+    name = path.name.lower().removesuffix(".gz")
+    reader = _READERS.get(Path(name).suffix)
+    if reader is None:
+        raise UsageError(
+            f"{path}: unknown kind of file; expected {', '.join(_READERS)}, each optionally with .gz after it"
+        )
+    if not path.exists():
+        raise UsageError(f"{path}: no such file; check the input path")
+    if not path.is_file():
+        raise UsageError(f"{path}: not a file; give the files inside it, for example {path}/*.jsonl")
+    return reader
+
+
+@contextmanager
+def _damage_is_data_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: the .gz file is damaged or cut short ({error}); fetch or write it again"
+        ) from error
+    except OSError as error:
+        raise SystemProblem(
+            f"{path}: cannot be read ({error.strerror or error}); check the disk and the file's rights"
+        ) from error
+
+
+class _MeteredFile(io.RawIOBase):
+    """A raw file that tells the meter about every byte read from it."""
+
+    def __init__(self, path: Path, meter: ByteMeter) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._meter = meter
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        count = self._file.readinto(buffer) or 0
+        self._meter.done += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
+    """Open for reading bytes; .gz is decompressed; parquet (which needs seeking) stays a plain file."""
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        with path.open("rb") as file:
+            yield file
+        return
+    with io.BufferedReader(_MeteredFile(path, meter), _RAW_BYTES) as raw:
+        if not name.endswith(".gz"):
+            yield raw
+            return
+        if not raw.peek(1):
+            raise EOFError("the file is empty")
+        with gzip.GzipFile(fileobj=raw) as plain, io.BufferedReader(plain, _BUFFER_BYTES) as stream:
+            yield stream
+
+
+def _lines(source: _Source) -> Iterator[tuple[int, bytes]]:
+    """Yield (1-based number, line with its end); an overlong line is a bad row and is not kept in memory."""
+    number = 0
+    while line := source.stream.readline(MAX_LINE_BYTES):
+        number += 1
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            source.bad_rows.add(source.path, number, f"line longer than {MAX_LINE_BYTES} bytes")
+            while line and not line.endswith(b"\n"):
+                line = source.stream.readline(MAX_LINE_BYTES)
+            continue
+        yield number, line.removeprefix(_BOM) if number == 1 else line
+
+
+def _read_txt(source: _Source) -> Iterator[str]:
+    for number, line in _lines(source):
+        stripped = line.rstrip(b"\r\n")
+        if not stripped.strip():
+            continue
+        try:
+            yield stripped.decode()
+        except UnicodeDecodeError as error:
+            source.bad_rows.add(source.path, number, f"invalid UTF-8 at byte {error.start + 1} of the line")
+
+
+def _read_json_lines(source: _Source) -> Iterator[str]:
+    for number, line in _lines(source):
+        if not line.strip():
+            continue
+        try:
+            yield _json_text(line, source.field)
+        except UnicodeDecodeError as error:
+            source.bad_rows.add(source.path, number, f"invalid UTF-8 at byte {error.start + 1} of the line")
+        except json.JSONDecodeError as error:
+            source.bad_rows.add(
+                source.path, number, f"broken JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
+            )
+        except (ValueError, RecursionError) as error:
+            source.bad_rows.add(source.path, number, str(error))
+
+
+def _json_text(line: bytes, field: str) -> str:
+    row = json.loads(line.rstrip(b"\r\n").decode())
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON {type(row).__name__}, expected one object per line")
+    if field not in row:
+        found = ", ".join(map(repr, list(row)[:8])) or "no fields"
+        raise ValueError(f"no field {field!r} (the row has {found})")
+    text = row[field]
+    if not isinstance(text, str):
+        raise ValueError(f"field {field!r} is a {type(text).__name__}, expected a string")
+    return text
+
+
+def _read_csv(source: _Source) -> Iterator[str]:
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
+    last_line = 0
+
+    def decoded() -> Iterator[str]:
+        nonlocal last_line
+        for number, line in _lines(source):
+            last_line = number
+            yield line.decode(errors="surrogateescape")  # invalid bytes are found again in the parsed row
+
+    rows = csv.reader(decoded(), strict=True)
+    header = next(_csv_rows(source, rows, lambda: last_line), (0, []))[1]
+    if header.count(source.field) != 1:
+        found = ", ".join(map(repr, header[:20])) or "an empty file"
+        raise DataError(
+            f"{source.path}:1: expected one column named {source.field!r} in the CSV header, found {found}; "
+            f"name the text column with --field"
+        )
+    column = header.index(source.field)
+    for line, row in _csv_rows(source, rows, lambda: last_line):
+        if len(row) != len(header):
+            source.bad_rows.add(source.path, line, f"{len(row)} columns, expected {len(header)}")
+        elif not _is_unicode(row[column]):
+            source.bad_rows.add(source.path, line, f"invalid UTF-8 in column {source.field!r}")
+        else:
+            yield row[column]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _csv_rows(
+    source: _Source, rows: Iterator[list[str]], last_line: Callable[[], int]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, cells) of every non-blank row; a row the csv module refuses is a bad row."""
+    while True:
+        first = last_line() + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            source.bad_rows.add(source.path, first, f"broken CSV ({error})")
+            continue
+        if row:
+            yield first, row
+
+
+def _read_parquet(source: _Source) -> Iterator[str]:
+    import pyarrow as pa
+
+    size, start = source.path.stat().st_size, source.meter.done
+    with tempfile.TemporaryFile() as unpacked:
+        stream = source.stream
+        if source.path.name.lower().endswith(".gz"):
+            shutil.copyfileobj(stream, unpacked, _BUFFER_BYTES)
+            stream = unpacked
+            unpacked.seek(0, os.SEEK_SET)
+        try:
+            yield from _parquet_rows(source, stream, lambda share: _advance(source, start, size, share))
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise DataError(
+                f"{source.path}: not a readable parquet file ({' '.join(str(error).split())[:200]}); "
+                f"fetch or write it again"
+            ) from error
+
+
+def _advance(source: _Source, start: int, size: int, share: float) -> None:
+    source.meter.done = max(source.meter.done, start + int(size * share))
+
+
+def _parquet_rows(source: _Source, stream: IO[bytes], on_share: Callable[[float], None]) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(stream)
+    _require_text_column(source, file.schema_arrow)
+    num_rows, row = file.metadata.num_rows, 0
+    for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[source.field], use_threads=False):
+        for value in batch.column(0):
+            row += 1
+            try:
+                text = value.as_py()
+            except UnicodeDecodeError:
+                source.bad_rows.add(source.path, row, "invalid UTF-8")
+                continue
+            if isinstance(text, str):
+                yield text
+            else:
+                source.bad_rows.add(source.path, row, f"field {source.field!r} is null, expected a string")
+        on_share(row / num_rows)
+    if row != num_rows:
+        raise pa.ArrowInvalid(f"{row} rows found, {num_rows} announced")
+
+
+def _require_text_column(source: _Source, schema: pa.Schema) -> None:
+    import pyarrow.types as pa_types
+
+    index = schema.get_field_index(source.field)
+    if index < 0:
+        raise DataError(
+            f"{source.path}: expected one column named {source.field!r}, found "
+            f"{', '.join(map(repr, schema.names[:20]))}; name the text column with --field"
+        )
+    kind = schema.field(index).type
+    if pa_types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (pa_types.is_string(kind) or pa_types.is_large_string(kind)):
+        raise DataError(
+            f"{source.path}: column {source.field!r} holds {kind}, expected strings; choose another --field"
+        )
+
+
+_Reader = Callable[[_Source], Iterator[str]]
+_READERS: dict[str, _Reader] = {
+    ".txt": _read_txt,
+    ".jsonl": _read_json_lines,
+    ".json": _read_json_lines,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

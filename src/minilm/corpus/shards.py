@@ -1,0 +1,227 @@
+"""Token shards: the format of a built corpus, and reading it.
+
+In: a folder with manifest.json and shard-00000.safetensors, shard-00001.safetensors, ...
+Out: `Shards`, a sequence of documents (token ids read from the mapped files) with all lengths known.
+A shard holds `token_ids` (uint16 or uint32, flat) and `offsets` (int64, documents + 1): document i of the
+shard is token_ids[offsets[i]:offsets[i + 1]] and already holds its first and last special token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm.errors import DataError
+from minilm.storage import map_arrays, read_json, sha256_file
+
+MANIFEST_NAME = "manifest.json"
+DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
+    "uint16": np.dtype(np.uint16),
+    "uint32": np.dtype(np.uint32),
+}
+_HOW_TO_FIX = "build the corpus again with 'minilm corpus build'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One shard file: its name, what it holds, and the sha256 of its bytes."""
+
+    file: str
+    documents: int
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardManifest:
+    """What a built corpus is; two corpora with equal fingerprints hold equal bytes.
+
+    Attributes:
+        tokenizer: fingerprint of the tokenizer.
+        vocab_size: its number of tokens; every token id is below it.
+        dtype: "uint16" or "uint32", how token ids are stored.
+        max_tokens: most tokens of one document, special tokens included.
+        texts: texts that were read; a long text becomes several documents.
+        documents: documents in all shards.
+        tokens: tokens in all shards, special tokens included.
+        bad_rows: rows of the input that were skipped.
+        empty_texts: texts without a single token that were skipped.
+        shards: the files, in order.
+    """
+
+    tokenizer: str
+    vocab_size: int
+    dtype: str
+    max_tokens: int
+    texts: int
+    documents: int
+    tokens: int
+    bad_rows: int
+    empty_texts: int
+    shards: tuple[ShardInfo, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 over everything that decides what a training run reads."""
+        content = self.to_json()
+        for name in ("texts", "bad_rows", "empty_texts"):
+            del content[name]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values for JSON; `from_json` undoes it."""
+        return {**asdict(self), "shards": [asdict(shard) for shard in self.shards]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object], *, where: str) -> ShardManifest:
+        """Check plain values and build the manifest.
+
+        Raises:
+            DataError: a value is missing, unknown, of another type, or does not fit the others.
+        """
+        checked = _checked(cls, value, where=where)
+        listed = cast("list[object]", checked["shards"])
+        infos = []
+        for number, item in enumerate(listed):
+            if not isinstance(item, dict):
+                raise DataError(f"{where}: shards[{number}] is no object; {_HOW_TO_FIX}")
+            infos.append(ShardInfo(**_checked(ShardInfo, item, where=f"{where}: shards[{number}]")))  # type: ignore[arg-type]
+        manifest = cls(**{**checked, "shards": tuple(infos)})  # type: ignore[arg-type]
+        manifest._check(where)
+        return manifest
+
+    def _check(self, where: str) -> None:
+        problems = [
+            (self.dtype not in DTYPES, f"dtype is {self.dtype!r}, expected {' or '.join(DTYPES)}"),
+            (
+                not self.shards or any(shard.documents < 1 for shard in self.shards),
+                "a shard holds no documents",
+            ),
+            (
+                self.documents != sum(shard.documents for shard in self.shards)
+                or self.tokens != sum(shard.tokens for shard in self.shards),
+                "documents and tokens are not the sums over its shards",
+            ),
+            (
+                any(shard.file != shard_name(number) for number, shard in enumerate(self.shards)),
+                f"shard files are not named {shard_name(0)}, {shard_name(1)}, ...",
+            ),
+        ]
+        for found, text in problems:
+            if found:
+                raise DataError(f"{where}: {text}; {_HOW_TO_FIX}")
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of shard `number` (from 0)."""
+    return f"shard-{number:05d}.safetensors"
+
+
+class Shards:
+    """A built corpus opened for reading: `len()`, `.lengths`, and `[i]` for the token ids of a document."""
+
+    def __init__(
+        self,
+        manifest: ShardManifest,
+        *,
+        token_ids: list[npt.NDArray[np.generic]],
+        offsets: list[npt.NDArray[np.int64]],
+    ) -> None:
+        """Use `Shards.open`."""
+        self.manifest = manifest
+        self._token_ids = token_ids
+        self._offsets = offsets
+        self._first_documents = np.cumsum([0, *(shard.documents for shard in manifest.shards)])
+        self._lengths = np.concatenate([np.diff(part) for part in offsets]).astype(np.int32)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens of every document, int32 [documents]."""
+        return self._lengths
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool = False) -> Shards:
+        """Open a built corpus; the token ids stay on disk until they are asked for.
+
+        Args:
+            folder: what `minilm corpus build` wrote.
+            verify: also read every byte and compare checksums.
+
+        Raises:
+            DataError: the folder is no built corpus, or a file does not fit the manifest.
+        """
+        path = folder / MANIFEST_NAME
+        if not path.is_file():
+            raise DataError(f"{folder}: no {MANIFEST_NAME} here, so this is no built corpus; {_HOW_TO_FIX}")
+        manifest = ShardManifest.from_json(read_json(path), where=str(path))
+        token_ids, offsets = [], []
+        for shard in manifest.shards:
+            arrays = _open_shard(folder / shard.file, shard, manifest, verify=verify)
+            token_ids.append(arrays[0])
+            offsets.append(arrays[1])
+        return cls(manifest, token_ids=token_ids, offsets=offsets)
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return self.manifest.documents
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int32]:
+        """Return the token ids of document `index`, int32 [length], special tokens included."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of a corpus of {len(self)}")
+        number = int(np.searchsorted(self._first_documents, index, side="right")) - 1
+        start, stop = self._offsets[number][index - self._first_documents[number] :][:2]
+        return self._token_ids[number][start:stop].astype(np.int32)
+
+
+def _open_shard(
+    path: Path, shard: ShardInfo, manifest: ShardManifest, *, verify: bool
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int64]]:
+    if not path.is_file():
+        raise DataError(f"{path}: the manifest lists this file but it is missing; {_HOW_TO_FIX}")
+    if verify and sha256_file(path) != shard.sha256:
+        raise DataError(f"{path}: its bytes do not have the checksum in {MANIFEST_NAME}; {_HOW_TO_FIX}")
+    arrays = map_arrays(path)
+    if set(arrays) != {"token_ids", "offsets"}:
+        raise DataError(f"{path}: holds {sorted(arrays)}, expected token_ids and offsets; {_HOW_TO_FIX}")
+    token_ids, offsets = arrays["token_ids"], np.asarray(arrays["offsets"])
+    if (token_ids.dtype, token_ids.shape, offsets.dtype, offsets.shape) != (
+        DTYPES[manifest.dtype],
+        (shard.tokens,),
+        np.dtype(np.int64),
+        (shard.documents + 1,),
+    ):
+        raise DataError(f"{path}: sizes or types are not those given in {MANIFEST_NAME}; {_HOW_TO_FIX}")
+    lengths = np.diff(offsets)
+    limit = manifest.max_tokens
+    if offsets[0] != 0 or offsets[-1] != shard.tokens or lengths.min() < 1 or lengths.max() > limit:
+        raise DataError(f"{path}: its offsets do not cut documents of 1 to {limit} tokens; {_HOW_TO_FIX}")
+    return token_ids, offsets
+
+
+_KINDS: dict[str, type] = {"str": str, "int": int, "tuple[ShardInfo, ...]": list}
+
+
+def _checked(
+    cls: type[ShardManifest] | type[ShardInfo], value: Mapping[str, object], *, where: str
+) -> dict[str, object]:
+    """Return the values after checking their names and JSON types against the fields of `cls`."""
+    expected = {field.name: _KINDS[str(field.type)] for field in fields(cls)}
+    if set(value) != set(expected):
+        raise DataError(
+            f"{where}: holds the keys {', '.join(sorted(value)) or '(none)'}, "
+            f"expected {', '.join(sorted(expected))}; {_HOW_TO_FIX}"
+        )
+    for name, kind in expected.items():
+        item = value[name]
+        if type(item) is not kind or (isinstance(item, int) and item < 0):
+            wanted = "a number of 0 or more" if kind is int else f"a {kind.__name__}"
+            raise DataError(f"{where}: {name} is {item!r:.40}, expected {wanted}; {_HOW_TO_FIX}")
+    return dict(value)

@@ -1,0 +1,161 @@
+"""Turn a stream of texts into token ids, in this process or in several worker processes.
+
+In: an iterator of texts and a tokenizer path. Out: one `TokenizedBatch` per batch of texts, in order.
+Batches are cut before they are handed out and answers are taken in order, so the result does not depend on
+the number of workers; at most two batches per worker exist at any moment, so memory does not grow.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm.errors import SystemProblem
+
+if TYPE_CHECKING:
+    from minilm.text.tokenizer import Tokenizer
+
+BATCH_TEXTS = 1000
+BATCH_CHARS = 2**20
+
+Int32s = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedBatch:
+    """The documents of one batch of texts.
+
+    Attributes:
+        token_ids: all documents one after the other, int32 [tokens].
+        lengths: tokens of each document, int32 [documents].
+        texts: texts the documents come from.
+        empty_texts: texts without a single token, such as control characters only.
+    """
+
+    token_ids: Int32s
+    lengths: Int32s
+    texts: int
+    empty_texts: int
+
+
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Group texts by 1000 texts or about a million characters; a longer text is a batch of its own."""
+    batch: list[str] = []
+    chars = 0
+    for text in texts:
+        if batch and (len(batch) == BATCH_TEXTS or chars + len(text) > BATCH_CHARS):
+            yield batch
+            batch, chars = [], 0
+        batch.append(text)
+        chars += len(text)
+    if batch:
+        yield batch
+
+
+def tokenize_here(tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int) -> TokenizedBatch:
+    """Cut every text into documents of [CLS] + at most max_tokens - 2 tokens + [SEP]."""
+    pieces: list[Int32s] = []
+    empty_texts = 0
+    for ids in _encode(tokenizer, texts):
+        empty_texts += not len(ids)
+        pieces.extend(ids[start : start + max_tokens - 2] for start in range(0, len(ids), max_tokens - 2))
+    lengths = np.array([len(piece) + 2 for piece in pieces], dtype=np.int32)
+    ends = np.cumsum(lengths)
+    token_ids = np.empty(int(lengths.sum()), dtype=np.int32)
+    inner = np.ones(len(token_ids), dtype=bool)
+    inner[ends - lengths] = inner[ends - 1] = False
+    token_ids[ends - lengths] = tokenizer.cls_id
+    token_ids[ends - 1] = tokenizer.sep_id
+    token_ids[inner] = np.concatenate(pieces) if pieces else []
+    return TokenizedBatch(token_ids=token_ids, lengths=lengths, texts=len(texts), empty_texts=empty_texts)
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Int32s]:
+    """Tokenize a batch; a huge text goes through the tokenizer in parts, which bounds its working memory."""
+    if len(texts) > 1 or len(texts[0]) <= BATCH_CHARS:
+        return tokenizer.encode(texts, special_tokens=False)
+    return [np.concatenate([tokenizer.encode([part], special_tokens=False)[0] for part in _parts(texts[0])])]
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Cut before white space, so that no word is cut (unless a word is itself huge)."""
+    start = 0
+    while start < len(text):
+        stop = start + BATCH_CHARS
+        if stop < len(text):
+            blank = max(text.rfind(" ", start + 1, stop), text.rfind("\n", start + 1, stop))
+            stop = blank if blank > 0 else stop
+        yield text[start:stop]
+        start = stop
+
+
+def tokenize_in_workers(
+    texts: Iterable[str], *, tokenizer: Path, max_tokens: int, workers: int
+) -> Generator[TokenizedBatch, None, None]:
+    """Tokenize in `workers` fresh processes; yields the same batches as `tokenize_here` would.
+
+    Raises:
+        SystemProblem: a worker process died, for example because memory ran out.
+    """
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),  # fork may deadlock in the tokenizer's threads
+        initializer=_start_worker,
+        initargs=(tokenizer, max_tokens),
+    )
+    waiting: deque[Future[TokenizedBatch]] = deque()
+    try:
+        for batch in batches(texts):
+            waiting.append(pool.submit(_work, batch))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise SystemProblem(
+            "a tokenizing worker process died (killed, or out of memory); nothing was written; "
+            "use fewer --workers, and in a script start the work under: if __name__ == '__main__'"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: tuple[Tokenizer, int] | None = None
+
+
+def _start_worker(tokenizer: Path, max_tokens: int) -> None:
+    global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what Ctrl-C means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from minilm.text.tokenizer import Tokenizer
+
+    _worker = (Tokenizer.load(tokenizer), max_tokens)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is gone; otherwise it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(texts: Sequence[str]) -> TokenizedBatch:
+    assert _worker is not None
+    tokenizer, max_tokens = _worker
+    return tokenize_here(tokenizer, texts, max_tokens=max_tokens)

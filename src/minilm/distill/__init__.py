@@ -1,0 +1,1 @@
+"""Deep self-attention distillation: losses, teacher, student, the run."""

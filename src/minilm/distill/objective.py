@@ -1,0 +1,139 @@
+"""Relation distillation as an objective of the training loop: one teacher pass, any number of students.
+
+In: a teacher, students, token shards. Out: per step the batches it reads, their weighted loss; held-out loss.
+
+B sequences, T packed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minilm.corpus.order import microbatches, step_documents
+from minilm.corpus.shards import Shards
+from minilm.distill.relations import Normalization, Pair, relation_loss
+from minilm.distill.teacher import Teacher
+from minilm.errors import DataError
+from minilm.model.encoder import Encoder, Relations
+from minilm.model.packing import Packed, pack
+from minilm.train.loop import StepLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationBatch:
+    """One microbatch and what its mean weighs in the step's mean."""
+
+    packed: Packed
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationSettings:
+    """Which relations are matched, how rows are averaged, how documents are read."""
+
+    pairs: tuple[Pair, ...]
+    num_relation_heads: int
+    normalization: Normalization
+    batch_size: int
+    tokens_per_batch: int
+    num_heldout: int
+    seed: int
+    device: str = "cpu"
+
+
+class DistillObjective:
+    """Sum of the relation losses of all students; their weights are disjoint, so each learns as if alone."""
+
+    def __init__(
+        self, teacher: Teacher, students: Mapping[str, Encoder], shards: Shards, settings: RelationSettings
+    ) -> None:
+        """Hold back the last `num_heldout` documents of the corpus.
+
+        Raises:
+            DataError: nothing would be left to train on.
+        """
+        self._teacher, self._shards, self._settings = teacher, shards, settings
+        self._students = students
+        self._module = nn.ModuleDict(students)
+        self._num_documents = len(shards) - settings.num_heldout
+        if self._num_documents < 1:
+            raise DataError(
+                f"the corpus has {len(shards)} documents and data.heldout_documents is {settings.num_heldout}; "
+                f"expected at least one more to train on"
+            )
+
+    @property
+    def module(self) -> nn.Module:
+        """All students by name."""
+        return self._module
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """What the last layer's query, key and value depend on; the rest of the last layer is never run."""
+        trained = {parameter for group in self.clip_groups for parameter in group}
+        return {name: parameter for name, parameter in self._module.named_parameters() if parameter in trained}
+
+    @property
+    def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
+        """One group per student."""
+        return [student.relation_parameters() for student in self._students.values()]
+
+    def microbatches(self, step: int) -> list[RelationBatch]:
+        """The documents of `step`, sorted by length, cut by the token budget."""
+        documents = step_documents(
+            num_documents=self._num_documents,
+            batch_size=self._settings.batch_size,
+            seed=self._settings.seed,
+            step=step,
+        )
+        return list(self._batches(documents))
+
+    def loss(self, batch: RelationBatch) -> StepLoss:
+        """Sum over students and relation pairs, times the batch's weight."""
+        teacher = self._teacher.relations(batch.packed)
+        parts: dict[str, Tensor] = {}
+        for name, student in self._students.items():
+            losses = self._losses(teacher, student, batch)
+            for (a, b), value in zip(self._settings.pairs, losses, strict=True):
+                parts[f"{name}.{a}-{b}"] = value
+        return StepLoss(value=torch.stack(list(parts.values())).sum(), parts=parts)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Held-out loss of each student, `{name}.heldout_loss`, without dropout, in float32 (nothing when none is held back)."""
+        documents = np.arange(self._num_documents, len(self._shards))
+        totals = dict.fromkeys(self._students, 0.0)
+        self._module.eval()
+        for batch in self._batches(documents):
+            teacher = self._teacher.relations(batch.packed)
+            for name, student in self._students.items():
+                totals[name] += float(self._losses(teacher, student, batch).sum())
+        return {f"{name}.heldout_loss": total for name, total in totals.items()} if len(documents) else {}
+
+    def _losses(self, teacher: Relations, student: Encoder, batch: RelationBatch) -> Tensor:
+        """Weighted loss of one student, one value per pair."""
+        return batch.weight * relation_loss(
+            teacher,
+            student.relations(batch.packed),
+            batch.packed,
+            pairs=self._settings.pairs,
+            num_relation_heads=self._settings.num_relation_heads,
+            normalization=self._settings.normalization,
+        )
+
+    def _batches(self, documents: np.ndarray) -> Iterator[RelationBatch]:
+        lengths = self._shards.lengths[documents]
+        for part in microbatches(lengths, token_budget=self._settings.tokens_per_batch):
+            sequences = [self._shards[int(document)] for document in documents[part]]
+            share = (
+                len(part) / len(documents)
+                if self._settings.normalization == "sequence"
+                else float(lengths[part].sum() / lengths.sum())
+            )
+            packed = pack(sequences, first_position=self._teacher.first_position).to(self._settings.device)
+            yield RelationBatch(packed=packed, weight=share)

@@ -1,0 +1,225 @@
+"""Relation losses of MiniLM (arXiv 2002.10957, eq. 4-7) and MiniLMv2 (arXiv 2012.15828, eq. 5-7).
+
+In: the `Relations` of a teacher layer and of the student's last layer, over the same packed tokens.
+Out: one loss per relation pair; pure functions of tensors.
+
+The softmax-relation matrices `[R, N, N]` are never kept: for a block of heads the loss and its gradient come
+out of one sweep, and only gradients of the size of the projections survive it.
+
+B sequences, T packed tokens, N tokens of one sequence, R relation heads, W width of one relation head,
+M blocks (sequences x relation heads) of equal N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from minilm.errors import UsageError
+from minilm.model.encoder import Relations
+from minilm.model.packing import Packed
+
+__all__ = ["V1_PAIRS", "V2_PAIRS", "Pair", "Relations", "relation_loss", "relation_loss_reference"]
+
+Projection = Literal["query", "key", "value"]
+Pair = tuple[Projection, Projection]
+Normalization = Literal["sequence", "token"]
+
+V1_PAIRS: tuple[Pair, ...] = (("query", "key"), ("value", "value"))
+V2_PAIRS: tuple[Pair, ...] = (("query", "query"), ("key", "key"), ("value", "value"))
+
+# Entries of one block of relation matrices: two of them fit in a core's second-level cache.
+_BLOCK_ENTRIES = {"cpu": 2**18}
+_BLOCK_ENTRIES_ACCELERATOR = 2**26
+
+
+def relation_loss(
+    teacher: Relations,
+    student: Relations,
+    packed: Packed,
+    *,
+    pairs: tuple[Pair, ...],
+    num_relation_heads: int,
+    normalization: Normalization = "sequence",
+) -> Tensor:
+    """KL(teacher || student) of scaled-dot-product relations, one value per pair, `[len(pairs)]` float32.
+
+    For a pair (a, b): softmax(a b^T / sqrt(W)) over each sequence, W being teacher's or student's own width
+    divided by R. v1 is `V1_PAIRS` with R = the attention heads; v2 is `V2_PAIRS` with any R that divides both
+    widths. The mean is over heads and query rows of a sequence, then over sequences ("sequence"), or over
+    heads and all rows of the batch ("token").
+
+    Args:
+        teacher: projections `[T, H, D]`; no gradient flows into them.
+        student: projections `[T, H', D']`.
+        packed: the batch both were computed from.
+        pairs: which projections are related to which.
+        num_relation_heads: R.
+        normalization: how rows are averaged.
+
+    Raises:
+        UsageError: R does not divide a width.
+    """
+    _require_divides(num_relation_heads, teacher, student)
+    plan = _Plan(runs=packed.runs, num_heads=num_relation_heads, row_weights=_row_weights(packed, normalization))
+    losses = [
+        _BlockwiseKL.apply(  # type: ignore[no-untyped-call]
+            _flat(student, a), _flat(student, b), _flat(teacher, a), _flat(teacher, b), plan
+        )
+        for a, b in pairs
+    ]
+    return torch.stack(losses)
+
+
+def relation_loss_reference(
+    teacher: Relations,
+    student: Relations,
+    packed: Packed,
+    *,
+    pairs: tuple[Pair, ...],
+    num_relation_heads: int,
+    normalization: Normalization = "sequence",
+) -> Tensor:
+    """The same numbers, written as the papers write them: whole matrices, one sequence at a time, autograd."""
+    _require_divides(num_relation_heads, teacher, student)
+    weights = _row_weights(packed, normalization)
+    losses = []
+    for a, b in pairs:
+        total = torch.zeros(())
+        rows = [_flat(side, part).split(packed.lengths) for side in (teacher, student) for part in (a, b)]
+        for sequence, weight in enumerate(weights):
+            teacher_a, teacher_b, student_a, student_b = (part[sequence] for part in rows)
+            target_RNN = _log_relation(teacher_a, teacher_b, num_relation_heads)
+            found_RNN = _log_relation(student_a, student_b, num_relation_heads)
+            divergence_RN = (target_RNN.exp() * (target_RNN - found_RNN)).sum(-1)
+            total = total.to(divergence_RN) + divergence_RN.mean(0).sum() * weight
+        losses.append(total)
+    return torch.stack(losses)
+
+
+def _log_relation(a_NE: Tensor, b_NE: Tensor, num_heads: int) -> Tensor:
+    a_RNW, b_RNW = (rows.unflatten(1, (num_heads, -1)).transpose(0, 1) for rows in (a_NE, b_NE))
+    return torch.log_softmax(a_RNW @ b_RNW.mT / a_RNW.shape[-1] ** 0.5, dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Where sequences lie and what each of their rows weighs in the mean."""
+
+    runs: tuple[tuple[int, int], ...]
+    num_heads: int
+    row_weights: tuple[float, ...]
+
+    def sections(self) -> Iterator[tuple[slice, int, int, Tensor]]:
+        """For each run of equal lengths: its rows, number of sequences, N, and weights of its M blocks `[M]`."""
+        row = sequence = 0
+        for count, length in self.runs:
+            weights = torch.tensor(self.row_weights[sequence : sequence + count]) / self.num_heads
+            yield slice(row, row + count * length), count, length, weights.repeat_interleave(self.num_heads)
+            row, sequence = row + count * length, sequence + count
+
+
+class _BlockwiseKL(torch.autograd.Function):
+    """Loss and gradients of one pair in one sweep; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        student_a_TE: Tensor,
+        student_b_TE: Tensor,
+        teacher_a_TE: Tensor,
+        teacher_b_TE: Tensor,
+        plan: _Plan,
+    ) -> Tensor:
+        inputs = (student_a_TE, student_b_TE, teacher_a_TE, teacher_b_TE)
+        wants_gradient = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
+        gradients = [torch.empty_like(rows, dtype=torch.float32) for rows in inputs[:2]] if wants_gradient else []
+        total = torch.zeros((), device=student_a_TE.device)
+        with torch.autocast(student_a_TE.device.type, enabled=False):
+            for rows, count, length, weights_M in plan.sections():
+                blocks = [_to_blocks(part[rows], count, length, plan.num_heads) for part in inputs]
+                value, found = _sweep(blocks, weights_M.to(total.device), wants_gradient)
+                total += value
+                for gradient, block in zip(gradients, found, strict=False):
+                    _from_blocks(block, count, gradient[rows])
+        if wants_gradient:
+            ctx.save_for_backward(*gradients)
+            ctx.dtype = student_a_TE.dtype  # type: ignore[attr-defined]
+        return total
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None]:
+        a, b = ctx.saved_tensors  # type: ignore[attr-defined]
+        dtype: torch.dtype = ctx.dtype  # type: ignore[attr-defined]
+        return (a * upstream).to(dtype), (b * upstream).to(dtype), None, None, None
+
+
+def _to_blocks(rows_TE: Tensor, count: int, length: int, num_heads: int) -> Tensor:
+    """`count` sequences of `length` rows -> `[M, N, W]` float32, scaled so that a b^T needs no 1/sqrt(W)."""
+    rows = rows_TE.view(count, length, num_heads, -1).transpose(1, 2).float()
+    return (rows * rows.shape[-1] ** -0.25).reshape(count * num_heads, length, -1)
+
+
+def _from_blocks(blocks_MNW: Tensor, count: int, rows_TE: Tensor) -> None:
+    """Write gradients of the scaled blocks back as gradients of the rows."""
+    _, length, width = blocks_MNW.shape
+    shaped = blocks_MNW.view(count, -1, length, width).transpose(1, 2)
+    torch.mul(shaped, width**-0.25, out=rows_TE.view(count, length, -1, width))
+
+
+def _sweep(blocks: list[Tensor], weights_M: Tensor, wants_gradient: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Weighted KL of all blocks, and the gradients with respect to the student's two sides.
+
+    KL of a row = sum(P_t (z_t - z_s)) - lse(z_t) + lse(z_s); its gradient in z_s is P_s - P_t.
+    """
+    student_a, student_b, teacher_a, teacher_b = blocks
+    num_blocks, length, _ = student_a.shape
+    entries = _BLOCK_ENTRIES.get(student_a.device.type, _BLOCK_ENTRIES_ACCELERATOR)
+    step = max(1, entries // (length * length))
+    found = (torch.empty_like(student_a), torch.empty_like(student_b)) if wants_gradient else ()
+    total = torch.zeros((), device=student_a.device)
+    for start in range(0, num_blocks, step):
+        part = slice(start, start + step)
+        a, b, weights = student_a[part], student_b[part], weights_M[part]
+        scores_t = torch.bmm(teacher_a[part], teacher_b[part].mT)
+        scores_s = torch.bmm(a, b.mT)
+        target, guess = torch.softmax(scores_t, -1), torch.softmax(scores_s, -1)
+        partition = (_log_partition(scores_s, guess) - _log_partition(scores_t, target)).sum(-1)
+        cross = (scores_t.sub_(scores_s).mul_(target)).flatten(1).sum(-1)
+        total += torch.dot(weights, cross + partition)
+        if found:
+            slope = guess.sub_(target).mul_(weights[:, None, None])
+            torch.bmm(slope, b, out=found[0][part])
+            torch.bmm(slope.mT, a, out=found[1][part])
+    return total, found
+
+
+def _log_partition(scores: Tensor, probabilities: Tensor) -> Tensor:
+    """log(sum(exp(scores))) of each row, read off its largest entry: exact, with no second exponential."""
+    return scores.amax(-1) - probabilities.amax(-1).log_()
+
+
+def _row_weights(packed: Packed, normalization: Normalization) -> tuple[float, ...]:
+    """What one query row of each sequence counts, before the mean over heads."""
+    if normalization == "token":
+        return (1.0 / packed.num_tokens,) * packed.num_sequences
+    return tuple(1.0 / (packed.num_sequences * length) for length in packed.lengths)
+
+
+def _flat(relations: Relations, part: Projection) -> Tensor:
+    """Heads side by side, `[T, H * D]`, as the re-split into relation heads wants it."""
+    rows: Tensor = getattr(relations, part)
+    return rows.flatten(1)
+
+
+def _require_divides(num_heads: int, *sides: Relations) -> None:
+    widths = [relations.query.shape[1] * relations.query.shape[2] for relations in sides]
+    wrong = [width for width in widths if num_heads < 1 or width % num_heads]
+    if wrong:
+        raise UsageError(f"relation heads {num_heads} do not divide the width {wrong[0]}; change loss.relation_heads")

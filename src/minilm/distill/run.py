@@ -1,0 +1,306 @@
+"""One distillation run, from a recipe to a run folder.
+
+In: a loaded recipe. Out: a folder with `recipe.resolved.yaml`, `env.json`, `log.txt`, `metrics.jsonl`,
+`checkpoints/`, `report.html` and the student as a Hugging Face folder, `model/` (`model/NAME/` when several).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from minilm import storage
+from minilm.corpus.build import build_shards
+from minilm.corpus.shards import Shards
+from minilm.distill.objective import DistillObjective, RelationSettings
+from minilm.distill.relations import V1_PAIRS, V2_PAIRS
+from minilm.distill.student import random_student, student_config, student_from_layers
+from minilm.distill.teacher import Teacher, load_teacher
+from minilm.embedded import embedded_model
+from minilm.environment import examine
+from minilm.errors import DataError, UsageError
+from minilm.model.checkpoint import write_model
+from minilm.model.config import EncoderConfig
+from minilm.model.embedding import read_embedding, write_embedding
+from minilm.model.encoder import Encoder
+from minilm.model.heads import Model
+from minilm.recipe import DistillRecipe, Loaded, StudentSection, resolved_yaml
+from minilm.score.report import write_report
+from minilm.text.tokenizer import Tokenizer
+from minilm.train.loop import TrainSettings, read_metrics, train
+from minilm.train.optim import AdamWSettings
+from minilm.train.state import Identity
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_RELATION_HEADS = 48
+
+# What may change between a run and its continuation: names, places and how often something is written.
+_NOT_IDENTITY = {
+    "name",
+    "out",
+    "data.corpus",
+    "data.inputs",
+    "data.workers",
+    "teacher.model",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillResult:
+    """Where each student was saved and its held-out numbers."""
+
+    folders: Mapping[str, Path]
+    metrics: Mapping[str, float]
+
+
+def distill(loaded: Loaded, *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
+    """Run a recipe to its end; started again after a kill, it goes on and ends in the same bits.
+
+    Raises:
+        UsageError: the run folder belongs to another dataset, tokenizer or recipe; what differs is named.
+        DataError: corpus, teacher or tokenizer cannot be used.
+        Interrupted: Ctrl-C; the state is saved.
+    """
+    recipe = loaded.recipe
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with _logging_to(out / "log.txt"):
+        storage.write_json(out / "env.json", cast("Mapping[str, object]", examine()))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        teacher_folder = embedded_model() if recipe.teacher.model == "embedded" else Path(recipe.teacher.model)
+        tokenizer = Tokenizer.load(teacher_folder)
+        shards = _open_corpus(recipe, out, teacher_folder, tokenizer, rebuild=resume == "never")
+        teacher = load_teacher(
+            teacher_folder,
+            layer=None if recipe.teacher.layer == "last" else recipe.teacher.layer,
+            precision=torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32,
+            device=device,
+        )
+        students = {
+            section.name: _make_student(section, teacher_folder, tokenizer, recipe.seed).to(device)
+            for section in recipe.students
+        }
+        objective = _make_objective(recipe, teacher, students, shards, device)
+        identity = _identity(recipe, shards, teacher_folder, teacher)
+        storage.atomic_write(out / "recipe.resolved.yaml", resolved_yaml(loaded))
+        metrics = train(
+            objective, _train_settings(recipe), folder=out, identity=identity, resume=resume == "auto"
+        )
+        folders = {
+            name: _save_student(recipe, name, student, teacher_folder, tokenizer, out)
+            for name, student in students.items()
+        }
+        _report(recipe, out, students, metrics)
+    return DistillResult(folders=folders, metrics=metrics)
+
+
+def _open_corpus(
+    recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer, *, rebuild: bool
+) -> Shards:
+    """The corpus of the recipe; text files are sharded once into the run folder and checked on every start."""
+    data = recipe.data
+    if data.corpus is not None:
+        shards = Shards.open(Path(data.corpus))
+    else:
+        shards = Shards.open(_build_once(recipe, out, teacher, rebuild=rebuild))
+    if shards.manifest.tokenizer != tokenizer.fingerprint:
+        raise DataError(
+            f"the corpus was built with another tokenizer than the teacher's ({teacher}); "
+            f"build it again with --tokenizer {teacher}"
+        )
+    if shards.manifest.max_tokens != data.max_tokens:
+        raise UsageError(
+            f"data.max_tokens is {data.max_tokens}, but the corpus was cut at {shards.manifest.max_tokens} tokens; "
+            f"set data.max_tokens to {shards.manifest.max_tokens} or build the corpus again"
+        )
+    return shards
+
+
+def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, *, rebuild: bool) -> Path:
+    """Shards of the recipe's text files below `out`; built again only if a file, or how it is read, changed."""
+    inputs = [Path(name) for name in recipe.data.inputs]
+    for path in inputs:
+        if not path.is_file():
+            raise DataError(f"data.inputs: {path} does not exist; expected a text file")
+    source = {
+        "files": {path.name: storage.sha256_file(path) for path in inputs},
+        "field": recipe.data.field,
+        "max_tokens": recipe.data.max_tokens,
+        "tokenizer": Tokenizer.load(teacher).fingerprint,
+    }
+    folder, record = out / "corpus", out / "corpus.source.json"
+    if folder.is_dir() and record.is_file() and storage.read_json(record) == source and not rebuild:
+        return folder
+    with storage.atomic_folder(folder, replace=True) as aside:
+        build_shards(
+            inputs,
+            tokenizer=teacher,
+            out=aside / "shards",
+            max_tokens=recipe.data.max_tokens,
+            field=recipe.data.field,
+            workers=recipe.data.workers,
+        )
+    storage.write_json(record, source)
+    return folder
+
+
+def _make_student(section: StudentSection, teacher: Path, tokenizer: Tokenizer, seed: int) -> Encoder:
+    shape = (
+        EncoderConfig.preset(section.preset)
+        if section.preset is not None
+        else EncoderConfig(
+            num_layers=section.num_layers or 0,
+            hidden_size=section.hidden_size or 0,
+            num_heads=section.num_heads or 0,
+            intermediate_size=section.intermediate_size or 0,
+        )
+    )
+    config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
+    if section.init == "random":
+        return random_student(config, seed=seed, name=section.name)
+    return student_from_layers(
+        config, teacher=teacher, layers=section.teacher_layers, seed=seed, name=section.name
+    )
+
+
+def _make_objective(
+    recipe: DistillRecipe, teacher: Teacher, students: Mapping[str, Encoder], shards: Shards, device: str
+) -> DistillObjective:
+    loss = recipe.loss
+    heads = loss.relation_heads or DEFAULT_RELATION_HEADS
+    if loss.version == "v1":
+        found = {student.config.num_heads for student in students.values()}
+        if len(found) != 1:
+            raise UsageError(f"loss.version v1 needs equal attention heads everywhere; students have {sorted(found)}")
+        heads = found.pop()
+    settings = RelationSettings(
+        pairs=V1_PAIRS if loss.version == "v1" else V2_PAIRS,
+        num_relation_heads=heads,
+        normalization=loss.normalization,
+        batch_size=recipe.train.batch_size,
+        tokens_per_batch=recipe.train.tokens_per_batch,
+        num_heldout=recipe.data.heldout_documents,
+        seed=recipe.seed,
+        device=device,
+    )
+    return DistillObjective(teacher, students, shards, settings)
+
+
+def _train_settings(recipe: DistillRecipe) -> TrainSettings:
+    section = recipe.train
+    return TrainSettings(
+        steps=section.steps,
+        optimizer=AdamWSettings(
+            learning_rate=section.learning_rate,
+            betas=section.adam_betas,
+            eps=section.adam_eps,
+            weight_decay=section.weight_decay,
+        ),
+        warmup_steps=section.warmup_steps,
+        max_grad_norm=section.max_grad_norm,
+        precision=section.precision,
+        seed=recipe.seed,
+        log_every=section.log_every,
+        eval_every=section.eval_every,
+        checkpoint_every=section.checkpoint_every,
+        keep_checkpoints=section.keep_checkpoints,
+        max_bad_steps=section.max_bad_steps,
+        label="distill",
+    )
+
+
+def _identity(recipe: DistillRecipe, shards: Shards, teacher_folder: Path, teacher: Teacher) -> Identity:
+    """What must be the same for a checkpoint to be continued."""
+    values = {key: value for key, value in _flatten(recipe.model_dump(mode="json")) if key not in _NOT_IDENTITY}
+    weights = sorted(teacher_folder.glob("*.safetensors"))
+    return {
+        **values,
+        "teacher.layer": teacher.layer,
+        "teacher weights": storage.sha256_text("".join(storage.sha256_file(path) for path in weights)),
+        "tokenizer": shards.manifest.tokenizer,
+        "dataset": shards.manifest.fingerprint,
+    }
+
+
+def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for index, inner in enumerate(value):
+            yield from _flatten(inner, f"{prefix}.{index}")
+    else:
+        yield prefix, value
+
+
+def _save_student(
+    recipe: DistillRecipe, name: str, student: Encoder, teacher: Path, tokenizer: Tokenizer, out: Path
+) -> Path:
+    """Write the student as a Hugging Face folder that also embeds the way its teacher does."""
+    target = out / "model" if len(recipe.students) == 1 else out / "model" / name
+    target.parent.mkdir(exist_ok=True)
+    embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
+    with storage.atomic_folder(target, replace=True) as folder:
+        write_model(Model(student), folder)
+        tokenizer.save(folder)
+        write_embedding(folder, embedding, hidden_size=student.config.hidden_size)
+        storage.atomic_write(folder / "README.md", _card(recipe, name, student))
+    return target
+
+
+def _card(recipe: DistillRecipe, name: str, student: Encoder) -> str:
+    config = student.config
+    return (
+        f"---\nlibrary_name: minilm\ntags: [minilm, distillation]\n---\n\n# {name}\n\n"
+        f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
+        f"Distilled with MiniLM{recipe.loss.version} from `{recipe.teacher.model}` "
+        f"(layer {recipe.teacher.layer}) for {recipe.train.steps} steps of {recipe.train.batch_size} documents.\n\n"
+        "The last layer's output projection and feed-forward are not trained by this objective; "
+        "fine-tune before use.\n"
+    )
+
+
+def _report(
+    recipe: DistillRecipe, out: Path, students: Mapping[str, Encoder], metrics: Mapping[str, float]
+) -> None:
+    table = [
+        {
+            "student": name,
+            "parameters": student.config.num_parameters(),
+            "held-out loss": metrics.get(f"{name}.heldout_loss", float("nan")),
+            "steps": recipe.train.steps,
+        }
+        for name, student in students.items()
+    ]
+    notes = [
+        f"Loss {recipe.loss.version}, normalised per {recipe.loss.normalization}.",
+        f"Teacher {recipe.teacher.model}, layer {recipe.teacher.layer}.",
+        f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}.",
+    ]
+    write_report(out, title=recipe.name, table=table, metrics=read_metrics(out), notes=notes)
+
+
+@contextmanager
+def _logging_to(file: Path) -> Iterator[None]:
+    """Everything the library logs also goes to `file`."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("minilm")
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,71 @@
+"""Students: their configuration and how their weights begin.
+
+In: a student's shape, the teacher's folder and tokenizer, a seed. Out: an `Encoder` ready to train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from minilm.corpus.order import derived_seed
+from minilm.errors import DataError, UsageError
+from minilm.model.checkpoint import read_config, read_model
+from minilm.model.config import EncoderConfig, with_vocabulary_of
+from minilm.model.encoder import Encoder
+from minilm.text.tokenizer import Tokenizer
+
+
+def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer) -> EncoderConfig:
+    """`shape` with the vocabulary, positions and family that the teacher's token ids need.
+
+    A teacher of a family this encoder does not build gives only its vocabulary; the student is then BERT.
+    """
+    try:
+        return with_vocabulary_of(shape, read_config(teacher))
+    except DataError:
+        return replace(shape, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
+
+
+def random_student(config: EncoderConfig, *, seed: int, name: str) -> Encoder:
+    """Weights from N(0, initializer_range), as BERT begins."""
+    encoder = Encoder(config)
+    encoder.reset(torch.Generator().manual_seed(derived_seed(seed, "student", name)))
+    return encoder
+
+
+def student_from_layers(
+    config: EncoderConfig, *, teacher: Path, layers: Sequence[int], seed: int, name: str
+) -> Encoder:
+    """A student that begins as the teacher's embeddings and chosen layers (1-based, in order).
+
+    Raises:
+        UsageError: widths differ, or there is no such layer.
+    """
+    source = read_model(teacher).encoder
+    differing = [
+        f"{key} {getattr(config, key)} (teacher {getattr(source.config, key)})"
+        for key in ("hidden_size", "num_heads", "intermediate_size")
+        if getattr(config, key) != getattr(source.config, key)
+    ]
+    if differing:
+        raise UsageError(
+            f"student {name!r}: init 'layers' copies weights, so widths must agree; found {', '.join(differing)}; "
+            f"use init: random"
+        )
+    wrong = [layer for layer in layers if not 1 <= layer <= source.config.num_layers]
+    if wrong or len(layers) != config.num_layers:
+        raise UsageError(
+            f"student {name!r}: teacher_layers {list(layers)}; expected {config.num_layers} layers "
+            f"between 1 and {source.config.num_layers}"
+        )
+    student = random_student(config, seed=seed, name=name)
+    student.embeddings.load_state_dict(source.embeddings.state_dict())
+    for target, number in zip(student.layers, layers, strict=True):
+        target.load_state_dict(source.layers[number - 1].state_dict())
+    if source.pooler is not None and student.pooler is not None:
+        student.pooler.load_state_dict(source.pooler.state_dict())
+    return student

@@ -1,0 +1,219 @@
+"""The teacher: any Hugging Face encoder, run packed and stopped at the layer that is distilled.
+
+In: a model folder and a `Packed` batch. Out: `Relations` of one layer; no gradient, nothing after it is run.
+
+The model's own code runs unchanged: its attention goes through transformers' attention interface, where ours
+is registered. It sees one row of T tokens with explicit positions; our attention keeps sequences apart.
+
+T packed tokens, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.model.attention import attend
+from minilm.model.encoder import Relations
+from minilm.model.packing import Packed, pack
+from minilm.model.prepacked import prepack
+
+logger = logging.getLogger(__name__)
+
+_INTERFACE = "minilm_packed"
+
+
+class _Stop(Exception):  # noqa: N818 (not an error: the wanted layer has been reached)
+    """Ends the model's forward pass once the wanted layer is recorded."""
+
+
+@dataclass
+class _Recording:
+    """One forward pass under way: which batch, which layer is wanted, what was seen."""
+
+    packed: Packed
+    wanted: int
+    calls: int = 0
+    found: Relations | None = field(default=None)
+
+
+_current: ContextVar[_Recording] = ContextVar("minilm_teacher_recording")
+
+
+class Teacher:
+    """A frozen encoder that gives `Relations` of layer `layer` (1-based)."""
+
+    def __init__(self, model: nn.Module, *, layer: int, first_position: int) -> None:
+        """Wrap a transformers model whose attention implementation is ours; see `load_teacher`."""
+        self._model = model
+        self._layer = layer
+        self._first_position = first_position
+
+    @property
+    def layer(self) -> int:
+        """The layer that is distilled, 1-based."""
+        return self._layer
+
+    @property
+    def first_position(self) -> int:
+        """Position id of a sequence's first token."""
+        return self._first_position
+
+    @torch.inference_mode()
+    def relations(self, packed: Packed) -> Relations:
+        """Query, key, value of the layer, after any rotary step, each `[T, H, D]` in the model's precision."""
+        recording = _Recording(packed=packed, wanted=self._layer)
+        token = _current.set(recording)
+        try:
+            self._model(
+                input_ids=packed.token_ids[None],
+                position_ids=packed.position_ids[None],
+                attention_mask=None,
+            )
+        except _Stop:
+            pass
+        finally:
+            _current.reset(token)
+        if recording.found is None:
+            raise UsageError(
+                f"teacher has {recording.calls} attention layers; expected layer {self._layer} (1-based); "
+                f"change teacher.layer"
+            )
+        return recording.found
+
+
+def load_teacher(
+    folder: Path | str, *, layer: int | None = None, precision: torch.dtype = torch.float32, device: str = "cpu"
+) -> Teacher:
+    """Load a Hugging Face encoder from a local folder, frozen, ready to run packed.
+
+    Three short texts are run packed and one by one through the model's own attention; a model whose packed
+    run differs (relative positions outside the attention interface, say) is refused, not distilled wrongly.
+
+    Args:
+        folder: a model folder; nothing is downloaded and no code in it is run.
+        layer: 1-based layer to distil; the last when None.
+        precision: of the weights during distillation.
+        device: where to run.
+
+    Raises:
+        SystemProblem: transformers is not installed.
+        DataError: not a model this can load, or one that cannot run packed.
+        UsageError: no such layer.
+    """
+    model = _load_model(Path(folder))
+    num_layers = int(getattr(model.config, "num_hidden_layers", 0))
+    wanted = layer or num_layers
+    if not 1 <= wanted <= num_layers:
+        raise UsageError(f"teacher.layer is {wanted}; {folder} has layers 1 to {num_layers}")
+    teacher = Teacher(model, layer=wanted, first_position=_first_position(model))
+    _check_packed(teacher, model, str(folder))
+    model.to(device=device, dtype=precision)
+    prepack(model)
+    return teacher
+
+
+def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has no public static type)
+    try:
+        from transformers import AttentionInterface, AutoModel
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        raise SystemProblem("transformers is not installed; install it with: pip install 'minilm[hf]'") from None
+    if not folder.is_dir():
+        raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
+    AttentionInterface.register(_INTERFACE, _packed_attention)
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModel.from_pretrained(
+            folder,
+            attn_implementation=_INTERFACE,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"teacher {folder}: transformers cannot load it: {reason}") from None
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise DataError(f"teacher {folder}: an encoder-decoder; expected an encoder")
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise DataError(f"teacher {folder}: {type(model).__name__} takes no position_ids, so it cannot run packed")
+    return model.eval().requires_grad_(False)
+
+
+def _first_position(model: nn.Module) -> int:
+    """RoBERTa-style embeddings count from the padding id + 1, all others from 0."""
+    embeddings = getattr(model, "embeddings", None)
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return int(embeddings.padding_idx) + 1  # type: ignore[union-attr]
+    return 0
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **settings: Any,  # noqa: ANN401 (what transformers passes varies by model)
+) -> tuple[Tensor, None]:
+    """What transformers calls in each layer with `[1, H, T, D]`; records and stops at the wanted one."""
+    recording = _current.get()
+    recording.calls += 1
+    rows = [part[0].transpose(0, 1) for part in (query, key, value)]
+    if recording.calls == recording.wanted:
+        recording.found = Relations(query=rows[0], key=rows[1], value=rows[2])
+        raise _Stop
+    if attention_mask is not None or getattr(module, "is_causal", False):
+        raise DataError(f"teacher: {type(module).__name__} masks its own attention; expected a bidirectional encoder")
+    attended = attend(
+        rows[0], rows[1], rows[2], recording.packed, scale=settings.get("scaling"), window=settings.get("sliding_window")
+    )
+    return attended[None], None
+
+
+def _check_packed(teacher: Teacher, model: Any, where: str) -> None:  # noqa: ANN401
+    """Compare one packed run with separate runs through the model's own attention."""
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(5, model.config.vocab_size, size=length) for length in (9, 2, 17)]
+    together = teacher.relations(pack(texts, first_position=teacher.first_position))
+    parts = zip(*(getattr(together, name).split([9, 2, 17]) for name in ("query", "key", "value")), strict=True)
+    for text, packed_rows in zip(texts, parts, strict=True):
+        for ours, theirs in zip(packed_rows, _own_projections(model, text, teacher.layer), strict=True):
+            if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
+                raise DataError(
+                    f"teacher {where}: {type(model).__name__} gives other numbers when sequences are packed; "
+                    f"it cannot be distilled"
+                )
+
+
+@torch.inference_mode()
+def _own_projections(model: Any, text: np.ndarray, layer: int) -> Sequence[Tensor]:  # noqa: ANN401
+    """Query, key, value `[N, H, D]` of one sequence, computed by the model with its eager attention."""
+    from transformers import AttentionInterface
+
+    seen: list[Sequence[Tensor]] = []
+    eager = inspect.getmodule(type(model)).eager_attention_forward  # type: ignore[union-attr]
+
+    def watching(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any) -> Any:  # noqa: ANN401
+        seen.append([part[0].transpose(0, 1) for part in (query, key, value)])
+        return eager(module, query, key, value, *rest, **settings)
+
+    AttentionInterface.register(f"{_INTERFACE}_check", watching)
+    model.set_attn_implementation(f"{_INTERFACE}_check")
+    try:
+        model(input_ids=torch.from_numpy(text)[None])
+    finally:
+        model.set_attn_implementation(_INTERFACE)
+    return seen[layer - 1]

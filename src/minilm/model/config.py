@@ -1,0 +1,210 @@
+"""What an encoder looks like: sizes, dropouts, family.
+
+In: a preset name or a Hugging Face `config.json` as a mapping.
+Out: one frozen `EncoderConfig`; the same table writes it back.
+
+A new family is one row in `FAMILIES`, one name table in `names.py`, one parity test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from typing import Literal, cast, get_args
+
+from minilm.errors import DataError, UsageError
+
+FamilyName = Literal["bert", "roberta", "xlm-roberta"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """What differs between families that share this encoder.
+
+    RoBERTa counts positions from the padding id + 1; BERT counts from 0.
+    """
+
+    architecture: str
+    positions_after_padding: bool
+
+
+FAMILIES: Mapping[FamilyName, Family] = {
+    "bert": Family(architecture="Bert", positions_after_padding=False),
+    "roberta": Family(architecture="Roberta", positions_after_padding=True),
+    "xlm-roberta": Family(architecture="XLMRoberta", positions_after_padding=True),
+}
+# Other names under which the same computation is published.
+_ALIASES: Mapping[str, FamilyName] = {"minilm": "bert", "electra": "bert"}
+
+# Our field -> Hugging Face key. The one table for reading and writing.
+_HF_KEYS: Mapping[str, str] = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "num_segments": "type_vocab_size",
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "layer_norm_eps": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+    "pad_token_id": "pad_token_id",
+}
+_REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Sizes of a post-norm BERT-style encoder (erf GELU).
+
+    `attention_dropout` is what the published configuration says. It is kept in the files; training applies
+    none, because the fused attention kernels have none and a run must mean the same on every device.
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int
+    num_layers: int
+    num_heads: int = 12
+    intermediate_size: int
+    max_positions: int = 512
+    num_segments: int = 2
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+    family: FamilyName = "bert"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot form an encoder.
+
+        Raises:
+            UsageError: a size is not positive, or the heads do not divide the width.
+        """
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} is {value!r}; expected a positive integer")
+        if self.hidden_size % self.num_heads:
+            raise UsageError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
+                f"change one of the two"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def first_position(self) -> int:
+        """Position id of the first token of a sequence."""
+        return self.pad_token_id + 1 if FAMILIES[self.family].positions_after_padding else 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence the position table can hold."""
+        return self.max_positions - self.first_position
+
+    @classmethod
+    def preset(cls, name: str) -> EncoderConfig:
+        """The published configuration called `name`.
+
+        Raises:
+            UsageError: no such preset; the closest ones are named.
+        """
+        if name not in PRESETS:
+            close = get_close_matches(name, PRESETS, n=1, cutoff=0.4)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}{hint}")
+        return PRESETS[name]
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, object], *, where: str = "config.json") -> EncoderConfig:
+        """Read the mapping of a Hugging Face `config.json`.
+
+        Raises:
+            DataError: another architecture, a missing key, or a setting this encoder does not compute.
+        """
+        model_type = str(values.get("model_type", "bert"))
+        model_type = _ALIASES.get(model_type, model_type)
+        if model_type not in FAMILIES:
+            raise DataError(f"{where}: model_type {model_type!r}; expected one of {', '.join(FAMILIES)}")
+        _refuse_other_computations(values, where)
+        missing = [_HF_KEYS[name] for name in _REQUIRED if _HF_KEYS[name] not in values]
+        if missing:
+            raise DataError(f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?")
+        found = {ours: values[theirs] for ours, theirs in _HF_KEYS.items() if values.get(theirs) is not None}
+        for name, value in found.items():
+            kind = (int, float) if name.endswith(("dropout", "eps", "range")) else (int,)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise DataError(f"{where}: {_HF_KEYS[name]} is {value!r}; expected {kind[-1].__name__}")
+        try:
+            return cls(**cast("dict[str, int]", found), family=cast("FamilyName", model_type))
+        except UsageError as error:
+            raise DataError(f"{where}: {error}") from None
+
+    def to_hf(self) -> dict[str, object]:
+        """The mapping for `config.json`; `from_hf` of it is this configuration again."""
+        ours = asdict(self)
+        values: dict[str, object] = {theirs: ours[name] for name, theirs in _HF_KEYS.items()}
+        return {
+            "architectures": [f"{FAMILIES[self.family].architecture}Model"],
+            "model_type": self.family,
+            "hidden_act": "gelu",
+            "position_embedding_type": "absolute",
+            **values,
+        }
+
+    def num_parameters(self, *, pooler: bool = True) -> int:
+        """Number of weights of the encoder, with or without the pooler."""
+        width, inner = self.hidden_size, self.intermediate_size
+        tables = (self.vocab_size + self.max_positions + self.num_segments) * width + 2 * width
+        layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
+        return tables + self.num_layers * layer + (width * (width + 1) if pooler else 0)
+
+
+def _refuse_other_computations(values: Mapping[str, object], where: str) -> None:
+    """Raise when the file asks for something this encoder would silently compute differently."""
+    expected: Mapping[str, tuple[object, ...]] = {
+        "hidden_act": ("gelu",),
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+        "rel_pos_bins": (0,),
+        "embedding_size": (values.get("hidden_size"),),
+    }
+    for key, allowed in expected.items():
+        found = values.get(key)
+        if found is not None and found not in allowed:
+            raise DataError(f"{where}: {key} is {found!r}; this encoder computes {allowed[0]!r} only")
+
+
+def _bert(hidden_size: int, num_layers: int) -> EncoderConfig:
+    return EncoderConfig(hidden_size=hidden_size, num_layers=num_layers, intermediate_size=4 * hidden_size)
+
+
+PRESETS: Mapping[str, EncoderConfig] = {
+    "L12-H384": _bert(384, 12),
+    "L6-H384": _bert(384, 6),
+    "L6-H768": _bert(768, 6),
+    "BERT-Base": _bert(768, 12),
+}
+
+
+def with_vocabulary_of(config: EncoderConfig, other: EncoderConfig) -> EncoderConfig:
+    """`config` with everything that the tokenizer decides taken from `other` (a student reads its teacher's ids)."""
+    return replace(
+        config,
+        vocab_size=other.vocab_size,
+        pad_token_id=other.pad_token_id,
+        max_positions=other.max_positions,
+        num_segments=other.num_segments,
+        family=other.family,
+        layer_norm_eps=other.layer_norm_eps,
+    )
+
+
+assert set(FAMILIES) == set(get_args(FamilyName))

@@ -1,0 +1,112 @@
+"""How an encoder's rows become one vector per text: the sentence-transformers dialect of a model folder.
+
+In: a model folder, with or without `modules.json` and its companions.
+Out: `EmbeddingSettings`, and the same files written, so that both libraries give the same vectors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from minilm import storage
+from minilm.errors import DataError
+
+Pooling = Literal["mean", "cls"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingSettings:
+    """Pooling over a text's tokens, whether vectors get unit length, and the longest input in tokens."""
+
+    pooling: Pooling = "mean"
+    normalize: bool = False
+    max_tokens: int = 512
+
+
+def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
+    """Read the dialect; a folder without it embeds as sentence-transformers would: mean pooling, no scaling.
+
+    Raises:
+        DataError: a module or pooling this library does not compute.
+    """
+    modules_file = folder / "modules.json"
+    if not modules_file.is_file():
+        return EmbeddingSettings(max_tokens=_max_tokens(folder, model_max_tokens))
+    pooling: Pooling = "mean"
+    normalize = False
+    for module in _read_list(modules_file):
+        kind = str(module.get("type", "")).rpartition(".")[2]
+        if kind == "Pooling":
+            pooling = _read_pooling(folder / str(module.get("path", "")) / "config.json")
+        elif kind == "Normalize":
+            normalize = True
+        elif kind != "Transformer":
+            raise DataError(f"{modules_file}: module {kind!r}; expected Transformer, Pooling and Normalize only")
+    return EmbeddingSettings(
+        pooling=pooling, normalize=normalize, max_tokens=_max_tokens(folder, model_max_tokens)
+    )
+
+
+def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: int) -> None:
+    """Write the dialect beside a model in `folder`, in the form every sentence-transformers release reads."""
+    kinds: Sequence[tuple[str, str]] = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if settings.normalize:
+        kinds = [*kinds, ("2_Normalize", "Normalize")]
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(kinds)
+    ]
+    storage.atomic_write(folder / "modules.json", json.dumps(modules, indent=2) + "\n")
+    for path, _ in kinds[1:]:
+        (folder / path).mkdir(exist_ok=True)
+    storage.write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": hidden_size,
+            "pooling_mode_cls_token": settings.pooling == "cls",
+            "pooling_mode_mean_tokens": settings.pooling == "mean",
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+    storage.write_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": settings.max_tokens, "do_lower_case": False}
+    )
+
+
+def _read_list(file: Path) -> list[Mapping[str, object]]:
+    try:
+        values = json.loads(storage.read_text(file))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg}); expected a list of modules") from None
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise DataError(f"{file}: expected a list of modules")
+    return cast("list[Mapping[str, object]]", values)
+
+
+def _read_pooling(file: Path) -> Pooling:
+    """Both spellings: `pooling_mode: mean` (newer) and `pooling_mode_mean_tokens: true` (older)."""
+    values = storage.read_json(file)
+    chosen = [str(values["pooling_mode"])] if "pooling_mode" in values else []
+    prefix = "pooling_mode_"
+    chosen += [
+        key.removeprefix(prefix).removesuffix("_tokens").removesuffix("_token")
+        for key, value in values.items()
+        if key.startswith(prefix) and value is True
+    ]
+    if len(chosen) != 1 or chosen[0] not in ("mean", "cls"):
+        raise DataError(f"{file}: pooling {' + '.join(chosen) or 'missing'}; expected mean or cls")
+    return cast("Pooling", chosen[0])
+
+
+def _max_tokens(folder: Path, model_max_tokens: int) -> int:
+    """The shortest limit that any of the folder's files states, never more than the position table holds."""
+    limits: list[object] = [model_max_tokens]
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        if (folder / name).is_file():
+            limits.append(storage.read_json(folder / name).get(key))
+    return int(min(limit for limit in limits if isinstance(limit, (int, float)) and limit > 0))

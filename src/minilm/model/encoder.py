@@ -1,0 +1,173 @@
+"""The packed encoder: post-norm BERT on T tokens, with no padding anywhere.
+
+In: a `Packed` batch.
+Out: hidden rows of the last layer, its first rows only, or the projections of a layer (`Relations`).
+
+B sequences, T packed tokens, H heads, D head width, E hidden width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from minilm.errors import DataError
+from minilm.model.attention import attend, attend_first
+from minilm.model.config import EncoderConfig
+from minilm.model.packing import Packed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relations:
+    """Projections of one layer, straight after the linear maps and before any dropout, each `[T, H, D]`."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+class LinearGelu(nn.Linear):
+    """A linear map followed by erf GELU, `[T, in]` -> `[T, out]`; one module so that engines can fuse it."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name nn.Linear gave it)
+        """Apply both."""
+        return functional.gelu(super().forward(input))
+
+
+class Embeddings(nn.Module):
+    """Word + position + segment tables, LayerNorm, dropout: `Packed` -> `[T, E]`."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Make the tables; values come from `Encoder.reset` or a checkpoint."""
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_positions, config.hidden_size)
+        self.segment = nn.Embedding(config.num_segments, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Embed the tokens of `packed`."""
+        words_TE = self.word(packed.token_ids)
+        places_TE = self.position(packed.position_ids) + self.segment(packed.segment_ids)
+        embedded: Tensor = self.dropout(self.norm(words_TE + places_TE))
+        return embedded
+
+
+class Layer(nn.Module):
+    """One post-norm Transformer layer with a fused query-key-value projection."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Make the weights; values come from `Encoder.reset` or a checkpoint."""
+        super().__init__()
+        width = config.hidden_size
+        self.head_shape = (3, config.num_heads, config.head_size)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.ffn_in = LinearGelu(width, config.intermediate_size)
+        self.ffn_out = nn.Linear(config.intermediate_size, width)
+        self.ffn_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def project(self, hidden_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value rows, each `[T, H, D]`."""
+        query, key, value = self.qkv(hidden_TE).view(-1, *self.head_shape).unbind(1)
+        return query, key, value
+
+    def forward(self, hidden_TE: Tensor, packed: Packed) -> Tensor:
+        """`[T, E]` -> `[T, E]`."""
+        return self._finish(hidden_TE, attend(*self.project(hidden_TE), packed))
+
+    def forward_first(self, hidden_TE: Tensor, packed: Packed) -> Tensor:
+        """Only each sequence's first row: `[T, E]` -> `[B, E]`."""
+        query, key, value = self.project(hidden_TE)
+        rows = packed.first_rows
+        return self._finish(hidden_TE[rows], attend_first(query[rows], key, value, packed))
+
+    def _finish(self, hidden_TE: Tensor, attended_THD: Tensor) -> Tensor:
+        mixed_TE = self.dropout(self.attention_out(attended_THD.flatten(1)))
+        hidden_TE = self.attention_norm(hidden_TE + mixed_TE)
+        inner_TE = self.dropout(self.ffn_out(self.ffn_in(hidden_TE)))
+        finished: Tensor = self.ffn_norm(hidden_TE + inner_TE)
+        return finished
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers and an optional pooler (the dense map that classification reads through tanh)."""
+
+    def __init__(self, config: EncoderConfig, *, pooler: bool = True) -> None:
+        """Make an encoder whose weights are not yet set; see `reset` and `minilm.model.checkpoint`."""
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Hidden rows of the last layer, `[T, E]`."""
+        return self._run(packed, len(self.layers))
+
+    def first(self, packed: Packed) -> Tensor:
+        """Hidden row of each sequence's first token, `[B, E]`; the last layer is computed for those only."""
+        last = self._layer(len(self.layers))
+        return last.forward_first(self._run(packed, len(self.layers) - 1), packed)
+
+    def pooled(self, packed: Packed) -> Tensor:
+        """tanh(dense(first row)), `[B, E]`: what a classifier reads."""
+        assert self.pooler is not None, "make the encoder with pooler=True"
+        return torch.tanh(self.pooler(self.first(packed)))
+
+    def relations(self, packed: Packed, *, layer: int | None = None) -> Relations:
+        """Query, key and value of `layer` (1-based, last by default); nothing after them is computed."""
+        layer = layer or len(self.layers)
+        query, key, value = self._layer(layer).project(self._run(packed, layer - 1))
+        return Relations(query=query, key=key, value=value)
+
+    def relation_parameters(self) -> list[nn.Parameter]:
+        """The weights that `relations` of the last layer depends on; the rest get no gradient from it."""
+        last = self._layer(len(self.layers))
+        unused = {*last.parameters()} - {*last.qkv.parameters()}
+        unused |= set() if self.pooler is None else {*self.pooler.parameters()}
+        return [parameter for parameter in self.parameters() if parameter not in unused]
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Fill all weights: N(0, initializer_range), zero biases, unit LayerNorm; the [PAD] row is zero."""
+        reset_weights(self, self.config.initializer_range, generator)
+        with torch.no_grad():
+            self.embeddings.word.weight[self.config.pad_token_id] = 0
+
+    def _layer(self, number: int) -> Layer:
+        layer = self.layers[number - 1]
+        assert isinstance(layer, Layer)
+        return layer
+
+    def _run(self, packed: Packed, num_layers: int) -> Tensor:
+        _require_fits(packed, self.config)
+        hidden_TE: Tensor = self.embeddings(packed)
+        for number in range(1, num_layers + 1):
+            hidden_TE = self._layer(number)(hidden_TE, packed)
+        return hidden_TE
+
+
+def reset_weights(module: nn.Module, initializer_range: float, generator: torch.Generator) -> None:
+    """Initialise linear maps and tables as BERT does, from `generator` alone."""
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.Linear | nn.Embedding):
+                part.weight.normal_(0.0, initializer_range, generator=generator)
+            if isinstance(part, nn.LayerNorm):
+                part.weight.fill_(1.0)
+            if isinstance(part, nn.Linear | nn.LayerNorm) and part.bias is not None:
+                part.bias.zero_()
+
+
+def _require_fits(packed: Packed, config: EncoderConfig) -> None:
+    if packed.max_len > config.max_tokens:
+        raise DataError(
+            f"a sequence has {packed.max_len} tokens, but the position table holds {config.max_tokens}; "
+            f"cut the text or use a model with more positions"
+        )

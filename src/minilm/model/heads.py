@@ -1,0 +1,95 @@
+"""What is put on top of an encoder: masked language model, classifier, answer span.
+
+In: rows of the last layer. Out: scores.
+
+B sequences, T packed tokens, E hidden width, V vocabulary, C labels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from minilm.model.config import EncoderConfig
+from minilm.model.encoder import Encoder, LinearGelu, reset_weights
+from minilm.model.packing import Packed
+
+HeadName = Literal["mlm", "classification", "span"]
+
+
+class MaskedLanguageHead(nn.Module):
+    """Dense, GELU, LayerNorm, then the word table itself plus a bias: `[T, E]` -> `[T, V]`."""
+
+    def __init__(self, config: EncoderConfig, num_labels: int = 0) -> None:
+        """Make the transform; the output matrix is the encoder's word table (tied). `num_labels` is unused."""
+        super().__init__()
+        self.dense = LinearGelu(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
+        """Logits over the vocabulary for every token."""
+        transformed_TE = self.norm(self.dense(encoder(packed)))
+        return functional.linear(transformed_TE, encoder.embeddings.word.weight, self.bias)
+
+
+class ClassificationHead(nn.Module):
+    """Dropout and a linear map on the pooled first token: `[B, E]` -> `[B, C]`."""
+
+    def __init__(self, config: EncoderConfig, num_labels: int) -> None:
+        """Make a head for `num_labels` classes (1 for regression)."""
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.out = nn.Linear(config.hidden_size, num_labels)
+
+    def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
+        """Logits of each sequence."""
+        logits_BC: Tensor = self.out(self.dropout(encoder.pooled(packed)))
+        return logits_BC
+
+
+class SpanHead(nn.Module):
+    """A linear map to a start and an end score: `[T, E]` -> `[T, 2]`."""
+
+    def __init__(self, config: EncoderConfig, num_labels: int = 2) -> None:
+        """Make the map; a span always has two scores."""
+        super().__init__()
+        self.out = nn.Linear(config.hidden_size, num_labels)
+
+    def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
+        """Start and end score of every token."""
+        scores_T2: Tensor = self.out(encoder(packed))
+        return scores_T2
+
+
+Head = MaskedLanguageHead | ClassificationHead | SpanHead
+HEADS: dict[HeadName, type[MaskedLanguageHead] | type[ClassificationHead] | type[SpanHead]] = {
+    "mlm": MaskedLanguageHead,
+    "classification": ClassificationHead,
+    "span": SpanHead,
+}
+
+
+class Model(nn.Module):
+    """An encoder with at most one head; `model(packed)` gives the head's scores, or hidden rows without one."""
+
+    def __init__(self, encoder: Encoder, head: Head | None = None) -> None:
+        """Join the two; both keep their own weights."""
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Scores of the head: `[T, V]`, `[B, C]` or `[T, 2]`; `[T, E]` without a head."""
+        scores: Tensor = self.encoder(packed) if self.head is None else self.head(self.encoder, packed)
+        return scores
+
+
+def new_head(name: HeadName, config: EncoderConfig, *, num_labels: int, generator: torch.Generator) -> Head:
+    """A freshly initialised head."""
+    head = HEADS[name](config, num_labels)
+    reset_weights(head, config.initializer_range, generator)
+    return head

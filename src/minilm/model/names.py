@@ -1,0 +1,162 @@
+"""Weight names, both ways: published checkpoints <-> this encoder.
+
+In: a mapping of tensors under Hugging Face, Microsoft or TF-era names.
+Out: the same tensors under our names (`encoder.…`, `head.…`), and back.
+
+One function, `hf_names`, says where a weight of ours lives in a Hugging Face file; reading and writing
+both follow it, so neither can drift from the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from minilm.errors import DataError
+from minilm.model.config import FamilyName
+from minilm.model.heads import HeadName
+
+# Our prefix -> Hugging Face prefix, below the family's own prefix.
+_ENCODER: Mapping[str, str] = {
+    "embeddings.word.": "embeddings.word_embeddings.",
+    "embeddings.position.": "embeddings.position_embeddings.",
+    "embeddings.segment.": "embeddings.token_type_embeddings.",
+    "embeddings.norm.": "embeddings.LayerNorm.",
+    "pooler.": "pooler.dense.",
+}
+_LAYER: Mapping[str, str] = {
+    "attention_out.": "attention.output.dense.",
+    "attention_norm.": "attention.output.LayerNorm.",
+    "ffn_in.": "intermediate.dense.",
+    "ffn_out.": "output.dense.",
+    "ffn_norm.": "output.LayerNorm.",
+}
+_HEADS: Mapping[tuple[str, HeadName], Mapping[str, str]] = {
+    ("bert", "mlm"): {
+        "head.dense.": "cls.predictions.transform.dense.",
+        "head.norm.": "cls.predictions.transform.LayerNorm.",
+        "head.bias": "cls.predictions.bias",
+    },
+    ("bert", "classification"): {"head.out.": "classifier."},
+    ("bert", "span"): {"head.out.": "qa_outputs."},
+    ("roberta", "mlm"): {
+        "head.dense.": "lm_head.dense.",
+        "head.norm.": "lm_head.layer_norm.",
+        "head.bias": "lm_head.bias",
+    },
+    ("roberta", "classification"): {
+        "encoder.pooler.": "classifier.dense.",
+        "head.out.": "classifier.out_proj.",
+    },
+    ("roberta", "span"): {"head.out.": "qa_outputs."},
+}
+# Tied copies, buffers, pre-training heads and heads that were not asked for.
+_IGNORED = re.compile(
+    r"(.*embeddings\.(position_ids|token_type_ids)|(cls|lm_head|classifier|qa_outputs|"
+    r"discriminator_predictions|crit_mask_lm_smoothed)\..*)"
+)
+_PREFIX = re.compile(r"^(bert|roberta|electra)\.")
+_OLD_NORM = {"gamma": "weight", "beta": "bias"}
+_PARTS = ("query", "key", "value")
+
+
+def hf_names(name: str, *, family: FamilyName, head: HeadName | None) -> tuple[str, ...]:
+    """Where our weight `name` lives in a Hugging Face file: one name, or three for a fused projection.
+
+    Without a head the names carry no family prefix, as `AutoModel` writes them.
+    """
+    kind = "bert" if family == "bert" else "roberta"
+    if head is not None and (found := _swap(name, _HEADS[kind, head])):
+        return (found,)
+    prefix = "" if head is None else f"{kind}."
+    inner = name.removeprefix("encoder.")
+    if match := re.fullmatch(r"layers\.(\d+)\.(.*)", inner):
+        base = f"{prefix}encoder.layer.{match[1]}."
+        if match[2].startswith("qkv."):
+            return tuple(f"{base}attention.self.{part}.{match[2][4:]}" for part in _PARTS)
+        return (base + str(_swap(match[2], _LAYER)),)
+    return (prefix + str(_swap(inner, _ENCODER)),)
+
+
+def to_hf(tensors: Mapping[str, Tensor], *, family: FamilyName, head: HeadName | None) -> dict[str, Tensor]:
+    """Our tensors under Hugging Face names; fused projections are split."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        names = hf_names(name, family=family, head=head)
+        renamed.update(zip(names, tensor.chunk(len(names)), strict=True))
+    return renamed
+
+
+def to_ours(
+    tensors: Mapping[str, Tensor],
+    expected: Iterable[str],
+    *,
+    family: FamilyName,
+    head: HeadName | None,
+    where: str,
+) -> dict[str, Tensor]:
+    """Find our `expected` weights in a published checkpoint; those absent are left out of the result.
+
+    Accepts names with or without the family's prefix, TF-era `gamma`/`beta`, and Microsoft's fused
+    query-key-value with separate biases.
+
+    Raises:
+        DataError: tensors this encoder has no place for (all of them are listed).
+    """
+    left = _normalised(tensors, where)
+    found: dict[str, Tensor] = {}
+    for name in expected:
+        names = [_PREFIX.sub("", theirs) for theirs in hf_names(name, family=family, head=head)]
+        if all(theirs in left for theirs in names):
+            found[name] = torch.cat([left.pop(theirs) for theirs in names])
+    unexpected = [name for name in left if not _IGNORED.fullmatch(name) and name not in ("pooler.dense.weight", "pooler.dense.bias")]
+    if unexpected:
+        raise DataError(f"{where}: unexpected tensors {listed(unexpected)}; expected a {family} encoder")
+    return found
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """`names` for a message: the first few and how many more."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _swap(name: str, table: Mapping[str, str]) -> str | None:
+    for ours, theirs in table.items():
+        if name.startswith(ours):
+            return theirs + name[len(ours) :]
+    return None
+
+
+def _normalised(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Strip the family prefix, modernise LayerNorm names, split Microsoft's fused projections."""
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        stem, _, last = _PREFIX.sub("", name).rpartition(".")
+        if "rel_pos_bias" in name:
+            raise DataError(
+                f"{where}: {name} is a relative position bias (UniLM 1.2 / 2); "
+                f"this encoder computes absolute positions only, as every MiniLM has"
+            )
+        if stem.endswith("LayerNorm"):
+            last = _OLD_NORM.get(last, last)
+        plain[f"{stem}.{last}"] = tensor
+    for name in [name for name in plain if name.endswith("self.qkv_linear.weight")]:
+        _split_fused(plain, name.removesuffix("qkv_linear.weight"), where)
+    return plain
+
+
+def _split_fused(plain: dict[str, Tensor], base: str, where: str) -> None:
+    """`qkv_linear` rows are query, key, value; biases come as `q_bias`, `v_bias`; the key has none: zeros."""
+    weight = plain.pop(f"{base}qkv_linear.weight")
+    missing = [part for part in ("q_bias", "v_bias") if base + part not in plain]
+    if missing or weight.shape[0] % 3:
+        raise DataError(f"{where}: {base}qkv_linear.weight {tuple(weight.shape)} without {listed(missing) or '3 parts'}")
+    query_bias, value_bias = (plain.pop(base + part).flatten() for part in ("q_bias", "v_bias"))
+    biases = (query_bias, torch.zeros_like(query_bias), value_bias)
+    for part, rows, bias in zip(_PARTS, weight.chunk(3), biases, strict=True):
+        plain[f"{base}{part}.weight"], plain[f"{base}{part}.bias"] = rows, bias

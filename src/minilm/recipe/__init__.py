@@ -1,0 +1,35 @@
+"""Recipes: strict YAML in, frozen and checked sections out, with the origin of every value.
+
+In: a YAML file (a path, or the name of a recipe that ships with the package) and dotted overrides
+such as `train.learning_rate=3e-4`.
+Out: `Loaded`: the recipe, and for each dotted key where its value came from.
+Every problem is a one-line UsageError that names file:line or the override.
+"""
+
+from __future__ import annotations
+
+from minilm.recipe.loading import Loaded, load_recipe, resolved_yaml
+from minilm.recipe.schema import (
+    DataSection,
+    DistillRecipe,
+    LossSection,
+    StudentSection,
+    TeacherSection,
+    TrainSection,
+)
+from minilm.recipe.shipped import find_recipe, recipe_names, recipe_text
+
+__all__ = [
+    "DataSection",
+    "DistillRecipe",
+    "Loaded",
+    "LossSection",
+    "StudentSection",
+    "TeacherSection",
+    "TrainSection",
+    "find_recipe",
+    "load_recipe",
+    "recipe_names",
+    "recipe_text",
+    "resolved_yaml",
+]

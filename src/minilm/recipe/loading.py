@@ -1,0 +1,116 @@
+"""From a YAML file and overrides to a checked recipe, and back to text.
+
+In: a path and `dotted.key=value` overrides.
+Out: `Loaded`, with the origin of every value; `resolved_yaml` writes it so that loading it again is equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from minilm.errors import UsageError
+from minilm.recipe.overrides import apply_override
+from minilm.recipe.problems import first_problem
+from minilm.recipe.schema import DistillRecipe
+from minilm.recipe.strict_yaml import Document, Keys, dump_scalar, read_document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A recipe and the origin of each of its values.
+
+    Attributes:
+        recipe: the checked recipe.
+        origins: dotted key -> "default", "file.yaml:12" or "--set".
+    """
+
+    recipe: DistillRecipe
+    origins: dict[str, str]
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read, override and check a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.key=value`, applied in order; list items by index, `students.0.init=layers`.
+
+    Raises:
+        UsageError: anything at all is wrong with the file or an override; one line, with its place.
+    """
+    document = read_document(path)
+    set_keys = [apply_override(document.value, override) for override in overrides]
+    try:
+        recipe = DistillRecipe.model_validate(document.value)
+    except ValidationError as error:
+        raise UsageError(first_problem(error, document, set_keys, DistillRecipe)) from None
+    return Loaded(recipe=recipe, origins=_origins(recipe, document, set_keys))
+
+
+def resolved_yaml(loaded: Loaded) -> str:
+    """Write every value of a recipe with its origin; loading the text again gives an equal recipe."""
+    lines: list[str] = []
+    _write_section(loaded.recipe, (), lines, loaded.origins)
+    return "\n".join(lines) + "\n"
+
+
+def _origins(recipe: DistillRecipe, document: Document, set_keys: Sequence[Keys]) -> dict[str, str]:
+    name = Path(document.source).name
+    origins = {}
+    for keys, _ in _leaves(recipe, ()):
+        if any(keys[: len(written)] == written or written[: len(keys)] == keys for written in set_keys):
+            origin = "--set"
+        elif keys in document.lines:
+            origin = f"{name}:{document.lines[keys]}"
+        else:
+            origin = "default"
+        origins[_dotted(keys)] = origin
+    return origins
+
+
+def _dotted(keys: Keys) -> str:
+    return ".".join(map(str, keys))
+
+
+def _leaves(section: BaseModel, keys: Keys) -> list[tuple[Keys, object]]:
+    """All values below a section in the order of the schema; a list of plain values is one leaf."""
+    leaves: list[tuple[Keys, object]] = []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            leaves += _leaves(value, (*keys, name))
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            for index, item in enumerate(value):
+                leaves += _leaves(item, (*keys, name, index))
+        else:
+            leaves.append(((*keys, name), value))
+    return leaves
+
+
+def _write_section(section: BaseModel, keys: Keys, lines: list[str], origins: dict[str, str]) -> None:
+    indent = "  " * len(keys)
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        here = (*keys, name)
+        if isinstance(value, BaseModel):
+            lines.append(f"{indent}{name}:")
+            _write_section(value, here, lines, origins)
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            lines.append(f"{indent}{name}:")
+            for index, item in enumerate(value):
+                first = len(lines)
+                _write_section(item, (*here, index), lines, origins)
+                lines[first] = f"{indent}  - {lines[first].lstrip()}"
+        else:
+            lines.append(f"{indent}{name}: {_flow(value)}  # from {origins[_dotted(here)]}")
+
+
+def _flow(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    assert value is None or isinstance(value, (str, int, float))
+    return dump_scalar(value)

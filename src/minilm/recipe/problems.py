@@ -1,0 +1,143 @@
+"""What is wrong with a recipe, in one line a user can act on.
+
+In: pydantic's findings, the lines of the file and the paths that overrides wrote.
+Out: "recipe.yaml:12: train.steps: found the text 'many', expected an integer", with "did you mean" for keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from minilm.recipe.strict_yaml import Document, Keys, describe
+
+_EXPECTED: Mapping[str, str] = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "model_type": "a section (key: value lines)",
+    "model_attributes_type": "a section (key: value lines)",
+    "literal_error": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "too_short": "{min_length} or more",
+    "too_long": "{max_length} or fewer",
+    "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "at most 64 letters, digits, '.', '_' or '-', a letter or digit first",
+}
+_NOT_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}
+
+
+def first_problem(
+    error: ValidationError, document: Document, set_keys: Sequence[Keys], schema: type[BaseModel]
+) -> str:
+    """Put the first problem, in the order of the file, into one line."""
+    problems: dict[Keys, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        problems.setdefault(_known_part(detail, document.value), []).append(detail)
+    # A key that is missing may be one that is misspelt: say that first.
+    keys = min(problems, key=lambda found: (problems[found][0]["type"] == "missing", _line(found, document)))
+    more = len(problems) - 1
+    tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
+    text = _say(keys, problems[keys], schema)
+    return f"{_place(keys, document, set_keys)}: {text}{tail}"
+
+
+def dotted_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every key of a schema, dotted; the first item stands for all of a list."""
+    keys = []
+    for name, field in schema.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            keys.append(prefix + name)
+        else:
+            is_list = not isinstance(field.annotation, type)
+            keys += dotted_keys(section, f"{prefix}{name}.0." if is_list else f"{prefix}{name}.")
+    return keys
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _known_part(detail: ErrorDetails, tree: Mapping[str, object]) -> Keys:
+    """The path without the names pydantic adds for the branches of a union."""
+    if detail["type"] == "missing":
+        return detail["loc"]
+    node: object = tree
+    keys: list[str | int] = []
+    for key in detail["loc"]:
+        inside = isinstance(node, dict) and key in node
+        if not inside and not (isinstance(node, list) and isinstance(key, int) and key < len(node)):
+            break
+        node = node[key]  # type: ignore[index]
+        keys.append(key)
+    return tuple(keys)
+
+
+def _line(keys: Keys, document: Document) -> int:
+    while keys not in document.lines:
+        keys = keys[:-1]
+    return document.lines[keys]
+
+
+def _place(keys: Keys, document: Document, set_keys: Sequence[Keys]) -> str:
+    changed = any(written[: len(keys)] == keys for written in set_keys)
+    if any(keys[: len(written)] == written for written in set_keys) or (
+        changed and keys not in document.lines
+    ):
+        return "--set"
+    return f"{document.source}:{_line(keys, document)}{' with --set' if keys and changed else ''}"
+
+
+def _say(keys: Keys, details: Sequence[ErrorDetails], schema: type[BaseModel]) -> str:
+    detail = details[0]
+    dotted = ".".join(map(str, keys))
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}'{_did_you_mean(keys, schema)}"
+    if detail["type"] == "missing":
+        return f"the key '{dotted}' is missing"
+    where = f"{dotted}: " if dotted else ""
+    if detail["type"] == "value_error":
+        return where + detail["msg"].removeprefix("Value error, ")
+    expected = " or ".join(dict.fromkeys(_expected(one) for one in details))
+    found = detail["input"]
+    hint = ""
+    if isinstance(found, str) and found.lower() in _NOT_BOOLEANS:
+        hint = " (yes, no, on and off are text; the booleans are true and false)"
+    return f"{where}found {describe(found)}, expected {expected}{hint}"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    template = _EXPECTED.get(detail["type"])
+    return detail["msg"] if template is None else template.format(**detail.get("ctx", {}))
+
+
+def _did_you_mean(keys: Keys, schema: type[BaseModel]) -> str:
+    """Suggest the same name in another section, else a sibling of similar name."""
+    *parents, last = (str(key) for key in keys)
+    prefix = "".join(f"{'0' if part.isdigit() else part}." for part in parents)
+    known = dotted_keys(schema)
+    siblings = list(
+        dict.fromkeys(key[len(prefix) :].split(".")[0] for key in known if key.startswith(prefix))
+    )
+    elsewhere = [key for key in known if key.rpartition(".")[2] == last]
+    if elsewhere:
+        return f": did you mean '{elsewhere[0]}'?"
+    close = get_close_matches(last, siblings, n=1)
+    if close:
+        return f": did you mean '{'.'.join([*parents, close[0]])}'?"
+    return f": expected one of {', '.join(siblings)}"

@@ -1,0 +1,192 @@
+"""The sections of a recipe: every key, its type, its default and what must hold between keys.
+
+In: plain values from YAML, with nothing coerced: text is not a number, a number is not text.
+Out: frozen pydantic models. A broken rule raises ValueError inside pydantic; `problems.py` says where.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from minilm.model.config import PRESETS, EncoderConfig
+from minilm.recipe.strict_yaml import describe
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+_SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
+
+
+def _pair(value: object) -> object:
+    """YAML has lists only; two values are a list of two."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"found {describe(value)}, expected a list of two numbers")
+    return tuple(value)
+
+
+class _Section(BaseModel):
+    """What all sections share: unknown keys are errors, nothing is coerced, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataSection(_Section):
+    """What is read: a folder made by `minilm corpus build`, or text files."""
+
+    corpus: Text | None = None
+    inputs: list[Text] = Field(default_factory=list)
+    field: Text = "text"
+    max_tokens: Annotated[int, Field(ge=3)] = 512
+    heldout_documents: Count = 256
+    workers: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSection:
+        if self.corpus is not None and self.inputs:
+            raise ValueError("found both corpus and inputs, expected one: set the other to null or []")
+        if self.corpus is None and not self.inputs:
+            raise ValueError("found neither corpus nor inputs: name a corpus folder or a list of text files")
+        return self
+
+
+class TeacherSection(_Section):
+    """Whose attention is learned: a model folder, or `embedded`; layers count from 1."""
+
+    model: Text
+    layer: PositiveInt | Literal["last"] = "last"
+
+
+class StudentSection(_Section):
+    """One student: its shape (a preset or four sizes) and how its weights begin."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "student"
+    preset: Literal["L12-H384", "L6-H384", "L6-H768", "BERT-Base"] | None = None
+    num_layers: PositiveInt | None = None
+    hidden_size: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    init: Literal["random", "layers"] = "random"
+    teacher_layers: list[PositiveInt] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _shape_is_whole(self) -> StudentSection:
+        given = [name for name in _SIZES if getattr(self, name) is not None]
+        missing = [name for name in _SIZES if name not in given]
+        if self.preset is not None and given:
+            raise ValueError(f"found both preset and {', '.join(given)}, expected one way to give the shape")
+        if self.preset is None and missing:
+            raise ValueError(
+                f"the shape lacks {', '.join(missing)}: set them, or preset to one of {', '.join(PRESETS)}"
+            )
+        if self.hidden_size and self.num_heads and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _init_is_whole(self) -> StudentSection:
+        if self.init == "random" and self.teacher_layers:
+            raise ValueError(
+                "found teacher_layers with init random: set init to layers, or drop teacher_layers"
+            )
+        if self.init == "layers" and not self.teacher_layers:
+            raise ValueError("init layers needs teacher_layers, for example [2, 4, 6, 8, 10, 12]")
+        depth, _ = self.shape
+        if self.init == "layers" and len(self.teacher_layers) != depth:
+            raise ValueError(
+                f"found {len(self.teacher_layers)} teacher_layers, expected one for each of {depth} layers"
+            )
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of layers and hidden width, whichever way they were given."""
+        if self.preset is not None:
+            config = EncoderConfig.preset(self.preset)
+            return config.num_layers, config.hidden_size
+        assert self.num_layers is not None
+        assert self.hidden_size is not None
+        return self.num_layers, self.hidden_size
+
+
+class LossSection(_Section):
+    """Which relations are compared: v1 (attention, values) or v2 (queries, keys, values)."""
+
+    version: Literal["v1", "v2"] = "v2"
+    relation_heads: PositiveInt | None = None
+    normalization: Literal["sequence", "token"] = "sequence"
+
+    @model_validator(mode="after")
+    def _heads_belong_to_v2(self) -> LossSection:
+        if self.version == "v1" and self.relation_heads is not None:
+            raise ValueError(
+                "found relation_heads with version v1, which uses the attention heads: drop it or use v2"
+            )
+        return self
+
+
+class TrainSection(_Section):
+    """How long, how fast, how large, how often saved; `batch_size` counts documents per step."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    tokens_per_batch: PositiveInt = 16384
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup_steps: Count = 0
+    adam_betas: Annotated[tuple[Beta, Beta], BeforeValidator(_pair)] = (0.9, 0.999)
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    log_every: PositiveInt = 10
+    eval_every: Count = 0
+    checkpoint_every: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 2
+    max_bad_steps: Count = 10
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainSection:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is more than steps {self.steps}")
+        return self
+
+
+class DistillRecipe(_Section):
+    """Everything that defines one distillation run."""
+
+    kind: Literal["distill"]
+    name: Text
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    out: Text
+    data: DataSection
+    teacher: TeacherSection
+    students: Annotated[list[StudentSection], Field(min_length=1)]
+    loss: LossSection = Field(default_factory=LossSection)
+    train: TrainSection
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> DistillRecipe:
+        twice = [name for name, count in Counter(s.name for s in self.students).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"students: the name {twice[0]!r} is used twice, expected a different one for each"
+            )
+        if self.data.max_tokens > self.train.tokens_per_batch:
+            raise ValueError(
+                f"train.tokens_per_batch {self.train.tokens_per_batch} is less than data.max_tokens"
+                f" {self.data.max_tokens}: one document must fit into a batch"
+            )
+        heads = self.loss.relation_heads or 48
+        for student in self.students if self.loss.version == "v2" else ():
+            _, width = student.shape
+            if width % heads:
+                raise ValueError(
+                    f"loss.relation_heads {heads} does not divide the width {width} of student"
+                    f" {student.name!r}: choose a divisor of both widths"
+                )
+        return self

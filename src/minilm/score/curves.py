@@ -1,0 +1,81 @@
+"""Curves over steps as inline SVG whose colours follow the page, light or dark.
+
+In: named curves. Out: one `<svg>` element, or None where matplotlib is not installed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+# matplotlib needs real colours; these are replaced by the page's variables afterwards.
+_INK = "#010203"
+_GRID = "#040506"
+_LINES = tuple(f"#0708{index:02x}" for index in range(6))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line of a chart.
+
+    Attributes:
+        name: shown in the legend.
+        steps: x of each point.
+        values: y of each point, finite.
+        stride: how many measured points stand behind each drawn one.
+    """
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+    stride: int = 1
+
+
+def draw(curves: Sequence[Curve]) -> str | None:
+    """Draw curves into one chart, x being the step.
+
+    Returns:
+        an `<svg>` that uses the CSS variables --soft, --line and --c0 to --c5; None without matplotlib.
+    """
+    if find_spec("matplotlib") is None:
+        return None
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": curves[0].name,
+        "font.size": 10,
+        "text.parse_math": False,
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        for index, curve in enumerate(curves):
+            color = _LINES[index % len(_LINES)]
+            marker = "o" if len(curve.steps) == 1 else None
+            axes.plot(curve.steps, curve.values, color=color, linewidth=1.6, marker=marker, label=curve.name)
+        axes.set_xlabel("step", color=_INK)
+        axes.tick_params(colors=_INK, length=0)
+        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(_GRID)
+        if len(curves) > 1:
+            axes.legend(frameon=False, labelcolor=_INK)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _follow_the_page(buffer.getvalue())
+
+
+def _follow_the_page(svg: str) -> str:
+    """Drop the XML header and let colours and font be the page's."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)
+    for index, color in enumerate(_LINES):
+        svg = svg.replace(color, f"var(--c{index})")
+    return svg.replace(_INK, "var(--soft)").replace(_GRID, "var(--line)")

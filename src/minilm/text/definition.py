@@ -1,0 +1,283 @@
+"""From files to one checked tokenizer definition (the content of a tokenizer.json).
+
+In: a model folder, a tokenizer.json or a vocab.txt, the wanted letter case and renames.
+Out: a `Definition` whose ids are exactly 0..V-1, without truncation and padding, in which the structural
+tokens are never split. A vocab.txt becomes the pipeline of the original BERT tokenizer.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from minilm.errors import DataError, UsageError
+from minilm.storage import read_json
+from minilm.text.vocab import read_vocab, rename_tokens
+
+logger = logging.getLogger(__name__)
+
+JsonObject = dict[str, object]
+
+DEFAULT_MAX_LENGTH = 512
+_MAX_CHARS_PER_WORD = 100
+_REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_NEVER_SPLIT = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|X_SEP|SEP_\d+)\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """A checked tokenizer.
+
+    Attributes:
+        json: content of a tokenizer.json, truncation and padding cleared.
+        tokens: the token of each id.
+        is_wordpiece: whether the model is WordPiece (BERT, MiniLM).
+        lowercase: what the BERT normalizer does; None where there is no such normalizer.
+        max_length: model_max_length of the folder, or 512.
+        where: the file it came from, for messages.
+    """
+
+    json: JsonObject
+    tokens: tuple[str, ...]
+    is_wordpiece: bool
+    lowercase: bool | None
+    max_length: int
+    where: str
+
+
+def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str, str] | None) -> Definition:
+    """Read and check a tokenizer; raises DataError for bad files, UsageError for vain options."""
+    definition_path, vocab_path = _locate(path)
+    folder = path if path.is_dir() else path.parent
+    config = (
+        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    )
+    if definition_path is not None:
+        where = definition_path
+        definition = read_json(definition_path)
+        check_ids(definition, where=where)
+        if vocab_path is not None and _model(definition, where)["type"] == "WordPiece":
+            _check_same_vocab(definition, definition_path, vocab_path)
+    else:
+        where = cast(Path, vocab_path)
+        definition = _bert_definition(read_vocab(where), config, where=where)
+    _set_lowercase(definition, lowercase, config, where=where)
+    if renames:
+        _rename(definition, renames, where=where)
+    return _finish(definition, config, where=where)
+
+
+def _locate(path: Path) -> tuple[Path | None, Path | None]:
+    """Return (tokenizer.json, vocab.txt), at least one of which exists."""
+    if path.is_dir():
+        found = [file if (file := path / name).exists() else None for name in ("tokenizer.json", "vocab.txt")]
+        if found == [None, None]:
+            raise DataError(
+                f"{path} holds neither tokenizer.json nor vocab.txt: give a folder with one of them "
+                "(other formats: save the tokenizer with transformers first, which writes tokenizer.json)"
+            )
+        return found[0], found[1]
+    if not path.exists():
+        raise DataError(f"no tokenizer at {path}: give a model folder, a tokenizer.json or a vocab.txt")
+    return (path, None) if path.suffix == ".json" else (None, path)
+
+
+# --- the BERT pipeline ---------------------------------------------------------------------------
+
+
+def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -> JsonObject:
+    """The pipeline of the original BERT tokenizer around a WordPiece vocabulary."""
+    ids = {token: token_id for token_id, token in enumerate(vocab)}
+    missing = [token for token in _REQUIRED if token not in ids]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}: it is not the vocabulary of a BERT model")
+    flags = {name: config.get(name) for name in ("do_lower_case", "tokenize_chinese_chars", "strip_accents")}
+    cls, sep = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("[CLS]", "[SEP]"))
+    first = [cls, {"Sequence": {"id": "A", "type_id": 0}}, sep]
+    second = [{"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}]
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": flags["tokenize_chinese_chars"] is not False,
+            "strip_accents": flags["strip_accents"],  # null: as lowercase
+            "lowercase": flags["do_lower_case"] is not False,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": first,
+            "pair": first + second,
+            "special_tokens": {
+                token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in ("[CLS]", "[SEP]")
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": _MAX_CHARS_PER_WORD,
+            "vocab": ids,
+        },
+    }
+
+
+def _set_lowercase(
+    definition: JsonObject, lowercase: bool | None, config: JsonObject, *, where: Path
+) -> None:
+    """The caller decides, else do_lower_case of tokenizer_config.json, else what the file says."""
+    normalizer = definition.get("normalizer")
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+        if lowercase is not None:
+            raise UsageError(f"lowercase={lowercase} has no meaning for {where}: it has no BERT normalizer")
+        return
+    configured = config.get("do_lower_case")
+    wanted = lowercase if lowercase is not None else configured
+    if not isinstance(wanted, bool) or normalizer.get("lowercase") is wanted:
+        return
+    if lowercase is None:
+        logger.warning(
+            "%s: do_lower_case=%s of tokenizer_config.json overrides the file's normalizer", where, wanted
+        )
+    normalizer["lowercase"] = wanted
+    normalizer["strip_accents"] = config.get("strip_accents")
+
+
+def _rename(definition: JsonObject, renames: Mapping[str, str], *, where: Path) -> None:
+    model = _model(definition, where)
+    if model["type"] != "WordPiece":
+        raise UsageError(f"tokens of {where} cannot be renamed: renames are for WordPiece vocabularies")
+    ids = cast(dict[str, int], model["vocab"])
+    model["vocab"] = dict(zip(rename_tokens(list(ids), renames), ids.values(), strict=True))
+    for added in cast(list[JsonObject], definition["added_tokens"]):
+        added["content"] = renames.get(str(added["content"]), added["content"])
+
+
+def _finish(definition: JsonObject, config: JsonObject, *, where: Path) -> Definition:
+    definition["truncation"] = definition["padding"] = None
+    tokens = check_ids(definition, where=where)
+    is_wordpiece = _model(definition, where)["type"] == "WordPiece"
+    if is_wordpiece:
+        _protect(definition, tokens)
+    normalizer = definition.get("normalizer")
+    is_bert = isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer"
+    max_length = config.get("model_max_length")
+    known = isinstance(max_length, int) and 0 < max_length < 2**31
+    return Definition(
+        json=definition,
+        tokens=tokens,
+        is_wordpiece=is_wordpiece,
+        lowercase=bool(cast(JsonObject, normalizer).get("lowercase")) if is_bert else None,
+        max_length=cast(int, max_length) if known else DEFAULT_MAX_LENGTH,
+        where=str(where),
+    )
+
+
+def _protect(definition: JsonObject, tokens: Sequence[str]) -> None:
+    """Make the structural tokens special, so that they are found in text and never split."""
+    added = cast(list[JsonObject], definition["added_tokens"])
+    known = {entry["content"] for entry in added}
+    for token_id, token in enumerate(tokens):
+        if token not in known and _NEVER_SPLIT.fullmatch(token):
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            added.append({"id": token_id, "content": token, **flags, "special": True})
+    added.sort(key=lambda entry: cast(int, entry["id"]))
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def check_ids(definition: JsonObject, *, where: Path) -> tuple[str, ...]:
+    """Return the token of each id; raises DataError unless every id from 0 on has exactly one token."""
+    ids = _model_vocab(definition, where=where)
+    for token, token_id in _added_tokens(definition, where=where):
+        if ids.setdefault(token, token_id) != token_id:
+            raise DataError(
+                f"{where}: token {token!r} has id {ids[token]} in the vocabulary, {token_id} as added token"
+            )
+    tokens: dict[int, str] = {}
+    for token, token_id in ids.items():
+        if tokens.setdefault(token_id, token) != token:
+            raise DataError(
+                f"{where}: id {token_id} belongs to two tokens, {tokens[token_id]!r} and {token!r}"
+            )
+    hole = next((token_id for token_id in range(len(tokens)) if token_id not in tokens), None)
+    if hole is not None:
+        raise DataError(
+            f"{where}: no token has id {hole} but there are {len(tokens)} up to id {max(tokens)}: "
+            "a token is missing or was given twice in the vocabulary it was made from"
+        )
+    return tuple(tokens[token_id] for token_id in range(len(tokens)))
+
+
+def _model(definition: JsonObject, where: Path) -> JsonObject:
+    model = definition.get("model")
+    if isinstance(model, dict) and model.get("type") is None and "vocab" in model and "merges" in model:
+        model["type"] = "BPE"  # early files leave it out
+    if not isinstance(model, dict) or model.get("type") not in ("WordPiece", "BPE", "Unigram", "WordLevel"):
+        raise DataError(f"{where}: not a tokenizer.json: no model of type WordPiece, BPE, Unigram, WordLevel")
+    return model
+
+
+def _model_vocab(definition: JsonObject, *, where: Path) -> dict[str, int]:
+    vocab = _model(definition, where).get("vocab")
+    if isinstance(vocab, dict):
+        bad = next(
+            (token for token, token_id in vocab.items() if type(token_id) is not int or token_id < 0), None
+        )
+        if bad is not None:
+            raise DataError(
+                f"{where}: token {bad!r} has id {str(vocab[bad])[:40]}, expected a number from 0 on"
+            )
+        return dict(vocab)
+    if not isinstance(vocab, list) or not all(
+        isinstance(e, list) and e and isinstance(e[0], str) for e in vocab
+    ):
+        raise DataError(f"{where}: 'model.vocab' is neither tokens with ids nor pieces with scores")
+    ids: dict[str, int] = {}
+    for token_id, (piece, *_) in enumerate(vocab):
+        if ids.setdefault(piece, token_id) != token_id:
+            raise DataError(
+                f"{where}: piece {piece!r} is in the vocabulary twice, as {ids[piece]} and {token_id}"
+            )
+    return ids
+
+
+def _added_tokens(definition: JsonObject, *, where: Path) -> list[tuple[str, int]]:
+    added = definition.setdefault("added_tokens", [])
+    pairs = (
+        [(e.get("content"), e.get("id")) for e in added if isinstance(e, dict)]
+        if isinstance(added, list)
+        else None
+    )
+    if pairs is None or len(pairs) != len(cast(list[object], added)):
+        raise DataError(f"{where}: 'added_tokens' is not a list of objects")
+    for content, token_id in pairs:
+        if not isinstance(content, str) or type(token_id) is not int or token_id < 0:
+            raise DataError(f"{where}: an added token lacks its text content or its id")
+    return cast(list[tuple[str, int]], pairs)
+
+
+def _check_same_vocab(definition: JsonObject, definition_path: Path, vocab_path: Path) -> None:
+    """The two files of a folder must give every token the same id."""
+    tokens = check_ids(definition, where=definition_path)
+    lines = read_vocab(vocab_path)
+    for token_id, (line, token) in enumerate(zip(lines, tokens, strict=False)):
+        if line != token:
+            raise DataError(
+                f"{vocab_path}:{token_id + 1}: id {token_id} is {line!r}, but {token!r} in "
+                f"{definition_path.name}: the two do not belong together; remove the wrong one"
+            )
+    ids = _model_vocab(definition, where=definition_path)
+    if len(lines) > len(tokens) or len(lines) < len(ids):
+        raise DataError(
+            f"{vocab_path} has {len(lines)} tokens, but {definition_path.name} has {len(ids)}: "
+            "the two do not belong together; remove the wrong one"
+        )

@@ -1,0 +1,268 @@
+"""The tokenizer: texts in, int32 ids out, cut but never padded.
+
+In: a model folder, a tokenizer.json or a vocab.txt (see `definition`), then texts.
+Out: one array of ids per text; ids back to text; the files that other libraries load.
+The work is done by the `tokenizers` library, in parallel over the texts of one call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm.errors import DataError, UsageError
+from minilm.storage import atomic_write, make_folder, write_json
+from minilm.text.definition import Definition, load_definition
+
+if TYPE_CHECKING:
+    import tokenizers
+
+logger = logging.getLogger(__name__)
+
+Int32s = npt.NDArray[np.int32]
+
+_FAMILIES = {
+    "[CLS]": {"sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"},
+    "<s>": {"sep": "</s>", "pad": "<pad>", "mask": "<mask>", "unk": "<unk>"},
+}
+
+
+@final
+class Tokenizer:
+    """A tokenizer that frames a text as [CLS] ... [SEP], or <s> ... </s>. Made by `Tokenizer.load`."""
+
+    def __init__(self, definition: Definition) -> None:
+        """Build the tokenizer of a checked definition; raises DataError when it cannot work."""
+        self._definition = definition
+        self._backend = _build(definition)
+        self._ids = {token: token_id for token_id, token in enumerate(definition.tokens)}
+        special = _special_ids(self._backend, self._ids, definition)
+        self.cls_id: int = special["cls"]
+        self.sep_id: int = special["sep"]
+        self.pad_id: int = special["pad"]
+        self.mask_id: int = special["mask"]
+        self.unk_id: int = special["unk"]
+        self._warned: set[str] = set()
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, lowercase: bool | None = None, renames: Mapping[str, str] | None = None
+    ) -> Tokenizer:
+        """Load a tokenizer.
+
+        Args:
+            path: a model folder (tokenizer.json, else vocab.txt), a tokenizer.json, or a vocab.txt.
+            lowercase: overrides the files; else tokenizer_config.json; else vocab.txt means lower case.
+            renames: new names for WordPiece tokens under the same ids, for example `vocab.NLG_RENAMES`.
+
+        Raises:
+            DataError: the files are missing, broken, contradict each other or give ids that are not 0..V-1.
+            UsageError: `lowercase` or `renames` for a tokenizer that has no such thing.
+        """
+        _set_parallelism()
+        return cls(load_definition(Path(path), lowercase=lowercase, renames=renames))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens V, added tokens included; ids are 0..V-1."""
+        return len(self._definition.tokens)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides the ids of a text, however the tokenizer was loaded."""
+        canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def encode(
+        self, texts: Sequence[str], *, max_length: int | None = None, special_tokens: bool = True
+    ) -> list[Int32s]:
+        """Turn texts into ids.
+
+        Args:
+            texts: the texts; empty ones, NUL characters and lone surrogates are fine.
+            max_length: longest result, special tokens included; the tail is cut, the final [SEP] is kept.
+            special_tokens: frame each text with [CLS] and [SEP].
+
+        Returns:
+            One int32 array per text, not padded.
+
+        Raises:
+            UsageError: `texts` is one string, or `max_length` leaves no room.
+        """
+        if isinstance(texts, str):
+            raise UsageError("texts is one string, expected a list of strings: put it in a list")
+        if max_length is not None and max_length < (2 if special_tokens else 1):
+            raise UsageError(f"max_length={max_length} leaves no room for [CLS] and [SEP]: use 2 or more")
+        arrays = [np.array(item.ids, dtype=np.int32) for item in self._encode_batch(texts, special_tokens)]
+        if max_length is None:
+            return arrays
+        too_long = sum(len(ids) > max_length for ids in arrays)
+        if too_long:
+            self._warn_once(
+                "%d of %d texts were longer than %d tokens and were cut", too_long, len(arrays), max_length
+            )
+        return [self._cut(ids, max_length, special_tokens) for ids in arrays]
+
+    def _encode_batch(self, texts: Sequence[str], special_tokens: bool) -> list[tokenizers.Encoding]:
+        try:
+            return self._backend.encode_batch_fast(list(texts), add_special_tokens=special_tokens)
+        except TypeError:
+            bad = [type(text).__name__ for text in texts if not isinstance(text, str)]
+            if bad:
+                raise UsageError(f"texts holds a {bad[0]}, expected only strings") from None
+            whole = [_without_surrogates(text) for text in texts]
+            changed = sum(new != old for new, old in zip(whole, texts, strict=True))
+            self._warn_once(
+                "%d of %d texts held lone surrogates, which are no characters: replaced", changed, len(whole)
+            )
+            return self._backend.encode_batch_fast(whole, add_special_tokens=special_tokens)
+
+    def _cut(self, ids: Int32s, max_length: int, special_tokens: bool) -> Int32s:
+        if len(ids) <= max_length:
+            return ids
+        short: Int32s = ids[:max_length].copy()
+        if special_tokens:
+            short[-1] = self.sep_id
+        return short
+
+    def _warn_once(self, message: str, *values: object) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message + " (told once)", *values)
+
+    def decode(self, ids: Sequence[int] | Int32s, *, special_tokens: bool = False) -> str:
+        """Turn ids back into text, without special tokens unless asked; DataError for a foreign id."""
+        plain = [int(token_id) for token_id in ids]
+        for token_id in plain:
+            self._check_id(token_id)
+        return self._backend.decode(plain, skip_special_tokens=not special_tokens)
+
+    def id_to_token(self, token_id: int) -> str:
+        """Return the token of an id; raises DataError for an id outside 0..V-1."""
+        self._check_id(token_id)
+        return self._definition.tokens[token_id]
+
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token, None when there is no such token."""
+        return self._ids.get(token)
+
+    def _check_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self.vocab_size:
+            raise DataError(
+                f"token id {token_id} is outside the vocabulary: expected 0 to {self.vocab_size - 1}"
+            )
+
+    def require_vocab_size(self, expected: int, *, where: str) -> None:
+        """Check the vocabulary against the number of rows of an embedding table.
+
+        Raises:
+            DataError: a WordPiece vocabulary of another size; for other models, more tokens than rows (fewer
+                are common there and only warned about).
+        """
+        size, source = self.vocab_size, self._definition.where
+        if size == expected:
+            return
+        if size > expected or self._definition.is_wordpiece:
+            raise DataError(
+                f"the tokenizer {source} has {size} tokens but {where} has {expected}: "
+                "they do not belong together; use the tokenizer the model was trained with"
+            )
+        logger.warning(
+            "%s has %d rows for the %d tokens of %s: the rest is unused", where, expected, size, source
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt into a folder.
+
+        The files load in `transformers.AutoTokenizer` and here, with equal ids.
+
+        Raises:
+            SystemProblem: the machine refuses to write.
+        """
+        make_folder(folder)
+        atomic_write(folder / "tokenizer.json", self._backend.to_str(pretty=True) + "\n")
+        write_json(folder / "tokenizer_config.json", self._config())
+        if self._definition.is_wordpiece:
+            atomic_write(folder / "vocab.txt", "".join(f"{token}\n" for token in self._definition.tokens))
+
+    def _config(self) -> dict[str, object]:
+        names = {
+            "cls": self.cls_id,
+            "sep": self.sep_id,
+            "pad": self.pad_id,
+            "mask": self.mask_id,
+            "unk": self.unk_id,
+        }
+        added = self._backend.get_added_tokens_decoder()
+        extra = [token.content for token_id, token in sorted(added.items()) if token_id not in names.values()]
+        inputs = [
+            "input_ids",
+            *(["token_type_ids"] if self._definition.is_wordpiece else []),
+            "attention_mask",
+        ]
+        config: dict[str, object] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is
+            "model_input_names": inputs,
+            "model_max_length": self._definition.max_length,
+            **{f"{name}_token": self.id_to_token(token_id) for name, token_id in names.items()},
+        }
+        if self._definition.lowercase is not None:
+            config["do_lower_case"] = self._definition.lowercase
+        if extra:
+            config["additional_special_tokens"] = extra
+        return config
+
+
+def _build(definition: Definition) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(definition.json))
+    except Exception as error:  # the library raises bare Exception
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{definition.where}: the tokenizers library refuses it: {reason}") from error
+
+
+def _special_ids(
+    backend: tokenizers.Tokenizer, ids: Mapping[str, int], definition: Definition
+) -> dict[str, int]:
+    """Find [CLS] and [SEP] by what the tokenizer puts around a text, the others by their names."""
+    frame = backend.encode("").ids
+    first = definition.tokens[frame[0]] if len(frame) == 2 else None
+    names = _FAMILIES.get(first or "")
+    if names is None or frame[1] != ids.get(names["sep"]):
+        around = [definition.tokens[token_id] for token_id in frame]
+        raise DataError(
+            f"{definition.where}: it frames a text with {around}, expected [CLS] and [SEP], or <s> and </s>"
+        )
+    model = definition.json["model"]
+    unk = model.get("unk_token") if isinstance(model, dict) else None
+    wanted = {"cls": first or "", **names, "unk": unk if isinstance(unk, str) else names["unk"]}
+    missing = [token for token in wanted.values() if token not in ids]
+    if missing:
+        raise DataError(
+            f"{definition.where} has no token {', '.join(missing)}: it is not the tokenizer of an encoder"
+        )
+    return {role: ids[token] for role, token in wanted.items()}
+
+
+def _without_surrogates(text: str) -> str:
+    """Join surrogate pairs; a lone surrogate becomes U+FFFD, which BERT's normalizer drops."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _set_parallelism() -> None:
+    """Say explicitly that texts are tokenized in parallel, but not in a forked child, which would hang."""
+    if "TOKENIZERS_PARALLELISM" in os.environ:
+        return
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    os.register_at_fork(after_in_child=lambda: os.environ.update(TOKENIZERS_PARALLELISM="false"))

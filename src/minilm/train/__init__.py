@@ -1,0 +1,1 @@
+"""One training loop for every objective: exact resume, safe checkpoints, live progress."""

@@ -1,0 +1,323 @@
+"""The training loop: any objective in, trained weights out, whatever interrupts it.
+
+In: an `Objective` (which batches a step reads, what their loss is) and `TrainSettings`.
+Out: the objective's module trained in place; `metrics.jsonl` and `checkpoints/` in the run folder.
+
+A step is one optimizer update over a global batch, read as microbatches that fit a token budget; their
+losses are weighted so that any cut into microbatches gives the same gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from minilm import storage
+from minilm.corpus.order import derived_seed
+from minilm.errors import DataError, Interrupted
+from minilm.model.packing import Packed
+from minilm.train.allocator import keep_freed_memory
+from minilm.train.optim import AdamWSettings, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from minilm.train.progress import StepProgress, resident_gib
+from minilm.train.schedule import linear_schedule
+from minilm.train.state import Identity, TrainState, load_newest, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLoss:
+    """Loss of one microbatch, already weighted by its share of the step, and the parts worth logging."""
+
+    value: Tensor
+    parts: Mapping[str, Tensor]
+
+
+class Batch(Protocol):
+    """What an objective reads at a time."""
+
+    @property
+    def packed(self) -> Packed:
+        """The tokens, for counting and for saving a batch whose loss is not finite."""
+
+
+B = TypeVar("B", bound=Batch)
+
+
+class Objective(Protocol[B]):
+    """What is learned. `module` holds all weights that are saved; `parameters` those that are trained."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Saved in checkpoints."""
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Trained, by their names in `module`."""
+
+    @property
+    def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Gradients of each group are clipped together (one group per independent model)."""
+
+    def microbatches(self, step: int) -> Sequence[B]:
+        """The batches of `step`; a pure function of the step."""
+
+    def loss(self, batch: B) -> StepLoss:
+        """The weighted loss of one of them."""
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Held-out numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How long, how fast, how often things are written."""
+
+    steps: int
+    optimizer: AdamWSettings
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    precision: Precision = "fp32"
+    seed: int = 42
+    log_every: int = 10
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    max_bad_steps: int = 10
+    label: str = "train"
+
+
+@dataclass
+class _Run:
+    """The moving parts of one run."""
+
+    settings: TrainSettings
+    folder: Path | None
+    identity: Identity
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    bad_steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    recent: list[dict[str, float]] = field(default_factory=list)
+    held_out: Mapping[str, float] = field(default_factory=dict)
+
+
+def train(
+    objective: Objective[B],
+    settings: TrainSettings,
+    *,
+    folder: Path | None = None,
+    identity: Identity | None = None,
+    resume: bool = True,
+) -> Mapping[str, float]:
+    """Run `objective` for `settings.steps` updates; the same call after a kill ends in the same bits.
+
+    Args:
+        objective: what is learned.
+        settings: how.
+        folder: run folder for metrics and checkpoints; nothing is written without one.
+        identity: what makes two runs the same run; a checkpoint of another run is refused.
+        resume: go on from the newest checkpoint.
+
+    Returns:
+        The objective's held-out numbers after the last step.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        DataError: more than `max_bad_steps` steps had a loss or gradient that is not finite.
+        UsageError: the checkpoint in `folder` belongs to another run.
+    """
+    keep_freed_memory()
+    run = _Run(
+        settings=settings,
+        folder=folder,
+        identity=identity or {},
+        optimizer=make_optimizer(objective.parameters, settings.optimizer),
+    )
+    if folder is not None:
+        _restore(run, objective, folder, resume=resume)
+    with (
+        _interruptible() as interrupted,
+        StepProgress(settings.label, settings.steps, done=run.step) as progress,
+    ):
+        while run.step < settings.steps:
+            loss = _step(run, objective)
+            progress.update(loss=loss, tokens_per_second=run.tokens / max(run.seconds, 1e-9))
+            _after_step(run, objective)
+            if interrupted.is_set and run.step < settings.steps:
+                _save(run, objective)
+                where = f"; state saved at step {run.step}, the same command goes on" if folder else ""
+                raise Interrupted(f"stopped by the user{where}")
+    return run.held_out or objective.evaluate()
+
+
+def _step(run: _Run, objective: Objective[B]) -> float:
+    """One update; returns the loss (not finite when the update was skipped)."""
+    settings, started = run.settings, time.perf_counter()
+    factor = linear_schedule(run.step, warmup_steps=settings.warmup_steps, total_steps=settings.steps)
+    learning_rate = settings.optimizer.learning_rate * factor
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate
+    torch.manual_seed(derived_seed(settings.seed, "dropout", run.step))
+    run.optimizer.zero_grad(set_to_none=True)
+    batches = objective.microbatches(run.step)
+    total, parts = _accumulate(objective, batches, settings.precision)
+    norms = _clip(objective.clip_groups, settings.max_grad_norm)
+    if math.isfinite(total) and all(math.isfinite(norm) for norm in norms):
+        run.optimizer.step()
+    else:
+        _skip(run, batches, total)
+    run.step += 1
+    run.tokens += sum(batch.packed.num_tokens for batch in batches)
+    run.seconds += time.perf_counter() - started
+    run.recent.append({"loss": total, **parts, "gradient_norm": max(norms), "learning_rate": learning_rate})
+    return total
+
+
+def _accumulate(
+    objective: Objective[B], batches: Sequence[B], precision: Precision
+) -> tuple[float, dict[str, float]]:
+    total, parts = 0.0, dict[str, float]()
+    objective.module.train()
+    for batch in batches:
+        device = batch.packed.token_ids.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = objective.loss(batch)
+        if not torch.isfinite(loss.value):
+            return float(loss.value), parts
+        loss.value.backward()
+        total += float(loss.value)
+        for name, value in loss.parts.items():
+            parts[name] = parts.get(name, 0.0) + float(value)
+    return total, parts
+
+
+def _clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> list[float]:
+    return [float(nn.utils.clip_grad_norm_(group, max_norm or math.inf)) for group in groups]
+
+
+def _skip(run: _Run, batches: Sequence[Batch], loss: float) -> None:
+    """Count a step without an update; past the limit, save its batch and stop."""
+    run.bad_steps += 1
+    logger.warning("step %d: loss or gradient not finite (loss %s); update skipped (%d so far)", run.step, loss, run.bad_steps)
+    if run.bad_steps <= run.settings.max_bad_steps:
+        return
+    where = ""
+    if run.folder is not None:
+        file = run.folder / f"bad-batch-step-{run.step:08d}.safetensors"
+        tensors = {
+            f"{number}.{name}": getattr(batch.packed, name).contiguous()
+            for number, batch in enumerate(batches)
+            for name in ("token_ids", "segment_ids", "cu_seqlens")
+        }
+        storage.write_safetensors(file, tensors)
+        where = f"; its batch is in {file}"
+    raise DataError(
+        f"step {run.step}: the loss is not finite for the {run.bad_steps}th time "
+        f"(train.max_bad_steps is {run.settings.max_bad_steps}){where}; lower train.learning_rate or check the data"
+    )
+
+
+def _after_step(run: _Run, objective: Objective[B]) -> None:
+    """Write metrics, evaluate and checkpoint when they are due."""
+    settings = run.settings
+    last = run.step == settings.steps
+    numbers: Mapping[str, float] = {}
+    if last or (settings.eval_every and run.step % settings.eval_every == 0):
+        run.held_out = numbers = objective.evaluate()
+    if last or numbers or run.step % settings.log_every == 0:
+        _log(run, numbers)
+    if last or (settings.checkpoint_every and run.step % settings.checkpoint_every == 0):
+        _save(run, objective)
+
+
+def _log(run: _Run, held_out: Mapping[str, float]) -> None:
+    names = run.recent[-1].keys()
+    means = {name: math.fsum(row.get(name, math.nan) for row in run.recent) / len(run.recent) for name in names}
+    speed = {"tokens_per_second": run.tokens / max(run.seconds, 1e-9), "memory_gib": resident_gib()}
+    run.recent.clear()
+    run.tokens, run.seconds = 0, 0.0
+    if run.folder is not None:
+        row = {"step": run.step, **means, **held_out, **speed, "bad_steps": run.bad_steps}
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        with (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite) + "\n")
+
+
+def _save(run: _Run, objective: Objective[B]) -> None:
+    if run.folder is None:
+        return
+    state = TrainState(
+        step=run.step,
+        bad_steps=run.bad_steps,
+        identity=run.identity,
+        model=objective.module.state_dict(),
+        optimizer=optimizer_tensors(run.optimizer, objective.parameters),
+    )
+    save_checkpoint(run.folder / "checkpoints", state, keep=run.settings.keep_checkpoints)
+
+
+def _restore(run: _Run, objective: Objective[B], folder: Path, *, resume: bool) -> None:
+    """Go on from the newest checkpoint; metrics written after it are dropped, they will be written again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = load_newest(folder / "checkpoints", run.identity) if resume else None
+    if state is not None:
+        objective.module.load_state_dict(dict(state.model))
+        load_optimizer_tensors(run.optimizer, objective.parameters, state.optimizer)
+        run.step, run.bad_steps = state.step, state.bad_steps
+        logger.info("resuming %s at step %d of %d", folder, state.step, run.settings.steps)
+    rows = [row for row in read_metrics(folder) if float(row["step"]) <= run.step]
+    storage.atomic_write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Rows of a run's `metrics.jsonl`; a last line cut off by a kill is left out."""
+    file = folder / "metrics.jsonl"
+    rows: list[dict[str, float]] = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+@dataclass
+class _Flag:
+    is_set: bool = False
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[_Flag]:
+    """First Ctrl-C or SIGTERM: finish the step, save, stop. Second: stop at once."""
+    flag = _Flag()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if flag.is_set:
+            raise KeyboardInterrupt
+        flag.is_set = True
+        logger.warning("stopping after this step; once more to stop at once, without saving")
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are the caller's business
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""AdamW with the decay rule of BERT: none on biases and LayerNorm.
+
+In: named parameters and the numbers of the recipe. Out: a torch optimizer whose state maps to named tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minilm.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWSettings:
+    """Peak learning rate, betas, epsilon and decoupled weight decay."""
+
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to the parameter called `name`."""
+    return not (name.endswith("bias") or "norm." in name)
+
+
+def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: AdamWSettings) -> torch.optim.AdamW:
+    """A fused AdamW over `parameters`, two groups: with and without decay."""
+    groups = [
+        {"params": [p for name, p in parameters.items() if is_decayed(name) is decayed], "weight_decay": decay}
+        for decayed, decay in ((True, settings.weight_decay), (False, 0.0))
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The optimizer's state as `name/part` tensors; empty before the first update."""
+    return {
+        f"{name}/{part}": value
+        for name, parameter in parameters.items()
+        for part, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave, bit for bit.
+
+    Raises:
+        DataError: a tensor belongs to no parameter.
+    """
+    for key, tensor in tensors.items():
+        name, _, part = key.rpartition("/")
+        if name not in parameters:
+            raise DataError(f"checkpoint holds optimizer state of {name!r}, which the model does not have")
+        parameter = parameters[name]
+        place = tensor if part == "step" else tensor.to(parameter.device)
+        optimizer.state[parameter][part] = place

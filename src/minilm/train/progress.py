@@ -1,0 +1,69 @@
+"""Live progress: one line on a terminal, plain lines in a pipe.
+
+In: the numbers of each step. Out: loss, tokens/s, time left and memory, on standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def resident_gib() -> float:
+    """Memory this process holds, GiB (0 where the system does not say)."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            kib = next(line.split()[1] for line in file if line.startswith("VmRSS"))
+    except (OSError, StopIteration):
+        return 0.0
+    return int(kib) / 2**20
+
+
+class StepProgress:
+    """Shows how a run of `total` steps stands; a context manager."""
+
+    def __init__(self, label: str, total: int, *, done: int = 0) -> None:
+        """Begin at step `done` of `total`."""
+        self._console = Console(stderr=True)
+        self._label, self._total, self._done, self._first = label, total, done, done
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(label, total=total, completed=done, status="")
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> StepProgress:
+        """Show the line."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state on screen."""
+        self._bar.stop()
+
+    def update(self, *, loss: float, tokens_per_second: float) -> None:
+        """One more step is done."""
+        self._done += 1
+        status = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  {resident_gib():.1f} GiB"
+        self._bar.update(self._task, completed=self._done, status=status)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left_s = (now - self._started) / (self._done - self._first) * (self._total - self._done)
+            logger.info("%s %d/%d  %s  %.0f s left", self._label, self._done, self._total, status, left_s)

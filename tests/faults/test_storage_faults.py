@@ -1,0 +1,210 @@
+"""Proves that a write that fails or is killed leaves the old file, no leftovers, and one clear sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from minilm import atomic, storage
+from minilm.errors import SystemProblem
+from minilm.text.tokenizer import Tokenizer
+
+BIG = b"x" * 2_000_000
+
+
+def writers() -> dict[str, Callable[[Path], None]]:
+    def folder(path: Path) -> None:
+        with storage.atomic_folder(path.with_name("folder")) as aside:
+            (aside / "part").write_bytes(BIG)
+
+    return {
+        "atomic_write": lambda path: storage.atomic_write(path, BIG),
+        "write_json": lambda path: storage.write_json(path, {"a": "x" * len(BIG)}),
+        "write_arrays": lambda path: storage.write_arrays(path, {"a": np.zeros(len(BIG), dtype=np.uint8)}),
+        "write_safetensors": lambda path: storage.write_safetensors(path, {"a": torch.zeros(len(BIG))}),
+        "atomic_folder": folder,
+    }
+
+
+WRITERS = pytest.mark.parametrize("name", writers())
+
+
+def python(code: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", code], text=True, env=env, **pipes)  # type: ignore[call-overload]
+
+
+@WRITERS
+def test_a_file_size_limit_is_a_clear_error(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    process = python(
+        "import resource, test_storage_faults as t; from pathlib import Path\n"
+        "from minilm.errors import SystemProblem\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        f"try: t.writers()[{name!r}](Path({str(path)!r}))\n"
+        "except SystemProblem as error: print(error)\n"
+    )
+    out, err = process.communicate(timeout=120)
+    target = "folder" if name == "atomic_folder" else "f"
+    assert out == (
+        f"cannot write {tmp_path / target}: the file is larger than this process may write: "
+        "raise 'ulimit -f' or choose another disk\n"
+    ), err
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (errno.ENOSPC, "the disk is full: free some space or choose another folder"),
+        (errno.EROFS, "the disk is read-only: choose another folder"),
+        (errno.EDQUOT, "the disk quota is used up: free some space or choose another folder"),
+    ],
+)
+def test_a_disk_that_refuses_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, message: str
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    path = tmp_path / "f"
+    path.write_text("old")
+    monkeypatch.setattr(atomic.os, "fsync", refuse)
+    target = "folder" if name == "atomic_folder" else "f"
+    with pytest.raises(SystemProblem) as caught:
+        writers()[name](path)
+    assert str(caught.value) == f"cannot write {tmp_path / target}: {message}"
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@WRITERS
+def test_a_protected_folder_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(
+        SystemProblem, match="permission denied: choose another folder or change its permissions"
+    ):
+        writers()[name](tmp_path / "f")
+    assert os.listdir(tmp_path) == []
+
+
+@WRITERS
+def test_a_path_below_a_file_is_a_clear_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(SystemProblem, match=r"cannot write .*: a part of the path is a file|File exists"):
+        writers()[name](tmp_path / "file" / "f")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_missing_folder_and_a_folder_in_the_way_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemProblem, match=r"none/f: the folder does not exist: create it first$"):
+        storage.atomic_write(tmp_path / "none" / "f", "x")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(SystemProblem, match=r"/d: a folder of that name is in the way: choose another path$"):
+        storage.atomic_write(tmp_path / "d", "x")
+    with pytest.raises(SystemProblem, match=r"the name is too long: choose a shorter one$"):
+        storage.atomic_write(tmp_path / ("n" * 250), "x")
+    assert os.listdir(tmp_path) == ["d"]
+
+
+def test_tokenizer_save_reports_the_same_way(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    with pytest.raises(SystemProblem, match=r"cannot write .*vocab\.txt"):
+        Tokenizer.load(tmp_path).save(tmp_path / "vocab.txt" / "folder")
+
+
+def test_other_errors_inside_a_folder_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), storage.atomic_folder(tmp_path / "out"):
+        Path(tmp_path / "input").read_text()
+    with (
+        pytest.raises(SystemProblem, match=r"cannot write .*out: the disk is full"),
+        storage.atomic_folder(tmp_path / "out"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "old").touch()
+    rename = os.rename
+
+    def fail_on_publish(source: Path, target: Path) -> None:
+        if ".tmp-" in Path(source).name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(atomic, "os", SimpleNamespace(**{**vars(os), "rename": fail_on_publish}))
+    with pytest.raises(SystemProblem, match="the disk is full"), storage.atomic_folder(path, replace=True):
+        pass
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(path) == ["old"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_kill_in_the_middle_leaves_the_old_and_is_cleaned_up_later(tmp_path: Path, kind: str) -> None:
+    storage.atomic_write(tmp_path / "f", "old")
+    with storage.atomic_folder(tmp_path / "d") as aside:
+        (aside / "old").touch()
+    body = {
+        "file": f"with writing_aside(Path({str(tmp_path / 'f')!r})) as f:\n    f.write(b'half'); f.flush()",
+        "folder": f"with atomic_folder(Path({str(tmp_path / 'd')!r}), replace=True) as d:\n    (d / 'h')"
+        ".touch()",
+    }[kind]
+    process = python(
+        "import time; from pathlib import Path; from minilm.atomic import writing_aside, atomic_folder\n"
+        f"{body}\n    print('ready', flush=True); time.sleep(60)\n"
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (tmp_path / "f").read_text() == "old"
+    assert os.listdir(tmp_path / "d") == ["old"]
+    assert len(os.listdir(tmp_path)) == 3  # the leftover
+    storage.atomic_write(tmp_path / "f", "new")
+    with storage.atomic_folder(tmp_path / "d", replace=True) as aside:
+        (aside / "new").touch()
+    assert sorted(os.listdir(tmp_path)) == ["d", "f"]
+
+
+def test_random_kills_never_show_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    storage.atomic_write(path, b"0" * 300_000)
+    for delay in (0.0, 0.004, 0.011, 0.023):
+        process = python(
+            "from pathlib import Path; from minilm.storage import atomic_write\nprint('ready', flush=True)\n"
+            f"for i in range(10**6): atomic_write(Path({str(path)!r}), str(i % 10).encode() * 300_000)\n"
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        content = path.read_bytes()
+        assert len(content) == 300_000
+        assert len(set(content)) == 1
+    storage.atomic_write(path, "end")
+    assert os.listdir(tmp_path) == ["f"]

@@ -1,0 +1,473 @@
+"""Proves that hostile files end in one DataError: nothing runs (a canary file shows it), nothing blows up."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minilm.errors import DataError
+from minilm.storage import map_arrays, read_legacy_bin, read_safetensors, read_safetensors_header
+from minilm.text.tokenizer import Tokenizer
+
+# --- safetensors ---------------------------------------------------------------------------------
+
+
+def tensor_file(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(start: int, end: int, *, shape: object = None, dtype: object = "U8") -> dict[str, object]:
+    return {"dtype": dtype, "shape": [end - start] if shape is None else shape, "data_offsets": [start, end]}
+
+
+HOSTILE = {
+    "empty": (b"", "not a whole safetensors file: it has 0 bytes"),
+    "seven_bytes": (b"\0" * 7, "not a whole safetensors file: it has 7 bytes"),
+    "length_2_63": (tensor_file({}, length=2**63), "its header 9223372036854775808"),
+    "length_2_64_minus_1": (tensor_file({}, length=2**64 - 1), "its header 18446744073709551615"),
+    "length_beyond_file": (tensor_file({}, length=3), "not a whole safetensors file"),
+    "header_not_utf8": (tensor_file(b'{"\xff":1}'), "header is not UTF-8"),
+    "header_not_json": (tensor_file(b"{'a'}"), "broken JSON"),
+    "header_empty": (tensor_file(b""), "broken JSON"),
+    "header_list": (tensor_file([]), "expected a JSON object"),
+    "header_deep": (tensor_file(b'{"a":' * 50_000), "nested too deep"),
+    "duplicate_name": (tensor_file(b'{"a":1,"a":2}'), 'key "a" is given twice'),
+    "duplicate_field": (tensor_file(b'{"a":{"dtype":"U8","dtype":"U8"}}'), 'key "dtype" is given twice'),
+    "metadata_number": (tensor_file({"__metadata__": {"a": 1}}), "must map text to text"),
+    "metadata_list": (tensor_file({"__metadata__": []}), "must map text to text"),
+    "entry_number": (tensor_file({"a": 1}), "must have exactly dtype, shape and data_offsets"),
+    "entry_extra": (tensor_file({"a": {**entry(0, 1), "b": 1}}, b"x"), "must have exactly"),
+    "dtype_unknown": (tensor_file({"a": entry(0, 1, dtype="U9")}, b"x"), "unknown dtype 'U9'; known: BOOL"),
+    "dtype_list": (tensor_file({"a": entry(0, 1, dtype=["U8"])}, b"x"), "unknown dtype"),
+    "shape_negative": (tensor_file({"a": entry(0, 1, shape=[-1, -1])}, b"x"), "not lists of sizes"),
+    "shape_float": (tensor_file({"a": entry(0, 1, shape=[1.0])}, b"x"), "not lists of sizes"),
+    "shape_bool": (tensor_file({"a": entry(0, 1, shape=[True])}, b"x"), "not lists of sizes"),
+    "shape_text": (tensor_file({"a": entry(0, 1, shape="1")}, b"x"), "not lists of sizes"),
+    "shape_overflow": (tensor_file({"a": entry(0, 0, shape=[2**61, 8, 2])}), "needs .* bytes"),
+    "shape_wraps": (
+        tensor_file({"a": entry(0, 0, shape=[2**32, 2**32])}),
+        "needs 18446744073709551616 bytes",
+    ),
+    "shape_long": (tensor_file({"a": entry(0, 1, shape=[1] * 65)}, b"x"), "not lists of sizes"),
+    "offsets_reversed": (tensor_file({"a": entry(1, 0, shape=[1])}, b"x"), "data_offsets span -1"),
+    "offsets_three": (
+        tensor_file({"a": {**entry(0, 1), "data_offsets": [0, 1, 2]}}, b"x"),
+        "not lists of sizes",
+    ),
+    "overlap": (
+        tensor_file({"a": entry(0, 4), "b": entry(2, 6)}, b"x" * 6),
+        "'b' overlaps the tensor before it",
+    ),
+    "same_place": (tensor_file({"a": entry(0, 4), "b": entry(0, 4)}, b"x" * 4), "overlaps"),
+    "gap": (tensor_file({"a": entry(0, 2), "b": entry(4, 6)}, b"x" * 6), "'b' leaves a gap before it"),
+    "gap_first": (tensor_file({"a": entry(2, 4)}, b"x" * 4), "'a' leaves a gap"),
+    "truncated": (tensor_file({"a": entry(0, 8)}, b"x" * 7), "it is truncated"),
+    "trailing": (tensor_file({"a": entry(0, 8)}, b"x" * 9), "it is followed by foreign bytes"),
+    "huge_claim": (tensor_file({"a": entry(0, 2**60)}, b"x"), "it is truncated"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_safetensors_are_refused_by_every_reader(tmp_path: Path, name: str) -> None:
+    data, message = HOSTILE[name]
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data)
+    for read in (read_safetensors, read_safetensors_header, map_arrays):
+        with pytest.raises(DataError, match=message) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 600
+
+
+GOOD = safetensors.torch.save(
+    {"a": torch.arange(4.0), "b": torch.zeros(2, 3, dtype=torch.bfloat16), "c": torch.tensor(1)},
+    metadata={"k": "v"},
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=3),
+    cut=st.integers(0, 9),
+)
+def test_what_we_accept_the_safetensors_library_accepts(
+    tmp_path: Path, changes: list[tuple[int, int]], cut: int
+) -> None:
+    data = bytearray(GOOD)
+    for position, value in changes:
+        data[position] = value
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data[: len(data) - cut])
+    try:
+        ours = read_safetensors(path)
+    except DataError:
+        return
+    theirs = safetensors.torch.load_file(path)
+    assert set(ours) == set(theirs)
+    assert all(
+        torch.equal(ours[name].view(torch.uint8), theirs[name].view(torch.uint8))
+        for name in ours
+        if ours[name].dim()
+    )
+
+
+# --- pickles -------------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call
+
+
+class Storage:
+    """Pickles as the persistent id of a storage."""
+
+    def __init__(self, *record: object) -> None:
+        self.record = record
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, value: object) -> object:
+        return value.record if isinstance(value, Storage) else None
+
+
+def pickled(value: object) -> bytes:
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol=2).dump(value)
+    return buffer.getvalue()
+
+
+def zip_file(program: bytes, *, storages: dict[str, bytes] | None = None, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **options) as archive:  # type: ignore[arg-type]
+        archive.writestr("m/data.pkl", program)
+        archive.writestr("m/byteorder", "little")
+        archive.writestr("m/version", "3\n")
+        for key, data in (storages or {}).items():
+            archive.writestr(f"m/data/{key}", data)
+    return buffer.getvalue()
+
+
+def stream_file(program: bytes, *, storages: dict[str, bytes] | None = None, keys: object = None) -> bytes:
+    head = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}]
+    storages = storages or {}
+    tail = b"".join(struct.pack("<q", len(data) // 4) + data for data in storages.values())
+    return b"".join(map(pickled, head)) + program + pickled(list(storages) if keys is None else keys) + tail
+
+
+BOTH = pytest.mark.parametrize("make", [zip_file, stream_file], ids=["zip", "stream"])
+FLOATS = Storage("storage", torch.FloatStorage, "0", "cpu", 4)
+
+
+def view(storage: object = FLOATS, offset: object = 0, size: object = (4,), stride: object = (1,)) -> Call:
+    return Call(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, {})
+
+
+def refuse(path: Path, data: bytes, message: str) -> None:
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=message) as caught:
+        read_legacy_bin(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@BOTH
+def test_the_files_made_here_are_good_when_nothing_is_wrong(tmp_path: Path, make: object) -> None:
+    program, data = pickled({"a": view()}), {"0": struct.pack("<4f", 1, 2, 3, 4)}
+    (tmp_path / "m.bin").write_bytes(make(program, storages=data))  # type: ignore[operator]
+    assert read_legacy_bin(tmp_path / "m.bin")["a"].tolist() == [1, 2, 3, 4]
+    if make is zip_file:
+        assert torch.load(tmp_path / "m.bin", weights_only=True)["a"].tolist() == [1, 2, 3, 4]
+
+
+def payloads(canary: Path) -> dict[str, tuple[bytes, str]]:
+    touch = f"open({str(canary)!r}, 'w')"
+    nested = pickle.dumps(Call(os.system, f"touch {canary}"))
+    global_eval = b"c__builtin__\neval\n(X" + struct.pack("<I", len(touch)) + touch.encode() + b"tR."
+    return {
+        "os_system": (pickled(Call(os.system, f"touch {canary}")), r"asks for (posix|nt)\.system"),
+        "eval": (pickled({"a": Call(eval, touch)}), r"asks for (__builtin__|builtins)\.eval"),
+        "eval_by_hand": (b"\x80\x02" + global_eval, r"asks for __builtin__\.eval"),
+        "open": (pickled({"a": Call(open, str(canary), "w")}), r"asks for (io|_io)\.open"),
+        "popen": (
+            pickled({"a": Call(subprocess.Popen, ["touch", str(canary)])}),
+            r"asks for (subprocess|commands)\.Popen",
+        ),
+        "getattr": (
+            pickled(Call(getattr, "a", "b")),
+            r"asks for (__builtin__|builtins)\.getattr",
+        ),
+        "torch_load": (pickled({"a": Call(torch.load, str(canary))}), r"asks for torch\.serialization\.load"),
+        "loads": (pickled({"a": Call(pickle.loads, nested)}), r"asks for (_pickle|pickle)\.loads"),
+        "load_from_bytes": (
+            pickled({"a": Call(torch.storage._load_from_bytes, nested)}),
+            r"asks for torch\.storage\._load_from_bytes",
+        ),
+        "dotted": (b"\x80\x04\x8c\x05torch\x8c\x09os.system\x93.", r"asks for torch\.os\.system"),
+        "obj": (b"(cos\nsystem\nX\x01\0\0\0ao.", r"asks for os\.system"),
+        "inst": (b"(X\x01\0\0\0aios\nsystem\n.", "instruction INST has no place"),
+        "newobj": (b"\x80\x02ctorch\nSize\n)\x81.", "instruction NEWOBJ has no place"),
+        "extension": (b"\x80\x02\x82\x01.", "instruction EXT1 has no place"),
+        "build_on_name": (
+            b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b.",
+            "a state set on something that is no dict",
+        ),
+        "call_a_storage": (pickled({"a": 1})[:-1] + b"ctorch\nFloatStorage\n)R.", "cannot be called"),
+        "payload_as_storage": (
+            pickled({"a": view(Storage("storage", Call(os.system, f"touch {canary}"), "0", "cpu", 4))}),
+            r"asks for (posix|nt)\.system",
+        ),
+        "persistent_text": (b"\x80\x02X\x01\0\0\0aQ.", "unknown kind of persistent id"),
+    }
+
+
+@BOTH
+@pytest.mark.parametrize("name", payloads(Path("canary")))
+def test_payloads_do_not_run(tmp_path: Path, make: object, name: str) -> None:
+    canary = tmp_path / "canary"
+    program, message = payloads(canary)[name]
+    refuse(tmp_path / "m.bin", make(program), message)  # type: ignore[operator]
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("make", [zip_file, stream_file])
+def test_a_payload_hidden_in_a_storage_stays_bytes(tmp_path: Path, make: object) -> None:
+    canary = tmp_path / "canary"
+    payload = pickle.dumps(Call(os.system, f"touch {canary}"))
+    payload += b"\0" * (-len(payload) % 4)
+    storage = Storage("storage", torch.FloatStorage, "0", "cpu", len(payload) // 4)
+    program = pickled({"a": view(storage, 0, (len(payload) // 4,))})
+    (tmp_path / "m.bin").write_bytes(make(program, storages={"0": payload}))  # type: ignore[operator]
+    tensor = read_legacy_bin(tmp_path / "m.bin")["a"]
+    assert tensor.view(torch.uint8).numpy().tobytes() == payload
+    assert not canary.exists()
+
+
+def test_the_canary_would_sing(tmp_path: Path) -> None:
+    """The payloads above are live: the ordinary unpickler does run them."""
+    canary = tmp_path / "canary"
+    pickle.loads(payloads(canary)["os_system"][0])
+    assert canary.exists()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (view(offset=1), "tensor 'a' of shape \\(4,\\) reaches element 4 of a storage of 4: refused"),
+        (view(size=(5,)), "reaches element 4 of a storage of 4"),
+        (view(size=(2, 2), stride=(3, 1)), "reaches element 4"),
+        (view(size=(2,), stride=(2**61,)), "reaches element 2305843009213693952"),
+        (view(offset=-1), "-1 where a size was expected"),
+        (view(stride=(-1,)), "-1 where a size was expected"),
+        (view(size=(2**63,)), "9223372036854775808 where a size was expected"),
+        (view(size=(2**40,), stride=(0,)), "is larger than the whole file: refused"),
+        (view(size=(True,)), "bool where a size was expected"),
+        (view(size=(1.0,)), "float where a size was expected"),
+        (view(size=(4, 1)), "whose shape and strides differ in length"),
+        (view(size=(1,) * 65, stride=(1,) * 65), "a shape that is no short tuple"),
+        (view(storage="0"), "a tensor without a storage"),
+        (
+            view(Storage("storage", torch.FloatStorage, "0", "cpu", 5), size=(5,)),
+            "storage '0' has .* not 5",
+        ),
+        (view(Storage("storage", torch.FloatStorage, "9", "cpu", 4)), "damaged"),
+        (view(Storage("storage", torch.FloatStorage, "../0", "cpu", 4)), "damaged"),
+        (
+            view(Storage("storage", torch.FloatStorage, "0", "cpu", 4, ("v", 3, 2))),
+            r"storage view 3\.\.5 reaches outside",
+        ),
+        (view(Storage("storage", torch.FloatStorage, "0", "cpu", -4)), "-4 where a size was expected"),
+        (view(Storage("module", torch.FloatStorage, "0", "cpu", 4)), "unknown kind of persistent id"),
+        (Call(torch._utils._rebuild_tensor_v2), "damaged"),
+        (Call(torch._utils._rebuild_parameter, "x", True, {}), "a parameter without a tensor"),
+    ],
+)
+def test_views_that_do_not_fit_are_refused(tmp_path: Path, make: object, tensor: Call, message: str) -> None:
+    refuse(tmp_path / "m.bin", make(pickled({"a": tensor}), storages={"0": b"\0" * 16}), message)  # type: ignore[operator]
+
+
+def test_one_storage_described_in_two_ways_is_refused(tmp_path: Path) -> None:
+    other = Storage("storage", torch.IntStorage, "0", "cpu", 4)
+    program = pickled({"a": view(), "b": view(other)})
+    for make in (zip_file, stream_file):
+        refuse(
+            tmp_path / "m.bin", make(program, storages={"0": b"\0" * 16}), "is described in two ways: refused"
+        )
+
+
+DOUBLING = b"\x80\x02X\x01\0\0\0a" + b"".join(b"q%c\x68%c\x68%c\x86" % (i, i, i) for i in range(200))
+DEEP = b"\x80\x02)" + b"\x85" * 300_000
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "program",
+    [
+        DOUBLING + b".",  # 2**200 leaves when printed or compared
+        b"\x80\x02}" + DOUBLING[2:] + b"K\x01s.",  # the same as a key
+        DOUBLING + DOUBLING[2:] + b"\x93.",  # as the name of a global
+        DEEP + b".",
+        b"\x80\x02}" + DEEP[2:] + b"K\x01s.",  # hashing it would overflow the stack
+        b"\x80\x02ccollections\nOrderedDict\n]" + DEEP[2:] + b"K\x01\x86a\x85R.",
+        b"\x80\x02}q\0h\0h\0s.",
+        b"\x80\x02K\x01r\xff\xff\xff\xff.",  # a memo of four billion slots
+        b"\x80\x02\x8b\xff\xff\xff\x7f.",
+        b"\x80\x02X\xff\xff\xff\xffa.",
+        b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fa.",
+        b"\x80\x02I" + b"9" * 10_000 + b"\n.",
+        b"\x80\x02" + b"0" * 10 + b".",
+        b"\x80\x02" + b"t.",
+        b"\x80\x02" + b".",
+        b"\x80\xff.",
+        b"",
+        b"\xff\xff",
+    ],
+)
+def test_pickles_made_to_exhaust_or_crash_are_refused(tmp_path: Path, make: object, program: bytes) -> None:
+    refuse(tmp_path / "m.bin", make(program), "expected|refused|damaged|neither")  # type: ignore[operator]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_random_damage_is_a_data_error_or_harmless(tmp_path: Path, as_zip: bool, data: st.DataObject) -> None:
+    buffer = io.BytesIO()
+    torch.save(
+        {"a": torch.arange(4.0), "b": torch.ones(2, 2).T}, buffer, _use_new_zipfile_serialization=as_zip
+    )
+    damaged = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "m.bin").write_bytes(damaged)
+    with contextlib.suppress(DataError):
+        for tensor in read_legacy_bin(tmp_path / "m.bin").values():
+            tensor.sum()  # touches every element
+
+
+# --- zips ----------------------------------------------------------------------------------------
+
+
+def test_zip_bombs_are_refused_before_they_unfold(tmp_path: Path) -> None:
+    program = pickled({"a": view()})
+    bomb = zip_file(program, storages={"0": b"\0" * 50_000_000}, compression=zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 100_000
+    refuse(tmp_path / "m.bin", bomb, "is compressed or encrypted, torch.save writes neither: refused")
+
+
+def test_parts_that_claim_more_than_the_file_has_are_refused(tmp_path: Path) -> None:
+    data = bytearray(zip_file(pickled({"a": view()}), storages={"0": b"\0" * 16}))
+    place = data.rindex(b"PK\x01\x02")  # the last central directory entry: the storage
+    data[place + 20 : place + 28] = struct.pack("<II", 2**31, 2**31)
+    refuse(tmp_path / "m.bin", bytes(data), "claim more bytes than the file has: refused")
+
+
+def test_odd_names_in_a_zip_are_refused(tmp_path: Path) -> None:
+    def with_names(*names: str) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name in names:
+                archive.writestr(name, pickled({}))
+        return buffer.getvalue()
+
+    no_pickle = r"a zip without exactly one NAME/data\.pkl that torch\.save writes"
+    refuse(tmp_path / "m.bin", with_names("data.pkl"), no_pickle)
+    refuse(tmp_path / "m.bin", with_names("a/data.pkl", "b/data.pkl"), no_pickle)
+    refuse(tmp_path / "m.bin", with_names("../../data.pkl"), no_pickle)
+    refuse(tmp_path / "m.bin", with_names("x.txt"), no_pickle)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        twice = with_names("a/data.pkl", "a/data/0", "a/data/0")
+    refuse(tmp_path / "m.bin", twice, "a name is twice in the zip: refused")
+    (tmp_path / "m.bin").write_bytes(with_names("a/data.pkl", "../../../evil", "/etc/evil"))
+    assert read_legacy_bin(tmp_path / "m.bin") == {}  # nothing is ever unpacked to disk
+    assert os.listdir(tmp_path) == ["m.bin"]
+
+
+def test_a_damaged_storage_fails_its_checksum(tmp_path: Path) -> None:
+    data = bytearray(zip_file(pickled({"a": view()}), storages={"0": b"weights!" * 2}))
+    data[data.index(b"weights!")] ^= 1
+    refuse(tmp_path / "m.bin", bytes(data), "damaged or not a PyTorch state dict: Bad CRC-32")
+
+
+def test_big_endian_files_are_refused(tmp_path: Path) -> None:
+    data = zip_file(pickled({})).replace(b"little", b"biggie")
+    refuse(tmp_path / "m.bin", data, "damaged")  # the checksum of the member notices first
+    stream = stream_file(pickled({})).replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89")
+    refuse(tmp_path / "m.bin", stream, "written on a big-endian machine")
+
+
+def test_reading_a_state_dict_imports_nothing_it_names(tmp_path: Path) -> None:
+    """A refused module name is not even imported."""
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    (tmp_path / "m.bin").write_bytes(zip_file(b"\x80\x02cevil_module\nThing\n."))
+    file = str(tmp_path / "m.bin")
+    code = f"from pathlib import Path; from minilm.storage import *; read_legacy_bin(Path({file!r}))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert "asks for evil_module.Thing" in result.stderr
+    assert not (tmp_path / "canary").exists()
+
+
+# --- tokenizer files -----------------------------------------------------------------------------
+
+VOCAB = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.txt", (VOCAB + "a\n").encode(), r"vocab\.txt:7: token 'a' is also on line 6"),
+        ("vocab.txt", (VOCAB + "b\0\n").encode(), r"vocab\.txt:7: NUL character"),
+        ("vocab.txt", VOCAB.encode() + b"\xc3\x28\n", r"vocab\.txt:7: byte 0xc3 is not UTF-8"),
+        (
+            "vocab.txt",
+            VOCAB.encode() + "\ud800\n".encode("utf-8", "surrogatepass"),
+            r"vocab\.txt:7: byte 0xed",
+        ),
+        ("vocab.txt", VOCAB.encode("utf-16"), r"vocab\.txt:1: byte 0xff"),
+        ("tokenizer.json", b"", "broken JSON"),
+        ("tokenizer.json", b"{}", "not a tokenizer.json: no model"),
+        (
+            "tokenizer.json",
+            b'{"model": {"type": "WordPiece", "vocab": {"a": 0}}}',
+            r"tokenizers library refuses it|frames",
+        ),
+        (
+            "tokenizer.json",
+            b'{"model": {"type": "WordPiece", "vocab": {"\\ud800": 0}}}',
+            "tokenizers library refuses it",
+        ),
+        (
+            "tokenizer.json",
+            b'{"model": {"type": "WordPiece", "vocab": {"a": 99999999999}}}',
+            "no token has id 0",
+        ),
+        ("tokenizer.json", b"[" * 100_000, "nested too deep"),
+    ],
+)
+def test_hostile_tokenizer_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)

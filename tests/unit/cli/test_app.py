@@ -1,0 +1,181 @@
+"""The command line: help is light, errors are one line with the right exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minilm.cli import app
+from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, UsageError
+
+SRC = Path(__file__).resolve().parents[3] / "src"
+HEAVY = {"torch", "transformers", "pydantic", "rich", "yaml", "numpy", "pyarrow", "tokenizers"}
+
+
+def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(SRC), "COLUMNS": "100"}
+    command = [sys.executable, "-m", "minilm.cli.app", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+
+
+def exit_code(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        app.main(arguments)
+    captured = capsys.readouterr()
+    return caught.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["distill", "--help"], ["recipes", "--help"], ["doctor", "-h"]]
+)
+def test_help_imports_nothing_heavy(arguments):
+    """Time is noisy; the list of imported modules is not. (Inside a verb, typer itself uses pydantic.)"""
+    code = (
+        "import sys\nfrom minilm.cli.app import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as done:\n    assert done.code == 0\n"
+        "print('loaded:', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    loaded = set(done.stdout.rpartition("loaded:")[2].split())
+    assert "minilm" in loaded
+    assert not loaded & (HEAVY if arguments == ["--help"] else HEAVY - {"pydantic"})
+
+
+def verbs_and_commands() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for verb in app.VERBS:
+        module = app._verb_module(verb)
+        group = getattr(module, "app", None)
+        if group is not None:
+            names = (command.name or command.callback.__name__ for command in group.registered_commands)
+            found += [(verb, name) for name in names]
+        elif module is not None:
+            found.append((verb,))
+    return found
+
+
+@pytest.mark.parametrize("command", verbs_and_commands(), ids=" ".join)
+def test_every_help_has_two_examples_and_defaults(capsys, command):
+    code, out, _ = exit_code(capsys, *command, "--help")
+    assert code == 0
+    examples = [
+        line for line in out.partition("Examples:\n")[2].splitlines() if line.startswith("    minilm ")
+    ]
+    assert len(examples) >= 2
+    assert all(line.split()[1] == command[0] for line in examples)
+
+
+def test_defaults_are_shown(capsys):
+    _, out, _ = exit_code(capsys, "distill", "--help")
+    assert "[default: auto]" in out
+
+
+def test_version(capsys):
+    from minilm import __version__
+
+    assert exit_code(capsys, "--version") == (0, f"minilm {__version__}\n", "")
+
+
+def test_a_misspelt_command_gets_a_suggestion(capsys):
+    code, _, err = exit_code(capsys, "distil")
+    assert code == 2
+    assert "No such command 'distil'. Did you mean 'distill'?" in err
+
+
+def test_a_verb_that_is_not_there_does_not_break_help(capsys, monkeypatch):
+    monkeypatch.setattr(app, "VERBS", ("nothing_of_this_name", "doctor"))
+    code, out, _ = exit_code(capsys, "--help")
+    assert code == 0
+    assert "doctor" in out
+    assert "nothing_of_this_name" not in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (MinilmError("a"), 1, "error: a\n"),
+        (UsageError("bad\nflag"), 2, "error: bad flag\n"),
+        (DataError("bad row"), 3, "error: bad row\n"),
+        (SystemProblem("disk"), 4, "error: disk\n"),
+        (Interrupted("state saved"), 130, "error: state saved\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
+            4,
+            "error: /x/y: No space left on device; free some space or write to another disk\n",
+        ),
+        (OSError("odd"), 4, "error: odd\n"),
+        (MemoryError(), 4, "error: out of memory: use smaller batches or another machine\n"),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(capsys, monkeypatch, error, code, text):
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(app, "_exit_code_of", fail)
+    assert exit_code(capsys, "doctor") == (code, "", text)
+
+
+def test_ctrl_c_is_130(capsys, monkeypatch):
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minilm.cli.doctor.examine", stop)
+    assert exit_code(capsys, "doctor")[0] == 130
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(capsys):
+    code, _, err = exit_code(capsys, "distill", "nothing.yaml", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+    assert err.endswith("error: 'nothing.yaml' is neither a file nor a shipped recipe;"
+                        " `minilm recipes list` shows the shipped ones\n")  # fmt: skip
+    assert "Traceback" not in exit_code(capsys, "distill", "nothing.yaml")[2]
+
+
+def test_a_closed_pipe_is_quiet():
+    """`minilm recipes list | head -0` leaves no traceback."""
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "minilm.cli.app", "recipes", "list"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False)
+    os.close(write)
+    assert done.stderr == ""
+
+
+def test_a_full_disk_is_exit_code_4():
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    command = [sys.executable, "-m", "minilm.cli.app", "recipes", "show", "tiny-embedded"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: No space left on device; free some space")
+
+
+def test_distill_hands_the_recipe_to_the_library(monkeypatch, capsys):
+    """The verb loads the recipe, applies overrides and passes resume on; the run itself is elsewhere."""
+    import types
+
+    calls = []
+    module = types.ModuleType("minilm.distill.run")
+    module.distill = lambda loaded, resume: calls.append((loaded, resume))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "minilm.distill.run", module)
+    code, _, _ = exit_code(capsys, "distill", "tiny-embedded", "--set", "train.steps=3", "--resume", "never",
+                           "--set", "train.warmup_steps=0")  # fmt: skip
+    assert code == 0
+    assert calls[0][0].recipe.train.steps == 3
+    assert calls[0][1] == "never"
+
+
+def test_bad_choice_is_a_usage_error(capsys):
+    code, _, err = exit_code(capsys, "distill", "tiny-embedded", "--resume", "maybe")
+    assert code == 2
+    assert "maybe" in err

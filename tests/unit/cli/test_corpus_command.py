@@ -1,0 +1,86 @@
+"""`minilm corpus build`: several files after one --input, a table at the end, plain progress in a pipe."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from minilm.cli import corpus
+from minilm.corpus.build import BuildProgress
+from minilm.corpus.shards import Shards
+from minilm.errors import UsageError
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture
+def vocab(tmp_path: Path) -> Path:
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*SPECIAL, "the", "cat", "sat"]))
+    return path
+
+
+def test_all_files_after_input_are_read(vocab, tmp_path):
+    for name, text in (("a", "the cat"), ("b", "cat sat the"), ("c", "sat")):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"body": "{text}"}}\nbroken\n')
+    files = [str(tmp_path / f"{name}.jsonl") for name in "abc"]
+    out = tmp_path / "corpus"
+    options = ["--tokenizer", str(vocab), "--out", str(out), "--field", "body", "--max-tokens", "16"]
+    result = CliRunner().invoke(corpus.app, ["build", "--input", *files, *options], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert [ids.tolist() for ids in (Shards.open(out)[number] for number in range(3))] == [
+        [2, 5, 6, 3],
+        [2, 6, 7, 5, 3],
+        [2, 7, 3],
+    ]
+    for line in (
+        "files        3",
+        "documents    3 of at most 16 tokens",
+        "mean         4.0 tokens per document",
+    ):
+        assert line in result.stdout
+    assert "bad rows     3 skipped" in result.stdout
+    assert f"{files[0]}:2: broken JSON" in result.stdout
+
+
+def test_library_errors_reach_the_caller(vocab, tmp_path):
+    options = ["--tokenizer", str(vocab), "--out", str(tmp_path / "corpus")]
+    result = CliRunner().invoke(corpus.app, ["build", "--input", str(tmp_path / "gone.txt"), *options])
+    assert isinstance(result.exception, UsageError)
+
+
+def test_plain_progress_line():
+    now = BuildProgress(bytes_done=2**20, bytes_total=4 * 2**20, texts=900, documents=1000, tokens=200_000)
+    line = corpus.progress_line(now, 10.0)
+    assert line == (
+        " 25% of 4.0 MiB, 1,000 documents, 200,000 tokens, 100 documents/s, 20,000 tokens/s, 30 s left"
+    )
+
+
+def test_plain_lines_come_every_few_seconds(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 6.0, 7.0, 12.0])
+    monkeypatch.setattr(corpus.time, "monotonic", lambda: next(clock))
+    show = corpus._plain_lines()
+    for _ in range(4):
+        show(BuildProgress(bytes_done=1, bytes_total=2, texts=1, documents=1, tokens=1))
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_help_needs_no_heavy_imports():
+    code = (
+        "import sys, minilm.cli.corpus; "
+        "print(sorted({'torch', 'numpy', 'pyarrow', 'tokenizers', 'rich.progress'} & set(sys.modules)))"
+    )
+    source = Path(corpus.__file__).parents[2]
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "[]\n"

@@ -1,0 +1,208 @@
+"""Every format yields the same texts; bad rows are counted with their place; damaged files are errors."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from minilm.corpus import readers
+from minilm.corpus.readers import BadRows, ByteMeter, read_texts
+from minilm.errors import DataError, SystemProblem, UsageError
+
+TEXTS = ["the cat sat", "naïve café — 猫", 'she said "hi", twice', "  kept  as is  "]
+
+
+def read(*paths, field="text"):
+    bad = BadRows()
+    return list(read_texts(paths, field=field, bad_rows=bad)), bad
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def encoded(kind: str, texts: list[str], tmp_path: Path) -> bytes:
+    if kind == "txt":
+        return "\n".join(texts).encode()
+    if kind in ("jsonl", "json"):
+        return "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)).encode()
+    if kind == "csv":
+        rows = [f'{i},"{text.replace(chr(34), chr(34) * 2)}"' for i, text in enumerate(texts)]
+        return "\r\n".join(["id,text", *rows]).encode()
+    pq.write_table(pa.table({"id": list(range(len(texts))), "text": texts}), tmp_path / "plain.parquet")
+    return (tmp_path / "plain.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv", "parquet"])
+def test_every_format_gives_the_same_texts(kind, packed, tmp_path):
+    path = write(tmp_path / f"in.{kind}{packed}", encoded(kind, TEXTS, tmp_path))
+    assert read(path) == (TEXTS, BadRows())
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.txt.gz", "in.parquet"])
+def test_meter_ends_at_the_size_on_disk(name, tmp_path):
+    path = write(tmp_path / name, encoded(name.split(".")[1], TEXTS * 500, tmp_path))
+    meter = ByteMeter(done=100)
+    assert len(list(read_texts([path], bad_rows=BadRows(), meter=meter))) == 2000
+    assert meter.done == 100 + path.stat().st_size
+
+
+def test_files_are_read_in_the_given_order(tmp_path):
+    first, second = write(tmp_path / "b.txt", b"one\n"), write(tmp_path / "a.txt", b"two\n")
+    assert read(first, second)[0] == ["one", "two"]
+
+
+def test_suffix_is_not_case_sensitive(tmp_path):
+    assert read(write(tmp_path / "IN.TXT", b"one\n"))[0] == ["one"]
+
+
+def test_txt_skips_blank_lines_and_keeps_windows_line_ends_out(tmp_path):
+    path = write(tmp_path / "in.txt", b"\xef\xbb\xbfone\r\n\r\n  \ntwo\x00nul\rsame line\nlast")
+    assert read(path) == (["one", "two\x00nul\rsame line", "last"], BadRows())
+
+
+def test_bad_json_rows_are_counted_with_their_line(tmp_path):
+    rows = [
+        b'{"text": "good"}',
+        b'{"text": "broken',
+        b"",
+        b'{"text": "\xff"}',
+        b'{"title": "no text"}',
+        b'{"text": 5}',
+        b'["text"]',
+        b'{"text": null}',
+        b'{"text": " \\n "}',
+        b'{"text": "nul \\u0000 and \\ud800 kept"}',
+    ]
+    path = write(tmp_path / "in.jsonl", b"\n".join(rows))
+    texts, bad = read(path)
+    assert texts == ["good", "nul \x00 and \ud800 kept"]
+    assert (bad.count, bad.empty) == (6, 1)
+    assert bad.first == [
+        f"{path}:2: broken JSON (Unterminated string starting at column 10)",
+        f"{path}:4: invalid UTF-8 at byte 11 of the line",
+        f"{path}:5: no field 'text' (the row has 'title')",
+        f"{path}:6: field 'text' is a int, expected a string",
+        f"{path}:7: a JSON list, expected one object per line",
+    ]
+    assert bad.summary() == f"6 bad rows (first: {bad.first[0]}) and 1 empty texts"
+
+
+def test_deeply_nested_json_is_one_bad_row(tmp_path):
+    path = write(tmp_path / "in.jsonl", b"[" * 100_000 + b'\n{"text": "good"}\n')
+    texts, bad = read(path)
+    assert (texts, bad.count) == (["good"], 1)
+
+
+def test_bad_csv_rows_are_counted_with_their_first_line(tmp_path):
+    lines = [
+        b"id,body",
+        b'1,"two\nlines"',  # lines 2 and 3
+        b"2,too,many",
+        b"3,\xff\xfe",
+        b'4,"a"b',
+        b"5,good",
+        b'6,"never closed',
+        b"7,swallowed",
+    ]
+    path = write(tmp_path / "in.csv", b"\n".join(lines))
+    texts, bad = read(path, field="body")
+    assert texts == ["two\nlines", "good"]
+    assert bad.first == [
+        f"{path}:4: 3 columns, expected 2",
+        f"{path}:5: invalid UTF-8 in column 'body'",
+        f"{path}:6: broken CSV (',' expected after '\"')",
+        f"{path}:8: broken CSV (unexpected end of data)",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
+def test_one_megabyte_in_one_row(kind, tmp_path):
+    text = "word " * 200_000 + "end"
+    assert read(write(tmp_path / f"in.{kind}.gz", encoded(kind, [text], tmp_path)))[0] == [text]
+
+
+def test_overlong_line_is_a_bad_row_and_the_next_line_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 10)
+    path = write(tmp_path / "in.txt", b"short\n" + b"x" * 35 + b"\n123456789\n1234567890\nlast")
+    texts, bad = read(path)
+    assert texts == ["short", "123456789", "last"]
+    assert bad.first == [f"{path}:2: line longer than 10 bytes", f"{path}:4: line longer than 10 bytes"]
+
+
+def test_parquet_bad_values_are_counted_with_their_row(tmp_path):
+    path = tmp_path / "in.parquet"
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]
+    )
+    texts = pa.chunked_array([pa.array(["good", None, ""]), broken])
+    pq.write_table(pa.table({"text": texts}), path)
+    found, bad = read(path)
+    assert (found, bad.count, bad.empty) == (["good"], 2, 1)
+    assert bad.first == [f"{path}:2: field 'text' is null, expected a string", f"{path}:4: invalid UTF-8"]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 30, -1])
+def test_cut_gzip_is_an_error_not_a_short_file(cut, tmp_path):
+    path = tmp_path / "in.txt.gz"
+    path.write_bytes(gzip.compress(os.urandom(500).hex().encode() + b"\nlast\n")[:cut])
+    with pytest.raises(DataError, match=r"in\.txt\.gz: the \.gz file is damaged or cut short"):
+        read(path)
+
+
+def test_flipped_byte_in_gzip_is_an_error(tmp_path):
+    path = tmp_path / "in.txt.gz"
+    data = bytearray(gzip.compress(b"one line\n" * 50))
+    data[-6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="damaged or cut short"):
+        read(path)
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-20], lambda d: b"PAR1" + d[200:], lambda d: b""])
+def test_damaged_parquet_is_an_error(damage, tmp_path):
+    path = write(tmp_path / "in.parquet", damage(encoded("parquet", TEXTS * 100, tmp_path)))
+    with pytest.raises(DataError, match=r"in\.parquet: not a readable parquet file"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_missing_column_names_the_columns(kind, tmp_path):
+    path = write(tmp_path / f"in.{kind}", encoded(kind, TEXTS, tmp_path))
+    with pytest.raises(
+        DataError, match=r"one column named 'body'.*found 'id', 'text'; name the text column with --field"
+    ):
+        read(path, field="body")
+
+
+def test_parquet_column_of_numbers_is_an_error(tmp_path):
+    path = write(tmp_path / "in.parquet", encoded("parquet", TEXTS, tmp_path))
+    with pytest.raises(DataError, match="column 'id' holds int64, expected strings"):
+        read(path, field="id")
+
+
+def test_wrong_paths_are_refused_before_anything_is_read(tmp_path):
+    good = write(tmp_path / "in.txt", b"one\n")
+    with pytest.raises(UsageError, match=r"gone\.txt: no such file"):
+        read_texts([good, tmp_path / "gone.txt"], bad_rows=BadRows())
+    with pytest.raises(UsageError, match=r"in\.pdf: unknown kind of file; expected \.txt, \.jsonl"):
+        read_texts([good, tmp_path / "in.pdf"], bad_rows=BadRows())
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(UsageError, match=r"folder\.txt: not a file"):
+        read_texts([good, tmp_path / "folder.txt"], bad_rows=BadRows())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file_is_a_system_problem(tmp_path):
+    path = write(tmp_path / "in.txt", b"one\n")
+    path.chmod(0)
+    with pytest.raises(SystemProblem, match=r"in\.txt: cannot be read"):
+        read(path)

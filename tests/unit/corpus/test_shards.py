@@ -1,0 +1,243 @@
+"""What is built can be read back, does not depend on workers or shard size, and damage is noticed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minilm.corpus import tokenizing
+from minilm.corpus.build import BuildProgress, build_shards
+from minilm.corpus.readers import BadRows
+from minilm.corpus.shards import MANIFEST_NAME, Shards
+from minilm.errors import DataError, UsageError
+from minilm.text.tokenizer import Tokenizer
+
+TEXTS = [f"the cat {number} sat on the mat ." * (number % 7 + 1) for number in range(200)]
+
+
+@pytest.fixture
+def texts_file(tmp_path: Path) -> Path:
+    path = tmp_path / "in.txt"
+    path.write_text("\n".join(TEXTS))
+    return path
+
+
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def documents_of(shards: Shards) -> list[list[int]]:
+    return [shards[index].tolist() for index in range(len(shards))]
+
+
+def test_documents_are_the_tokenized_texts(vocab, texts_file, tmp_path):
+    manifest = build_shards([texts_file], tokenizer=vocab, out=tmp_path / "corpus")
+    shards = Shards.open(tmp_path / "corpus", verify=True)
+    expected = [ids.tolist() for ids in Tokenizer.load(vocab).encode(TEXTS)]
+    assert documents_of(shards) == expected
+    assert shards[0].dtype == np.int32
+    assert shards.lengths.dtype == np.int32
+    assert shards.lengths.tolist() == [len(ids) for ids in expected]
+    assert (manifest.texts, manifest.documents, manifest.tokens) == (200, 200, sum(map(len, expected)))
+    assert manifest.dtype == "uint16"
+    assert shards.manifest == manifest
+    with pytest.raises(IndexError, match="document 200 of a corpus of 200"):
+        shards[200]
+
+
+def test_long_texts_become_several_documents_without_loss(vocab, texts_file, tmp_path):
+    manifest = build_shards([texts_file], tokenizer=vocab, out=tmp_path / "corpus", max_tokens=10)
+    shards = Shards.open(tmp_path / "corpus")
+    tokenizer = Tokenizer.load(vocab)
+    assert shards.lengths.max() == 10
+    assert manifest.texts == 200 < manifest.documents == len(shards)
+    inner = []
+    for ids in documents_of(shards):
+        assert (ids[0], ids[-1]) == (tokenizer.cls_id, tokenizer.sep_id)
+        inner.extend(ids[1:-1])
+    assert inner == np.concatenate(tokenizer.encode(TEXTS, special_tokens=False)).tolist()
+
+
+@pytest.mark.parametrize("shard_tokens", [1, 40, 1000])
+def test_shard_size_changes_files_not_documents(shard_tokens, vocab, texts_file, tmp_path):
+    build_shards([texts_file], tokenizer=vocab, out=tmp_path / "one")
+    cut = build_shards([texts_file], tokenizer=vocab, out=tmp_path / "many", shard_tokens=shard_tokens)
+    assert all(shard.tokens <= shard_tokens or shard.documents == 1 for shard in cut.shards)
+    assert len(cut.shards) > 1
+    assert documents_of(Shards.open(tmp_path / "many")) == documents_of(Shards.open(tmp_path / "one"))
+
+
+def test_two_workers_write_the_same_bytes_as_one(vocab, texts_file, tmp_path):
+    options = {"tokenizer": vocab, "max_tokens": 16, "shard_tokens": 3000}
+    inputs = [texts_file] * 30  # several batches
+    one = build_shards(inputs, out=tmp_path / "one", **options)
+    two = build_shards(inputs, out=tmp_path / "two", workers=2, **options)
+    assert one == two
+    assert file_bytes(tmp_path / "one") == file_bytes(tmp_path / "two")
+
+
+def test_batch_size_changes_nothing(vocab, texts_file, tmp_path, monkeypatch):
+    build_shards([texts_file], tokenizer=vocab, out=tmp_path / "large", shard_tokens=500)
+    monkeypatch.setattr(tokenizing, "BATCH_TEXTS", 7)
+    build_shards([texts_file], tokenizer=vocab, out=tmp_path / "small", shard_tokens=500)
+    assert file_bytes(tmp_path / "large") == file_bytes(tmp_path / "small")
+
+
+def test_huge_text_goes_through_the_tokenizer_in_parts(vocab, monkeypatch):
+    tokenizer = Tokenizer.load(vocab)
+    text = "the cat sat\non the mat . " * 50
+    whole = tokenizing.tokenize_here(tokenizer, [text], max_tokens=16)
+    monkeypatch.setattr(tokenizing, "BATCH_CHARS", 37)
+    assert list(tokenizing.batches(["a", text, "b", "c"])) == [["a"], [text], ["b", "c"]]
+    parts = tokenizing.tokenize_here(tokenizer, [text], max_tokens=16)
+    assert np.array_equal(parts.token_ids, whole.token_ids)
+    assert tokenizing.tokenize_here(tokenizer, ["x" * 100], max_tokens=16).texts == 1
+
+
+def test_one_megabyte_line_and_nul_bytes(vocab, tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"." * 2**20 + b"\ncat\x00dog\n\x00\n")
+    manifest = build_shards([path], tokenizer=vocab, out=tmp_path / "corpus")
+    dot = Tokenizer.load(vocab).token_to_id(".")
+    shards = Shards.open(tmp_path / "corpus")
+    assert sum(int((shards[index] == dot).sum()) for index in range(len(shards))) == 2**20
+    assert (manifest.texts, manifest.empty_texts) == (2, 1)
+
+
+def test_large_vocabulary_uses_four_bytes(tmp_path):
+    vocab, path = tmp_path / "vocab.txt", tmp_path / "in.txt"
+    words = [f"w{number}" for number in range(66_000)]
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    path.write_text("w65999 w0\n")
+    assert build_shards([path], tokenizer=vocab, out=tmp_path / "corpus").dtype == "uint32"
+    assert Shards.open(tmp_path / "corpus")[0].tolist() == [2, 66_004, 5, 3]
+
+
+def test_progress_and_skipped_rows_are_reported(vocab, tmp_path, caplog):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "the cat"}\nbroken\n{"text": ""}\n')
+    seen: list[BuildProgress] = []
+    bad_rows = BadRows()
+    with caplog.at_level(logging.WARNING):
+        manifest = build_shards(
+            [path], tokenizer=vocab, out=tmp_path / "corpus", bad_rows=bad_rows, on_progress=seen.append
+        )
+    size = path.stat().st_size
+    assert seen == [BuildProgress(bytes_done=size, bytes_total=size, texts=1, documents=1, tokens=4)]
+    assert (manifest.bad_rows, manifest.empty_texts) == (bad_rows.count, bad_rows.empty) == (1, 1)
+    assert caplog.messages == [f"skipped {bad_rows.summary()}"]
+
+
+def test_fingerprint_follows_what_training_reads(vocab, texts_file, tmp_path):
+    def built(name, path=texts_file, **options):
+        return build_shards([path], tokenizer=vocab, out=tmp_path / name, **options).fingerprint
+
+    with_bad_row, other = tmp_path / "same.txt", tmp_path / "other.txt"
+    with_bad_row.write_bytes(texts_file.read_bytes() + b"\n\xff")
+    other.write_bytes(texts_file.read_bytes().replace(b"cat", b"dog", 1))
+    assert built("a") == built("b") == built("c", with_bad_row)
+    assert len({built("d"), built("e", other), built("f", max_tokens=20), built("g", shard_tokens=50)}) == 4
+
+
+def test_nothing_to_read_is_an_error_that_shows_why(vocab, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"body": "the cat"}\n')
+    with pytest.raises(
+        DataError, match=r"no text found in 1 input files .*in\.jsonl:1: no field 'text'.*--field"
+    ):
+        build_shards([path], tokenizer=vocab, out=tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_tokens", 2), ("shard_tokens", 0), ("workers", 0)])
+def test_impossible_numbers_are_refused(name, value, vocab, texts_file, tmp_path):
+    with pytest.raises(UsageError, match=f"{name} is {value}; expected at least"):
+        build_shards([texts_file], tokenizer=vocab, out=tmp_path / "corpus", **{name: value})
+
+
+def test_no_inputs_are_refused(vocab, tmp_path):
+    with pytest.raises(UsageError, match="no input files; give at least one with --input"):
+        build_shards([], tokenizer=vocab, out=tmp_path / "corpus")
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corpus(vocab, texts_file, tmp_path) -> Path:
+    build_shards([texts_file], tokenizer=vocab, out=tmp_path / "corpus", shard_tokens=3000)
+    return tmp_path / "corpus"
+
+
+def change_manifest(corpus: Path, **changes: object) -> None:
+    path = corpus / MANIFEST_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_flipped_token_is_found_by_verify(corpus):
+    path = corpus / "shard-00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"shard-00000\.safetensors: its bytes do not have the checksum"):
+        Shards.open(corpus, verify=True)
+
+
+def test_cut_shard_is_found_without_verify(corpus):
+    path = corpus / "shard-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(DataError, match=r"shard-00001\.safetensors"):
+        Shards.open(corpus)
+
+
+def test_missing_shard_and_missing_manifest(corpus):
+    (corpus / "shard-00001.safetensors").unlink()
+    with pytest.raises(
+        DataError, match=r"shard-00001\.safetensors: the manifest lists this file but it is missing"
+    ):
+        Shards.open(corpus)
+    (corpus / MANIFEST_NAME).unlink()
+    with pytest.raises(DataError, match=r"no manifest\.json here, so this is no built corpus"):
+        Shards.open(corpus)
+
+
+def test_swapped_shards_are_found(corpus):
+    first, second = corpus / "shard-00000.safetensors", corpus / "shard-00001.safetensors"
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(kept)
+    with pytest.raises(DataError, match="sizes or types are not those given"):
+        Shards.open(corpus)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"documents": 7}, "not the sums over its shards"),
+        ({"documents": "many"}, "documents is 'many', expected a number of 0 or more"),
+        ({"tokens": True}, "tokens is True, expected a number"),
+        ({"tokens": -1}, "tokens is -1, expected a number of 0 or more"),
+        ({"dtype": "float64"}, "dtype is 'float64', expected uint16 or uint32"),
+        ({"dtype": "uint32"}, "sizes or types are not those given"),
+        ({"max_tokens": 5}, "its offsets do not cut documents of 1 to 5 tokens"),
+        ({"shards": []}, "a shard holds no documents"),
+        ({"shards": ["x"]}, r"shards\[0\] is no object"),
+        ({"surprise": 1}, "holds the keys .*surprise.*, expected"),
+    ],
+)
+def test_wrong_manifests_are_refused(changes, message, corpus):
+    change_manifest(corpus, **changes)
+    with pytest.raises(DataError, match=message):
+        Shards.open(corpus)
+
+
+def test_manifest_cannot_name_files_elsewhere(corpus):
+    shards = json.loads((corpus / MANIFEST_NAME).read_text())["shards"]
+    shards[0]["file"] = "../secret.safetensors"
+    change_manifest(corpus, shards=shards)
+    with pytest.raises(DataError, match=r"shard files are not named shard-00000\.safetensors"):
+        Shards.open(corpus)

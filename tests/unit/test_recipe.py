@@ -1,0 +1,271 @@
+# ruff: noqa: E501 - one message per line
+"""Recipes: YAML means what it says, every value has an origin, every mistake names its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minilm.errors import UsageError
+from minilm.model.config import PRESETS
+from minilm.recipe import StudentSection, find_recipe, load_recipe, recipe_names, recipe_text, resolved_yaml
+from minilm.recipe.strict_yaml import dump_scalar, parse_document, parse_value
+
+RECIPE = """\
+kind: distill
+name: small
+out: runs/small
+data:
+  inputs: [a.txt]
+teacher:
+  model: embedded
+students:
+  - preset: L6-H384
+train:
+  steps: 10
+  batch_size: 4
+  learning_rate: 1e-4
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "r.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def problem(path: Path, *overrides: str) -> str:
+    """The one-line message of a refused recipe, with the folder cut off."""
+    with pytest.raises(UsageError) as caught:
+        load_recipe(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(f"{path.parent}/", "")
+
+
+def test_values_defaults_and_origins(write):
+    loaded = load_recipe(write(RECIPE), ["train.warmup_steps=3"])
+    assert loaded.recipe.train.learning_rate == 1e-4
+    assert loaded.recipe.train.adam_betas == (0.9, 0.999)
+    assert loaded.recipe.seed == 42
+    assert loaded.recipe.loss.version == "v2"
+    assert loaded.origins["train.steps"] == "r.yaml:11"
+    assert loaded.origins["students.0.preset"] == "r.yaml:9"
+    assert loaded.origins["students.0.name"] == "default"
+    assert loaded.origins["train.warmup_steps"] == "--set"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("5E-5", 5e-5),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-3", -3),
+        ("007", 7),
+        ("true", True),
+        ("TRUE", True),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("off", "off"),
+        ("1_000", "1_000"),
+        ("0x1F", "0x1F"),
+        ("2020-01-01", "2020-01-01"),
+        ("12:30:45", "12:30:45"),
+        ("~", None),
+        ("", None),
+        ('"1e-4"', "1e-4"),
+        ("'true'", "true"),
+        ("<<", "<<"),
+        ("[1, two, 3.0]", [1, "two", 3.0]),
+    ],
+)
+def test_scalars_follow_yaml_1_2(text, value):
+    found = parse_value(text, source="x")
+    assert found == value
+    assert type(found) is type(value)
+
+
+@given(
+    st.one_of(
+        st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False)
+    )
+)
+def test_a_written_scalar_reads_back_equal(value):
+    """Any text, even with control characters or YAML 1.1 booleans, survives writing and reading."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return
+    found = parse_document(f"key: {dump_scalar(value)}  # from x", source="x").value["key"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@given(name=st.text(min_size=1), seed=st.integers(0, 2**63 - 1), rate=st.floats(1e-12, 1e3))
+def test_the_resolved_recipe_is_the_same_recipe(tmp_path_factory, name, seed, rate):
+    folder = tmp_path_factory.mktemp("recipe")
+    first = folder / "a.yaml"
+    first.write_text(RECIPE)
+    loaded = load_recipe(
+        first, [f"name={dump_scalar(name)}", f"seed={seed}", f"train.learning_rate={rate!r}"]
+    )
+    again = folder / "b.yaml"
+    again.write_text(resolved_yaml(loaded), encoding="utf-8")
+    assert load_recipe(again).recipe == loaded.recipe
+    assert loaded.recipe.name == name
+
+
+def test_the_resolved_recipe_says_where_each_value_is_from(write):
+    text = resolved_yaml(load_recipe(write(RECIPE), ["out=runs/b"]))
+    assert "name: small  # from r.yaml:2\n" in text
+    assert "out: runs/b  # from --set\n" in text
+    assert "seed: 42  # from default\n" in text
+    assert "  - name: student  # from default\n    preset: L6-H384  # from r.yaml:9\n" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps: 10", "stepz: 10", "r.yaml:11: unknown key 'train.stepz': did you mean 'train.steps'? (and 1 more problem)"),
+        ("name: small", "name: small\nlearning_rate: 1", "r.yaml:3: unknown key 'learning_rate': did you mean 'train.learning_rate'?"),
+        ("name: small", "name: small\nzzz: 1", "r.yaml:3: unknown key 'zzz': expected one of kind, name, seed, out, data, teacher, students, loss, train"),
+        ("steps: 10", "steps: ten", "r.yaml:11: train.steps: found the text 'ten', expected an integer"),
+        ("steps: 10", "steps: 10.5", "r.yaml:11: train.steps: found 10.5, expected an integer"),
+        ("steps: 10", "steps: true", "r.yaml:11: train.steps: found true, expected an integer"),
+        ("steps: 10", "steps: 0", "r.yaml:11: train.steps: found 0, expected more than 0"),
+        ("1e-4", "no", "r.yaml:13: train.learning_rate: found the text 'no', expected a number (yes, no, on and off are text; the booleans are true and false)"),
+        ("1e-4", "'1e-4'", "r.yaml:13: train.learning_rate: found the text '1e-4', expected a number"),
+        ("1e-4", ".nan", "r.yaml:13: train.learning_rate: found nan, expected a finite number"),
+        ("name: small", "name: 5", "r.yaml:2: name: found 5, expected text"),
+        ("model: embedded", "model: embedded\n  layer: first", "r.yaml:8: teacher.layer: found the text 'first', expected an integer or 'last'"),
+        ("[a.txt]", "a.txt", "r.yaml:5: data.inputs: found the text 'a.txt', expected a list"),
+        ("[a.txt]", "[a.txt, 3]", "r.yaml:5: data.inputs.1: found 3, expected text"),
+        ("L6-H384", "L7", "r.yaml:9: students.0.preset: found the text 'L7', expected 'L12-H384', 'L6-H384', 'L6-H768' or 'BERT-Base'"),
+        ("kind: distill", "kind: glue", "r.yaml:1: kind: found the text 'glue', expected 'distill'"),
+        ("  steps: 10\n", "", "r.yaml:10: the key 'train.steps' is missing"),
+        ("out: runs/small\n", "", "r.yaml:1: the key 'out' is missing"),
+        ("train:", "loss: v1\ntrain:", "r.yaml:10: loss: found the text 'v1', expected a section (key: value lines)"),
+        ("steps: 10", "steps: 10\n  adam_betas: [0.9]", "r.yaml:12: train.adam_betas: found a list of 1, expected a list of two numbers"),
+        ("steps: 10", "steps: 10\n  warmup_steps: 11", "r.yaml:10: train: warmup_steps 11 is more than steps 10"),
+    ],
+)  # fmt: skip
+def test_each_mistake_names_its_line(write, old, new, message):
+    assert problem(write(RECIPE.replace(old, new))) == message
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("{}", "the shape lacks num_layers, hidden_size, num_heads, intermediate_size: set them, or preset to one of"),
+        ("{preset: L6-H384, num_layers: 3}", "found both preset and num_layers, expected one way to give the shape"),
+        ("{num_layers: 3, hidden_size: 100, num_heads: 12, intermediate_size: 4}", "hidden_size 100 is not a multiple of num_heads 12"),
+        ("{preset: L6-H384, init: layers}", "init layers needs teacher_layers, for example [2, 4, 6, 8, 10, 12]"),
+        ("{preset: L6-H384, init: layers, teacher_layers: [1]}", "found 1 teacher_layers, expected one for each of 6 layers"),
+        ("{preset: L6-H384, teacher_layers: [1]}", "found teacher_layers with init random: set init to layers, or drop teacher_layers"),
+    ],
+)  # fmt: skip
+def test_students_are_whole(write, student, message):
+    assert message in problem(write(RECIPE.replace("preset: L6-H384", student)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.corpus=c"], "r.yaml:4 with --set: data: found both corpus and inputs, expected one: set the other to null or []"),
+        (["data.inputs=[]"], "r.yaml:4 with --set: data: found neither corpus nor inputs: name a corpus folder or a list of text files"),
+        (["loss.version=v1", "loss.relation_heads=48"], "found relation_heads with version v1"),
+        (["loss.relation_heads=7"], "loss.relation_heads 7 does not divide the width 384 of student 'student'"),
+        (["train.tokens_per_batch=100"], "train.tokens_per_batch 100 is less than data.max_tokens 512"),
+        (["students=[{preset: L6-H384}, {preset: L6-H768}]"], "the name 'student' is used twice"),
+    ],
+)  # fmt: skip
+def test_sections_must_agree(write, overrides, message):
+    assert message in problem(write(RECIPE), *overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=1", "--set: unknown key 'train.stepz': did you mean 'train.steps'?"),
+        ("trian.steps=1", "--set: unknown key 'trian': did you mean 'train'?"),
+        ("steps=1", "--set: unknown key 'steps': did you mean 'train.steps'?"),
+        ("students.0.initt=layers", "--set: unknown key 'students.0.initt': did you mean 'students.0.init'?"),
+        ("students.1.name=x", "--set students.1.name=x: '1' is not an index of a list of 1: indexes start at 0"),
+        ("students.x=1", "--set students.x=1: 'x' is not an index of a list of 1: indexes start at 0"),
+        ("train.steps.x=1", "--set train.steps.x=1: 'x' would go inside 10, expected a section or a list"),
+        ("train.steps", "--set train.steps: expected KEY=VALUE with a dotted key, such as train.learning_rate=3e-4"),
+        ("train..steps=1", "--set train..steps=1: expected KEY=VALUE with a dotted key, such as train.learning_rate=3e-4"),
+        ("train.steps=no", "--set: train.steps: found the text 'no', expected an integer (yes, no, on and off are text; the booleans are true and false)"),
+        ("train.steps=[", "--set train.steps=[: expected the node content, but found '<stream end>'"),
+        ("seed=1e3", "--set: seed: found 1000.0, expected an integer"),
+    ],
+)  # fmt: skip
+def test_each_bad_override_says_so(write, override, message):
+    assert problem(write(RECIPE), override) == message
+
+
+def test_overrides_reach_lists_missing_sections_and_null(write):
+    recipe = load_recipe(
+        write(RECIPE),
+        [
+            "students.0.name=a",
+            "data.inputs.0=b.txt",
+            "loss.normalization=token",
+            "data.corpus=null",
+            "teacher.layer=5",
+            "name=",
+            "name=x=y",
+        ],
+    ).recipe
+    assert recipe.students[0].name == "a"
+    assert recipe.data.inputs == ["b.txt"]
+    assert recipe.loss.normalization == "token"
+    assert recipe.teacher.layer == 5
+    assert recipe.name == "x=y"
+
+
+def test_equal_keys_name_both_lines(write):
+    text = RECIPE + "  steps: 20\n"
+    assert (
+        problem(write(text))
+        == "r.yaml:14: the key 'train.steps' stands here and on line 11: keep one of them"
+    )
+
+
+def test_a_missing_file_is_one_line(tmp_path):
+    assert problem(tmp_path / "none.yaml") == "cannot read none.yaml: No such file or directory"
+
+
+def test_presets_are_those_of_the_model():
+    """The schema lists presets for its error text; the encoder defines them."""
+    for preset, config in PRESETS.items():
+        assert StudentSection(preset=preset).shape == (config.num_layers, config.hidden_size)  # type: ignore[arg-type]
+
+
+def test_shipped_recipes_are_found_by_name_and_by_path(write):
+    assert "distill/tiny-embedded" in recipe_names()
+    assert recipe_text("tiny-embedded") == recipe_text("distill/tiny-embedded.yaml")
+    assert find_recipe("tiny-embedded").name == "tiny-embedded.yaml"
+    path = write(RECIPE)
+    assert find_recipe(str(path)) == path
+
+
+@pytest.mark.parametrize("name", ["../pyproject", "distill/../distill/tiny-embedded", "/etc/passwd", ""])
+def test_a_recipe_name_is_never_a_path(name):
+    with pytest.raises(UsageError, match="neither a file nor a shipped recipe"):
+        recipe_text(name)
+
+
+def test_a_misspelt_recipe_gets_a_suggestion():
+    with pytest.raises(
+        UsageError, match=r"'tiny-embeded' is neither .* did you mean 'distill/tiny-embedded'\?"
+    ):
+        find_recipe("tiny-embeded")
