@@ -1,0 +1,164 @@
+"""One distillation step (BERT-Base -> L6-H384, R = 48) against the padded way, equal loss.
+
+The padded way, as public MiniLMv2 trainers do it: pad to the longest sequence, run all layers with attentions
+and hidden states returned, project queries, keys and values again, one KL loop over sequences.
+
+    python benchmarks/distill_step.py
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from ab import interleaved, save
+from texts import natural_lengths, random_tokens
+from torch import Tensor
+from torch.nn import functional
+from transformers import BertConfig, BertModel
+
+from minilm.distill.relations import V2_PAIRS, relation_loss
+from minilm.distill.teacher import load_teacher
+from minilm.model.checkpoint import read_model
+from minilm.model.config import EncoderConfig
+from minilm.model.encoder import Encoder
+from minilm.model.packing import pack
+from minilm.train.allocator import keep_freed_memory
+from minilm.train.optim import AdamWSettings, make_optimizer
+
+RELATION_HEADS = 48
+SETTINGS = AdamWSettings(learning_rate=1e-4)
+
+
+class PaddedWay:
+    """Teacher and student as whole Hugging Face models on padded batches."""
+
+    def __init__(self, teacher: BertModel, student: BertModel) -> None:
+        self.teacher, self.student = teacher.eval(), copy.deepcopy(student).train()
+        self.optimizer = make_optimizer(dict(self.student.named_parameters()), SETTINGS)
+
+    def step(self, sequences: list[np.ndarray], bf16: bool) -> float:
+        ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.from_numpy(sequence)
+            mask[row, : len(sequence)] = 1
+        self.optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            with torch.no_grad():
+                target = self._projections(self.teacher, ids, mask)
+            found = self._projections(self.student, ids, mask)
+            loss = sum(self._kl(t, s, mask) for t, s in zip(target, found, strict=True))
+        loss.backward()
+        self.optimizer.step()
+        return float(loss)
+
+    @staticmethod
+    def _projections(model: BertModel, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        out = model(input_ids=ids, attention_mask=mask, output_attentions=True, output_hidden_states=True)
+        attention, hidden = model.encoder.layer[-1].attention.self, out.hidden_states[-2]
+        return [attention.query(hidden), attention.key(hidden), attention.value(hidden)]
+
+    @staticmethod
+    def _kl(target: Tensor, found: Tensor, mask: Tensor) -> Tensor:
+        def relation(rows: Tensor) -> Tensor:
+            heads = rows.view(*rows.shape[:2], RELATION_HEADS, -1).transpose(1, 2)
+            scores = heads @ heads.mT / heads.shape[-1] ** 0.5
+            return scores + (1.0 - mask[:, None, None, :].to(scores.dtype)) * torch.finfo(scores.dtype).min
+
+        teacher, student = relation(target).softmax(-1), relation(found).log_softmax(-1)
+        losses = []
+        for row, length in enumerate(mask.sum(1).tolist()):
+            kl = functional.kl_div(student[row, :, :length, :length], teacher[row, :, :length, :length], reduction="sum")
+            losses.append(kl / (RELATION_HEADS * length))
+        return torch.stack(losses).mean()
+
+
+class Ours:
+    """Packed teacher stopped at its last projections, packed student, blockwise loss."""
+
+    def __init__(self, teacher: Path, student: Encoder, *, bf16: bool) -> None:
+        self.teacher = load_teacher(teacher, precision=torch.bfloat16 if bf16 else torch.float32)
+        self.student = copy.deepcopy(student).train()
+        trained = set(self.student.relation_parameters())
+        self.optimizer = make_optimizer({n: p for n, p in self.student.named_parameters() if p in trained}, SETTINGS)
+        self.bf16 = bf16
+
+    def step(self, sequences: list[np.ndarray]) -> float:
+        packed = pack(sorted(sequences, key=len))
+        self.optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            loss = relation_loss(
+                self.teacher.relations(packed),
+                self.student.relations(packed),
+                packed,
+                pairs=V2_PAIRS,
+                num_relation_heads=RELATION_HEADS,
+            ).sum()
+        loss.backward()
+        self.optimizer.step()
+        return float(loss)
+
+
+def main() -> None:
+    """Measure both lengths in fp32 and bf16; every side runs under the same allocator settings."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    teacher = BertModel(BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False)
+    teacher.set_attn_implementation("eager")
+    size = EncoderConfig.preset("L6-H384")
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        teacher.save_pretrained(f"{folder}/teacher")
+        hf_student = BertModel(
+            BertConfig(
+                hidden_size=384, num_hidden_layers=6, intermediate_size=size.intermediate_size,
+                hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            ),
+            add_pooling_layer=False,
+        )  # fmt: skip
+        hf_student.set_attn_implementation("eager")
+        hf_student.save_pretrained(f"{folder}/student")
+        student = read_model(f"{folder}/student").encoder
+        for longest, count in ((128, 32), (512, 8)):
+            sequences = random_tokens(natural_lengths(count, longest=longest), 30522)
+            rows += compare(longest, sequences, teacher, hf_student, Path(folder) / "teacher", student)
+    save("distill_step", rows)
+
+
+def compare(
+    longest: int, sequences: list[np.ndarray], teacher: BertModel, hf: BertModel, folder: Path, student: Encoder
+) -> list[dict[str, object]]:
+    """Ratios at one length, and how far the first losses are apart."""
+    padded, padded_bf16 = PaddedWay(teacher, hf), PaddedWay(teacher, hf)
+    ours, ours_bf16 = Ours(folder, student, bf16=False), Ours(folder, student, bf16=True)
+    difference = abs(padded.step(sequences, False) - ours.step(sequences))
+    seconds = interleaved(
+        {
+            "padded fp32": lambda: padded.step(sequences, False),
+            "ours fp32": lambda: ours.step(sequences),
+            "padded bf16": lambda: padded_bf16.step(sequences, True),
+            "ours bf16": lambda: ours_bf16.step(sequences),
+        },
+        repetitions=5,
+    )
+    tokens = sum(map(len, sequences))
+    real = tokens / (len(sequences) * max(map(len, sequences)))
+    common = {"max tokens": longest, "real share": real, "loss difference": difference}
+    return [
+        {
+            **common,
+            "precision": precision,
+            "tokens/s": tokens / seconds[f"ours {precision}"],
+            "ratio to padded fp32": seconds["padded fp32"] / seconds[f"ours {precision}"],
+            "ratio to padded same": seconds[f"padded {precision}"] / seconds[f"ours {precision}"],
+        }
+        for precision in ("fp32", "bf16")
+    ]
+
+
+if __name__ == "__main__":
+    main()
