@@ -36,7 +36,7 @@ check: venv
 	$(PY) -m pytest -q tests/unit/test_house.py tests/docs
 
 bench: venv
-	@for script in benchmarks/*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
+	@for name in encode distill_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -72,7 +72,9 @@ class PaddedWay:
         teacher, student = relation(target).softmax(-1), relation(found).log_softmax(-1)
         losses = []
         for row, length in enumerate(mask.sum(1).tolist()):
-            kl = functional.kl_div(student[row, :, :length, :length], teacher[row, :, :length, :length], reduction="sum")
+            kl = functional.kl_div(
+                student[row, :, :length, :length], teacher[row, :, :length, :length], reduction="sum"
+            )
             losses.append(kl / (RELATION_HEADS * length))
         return torch.stack(losses).mean()
 
@@ -84,7 +86,9 @@ class Ours:
         self.teacher = load_teacher(teacher, precision=torch.bfloat16 if bf16 else torch.float32)
         self.student = copy.deepcopy(student).train()
         trained = set(self.student.relation_parameters())
-        self.optimizer = make_optimizer({n: p for n, p in self.student.named_parameters() if p in trained}, SETTINGS)
+        self.optimizer = make_optimizer(
+            {n: p for n, p in self.student.named_parameters() if p in trained}, SETTINGS
+        )
         self.bf16 = bf16
 
     def step(self, sequences: list[np.ndarray]) -> float:
@@ -107,7 +111,9 @@ def main() -> None:
     """Measure both lengths in fp32 and bf16; every side runs under the same allocator settings."""
     keep_freed_memory()
     torch.manual_seed(0)
-    teacher = BertModel(BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False)
+    teacher = BertModel(
+        BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False
+    )
     teacher.set_attn_implementation("eager")
     size = EncoderConfig.preset("L6-H384")
     rows: list[dict[str, object]] = []
@@ -130,7 +136,12 @@ def main() -> None:
 
 
 def compare(
-    longest: int, sequences: list[np.ndarray], teacher: BertModel, hf: BertModel, folder: Path, student: Encoder
+    longest: int,
+    sequences: list[np.ndarray],
+    teacher: BertModel,
+    hf: BertModel,
+    folder: Path,
+    student: Encoder,
 ) -> list[dict[str, object]]:
     """Ratios at one length, and how far the first losses are apart."""
     padded, padded_bf16 = PaddedWay(teacher, hf), PaddedWay(teacher, hf)

@@ -5,22 +5,17 @@ In: a tokenizer and a longest length. Out: token-id arrays, one per sentence or 
 
 from __future__ import annotations
 
-import re
 from pydoc_data.topics import topics
 
 import numpy as np
 
 
-def sentences() -> list[str]:
-    """Sentences of Python's own reference manual, in a fixed random order."""
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
-    found = [
-        sentence
-        for paragraph in paragraphs
-        for sentence in re.split(r"(?<=[.!?]) +", paragraph)
-        if len(sentence.split()) >= 6
-    ]
+def paragraphs() -> list[str]:
+    """Paragraphs of Python's own reference manual (mean about 60 tokens), in a fixed random order."""
+    unique = dict.fromkeys(
+        " ".join(part.split()) for name in sorted(topics) for part in topics[name].split("\n\n")
+    )
+    found = [text for text in unique if len(text.split()) >= 12]
     return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 
 

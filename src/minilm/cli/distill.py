@@ -5,20 +5,20 @@ In: a recipe (a path, or the name of a shipped one) and overrides. Out: a run fo
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import signal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from minilm.distill.run import DistillResult
+
 
 def distill(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")
-    ],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change one value; may be repeated.", show_default="none"
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.", show_default="none"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")
@@ -42,5 +42,21 @@ def distill(
         typer.echo(resolved_yaml(loaded), nl=False)
         return
     from minilm.distill.run import distill as run
+    from minilm.errors import Interrupted
 
-    run(loaded, resume=resume)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
+    try:
+        result = run(loaded, resume=resume)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped at once; the same command goes on from the last checkpoint") from None
+    typer.echo(_table(result))
+
+
+def _table(result: DistillResult) -> str:
+    """One line per student: its size, its held-out loss, where it is."""
+    rows = [("student", "parameters", "held-out loss", "folder")]
+    for name, folder in result.folders.items():
+        loss = result.metrics.get(f"{name}.heldout_loss")
+        rows.append((name, f"{result.num_parameters[name]:,}", "-" if loss is None else f"{loss:.6g}", str(folder)))
+    first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
+    return "\n".join(f"{a:<{first}}  {b:>{second}}  {c:>{third}}  {d}" for a, b, c, d in rows)

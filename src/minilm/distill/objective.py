@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.corpus.order import microbatches, step_documents
+from minilm.corpus.order import derived_seed, microbatches, step_documents
 from minilm.corpus.shards import Shards
 from minilm.distill.relations import Normalization, Pair, relation_loss
 from minilm.distill.teacher import Teacher
@@ -26,10 +26,11 @@ from minilm.train.loop import StepLoss
 
 @dataclass(frozen=True, kw_only=True)
 class RelationBatch:
-    """One microbatch and what its mean weighs in the step's mean."""
+    """One microbatch, what its mean weighs in the step's mean, and where its dropout comes from."""
 
     packed: Packed
     weight: float
+    place: tuple[int, int]  # step, number within the step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class DistillObjective:
         """
         self._teacher, self._shards, self._settings = teacher, shards, settings
         self._students = students
-        self._module = nn.ModuleDict(students)
+        self._module = nn.ModuleList(students.values())
         self._num_documents = len(shards) - settings.num_heldout
         if self._num_documents < 1:
             raise DataError(
@@ -69,7 +70,7 @@ class DistillObjective:
 
     @property
     def module(self) -> nn.Module:
-        """All students by name."""
+        """All students, in the recipe's order."""
         return self._module
 
     @property
@@ -91,13 +92,14 @@ class DistillObjective:
             seed=self._settings.seed,
             step=step,
         )
-        return list(self._batches(documents))
+        return list(self._batches(documents, step=step))
 
     def loss(self, batch: RelationBatch) -> StepLoss:
-        """Sum over students and relation pairs, times the batch's weight."""
+        """Sum over students and relation pairs, times the batch's weight; one teacher pass for all students."""
         teacher = self._teacher.relations(batch.packed)
         parts: dict[str, Tensor] = {}
         for name, student in self._students.items():
+            torch.manual_seed(derived_seed(self._settings.seed, "dropout", name, *batch.place))
             losses = self._losses(teacher, student, batch)
             for (a, b), value in zip(self._settings.pairs, losses, strict=True):
                 parts[f"{name}.{a}-{b}"] = value
@@ -109,7 +111,7 @@ class DistillObjective:
         documents = np.arange(self._num_documents, len(self._shards))
         totals = dict.fromkeys(self._students, 0.0)
         self._module.eval()
-        for batch in self._batches(documents):
+        for batch in self._batches(documents, step=0):
             teacher = self._teacher.relations(batch.packed)
             for name, student in self._students.items():
                 totals[name] += float(self._losses(teacher, student, batch).sum())
@@ -126,9 +128,10 @@ class DistillObjective:
             normalization=self._settings.normalization,
         )
 
-    def _batches(self, documents: np.ndarray) -> Iterator[RelationBatch]:
+    def _batches(self, documents: np.ndarray, *, step: int) -> Iterator[RelationBatch]:
         lengths = self._shards.lengths[documents]
-        for part in microbatches(lengths, token_budget=self._settings.tokens_per_batch):
+        parts = microbatches(lengths, token_budget=self._settings.tokens_per_batch)
+        for number, part in enumerate(parts):
             sequences = [self._shards[int(document)] for document in documents[part]]
             share = (
                 len(part) / len(documents)
@@ -136,4 +139,4 @@ class DistillObjective:
                 else float(lengths[part].sum() / lengths.sum())
             )
             packed = pack(sequences, first_position=self._teacher.first_position).to(self._settings.device)
-            yield RelationBatch(packed=packed, weight=share)
+            yield RelationBatch(packed=packed, weight=share, place=(step, number))

@@ -62,10 +62,12 @@ def relation_loss(
         normalization: how rows are averaged.
 
     Raises:
-        UsageError: R does not divide a width.
+        UsageError: R does not divide a width, or the sides of a pair differ in width (shared key heads).
     """
-    _require_divides(num_relation_heads, teacher, student)
-    plan = _Plan(runs=packed.runs, num_heads=num_relation_heads, row_weights=_row_weights(packed, normalization))
+    _require_divides(num_relation_heads, pairs, teacher, student)
+    plan = _Plan(
+        runs=packed.runs, num_heads=num_relation_heads, row_weights=_row_weights(packed, normalization)
+    )
     losses = [
         _BlockwiseKL.apply(  # type: ignore[no-untyped-call]
             _flat(student, a), _flat(student, b), _flat(teacher, a), _flat(teacher, b), plan
@@ -85,7 +87,7 @@ def relation_loss_reference(
     normalization: Normalization = "sequence",
 ) -> Tensor:
     """The same numbers, written as the papers write them: whole matrices, one sequence at a time, autograd."""
-    _require_divides(num_relation_heads, teacher, student)
+    _require_divides(num_relation_heads, pairs, teacher, student)
     weights = _row_weights(packed, normalization)
     losses = []
     for a, b in pairs:
@@ -103,7 +105,8 @@ def relation_loss_reference(
 
 def _log_relation(a_NE: Tensor, b_NE: Tensor, num_heads: int) -> Tensor:
     a_RNW, b_RNW = (rows.unflatten(1, (num_heads, -1)).transpose(0, 1) for rows in (a_NE, b_NE))
-    return torch.log_softmax(a_RNW @ b_RNW.mT / a_RNW.shape[-1] ** 0.5, dim=-1)
+    scores_RNN: Tensor = a_RNW @ b_RNW.mT / a_RNW.shape[-1] ** 0.5
+    return torch.log_softmax(scores_RNN, dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +140,9 @@ class _BlockwiseKL(torch.autograd.Function):
     ) -> Tensor:
         inputs = (student_a_TE, student_b_TE, teacher_a_TE, teacher_b_TE)
         wants_gradient = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
-        gradients = [torch.empty_like(rows, dtype=torch.float32) for rows in inputs[:2]] if wants_gradient else []
+        gradients = (
+            [torch.empty_like(rows, dtype=torch.float32) for rows in inputs[:2]] if wants_gradient else []
+        )
         total = torch.zeros((), device=student_a_TE.device)
         with torch.autocast(student_a_TE.device.type, enabled=False):
             for rows, count, length, weights_M in plan.sections():
@@ -173,7 +178,9 @@ def _from_blocks(blocks_MNW: Tensor, count: int, rows_TE: Tensor) -> None:
     torch.mul(shaped, width**-0.25, out=rows_TE.view(count, length, -1, width))
 
 
-def _sweep(blocks: list[Tensor], weights_M: Tensor, wants_gradient: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _sweep(
+    blocks: list[Tensor], weights_M: Tensor, wants_gradient: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Weighted KL of all blocks, and the gradients with respect to the student's two sides.
 
     KL of a row = sum(P_t (z_t - z_s)) - lse(z_t) + lse(z_s); its gradient in z_s is P_s - P_t.
@@ -218,8 +225,18 @@ def _flat(relations: Relations, part: Projection) -> Tensor:
     return rows.flatten(1)
 
 
-def _require_divides(num_heads: int, *sides: Relations) -> None:
-    widths = [relations.query.shape[1] * relations.query.shape[2] for relations in sides]
-    wrong = [width for width in widths if num_heads < 1 or width % num_heads]
-    if wrong:
-        raise UsageError(f"relation heads {num_heads} do not divide the width {wrong[0]}; change loss.relation_heads")
+def _require_divides(num_heads: int, pairs: tuple[Pair, ...], *sides: Relations) -> None:
+    for a, b in pairs:
+        for relations in sides:
+            widths = [getattr(relations, part)[0].numel() for part in (a, b)]
+            wrong = [width for width in widths if num_heads < 1 or width % num_heads]
+            if wrong:
+                raise UsageError(
+                    f"relation heads {num_heads} do not divide the width {wrong[0]}; "
+                    f"change loss.relation_heads"
+                )
+            if widths[0] != widths[1]:
+                raise UsageError(
+                    f"{a} is {widths[0]} wide but {b} is {widths[1]} (shared key heads); "
+                    f"they have no relation: use loss.version v2"
+                )

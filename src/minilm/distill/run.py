@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
@@ -24,19 +23,21 @@ from minilm.distill.relations import V1_PAIRS, V2_PAIRS
 from minilm.distill.student import random_student, student_config, student_from_layers
 from minilm.distill.teacher import Teacher, load_teacher
 from minilm.embedded import embedded_model
-from minilm.environment import examine
 from minilm.errors import DataError, UsageError
 from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
+from minilm.model.packing import pack
 from minilm.recipe import DistillRecipe, Loaded, StudentSection, resolved_yaml
 from minilm.score.report import write_report
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.loop import TrainSettings, read_metrics, train
+from minilm.train.folder import RECIPE, remove_results, run_folder
+from minilm.train.loop import TrainSettings, train
+from minilm.train.metrics import read_metrics
 from minilm.train.optim import AdamWSettings
-from minilm.train.state import Identity
+from minilm.train.state import Identity, require_run
 
 logger = logging.getLogger(__name__)
 
@@ -54,70 +55,85 @@ _NOT_IDENTITY = {
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.max_bad_steps",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillResult:
-    """Where each student was saved and its held-out numbers."""
+    """Of each student, by name: where it was saved and its size; and all held-out numbers."""
 
     folders: Mapping[str, Path]
     metrics: Mapping[str, float]
+    num_parameters: Mapping[str, int]
 
 
 def distill(loaded: Loaded, *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
     """Run a recipe to its end; started again after a kill, it goes on and ends in the same bits.
 
+    Args:
+        loaded: the recipe.
+        resume: auto goes on from the newest complete checkpoint; never removes the results of an earlier run
+            and starts from the first step.
+
     Raises:
         UsageError: the run folder belongs to another dataset, tokenizer or recipe; what differs is named.
         DataError: corpus, teacher or tokenizer cannot be used.
+        SystemProblem: the machine refuses to write.
         Interrupted: Ctrl-C; the state is saved.
     """
-    recipe = loaded.recipe
-    out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with _logging_to(out / "log.txt"):
-        storage.write_json(out / "env.json", cast("Mapping[str, object]", examine()))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        teacher_folder = embedded_model() if recipe.teacher.model == "embedded" else Path(recipe.teacher.model)
-        tokenizer = Tokenizer.load(teacher_folder)
-        shards = _open_corpus(recipe, out, teacher_folder, tokenizer, rebuild=resume == "never")
-        teacher = load_teacher(
-            teacher_folder,
-            layer=None if recipe.teacher.layer == "last" else recipe.teacher.layer,
-            precision=torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32,
-            device=device,
-        )
-        students = {
-            section.name: _make_student(section, teacher_folder, tokenizer, recipe.seed).to(device)
-            for section in recipe.students
-        }
-        objective = _make_objective(recipe, teacher, students, shards, device)
-        identity = _identity(recipe, shards, teacher_folder, teacher)
-        storage.atomic_write(out / "recipe.resolved.yaml", resolved_yaml(loaded))
-        metrics = train(
-            objective, _train_settings(recipe), folder=out, identity=identity, resume=resume == "auto"
-        )
-        folders = {
-            name: _save_student(recipe, name, student, teacher_folder, tokenizer, out)
-            for name, student in students.items()
-        }
-        _report(recipe, out, students, metrics)
-    return DistillResult(folders=folders, metrics=metrics)
+    out = Path(loaded.recipe.out)
+    resolved = resolved_yaml(loaded)
+    with run_folder(out, recipe=resolved):
+        if resume == "never":
+            remove_results(out)
+        return _distill(loaded.recipe, out, resolved)
 
 
-def _open_corpus(
-    recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer, *, rebuild: bool
-) -> Shards:
+def _distill(recipe: DistillRecipe, out: Path, resolved: str) -> DistillResult:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher_folder = embedded_model() if recipe.teacher.model == "embedded" else Path(recipe.teacher.model)
+    tokenizer = Tokenizer.load(teacher_folder)
+    shards = _open_corpus(recipe, out, teacher_folder, tokenizer)
+    teacher = load_teacher(
+        teacher_folder,
+        layer=None if recipe.teacher.layer == "last" else recipe.teacher.layer,
+        precision=torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32,
+        device=device,
+    )
+    students = {
+        section.name: _make_student(section, teacher_folder, tokenizer, recipe.seed).to(device)
+        for section in recipe.students
+    }
+    _require_positions(shards, students)
+    objective = _make_objective(recipe, teacher, students, shards, device)
+    identity = _identity(recipe, shards, teacher_folder, teacher)
+    require_run(out / "checkpoints", identity)
+    storage.atomic_write(out / RECIPE, resolved)
+    logger.info(
+        "distilling layer %d of %s into %s; %d documents",
+        teacher.layer,
+        teacher_folder,
+        ", ".join(students),
+        len(shards),
+    )
+    metrics = train(objective, _train_settings(recipe), folder=out, identity=identity)
+    folders = {
+        name: _save_student(recipe, name, student, teacher_folder, tokenizer, out) for name, student in students.items()
+    }
+    _report(recipe, out, students, metrics)
+    sizes = {name: student.config.num_parameters() for name, student in students.items()}
+    return DistillResult(folders=folders, metrics=metrics, num_parameters=sizes)
+
+
+def _open_corpus(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer) -> Shards:
     """The corpus of the recipe; text files are sharded once into the run folder and checked on every start."""
     data = recipe.data
-    if data.corpus is not None:
-        shards = Shards.open(Path(data.corpus))
-    else:
-        shards = Shards.open(_build_once(recipe, out, teacher, rebuild=rebuild))
+    folder = Path(data.corpus) if data.corpus is not None else _build_once(recipe, out, teacher, tokenizer)
+    shards = Shards.open(folder)
     if shards.manifest.tokenizer != tokenizer.fingerprint:
         raise DataError(
-            f"the corpus was built with another tokenizer than the teacher's ({teacher}); "
+            f"the corpus {folder} was built with another tokenizer than the teacher's ({teacher}); "
             f"build it again with --tokenizer {teacher}"
         )
     if shards.manifest.max_tokens != data.max_tokens:
@@ -128,21 +144,21 @@ def _open_corpus(
     return shards
 
 
-def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, *, rebuild: bool) -> Path:
+def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer) -> Path:
     """Shards of the recipe's text files below `out`; built again only if a file, or how it is read, changed."""
     inputs = [Path(name) for name in recipe.data.inputs]
     for path in inputs:
         if not path.is_file():
             raise DataError(f"data.inputs: {path} does not exist; expected a text file")
     source = {
-        "files": {path.name: storage.sha256_file(path) for path in inputs},
+        "files": [[path.name, storage.sha256_file(path)] for path in inputs],
         "field": recipe.data.field,
         "max_tokens": recipe.data.max_tokens,
-        "tokenizer": Tokenizer.load(teacher).fingerprint,
+        "tokenizer": tokenizer.fingerprint,
     }
-    folder, record = out / "corpus", out / "corpus.source.json"
-    if folder.is_dir() and record.is_file() and storage.read_json(record) == source and not rebuild:
-        return folder
+    folder = out / "corpus"
+    if _was_built_from(source, folder / "source.json"):
+        return folder / "shards"
     with storage.atomic_folder(folder, replace=True) as aside:
         build_shards(
             inputs,
@@ -152,8 +168,25 @@ def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, *, rebuild: boo
             field=recipe.data.field,
             workers=recipe.data.workers,
         )
-    storage.write_json(record, source)
-    return folder
+        storage.write_json(aside / "source.json", source)
+    return folder / "shards"
+
+
+def _was_built_from(source: Mapping[str, object], record: Path) -> bool:
+    try:
+        return storage.read_json(record) == source
+    except DataError:  # none there, or a damaged one
+        return False
+
+
+def _require_positions(shards: Shards, students: Mapping[str, Encoder]) -> None:
+    limit = min(student.config.max_tokens for student in students.values())
+    longest = int(shards.lengths.max())
+    if longest > limit:
+        raise UsageError(
+            f"the corpus has documents of {longest} tokens, but teacher and students have positions for {limit}; "
+            f"set data.max_tokens to {limit} or less and build the corpus again"
+        )
 
 
 def _make_student(section: StudentSection, teacher: Path, tokenizer: Tokenizer, seed: int) -> Encoder:
@@ -168,11 +201,10 @@ def _make_student(section: StudentSection, teacher: Path, tokenizer: Tokenizer, 
         )
     )
     config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
+    tokenizer.require_vocab_size(config.vocab_size, where=str(teacher))
     if section.init == "random":
         return random_student(config, seed=seed, name=section.name)
-    return student_from_layers(
-        config, teacher=teacher, layers=section.teacher_layers, seed=seed, name=section.name
-    )
+    return student_from_layers(config, teacher=teacher, layers=section.teacher_layers, seed=seed, name=section.name)
 
 
 def _make_objective(
@@ -181,10 +213,7 @@ def _make_objective(
     loss = recipe.loss
     heads = loss.relation_heads or DEFAULT_RELATION_HEADS
     if loss.version == "v1":
-        found = {student.config.num_heads for student in students.values()}
-        if len(found) != 1:
-            raise UsageError(f"loss.version v1 needs equal attention heads everywhere; students have {sorted(found)}")
-        heads = found.pop()
+        heads = _common_heads(teacher.relations(pack([shards[0]])).query.shape[1], students)
     settings = RelationSettings(
         pairs=V1_PAIRS if loss.version == "v1" else V2_PAIRS,
         num_relation_heads=heads,
@@ -196,6 +225,17 @@ def _make_objective(
         device=device,
     )
     return DistillObjective(teacher, students, shards, settings)
+
+
+def _common_heads(heads: int, students: Mapping[str, Encoder]) -> int:
+    """The teacher's attention heads, which v1 needs in every student."""
+    for name, student in students.items():
+        if student.config.num_heads != heads:
+            raise UsageError(
+                f"loss.version v1 compares attention heads one by one; the teacher has {heads}, "
+                f"student {name!r} {student.config.num_heads}; change its num_heads, or use v2"
+            )
+    return heads
 
 
 def _train_settings(recipe: DistillRecipe) -> TrainSettings:
@@ -228,6 +268,7 @@ def _identity(recipe: DistillRecipe, shards: Shards, teacher_folder: Path, teach
     return {
         **values,
         "teacher.layer": teacher.layer,
+        "teacher config": storage.sha256_file(teacher_folder / "config.json"),
         "teacher weights": storage.sha256_text("".join(storage.sha256_file(path) for path in weights)),
         "tokenizer": shards.manifest.tokenizer,
         "dataset": shards.manifest.fingerprint,
@@ -272,9 +313,7 @@ def _card(recipe: DistillRecipe, name: str, student: Encoder) -> str:
     )
 
 
-def _report(
-    recipe: DistillRecipe, out: Path, students: Mapping[str, Encoder], metrics: Mapping[str, float]
-) -> None:
+def _report(recipe: DistillRecipe, out: Path, students: Mapping[str, Encoder], metrics: Mapping[str, float]) -> None:
     table = [
         {
             "student": name,
@@ -290,17 +329,3 @@ def _report(
         f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}.",
     ]
     write_report(out, title=recipe.name, table=table, metrics=read_metrics(out), notes=notes)
-
-
-@contextmanager
-def _logging_to(file: Path) -> Iterator[None]:
-    """Everything the library logs also goes to `file`."""
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("minilm")
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()

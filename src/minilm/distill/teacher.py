@@ -31,6 +31,7 @@ from minilm.model.prepacked import prepack
 logger = logging.getLogger(__name__)
 
 _INTERFACE = "minilm_packed"
+_CHECKED_TOKENS = 150  # longer than the windows of local attention
 
 
 class _Stop(Exception):  # noqa: N818 (not an error: the wanted layer has been reached)
@@ -58,6 +59,7 @@ class Teacher:
         self._model = model
         self._layer = layer
         self._first_position = first_position
+        self._has_segments = "token_type_ids" in inspect.signature(model.forward).parameters
 
     @property
     def layer(self) -> int:
@@ -79,11 +81,17 @@ class Teacher:
                 input_ids=packed.token_ids[None],
                 position_ids=packed.position_ids[None],
                 attention_mask=None,
+                **({"token_type_ids": packed.segment_ids[None]} if self._has_segments else {}),
             )
         except _Stop:
             pass
         finally:
             _current.reset(token)
+        if recording.calls == 0:
+            raise DataError(
+                f"teacher: the attention of {type(self._model).__name__} does not go through the attention "
+                f"interface of transformers, so it cannot run packed; it cannot be distilled"
+            )
         if recording.found is None:
             raise UsageError(
                 f"teacher has {recording.calls} attention layers; expected layer {self._layer} (1-based); "
@@ -93,7 +101,11 @@ class Teacher:
 
 
 def load_teacher(
-    folder: Path | str, *, layer: int | None = None, precision: torch.dtype = torch.float32, device: str = "cpu"
+    folder: Path | str,
+    *,
+    layer: int | None = None,
+    precision: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> Teacher:
     """Load a Hugging Face encoder from a local folder, frozen, ready to run packed.
 
@@ -113,7 +125,7 @@ def load_teacher(
     """
     model = _load_model(Path(folder))
     num_layers = int(getattr(model.config, "num_hidden_layers", 0))
-    wanted = layer or num_layers
+    wanted = num_layers if layer is None else layer
     if not 1 <= wanted <= num_layers:
         raise UsageError(f"teacher.layer is {wanted}; {folder} has layers 1 to {num_layers}")
     teacher = Teacher(model, layer=wanted, first_position=_first_position(model))
@@ -128,7 +140,9 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
         from transformers import AttentionInterface, AutoModel
         from transformers.utils import logging as transformers_logging
     except ImportError:
-        raise SystemProblem("transformers is not installed; install it with: pip install 'minilm[hf]'") from None
+        raise SystemProblem(
+            "transformers is not installed; install it with: pip install 'minilm[hf]'"
+        ) from None
     if not folder.is_dir():
         raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
     AttentionInterface.register(_INTERFACE, _packed_attention)
@@ -148,7 +162,9 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
     if getattr(model.config, "is_encoder_decoder", False):
         raise DataError(f"teacher {folder}: an encoder-decoder; expected an encoder")
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise DataError(f"teacher {folder}: {type(model).__name__} takes no position_ids, so it cannot run packed")
+        raise DataError(
+            f"teacher {folder}: {type(model).__name__} takes no position_ids, so it cannot run packed"
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -171,14 +187,21 @@ def _packed_attention(
     """What transformers calls in each layer with `[1, H, T, D]`; records and stops at the wanted one."""
     recording = _current.get()
     recording.calls += 1
+    if attention_mask is not None or getattr(module, "is_causal", False):
+        raise DataError(
+            f"teacher: {type(module).__name__} masks its own attention; expected a bidirectional encoder"
+        )
     rows = [part[0].transpose(0, 1) for part in (query, key, value)]
     if recording.calls == recording.wanted:
         recording.found = Relations(query=rows[0], key=rows[1], value=rows[2])
         raise _Stop
-    if attention_mask is not None or getattr(module, "is_causal", False):
-        raise DataError(f"teacher: {type(module).__name__} masks its own attention; expected a bidirectional encoder")
     attended = attend(
-        rows[0], rows[1], rows[2], recording.packed, scale=settings.get("scaling"), window=settings.get("sliding_window")
+        rows[0],
+        rows[1],
+        rows[2],
+        recording.packed,
+        scale=settings.get("scaling"),
+        window=settings.get("sliding_window"),
     )
     return attended[None], None
 
@@ -186,9 +209,11 @@ def _packed_attention(
 def _check_packed(teacher: Teacher, model: Any, where: str) -> None:  # noqa: ANN401
     """Compare one packed run with separate runs through the model's own attention."""
     generator = np.random.default_rng(0)
-    texts = [generator.integers(5, model.config.vocab_size, size=length) for length in (9, 2, 17)]
+    positions = int(getattr(model.config, "max_position_embeddings", None) or _CHECKED_TOKENS)
+    lengths = [9, 2, min(_CHECKED_TOKENS, positions - teacher.first_position)]
+    texts = [generator.integers(5, model.config.vocab_size, size=length) for length in lengths]
     together = teacher.relations(pack(texts, first_position=teacher.first_position))
-    parts = zip(*(getattr(together, name).split([9, 2, 17]) for name in ("query", "key", "value")), strict=True)
+    parts = zip(*(getattr(together, name).split(lengths) for name in ("query", "key", "value")), strict=True)
     for text, packed_rows in zip(texts, parts, strict=True):
         for ours, theirs in zip(packed_rows, _own_projections(model, text, teacher.layer), strict=True):
             if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
@@ -200,17 +225,21 @@ def _check_packed(teacher: Teacher, model: Any, where: str) -> None:  # noqa: AN
 
 @torch.inference_mode()
 def _own_projections(model: Any, text: np.ndarray, layer: int) -> Sequence[Tensor]:  # noqa: ANN401
-    """Query, key, value `[N, H, D]` of one sequence, computed by the model with its eager attention."""
-    from transformers import AttentionInterface
+    """Query, key, value `[N, H, D]` of one sequence, computed by the model with its eager attention and masks."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
 
     seen: list[Sequence[Tensor]] = []
     eager = inspect.getmodule(type(model)).eager_attention_forward  # type: ignore[union-attr]
 
-    def watching(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any) -> Any:  # noqa: ANN401
+    def watching(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any
+    ) -> Any:  # noqa: ANN401
         seen.append([part[0].transpose(0, 1) for part in (query, key, value)])
         return eager(module, query, key, value, *rest, **settings)
 
     AttentionInterface.register(f"{_INTERFACE}_check", watching)
+    AttentionMaskInterface.register(f"{_INTERFACE}_check", eager_mask)
     model.set_attn_implementation(f"{_INTERFACE}_check")
     try:
         model(input_ids=torch.from_numpy(text)[None])

@@ -61,12 +61,20 @@ def _attend_run(
     mask_NN: Tensor | None = None,
 ) -> Tensor:
     """`count` sequences of equal length in one fused call, on views of the rows."""
-    by_head = [rows.view(count, -1, *rows.shape[1:]).transpose(1, 2) for rows in (query, key, value)]
-    if query.device.type == "cpu":  # no slower than bfloat16 there, five times faster backward, and more exact
-        by_head = [rows.float() for rows in by_head]
+    query_BHND, key_BHND, value_BHND = (
+        rows.view(count, -1, *rows.shape[1:]).transpose(1, 2) for rows in (query, key, value)
+    )
+    # On CPUs float32 is no slower than bfloat16 here, five times faster backward, and more exact.
+    if query.device.type == "cpu" and query.dtype in (torch.float16, torch.bfloat16):
+        query_BHND, key_BHND, value_BHND = query_BHND.float(), key_BHND.float(), value_BHND.float()
     with torch.autocast(query.device.type, enabled=False):
         attended = scaled_dot_product_attention(
-            *by_head, attn_mask=mask_NN, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+            query_BHND,
+            key_BHND,
+            value_BHND,
+            attn_mask=mask_NN,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
         )
     return attended.transpose(1, 2).reshape(query.shape).to(query.dtype)
 
@@ -80,7 +88,12 @@ def _band(length: int, window: int | None, device: torch.device) -> Tensor | Non
 
 
 def _attend_cuda(
-    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, packed: Packed, scale: float | None, window: int | None
+    query_THD: Tensor,
+    key_THD: Tensor,
+    value_THD: Tensor,
+    packed: Packed,
+    scale: float | None,
+    window: int | None,
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 

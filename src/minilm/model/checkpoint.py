@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from minilm import storage
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
-from minilm.model.heads import HeadName, Model, new_head
+from minilm.model.heads import HEADS, ClassificationHead, HeadName, Model, new_head
 from minilm.model.names import hf_names, listed, to_hf, to_ours
 
 logger = logging.getLogger(__name__)
@@ -43,15 +42,18 @@ def read_config(path: Path | str) -> EncoderConfig:
 
 def read_labels(path: Path | str) -> tuple[str, ...]:
     """Label names in id order from `id2label`, or none."""
-    values = storage.read_json(_config_file(Path(path))).get("id2label") or {}
-    assert isinstance(values, dict)
-    return tuple(str(values[key]) for key in sorted(values, key=int))
+    file = _config_file(Path(path))
+    values = storage.read_json(file).get("id2label") or {}
+    if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
+        raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
+    return tuple(str(values[str(index)]) for index in range(len(values)))
 
 
 def saved_head(path: Path | str) -> HeadName | None:
     """Which head the folder's `architectures` says it holds."""
-    names = storage.read_json(_config_file(Path(path))).get("architectures") or [""]
-    assert isinstance(names, list)
+    names = storage.read_json(_config_file(Path(path))).get("architectures")
+    if not isinstance(names, list) or not names:
+        return None
     return next((head for suffix, head in _ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
 
 
@@ -77,7 +79,9 @@ def read_model(
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):  # no memory and no random numbers for what the file is about to fill
         encoder = Encoder(config)
-    model = Model(encoder, None if head is None else new_head(head, config, num_labels=num_labels, generator=generator))
+    model = Model(
+        encoder, None if head is None else new_head(head, config, num_labels=num_labels, generator=generator)
+    )
     found = to_ours(tensors, model.state_dict(), family=config.family, head=head, where=str(file))
     if _is_microsoft(path):
         found = _resize_positions(found, config, generator)
@@ -95,7 +99,21 @@ def write_model(
     labels: Sequence[str] = (),
     regression: bool = False,
 ) -> None:
-    """Write `config.json` and `model.safetensors` in Hugging Face's names; `folder` must exist."""
+    """Write `config.json` and `model.safetensors` in Hugging Face's names; `folder` must exist.
+
+    Raises:
+        UsageError: `head` is not the head of `model`, or `labels` are not one name per class.
+    """
+    if type(model.head) is not (HEADS[head] if head else type(None)):
+        raise UsageError(
+            f"head is {head!r}, but the model has {type(model.head).__name__}; name the model's own head"
+        )
+    if isinstance(model.head, ClassificationHead):
+        labels = labels or [f"LABEL_{index}" for index in range(model.head.out.out_features)]
+        if len(labels) != model.head.out.out_features:
+            raise UsageError(
+                f"{len(labels)} labels for {model.head.out.out_features} classes; expected one name per class"
+            )
     config = model.encoder.config
     values = config.to_hf()
     if head is not None:
@@ -127,7 +145,9 @@ def _config_file(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise DataError(f"{path}: no configuration; expected {' or '.join(str(candidate) for candidate in candidates)}")
+    raise DataError(
+        f"{path}: no configuration; expected {' or '.join(str(candidate) for candidate in candidates)}"
+    )
 
 
 def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -140,14 +160,23 @@ def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     if single.is_file():
         return single, storage.read_safetensors(single)
     if index.is_file():
-        weight_map = cast("Mapping[str, str]", storage.read_json(index).get("weight_map") or {})
-        names = sorted(set(weight_map.values()))
-        if any(Path(name).name != name for name in names):
-            raise DataError(f"{index}: a shard lies outside the folder; expected plain file names")
-        return index, {key: value for name in names for key, value in storage.read_safetensors(path / name).items()}
+        shards = [path / name for name in _shard_names(index)]
+        return index, {
+            key: value for shard in shards for key, value in storage.read_safetensors(shard).items()
+        }
     if legacy.is_file():
         return legacy, storage.read_legacy_bin(legacy)
     raise DataError(f"{path}: no weights; expected model.safetensors or pytorch_model.bin")
+
+
+def _shard_names(index: Path) -> list[str]:
+    weight_map = storage.read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{index}: weight_map must map tensor names to file names")
+    if any(Path(name).name != name for name in names):
+        raise DataError(f"{index}: a shard lies outside the folder; expected plain file names")
+    return sorted(set(names))
 
 
 def _resize_positions(
@@ -158,7 +187,11 @@ def _resize_positions(
     table = found.get(name)
     if table is None or len(table) == config.max_positions:
         return found
-    logger.warning("position table resized from %d to %d rows, as the configuration asks", len(table), config.max_positions)
+    logger.warning(
+        "position table resized from %d to %d rows, as the configuration asks",
+        len(table),
+        config.max_positions,
+    )
     repeats = -(-config.max_positions // len(table))
     return {**found, name: table.repeat(repeats, 1)[: config.max_positions]}
 
@@ -168,20 +201,30 @@ def _drop_or_start_missing(
 ) -> None:
     """Weights the file lacks: a pooler nobody needs is left out, a head starts fresh, anything else is an error."""
     missing = [name for name in model.state_dict() if name not in found]
-    fresh = [name for name in missing if name.startswith(("head.", "encoder.pooler."))]
+    half_pooler = len([name for name in found if name.startswith("encoder.pooler.")]) == 1
+    may_start = ("head.",) if half_pooler else ("head.", "encoder.pooler.")
+    fresh = [name for name in missing if name.startswith(may_start)]
     if set(missing) - set(fresh):
         family = model.encoder.config.family
-        absent = [theirs for name in missing if name not in fresh for theirs in hf_names(name, family=family, head=None)]
+        absent = [
+            theirs
+            for name in missing
+            if name not in fresh
+            for theirs in hf_names(name, family=family, head=None)
+        ]
         raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
     if "encoder.pooler.weight" in fresh:
         if head != "classification":
             model.encoder.pooler = None
+            fresh = [name for name in fresh if name.startswith("head.")]
         else:
             config = model.encoder.config
             model.encoder.pooler = torch.nn.Linear(config.hidden_size, config.hidden_size)
             reset_weights(model.encoder.pooler, config.initializer_range, generator)
     if head is not None and fresh:
-        logger.warning("%s has no trained %s head; %d tensors start from random values", where, head, len(fresh))
+        logger.warning(
+            "%s has no trained %s head; %d tensors start from random values", where, head, len(fresh)
+        )
 
 
 def _require_shapes(model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str) -> None:

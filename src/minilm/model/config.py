@@ -83,7 +83,7 @@ class EncoderConfig:
         Raises:
             UsageError: a size is not positive, or the heads do not divide the width.
         """
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+        for name in (*_REQUIRED, "num_segments"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UsageError(f"{name} is {value!r}; expected a positive integer")
@@ -135,8 +135,12 @@ class EncoderConfig:
         _refuse_other_computations(values, where)
         missing = [_HF_KEYS[name] for name in _REQUIRED if _HF_KEYS[name] not in values]
         if missing:
-            raise DataError(f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?")
+            raise DataError(
+                f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?"
+            )
         found = {ours: values[theirs] for ours, theirs in _HF_KEYS.items() if values.get(theirs) is not None}
+        if FAMILIES[cast("FamilyName", model_type)].positions_after_padding:
+            found.setdefault("pad_token_id", 1)  # what these families mean when the file does not say
         for name, value in found.items():
             kind = (int, float) if name.endswith(("dropout", "eps", "range")) else (int,)
             if isinstance(value, bool) or not isinstance(value, kind):

@@ -45,7 +45,9 @@ def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":
-            raise DataError(f"{modules_file}: module {kind!r}; expected Transformer, Pooling and Normalize only")
+            raise DataError(
+                f"{modules_file}: module {kind!r}; expected Transformer, Pooling and Normalize only"
+            )
     return EmbeddingSettings(
         pooling=pooling, normalize=normalize, max_tokens=_max_tokens(folder, model_max_tokens)
     )
@@ -82,7 +84,9 @@ def _read_list(file: Path) -> list[Mapping[str, object]]:
     try:
         values = json.loads(storage.read_text(file))
     except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg}); expected a list of modules") from None
+        raise DataError(
+            f"{file}:{error.lineno}: not JSON ({error.msg}); expected a list of modules"
+        ) from None
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise DataError(f"{file}: expected a list of modules")
     return cast("list[Mapping[str, object]]", values)
@@ -106,7 +110,10 @@ def _read_pooling(file: Path) -> Pooling:
 def _max_tokens(folder: Path, model_max_tokens: int) -> int:
     """The shortest limit that any of the folder's files states, never more than the position table holds."""
     limits: list[object] = [model_max_tokens]
-    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+    for name, key in (
+        ("sentence_bert_config.json", "max_seq_length"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
         if (folder / name).is_file():
             limits.append(storage.read_json(folder / name).get(key))
     return int(min(limit for limit in limits if isinstance(limit, (int, float)) and limit > 0))

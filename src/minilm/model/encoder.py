@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.model.attention import attend, attend_first
 from minilm.model.config import EncoderConfig
 from minilm.model.packing import Packed
@@ -122,8 +122,14 @@ class Encoder(nn.Module):
         return torch.tanh(self.pooler(self.first(packed)))
 
     def relations(self, packed: Packed, *, layer: int | None = None) -> Relations:
-        """Query, key and value of `layer` (1-based, last by default); nothing after them is computed."""
-        layer = layer or len(self.layers)
+        """Query, key and value of `layer` (1-based, last by default); nothing after them is computed.
+
+        Raises:
+            UsageError: no such layer.
+        """
+        layer = len(self.layers) if layer is None else layer
+        if not 1 <= layer <= len(self.layers):
+            raise UsageError(f"layer is {layer}; the encoder has layers 1 to {len(self.layers)}")
         query, key, value = self._layer(layer).project(self._run(packed, layer - 1))
         return Relations(query=query, key=key, value=value)
 

@@ -55,9 +55,9 @@ class SpanHead(nn.Module):
     """A linear map to a start and an end score: `[T, E]` -> `[T, 2]`."""
 
     def __init__(self, config: EncoderConfig, num_labels: int = 2) -> None:
-        """Make the map; a span always has two scores."""
+        """Make the map; a span always has two scores, so `num_labels` is unused."""
         super().__init__()
-        self.out = nn.Linear(config.hidden_size, num_labels)
+        self.out = nn.Linear(config.hidden_size, 2)
 
     def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
         """Start and end score of every token."""

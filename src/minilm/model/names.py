@@ -56,7 +56,7 @@ _HEADS: Mapping[tuple[str, HeadName], Mapping[str, str]] = {
 # Tied copies, buffers, pre-training heads and heads that were not asked for.
 _IGNORED = re.compile(
     r"(.*embeddings\.(position_ids|token_type_ids)|(cls|lm_head|classifier|qa_outputs|"
-    r"discriminator_predictions|crit_mask_lm_smoothed)\..*)"
+    r"discriminator_predictions|generator_predictions|generator_lm_head|crit_mask_lm_smoothed)\..*)"
 )
 _PREFIX = re.compile(r"^(bert|roberta|electra)\.")
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}
@@ -78,7 +78,9 @@ def hf_names(name: str, *, family: FamilyName, head: HeadName | None) -> tuple[s
         if match[2].startswith("qkv."):
             return tuple(f"{base}attention.self.{part}.{match[2][4:]}" for part in _PARTS)
         return (base + str(_swap(match[2], _LAYER)),)
-    return (prefix + str(_swap(inner, _ENCODER)),)
+    found = _swap(inner, _ENCODER)
+    assert found, f"{name} belongs to a head; say which"
+    return (prefix + found,)
 
 
 def to_hf(tensors: Mapping[str, Tensor], *, family: FamilyName, head: HeadName | None) -> dict[str, Tensor]:
@@ -104,18 +106,36 @@ def to_ours(
     query-key-value with separate biases.
 
     Raises:
-        DataError: tensors this encoder has no place for (all of them are listed).
+        DataError: tensors this encoder has no place for (all are listed), or half a query-key-value.
     """
     left = _normalised(tensors, where)
     found: dict[str, Tensor] = {}
     for name in expected:
         names = [_PREFIX.sub("", theirs) for theirs in hf_names(name, family=family, head=head)]
-        if all(theirs in left for theirs in names):
-            found[name] = torch.cat([left.pop(theirs) for theirs in names])
-    unexpected = [name for name in left if not _IGNORED.fullmatch(name) and name not in ("pooler.dense.weight", "pooler.dense.bias")]
+        absent = [theirs for theirs in names if theirs not in left]
+        if 0 < len(absent) < len(names):
+            raise DataError(
+                f"{where}: missing tensors {listed(absent)}; the file does not match its config.json"
+            )
+        if not absent:
+            found[name] = _joined({theirs: left.pop(theirs) for theirs in names}, where)
+    unexpected = [
+        name
+        for name in left
+        if not _IGNORED.fullmatch(name) and name not in ("pooler.dense.weight", "pooler.dense.bias")
+    ]
     if unexpected:
         raise DataError(f"{where}: unexpected tensors {listed(unexpected)}; expected a {family} encoder")
     return found
+
+
+def _joined(parts: Mapping[str, Tensor], where: str) -> Tensor:
+    """One tensor of the parts of a fused projection, which must have equal shapes."""
+    if len({tensor.shape for tensor in parts.values()}) != 1:
+        shapes = listed(f"{name} {tuple(tensor.shape)}" for name, tensor in parts.items())
+        raise DataError(f"{where}: tensors of one attention layer differ in shape: {shapes}")
+    tensors = list(parts.values())
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
@@ -144,7 +164,7 @@ def _normalised(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             )
         if stem.endswith("LayerNorm"):
             last = _OLD_NORM.get(last, last)
-        plain[f"{stem}.{last}"] = tensor
+        plain[f"{stem}.{last}".removeprefix(".")] = tensor
     for name in [name for name in plain if name.endswith("self.qkv_linear.weight")]:
         _split_fused(plain, name.removesuffix("qkv_linear.weight"), where)
     return plain
@@ -154,8 +174,10 @@ def _split_fused(plain: dict[str, Tensor], base: str, where: str) -> None:
     """`qkv_linear` rows are query, key, value; biases come as `q_bias`, `v_bias`; the key has none: zeros."""
     weight = plain.pop(f"{base}qkv_linear.weight")
     missing = [part for part in ("q_bias", "v_bias") if base + part not in plain]
-    if missing or weight.shape[0] % 3:
-        raise DataError(f"{where}: {base}qkv_linear.weight {tuple(weight.shape)} without {listed(missing) or '3 parts'}")
+    if missing or weight.dim() != 2 or weight.shape[0] % 3:
+        raise DataError(
+            f"{where}: {base}qkv_linear.weight {tuple(weight.shape)} without {listed(missing) or '3 parts'}"
+        )
     query_bias, value_bias = (plain.pop(base + part).flatten() for part in ("q_bias", "v_bias"))
     biases = (query_bias, torch.zeros_like(query_bias), value_bias)
     for part, rows, bias in zip(_PARTS, weight.chunk(3), biases, strict=True):

@@ -27,7 +27,9 @@ class PrepackedLinear(nn.Module):
         self.out_features = linear.out_features
         self.activation = "gelu" if isinstance(linear, LinearGelu) else "none"
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), _TYPICAL_ROWS)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(
+            linear.weight.detach().contiguous(), _TYPICAL_ROWS
+        )
 
     def forward(self, rows: Tensor) -> Tensor:
         """Apply the map."""

@@ -10,7 +10,6 @@ losses are weighted so that any cut into microbatches gives the same gradient.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import signal
@@ -29,6 +28,7 @@ from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, Interrupted
 from minilm.model.packing import Packed
 from minilm.train.allocator import keep_freed_memory
+from minilm.train.metrics import append_metrics, keep_metrics, means
 from minilm.train.optim import AdamWSettings, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from minilm.train.progress import StepProgress, resident_gib
 from minilm.train.schedule import linear_schedule
@@ -113,7 +113,8 @@ class _Run:
     bad_steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    recent: list[dict[str, float]] = field(default_factory=list)
+    saved_step: int = -1
+    recent: list[Mapping[str, float]] = field(default_factory=list)
     held_out: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -123,16 +124,15 @@ def train(
     *,
     folder: Path | None = None,
     identity: Identity | None = None,
-    resume: bool = True,
 ) -> Mapping[str, float]:
     """Run `objective` for `settings.steps` updates; the same call after a kill ends in the same bits.
 
     Args:
         objective: what is learned.
         settings: how.
-        folder: run folder for metrics and checkpoints; nothing is written without one.
+        folder: run folder for metrics and checkpoints, gone on from where they end; nothing is written
+            without one.
         identity: what makes two runs the same run; a checkpoint of another run is refused.
-        resume: go on from the newest checkpoint.
 
     Returns:
         The objective's held-out numbers after the last step.
@@ -150,19 +150,19 @@ def train(
         optimizer=make_optimizer(objective.parameters, settings.optimizer),
     )
     if folder is not None:
-        _restore(run, objective, folder, resume=resume)
+        _restore(run, objective, folder)
     with (
         _interruptible() as interrupted,
         StepProgress(settings.label, settings.steps, done=run.step) as progress,
     ):
         while run.step < settings.steps:
+            if interrupted.is_set:
+                _save(run, objective)
+                where = f" at step {run.step}; the same command goes on from there" if folder else ""
+                raise Interrupted(f"stopped by the user{where}")
             loss = _step(run, objective)
             progress.update(loss=loss, tokens_per_second=run.tokens / max(run.seconds, 1e-9))
             _after_step(run, objective)
-            if interrupted.is_set and run.step < settings.steps:
-                _save(run, objective)
-                where = f"; state saved at step {run.step}, the same command goes on" if folder else ""
-                raise Interrupted(f"stopped by the user{where}")
     return run.held_out or objective.evaluate()
 
 
@@ -189,21 +189,20 @@ def _step(run: _Run, objective: Objective[B]) -> float:
     return total
 
 
-def _accumulate(
-    objective: Objective[B], batches: Sequence[B], precision: Precision
-) -> tuple[float, dict[str, float]]:
+def _accumulate(objective: Objective[B], batches: Sequence[B], precision: Precision) -> tuple[float, dict[str, float]]:
     total, parts = 0.0, dict[str, float]()
     objective.module.train()
     for batch in batches:
         device = batch.packed.token_ids.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss = objective.loss(batch)
-        if not torch.isfinite(loss.value):
-            return float(loss.value), parts
+        value = float(loss.value.detach())
+        if not math.isfinite(value):
+            return value, {}
         loss.value.backward()
-        total += float(loss.value)
-        for name, value in loss.parts.items():
-            parts[name] = parts.get(name, 0.0) + float(value)
+        total += value
+        for name, part in loss.parts.items():
+            parts[name] = parts.get(name, 0.0) + float(part.detach())
     return total, parts
 
 
@@ -214,23 +213,34 @@ def _clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> list[flo
 def _skip(run: _Run, batches: Sequence[Batch], loss: float) -> None:
     """Count a step without an update; past the limit, save its batch and stop."""
     run.bad_steps += 1
-    logger.warning("step %d: loss or gradient not finite (loss %s); update skipped (%d so far)", run.step, loss, run.bad_steps)
+    logger.warning(
+        "step %d: loss or gradient is not finite (loss %s); update skipped (%d so far)",
+        run.step + 1,
+        loss,
+        run.bad_steps,
+    )
     if run.bad_steps <= run.settings.max_bad_steps:
         return
     where = ""
     if run.folder is not None:
-        file = run.folder / f"bad-batch-step-{run.step:08d}.safetensors"
-        tensors = {
-            f"{number}.{name}": getattr(batch.packed, name).contiguous()
-            for number, batch in enumerate(batches)
-            for name in ("token_ids", "segment_ids", "cu_seqlens")
-        }
-        storage.write_safetensors(file, tensors)
-        where = f"; its batch is in {file}"
+        where = f"; the last batch is in {_save_batch(run.folder, run.step + 1, batches)}"
     raise DataError(
-        f"step {run.step}: the loss is not finite for the {run.bad_steps}th time "
-        f"(train.max_bad_steps is {run.settings.max_bad_steps}){where}; lower train.learning_rate or check the data"
+        f"step {run.step + 1}: {run.bad_steps} steps had a loss or gradient that is not finite "
+        f"(train.max_bad_steps is {run.settings.max_bad_steps}){where}; "
+        f"lower train.learning_rate or check the data"
     )
+
+
+def _save_batch(folder: Path, step: int, batches: Sequence[Batch]) -> Path:
+    """The tokens of a step's microbatches, `0.token_ids` and so on, to look at or to run again."""
+    file = folder / f"bad-batch-step-{step:08d}.safetensors"
+    tensors = {
+        f"{number}.{name}": getattr(batch.packed, name)
+        for number, batch in enumerate(batches)
+        for name in ("token_ids", "segment_ids", "cu_seqlens")
+    }
+    storage.write_safetensors(file, tensors)
+    return file
 
 
 def _after_step(run: _Run, objective: Objective[B]) -> None:
@@ -247,20 +257,16 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
 
 
 def _log(run: _Run, held_out: Mapping[str, float]) -> None:
-    names = run.recent[-1].keys()
-    means = {name: math.fsum(row.get(name, math.nan) for row in run.recent) / len(run.recent) for name in names}
     speed = {"tokens_per_second": run.tokens / max(run.seconds, 1e-9), "memory_gib": resident_gib()}
+    row = {"step": run.step, **means(run.recent), **held_out, **speed, "bad_steps": run.bad_steps}
     run.recent.clear()
     run.tokens, run.seconds = 0, 0.0
     if run.folder is not None:
-        row = {"step": run.step, **means, **held_out, **speed, "bad_steps": run.bad_steps}
-        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        with (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+        append_metrics(run.folder, row)
 
 
 def _save(run: _Run, objective: Objective[B]) -> None:
-    if run.folder is None:
+    if run.folder is None or run.saved_step == run.step:
         return
     state = TrainState(
         step=run.step,
@@ -268,31 +274,25 @@ def _save(run: _Run, objective: Objective[B]) -> None:
         identity=run.identity,
         model=objective.module.state_dict(),
         optimizer=optimizer_tensors(run.optimizer, objective.parameters),
+        recent=run.recent,
+        held_out=run.held_out,
     )
     save_checkpoint(run.folder / "checkpoints", state, keep=run.settings.keep_checkpoints)
+    run.saved_step = run.step
 
 
-def _restore(run: _Run, objective: Objective[B], folder: Path, *, resume: bool) -> None:
+def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
     """Go on from the newest checkpoint; metrics written after it are dropped, they will be written again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = load_newest(folder / "checkpoints", run.identity) if resume else None
+    storage.make_folder(folder)
+    state = load_newest(folder / "checkpoints", run.identity)
     if state is not None:
         objective.module.load_state_dict(dict(state.model))
         load_optimizer_tensors(run.optimizer, objective.parameters, state.optimizer)
-        run.step, run.bad_steps = state.step, state.bad_steps
+        run.step = run.saved_step = state.step
+        run.bad_steps, run.held_out = state.bad_steps, state.held_out
+        run.recent.extend(state.recent)
         logger.info("resuming %s at step %d of %d", folder, state.step, run.settings.steps)
-    rows = [row for row in read_metrics(folder) if float(row["step"]) <= run.step]
-    storage.atomic_write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Rows of a run's `metrics.jsonl`; a last line cut off by a kill is left out."""
-    file = folder / "metrics.jsonl"
-    rows: list[dict[str, float]] = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
+    keep_metrics(folder, up_to=run.step)
 
 
 @dataclass

@@ -32,7 +32,10 @@ def is_decayed(name: str) -> bool:
 def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: AdamWSettings) -> torch.optim.AdamW:
     """A fused AdamW over `parameters`, two groups: with and without decay."""
     groups = [
-        {"params": [p for name, p in parameters.items() if is_decayed(name) is decayed], "weight_decay": decay}
+        {
+            "params": [p for name, p in parameters.items() if is_decayed(name) is decayed],
+            "weight_decay": decay,
+        }
         for decayed, decay in ((True, settings.weight_decay), (False, 0.0))
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
@@ -60,5 +63,4 @@ def load_optimizer_tensors(
         if name not in parameters:
             raise DataError(f"checkpoint holds optimizer state of {name!r}, which the model does not have")
         parameter = parameters[name]
-        place = tensor if part == "step" else tensor.to(parameter.device)
-        optimizer.state[parameter][part] = place
+        optimizer.state[parameter][part] = tensor.to(parameter.device)  # "step" too: fused kernels want it there

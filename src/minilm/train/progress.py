@@ -63,7 +63,8 @@ class StepProgress:
         status = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  {resident_gib():.1f} GiB"
         self._bar.update(self._task, completed=self._done, status=status)
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_line >= _SECONDS_BETWEEN_LINES:
+        due = now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done == self._total
+        if due and not self._console.is_terminal:
             self._last_line = now
             left_s = (now - self._started) / (self._done - self._first) * (self._total - self._done)
             logger.info("%s %d/%d  %s  %.0f s left", self._label, self._done, self._total, status, left_s)

@@ -1,7 +1,8 @@
 """Checkpoints: the whole training state as files, saved so that a kill at any moment loses nothing.
 
-In: weights, optimizer state, step and the identity of the run. Out: `checkpoints/step-00000500/` holding
-`model.safetensors`, `optimizer.safetensors` and, written last, `state.json` with their checksums.
+In: weights, optimizer state, step, numbers not yet logged and the identity of the run.
+Out: `checkpoints/step-00000500/` holding `model.safetensors`, `optimizer.safetensors` and, written last,
+`state.json` with their checksums and its own.
 
 Saving and loading is the identity, bit for bit. Random numbers are not stored: every generator is derived
 from (seed, purpose, step).
@@ -9,11 +10,12 @@ from (seed, purpose, step).
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -21,82 +23,151 @@ from torch import Tensor
 
 from minilm import storage
 from minilm.errors import DataError, UsageError
+from minilm.train.metrics import restored, storable
 
 logger = logging.getLogger(__name__)
 
 Identity = Mapping[str, object]
 
-_NAME = re.compile(r"step-(\d{8})")
+_NAME = re.compile(r"step-(\d{8,})")
+_LEFTOVER = re.compile(r"\.step-\d{8,}\.(tmp|old)-\d+")
 _FILES = ("model.safetensors", "optimizer.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Everything a run needs to go on: `step` updates are done, `bad_steps` of them were skipped."""
+    """Everything a run needs to go on: `step` updates are done, `bad_steps` of them were skipped.
+
+    `recent` are the numbers of the steps since the last line of metrics, `held_out` the last evaluation.
+    """
 
     step: int
     bad_steps: int
     identity: Identity
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    recent: Sequence[Mapping[str, float]] = ()
+    held_out: Mapping[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
-    """Write `state` below `folder` and remove all but the newest `keep` checkpoints.
+    """Write `state` below `folder`; keep the newest `keep` up to its step, and none after it.
+
+    A checkpoint of a later step is a damaged one that this run went back from.
 
     Raises:
         SystemProblem: disk full or read-only; earlier checkpoints are untouched.
     """
     target = folder / f"step-{state.step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     with storage.atomic_folder(target, replace=True) as aside:
         for name, tensors in zip(_FILES, (state.model, state.optimizer), strict=True):
             storage.write_safetensors(aside / name, tensors)
-        storage.write_json(
-            aside / "state.json",
-            {
-                "step": state.step,
-                "bad_steps": state.bad_steps,
-                "identity": dict(state.identity),
-                "sha256": {name: storage.sha256_file(aside / name) for name in _FILES},
-            },
-        )
-    for old in _folders(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        values: dict[str, object] = {
+            "step": state.step,
+            "bad_steps": state.bad_steps,
+            "recent": [storable(row) for row in state.recent],
+            "held_out": storable(state.held_out),
+            "identity": dict(state.identity),
+            "sha256": {name: storage.sha256_file(aside / name) for name in _FILES},
+        }
+        storage.write_json(aside / "state.json", {**values, "sha256 of this": _checksum(values)})
+    found = _folders(folder)
+    kept = [path for path in found if _step(path) <= state.step][:keep]
+    for old in found:
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
 def load_newest(folder: Path, identity: Identity) -> TrainState | None:
     """The newest complete checkpoint below `folder`, or None when there is none.
 
-    A damaged one is reported and the one before it is taken.
+    A damaged one is reported and the one before it is taken. What killed processes left half-written is removed.
 
     Raises:
         UsageError: the checkpoint belongs to another run; every difference is named.
     """
-    for candidate in _folders(folder):
+    _remove_leftovers(folder)
+    candidates = _folders(folder)
+    for candidate in candidates:
         try:
-            state = _load(candidate)
+            values = _read_values(candidate)
+            require_same(cast("Identity", values["identity"]), identity, candidate)
+            return _load(candidate, values)
         except DataError as error:
-            logger.warning("checkpoint %s is damaged (%s); going back to the one before it", candidate, error)
-            continue
-        _require_same(state.identity, identity, candidate)
-        return state
+            logger.warning("checkpoint %s is damaged (%s); trying the one before it", candidate, error)
+    if candidates:
+        logger.warning("no checkpoint in %s can be used; starting from the first step", folder)
     return None
 
 
-def _load(folder: Path) -> TrainState:
-    values = storage.read_json(folder / "state.json")
+def require_run(folder: Path, identity: Identity) -> None:
+    """Refuse to touch the checkpoints of another run; a look at the newest readable `state.json` only.
+
+    Raises:
+        UsageError: they belong to another run; every difference is named.
+    """
+    for candidate in _folders(folder):
+        try:
+            saved = cast("Identity", _read_values(candidate)["identity"])
+        except DataError:
+            continue  # reported when it is loaded
+        require_same(saved, identity, candidate)
+        return
+
+
+def require_same(saved: Identity, current: Identity, where: Path) -> None:
+    """Compare two identities.
+
+    Raises:
+        UsageError: they differ; every difference is named, old and new.
+    """
+    keys = sorted(saved.keys() | current.keys())
+    changed = [
+        f"{key} was {_shown(saved, key)}, is {_shown(current, key)}"
+        for key in keys
+        if key not in saved or key not in current or saved[key] != current[key]
+    ]
+    if changed:
+        raise UsageError(
+            f"{where} belongs to another run: {'; '.join(changed)}. "
+            f"Restore these, choose another out folder, or start afresh with --resume never"
+        )
+
+
+def _shown(identity: Identity, key: str) -> str:
+    return repr(identity[key]) if key in identity else "not set"
+
+
+def _checksum(values: Mapping[str, object]) -> str:
+    return storage.sha256_text(json.dumps(values, sort_keys=True))
+
+
+def _read_values(folder: Path) -> dict[str, object]:
+    """`state.json`, checked against its own checksum and the folder's name."""
+    file = folder / "state.json"
+    values = storage.read_json(file)
+    if values.pop("sha256 of this", None) != _checksum(values):
+        raise DataError(f"{file}: contents do not match its checksum")
+    if values["step"] != _step(folder):
+        raise DataError(f"{file}: is of step {values['step']}; expected {_step(folder)}")
+    return values
+
+
+def _load(folder: Path, values: Mapping[str, object]) -> TrainState:
     sums = cast("Mapping[str, str]", values["sha256"])
     for name in _FILES:
         if storage.sha256_file(folder / name) != sums.get(name):
             raise DataError(f"{folder / name}: contents do not match state.json")
     return TrainState(
-        step=int(cast("int", values["step"])),
-        bad_steps=int(cast("int", values["bad_steps"])),
+        step=cast("int", values["step"]),
+        bad_steps=cast("int", values["bad_steps"]),
         identity=cast("Identity", values["identity"]),
         model=storage.read_safetensors(folder / "model.safetensors"),
         optimizer=storage.read_safetensors(folder / "optimizer.safetensors"),
+        recent=[restored(row) for row in cast("list[object]", values["recent"])],
+        held_out=restored(values["held_out"]),
     )
 
 
@@ -104,16 +175,15 @@ def _folders(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step, reverse=True)
 
 
-def _require_same(saved: Identity, current: Identity, where: Path) -> None:
-    keys = sorted(saved.keys() | current.keys())
-    changed = [
-        f"{key} was {saved.get(key)!r}, is {current.get(key)!r}" for key in keys if saved.get(key) != current.get(key)
-    ]
-    if changed:
-        raise UsageError(
-            f"{where} belongs to another run: {'; '.join(changed)}. "
-            f"Restore these, choose another out folder, or start afresh with --resume never"
-        )
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Half-written checkpoints, and old ones that were being replaced, of a process that was killed."""
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)

@@ -30,9 +30,7 @@ def exit_code(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
     return caught.value.code, captured.out, captured.err
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["distill", "--help"], ["recipes", "--help"], ["doctor", "-h"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["recipes", "--help"], ["doctor", "-h"]])
 def test_help_imports_nothing_heavy(arguments):
     """Time is noisy; the list of imported modules is not. (Inside a verb, typer itself uses pydantic.)"""
     code = (
@@ -64,9 +62,7 @@ def verbs_and_commands() -> list[tuple[str, ...]]:
 def test_every_help_has_two_examples_and_defaults(capsys, command):
     code, out, _ = exit_code(capsys, *command, "--help")
     assert code == 0
-    examples = [
-        line for line in out.partition("Examples:\n")[2].splitlines() if line.startswith("    minilm ")
-    ]
+    examples = [line for line in out.partition("Examples:\n")[2].splitlines() if line.startswith("    minilm ")]
     assert len(examples) >= 2
     assert all(line.split()[1] == command[0] for line in examples)
 
@@ -165,12 +161,19 @@ def test_distill_hands_the_recipe_to_the_library(monkeypatch, capsys):
     import types
 
     calls = []
+    result = types.SimpleNamespace(
+        folders={"a": "runs/a"}, metrics={"a.heldout_loss": 0.25}, num_parameters={"a": 1234}
+    )
     module = types.ModuleType("minilm.distill.run")
-    module.distill = lambda loaded, resume: calls.append((loaded, resume))  # type: ignore[attr-defined]
+    module.distill = lambda loaded, resume: calls.append((loaded, resume)) or result  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "minilm.distill.run", module)
-    code, _, _ = exit_code(capsys, "distill", "tiny-embedded", "--set", "train.steps=3", "--resume", "never",
-                           "--set", "train.warmup_steps=0")  # fmt: skip
+    code, out, _ = exit_code(capsys, "distill", "tiny-embedded", "--set", "train.steps=3", "--resume", "never",
+                             "--set", "train.warmup_steps=0")  # fmt: skip
     assert code == 0
+    assert [line.split() for line in out.splitlines()] == [
+        ["student", "parameters", "held-out", "loss", "folder"],
+        ["a", "1,234", "0.25", "runs/a"],
+    ]
     assert calls[0][0].recipe.train.steps == 3
     assert calls[0][1] == "never"
 

@@ -1,0 +1,1 @@
+"""The whole path on what is installed: distil, fine-tune, score, compare."""

@@ -1,0 +1,221 @@
+"""`minilm quickstart`: distil a 3-layer student, fine-tune teacher and students, compare them in one table.
+
+In: text that is installed (or the user's files) and the embedded teacher. Out: a folder with the run folders
+and `summary.json`; one row each for the teacher, the distilled student and the same student undistilled.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minilm import storage
+from minilm.corpus.build import build_shards
+from minilm.corpus.order import derived_seed
+from minilm.corpus.shards import Shards
+from minilm.distill.objective import DistillObjective, RelationSettings
+from minilm.distill.relations import V2_PAIRS
+from minilm.distill.run import distill
+from minilm.distill.student import random_student, student_config
+from minilm.distill.teacher import load_teacher
+from minilm.embedded import embedded_model
+from minilm.infer.api import load
+from minilm.model.checkpoint import read_model, write_model
+from minilm.model.config import EncoderConfig
+from minilm.model.embedding import read_embedding, write_embedding
+from minilm.model.encoder import Encoder
+from minilm.model.heads import Model, new_head
+from minilm.quickstart.text import Labelled, QuickstartText
+from minilm.recipe import DistillRecipe, find_recipe, load_recipe
+from minilm.score.report import write_report
+from minilm.tasks.classification import ClassificationObjective, LabelledTexts
+from minilm.text.tokenizer import Tokenizer
+from minilm.train.loop import TrainSettings, train
+from minilm.train.metrics import read_metrics
+from minilm.train.optim import AdamWSettings
+
+TEACHER, DISTILLED, UNDISTILLED = "teacher", "student, distilled", "student, not distilled"
+# Fine-tuning, the same for all three models.
+_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _TOKENS_PER_BATCH = 3, 32, 3e-4, 4096
+_ROUNDS = 3  # of the speed measurement, in turn over the models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    parameters: int
+    megabytes: float
+    sentences_per_second: float
+    heldout_loss: float
+    accuracy: float
+
+
+def quickstart(text: QuickstartText, out: Path) -> list[Row]:
+    """Run everything below `out`; a second call with the same text goes on where the first was stopped.
+
+    Raises:
+        SystemProblem: the embedded teacher or transformers is missing.
+        Interrupted: Ctrl-C; finished parts are kept.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    teacher = embedded_model()
+    tokenizer = Tokenizer.load(teacher)
+    corpus = _build_corpus(text, teacher, out)
+    recipe = load_recipe(find_recipe("quickstart"), [f"data.corpus={corpus}", f"out={out / 'distill'}"])
+    result = distill(recipe)
+    folders = {
+        TEACHER: teacher,
+        DISTILLED: result.folders["student"],
+        UNDISTILLED: _write_undistilled(recipe.recipe, teacher, tokenizer, out),
+    }
+    losses = _heldout_losses(recipe.recipe, teacher, folders, corpus)
+    accuracies = {
+        name: _fine_tune(name, folder, text, tokenizer, recipe.recipe.seed, out)
+        for name, folder in folders.items()
+    }
+    speeds = _speeds(folders, [row.text for row in text.heldout])
+    rows = [
+        Row(
+            name=name,
+            parameters=read_model(folder).encoder.config.num_parameters(),
+            megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
+            sentences_per_second=speeds[name],
+            heldout_loss=losses[name],
+            accuracy=accuracies[name],
+        )
+        for name, folder in folders.items()
+    ]
+    storage.write_json(out / "summary.json", {"rows": [asdict(row) for row in rows]})
+    _report(text, rows, out)
+    return rows
+
+
+def _build_corpus(text: QuickstartText, tokenizer: Path, out: Path) -> Path:
+    """Shards of the unlabelled paragraphs; built again only when the text changed."""
+    lines = "".join(json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled)
+    source, corpus = out / "text.jsonl", out / "corpus"
+    if corpus.is_dir() and source.is_file() and storage.sha256_file(source) == storage.sha256_text(lines):
+        return corpus
+    storage.atomic_write(source, lines)
+    with storage.atomic_folder(corpus, replace=True) as aside:
+        build_shards([source], tokenizer=tokenizer, out=aside, max_tokens=128)
+    return corpus
+
+
+def _write_undistilled(recipe: DistillRecipe, teacher: Path, tokenizer: Tokenizer, out: Path) -> Path:
+    """The student as distillation found it: same configuration, same initial weights."""
+    section = recipe.students[0]
+    shape = EncoderConfig(
+        num_layers=section.num_layers or 0,
+        hidden_size=section.hidden_size or 0,
+        num_heads=section.num_heads or 0,
+        intermediate_size=section.intermediate_size or 0,
+    )
+    config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
+    student = random_student(config, seed=recipe.seed, name=section.name)
+    folder = out / "undistilled"
+    with storage.atomic_folder(folder, replace=True) as aside:
+        write_model(Model(student), aside)
+        tokenizer.save(aside)
+        write_embedding(
+            aside, read_embedding(teacher, model_max_tokens=config.max_tokens), hidden_size=config.hidden_size
+        )
+    return folder
+
+
+def _heldout_losses(
+    recipe: DistillRecipe, teacher: Path, folders: Mapping[str, Path], corpus: Path
+) -> dict[str, float]:
+    """Distillation loss of each model against the teacher, on the documents that were never trained on."""
+    encoders: dict[str, Encoder] = {
+        str(number): read_model(path).encoder for number, path in enumerate(folders.values())
+    }
+    settings = RelationSettings(
+        pairs=V2_PAIRS,
+        num_relation_heads=recipe.loss.relation_heads or 0,
+        normalization=recipe.loss.normalization,
+        batch_size=recipe.train.batch_size,
+        tokens_per_batch=recipe.train.tokens_per_batch,
+        num_heldout=recipe.data.heldout_documents,
+        seed=recipe.seed,
+    )
+    found = DistillObjective(load_teacher(teacher), encoders, Shards.open(corpus), settings).evaluate()
+    return dict(zip(folders, found.values(), strict=True))
+
+
+def _fine_tune(
+    name: str, folder: Path, text: QuickstartText, tokenizer: Tokenizer, seed: int, out: Path
+) -> float:
+    """Train a classifier on the labelled paragraphs; returns its held-out accuracy. Same settings for all models."""
+    encoder = read_model(folder).encoder
+    generator = torch.Generator().manual_seed(derived_seed(seed, "head"))
+    head = new_head("classification", encoder.config, num_labels=len(text.labels), generator=generator)
+    model = Model(encoder, head)
+    train_texts, heldout = (_labelled(rows, tokenizer) for rows in (text.train, text.heldout))
+    objective = ClassificationObjective(
+        model,
+        train_texts,
+        heldout,
+        batch_size=_BATCH_SIZE,
+        tokens_per_batch=_TOKENS_PER_BATCH,
+        seed=seed,
+    )
+    steps = int(_EPOCHS * len(text.train) / _BATCH_SIZE)
+    settings = TrainSettings(
+        steps=steps,
+        optimizer=AdamWSettings(learning_rate=_LEARNING_RATE),
+        warmup_steps=steps // 10,
+        seed=seed,
+        label=f"fine-tune {name}",
+    )
+    run_folder = out / ("fine-tune-" + name.replace(", ", "-").replace(" ", "-"))
+    numbers = train(
+        objective, settings, folder=run_folder, identity={"text": _fingerprint(text), "model": folder.name}
+    )
+    with storage.atomic_folder(run_folder / "model", replace=True) as aside:
+        write_model(model, aside, head="classification", labels=text.labels)
+        tokenizer.save(aside)
+    return numbers["accuracy"]
+
+
+def _report(text: QuickstartText, rows: Sequence[Row], out: Path) -> None:
+    """One page: the table, the distillation curves, what was learned from what."""
+    notes = [
+        f"Text: {text.source}; {len(text.unlabelled)} paragraphs for distillation.",
+        f"Task: {text.question} {len(text.train)} paragraphs to train on, {len(text.heldout)} held out.",
+        f"Classes: {', '.join(text.labels)}.",
+    ]
+    metrics = read_metrics(out / "distill")
+    write_report(out, title="minilm quickstart", table=[asdict(row) for row in rows], metrics=metrics, notes=notes)
+
+
+def _labelled(rows: Sequence[Labelled], tokenizer: Tokenizer) -> LabelledTexts:
+    return LabelledTexts(
+        sequences=tokenizer.encode([row.text for row in rows], max_length=128),
+        labels=np.array([row.label for row in rows], dtype=np.int64),
+    )
+
+
+def _fingerprint(text: QuickstartText) -> str:
+    return storage.sha256_text(json.dumps([[row.text, row.label] for row in (*text.train, *text.heldout)]))
+
+
+def _speeds(folders: Mapping[str, Path], texts: Sequence[str]) -> dict[str, float]:
+    """Sentences per second of `encode` in float32, measured in turn; the median of the rounds."""
+    models = {name: load(folder) for name, folder in folders.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(_ROUNDS):
+        for name, model in models.items():
+            started = time.perf_counter()
+            model.encode(texts)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: len(texts) / statistics.median(found) for name, found in seconds.items()}

@@ -1,0 +1,161 @@
+"""Text and a labelled task that need no download.
+
+In: nothing (the docstrings of the standard library and the reference manual that every Python carries), or
+the user's files. Out: paragraphs for distillation, and labelled paragraphs split into train and held-out.
+
+The task: which module of the standard library does this paragraph document? With user files: which file does
+it come from (with one file: which tenth of it).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minilm.corpus.readers import BadRows, read_texts
+from minilm.errors import DataError, SystemProblem
+
+MIN_WORDS = 8
+NUM_CLASSES = 12
+MIN_PER_CLASS, MAX_PER_CLASS = 20, 150
+_HELDOUT_SHARE = 0.3
+_SKIPPED = {"site-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "distutils", "ensurepip"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """A paragraph and the index of its label."""
+
+    text: str
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartText:
+    """What the quickstart runs on; no held-out paragraph is in `unlabelled`."""
+
+    source: str
+    question: str
+    labels: tuple[str, ...]
+    train: tuple[Labelled, ...]
+    heldout: tuple[Labelled, ...]
+    unlabelled: tuple[str, ...]
+
+
+def installed_text() -> QuickstartText:
+    """Docstrings of the standard library, labelled by module, and the language reference, unlabelled.
+
+    Raises:
+        SystemProblem: this Python was installed without its sources.
+    """
+    rows = list(_docstring_paragraphs(Path(sysconfig.get_path("stdlib"))))
+    if len(rows) < 1000:
+        raise SystemProblem(
+            "this Python carries too few docstrings for the quickstart (was it installed without its sources?); "
+            "give it text of your own: minilm quickstart --text FILES"
+        )
+    return _assemble(
+        rows,
+        more=_manual_paragraphs(),
+        source="docstrings of the Python standard library and the language reference",
+        question="which module does this paragraph document?",
+    )
+
+
+def text_of_files(files: Sequence[Path]) -> QuickstartText:
+    """The paragraphs of the user's files, labelled by file (or by tenth of the only file).
+
+    Raises:
+        DataError: a file cannot be read, or there are too few paragraphs to make a task of.
+    """
+    bad_rows = BadRows()
+    by_file = {path.name: list(_paragraphs(read_texts([path], bad_rows=bad_rows))) for path in files}
+    if len(by_file) > 1:
+        rows = [(name, text) for name, texts in by_file.items() for text in texts]
+        question = "which file does this paragraph come from?"
+    else:
+        texts = next(iter(by_file.values()), [])
+        rows = [(f"part {10 * index // len(texts) + 1}", text) for index, text in enumerate(texts)]
+        question = "which tenth of the file does this paragraph come from?"
+    return _assemble(rows, more=(), source=", ".join(by_file), question=question)
+
+
+def _assemble(
+    rows: Iterable[tuple[str, str]], *, more: Iterable[str], source: str, question: str
+) -> QuickstartText:
+    """Pick classes, split them by a hash of the text (the same on every machine), keep the rest unlabelled."""
+    unique = dict.fromkeys(rows)
+    times = Counter(text for _, text in unique)
+    unique = dict.fromkeys((name, text) for name, text in unique if times[text] == 1)
+    counts = Counter(name for name, _ in unique)
+    labels = tuple(sorted(name for name, count in counts.most_common(NUM_CLASSES) if count >= MIN_PER_CLASS))
+    if len(labels) < 2:
+        raise DataError(
+            f"{source}: {sum(counts.values())} paragraphs of at least {MIN_WORDS} words, in {len(counts)} classes; "
+            f"expected at least 2 classes of {MIN_PER_CLASS}; give more text"
+        )
+    train: list[Labelled] = []
+    heldout: list[Labelled] = []
+    for index, name in enumerate(labels):
+        texts = sorted((text for owner, text in unique if owner == name), key=_rank)[:MAX_PER_CLASS]
+        cut = round(len(texts) * _HELDOUT_SHARE)
+        heldout += [Labelled(text=text, label=index) for text in texts[:cut]]
+        train += [Labelled(text=text, label=index) for text in texts[cut:]]
+    kept_back = {row.text for row in heldout}
+    unlabelled = dict.fromkeys(
+        text for text in (*(text for _, text in unique), *more) if text not in kept_back
+    )
+    return QuickstartText(
+        source=source,
+        question=question,
+        labels=labels,
+        train=tuple(train),
+        heldout=tuple(heldout),
+        unlabelled=tuple(sorted(unlabelled, key=_rank)),
+    )
+
+
+def _rank(text: str) -> str:
+    """A fixed pseudo-random order that depends on nothing but the text."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
+    """Blank-line separated paragraphs of at least `MIN_WORDS` words, white space squeezed."""
+    for text in texts:
+        for part in re.split(r"\n\s*\n", text):
+            words = part.split()
+            if len(words) >= MIN_WORDS and ">>>" not in words:
+                yield " ".join(words)
+
+
+def _docstring_paragraphs(root: Path) -> Iterator[tuple[str, str]]:
+    """(top-level module, paragraph) of every docstring below `root`; nothing is imported or run."""
+    for file in sorted(root.rglob("*.py")):
+        parts = file.relative_to(root).parts
+        if _SKIPPED & set(parts):
+            continue
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError, OSError, ValueError):  # not ours to judge; one file less
+            continue
+        for text in _paragraphs(_docstrings(tree)):
+            yield parts[0].removesuffix(".py"), text
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield ast.get_docstring(node) or ""
+
+
+def _manual_paragraphs() -> Iterator[str]:
+    from pydoc_data.topics import topics
+
+    return _paragraphs(topics[name] for name in sorted(topics))

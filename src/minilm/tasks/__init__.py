@@ -1,0 +1,1 @@
+"""Downstream tasks: what a row is, what its loss is, how it is scored."""

@@ -1,0 +1,120 @@
+"""The run folder: one run at a time writes it, and only into a folder that is its own.
+
+In: the folder of a run and its resolved recipe. Out: a folder with `recipe.resolved.yaml`, `env.json` and
+`log.txt`, held for the length of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+from minilm import storage
+from minilm.environment import examine
+from minilm.errors import MinilmError, SystemProblem, UsageError
+
+logger = logging.getLogger(__name__)
+
+RECIPE = "recipe.resolved.yaml"
+_RESULTS = ("checkpoints", "metrics.jsonl", "report.html", "model")
+
+
+@contextlib.contextmanager
+def run_folder(out: Path, *, recipe: str) -> Iterator[None]:
+    """Hold `out` for one run; what the library logs meanwhile also goes to `out/log.txt`.
+
+    Raises:
+        UsageError: another process runs there, or the folder holds results that no run made.
+        SystemProblem: the machine refuses to write.
+    """
+    storage.make_folder(out)
+    _claim(out, recipe)
+    with _logging_to(out / "log.txt") as log:
+        try:
+            storage.write_json(out / "env.json", cast("Mapping[str, object]", examine()))
+            yield
+        except BaseException as error:
+            with contextlib.suppress(SystemProblem):  # the log may be what cannot be written
+                _log_end(log, error)
+            raise
+
+
+def remove_results(out: Path) -> None:
+    """Remove what an earlier run left in `out`, so that nothing of it can be taken for this run's.
+
+    Raises:
+        SystemProblem: the machine refuses.
+    """
+    found = [out / name for name in _RESULTS if (out / name).exists()]
+    for path in found:
+        with storage.reporting_writes(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if found:
+        logger.warning("starting afresh: removed %s from %s", ", ".join(path.name for path in found), out)
+
+
+def _claim(out: Path, recipe: str) -> None:
+    """A folder becomes a run folder by its resolved recipe; folders of the user are never replaced."""
+    if (out / RECIPE).is_file():
+        return
+    found = [name for name in (*_RESULTS, "corpus") if (out / name).exists()]
+    if found:
+        raise UsageError(
+            f"{out} holds {', '.join(found)} but no {RECIPE}, so no run made them; choose another out folder"
+        )
+    storage.atomic_write(out / RECIPE, recipe)
+
+
+def _log_end(log: logging.Handler, error: BaseException) -> None:
+    """Why the run ended, for `log.txt` alone: the caller hears of it by the error itself."""
+    values = {"name": __name__, "levelno": logging.ERROR, "levelname": "ERROR"}
+    trace = None if isinstance(error, MinilmError) else (type(error), error, error.__traceback__)
+    message = f"ended by {type(error).__name__}: {error}"
+    log.handle(logging.makeLogRecord({**values, "msg": message, "exc_info": trace}))
+
+
+@contextlib.contextmanager
+def _logging_to(file: Path) -> Iterator[logging.Handler]:
+    """Everything the library logs also goes to `file`, which is locked against a second run."""
+    with storage.reporting_writes(file):
+        handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.handleError = lambda record: _report_failed_line(file)  # type: ignore[method-assign]
+    root = logging.getLogger("minilm")
+    level = root.level
+    try:
+        _lock(handler, file)
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        yield handler
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        with contextlib.suppress(OSError):  # a full disk has been reported already
+            handler.close()
+
+
+def _lock(handler: logging.FileHandler, file: Path) -> None:
+    assert handler.stream is not None, "opened when it was made"
+    try:
+        fcntl.flock(handler.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"another process is running in {file.parent}; wait for it, or choose another out folder"
+        ) from None
+    except OSError as error:  # a file system without locks
+        logger.info("%s cannot be locked (%s); start no second run in this folder", file, error.strerror)
+
+
+def _report_failed_line(file: Path) -> None:
+    """A line could not be written: the run ends with the reason instead of going on without its log."""
+    error = sys.exc_info()[1]
+    assert error is not None, "called by logging while it handles an error"
+    with storage.reporting_writes(file):
+        raise error

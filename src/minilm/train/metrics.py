@@ -1,0 +1,74 @@
+"""`metrics.jsonl`: one line per logged step, complete or left out.
+
+In: the numbers of the steps since the last line. Out: their means, appended; the rows, read back.
+
+Numbers that are not finite are written as null: JSON has no NaN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from minilm import storage
+
+_FILE = "metrics.jsonl"
+
+Row = Mapping[str, float]
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Rows of a run's `metrics.jsonl`; a line cut off by a kill or a full disk is left out."""
+    file = folder / _FILE
+    rows: list[dict[str, float]] = []
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
+    return rows
+
+
+def keep_metrics(folder: Path, *, up_to: int) -> None:
+    """Drop the rows after step `up_to`; the run is about to write them again.
+
+    Raises:
+        SystemProblem: the machine refuses to write.
+    """
+    rows = [row for row in read_metrics(folder) if row["step"] <= up_to]
+    storage.atomic_write(folder / _FILE, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def append_metrics(folder: Path, row: Row) -> None:
+    """Add one row.
+
+    Raises:
+        SystemProblem: the machine refuses to write.
+    """
+    with storage.reporting_writes(folder / _FILE), (folder / _FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(storable(row)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def means(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean of each number over the rows in which it is finite; NaN when it never is."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {name: [row[name] for row in rows if name in row and math.isfinite(row[name])] for name in names}
+    return {name: math.fsum(values) / len(values) if values else math.nan for name, values in found.items()}
+
+
+def storable(row: Row) -> dict[str, float | None]:
+    """The row as JSON can hold it; `restored` undoes it, up to the kind of not-finite."""
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
+
+
+def restored(row: object) -> dict[str, float]:
+    """A row that `storable` gave."""
+    values = cast("Mapping[str, float | None]", row)
+    return {name: math.nan if value is None else value for name, value in values.items()}

@@ -1,0 +1,223 @@
+"""What README and docs tell a reader to type works: blocks run, commands, flags, keys and links exist.
+
+A page's ```python blocks and its ```bash blocks marked `run` are executed in order, in one folder that holds
+what the pages say the reader has: my.txt, reviews.csv, teacher/ and Microsoft's files. Other bash blocks
+(minutes long, or they install something) may only name commands that exist.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+from minilm.cli.app import VERBS, build_app
+from minilm.recipe import DistillRecipe, StudentSection
+from minilm.recipe.strict_yaml import dump_scalar
+
+REPO = Path(__file__).resolve().parents[2]
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+NAMES = [page.relative_to(REPO).as_posix() for page in PAGES]
+BIN = "minilm-l12-h384-uncased"
+each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its info string, the line it begins on, its text."""
+
+    info: str
+    line: int
+    text: str
+
+    @property
+    def runs(self) -> bool:
+        return self.info in ("python", "bash run")
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```([^\n`]*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [Block(info=m[1].strip(), line=text.count("\n", 0, m.start()) + 1, text=m[2]) for m in found]
+
+
+# --- blocks that run -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """`python` is this Python, `minilm` is this checkout, whether or not it is installed; all offline."""
+    folder = tmp_path_factory.mktemp("bin")
+    entry = f'"{sys.executable}" -c "from minilm.cli.app import main; main()"'
+    installed = Path(sys.executable).with_name("minilm")
+    for name, command in (
+        ("python", f'"{sys.executable}"'),
+        ("minilm", f'"{installed}"' if installed.is_file() else entry),
+    ):
+        (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        (folder / name).chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(REPO / "src"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def sentences() -> Iterator[str]:
+    for who in ("The river", "An old clock", "The baker", "My neighbour", "A small dog", "Her letter"):
+        for what in ("waits near", "slowly passes", "reminds me of", "never reaches", "stands behind"):
+            for where in ("the bridge", "a quiet harbour", "the market", "an empty house", "the mountains"):
+                yield f"{who} {what} {where}."
+
+
+def lay_out_files(folder: Path, model: Path) -> None:
+    """What the pages say the reader has; Microsoft's model is a tiny one with its names and format."""
+    import torch
+
+    from minilm.model.checkpoint import write_model
+    from minilm.model.config import EncoderConfig
+    from minilm.model.encoder import Encoder
+    from minilm.model.heads import Model
+    from minilm.storage import read_safetensors
+
+    rows = list(sentences())
+    (folder / "my.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "reviews.csv").write_text("id,body\n1,The market was full.\n2,We came back.\n", encoding="utf-8")
+    (folder / "teacher").symlink_to(model)
+    (folder / "vocab.txt").symlink_to(model / "vocab.txt")
+    config = EncoderConfig(hidden_size=24, num_layers=1, num_heads=2, intermediate_size=48)
+    encoder = Encoder(config)
+    encoder.reset(torch.Generator().manual_seed(0))
+    made = folder / ".made"
+    made.mkdir()
+    write_model(Model(encoder), made)
+    (made / "config.json").rename(folder / f"{BIN}-config.json")
+    tensors = read_safetensors(made / "model.safetensors")
+    torch.save({f"bert.{name.removeprefix('bert.')}": rows for name, rows in tensors.items()}, folder / f"{BIN}.bin")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.runs for b in blocks_of(page))], ids=lambda page: page.stem
+)
+def test_the_blocks_of_a_page_run_in_order(
+    page: Path, tmp_path: Path, real_model_dir: Path, environment: dict[str, str]
+) -> None:
+    pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
+    lay_out_files(tmp_path, real_model_dir)
+    for block in blocks_of(page):
+        if not block.runs:
+            continue
+        shell = ["python", "-c"] if block.info == "python" else ["bash", "-euo", "pipefail", "-c"]
+        done = subprocess.run(
+            ["env", *shell, block.text],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout}\n{done.stderr}"
+
+
+# --- what the other blocks and the reference name ------------------------------------------------
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    lines = [line for block in blocks_of(page) if block.info.startswith("bash") for line in block.text.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith(("make ", "minilm "))]
+    return [one for one in words if one]
+
+
+def options_of(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, list[list[str]]]]:
+    """For each command its name and the spellings of each option."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from options_of(inner, (*path, name))
+    if not hasattr(command, "commands"):
+        parameters = command.params  # type: ignore[attr-defined]
+        yield " ".join(path), [one.opts for one in parameters if one.param_type_name == "option"]
+
+
+COMMANDS = dict(options_of(typer.main.get_command(build_app())))
+
+
+@each_page
+def test_make_targets_and_flags_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for words in commands_of(page):
+        if words[0] == "make":
+            assert set(words[1:]) <= targets, words
+            continue
+        name = next((name for name in COMMANDS if words[1:][: len(name.split())] == name.split()), None)
+        assert name is not None, f"no such command: {words}"
+        known = {"--help", "--debug"}.union(*COMMANDS[name])
+        assert {word for word in words if word.startswith("--")} <= known, words
+
+
+def test_the_two_commands_of_the_first_screen_are_makefile_targets() -> None:
+    assert ["make", "quickstart"] in commands_of(REPO / "README.md")
+    assert ["make", "test"] in commands_of(REPO / "README.md")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_flag_is_in_the_reference(name: str) -> None:
+    text = (REPO / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert f"`minilm {name}" in text
+    for spellings in COMMANDS[name]:
+        assert f"`{spellings[0]}" in text, f"minilm {name} {spellings[0]}"
+    assert set(re.findall(r"`minilm ([a-z]+)", text)) <= {*VERBS}
+
+
+def recipe_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key with its default as the table writes it."""
+    for name, field in model.model_fields.items():
+        kind = StudentSection if name == "students" else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from recipe_rows(kind, f"{prefix}{name}{'.N' if name == 'students' else ''}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        if field.is_required():
+            shown = "required"
+        elif default is None:
+            shown = "none"
+        elif isinstance(default, str | int | float):
+            shown = f"`{dump_scalar(default)}`"
+        else:
+            shown = f"`{list(default)}`"
+        yield prefix + name, shown
+
+
+def test_the_table_of_recipe_keys_is_the_schema() -> None:
+    text = (REPO / "docs" / "reference.md").read_text(encoding="utf-8")
+    table = text[text.index("## Recipe keys") : text.index("## Run folder")]
+    written = re.findall(r"^\| `([a-zN_.]+)` \|[^|]*\| ([^|]*?) \|", table, flags=re.MULTILINE)
+    assert written == list(recipe_rows(DistillRecipe))
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
+    for target, fragment in links:
+        file = (page.parent / target).resolve() if target else page
+        assert file.is_file(), target
+        headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert not fragment or fragment in map(anchor, headings), f"{target}#{fragment}"
+
+
+def test_benchmark_places_are_marked() -> None:
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    for name in ("quickstart table", "speed table"):
+        assert text.index(f"<!-- {name} -->") < text.index(f"<!-- /{name} -->")

@@ -1,0 +1,233 @@
+"""Proves that a disk that refuses ends a run with one clear line, and that the run then goes on to the same bits."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minilm.distill import run as run_module
+from minilm.distill.run import distill
+from minilm.errors import SystemProblem, UsageError
+from minilm.recipe import load_recipe
+from minilm.train import folder as folder_module
+from minilm.train import metrics as metrics_module
+from minilm.train.metrics import read_metrics
+
+FULL = "the disk is full: free some space or choose another folder"
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Drawing is slow and not what is tested here."""
+    monkeypatch.setattr("minilm.score.report.draw", lambda curves: None)
+
+
+def run(recipe: Path, *overrides: str):
+    return distill(load_recipe(recipe, overrides))
+
+
+def weights(out: Path) -> list[bytes]:
+    newest = max((out / "checkpoints").iterdir())
+    files = [newest / "model.safetensors", newest / "optimizer.safetensors", out / "model" / "model.safetensors"]
+    return [file.read_bytes() for file in files]
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in row.items() if name not in ("tokens_per_second", "memory_gib")}
+        for row in read_metrics(out)
+    ]
+
+
+def assert_goes_on(tiny, recipe: Path) -> None:
+    """The same command, once there is room, ends as a run that was never disturbed."""
+    out, undisturbed = tiny.folder / "run", tiny.folder / "undisturbed"
+    run(recipe)
+    run(recipe, f"out={undisturbed}")
+    assert weights(out) == weights(undisturbed)
+    assert rows(out) == rows(undisturbed)
+    assert [path for path in out.rglob(".*") if path.name.startswith(".")] == []
+
+
+def refuse(monkeypatch, call: str, wanted: str, code: int, *, skip: int = 0) -> None:
+    """From the `skip`-th time on, `os.<call>` of a path or file that holds `wanted` fails with `code`."""
+    original, seen = getattr(os, call), 0
+
+    def refusing(first, *rest, **keywords):
+        nonlocal seen
+        name = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else str(first)
+        if wanted in name:
+            seen += 1
+            if seen > skip:
+                raise OSError(code, os.strerror(code), name)
+        return original(first, *rest, **keywords)
+
+    monkeypatch.setattr(os, call, refusing)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(tiny, monkeypatch, name, code):
+    recipe = tiny.recipe(steps=9)
+    with monkeypatch.context() as patch:
+        refuse(patch, "fsync", name, code, skip=4)  # each file is synced twice: as a file, and with its folder
+        with pytest.raises(SystemProblem) as caught:
+            run(recipe)
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"cannot write {tiny.folder}/run/checkpoints/")
+    kept = sorted(path.name for path in (tiny.folder / "run" / "checkpoints").iterdir())
+    assert kept == ["step-00000003", "step-00000006"]
+    if (name, code) == ("state.json", errno.ENOSPC):
+        assert_goes_on(tiny, recipe)
+
+
+def test_a_full_disk_while_metrics_are_written(tiny, monkeypatch):
+    """A row cut in half by the full disk is not taken for a row."""
+    recipe = tiny.recipe(steps=9, log_every=1)
+    original = os.fsync
+    with monkeypatch.context() as patch:
+
+        def half(handle: int) -> None:
+            file = Path(os.readlink(f"/proc/self/fd/{handle}"))
+            if file.name == "metrics.jsonl" and len(read_metrics(file.parent)) == 5:
+                os.truncate(file, file.stat().st_size - 20)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            original(handle)
+
+        patch.setattr(metrics_module.os, "fsync", half)
+        with pytest.raises(SystemProblem) as caught:
+            run(recipe)
+    assert str(caught.value) == f"cannot write {tiny.folder}/run/metrics.jsonl: {FULL}"
+    assert len(read_metrics(tiny.folder / "run")) == 4
+    assert_goes_on(tiny, recipe)
+
+
+@pytest.mark.parametrize("name", ["report.html", "env.json", "recipe.resolved.yaml", "model/", "corpus/"])
+def test_a_full_disk_while_other_files_are_written(tiny, monkeypatch, name):
+    recipe = tiny.recipe(steps=3)
+    with monkeypatch.context() as patch:
+        wanted = {"model/": "run/.model.tmp", "corpus/": "run/.corpus.tmp"}.get(name, f".{name}.tmp")
+        refuse(patch, "fsync", wanted, errno.ENOSPC)
+        with pytest.raises(SystemProblem) as caught:
+            run(recipe)
+    assert str(caught.value).startswith(f"cannot write {tiny.folder}/run/")
+    assert str(caught.value).endswith(FULL)
+    if name != "env.json":
+        assert_goes_on(tiny, recipe)
+
+
+def test_a_full_disk_while_the_log_is_written(tiny, monkeypatch, capsys):
+    """logging would print a traceback and go on."""
+
+    class FullStream:
+        def write(self, text: str) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def close(self) -> None:
+            self.flush()
+
+    monkeypatch.setattr(folder_module, "_lock", lambda handler, file: handler.setStream(FullStream()))
+    with pytest.raises(SystemProblem) as caught:
+        run(tiny.recipe(steps=3))
+    assert str(caught.value) == f"cannot write {tiny.folder}/run/log.txt: {FULL}"
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def command(code: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120, check=False
+    )
+
+
+def errors_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
+
+
+def test_a_limit_on_file_sizes_ends_the_command_with_4_and_one_line(tiny):
+    """The kernel itself refuses: the optimizer's state is the largest file of a checkpoint."""
+    recipe = tiny.recipe(steps=6)
+    done = command(
+        "import resource\nfrom minilm.cli.app import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))\n"
+        f"main(['distill', {str(recipe)!r}])\n"
+    )
+    folder = tiny.folder / "run" / "checkpoints"
+    assert done.returncode == 4
+    [line] = errors_of(done)
+    assert line.startswith(f"error: cannot write {folder}/.step-00000003.tmp-")
+    assert line.endswith("raise 'ulimit -f' or choose another disk")
+    assert list(folder.iterdir()) == []
+    assert_goes_on(tiny, recipe)
+
+
+def test_a_read_only_run_folder_ends_the_command_with_4_and_one_line(tiny):
+    recipe = tiny.recipe(steps=3)
+    out = tiny.folder / "run"
+    out.mkdir(mode=0o555)
+    done = command(  # without CAP_DAC_OVERRIDE root, too, may not write where it has no permission
+        "import ctypes, os, sys\n"
+        "if os.geteuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0): sys.exit(77)\n"
+        f"os.execv(sys.executable, [sys.executable, '-m', 'minilm.cli.app', 'distill', {str(recipe)!r}])\n"
+    )
+    if done.returncode == 77:
+        pytest.skip("root here cannot give up the right to write everywhere")
+    assert done.returncode == 4, done.stderr
+    assert errors_of(done) == [
+        f"error: cannot write {out}/recipe.resolved.yaml: permission denied: "
+        "choose another folder or change its permissions"
+    ]
+
+
+def test_two_runs_in_one_folder_are_refused(tiny, monkeypatch):
+    recipe = tiny.recipe(steps=3)
+
+    def second(*_, **__):
+        with pytest.raises(UsageError) as caught:
+            run(recipe)
+        assert str(caught.value) == (
+            f"another process is running in {tiny.folder}/run; wait for it, or choose another out folder"
+        )
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "load_teacher", second)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe)
+    run(recipe)
+
+
+@pytest.mark.parametrize("name", ["model", "corpus", "checkpoints"])
+def test_a_folder_of_the_user_is_never_replaced(tiny, name):
+    mine = tiny.folder / "run" / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UsageError) as caught:
+        run(tiny.recipe(steps=3))
+    assert str(caught.value) == (
+        f"{tiny.folder}/run holds {name} but no recipe.resolved.yaml, so no run made them; choose another out folder"
+    )
+    assert mine.read_text() == "mine"
+
+
+def test_an_out_that_is_a_file_is_one_clear_error(tiny):
+    (tiny.folder / "run").write_text("mine")
+    with pytest.raises(SystemProblem, match="cannot write .*/run: "):
+        run(tiny.recipe(steps=3))
+
+
+def test_a_bug_leaves_its_traceback_in_the_log(tiny, monkeypatch):
+    monkeypatch.setattr(run_module, "load_teacher", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tiny.recipe(steps=3))
+    log = (tiny.folder / "run" / "log.txt").read_text()
+    assert "ended by ZeroDivisionError: division by zero\nTraceback" in log

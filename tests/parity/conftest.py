@@ -1,0 +1,83 @@
+"""Tiny random models of transformers, their padded runs, and packed batches of the same rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.model.packing import pack
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'minilm[hf]'")
+
+LENGTHS = (9, 1, 14, 14, 5, 2)
+SIZES = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,  # far from linear: a wrong place of anything shows
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_transformers():
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def sizes():
+    return dict(SIZES)
+
+
+@pytest.fixture(scope="session")
+def ids():
+    """Token ids of six sequences; none is a special token."""
+    generator = np.random.default_rng(0)
+    return [generator.integers(5, 120, size=length) for length in LENGTHS]
+
+
+@pytest.fixture(scope="session")
+def randomized():
+    """Give every weight of a model, biases and norms included, a random value."""
+
+    def fill(model, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in model.parameters():
+                centre = 1.0 if weight.dim() == 1 and bool((weight == 1).all()) else 0.0
+                weight.copy_(centre + 0.3 * torch.randn(weight.shape, generator=generator))
+        return model.eval()
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def padded():
+    """The sequences as transformers wants them: `input_ids`, `attention_mask`, `token_type_ids` [B, S]."""
+
+    def pad(sequences, segments=None, pad_id=0):
+        longest = max(map(len, sequences))
+        rows = torch.full((len(sequences), longest), pad_id)
+        mask, kinds = torch.zeros_like(rows), torch.zeros_like(rows)
+        for row, sequence in enumerate(sequences):
+            rows[row, : len(sequence)] = torch.from_numpy(np.asarray(sequence))
+            mask[row, : len(sequence)] = 1
+            if segments is not None:
+                kinds[row, : len(sequence)] = torch.from_numpy(np.asarray(segments[row]))
+        return {"input_ids": rows, "attention_mask": mask, "token_type_ids": kinds}
+
+    return pad
+
+
+@pytest.fixture(scope="session")
+def packed(ids):
+    """The six sequences packed, with positions that begin at `first_position`."""
+
+    def make(first_position=0, segments=None):
+        return pack(ids, first_position=first_position, segments=segments)
+
+    return make

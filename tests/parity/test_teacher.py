@@ -1,0 +1,263 @@
+"""Proves that a teacher run packed gives its own projections and stops there, or is refused."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.distill.relations import V1_PAIRS, V2_PAIRS, relation_loss
+from minilm.distill.teacher import load_teacher
+from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.model.checkpoint import read_model
+from minilm.model.packing import pack, unpack
+
+transformers = pytest.importorskip("transformers")
+
+AFTER_PADDING = {"pad_token_id": 1}
+OWN_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+WORKING = {
+    "Bert": {},
+    "Roberta": AFTER_PADDING,
+    "XLMRoberta": AFTER_PADDING,
+    "Electra": {"embedding_size": 16},
+    "ModernBert": {"local_attention": 8, "global_attn_every_n_layers": 3, **OWN_IDS},
+    "EuroBert": {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "Albert": {"embedding_size": 16},
+    "Camembert": AFTER_PADDING,
+    "Data2VecText": AFTER_PADDING,
+    "DistilBert": {},
+    "Ernie": {},
+    "Gte": {},
+    "JinaEmbeddingsV3": AFTER_PADDING,
+    "NomicBert": {},
+    "RobertaPreLayerNorm": AFTER_PADDING,
+    "XLMRobertaXL": AFTER_PADDING,
+}
+NO_INTERFACE = {
+    "DebertaV2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
+    "MPNet": AFTER_PADDING,
+    "ConvBert": {},
+    "MegatronBert": {},
+}
+LENGTHS = (3, 30, 1, 12, 30, 4)  # longer than ModernBERT's window of 4 to each side
+
+
+@pytest.fixture(scope="module")
+def long_ids():
+    generator = np.random.default_rng(5)
+    return [generator.integers(5, 120, size=length) for length in LENGTHS]
+
+
+@pytest.fixture
+def save(tmp_path, sizes, randomized):
+    """Save a tiny random model of an architecture; gives its folder."""
+
+    def make(name, **settings):
+        config_class = getattr(transformers, f"{name}Config", None)
+        if config_class is None:
+            pytest.skip(f"this release of transformers has no {name}")
+        model = transformers.AutoModel.from_config(config_class(**{**sizes, **settings}))
+        folder = tmp_path / name
+        randomized(model).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def own_projections(monkeypatch):
+    """Query, key, value `[N, H, D]` of every layer: eager attention of transformers, with its own masks."""
+
+    def run(folder, text):
+        model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+        module = inspect.getmodule(type(model))
+        eager, seen = module.eager_attention_forward, []
+
+        def watching(layer, query, key, value, *rest, **settings):
+            seen.append([part[0].transpose(0, 1) for part in (query, key, value)])
+            return eager(layer, query, key, value, *rest, **settings)
+
+        with monkeypatch.context() as patch, torch.no_grad():
+            patch.setattr(module, "eager_attention_forward", watching)
+            model(input_ids=torch.from_numpy(text)[None])
+        return seen
+
+    return run
+
+
+@pytest.mark.parametrize("name", WORKING)
+def test_packed_projections_are_the_models_own(save, own_projections, long_ids, name):
+    folder = save(name, **WORKING[name])
+    expected = [own_projections(folder, text) for text in long_ids]
+    for layer in (1, 2, 3):
+        teacher = load_teacher(folder, layer=layer)
+        assert teacher.layer == layer
+        packed = pack(long_ids, first_position=teacher.first_position)
+        relations = teacher.relations(packed)
+        for place, part in enumerate(("query", "key", "value")):
+            rows = getattr(relations, part)
+            assert rows.dtype == torch.float32
+            assert not rows.requires_grad
+            for found, theirs in zip(unpack(rows, packed), expected, strict=True):
+                torch.testing.assert_close(found, theirs[layer - 1][place], atol=2e-5, rtol=1e-5)
+
+
+def test_the_window_of_local_attention_matters(save, long_ids):
+    """The proof above sees the window: with a wide one the same weights give other numbers."""
+    packed, found = pack(long_ids), []
+    for window in (8, 128):
+        folder = save("ModernBert", **{**WORKING["ModernBert"], "local_attention": window})
+        found.append(load_teacher(folder).relations(packed).query)
+    assert float((found[0] - found[1]).abs().max()) > 0.01
+
+
+def test_the_scale_of_attention_is_the_models(save, own_projections, long_ids, monkeypatch):
+    """Attention is asked to scale scores as the model says, not by 1 / sqrt(D) whatever it says."""
+    folder = save("Bert")
+    attention = transformers.models.bert.modeling_bert.BertSelfAttention
+    original = attention.__init__
+
+    def with_other_scale(self, *rest, **settings):
+        original(self, *rest, **settings)
+        self.scaling = 0.05
+
+    monkeypatch.setattr(attention, "__init__", with_other_scale)
+    teacher = load_teacher(folder, layer=2)
+    found = teacher.relations(pack(long_ids)).query.split(list(LENGTHS))
+    for text, rows in zip(long_ids, found, strict=True):
+        torch.testing.assert_close(rows, own_projections(folder, text)[1][0], atol=2e-5, rtol=1e-5)
+
+
+def test_the_last_layer_is_the_default_and_other_students_read_the_same_rows(save, long_ids):
+    folder = save("Bert")
+    teacher = load_teacher(folder)
+    assert teacher.layer == 3
+    packed = pack(long_ids, segments=[np.arange(len(text)) % 2 for text in long_ids])
+    relations, ours = teacher.relations(packed), read_model(folder).encoder.relations(packed)
+    for part in ("query", "key", "value"):
+        torch.testing.assert_close(getattr(relations, part), getattr(ours, part), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_nothing_after_the_wanted_projections_is_computed(save, ids, layer):
+    teacher = load_teacher(save("Bert"), layer=layer)
+    calls = []
+    layers = teacher._model.encoder.layer
+    for number, module in enumerate(layers, start=1):
+        module.register_forward_pre_hook(lambda *_, number=number: calls.append(f"layer {number}"))
+        module.attention.output.register_forward_pre_hook(lambda *_, number=number: calls.append(f"out {number}"))
+        module.output.register_forward_pre_hook(lambda *_, number=number: calls.append(f"ffn {number}"))
+    teacher._model.pooler.register_forward_pre_hook(lambda *_: calls.append("pooler"))
+    teacher.relations(pack(ids))
+    before = [f"{part} {number}" for number in range(1, layer) for part in ("layer", "out", "ffn")]
+    assert calls == [*before, f"layer {layer}"]
+
+
+@pytest.mark.parametrize("layer", [0, -1, 4, 100])
+def test_a_layer_that_is_not_there_is_refused(save, layer):
+    folder = save("Bert")
+    with pytest.raises(UsageError) as caught:
+        load_teacher(folder, layer=layer)
+    assert str(caught.value) == f"teacher.layer is {layer}; {folder} has layers 1 to 3"
+
+
+def test_low_precision_weights_give_low_precision_projections(save, ids):
+    folder = save("Bert", initializer_range=0.02)
+    exact = load_teacher(folder).relations(pack(ids))
+    half = load_teacher(folder, precision=torch.bfloat16).relations(pack(ids))
+    assert half.query.dtype == torch.bfloat16
+    cosine = torch.nn.functional.cosine_similarity(half.query.float().flatten(1), exact.query.flatten(1))
+    assert float(cosine.min()) > 0.99
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [None, 1])
+@pytest.mark.parametrize("name", NO_INTERFACE)
+def test_attention_outside_the_interface_is_refused(save, name, layer):
+    with pytest.raises(DataError) as caught:
+        load_teacher(save(name, **NO_INTERFACE[name]), layer=layer)
+    assert str(caught.value) == (
+        f"teacher: the attention of {name}Model does not go through the attention interface of transformers, "
+        "so it cannot run packed; it cannot be distilled"
+    )
+
+
+@pytest.mark.parametrize("layer", [None, 1])
+@pytest.mark.parametrize("name", ["Llama", "GPT2"])
+def test_models_that_look_only_back_are_refused(save, name, layer):
+    with pytest.raises(DataError) as caught:
+        load_teacher(save(name), layer=layer)
+    assert str(caught.value) == (f"teacher: {name}Attention masks its own attention; expected a bidirectional encoder")
+
+
+def test_models_without_explicit_positions_are_refused(save):
+    folder = save("RoFormer")
+    with pytest.raises(DataError) as caught:
+        load_teacher(folder)
+    assert str(caught.value) == f"teacher {folder}: RoFormerModel takes no position_ids, so it cannot run packed"
+
+
+def test_an_encoder_decoder_is_refused(save):
+    folder = save("T5", d_model=32, d_kv=8, d_ff=40)
+    with pytest.raises(DataError) as caught:
+        load_teacher(folder)
+    assert str(caught.value) == f"teacher {folder}: an encoder-decoder; expected an encoder"
+
+
+def test_a_model_that_gives_other_numbers_packed_is_refused(save):
+    """ESM rescales embeddings by what it sees of the whole row."""
+    folder = save("Esm", pad_token_id=1, mask_token_id=3)
+    with pytest.raises(DataError) as caught:
+        load_teacher(folder)
+    assert str(caught.value) == (
+        f"teacher {folder}: EsmModel gives other numbers when sequences are packed; it cannot be distilled"
+    )
+
+
+def test_a_folder_that_is_not_there_or_not_a_model_is_refused(tmp_path):
+    with pytest.raises(DataError) as caught:
+        load_teacher(tmp_path / "none")
+    assert str(caught.value) == f"teacher {tmp_path}/none: no such folder; expected a Hugging Face model folder"
+    with pytest.raises(DataError, match=r"transformers cannot load it: ") as caught:
+        load_teacher(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_are_never_opened(save):
+    folder = save("Bert")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(DataError, match="transformers cannot load it"):
+        load_teacher(folder)
+
+
+def test_without_transformers_the_way_to_install_it_is_told(save, monkeypatch):
+    folder = save("Bert")
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(SystemProblem) as caught:
+        load_teacher(folder)
+    assert str(caught.value) == "transformers is not installed; install it with: pip install 'minilm[hf]'"
+
+
+# --- teachers whose query heads share key heads --------------------------------------------------
+
+
+def test_shared_key_heads_distil_by_v2_and_are_refused_by_v1(save, ids):
+    teacher = load_teacher(save("EuroBert", **WORKING["EuroBert"]))
+    student = read_model(save("Bert")).encoder
+    packed = pack(ids)
+    sides = teacher.relations(packed), student.relations(packed)
+    assert sides[0].key.shape[1] * sides[0].key.shape[2] == 16
+    losses = relation_loss(*sides, packed, pairs=V2_PAIRS, num_relation_heads=8)
+    assert bool(torch.isfinite(losses).all())
+    with pytest.raises(UsageError) as caught:
+        relation_loss(*sides, packed, pairs=V1_PAIRS, num_relation_heads=8)
+    assert str(caught.value) == (
+        "query is 32 wide but key is 16 (shared key heads); they have no relation: use loss.version v2"
+    )
+    with pytest.raises(UsageError, match=r"^relation heads 32 do not divide the width 16; change loss"):
+        relation_loss(*sides, packed, pairs=V2_PAIRS, num_relation_heads=32)

@@ -1,0 +1,73 @@
+"""Starting runs as processes, and what two run folders must have in common."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from minilm.train.metrics import read_metrics
+
+HERE = Path(__file__).parent
+TIMES = {"tokens_per_second", "memory_gib"}
+
+
+def environment() -> dict[str, str]:
+    """One thread, so that forked children and command lines compute the same bits."""
+    source = str(HERE.parents[1] / "src")
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **quiet, "PYTHONPATH": source}
+
+
+@pytest.fixture
+def drive() -> Callable[..., list[list[int]]]:
+    """`drive(recipe, plan, overrides)`: exit status and number of calls of each start; see driver.py."""
+
+    def start(recipe: Path, plan: Sequence[tuple[str, float]], overrides: Sequence[str] = ()) -> list[list[int]]:
+        job = json.dumps({"recipe": str(recipe), "plan": list(plan), "overrides": list(overrides)})
+        command = [sys.executable, str(HERE / "driver.py"), job]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        results: list[list[int]] = json.loads(done.stdout)
+        assert all(status in (0, -9) for status, _ in results), done.stderr
+        return results
+
+    return start
+
+
+@pytest.fixture
+def start_cli() -> Callable[..., subprocess.Popen[str]]:
+    """`start_cli("distill", recipe, ...)`: the real command line as a process."""
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "minilm.cli.app", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+    return start
+
+
+def _content(out: Path) -> dict[str, object]:
+    """Everything of a run that must be the same bits."""
+    newest = max((out / "checkpoints").iterdir())
+    files = [*newest.iterdir(), *(path for path in (out / "model").rglob("*") if path.is_file())]
+    rows = [{name: value for name, value in row.items() if name not in TIMES} for row in read_metrics(out)]
+    return {"metrics": rows, **{str(path.relative_to(out)): path.read_bytes() for path in files}}
+
+
+@pytest.fixture
+def assert_same_run() -> Callable[[Path, Path], None]:
+    """Two run folders hold the same model, optimizer state, step, metrics; nothing half-written is left."""
+
+    def check(found: Path, expected: Path) -> None:
+        ours, theirs = _content(found), _content(expected)
+        assert ours.keys() == theirs.keys()
+        assert [name for name in theirs if ours[name] != theirs[name]] == []
+        hidden = [path for path in found.rglob(".*") if path.name.startswith(".")]
+        assert hidden == []
+
+    return check

@@ -1,0 +1,110 @@
+"""Runs distillations in forked children, kills them, starts them again; torch is imported once.
+
+Usage: python driver.py JSON, with {"recipe": path, "overrides": [..], "plan": [[kind, number], ..]}. One child
+per entry of the plan, one after the other: ["call", n] kills itself at its n-th call that changes the file
+system; ["after", s] is killed after s seconds, counted from the first training step; ["steps", n] is killed
+in the middle of its n-th step; ["never", 0] runs to the end. Prints one JSON list: [exit status, calls] each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import transformers.models.bert.modeling_bert
+
+import minilm.distill.run as run_module
+from minilm.recipe import load_recipe
+from minilm.train import loop
+
+with contextlib.suppress(ImportError):
+    import matplotlib.backends.backend_svg  # noqa: F401 (here, not in each child)
+
+_CALLS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def count_calls(report: int, kill_at: int) -> None:
+    """Count calls of `_CALLS`; die at number `kill_at`, before it or (every other time) after it."""
+    seen = 0
+
+    def counted(original):
+        def call(*arguments, **keywords):
+            nonlocal seen
+            seen += 1
+            os.pwrite(report, f"{seen:8d}".encode(), 0)
+            if seen == kill_at and seen % 2:
+                die()
+            try:
+                return original(*arguments, **keywords)
+            finally:
+                if seen == kill_at:
+                    die()
+
+        return call
+
+    for name in _CALLS:
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def kill_in_training(kind: str, number: float) -> None:
+    """Die `number` seconds after the first step begins, or in the middle of step `number` of this process."""
+    original, steps = loop._accumulate, 0
+
+    def accumulate(*arguments):
+        nonlocal steps
+        steps += 1
+        if kind == "after" and steps == 1:
+            signal.signal(signal.SIGALRM, lambda *_: die())
+            signal.setitimer(signal.ITIMER_REAL, number + 1e-6)
+        result = original(*arguments)
+        if kind == "steps" and steps == number:
+            die()
+        return result
+
+    loop._accumulate = accumulate
+
+
+def child(recipe: str, overrides: list[str], kind: str, number: float, report: int) -> None:
+    status = 1
+    try:
+        count_calls(report, int(number) if kind == "call" else -1)
+        if kind in ("after", "steps"):
+            kill_in_training(kind, number)
+        run_module.distill(load_recipe(Path(recipe), overrides))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def main() -> None:
+    assert transformers.models.bert.modeling_bert, "imported before the first fork"
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    job = json.loads(sys.argv[1])
+    results = []
+    report = os.memfd_create("calls")
+    for kind, number in job["plan"]:
+        os.pwrite(report, b"       0", 0)
+        pid = os.fork()
+        if pid == 0:
+            child(job["recipe"], job.get("overrides", []), kind, number, report)
+        _, status = os.waitpid(pid, 0)
+        results.append([os.waitstatus_to_exitcode(status), int(os.pread(report, 8, 0))])
+    sys.stdout.write(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

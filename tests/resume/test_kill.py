@@ -1,0 +1,70 @@
+"""Proves that a run killed at any moment, and started again by the same command, ends in the same bits."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+from minilm.train.metrics import read_metrics
+
+
+def test_thirty_kills_change_no_bit(tiny, drive, assert_same_run):
+    """Kills while files are written, renamed, removed; in the middle of steps; and at random moments."""
+    recipe = tiny.recipe(steps=90)
+    [[_, calls]] = drive(recipe, [("never", 0)], [f"out={tiny.folder / 'unbroken'}"])
+    per_checkpoint = calls // 30
+    draw = random.Random(11)
+    plan: list[tuple[str, float]] = []
+    for _ in range(10):
+        plan += [
+            ("call", draw.randint(15, 15 + 2 * per_checkpoint)),
+            ("steps", draw.randint(2, 7)),
+            ("after", draw.uniform(0.0, 0.15)),
+        ]
+    results = drive(recipe, [*plan, ("never", 0)])
+    assert sum(status == -signal.SIGKILL for status, _ in results) >= 20
+    assert results[-1][0] == 0
+    assert_same_run(tiny.folder / "run", tiny.folder / "unbroken")
+
+
+def test_kills_at_each_call_while_the_corpus_is_built(tiny, drive, assert_same_run):
+    """Every call that changes the file system, from the first on: claim, corpus, first checkpoint."""
+    recipe = tiny.recipe(steps=3)
+    plan = [("call", number) for number in range(1, 33)]
+    results = drive(recipe, [*plan, ("never", 0)])
+    assert [status for status, _ in results] == [-signal.SIGKILL] * 32 + [0]
+    drive(recipe, [("never", 0)], [f"out={tiny.folder / 'unbroken'}"])
+    assert_same_run(tiny.folder / "run", tiny.folder / "unbroken")
+
+
+def test_kills_at_each_call_after_the_last_step(tiny, drive, assert_same_run):
+    """Publishing model and report: the finished run is started again and killed at each call, then left alone."""
+    recipe = tiny.recipe(steps=6)
+    [[_, calls]] = drive(recipe, [("never", 0)])
+    unbroken = tiny.folder / "unbroken"
+    drive(recipe, [("never", 0)], [f"out={unbroken}"])
+    [[_, again]] = drive(recipe, [("never", 0)])
+    assert again < calls
+    results = drive(recipe, [*(("call", number) for number in range(12, again + 1, 5)), ("never", 0)])
+    assert results[-1][0] == 0
+    assert_same_run(tiny.folder / "run", unbroken)
+
+
+def test_the_command_line_killed_and_repeated(tiny, start_cli, drive, assert_same_run):
+    recipe = tiny.recipe(steps=60)
+    out = tiny.folder / "run"
+    for wanted in (2, 5):
+        process = start_cli("distill", recipe)
+        while process.poll() is None and len(read_metrics(out)) < wanted:
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    process = start_cli("distill", recipe)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "resuming" in errors
+    assert output.splitlines()[0].split() == ["student", "parameters", "held-out", "loss", "folder"]
+    drive(recipe, [("never", 0)], [f"out={tiny.folder / 'unbroken'}"])
+    assert_same_run(out, tiny.folder / "unbroken")

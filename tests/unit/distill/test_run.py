@@ -1,0 +1,240 @@
+"""Proves that a recipe becomes the promised run folder, for every loss and start, and that wrong data is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minilm import storage
+from minilm.cli.distill import _table
+from minilm.corpus.build import build_shards
+from minilm.corpus.shards import Shards
+from minilm.distill.run import DistillResult, distill
+from minilm.errors import DataError, UsageError
+from minilm.model.checkpoint import read_model
+from minilm.model.packing import pack
+from minilm.recipe import load_recipe
+from minilm.text.tokenizer import Tokenizer
+from minilm.train.metrics import read_metrics
+
+
+def run(recipe: Path, *overrides: str) -> DistillResult:
+    return distill(load_recipe(recipe, ["train.steps=3", *overrides]))
+
+
+def change(recipe: Path, **sections: object) -> Path:
+    values = json.loads(recipe.read_text())
+    for name, value in sections.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    recipe.write_text(json.dumps(values, indent=1))
+    return recipe
+
+
+def test_the_run_folder_holds_everything(tiny):
+    recipe = tiny.recipe()
+    result = run(recipe)
+    out = tiny.folder / "run"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoints", "corpus", "env.json", "log.txt", "metrics.jsonl", "model", "recipe.resolved.yaml", "report.html",
+    ]  # fmt: skip
+    assert load_recipe(out / "recipe.resolved.yaml").recipe == load_recipe(recipe, ["train.steps=3"]).recipe
+    assert storage.read_json(out / "env.json")
+    assert "distilling layer 3 of" in (out / "log.txt").read_text()
+    [row] = read_metrics(out)
+    assert set(row) == {
+        "step", "loss", "student.query-query", "student.key-key", "student.value-value", "gradient_norm",
+        "learning_rate", "student.heldout_loss", "tokens_per_second", "memory_gib", "bad_steps",
+    }  # fmt: skip
+    parts = row["student.query-query"] + row["student.key-key"] + row["student.value-value"]
+    assert row["loss"] == pytest.approx(parts)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
+    page = (out / "report.html").read_text()
+    assert "<title>tiny</title>" in page
+    assert "Loss v2, normalised per sequence." in page
+    assert result.folders == {"student": out / "model"}
+    assert result.metrics == {"student.heldout_loss": row["student.heldout_loss"]}
+    assert (out / "model" / "README.md").read_text().startswith("---\nlibrary_name: minilm\n")
+
+
+def test_the_model_loads_in_transformers_and_gives_the_same_rows(tiny):
+    transformers = pytest.importorskip("transformers")
+    folder = run(tiny.recipe()).folders["student"]
+    theirs, loading = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    words = transformers.AutoTokenizer.from_pretrained(folder)("word1 word20 word3")["input_ids"]
+    ours = Tokenizer.load(folder).encode(["word1 word20 word3"])[0]
+    assert words == ours.tolist()
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor([words])).last_hidden_state[0]
+        found = read_model(folder).encoder(pack([ours]))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_model_in_the_folder_is_the_one_that_was_evaluated(tiny):
+    """The saved weights are those of the last checkpoint."""
+    run(tiny.recipe())
+    state = storage.read_safetensors(tiny.folder / "run/checkpoints/step-00000003/model.safetensors")
+    saved = read_model(tiny.folder / "run" / "model").encoder.state_dict()
+    assert all(torch.equal(state[f"0.{name}"], value) for name, value in saved.items())
+
+
+def test_v1_uses_the_attention_heads(tiny):
+    recipe = change(tiny.recipe(), loss={"version": "v1", "relation_heads": None})
+    run(recipe)
+    [row] = read_metrics(tiny.folder / "run")
+    assert {"student.query-key", "student.value-value"} <= set(row)
+    assert "student.query-query" not in row
+
+
+def test_v1_refuses_students_with_other_heads_than_the_teacher(tiny):
+    """4 heads do divide the teacher's width, so only a comparison with its 6 heads notices."""
+    recipe = change(tiny.recipe(), loss={"version": "v1", "relation_heads": None})
+    with pytest.raises(UsageError) as caught:
+        run(recipe, "students.0.num_heads=4")
+    assert str(caught.value) == (
+        "loss.version v1 compares attention heads one by one; the teacher has 6, student 'student' 4; "
+        "change its num_heads, or use v2"
+    )
+
+
+def test_a_student_that_begins_as_the_whole_teacher_has_no_loss(tiny):
+    shape = {"name": "student", "num_layers": 3, "hidden_size": 48, "num_heads": 6, "intermediate_size": 96}
+    students = [{**shape, "init": "layers", "teacher_layers": [1, 2, 3]}]
+    result = run(change(tiny.recipe(), students=students), "train.learning_rate=1e-30")
+    assert result.metrics["student.heldout_loss"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_bf16_runs_to_its_end(tiny):
+    result = run(tiny.recipe(), "train.precision=bf16")
+    assert np.isfinite(result.metrics["student.heldout_loss"])
+
+
+def test_no_heldout_documents_no_heldout_loss(tiny):
+    result = run(tiny.recipe(), "data.heldout_documents=0")
+    assert result.metrics == {}
+    assert _table(result).splitlines()[1].split()[2] == "-"
+
+
+def test_the_table_at_the_end(tiny):
+    result = run(tiny.recipe())
+    loss = result.metrics["student.heldout_loss"]
+    assert [line.split() for line in _table(result).splitlines()] == [
+        ["student", "parameters", "held-out", "loss", "folder"],
+        ["student", "14,376", f"{loss:.6g}", str(tiny.folder / "run" / "model")],
+    ]
+
+
+def corpus(tiny, **options: int) -> Path:
+    folder = tiny.folder / "shards"
+    build_shards([tiny.text], tokenizer=tiny.teacher, out=folder, **{"max_tokens": 32, **options})
+    return folder
+
+
+def with_corpus(tiny) -> Path:
+    return change(tiny.recipe(), data={"corpus": str(tiny.folder / "shards"), "inputs": []})
+
+
+def test_a_built_corpus_and_its_text_files_give_the_same_model(tiny):
+    first = run(tiny.recipe())
+    corpus(tiny)
+    second = run(with_corpus(tiny), f"out={tiny.folder / 'second'}")
+    assert first.metrics == second.metrics
+
+
+def test_several_inputs_are_read_in_order_even_with_equal_names(tiny):
+    other = tiny.folder / "more" / "text.txt"
+    other.parent.mkdir()
+    other.write_text("word1 word2\n")
+    recipe = change(tiny.recipe(), data={"inputs": [str(tiny.text), str(other)]})
+    run(recipe)
+    shards = tiny.folder / "run" / "corpus" / "shards"
+    assert len(Shards.open(shards)) == 201
+    built = (shards / "manifest.json").stat().st_mtime_ns
+    run(recipe)
+    assert (shards / "manifest.json").stat().st_mtime_ns == built
+    other.write_text("word3\n")
+    with pytest.raises(UsageError, match=r"another run: dataset was '\w{64}', is '\w{64}'\. "):
+        run(recipe)
+
+
+def test_a_damaged_record_of_the_corpus_builds_it_again(tiny):
+    recipe = tiny.recipe()
+    first = run(recipe)
+    (tiny.folder / "run" / "corpus" / "source.json").write_text("{")
+    assert run(recipe).metrics == first.metrics
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(tiny):
+    corpus(tiny)
+    tiny.write_teacher(words=(*tiny.words[:-1], "another"))
+    with pytest.raises(DataError) as caught:
+        run(with_corpus(tiny))
+    assert str(caught.value) == (
+        f"the corpus {tiny.folder}/shards was built with another tokenizer than the teacher's ({tiny.teacher}); "
+        f"build it again with --tokenizer {tiny.teacher}"
+    )
+
+
+def test_a_corpus_cut_elsewhere_is_refused(tiny):
+    corpus(tiny, max_tokens=16)
+    with pytest.raises(UsageError, match=r"max_tokens is 32, but the corpus was cut at 16 tokens; set data.max_tok"):
+        run(with_corpus(tiny))
+
+
+def test_documents_longer_than_the_positions_are_refused(tiny):
+    tiny.text.write_text(" ".join(["word1"] * 200) + "\n" + "word2\n" * 50)
+    with pytest.raises(UsageError) as caught:
+        run(tiny.recipe(), "data.max_tokens=100", "train.tokens_per_batch=100")
+    assert str(caught.value) == (
+        "the corpus has documents of 100 tokens, but teacher and students have positions for 64; "
+        "set data.max_tokens to 64 or less and build the corpus again"
+    )
+
+
+def test_too_few_documents_are_refused(tiny):
+    with pytest.raises(DataError) as caught:
+        run(tiny.recipe(), "data.heldout_documents=200")
+    assert str(caught.value) == (
+        "the corpus has 200 documents and data.heldout_documents is 200; expected at least one more to train on"
+    )
+
+
+def test_text_without_words_is_refused(tiny):
+    tiny.text.write_text("\n\n")
+    with pytest.raises(DataError, match=r"^no text found in 1 input files"):
+        run(tiny.recipe())
+    assert not (tiny.folder / "run" / "corpus").exists()
+
+
+def test_an_input_that_is_not_there(tiny):
+    with pytest.raises(DataError) as caught:
+        run(tiny.recipe(), "data.inputs=[gone.txt]")
+    assert str(caught.value) == "data.inputs: gone.txt does not exist; expected a text file"
+
+
+def test_a_teacher_that_is_not_there(tiny):
+    with pytest.raises(DataError, match="gone"):
+        run(tiny.recipe(), "teacher.model=gone")
+
+
+def test_a_teacher_with_the_tokenizer_of_another_model_is_refused(tiny):
+    folder = tiny.folder / "other"
+    folder.mkdir()
+    vocab = folder / "vocab.txt"
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word1", "word2"]))
+    Tokenizer.load(vocab).save(tiny.teacher)
+    with pytest.raises(DataError, match=r"has 7 tokens but .* has 100: they do not belong together"):
+        run(tiny.recipe())
+
+
+def test_the_library_leaves_logging_as_it_was(tiny):
+    root = logging.getLogger("minilm")
+    before = (root.level, list(root.handlers))
+    run(tiny.recipe())
+    assert (root.level, list(root.handlers)) == before

@@ -1,0 +1,77 @@
+"""Proves how students begin: shapes from the teacher's ids, layers copied by number, seeds by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from minilm.distill.student import random_student, student_config, student_from_layers
+from minilm.errors import UsageError
+from minilm.model.checkpoint import read_model
+from minilm.model.config import EncoderConfig
+from minilm.text.tokenizer import Tokenizer
+
+
+def shape(**changes: int) -> EncoderConfig:
+    return EncoderConfig(**{"hidden_size": 48, "num_layers": 2, "num_heads": 6, "intermediate_size": 96, **changes})
+
+
+@pytest.fixture
+def config(tiny) -> EncoderConfig:
+    return student_config(shape(), teacher=tiny.teacher, tokenizer=Tokenizer.load(tiny.teacher))
+
+
+def test_the_teacher_decides_vocabulary_and_positions_the_recipe_the_sizes(tiny, config):
+    assert (config.vocab_size, config.max_positions) == (100, 64)
+    assert (config.hidden_size, config.num_layers, config.num_heads, config.intermediate_size) == (48, 2, 6, 96)
+
+
+def test_a_teacher_of_an_unknown_family_gives_its_vocabulary(tiny):
+    file = tiny.teacher / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "another"}))
+    config = student_config(shape(), teacher=tiny.teacher, tokenizer=Tokenizer.load(tiny.teacher))
+    assert (config.vocab_size, config.max_positions, config.family) == (100, 512, "bert")
+
+
+def test_random_students_depend_on_seed_and_name_alone(config):
+    def words(seed: int, name: str) -> torch.Tensor:
+        return random_student(config, seed=seed, name=name).embeddings.word.weight
+
+    assert torch.equal(words(1, "a"), words(1, "a"))
+    assert not torch.equal(words(1, "a"), words(2, "a"))
+    assert not torch.equal(words(1, "a"), words(1, "b"))
+
+
+def test_layers_are_copied_by_number(tiny, config):
+    student = student_from_layers(config, teacher=tiny.teacher, layers=[3, 1], seed=1, name="a")
+    teacher = read_model(tiny.teacher).encoder
+    for ours, theirs in [
+        (student.embeddings, teacher.embeddings),
+        (student.layers[0], teacher.layers[2]),
+        (student.layers[1], teacher.layers[0]),
+        (student.pooler, teacher.pooler),
+    ]:
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value), name
+    assert student.layers[0].qkv.weight.data_ptr() != teacher.layers[2].qkv.weight.data_ptr()
+
+
+def test_other_widths_cannot_be_copied(tiny):
+    config = student_config(
+        shape(hidden_size=24, intermediate_size=50), teacher=tiny.teacher, tokenizer=Tokenizer.load(tiny.teacher)
+    )
+    with pytest.raises(UsageError) as caught:
+        student_from_layers(config, teacher=tiny.teacher, layers=[1, 2], seed=1, name="small")
+    assert str(caught.value) == (
+        "student 'small': init 'layers' copies weights, so widths must agree; "
+        "found hidden_size 24 (teacher 48), intermediate_size 50 (teacher 96); use init: random"
+    )
+
+
+@pytest.mark.parametrize("layers", [[1], [1, 4], [0, 1]])
+def test_layers_that_are_not_there(tiny, config, layers):
+    with pytest.raises(UsageError) as caught:
+        student_from_layers(config, teacher=tiny.teacher, layers=layers, seed=1, name="a")
+    assert str(caught.value) == f"student 'a': teacher_layers {layers}; expected 2 layers between 1 and 3"

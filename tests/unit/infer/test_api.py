@@ -1,0 +1,240 @@
+"""Proves what `minilm.load(...)` and `encode` promise: shapes, order, any iterable, and clear refusals."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import minilm
+from minilm.errors import DataError, UsageError
+from minilm.infer import batching
+from minilm.infer.api import mean_rows
+from minilm.model.checkpoint import write_model
+from minilm.model.config import EncoderConfig
+from minilm.model.embedding import EmbeddingSettings, read_embedding, write_embedding
+from minilm.model.encoder import Encoder
+from minilm.model.heads import Model
+from minilm.model.packing import pack
+from minilm.storage import write_json
+from minilm.text.tokenizer import Tokenizer
+
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnop"]
+TEXTS = ["a b c", "", "d", "a b c d e f g h", "p o n m", "d", "b a", "a b c d e f g h i j k l m n o p"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny random model with tokenizer and pooling."""
+    config = EncoderConfig(
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=24,
+        vocab_size=len(VOCAB),
+        max_positions=32,
+        initializer_range=0.3,
+    )
+    encoder = Encoder(config)
+    encoder.reset(torch.Generator().manual_seed(0))
+    write_model(Model(encoder), tmp_path)
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB))
+    write_embedding(tmp_path, EmbeddingSettings(normalize=True, max_tokens=12), hidden_size=16)
+    return tmp_path
+
+
+@pytest.fixture
+def model(folder):
+    return minilm.load(folder)
+
+
+# --- vectors -------------------------------------------------------------------------------------
+
+
+def test_one_vector_per_text_in_the_order_given(model):
+    vectors = model.encode(TEXTS)
+    assert vectors.shape == (8, 16)
+    assert vectors.dtype == np.float32
+    alone = np.concatenate([model.encode([text]) for text in TEXTS])
+    np.testing.assert_allclose(vectors, alone, atol=1e-5)
+    np.testing.assert_allclose(vectors[2], vectors[5], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_the_company_of_a_text_does_not_change_its_vector(model):
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 9))
+    vectors = model.encode([TEXTS[index] for index in order])
+    np.testing.assert_allclose(vectors, model.encode(TEXTS)[order], atol=1e-5)
+
+
+def test_windows_and_token_budgets_do_not_change_vectors(model, monkeypatch):
+    whole = model.encode(TEXTS)
+    for window, budget in ((1, 4096), (3, 5), (4096, 1)):
+        monkeypatch.setattr(batching, "WINDOW", window)
+        monkeypatch.setattr(batching, "TOKEN_BUDGET", budget)
+        np.testing.assert_allclose(model.encode(TEXTS), whole, atol=1e-5)
+
+
+def test_any_iterable_is_read_window_by_window(model, monkeypatch):
+    monkeypatch.setattr(batching, "WINDOW", 2)
+    taken = []
+
+    def stream():
+        for text in TEXTS:
+            taken.append(text)
+            yield text
+
+    whole = model.encode(TEXTS)
+    np.testing.assert_allclose(model.encode(stream()), whole, atol=1e-5)
+    np.testing.assert_allclose(model.encode(tuple(TEXTS)), whole, atol=1e-5)
+    np.testing.assert_allclose(model.encode(dict.fromkeys(TEXTS[:5])), whole[:5], atol=1e-5)
+    assert taken == TEXTS
+
+
+@pytest.mark.parametrize("nothing", [[], (), iter([])])
+def test_no_text_gives_no_rows(model, nothing):
+    vectors = model.encode(nothing)
+    assert vectors.shape == (0, 16)
+    assert vectors.dtype == np.float32
+
+
+def test_an_empty_text_has_the_vector_of_its_special_tokens(model):
+    vector = model.encode([""])
+    assert bool(np.isfinite(vector).all())
+    np.testing.assert_allclose(vector, model.encode(["   "]), atol=1e-6)
+
+
+def test_long_texts_are_cut_where_the_folder_says(model, caplog):
+    cut, short = "a b c d e f g h i j", "a b c d e f g h i j k l m n o p"
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_allclose(model.encode([cut]), model.encode([short]), atol=1e-6)
+    assert caplog.messages == ["1 of 1 texts were longer than 12 tokens and were cut (told once)"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pooling_and_scaling_are_those_of_the_folder(folder, pooling, normalize):
+    shutil.rmtree(folder / "1_Pooling")
+    settings = EmbeddingSettings(pooling=pooling, normalize=normalize, max_tokens=12)
+    write_embedding(folder, settings, hidden_size=16)
+    model = minilm.load(folder)
+    assert model.embedding == settings
+    packed = pack(model.tokenizer.encode(["a b c"]))
+    hidden = model._engine.hidden(packed)
+    expected = hidden[0] if pooling == "cls" else hidden.mean(0)
+    expected = expected / expected.norm() if normalize else expected
+    np.testing.assert_allclose(model.encode(["a b c"])[0], expected.numpy(), atol=1e-5)
+
+
+def test_mean_rows_is_the_mean_of_each_sequence():
+    packed = pack([np.ones(length, dtype=int) for length in (2, 2, 5, 1)])
+    rows = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([part.mean(0) for part in rows.split([2, 2, 5, 1])])
+    torch.testing.assert_close(mean_rows(rows, packed), expected)
+
+
+def test_bf16_points_the_same_way(folder, model):
+    vectors = minilm.load(folder, precision="bf16").encode(TEXTS)
+    assert vectors.dtype == np.float32
+    assert float((vectors * model.encode(TEXTS)).sum(1).min()) > 0.999
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_one_string_is_refused(model):
+    with pytest.raises(UsageError) as caught:
+        model.encode("a b")
+    assert str(caught.value) == "encode expects a list of texts, not one string; write encode([text])"
+
+
+@pytest.mark.parametrize(("item", "kind"), [(None, "NoneType"), (3, "int"), (b"a", "bytes")])
+def test_items_that_are_no_strings_are_refused_with_their_number(model, item, kind):
+    with pytest.raises(UsageError) as caught:
+        model.encode(["a", "b", item])
+    assert str(caught.value) == f"text 2 is a {kind}; encode expects strings"
+
+
+def test_an_unknown_precision_is_refused(folder):
+    with pytest.raises(UsageError) as caught:
+        minilm.load(folder, precision="int8")
+    assert str(caught.value) == "precision is 'int8'; expected 'fp32' or 'bf16'"
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DataError) as caught:
+        minilm.load(tmp_path / "none")
+    assert str(caught.value) == f"{tmp_path}/none: no such model folder"
+
+
+@pytest.mark.parametrize("change", [1, -1])
+def test_a_tokenizer_of_another_size_is_refused(folder, change):
+    tokens = VOCAB[:-1] if change < 0 else [*VOCAB, "q"]
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
+    with pytest.raises(DataError, match=rf"has {21 + change} tokens but {folder} has 21: they do not belong together"):
+        minilm.load(folder)
+
+
+# --- the dialect of sentence-transformers --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings", [EmbeddingSettings(pooling="cls", max_tokens=7), EmbeddingSettings(normalize=True)]
+)
+def test_the_dialect_survives_writing(tmp_path, settings):
+    write_embedding(tmp_path, settings, hidden_size=8)
+    assert read_embedding(tmp_path, model_max_tokens=512) == settings
+
+
+def test_a_folder_without_dialect_means_mean_pooling_without_scaling(tmp_path):
+    assert read_embedding(tmp_path, model_max_tokens=40) == EmbeddingSettings(max_tokens=40)
+
+
+def test_the_shortest_limit_of_all_files_counts(tmp_path):
+    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": 100})
+    write_json(tmp_path / "tokenizer_config.json", {"model_max_length": 50})
+    assert read_embedding(tmp_path, model_max_tokens=512).max_tokens == 50
+    assert read_embedding(tmp_path, model_max_tokens=20).max_tokens == 20
+    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": None})
+    write_json(tmp_path / "tokenizer_config.json", {"model_max_length": 1e30})
+    assert read_embedding(tmp_path, model_max_tokens=512).max_tokens == 512
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ('[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]', "module 'Dense'; expected"),
+        ('{"a": 1}', "expected a list of modules"),
+        ("[1]", "expected a list of modules"),
+        ("[\n{", r"modules.json:\d: not JSON \(.*\); expected a list of modules"),
+    ],
+)
+def test_modules_this_library_does_not_compute_are_refused(tmp_path, modules, message):
+    (tmp_path / "modules.json").write_text(modules)
+    with pytest.raises(DataError, match=message):
+        read_embedding(tmp_path, model_max_tokens=512)
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [
+        ({"pooling_mode": "max"}, "max"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "mean + cls"),
+        ({"pooling_mode_mean_tokens": False}, "missing"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
+    ],
+)
+def test_other_poolings_are_refused(tmp_path, values, chosen):
+    write_embedding(tmp_path, EmbeddingSettings(), hidden_size=8)
+    write_json(tmp_path / "1_Pooling" / "config.json", values)
+    with pytest.raises(DataError) as caught:
+        read_embedding(tmp_path, model_max_tokens=512)
+    assert str(caught.value) == f"{tmp_path}/1_Pooling/config.json: pooling {chosen}; expected mean or cls"
+
+
+def test_the_files_of_a_model_are_enough_for_its_tokenizer(folder):
+    Tokenizer.load(folder).save(folder)
+    assert minilm.load(folder).encode(["a"]).shape == (1, 16)

@@ -1,0 +1,43 @@
+"""The quickstart's run, shortened to seconds: every part is real, only the number of steps is small."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from minilm.quickstart import run as quickstart_run
+from minilm.quickstart.run import DISTILLED, TEACHER, UNDISTILLED, quickstart
+from minilm.quickstart.text import installed_text
+from minilm.recipe import load_recipe
+
+
+@pytest.fixture
+def short(monkeypatch):
+    def load_short(path, overrides):
+        few = ["train.steps=4", "train.warmup_steps=0", "train.batch_size=8", "data.heldout_documents=4"]
+        return load_recipe(path, [*overrides, *few])
+
+    monkeypatch.setattr(quickstart_run, "load_recipe", load_short)
+    monkeypatch.setattr(quickstart_run, "_EPOCHS", 0.2)
+    whole = installed_text()
+    return replace(
+        whole, train=whole.train[:64], heldout=whole.heldout[:8], unlabelled=whole.unlabelled[:60]
+    )
+
+
+def test_three_rows_with_measured_numbers(real_model_dir, short, tmp_path):
+    rows = quickstart(short, tmp_path / "run")
+    assert [row.name for row in rows] == [TEACHER, DISTILLED, UNDISTILLED]
+    saved = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["rows"]
+    assert [set(row) for row in saved] == [
+        {"name", "parameters", "megabytes", "sentences_per_second", "heldout_loss", "accuracy"}
+    ] * 3
+    teacher, distilled, undistilled = rows
+    assert teacher.parameters == 22_713_216
+    assert distilled.parameters == undistilled.parameters == 17_389_824
+    assert teacher.heldout_loss == pytest.approx(0.0, abs=1e-5)
+    assert 0.0 < distilled.heldout_loss < undistilled.heldout_loss
+    assert all(0.0 <= row.accuracy <= 1.0 and row.sentences_per_second > 0 for row in rows)
+    for folder in ("distill", "fine-tune-teacher", "fine-tune-student-distilled", "fine-tune-student-not-distilled"):
+        assert (tmp_path / "run" / folder / "metrics.jsonl").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -1,0 +1,266 @@
+"""Proves what a step is (any cut into microbatches), that bad steps change nothing, and what is logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from minilm import storage
+from minilm.corpus.build import build_shards
+from minilm.corpus.shards import Shards
+from minilm.distill.objective import DistillObjective, RelationSettings
+from minilm.distill.relations import V2_PAIRS
+from minilm.distill.teacher import load_teacher
+from minilm.errors import DataError
+from minilm.model.config import EncoderConfig
+from minilm.model.encoder import Encoder
+from minilm.model.packing import Packed, pack
+from minilm.train import loop, progress
+from minilm.train.loop import StepLoss, TrainSettings, train
+from minilm.train.metrics import means, read_metrics
+from minilm.train.optim import AdamWSettings
+
+
+@dataclass(frozen=True)
+class Batch:
+    packed: Packed
+    factor: float
+
+
+class Toy:
+    """Loss factor * (w - 3)^2 / 2 in two microbatches; `factors[step]` may be NaN or infinite."""
+
+    def __init__(self, factors: Sequence[float] = ()) -> None:
+        self.module = nn.Linear(1, 1, bias=False)
+        self.other = nn.Parameter(torch.full((3,), 5.0))
+        self.module.register_parameter("other", self.other)
+        nn.init.constant_(self.module.weight, 1.0)
+        self.factors = factors
+        self.evaluations = 0
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return dict(self.module.named_parameters())
+
+    @property
+    def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
+        return [[self.module.weight], [self.other]]
+
+    def microbatches(self, step: int) -> Sequence[Batch]:
+        factor = self.factors[step] if step < len(self.factors) else 1.0
+        tokens = [np.array([2, step + 5, 3]), np.array([2, 3])]
+        return [Batch(pack(tokens[:1]), 1.0), Batch(pack(tokens[1:]), factor)]
+
+    def loss(self, batch: Batch) -> StepLoss:
+        near = 0.5 * batch.factor * ((self.module.weight - 3) ** 2).sum() / 2
+        far = 0.5 * batch.factor * 1e4 * (self.other**2).sum() / 2
+        return StepLoss(value=near + far, parts={"near": near, "far": far})
+
+    def evaluate(self) -> Mapping[str, float]:
+        self.evaluations += 1
+        return {"distance": float((self.module.weight.detach() - 3).abs())}
+
+
+def settings(**values: object) -> TrainSettings:
+    chosen = {"steps": 6, "optimizer": AdamWSettings(learning_rate=0.1, weight_decay=0.0), "log_every": 2, **values}
+    return TrainSettings(**chosen)  # type: ignore[arg-type]
+
+
+def test_logged_numbers_are_sums_over_microbatches_and_means_over_steps(tmp_path):
+    toy = Toy()
+    train(toy, settings(optimizer=AdamWSettings(learning_rate=1e-30), steps=5), folder=tmp_path)
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    for row in rows:
+        assert row["near"] == pytest.approx(2.0)
+        assert row["far"] == pytest.approx(1e4 * 37.5)
+        assert row["loss"] == pytest.approx(row["near"] + row["far"])
+        assert row["gradient_norm"] == pytest.approx(5e4 * 3**0.5)
+        assert row["bad_steps"] == 0
+    assert [("distance" in row) for row in rows] == [False, False, True]
+    assert rows[0]["learning_rate"] == pytest.approx(0.9e-30)
+
+
+def test_each_group_is_clipped_alone(monkeypatch):
+    """The huge gradient of one group leaves the direction and size of the other alone."""
+    toy, seen = Toy(), []
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda _: seen.append((toy.module.weight.grad.clone(), toy.other.grad.clone()))
+    )
+    train(toy, settings(steps=1, max_grad_norm=1.5))
+    near, far = seen[0]
+    assert near.item() == pytest.approx(-1.5)
+    assert far.norm().item() == pytest.approx(1.5)
+    train(toy, settings(steps=1, max_grad_norm=0.0))
+    assert seen[1][0].item() == pytest.approx(-2.0)
+    assert seen[1][1].norm().item() == pytest.approx(5e4 * 3**0.5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(tmp_path, bad, caplog):
+    toy = Toy([1.0, bad, 1.0, bad])
+    weights: list[Tensor] = []
+    after_step = loop._after_step
+
+    def watch(run, objective):
+        weights.append(toy.module.weight.detach().clone())
+        after_step(run, objective)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_after_step", watch)
+        train(toy, settings(), folder=tmp_path)
+    assert torch.equal(weights[1], weights[0])
+    assert torch.equal(weights[3], weights[2])
+    assert not torch.equal(weights[2], weights[1])
+    rows = read_metrics(tmp_path)
+    assert [row["bad_steps"] for row in rows] == [1, 2, 2]
+    assert rows[0]["near"] == pytest.approx(2.0)  # the mean of the one good step
+    json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
+    assert "step 2: loss or gradient is not finite" in caplog.text
+
+
+def test_a_gradient_that_is_not_finite_is_a_bad_step_too():
+    toy = Toy()
+    toy.module.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = toy.module.weight.detach().clone()
+    train(toy, settings(steps=3))
+    assert torch.equal(toy.module.weight, before)
+
+
+def test_too_many_bad_steps_stop_the_run_and_leave_the_batch(tmp_path):
+    toy = Toy([1.0, float("nan"), 1.0, float("nan")])
+    with pytest.raises(DataError) as caught:
+        train(toy, settings(max_bad_steps=1, checkpoint_every=1), folder=tmp_path)
+    file = tmp_path / "bad-batch-step-00000004.safetensors"
+    assert caught.value.exit_code == 3
+    assert str(caught.value) == (
+        "step 4: 2 steps had a loss or gradient that is not finite (train.max_bad_steps is 1); "
+        f"the last batch is in {file}; lower train.learning_rate or check the data"
+    )
+    saved = storage.read_safetensors(file)
+    assert saved["0.token_ids"].tolist() == [2, 8, 3]
+    assert saved["1.cu_seqlens"].tolist() == [0, 2]
+    assert len(saved) == 6
+    with pytest.raises(DataError, match=r"^step 4: 2 steps had"):  # the count survives in the checkpoint
+        train(Toy(toy.factors), settings(max_bad_steps=1, checkpoint_every=1), folder=tmp_path)
+
+
+def test_evaluation_is_due_every_so_often_and_once_at_the_end(tmp_path):
+    toy = Toy()
+    result = train(toy, settings(steps=7, eval_every=3, log_every=100), folder=tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [3, 6, 7]
+    assert all("distance" in row for row in read_metrics(tmp_path))
+    assert toy.evaluations == 3
+    assert result == {"distance": read_metrics(tmp_path)[-1]["distance"]}
+
+
+def test_evaluating_more_often_changes_no_weight():
+    results = []
+    for every in (0, 1):
+        toy = Toy()
+        train(toy, settings(eval_every=every))
+        results.append(toy.module.weight.detach().clone())
+    assert torch.equal(*results)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(Toy(), settings(checkpoint_every=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_in_a_pipe_show_loss_speed_and_time_left(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    caplog.set_level(logging.INFO)
+    train(Toy(), settings(steps=3, label="distill"))
+    lines = [record.getMessage() for record in caplog.records if record.name == "minilm.train.progress"]
+    assert len(lines) == 3
+    assert re.fullmatch(r"distill 1/3  loss [\d.]+  [\d,]+ tokens/s  [\d.]+ GiB  \d+ s left", lines[0]), lines[0]
+
+
+def test_means_leave_out_what_is_not_finite():
+    rows = [{"a": 1.0, "b": float("inf")}, {"a": float("nan"), "b": -float("inf")}, {"a": 2.0}]
+    found = means(rows)
+    assert found["a"] == 1.5
+    assert np.isnan(found["b"])
+
+
+@pytest.fixture
+def objective(tiny):
+    """Makes the objective of two students without dropout, for any token budget."""
+    build_shards([tiny.text], tokenizer=tiny.teacher, out=tiny.folder / "corpus", max_tokens=32)
+    teacher, shards = load_teacher(tiny.teacher), Shards.open(tiny.folder / "corpus")
+
+    def make(tokens_per_batch: int, normalization: str = "sequence") -> DistillObjective:
+        students = {}
+        for number, width in enumerate((24, 48)):
+            config = EncoderConfig(
+                vocab_size=100, hidden_size=width, num_layers=2, num_heads=6, intermediate_size=32,
+                max_positions=64, hidden_dropout=0.0,
+            )  # fmt: skip
+            students[f"s{number}"] = Encoder(config)
+            students[f"s{number}"].reset(torch.Generator().manual_seed(number))
+        chosen = RelationSettings(
+            pairs=V2_PAIRS, num_relation_heads=12, normalization=normalization, batch_size=24,  # type: ignore[arg-type]
+            tokens_per_batch=tokens_per_batch, num_heldout=20, seed=1,
+        )  # fmt: skip
+        return DistillObjective(teacher, students, shards, chosen)
+
+    return make
+
+
+@pytest.mark.parametrize("normalization", ["sequence", "token"])
+def test_any_cut_into_microbatches_gives_the_same_gradient(objective, normalization):
+    gradients, totals, counts = [], [], []
+    for budget in (10_000, 100, 32):
+        made = objective(budget, normalization)
+        batches = made.microbatches(3)
+        counts.append(len(batches))
+        total, parts = loop._accumulate(made, batches, "fp32")
+        assert sum(parts.values()) == pytest.approx(total)
+        totals.append(total)
+        gradients.append({name: parameter.grad for name, parameter in made.parameters.items()})
+    assert counts[0] == 1 < counts[1] < counts[2]
+    for total, found in zip(totals[1:], gradients[1:], strict=True):
+        assert total == pytest.approx(totals[0], rel=1e-6)
+        for name, expected in gradients[0].items():
+            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_heldout_loss_does_not_depend_on_the_cut(objective):
+    one, many = objective(10_000).evaluate(), objective(32).evaluate()
+    assert one.keys() == many.keys() == {"s0.heldout_loss", "s1.heldout_loss"}
+    assert all(one[name] == pytest.approx(many[name], rel=1e-5) for name in one)
+
+
+def test_everything_trained_gets_a_gradient_and_nothing_else(objective):
+    made = objective(10_000)
+    loop._accumulate(made, made.microbatches(0), "fp32")
+    got = {name for name, parameter in made.module.named_parameters() if parameter.grad is not None}
+    assert got == made.parameters.keys()
+    assert not any("layers.1.ffn" in name or "pooler" in name for name in got)
+
+
+def test_bf16_trains_in_its_precision_with_weights_in_float32(objective):
+    exact, rounded = objective(10_000), objective(10_000)
+    first, _ = loop._accumulate(exact, exact.microbatches(0), "fp32")
+    second, _ = loop._accumulate(rounded, rounded.microbatches(0), "bf16")
+    assert second != first
+    assert second == pytest.approx(first, rel=0.05)
+    assert all(parameter.grad.dtype == torch.float32 for parameter in rounded.parameters.values())
+
+
+def test_the_heldout_loss_goes_down(objective, tmp_path: Path):
+    made = objective(10_000)
+    before = made.evaluate()
+    after = train(made, settings(steps=40, optimizer=AdamWSettings(learning_rate=1e-2)), folder=tmp_path)
+    assert all(after[name] < 0.99 * before[name] for name in before), (before, after)
