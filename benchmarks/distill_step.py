@@ -41,6 +41,7 @@ class PaddedWay:
         self.optimizer = make_optimizer(dict(self.student.named_parameters()), SETTINGS)
 
     def step(self, sequences: list[np.ndarray], bf16: bool) -> float:
+        """One update; returns the loss."""
         ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
@@ -86,12 +87,11 @@ class Ours:
         self.teacher = load_teacher(teacher, precision=torch.bfloat16 if bf16 else torch.float32)
         self.student = copy.deepcopy(student).train()
         trained = set(self.student.relation_parameters())
-        self.optimizer = make_optimizer(
-            {n: p for n, p in self.student.named_parameters() if p in trained}, SETTINGS
-        )
+        self.optimizer = make_optimizer({n: p for n, p in self.student.named_parameters() if p in trained}, SETTINGS)
         self.bf16 = bf16
 
     def step(self, sequences: list[np.ndarray]) -> float:
+        """One update; returns the loss."""
         packed = pack(sorted(sequences, key=len))
         self.optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
@@ -111,9 +111,7 @@ def main() -> None:
     """Measure both lengths in fp32 and bf16; every side runs under the same allocator settings."""
     keep_freed_memory()
     torch.manual_seed(0)
-    teacher = BertModel(
-        BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False
-    )
+    teacher = BertModel(BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False)
     teacher.set_attn_implementation("eager")
     size = EncoderConfig.preset("L6-H384")
     rows: list[dict[str, object]] = []

@@ -67,9 +67,7 @@ def main() -> None:
 def fp32_floor(tokens: int) -> float:
     """Seconds for the encoder's weight products over `tokens` tokens at the machine's own fp32 product rate."""
     config = minilm.EncoderConfig.preset("L6-H384")
-    weights = config.num_layers * (
-        4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
-    )
+    weights = config.num_layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
     size = 2048
     a = torch.randn(size, size)
     packed = torch.ops.mkldnn._reorder_linear_weight(torch.randn(size, size), size)

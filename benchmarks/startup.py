@@ -30,9 +30,7 @@ def main() -> None:
             started = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             seconds[name].append(time.perf_counter() - started)
-    save(
-        "startup", [{"command": name, "seconds": statistics.median(found)} for name, found in seconds.items()]
-    )
+    save("startup", [{"command": name, "seconds": statistics.median(found)} for name, found in seconds.items()])
 
 
 if __name__ == "__main__":

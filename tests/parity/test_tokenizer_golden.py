@@ -35,9 +35,7 @@ def golden_rows(golden_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("vocab", ["tiny", "bert_uncased"])
-def test_ids_and_tokens_equal_the_original(
-    golden_dir: Path, data_dir: Path, vocab: str, lowercase: bool
-) -> None:
+def test_ids_and_tokens_equal_the_original(golden_dir: Path, data_dir: Path, vocab: str, lowercase: bool) -> None:
     path = golden_dir / "model" / "vocab.txt" if vocab == "tiny" else data_dir.joinpath(*REAL_VOCAB)
     tokenizer = Tokenizer.load(path, lowercase=lowercase)
     rows = [r for r in golden_rows(golden_dir) if (r["vocab"], r["do_lower_case"]) == (vocab, lowercase)]
@@ -83,9 +81,7 @@ def test_saved_folders_load_in_transformers_with_equal_ids(
         theirs.unk_token_id,
     )
     assert special == (ours.cls_id, ours.sep_id, ours.pad_id, ours.mask_id, ours.unk_id)
-    assert [ids.tolist() for ids in Tokenizer.load(tmp_path).encode(NASTY)] == [
-        i.tolist() for i in ours.encode(NASTY)
-    ]
+    assert [ids.tolist() for ids in Tokenizer.load(tmp_path).encode(NASTY)] == [i.tolist() for i in ours.encode(NASTY)]
 
 
 def test_real_model_folder_agrees_with_transformers(
@@ -97,9 +93,7 @@ def test_real_model_folder_agrees_with_transformers(
     theirs = transformers.AutoTokenizer.from_pretrained(real_model_dir)
     for text, ids in zip(NASTY, ours.encode(NASTY), strict=True):
         assert ids.tolist() == theirs(text)["input_ids"], repr(text)
-    assert (
-        len(ours.encode(["word " * 1000])[0]) == 1002
-    )  # the file's truncation to 128 and padding are cleared
+    assert len(ours.encode(["word " * 1000])[0]) == 1002  # the file's truncation to 128 and padding are cleared
     assert ours.fingerprint == Tokenizer.load(data_dir.joinpath(*REAL_VOCAB)).fingerprint
     ours.require_vocab_size(30522, where="config.json")
     cut = ours.encode(["word " * 1000], max_length=128)[0].tolist()

@@ -11,7 +11,7 @@ from minilm.train.metrics import read_metrics
 
 def test_thirty_kills_change_no_bit(tiny, drive, assert_same_run):
     """Kills while files are written, renamed, removed; in the middle of steps; and at random moments."""
-    recipe = tiny.recipe(steps=90)
+    recipe = tiny.recipe(steps=90, tokens_per_batch=128)
     [[_, calls]] = drive(recipe, [("never", 0)], [f"out={tiny.folder / 'unbroken'}"])
     per_checkpoint = calls // 30
     draw = random.Random(11)
@@ -52,7 +52,7 @@ def test_kills_at_each_call_after_the_last_step(tiny, drive, assert_same_run):
 
 
 def test_the_command_line_killed_and_repeated(tiny, start_cli, drive, assert_same_run):
-    recipe = tiny.recipe(steps=60)
+    recipe = tiny.recipe(steps=60, tokens_per_batch=128)
     out = tiny.folder / "run"
     for wanted in (2, 5):
         process = start_cli("distill", recipe)

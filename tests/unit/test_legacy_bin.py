@@ -79,9 +79,7 @@ def test_every_pickle_protocol_since_2(tmp_path: Path, as_zip: bool, protocol: i
         ({1: torch.ones(1)}, "damaged or not a PyTorch state dict: a key that is no text"),
     ],
 )
-def test_other_contents_are_refused_by_name(
-    tmp_path: Path, as_zip: bool, value: object, message: str
-) -> None:
+def test_other_contents_are_refused_by_name(tmp_path: Path, as_zip: bool, value: object, message: str) -> None:
     torch.save(value, tmp_path / "m.bin", _use_new_zipfile_serialization=as_zip)
     with pytest.raises(DataError, match=message):
         read_legacy_bin(tmp_path / "m.bin")
@@ -89,9 +87,7 @@ def test_other_contents_are_refused_by_name(
 
 def test_whole_models_are_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "m.bin")
-    with pytest.raises(
-        DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear, .* nothing was executed"
-    ):
+    with pytest.raises(DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear, .* nothing was executed"):
         read_legacy_bin(tmp_path / "m.bin")
 
 

@@ -95,11 +95,7 @@ def test_scalars_follow_yaml_1_2(text, value):
     assert type(found) is type(value)
 
 
-@given(
-    st.one_of(
-        st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False)
-    )
-)
+@given(st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False)))
 def test_a_written_scalar_reads_back_equal(value):
     """Any text, even with control characters or YAML 1.1 booleans, survives writing and reading."""
     if isinstance(value, int) and abs(value) >= 10**40:
@@ -114,9 +110,7 @@ def test_the_resolved_recipe_is_the_same_recipe(tmp_path_factory, name, seed, ra
     folder = tmp_path_factory.mktemp("recipe")
     first = folder / "a.yaml"
     first.write_text(RECIPE)
-    loaded = load_recipe(
-        first, [f"name={dump_scalar(name)}", f"seed={seed}", f"train.learning_rate={rate!r}"]
-    )
+    loaded = load_recipe(first, [f"name={dump_scalar(name)}", f"seed={seed}", f"train.learning_rate={rate!r}"])
     again = folder / "b.yaml"
     again.write_text(resolved_yaml(loaded), encoding="utf-8")
     assert load_recipe(again).recipe == loaded.recipe
@@ -234,10 +228,7 @@ def test_overrides_reach_lists_missing_sections_and_null(write):
 
 def test_equal_keys_name_both_lines(write):
     text = RECIPE + "  steps: 20\n"
-    assert (
-        problem(write(text))
-        == "r.yaml:14: the key 'train.steps' stands here and on line 11: keep one of them"
-    )
+    assert problem(write(text)) == "r.yaml:14: the key 'train.steps' stands here and on line 11: keep one of them"
 
 
 def test_a_missing_file_is_one_line(tmp_path):
@@ -265,7 +256,5 @@ def test_a_recipe_name_is_never_a_path(name):
 
 
 def test_a_misspelt_recipe_gets_a_suggestion():
-    with pytest.raises(
-        UsageError, match=r"'tiny-embeded' is neither .* did you mean 'distill/tiny-embedded'\?"
-    ):
+    with pytest.raises(UsageError, match=r"'tiny-embeded' is neither .* did you mean 'distill/tiny-embedded'\?"):
         find_recipe("tiny-embeded")

@@ -156,9 +156,7 @@ def test_folder_that_exists_is_kept_unless_replaced(tmp_path: Path) -> None:
 
 
 def dead_pid() -> int:
-    return int(
-        subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True).stdout
-    )
+    return int(subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True).stdout)
 
 
 def test_leftovers_of_dead_processes_are_removed_and_others_kept(tmp_path: Path) -> None:
@@ -215,9 +213,7 @@ def test_views_tied_tensors_and_parameters_are_written_by_value(tmp_path: Path) 
     read = storage.read_safetensors(tmp_path / "t")
     same(read, {name: tensor.detach() for name, tensor in tensors.items()})
     read["t"].add_(1)  # its memory is its own
-    same(
-        storage.read_safetensors(tmp_path / "t"), {name: tensor.detach() for name, tensor in tensors.items()}
-    )
+    same(storage.read_safetensors(tmp_path / "t"), {name: tensor.detach() for name, tensor in tensors.items()})
 
 
 def test_no_tensors_at_all(tmp_path: Path) -> None:

@@ -144,9 +144,7 @@ def _rates(now: BuildProgress, seconds: float) -> str:
     return f"{now.documents / seconds:,.0f} documents/s, {now.tokens / seconds:,.0f} tokens/s"
 
 
-def _print_summary(
-    manifest: ShardManifest, *, bad_rows: BadRows, num_files: int, out: Path, seconds: float
-) -> None:
+def _print_summary(manifest: ShardManifest, *, bad_rows: BadRows, num_files: int, out: Path, seconds: float) -> None:
     rows = [
         ("files", f"{num_files:,}"),
         ("texts", f"{manifest.texts:,}"),

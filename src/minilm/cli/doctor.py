@@ -13,9 +13,7 @@ import typer
 from minilm.environment import examine
 
 
-def doctor(
-    *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
-) -> None:
+def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """Show versions, CPU features, threads, memory, devices and what is missing.
 
     Examples:

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Where run folders and summary.json go.")] = Path(
-        "runs/quickstart"
-    ),
+    out: Annotated[Path, typer.Option(help="Where run folders and summary.json go.")] = Path("runs/quickstart"),
     text: Annotated[
         list[Path] | None,
         typer.Option(

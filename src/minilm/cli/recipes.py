@@ -12,9 +12,7 @@ import typer
 
 app = typer.Typer(name="recipes", help="List, show and copy the shipped recipes.", no_args_is_help=True)
 
-_Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="Such as tiny-embedded; `minilm recipes list` shows all.")
-]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as tiny-embedded; `minilm recipes list` shows all.")]
 
 
 @app.command("list")
@@ -31,9 +29,7 @@ def list_recipes() -> None:
     width = max(map(len, names))
     for name in names:
         first = recipe_text(name).partition("\n")[0]
-        typer.echo(
-            f"{name:<{width}}  {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip()
-        )
+        typer.echo(f"{name:<{width}}  {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
 
 
 @app.command()

@@ -80,9 +80,7 @@ def build_shards(
     else:
         tokenized = tokenize_in_workers(texts, tokenizer=tokenizer, max_tokens=max_tokens, workers=workers)
     with closing(tokenized), atomic_folder(out) as folder:
-        writer = _ShardWriter(
-            folder=folder, dtype=_smallest_dtype(loaded.vocab_size), shard_tokens=shard_tokens
-        )
+        writer = _ShardWriter(folder=folder, dtype=_smallest_dtype(loaded.vocab_size), shard_tokens=shard_tokens)
         for batch in tokenized:
             writer.add(batch)
             if on_progress is not None:

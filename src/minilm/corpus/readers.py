@@ -129,9 +129,7 @@ def _damage_is_data_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: the .gz file is damaged or cut short ({error}); fetch or write it again"
-        ) from error
+        raise DataError(f"{path}: the .gz file is damaged or cut short ({error}); fetch or write it again") from error
     except OSError as error:
         raise SystemProblem(
             f"{path}: cannot be read ({error.strerror or error}); check the disk and the file's rights"

@@ -107,7 +107,10 @@ class DistillObjective:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Held-out loss of each student, `{name}.heldout_loss`, without dropout, in float32 (nothing when none is held back)."""
+        """Held-out loss of each student, `{name}.heldout_loss`, without dropout, in float32.
+
+        Nothing when no document is held back.
+        """
         documents = np.arange(self._num_documents, len(self._shards))
         totals = dict.fromkeys(self._students, 0.0)
         self._module.eval()

@@ -65,9 +65,7 @@ def relation_loss(
         UsageError: R does not divide a width, or the sides of a pair differ in width (shared key heads).
     """
     _require_divides(num_relation_heads, pairs, teacher, student)
-    plan = _Plan(
-        runs=packed.runs, num_heads=num_relation_heads, row_weights=_row_weights(packed, normalization)
-    )
+    plan = _Plan(runs=packed.runs, num_heads=num_relation_heads, row_weights=_row_weights(packed, normalization))
     losses = [
         _BlockwiseKL.apply(  # type: ignore[no-untyped-call]
             _flat(student, a), _flat(student, b), _flat(teacher, a), _flat(teacher, b), plan
@@ -140,9 +138,7 @@ class _BlockwiseKL(torch.autograd.Function):
     ) -> Tensor:
         inputs = (student_a_TE, student_b_TE, teacher_a_TE, teacher_b_TE)
         wants_gradient = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
-        gradients = (
-            [torch.empty_like(rows, dtype=torch.float32) for rows in inputs[:2]] if wants_gradient else []
-        )
+        gradients = [torch.empty_like(rows, dtype=torch.float32) for rows in inputs[:2]] if wants_gradient else []
         total = torch.zeros((), device=student_a_TE.device)
         with torch.autocast(student_a_TE.device.type, enabled=False):
             for rows, count, length, weights_M in plan.sections():
@@ -157,9 +153,7 @@ class _BlockwiseKL(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
-    ) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         a, b = ctx.saved_tensors  # type: ignore[attr-defined]
         dtype: torch.dtype = ctx.dtype  # type: ignore[attr-defined]
         return (a * upstream).to(dtype), (b * upstream).to(dtype), None, None, None
@@ -167,8 +161,9 @@ class _BlockwiseKL(torch.autograd.Function):
 
 def _to_blocks(rows_TE: Tensor, count: int, length: int, num_heads: int) -> Tensor:
     """`count` sequences of `length` rows -> `[M, N, W]` float32, scaled so that a b^T needs no 1/sqrt(W)."""
-    rows = rows_TE.view(count, length, num_heads, -1).transpose(1, 2).float()
-    return (rows * rows.shape[-1] ** -0.25).reshape(count * num_heads, length, -1)
+    rows: Tensor = rows_TE.view(count, length, num_heads, -1).transpose(1, 2).float()
+    scale: float = rows.shape[-1] ** -0.25
+    return (rows * scale).reshape(count * num_heads, length, -1)
 
 
 def _from_blocks(blocks_MNW: Tensor, count: int, rows_TE: Tensor) -> None:
@@ -178,9 +173,7 @@ def _from_blocks(blocks_MNW: Tensor, count: int, rows_TE: Tensor) -> None:
     torch.mul(shaped, width**-0.25, out=rows_TE.view(count, length, -1, width))
 
 
-def _sweep(
-    blocks: list[Tensor], weights_M: Tensor, wants_gradient: bool
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _sweep(blocks: list[Tensor], weights_M: Tensor, wants_gradient: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Weighted KL of all blocks, and the gradients with respect to the student's two sides.
 
     KL of a row = sum(P_t (z_t - z_s)) - lse(z_t) + lse(z_s); its gradient in z_s is P_s - P_t.
@@ -232,8 +225,7 @@ def _require_divides(num_heads: int, pairs: tuple[Pair, ...], *sides: Relations)
             wrong = [width for width in widths if num_heads < 1 or width % num_heads]
             if wrong:
                 raise UsageError(
-                    f"relation heads {num_heads} do not divide the width {wrong[0]}; "
-                    f"change loss.relation_heads"
+                    f"relation heads {num_heads} do not divide the width {wrong[0]}; change loss.relation_heads"
                 )
             if widths[0] != widths[1]:
                 raise UsageError(

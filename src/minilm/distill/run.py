@@ -306,7 +306,7 @@ def _card(recipe: DistillRecipe, name: str, student: Encoder) -> str:
     return (
         f"---\nlibrary_name: minilm\ntags: [minilm, distillation]\n---\n\n# {name}\n\n"
         f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
-        f"Distilled with MiniLM{recipe.loss.version} from `{recipe.teacher.model}` "
+        f"Distilled with MiniLM{recipe.loss.version} from `{Path(recipe.teacher.model).name}` "
         f"(layer {recipe.teacher.layer}) for {recipe.train.steps} steps of {recipe.train.batch_size} documents.\n\n"
         "The last layer's output projection and feed-forward are not trained by this objective; "
         "fine-tune before use.\n"

@@ -34,7 +34,7 @@ _INTERFACE = "minilm_packed"
 _CHECKED_TOKENS = 150  # longer than the windows of local attention
 
 
-class _Stop(Exception):  # noqa: N818 (not an error: the wanted layer has been reached)
+class _Stop(Exception):  # not an error: the wanted layer has been reached
     """Ends the model's forward pass once the wanted layer is recorded."""
 
 
@@ -140,9 +140,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
         from transformers import AttentionInterface, AutoModel
         from transformers.utils import logging as transformers_logging
     except ImportError:
-        raise SystemProblem(
-            "transformers is not installed; install it with: pip install 'minilm[hf]'"
-        ) from None
+        raise SystemProblem("transformers is not installed; install it with: pip install 'minilm[hf]'") from None
     if not folder.is_dir():
         raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
     AttentionInterface.register(_INTERFACE, _packed_attention)
@@ -162,9 +160,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
     if getattr(model.config, "is_encoder_decoder", False):
         raise DataError(f"teacher {folder}: an encoder-decoder; expected an encoder")
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise DataError(
-            f"teacher {folder}: {type(model).__name__} takes no position_ids, so it cannot run packed"
-        )
+        raise DataError(f"teacher {folder}: {type(model).__name__} takes no position_ids, so it cannot run packed")
     return model.eval().requires_grad_(False)
 
 
@@ -188,9 +184,7 @@ def _packed_attention(
     recording = _current.get()
     recording.calls += 1
     if attention_mask is not None or getattr(module, "is_causal", False):
-        raise DataError(
-            f"teacher: {type(module).__name__} masks its own attention; expected a bidirectional encoder"
-        )
+        raise DataError(f"teacher: {type(module).__name__} masks its own attention; expected a bidirectional encoder")
     rows = [part[0].transpose(0, 1) for part in (query, key, value)]
     if recording.calls == recording.wanted:
         recording.found = Relations(query=rows[0], key=rows[1], value=rows[2])
@@ -232,9 +226,7 @@ def _own_projections(model: Any, text: np.ndarray, layer: int) -> Sequence[Tenso
     seen: list[Sequence[Tensor]] = []
     eager = inspect.getmodule(type(model)).eager_attention_forward  # type: ignore[union-attr]
 
-    def watching(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any
-    ) -> Any:  # noqa: ANN401
+    def watching(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any) -> Any:  # noqa: ANN401
         seen.append([part[0].transpose(0, 1) for part in (query, key, value)])
         return eager(module, query, key, value, *rest, **settings)
 

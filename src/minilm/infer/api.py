@@ -99,10 +99,7 @@ def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:
     """Mean of each sequence's rows, `[T, E]` -> `[B, E]`."""
     parts = hidden_TE.split([count * length for count, length in packed.runs])
     return torch.cat(
-        [
-            rows.view(count, length, -1).mean(1)
-            for (count, length), rows in zip(packed.runs, parts, strict=True)
-        ]
+        [rows.view(count, length, -1).mean(1) for (count, length), rows in zip(packed.runs, parts, strict=True)]
     )
 
 

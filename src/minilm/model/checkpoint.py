@@ -79,9 +79,7 @@ def read_model(
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):  # no memory and no random numbers for what the file is about to fill
         encoder = Encoder(config)
-    model = Model(
-        encoder, None if head is None else new_head(head, config, num_labels=num_labels, generator=generator)
-    )
+    model = Model(encoder, None if head is None else new_head(head, config, num_labels=num_labels, generator=generator))
     found = to_ours(tensors, model.state_dict(), family=config.family, head=head, where=str(file))
     if _is_microsoft(path):
         found = _resize_positions(found, config, generator)
@@ -105,9 +103,7 @@ def write_model(
         UsageError: `head` is not the head of `model`, or `labels` are not one name per class.
     """
     if type(model.head) is not (HEADS[head] if head else type(None)):
-        raise UsageError(
-            f"head is {head!r}, but the model has {type(model.head).__name__}; name the model's own head"
-        )
+        raise UsageError(f"head is {head!r}, but the model has {type(model.head).__name__}; name the model's own head")
     if isinstance(model.head, ClassificationHead):
         labels = labels or [f"LABEL_{index}" for index in range(model.head.out.out_features)]
         if len(labels) != model.head.out.out_features:
@@ -145,9 +141,7 @@ def _config_file(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise DataError(
-        f"{path}: no configuration; expected {' or '.join(str(candidate) for candidate in candidates)}"
-    )
+    raise DataError(f"{path}: no configuration; expected {' or '.join(str(candidate) for candidate in candidates)}")
 
 
 def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -161,9 +155,7 @@ def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
         return single, storage.read_safetensors(single)
     if index.is_file():
         shards = [path / name for name in _shard_names(index)]
-        return index, {
-            key: value for shard in shards for key, value in storage.read_safetensors(shard).items()
-        }
+        return index, {key: value for shard in shards for key, value in storage.read_safetensors(shard).items()}
     if legacy.is_file():
         return legacy, storage.read_legacy_bin(legacy)
     raise DataError(f"{path}: no weights; expected model.safetensors or pytorch_model.bin")
@@ -179,9 +171,7 @@ def _shard_names(index: Path) -> list[str]:
     return sorted(set(names))
 
 
-def _resize_positions(
-    found: dict[str, Tensor], config: EncoderConfig, generator: torch.Generator
-) -> dict[str, Tensor]:
+def _resize_positions(found: dict[str, Tensor], config: EncoderConfig, generator: torch.Generator) -> dict[str, Tensor]:
     """Fit the position table to the configuration as Microsoft's loader does (spec: tile the old rows, or cut)."""
     name = "encoder.embeddings.position.weight"
     table = found.get(name)
@@ -207,10 +197,7 @@ def _drop_or_start_missing(
     if set(missing) - set(fresh):
         family = model.encoder.config.family
         absent = [
-            theirs
-            for name in missing
-            if name not in fresh
-            for theirs in hf_names(name, family=family, head=None)
+            theirs for name in missing if name not in fresh for theirs in hf_names(name, family=family, head=None)
         ]
         raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
     if "encoder.pooler.weight" in fresh:
@@ -222,9 +209,7 @@ def _drop_or_start_missing(
             model.encoder.pooler = torch.nn.Linear(config.hidden_size, config.hidden_size)
             reset_weights(model.encoder.pooler, config.initializer_range, generator)
     if head is not None and fresh:
-        logger.warning(
-            "%s has no trained %s head; %d tensors start from random values", where, head, len(fresh)
-        )
+        logger.warning("%s has no trained %s head; %d tensors start from random values", where, head, len(fresh))
 
 
 def _require_shapes(model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str) -> None:

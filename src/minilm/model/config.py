@@ -89,8 +89,7 @@ class EncoderConfig:
                 raise UsageError(f"{name} is {value!r}; expected a positive integer")
         if self.hidden_size % self.num_heads:
             raise UsageError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
-                f"change one of the two"
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; change one of the two"
             )
 
     @property
@@ -135,9 +134,7 @@ class EncoderConfig:
         _refuse_other_computations(values, where)
         missing = [_HF_KEYS[name] for name in _REQUIRED if _HF_KEYS[name] not in values]
         if missing:
-            raise DataError(
-                f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?"
-            )
+            raise DataError(f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?")
         found = {ours: values[theirs] for ours, theirs in _HF_KEYS.items() if values.get(theirs) is not None}
         if FAMILIES[cast("FamilyName", model_type)].positions_after_padding:
             found.setdefault("pad_token_id", 1)  # what these families mean when the file does not say

@@ -45,12 +45,8 @@ def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":
-            raise DataError(
-                f"{modules_file}: module {kind!r}; expected Transformer, Pooling and Normalize only"
-            )
-    return EmbeddingSettings(
-        pooling=pooling, normalize=normalize, max_tokens=_max_tokens(folder, model_max_tokens)
-    )
+            raise DataError(f"{modules_file}: module {kind!r}; expected Transformer, Pooling and Normalize only")
+    return EmbeddingSettings(pooling=pooling, normalize=normalize, max_tokens=_max_tokens(folder, model_max_tokens))
 
 
 def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: int) -> None:
@@ -84,9 +80,7 @@ def _read_list(file: Path) -> list[Mapping[str, object]]:
     try:
         values = json.loads(storage.read_text(file))
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{file}:{error.lineno}: not JSON ({error.msg}); expected a list of modules"
-        ) from None
+        raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg}); expected a list of modules") from None
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise DataError(f"{file}: expected a list of modules")
     return cast("list[Mapping[str, object]]", values)

@@ -32,7 +32,7 @@ class Relations:
 class LinearGelu(nn.Linear):
     """A linear map followed by erf GELU, `[T, in]` -> `[T, out]`; one module so that engines can fuse it."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name nn.Linear gave it)
+    def forward(self, input: Tensor) -> Tensor:  # the name nn.Linear gave it
         """Apply both."""
         return functional.gelu(super().forward(input))
 

@@ -114,9 +114,7 @@ def to_ours(
         names = [_PREFIX.sub("", theirs) for theirs in hf_names(name, family=family, head=head)]
         absent = [theirs for theirs in names if theirs not in left]
         if 0 < len(absent) < len(names):
-            raise DataError(
-                f"{where}: missing tensors {listed(absent)}; the file does not match its config.json"
-            )
+            raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
         if not absent:
             found[name] = _joined({theirs: left.pop(theirs) for theirs in names}, where)
     unexpected = [

@@ -92,9 +92,7 @@ def pack(
     """
     lengths = tuple(len(sequence) for sequence in sequences)
     if not lengths or min(lengths) == 0:
-        raise UsageError(
-            "a packed batch needs at least one sequence and no empty sequence; leave empty ones out"
-        )
+        raise UsageError("a packed batch needs at least one sequence and no empty sequence; leave empty ones out")
     starts = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths) + first_position
     token_ids = torch.from_numpy(np.concatenate(sequences).astype(np.int64))

@@ -27,16 +27,12 @@ class PrepackedLinear(nn.Module):
         self.out_features = linear.out_features
         self.activation = "gelu" if isinstance(linear, LinearGelu) else "none"
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(
-            linear.weight.detach().contiguous(), _TYPICAL_ROWS
-        )
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), _TYPICAL_ROWS)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Apply the map."""
         flat = rows.reshape(-1, rows.shape[-1])
-        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(
-            flat, self.weight, self.bias, self.activation, [], "none"
-        )
+        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self.weight, self.bias, self.activation, [], "none")
         return mapped.view(*rows.shape[:-1], self.out_features)
 
 

@@ -79,8 +79,7 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     }
     losses = _heldout_losses(recipe.recipe, teacher, folders, corpus)
     accuracies = {
-        name: _fine_tune(name, folder, text, tokenizer, recipe.recipe.seed, out)
-        for name, folder in folders.items()
+        name: _fine_tune(name, folder, text, tokenizer, recipe.recipe.seed, out) for name, folder in folders.items()
     }
     speeds = _speeds(folders, [row.text for row in text.heldout])
     rows = [
@@ -152,9 +151,7 @@ def _heldout_losses(
     return dict(zip(folders, found.values(), strict=True))
 
 
-def _fine_tune(
-    name: str, folder: Path, text: QuickstartText, tokenizer: Tokenizer, seed: int, out: Path
-) -> float:
+def _fine_tune(name: str, folder: Path, text: QuickstartText, tokenizer: Tokenizer, seed: int, out: Path) -> float:
     """Train a classifier on the labelled paragraphs; returns its held-out accuracy. Same settings for all models."""
     encoder = read_model(folder).encoder
     generator = torch.Generator().manual_seed(derived_seed(seed, "head"))
@@ -178,9 +175,7 @@ def _fine_tune(
         label=f"fine-tune {name}",
     )
     run_folder = out / ("fine-tune-" + name.replace(", ", "-").replace(" ", "-"))
-    numbers = train(
-        objective, settings, folder=run_folder, identity={"text": _fingerprint(text), "model": folder.name}
-    )
+    numbers = train(objective, settings, folder=run_folder, identity={"text": _fingerprint(text), "model": folder.name})
     with storage.atomic_folder(run_folder / "model", replace=True) as aside:
         write_model(model, aside, head="classification", labels=text.labels)
         tokenizer.save(aside)

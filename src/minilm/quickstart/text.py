@@ -86,9 +86,7 @@ def text_of_files(files: Sequence[Path]) -> QuickstartText:
     return _assemble(rows, more=(), source=", ".join(by_file), question=question)
 
 
-def _assemble(
-    rows: Iterable[tuple[str, str]], *, more: Iterable[str], source: str, question: str
-) -> QuickstartText:
+def _assemble(rows: Iterable[tuple[str, str]], *, more: Iterable[str], source: str, question: str) -> QuickstartText:
     """Pick classes, split them by a hash of the text (the same on every machine), keep the rest unlabelled."""
     unique = dict.fromkeys(rows)
     times = Counter(text for _, text in unique)
@@ -108,9 +106,7 @@ def _assemble(
         heldout += [Labelled(text=text, label=index) for text in texts[:cut]]
         train += [Labelled(text=text, label=index) for text in texts[cut:]]
     kept_back = {row.text for row in heldout}
-    unlabelled = dict.fromkeys(
-        text for text in (*(text for _, text in unique), *more) if text not in kept_back
-    )
+    unlabelled = dict.fromkeys(text for text in (*(text for _, text in unique), *more) if text not in kept_back)
     return QuickstartText(
         source=source,
         question=question,

@@ -15,9 +15,7 @@ def apply_override(tree: dict[str, object], override: str) -> Keys:
     """Set one override in the raw tree and return the path it wrote."""
     dotted, separator, text = override.partition("=")
     if not separator or not dotted or not all(dotted.split(".")):
-        raise UsageError(
-            f"--set {override}: expected KEY=VALUE with a dotted key, such as train.learning_rate=3e-4"
-        )
+        raise UsageError(f"--set {override}: expected KEY=VALUE with a dotted key, such as train.learning_rate=3e-4")
     value = parse_value(text, source=f"--set {override}")
     node: object = tree
     keys: list[str | int] = []
@@ -35,13 +33,9 @@ def _key_in(node: object, part: str, override: str) -> str | int:
     if isinstance(node, dict):
         return part
     if not isinstance(node, list):
-        raise UsageError(
-            f"--set {override}: '{part}' would go inside {describe(node)}, expected a section or a list"
-        )
+        raise UsageError(f"--set {override}: '{part}' would go inside {describe(node)}, expected a section or a list")
     if not (part.isascii() and part.isdigit() and int(part) < len(node)):
-        raise UsageError(
-            f"--set {override}: '{part}' is not an index of a list of {len(node)}: indexes start at 0"
-        )
+        raise UsageError(f"--set {override}: '{part}' is not an index of a list of {len(node)}: indexes start at 0")
     return int(part)
 
 

@@ -38,9 +38,7 @@ _EXPECTED: Mapping[str, str] = {
 _NOT_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}
 
 
-def first_problem(
-    error: ValidationError, document: Document, set_keys: Sequence[Keys], schema: type[BaseModel]
-) -> str:
+def first_problem(error: ValidationError, document: Document, set_keys: Sequence[Keys], schema: type[BaseModel]) -> str:
     """Put the first problem, in the order of the file, into one line."""
     problems: dict[Keys, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
@@ -96,9 +94,7 @@ def _line(keys: Keys, document: Document) -> int:
 
 def _place(keys: Keys, document: Document, set_keys: Sequence[Keys]) -> str:
     changed = any(written[: len(keys)] == keys for written in set_keys)
-    if any(keys[: len(written)] == written for written in set_keys) or (
-        changed and keys not in document.lines
-    ):
+    if any(keys[: len(written)] == written for written in set_keys) or (changed and keys not in document.lines):
         return "--set"
     return f"{document.source}:{_line(keys, document)}{' with --set' if keys and changed else ''}"
 
@@ -131,9 +127,7 @@ def _did_you_mean(keys: Keys, schema: type[BaseModel]) -> str:
     *parents, last = (str(key) for key in keys)
     prefix = "".join(f"{'0' if part.isdigit() else part}." for part in parents)
     known = dotted_keys(schema)
-    siblings = list(
-        dict.fromkeys(key[len(prefix) :].split(".")[0] for key in known if key.startswith(prefix))
-    )
+    siblings = list(dict.fromkeys(key[len(prefix) :].split(".")[0] for key in known if key.startswith(prefix)))
     elsewhere = [key for key in known if key.rpartition(".")[2] == last]
     if elsewhere:
         return f": did you mean '{elsewhere[0]}'?"

@@ -83,17 +83,13 @@ class StudentSection(_Section):
                 f"the shape lacks {', '.join(missing)}: set them, or preset to one of {', '.join(PRESETS)}"
             )
         if self.hidden_size and self.num_heads and self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
-            )
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         return self
 
     @model_validator(mode="after")
     def _init_is_whole(self) -> StudentSection:
         if self.init == "random" and self.teacher_layers:
-            raise ValueError(
-                "found teacher_layers with init random: set init to layers, or drop teacher_layers"
-            )
+            raise ValueError("found teacher_layers with init random: set init to layers, or drop teacher_layers")
         if self.init == "layers" and not self.teacher_layers:
             raise ValueError("init layers needs teacher_layers, for example [2, 4, 6, 8, 10, 12]")
         depth, _ = self.shape
@@ -124,9 +120,7 @@ class LossSection(_Section):
     @model_validator(mode="after")
     def _heads_belong_to_v2(self) -> LossSection:
         if self.version == "v1" and self.relation_heads is not None:
-            raise ValueError(
-                "found relation_heads with version v1, which uses the attention heads: drop it or use v2"
-            )
+            raise ValueError("found relation_heads with version v1, which uses the attention heads: drop it or use v2")
         return self
 
 
@@ -173,9 +167,7 @@ class DistillRecipe(_Section):
     def _sections_agree(self) -> DistillRecipe:
         twice = [name for name, count in Counter(s.name for s in self.students).items() if count > 1]
         if twice:
-            raise ValueError(
-                f"students: the name {twice[0]!r} is used twice, expected a different one for each"
-            )
+            raise ValueError(f"students: the name {twice[0]!r} is used twice, expected a different one for each")
         if self.data.max_tokens > self.train.tokens_per_batch:
             raise ValueError(
                 f"train.tokens_per_batch {self.train.tokens_per_batch} is less than data.max_tokens"

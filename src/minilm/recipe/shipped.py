@@ -56,9 +56,7 @@ def _shipped_path(name: str) -> Path:
     if len(matches) == 1:
         return _folder() / f"{matches[0]}.yaml"
     if matches:
-        raise UsageError(
-            f"{name!r} is the name of several recipes: {', '.join(matches)}; give the whole name"
-        )
+        raise UsageError(f"{name!r} is the name of several recipes: {', '.join(matches)}; give the whole name")
     tails = {known.rpartition("/")[2]: known for known in names}
     close = get_close_matches(bare, names, n=1) or [tails[t] for t in get_close_matches(bare, tails, n=1)]
     hint = f": did you mean {close[0]!r}?" if close else "; `minilm recipes list` shows the shipped ones"

@@ -25,9 +25,7 @@ _NULL = {"", "~", "null", "Null", "NULL"}
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _FALSE_FRIENDS = {"y", "n", "yes", "no", "on", "off"}  # booleans to YAML 1.1 readers, so they are quoted
 _INT = re.compile(r"[-+]?[0-9]{1,40}")
-_FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +80,7 @@ def read_document(path: Path) -> Document:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
-        raise UsageError(
-            f"{path}: larger than {MAX_BYTES} bytes, which no recipe needs: is this the right file?"
-        )
+        raise UsageError(f"{path}: larger than {MAX_BYTES} bytes, which no recipe needs: is this the right file?")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -99,9 +95,7 @@ def parse_document(text: str, *, source: str) -> Document:
     """Parse YAML text whose top level is a mapping; `source` names it in messages."""
     value, lines = _parse(text, source=source)
     if not isinstance(value, dict):
-        raise UsageError(
-            f"{source}:1: found {describe(value)} at the top level, expected keys such as 'name: ...'"
-        )
+        raise UsageError(f"{source}:1: found {describe(value)} at the top level, expected keys such as 'name: ...'")
     return Document(source=source, value=value, lines=lines)
 
 

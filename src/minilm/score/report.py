@@ -103,9 +103,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> str:
         "<tr>" + "".join(_cell("td", _text(row.get(key)), number=numeric[key]) for key in columns) + "</tr>\n"
         for row in rows
     )
-    return (
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
-    )
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
 def _cell(tag: str, text: str, *, number: bool) -> str:
@@ -138,9 +136,7 @@ def _curves(metrics: Sequence[Mapping[str, float]]) -> str:
         svg = draw(curves)
         if svg is None:
             return f"<p>{escape(_NO_PLOT)}</p>"
-        figures.append(
-            f"<figure>\n<figcaption>{escape(title)}{_thinned(curves)}</figcaption>\n{svg}</figure>\n"
-        )
+        figures.append(f"<figure>\n<figcaption>{escape(title)}{_thinned(curves)}</figcaption>\n{svg}</figure>\n")
     return "".join(figures)
 
 

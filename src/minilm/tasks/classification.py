@@ -37,9 +37,7 @@ class LabelledTexts:
             DataError: no rows, or not one label per text.
         """
         if not len(self.sequences) or len(self.sequences) != len(self.labels):
-            raise DataError(
-                f"found {len(self.sequences)} texts and {len(self.labels)} labels; expected one each"
-            )
+            raise DataError(f"found {len(self.sequences)} texts and {len(self.labels)} labels; expected one each")
 
 
 @dataclass(frozen=True, kw_only=True)

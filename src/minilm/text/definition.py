@@ -53,9 +53,7 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
     """Read and check a tokenizer; raises DataError for bad files, UsageError for vain options."""
     definition_path, vocab_path = _locate(path)
     folder = path if path.is_dir() else path.parent
-    config = (
-        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    )
+    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     if definition_path is not None:
         where = definition_path
         definition = read_json(definition_path)
@@ -129,9 +127,7 @@ def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -
     }
 
 
-def _set_lowercase(
-    definition: JsonObject, lowercase: bool | None, config: JsonObject, *, where: Path
-) -> None:
+def _set_lowercase(definition: JsonObject, lowercase: bool | None, config: JsonObject, *, where: Path) -> None:
     """The caller decides, else do_lower_case of tokenizer_config.json, else what the file says."""
     normalizer = definition.get("normalizer")
     if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
@@ -143,9 +139,7 @@ def _set_lowercase(
     if not isinstance(wanted, bool) or normalizer.get("lowercase") is wanted:
         return
     if lowercase is None:
-        logger.warning(
-            "%s: do_lower_case=%s of tokenizer_config.json overrides the file's normalizer", where, wanted
-        )
+        logger.warning("%s: do_lower_case=%s of tokenizer_config.json overrides the file's normalizer", where, wanted)
     normalizer["lowercase"] = wanted
     normalizer["strip_accents"] = config.get("strip_accents")
 
@@ -205,9 +199,7 @@ def check_ids(definition: JsonObject, *, where: Path) -> tuple[str, ...]:
     tokens: dict[int, str] = {}
     for token, token_id in ids.items():
         if tokens.setdefault(token_id, token) != token:
-            raise DataError(
-                f"{where}: id {token_id} belongs to two tokens, {tokens[token_id]!r} and {token!r}"
-            )
+            raise DataError(f"{where}: id {token_id} belongs to two tokens, {tokens[token_id]!r} and {token!r}")
     hole = next((token_id for token_id in range(len(tokens)) if token_id not in tokens), None)
     if hole is not None:
         raise DataError(
@@ -229,34 +221,22 @@ def _model(definition: JsonObject, where: Path) -> JsonObject:
 def _model_vocab(definition: JsonObject, *, where: Path) -> dict[str, int]:
     vocab = _model(definition, where).get("vocab")
     if isinstance(vocab, dict):
-        bad = next(
-            (token for token, token_id in vocab.items() if type(token_id) is not int or token_id < 0), None
-        )
+        bad = next((token for token, token_id in vocab.items() if type(token_id) is not int or token_id < 0), None)
         if bad is not None:
-            raise DataError(
-                f"{where}: token {bad!r} has id {str(vocab[bad])[:40]}, expected a number from 0 on"
-            )
+            raise DataError(f"{where}: token {bad!r} has id {str(vocab[bad])[:40]}, expected a number from 0 on")
         return dict(vocab)
-    if not isinstance(vocab, list) or not all(
-        isinstance(e, list) and e and isinstance(e[0], str) for e in vocab
-    ):
+    if not isinstance(vocab, list) or not all(isinstance(e, list) and e and isinstance(e[0], str) for e in vocab):
         raise DataError(f"{where}: 'model.vocab' is neither tokens with ids nor pieces with scores")
     ids: dict[str, int] = {}
     for token_id, (piece, *_) in enumerate(vocab):
         if ids.setdefault(piece, token_id) != token_id:
-            raise DataError(
-                f"{where}: piece {piece!r} is in the vocabulary twice, as {ids[piece]} and {token_id}"
-            )
+            raise DataError(f"{where}: piece {piece!r} is in the vocabulary twice, as {ids[piece]} and {token_id}")
     return ids
 
 
 def _added_tokens(definition: JsonObject, *, where: Path) -> list[tuple[str, int]]:
     added = definition.setdefault("added_tokens", [])
-    pairs = (
-        [(e.get("content"), e.get("id")) for e in added if isinstance(e, dict)]
-        if isinstance(added, list)
-        else None
-    )
+    pairs = [(e.get("content"), e.get("id")) for e in added if isinstance(e, dict)] if isinstance(added, list) else None
     if pairs is None or len(pairs) != len(cast(list[object], added)):
         raise DataError(f"{where}: 'added_tokens' is not a list of objects")
     for content, token_id in pairs:

@@ -107,9 +107,7 @@ class Tokenizer:
             return arrays
         too_long = sum(len(ids) > max_length for ids in arrays)
         if too_long:
-            self._warn_once(
-                "%d of %d texts were longer than %d tokens and were cut", too_long, len(arrays), max_length
-            )
+            self._warn_once("%d of %d texts were longer than %d tokens and were cut", too_long, len(arrays), max_length)
         return [self._cut(ids, max_length, special_tokens) for ids in arrays]
 
     def _encode_batch(self, texts: Sequence[str], special_tokens: bool) -> list[tokenizers.Encoding]:
@@ -157,9 +155,7 @@ class Tokenizer:
 
     def _check_id(self, token_id: int) -> None:
         if not 0 <= token_id < self.vocab_size:
-            raise DataError(
-                f"token id {token_id} is outside the vocabulary: expected 0 to {self.vocab_size - 1}"
-            )
+            raise DataError(f"token id {token_id} is outside the vocabulary: expected 0 to {self.vocab_size - 1}")
 
     def require_vocab_size(self, expected: int, *, where: str) -> None:
         """Check the vocabulary against the number of rows of an embedding table.
@@ -176,9 +172,7 @@ class Tokenizer:
                 f"the tokenizer {source} has {size} tokens but {where} has {expected}: "
                 "they do not belong together; use the tokenizer the model was trained with"
             )
-        logger.warning(
-            "%s has %d rows for the %d tokens of %s: the rest is unused", where, expected, size, source
-        )
+        logger.warning("%s has %d rows for the %d tokens of %s: the rest is unused", where, expected, size, source)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt into a folder.
@@ -232,9 +226,7 @@ def _build(definition: Definition) -> tokenizers.Tokenizer:
         raise DataError(f"{definition.where}: the tokenizers library refuses it: {reason}") from error
 
 
-def _special_ids(
-    backend: tokenizers.Tokenizer, ids: Mapping[str, int], definition: Definition
-) -> dict[str, int]:
+def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definition: Definition) -> dict[str, int]:
     """Find [CLS] and [SEP] by what the tokenizer puts around a text, the others by their names."""
     frame = backend.encode("").ids
     first = definition.tokens[frame[0]] if len(frame) == 2 else None
@@ -249,9 +241,7 @@ def _special_ids(
     wanted = {"cls": first or "", **names, "unk": unk if isinstance(unk, str) else names["unk"]}
     missing = [token for token in wanted.values() if token not in ids]
     if missing:
-        raise DataError(
-            f"{definition.where} has no token {', '.join(missing)}: it is not the tokenizer of an encoder"
-        )
+        raise DataError(f"{definition.where} has no token {', '.join(missing)}: it is not the tokenizer of an encoder")
     return {role: ids[token] for role, token in wanted.items()}
 
 

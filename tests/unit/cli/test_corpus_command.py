@@ -56,9 +56,7 @@ def test_library_errors_reach_the_caller(vocab, tmp_path):
 def test_plain_progress_line():
     now = BuildProgress(bytes_done=2**20, bytes_total=4 * 2**20, texts=900, documents=1000, tokens=200_000)
     line = corpus.progress_line(now, 10.0)
-    assert line == (
-        " 25% of 4.0 MiB, 1,000 documents, 200,000 tokens, 100 documents/s, 20,000 tokens/s, 30 s left"
-    )
+    assert line == (" 25% of 4.0 MiB, 1,000 documents, 200,000 tokens, 100 documents/s, 20,000 tokens/s, 30 s left")
 
 
 def test_plain_lines_come_every_few_seconds(monkeypatch, capsys):

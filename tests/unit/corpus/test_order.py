@@ -48,9 +48,7 @@ def test_purposes_and_their_types_are_kept_apart():
 
 
 def test_uneven_share_lists_the_valid_numbers_of_processes():
-    with pytest.raises(
-        UsageError, match=r"12 documents cannot be shared evenly by 5 .* 1, 2, 3, 4, 6, 12 processes"
-    ):
+    with pytest.raises(UsageError, match=r"12 documents cannot be shared evenly by 5 .* 1, 2, 3, 4, 6, 12 processes"):
         rank_share(np.arange(12), rank=0, world_size=5)
     with pytest.raises(UsageError, match="rank is 4; expected 0 to 3"):
         rank_share(np.arange(12), rank=4, world_size=4)

@@ -140,9 +140,7 @@ def test_overlong_line_is_a_bad_row_and_the_next_line_is_read(tmp_path, monkeypa
 
 def test_parquet_bad_values_are_counted_with_their_row(tmp_path):
     path = tmp_path / "in.parquet"
-    broken = pa.Array.from_buffers(
-        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]
-    )
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
     texts = pa.chunked_array([pa.array(["good", None, ""]), broken])
     pq.write_table(pa.table({"text": texts}), path)
     found, bad = read(path)

@@ -146,9 +146,7 @@ def test_fingerprint_follows_what_training_reads(vocab, texts_file, tmp_path):
 def test_nothing_to_read_is_an_error_that_shows_why(vocab, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"body": "the cat"}\n')
-    with pytest.raises(
-        DataError, match=r"no text found in 1 input files .*in\.jsonl:1: no field 'text'.*--field"
-    ):
+    with pytest.raises(DataError, match=r"no text found in 1 input files .*in\.jsonl:1: no field 'text'.*--field"):
         build_shards([path], tokenizer=vocab, out=tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()
 
@@ -196,9 +194,7 @@ def test_cut_shard_is_found_without_verify(corpus):
 
 def test_missing_shard_and_missing_manifest(corpus):
     (corpus / "shard-00001.safetensors").unlink()
-    with pytest.raises(
-        DataError, match=r"shard-00001\.safetensors: the manifest lists this file but it is missing"
-    ):
+    with pytest.raises(DataError, match=r"shard-00001\.safetensors: the manifest lists this file but it is missing"):
         Shards.open(corpus)
     (corpus / MANIFEST_NAME).unlink()
     with pytest.raises(DataError, match=r"no manifest\.json here, so this is no built corpus"):

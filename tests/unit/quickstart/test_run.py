@@ -20,9 +20,7 @@ def short(monkeypatch):
     monkeypatch.setattr(quickstart_run, "load_recipe", load_short)
     monkeypatch.setattr(quickstart_run, "_EPOCHS", 0.2)
     whole = installed_text()
-    return replace(
-        whole, train=whole.train[:64], heldout=whole.heldout[:8], unlabelled=whole.unlabelled[:60]
-    )
+    return replace(whole, train=whole.train[:64], heldout=whole.heldout[:8], unlabelled=whole.unlabelled[:60])
 
 
 def test_three_rows_with_measured_numbers(real_model_dir, short, tmp_path):

@@ -10,9 +10,7 @@ import pytest
 from minilm.score import curves
 from minilm.score.report import write_report
 
-METRICS = [
-    {"step": s, "loss": 3 / (s + 1), "learning_rate": 1e-4, "tokens_per_second": 9e3} for s in range(5)
-]
+METRICS = [{"step": s, "loss": 3 / (s + 1), "learning_rate": 1e-4, "tokens_per_second": 9e3} for s in range(5)]
 METRICS[4]["heldout_loss"] = 0.5
 
 
@@ -74,9 +72,7 @@ def test_everything_is_escaped(page):
 
 
 def test_numbers_are_aligned_and_readable(page):
-    html = page(
-        table=[{"model": "a", "size": 22713216, "score": 0.81234}, {"model": "b", "size": None, "ok": True}]
-    )
+    html = page(table=[{"model": "a", "size": 22713216, "score": 0.81234}, {"model": "b", "size": None, "ok": True}])
     assert '<th>model</th><th class="number">size</th>' in html
     assert '<td class="number">22,713,216</td><td class="number">0.8123</td>' in html
     assert '<td class="number">–</td>' in html

@@ -79,9 +79,7 @@ def test_cutting_is_told_once_with_a_count(folder: Path, caplog: pytest.LogCaptu
 
 def test_impossible_requests_are_refused(folder: Path) -> None:
     tokenizer = Tokenizer.load(folder)
-    with pytest.raises(
-        UsageError, match=r"max_length=1 leaves no room for \[CLS\] and \[SEP\]: use 2 or more"
-    ):
+    with pytest.raises(UsageError, match=r"max_length=1 leaves no room for \[CLS\] and \[SEP\]: use 2 or more"):
         tokenizer.encode(["a"], max_length=1)
     with pytest.raises(UsageError, match="texts is one string, expected a list of strings"):
         tokenizer.encode("a")
@@ -99,9 +97,7 @@ def test_characters_that_are_none_do_no_harm(folder: Path, caplog: pytest.LogCap
     for text in ("a\0b", "a\ud800b", "a\ufffdb", "a\udfff\x07b"):
         assert tokens(tokenizer, text) == ["a", "##b"], repr(text)
     assert tokens(tokenizer, "\ud83d\ude00") == tokens(tokenizer, "😀")
-    assert caplog.messages == [
-        "1 of 1 texts held lone surrogates, which are no characters: replaced (told once)"
-    ]
+    assert caplog.messages == ["1 of 1 texts held lone surrogates, which are no characters: replaced (told once)"]
 
 
 def test_decode_and_names(folder: Path) -> None:
@@ -244,21 +240,15 @@ def test_missing_files_and_tokens_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no tokenizer at .*none: give a model folder"):
         Tokenizer.load(tmp_path / "none")
     (tmp_path / "words.txt").write_text("a\n[UNK]\n")
-    with pytest.raises(
-        DataError, match=r"words\.txt lacks \[PAD\], \[CLS\], \[SEP\], \[MASK\]: it is not the voc"
-    ):
+    with pytest.raises(DataError, match=r"words\.txt lacks \[PAD\], \[CLS\], \[SEP\], \[MASK\]: it is not the voc"):
         Tokenizer.load(tmp_path / "words.txt")
 
 
-def test_vocabulary_must_fit_the_model(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_vocabulary_must_fit_the_model(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bert = Tokenizer.load(folder)
     bert.require_vocab_size(24, where="config.json")
     for size in (23, 25):
-        with pytest.raises(
-            DataError, match=rf"vocab\.txt has 24 tokens but config\.json has {size}: they do not"
-        ):
+        with pytest.raises(DataError, match=rf"vocab\.txt has 24 tokens but config\.json has {size}: they do not"):
             bert.require_vocab_size(size, where="config.json")
     roberta = Tokenizer.load(roberta_file(tmp_path))
     roberta.require_vocab_size(9, where="config.json")
