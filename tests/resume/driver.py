@@ -17,8 +17,8 @@ import time
 import traceback
 from pathlib import Path
 
-import transformers.conversion_mapping
 import transformers.models.bert.modeling_bert
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import minilm.distill.run as run_module
 from minilm.recipe import load_recipe
@@ -90,7 +90,7 @@ def child(recipe: str, overrides: list[str], kind: str, number: float, report: i
 
 def main() -> None:
     assert transformers.models.bert.modeling_bert, "imported before the first fork"
-    transformers.conversion_mapping.get_checkpoint_conversion_mapping("bert")  # slow the first time, then cached
+    get_checkpoint_conversion_mapping("bert")  # slow the first time, then cached
     report_module.draw = lambda curves: None  # drawing curves is slow and not what is tested here
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     job = json.loads(sys.argv[1])
