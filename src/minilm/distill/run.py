@@ -20,17 +20,13 @@ from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
 from minilm.distill.relations import V1_PAIRS, V2_PAIRS
-from minilm.distill.student import random_student, student_config, student_from_layers
+from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import Teacher, load_teacher
 from minilm.embedded import embedded_model
 from minilm.errors import DataError, UsageError
-from minilm.model.checkpoint import write_model
-from minilm.model.config import EncoderConfig
-from minilm.model.embedding import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
-from minilm.model.heads import Model
 from minilm.model.packing import pack
-from minilm.recipe import DistillRecipe, Loaded, StudentSection, resolved_yaml
+from minilm.recipe import DistillRecipe, Loaded, resolved_yaml
 from minilm.score.report import write_report
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.folder import RECIPE, remove_results, run_folder
@@ -61,11 +57,12 @@ _NOT_IDENTITY = {
 
 @dataclass(frozen=True, kw_only=True)
 class DistillResult:
-    """Of each student, by name: where it was saved and its size; and all held-out numbers."""
+    """Of each student, by name: where it was saved and its size; all held-out numbers; the corpus."""
 
     folders: Mapping[str, Path]
     metrics: Mapping[str, float]
     num_parameters: Mapping[str, int]
+    shards: Shards
 
 
 def distill(loaded: Loaded, *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
@@ -102,7 +99,7 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str) -> DistillResult:
         device=device,
     )
     students = {
-        section.name: _make_student(section, teacher_folder, tokenizer, recipe.seed).to(device)
+        section.name: make_student(section, teacher=teacher_folder, tokenizer=tokenizer, seed=recipe.seed).to(device)
         for section in recipe.students
     }
     _require_positions(shards, students)
@@ -118,12 +115,13 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str) -> DistillResult:
         len(shards),
     )
     metrics = train(objective, _train_settings(recipe), folder=out, identity=identity)
-    folders = {
-        name: _save_student(recipe, name, student, teacher_folder, tokenizer, out) for name, student in students.items()
-    }
+    folders = {name: out / "model" if len(students) == 1 else out / "model" / name for name in students}
+    for name, student in students.items():
+        card = _card(recipe, name, student)
+        save_student(student, folders[name], teacher=teacher_folder, tokenizer=tokenizer, card=card)
     _report(recipe, out, students, metrics)
     sizes = {name: student.config.num_parameters() for name, student in students.items()}
-    return DistillResult(folders=folders, metrics=metrics, num_parameters=sizes)
+    return DistillResult(folders=folders, metrics=metrics, num_parameters=sizes, shards=shards)
 
 
 def _open_corpus(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer) -> Shards:
@@ -187,24 +185,6 @@ def _require_positions(shards: Shards, students: Mapping[str, Encoder]) -> None:
             f"the corpus has documents of {longest} tokens, but teacher and students have positions for {limit}; "
             f"set data.max_tokens to {limit} or less and build the corpus again"
         )
-
-
-def _make_student(section: StudentSection, teacher: Path, tokenizer: Tokenizer, seed: int) -> Encoder:
-    shape = (
-        EncoderConfig.preset(section.preset)
-        if section.preset is not None
-        else EncoderConfig(
-            num_layers=section.num_layers or 0,
-            hidden_size=section.hidden_size or 0,
-            num_heads=section.num_heads or 0,
-            intermediate_size=section.intermediate_size or 0,
-        )
-    )
-    config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
-    tokenizer.require_vocab_size(config.vocab_size, where=str(teacher))
-    if section.init == "random":
-        return random_student(config, seed=seed, name=section.name)
-    return student_from_layers(config, teacher=teacher, layers=section.teacher_layers, seed=seed, name=section.name)
 
 
 def _make_objective(
@@ -284,21 +264,6 @@ def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _flatten(inner, f"{prefix}.{index}")
     else:
         yield prefix, value
-
-
-def _save_student(
-    recipe: DistillRecipe, name: str, student: Encoder, teacher: Path, tokenizer: Tokenizer, out: Path
-) -> Path:
-    """Write the student as a Hugging Face folder that also embeds the way its teacher does."""
-    target = out / "model" if len(recipe.students) == 1 else out / "model" / name
-    target.parent.mkdir(exist_ok=True)
-    embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
-    with storage.atomic_folder(target, replace=True) as folder:
-        write_model(Model(student), folder)
-        tokenizer.save(folder)
-        write_embedding(folder, embedding, hidden_size=student.config.hidden_size)
-        storage.atomic_write(folder / "README.md", _card(recipe, name, student))
-    return target
 
 
 def _card(recipe: DistillRecipe, name: str, student: Encoder) -> str:

@@ -1,6 +1,7 @@
-"""Students: their configuration and how their weights begin.
+"""Students: their configuration, how their weights begin, how they are saved.
 
-In: a student's shape, the teacher's folder and tokenizer, a seed. Out: an `Encoder` ready to train.
+In: a student's section of a recipe, the teacher's folder and tokenizer, a seed. Out: an `Encoder` ready to
+train; after training, a Hugging Face folder.
 """
 
 from __future__ import annotations
@@ -11,12 +12,51 @@ from pathlib import Path
 
 import torch
 
+from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, UsageError
-from minilm.model.checkpoint import read_config, read_model
+from minilm.model.checkpoint import read_config, read_model, write_model
 from minilm.model.config import EncoderConfig, with_vocabulary_of
+from minilm.model.embedding import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
+from minilm.model.heads import Model
+from minilm.recipe import StudentSection
 from minilm.text.tokenizer import Tokenizer
+
+
+def make_student(section: StudentSection, *, teacher: Path, tokenizer: Tokenizer, seed: int) -> Encoder:
+    """The student of a recipe section, before its first step.
+
+    Raises:
+        UsageError: it cannot begin with the teacher's layers.
+        DataError: tokenizer and teacher do not belong together.
+    """
+    shape = (
+        EncoderConfig.preset(section.preset)
+        if section.preset is not None
+        else EncoderConfig(
+            num_layers=section.num_layers or 0,
+            hidden_size=section.hidden_size or 0,
+            num_heads=section.num_heads or 0,
+            intermediate_size=section.intermediate_size or 0,
+        )
+    )
+    config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
+    tokenizer.require_vocab_size(config.vocab_size, where=str(teacher))
+    if section.init == "random":
+        return random_student(config, seed=seed, name=section.name)
+    return student_from_layers(config, teacher=teacher, layers=section.teacher_layers, seed=seed, name=section.name)
+
+
+def save_student(student: Encoder, folder: Path, *, teacher: Path, tokenizer: Tokenizer, card: str) -> None:
+    """Write a Hugging Face folder that also embeds the way the teacher does; an earlier one is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
+    with storage.atomic_folder(folder, replace=True) as aside:
+        write_model(Model(student), aside)
+        tokenizer.save(aside)
+        write_embedding(aside, embedding, hidden_size=student.config.hidden_size)
+        storage.atomic_write(aside / "README.md", card)
 
 
 def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer) -> EncoderConfig:

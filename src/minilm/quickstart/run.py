@@ -17,19 +17,16 @@ import numpy as np
 import torch
 
 from minilm import storage
-from minilm.corpus.build import build_shards
 from minilm.corpus.order import derived_seed
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
 from minilm.distill.relations import V2_PAIRS
 from minilm.distill.run import distill
-from minilm.distill.student import random_student, student_config
+from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import load_teacher
 from minilm.embedded import embedded_model
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model, write_model
-from minilm.model.config import EncoderConfig
-from minilm.model.embedding import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
 from minilm.quickstart.text import Labelled, QuickstartText
@@ -66,21 +63,21 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
         SystemProblem: the embedded teacher or transformers is missing.
         Interrupted: Ctrl-C; finished parts are kept.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(out)
     teacher = embedded_model()
     tokenizer = Tokenizer.load(teacher)
-    corpus = _build_corpus(text, teacher, out)
-    recipe = load_recipe(find_recipe("quickstart"), [f"data.corpus={corpus}", f"out={out / 'distill'}"])
-    result = distill(recipe)
-    folders = {
-        TEACHER: teacher,
-        DISTILLED: result.folders["student"],
-        UNDISTILLED: _write_undistilled(recipe.recipe, teacher, tokenizer, out),
-    }
-    losses = _heldout_losses(recipe.recipe, teacher, folders, corpus)
-    accuracies = {
-        name: _fine_tune(name, folder, text, tokenizer, recipe.recipe.seed, out) for name, folder in folders.items()
-    }
+    lines = (json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled)
+    storage.atomic_write(out / "text.jsonl", "".join(lines))
+    loaded = load_recipe(find_recipe("quickstart"), [f"data.inputs.0={out / 'text.jsonl'}", f"out={out / 'distill'}"])
+    recipe = loaded.recipe
+    result = distill(loaded)
+    section = recipe.students[0]
+    undistilled = make_student(section, teacher=teacher, tokenizer=tokenizer, seed=recipe.seed)
+    card = "The student of the quickstart before its first step, for comparison.\n"
+    save_student(undistilled, out / "undistilled", teacher=teacher, tokenizer=tokenizer, card=card)
+    folders = {TEACHER: teacher, DISTILLED: result.folders[section.name], UNDISTILLED: out / "undistilled"}
+    losses = _heldout_losses(recipe, teacher, folders, result.shards)
+    accuracies = {name: _fine_tune(name, folder, text, tokenizer, recipe.seed, out) for name, folder in folders.items()}
     speeds = _speeds(folders, [row.text for row in text.heldout])
     rows = [
         Row(
@@ -98,41 +95,8 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     return rows
 
 
-def _build_corpus(text: QuickstartText, tokenizer: Path, out: Path) -> Path:
-    """Shards of the unlabelled paragraphs; built again only when the text changed."""
-    lines = "".join(json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled)
-    source, corpus = out / "text.jsonl", out / "corpus"
-    if corpus.is_dir() and source.is_file() and storage.sha256_file(source) == storage.sha256_text(lines):
-        return corpus
-    storage.atomic_write(source, lines)
-    with storage.atomic_folder(corpus, replace=True) as aside:
-        build_shards([source], tokenizer=tokenizer, out=aside, max_tokens=128)
-    return corpus
-
-
-def _write_undistilled(recipe: DistillRecipe, teacher: Path, tokenizer: Tokenizer, out: Path) -> Path:
-    """The student as distillation found it: same configuration, same initial weights."""
-    section = recipe.students[0]
-    shape = EncoderConfig(
-        num_layers=section.num_layers or 0,
-        hidden_size=section.hidden_size or 0,
-        num_heads=section.num_heads or 0,
-        intermediate_size=section.intermediate_size or 0,
-    )
-    config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
-    student = random_student(config, seed=recipe.seed, name=section.name)
-    folder = out / "undistilled"
-    with storage.atomic_folder(folder, replace=True) as aside:
-        write_model(Model(student), aside)
-        tokenizer.save(aside)
-        write_embedding(
-            aside, read_embedding(teacher, model_max_tokens=config.max_tokens), hidden_size=config.hidden_size
-        )
-    return folder
-
-
 def _heldout_losses(
-    recipe: DistillRecipe, teacher: Path, folders: Mapping[str, Path], corpus: Path
+    recipe: DistillRecipe, teacher: Path, folders: Mapping[str, Path], shards: Shards
 ) -> dict[str, float]:
     """Distillation loss of each model against the teacher, on the documents that were never trained on."""
     encoders: dict[str, Encoder] = {
@@ -147,7 +111,7 @@ def _heldout_losses(
         num_heldout=recipe.data.heldout_documents,
         seed=recipe.seed,
     )
-    found = DistillObjective(load_teacher(teacher), encoders, Shards.open(corpus), settings).evaluate()
+    found = DistillObjective(load_teacher(teacher), encoders, shards, settings).evaluate()
     return dict(zip(folders, found.values(), strict=True))
 
 
