@@ -23,7 +23,7 @@ from minilm.errors import DataError, SystemProblem
 
 MIN_WORDS = 8
 NUM_CLASSES = 12
-MIN_PER_CLASS, MAX_PER_CLASS = 20, 120
+MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
 _HELDOUT_SHARE = 0.3
 _SKIPPED = {"site-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "distutils", "ensurepip"}
 
