@@ -1,7 +1,8 @@
 """One distillation step (BERT-Base -> L6-H384, R = 48) against the padded way, equal loss.
 
 The padded way, as public MiniLMv2 trainers do it: pad to the longest sequence, run all layers with attentions
-and hidden states returned, project queries, keys and values again, one KL loop over sequences.
+and hidden states returned, project queries, keys and values again, one KL loop over sequences. Documents are whole
+docstrings cut at 128 or 512 tokens; the batch is the one of median padding among a hundred.
 
     python benchmarks/distill_step.py
 """
@@ -15,17 +16,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from ab import interleaved, save
-from texts import natural_lengths, random_tokens
+from texts import documents, median_batch, real_share
 from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from minilm.distill.relations import V2_PAIRS, relation_loss
 from minilm.distill.teacher import load_teacher
+from minilm.embedded import embedded_model
 from minilm.model.checkpoint import read_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
+from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.optim import AdamWSettings, make_optimizer
 
@@ -109,7 +112,7 @@ class Ours:
 
 def main() -> None:
     """Measure both lengths in fp32 and bf16; every side runs under the same allocator settings."""
-    keep_freed_memory()
+    print("glibc keeps freed memory, for every side:", keep_freed_memory())
     torch.manual_seed(0)
     teacher = BertModel(BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False)
     teacher.set_attn_implementation("eager")
@@ -127,8 +130,10 @@ def main() -> None:
         hf_student.set_attn_implementation("eager")
         hf_student.save_pretrained(f"{folder}/student")
         student = read_model(f"{folder}/student").encoder
-        for longest, count in ((128, 32), (512, 8)):
-            sequences = random_tokens(natural_lengths(count, longest=longest), 30522)
+        tokenizer = Tokenizer.load(embedded_model())
+        texts = documents()
+        for longest, size in ((128, 32), (512, 16)):
+            sequences = median_batch(tokenizer.encode(texts, max_length=longest), size=size)
             rows += compare(longest, sequences, teacher, hf_student, Path(folder) / "teacher", student)
     save("distill_step", rows)
 
@@ -155,8 +160,12 @@ def compare(
         repetitions=5,
     )
     tokens = sum(map(len, sequences))
-    real = tokens / (len(sequences) * max(map(len, sequences)))
-    common = {"max tokens": longest, "real share": real, "loss difference": difference}
+    common = {
+        "max tokens": longest,
+        "mean tokens": tokens / len(sequences),
+        "real share": real_share(sequences),
+        "loss difference": difference,
+    }
     return [
         {
             **common,

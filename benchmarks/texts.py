@@ -17,13 +17,20 @@ def paragraphs() -> list[str]:
     return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 
 
-def random_tokens(lengths: np.ndarray, vocab_size: int, seed: int = 0) -> list[np.ndarray]:
-    """Arrays of random ids with the given lengths."""
-    generator = np.random.default_rng(seed)
-    return [generator.integers(1000, vocab_size, size=int(length)) for length in lengths]
+def documents() -> list[str]:
+    """Whole docstrings of Python's standard library, as they were written, in a fixed random order."""
+    from minilm.quickstart.text import docstrings
+
+    found = list(dict.fromkeys(text for _, text in docstrings() if len(text.split()) >= 8))
+    return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 
 
-def natural_lengths(count: int, *, longest: int, seed: int = 0) -> np.ndarray:
-    """`count` document lengths as text has them: log-normal around 0.4 of `longest`, cut at `longest`."""
-    drawn = np.random.default_rng(seed).lognormal(np.log(0.36 * longest), 0.75, size=count)
-    return np.clip(drawn.astype(int), 8, longest)
+def median_batch(sequences: list[np.ndarray], *, size: int, batches: int = 100) -> list[np.ndarray]:
+    """Of the first `batches` batches, the one whose share of real tokens after padding is the median."""
+    cut = [sequences[size * index : size * (index + 1)] for index in range(batches)]
+    return sorted(cut, key=real_share)[batches // 2]
+
+
+def real_share(batch: list[np.ndarray]) -> float:
+    """Tokens over tokens plus padding, when all are padded to the longest."""
+    return sum(map(len, batch)) / (len(batch) * max(map(len, batch)))

@@ -17,19 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from minilm.errors import SystemProblem, UsageError
+from minilm.errors import HINTS, SystemProblem, UsageError
 
+# While writing, a missing folder or one in the way has a meaning too.
 _HINTS = {
-    errno.ENOSPC: "the disk is full: free some space or choose another folder",
-    errno.EDQUOT: "the disk quota is used up: free some space or choose another folder",
-    errno.EFBIG: "the file is larger than this process may write: raise 'ulimit -f' or choose another disk",
-    errno.EROFS: "the disk is read-only: choose another folder",
-    errno.EACCES: "permission denied: choose another folder or change its permissions",
-    errno.EPERM: "permission denied: choose another folder or change its permissions",
+    **HINTS,
     errno.ENOENT: "the folder does not exist: create it first",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
     errno.EISDIR: "a folder of that name is in the way: choose another path",
-    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 

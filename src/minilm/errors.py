@@ -7,6 +7,21 @@ Out: the command line prints that sentence and exits with the class's code; no t
 
 from __future__ import annotations
 
+import errno
+
+HINTS = {
+    errno.ENOSPC: "the disk is full: free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up: free some space or choose another folder",
+    errno.EFBIG: "the file is larger than this process may write: raise 'ulimit -f' or choose another disk",
+    errno.EROFS: "the disk is read-only: choose another folder",
+    errno.EACCES: "permission denied: choose another folder or change its permissions",
+    errno.EPERM: "permission denied: choose another folder or change its permissions",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+    errno.ENOMEM: "out of memory: free some, or use smaller batches",
+}
+"""What the system's refusals mean and how to fix them, whatever was being done."""
+
 
 class MinilmError(Exception):
     """Base of all errors that are reported to the user as one message."""

@@ -121,7 +121,7 @@ def test_dead_worker_is_an_error_not_a_hang(vocab):
                     os.kill(child.pid, signal.SIGKILL)
             yield LINE
 
-    with pytest.raises(SystemProblem, match=r"a tokenizing worker process died.*use fewer --workers"):
+    with pytest.raises(SystemProblem, match=r"a tokenizing worker process died.*use fewer workers \(now 2\)"):
         for _ in tokenize_in_workers(stream(), tokenizer=vocab, max_tokens=8, workers=2):
             pass
     assert multiprocessing.active_children() == []

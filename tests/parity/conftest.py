@@ -75,9 +75,9 @@ def padded():
 
 @pytest.fixture(scope="session")
 def packed(ids):
-    """The six sequences packed, with positions that begin at `first_position`."""
+    """The six sequences packed."""
 
-    def make(first_position=0, segments=None):
-        return pack(ids, first_position=first_position, segments=segments)
+    def make(segments=None):
+        return pack(ids, segments=segments)
 
     return make

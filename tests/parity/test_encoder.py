@@ -75,7 +75,7 @@ def test_a_folder_saved_by_transformers_gives_the_same_numbers_here(
     assert saved_head(tmp_path) == head
     kinds = kinds_of(ids, family)
     batch = padded(ids, kinds, theirs.config.pad_token_id)
-    packed = pack(ids, first_position=ours.encoder.config.first_position, segments=kinds)
+    packed = pack(ids, segments=kinds)
     with torch.no_grad():
         torch.testing.assert_close(ours(packed), their_scores(theirs, batch), **TOLERANCE)
 
@@ -100,7 +100,7 @@ def test_a_folder_written_here_gives_the_same_numbers_in_transformers(tmp_path, 
     assert {name for name in report["unexpected_keys"] if "pooler" not in name} == set()
     kinds = kinds_of(ids, family)
     batch = padded(ids, kinds, theirs.config.pad_token_id)
-    packed = pack(ids, first_position=ours.encoder.config.first_position, segments=kinds)
+    packed = pack(ids, segments=kinds)
     with torch.no_grad():
         torch.testing.assert_close(ours(packed), their_scores(theirs.eval(), batch), **TOLERANCE)
 
@@ -171,7 +171,7 @@ def test_gradients_of_every_weight_agree(tmp_path, ids, padded, make_theirs, fam
     theirs.double()
     ours = read_model(tmp_path, head=head).double()
     kinds = kinds_of(ids, family)
-    found = ours(pack(ids, first_position=ours.encoder.config.first_position, segments=kinds))
+    found = ours(pack(ids, segments=kinds))
     expected = their_scores(theirs, padded(ids, kinds, theirs.config.pad_token_id))
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (found * weights).sum().backward()

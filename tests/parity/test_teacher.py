@@ -95,7 +95,7 @@ def test_packed_projections_are_the_models_own(save, own_projections, long_ids, 
     for layer in (1, 2, 3):
         teacher = load_teacher(folder, layer=layer)
         assert teacher.layer == layer
-        packed = pack(long_ids, first_position=teacher.first_position)
+        packed = pack(long_ids)
         relations = teacher.relations(packed)
         for place, part in enumerate(("query", "key", "value")):
             rows = getattr(relations, part)

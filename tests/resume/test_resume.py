@@ -223,7 +223,7 @@ def test_another_value_is_refused_by_its_name(finished):
             run(recipe, f"out={whole}", override)
         assert str(caught.value) == (
             f"{whole}/checkpoints/step-00000012 belongs to another run: {difference}. "
-            "Restore these, choose another out folder, or start afresh with --resume never"
+            "Restore these, or choose another out folder"
         )
     assert (whole / "recipe.resolved.yaml").read_bytes() == before
 

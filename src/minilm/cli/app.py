@@ -7,7 +7,6 @@ A verb is a module of this package with a function of its name, or a typer `app`
 
 from __future__ import annotations
 
-import errno
 import inspect
 import logging
 import os
@@ -21,19 +20,9 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from minilm.errors import MinilmError
+from minilm.errors import HINTS, MinilmError
 
 VERBS = ("quickstart", "corpus", "distill", "recipes", "doctor")
-
-_HOW_TO_FIX = {
-    errno.ENOSPC: "free some space or write to another disk",
-    errno.EDQUOT: "free some of your quota or write to another disk",
-    errno.EROFS: "write to another place",
-    errno.EACCES: "change the permissions or write to another place",
-    errno.EPERM: "change the permissions or write to another place",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENOMEM: "free some memory or use smaller batches",
-}
 
 
 def build_app() -> typer.Typer:
@@ -48,20 +37,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for verb in VERBS:
-        module = _verb_module(verb)
-        if module is not None:
-            _register(app, verb, module)
+        _register(app, verb, import_module(f"minilm.cli.{verb}"))
     return app
-
-
-def _verb_module(verb: str) -> ModuleType | None:
-    name = f"minilm.cli.{verb}"
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            return None
-        raise
 
 
 def _register(app: typer.Typer, verb: str, module: ModuleType) -> None:
@@ -140,7 +117,7 @@ def _exit_code_of(arguments: list[str]) -> int:
     try:
         group = typer.main.get_command(build_app())
         assert isinstance(group, TyperGroup)
-        group.commands = {verb: group.commands[verb] for verb in VERBS if verb in group.commands}
+        group.commands = {verb: group.commands[verb] for verb in VERBS}
         group.main(args=arguments, prog_name="minilm")
     except SystemExit as done:
         code = done.code
@@ -161,8 +138,7 @@ def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> int:
 
 def _explain(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
-    fix = _HOW_TO_FIX.get(error.errno or 0)
-    return f"{where}{error.strerror or error}" + (f"; {fix}" if fix else "")
+    return where + HINTS.get(error.errno or 0, str(error.strerror or error))
 
 
 def _pipe_closed() -> int:

@@ -24,7 +24,8 @@ def distill(
         bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")
     ] = False,
     resume: Annotated[
-        Literal["auto", "never"], typer.Option(help="auto continues from the newest complete checkpoint.")
+        Literal["auto", "never"],
+        typer.Option(help="auto continues from the newest checkpoint; never removes the run folder's results first."),
     ] = "auto",
 ) -> None:
     """Distil a teacher into one or more students.

@@ -88,7 +88,7 @@ def build_shards(
         writer.close_shard()
         bad_rows.empty += writer.empty_texts
         if not writer.shards:
-            raise DataError(_nothing_found(inputs, bad_rows))
+            raise DataError(_nothing_found(inputs, field, bad_rows))
         manifest = writer.manifest(loaded, max_tokens=max_tokens, bad_rows=bad_rows)
         write_json(folder / MANIFEST_NAME, manifest.to_json())
     if bad_rows.summary():
@@ -98,7 +98,7 @@ def build_shards(
 
 def _check_arguments(inputs: Sequence[Path], *, max_tokens: int, shard_tokens: int, workers: int) -> None:
     if not inputs:
-        raise UsageError("no input files; give at least one with --input")
+        raise UsageError("no input files; give at least one")
     for name, value, least in (
         ("max_tokens", max_tokens, 3),
         ("shard_tokens", shard_tokens, 1),
@@ -112,11 +112,11 @@ def _smallest_dtype(vocab_size: int) -> str:
     return next(name for name, dtype in DTYPES.items() if vocab_size - 1 <= np.iinfo(dtype).max)
 
 
-def _nothing_found(inputs: Sequence[Path], bad_rows: BadRows) -> str:
+def _nothing_found(inputs: Sequence[Path], field: str, bad_rows: BadRows) -> str:
     skipped = bad_rows.summary()
     return (
         f"no text found in {len(inputs)} input files (first: {inputs[0]})"
-        f"{'; skipped ' + skipped if skipped else ''}; check the files and --field"
+        f"{'; skipped ' + skipped if skipped else ''}; check the files and the field name ({field!r})"
     )
 
 

@@ -243,7 +243,7 @@ def _read_csv(source: _Source) -> Iterator[str]:
         found = ", ".join(map(repr, header[:20])) or "an empty file"
         raise DataError(
             f"{source.path}:1: expected one column named {source.field!r} in the CSV header, found {found}; "
-            f"name the text column with --field"
+            f"change the field name to that of the text column"
         )
     column = header.index(source.field)
     for line, row in _csv_rows(source, rows, lambda: last_line):
@@ -336,14 +336,15 @@ def _require_text_column(source: _Source, schema: pa.Schema) -> None:
     if index < 0:
         raise DataError(
             f"{source.path}: expected one column named {source.field!r}, found "
-            f"{', '.join(map(repr, schema.names[:20]))}; name the text column with --field"
+            f"{', '.join(map(repr, schema.names[:20]))}; change the field name to that of the text column"
         )
     kind = schema.field(index).type
     if pa_types.is_dictionary(kind):
         kind = kind.value_type
     if not (pa_types.is_string(kind) or pa_types.is_large_string(kind)):
         raise DataError(
-            f"{source.path}: column {source.field!r} holds {kind}, expected strings; choose another --field"
+            f"{source.path}: column {source.field!r} holds {kind}, expected strings; "
+            f"change the field name to that of a text column"
         )
 
 

@@ -127,7 +127,7 @@ def tokenize_in_workers(
     except BrokenProcessPool as error:
         raise SystemProblem(
             "a tokenizing worker process died (killed, or out of memory); nothing was written; "
-            "use fewer --workers, and in a script start the work under: if __name__ == '__main__'"
+            f"use fewer workers (now {workers}), and in a script start the work under: if __name__ == '__main__'"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

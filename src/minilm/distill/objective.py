@@ -107,7 +107,7 @@ class DistillObjective:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Held-out loss of each student, `{name}.heldout_loss`, without dropout, in float32.
+        """Held-out loss of each student, `{name}.heldout_loss`, without dropout and with float32 students.
 
         Nothing when no document is held back.
         """
@@ -141,5 +141,5 @@ class DistillObjective:
                 if self._settings.normalization == "sequence"
                 else float(lengths[part].sum() / lengths.sum())
             )
-            packed = pack(sequences, first_position=self._teacher.first_position).to(self._settings.device)
+            packed = pack(sequences).to(self._settings.device)
             yield RelationBatch(packed=packed, weight=share, place=(step, number))

@@ -153,6 +153,7 @@ class _BlockwiseKL(torch.autograd.Function):
         return total
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         a, b = ctx.saved_tensors  # type: ignore[attr-defined]
         dtype: torch.dtype = ctx.dtype  # type: ignore[attr-defined]

@@ -37,8 +37,6 @@ from minilm.train.state import Identity, require_run
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_RELATION_HEADS = 48
-
 # What may change between a run and its continuation: names, places and how often something is written.
 _NOT_IDENTITY = {
     "name",
@@ -82,12 +80,10 @@ def distill(loaded: Loaded, *, resume: Literal["auto", "never"] = "auto") -> Dis
     out = Path(loaded.recipe.out)
     resolved = resolved_yaml(loaded)
     with run_folder(out, recipe=resolved):
-        if resume == "never":
-            remove_results(out)
-        return _distill(loaded.recipe, out, resolved)
+        return _distill(loaded.recipe, out, resolved, afresh=resume == "never")
 
 
-def _distill(recipe: DistillRecipe, out: Path, resolved: str) -> DistillResult:
+def _distill(recipe: DistillRecipe, out: Path, resolved: str, *, afresh: bool) -> DistillResult:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher_folder = embedded_model() if recipe.teacher.model == "embedded" else Path(recipe.teacher.model)
     tokenizer = Tokenizer.load(teacher_folder)
@@ -102,9 +98,11 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str) -> DistillResult:
         section.name: make_student(section, teacher=teacher_folder, tokenizer=tokenizer, seed=recipe.seed).to(device)
         for section in recipe.students
     }
-    _require_positions(shards, students)
-    objective = _make_objective(recipe, teacher, students, shards, device)
-    identity = _identity(recipe, shards, teacher_folder, teacher)
+    _require_positions(shards, teacher, students)
+    objective = make_objective(recipe, teacher, students, shards, device)
+    identity = {**_identity(recipe, shards, teacher_folder, teacher), "device": device}
+    if afresh:
+        remove_results(out)
     require_run(out / "checkpoints", identity)
     storage.atomic_write(out / RECIPE, resolved)
     logger.info(
@@ -128,7 +126,7 @@ def _open_corpus(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tok
     """The corpus of the recipe; text files are sharded once into the run folder and checked on every start."""
     data = recipe.data
     folder = Path(data.corpus) if data.corpus is not None else _build_once(recipe, out, teacher, tokenizer)
-    shards = Shards.open(folder)
+    shards = Shards.open(folder, verify=True)
     if shards.manifest.tokenizer != tokenizer.fingerprint:
         raise DataError(
             f"the corpus {folder} was built with another tokenizer than the teacher's ({teacher}); "
@@ -177,8 +175,8 @@ def _was_built_from(source: Mapping[str, object], record: Path) -> bool:
         return False
 
 
-def _require_positions(shards: Shards, students: Mapping[str, Encoder]) -> None:
-    limit = min(student.config.max_tokens for student in students.values())
+def _require_positions(shards: Shards, teacher: Teacher, students: Mapping[str, Encoder]) -> None:
+    limit = min(teacher.max_tokens, *(student.config.max_tokens for student in students.values()))
     longest = int(shards.lengths.max())
     if longest > limit:
         raise UsageError(
@@ -187,13 +185,19 @@ def _require_positions(shards: Shards, students: Mapping[str, Encoder]) -> None:
         )
 
 
-def _make_objective(
+def make_objective(
     recipe: DistillRecipe, teacher: Teacher, students: Mapping[str, Encoder], shards: Shards, device: str
 ) -> DistillObjective:
+    """The objective of a recipe over `shards`.
+
+    Raises:
+        UsageError: v1 with other attention heads than the teacher's.
+        DataError: nothing would be left to train on.
+    """
     loss = recipe.loss
-    heads = loss.relation_heads or DEFAULT_RELATION_HEADS
+    heads = loss.num_relation_heads
     if loss.version == "v1":
-        heads = _common_heads(teacher.relations(pack([shards[0]])).query.shape[1], students)
+        heads = _common_heads(teacher.relations(pack([shards[0]]).to(device)).query.shape[1], students)
     settings = RelationSettings(
         pairs=V1_PAIRS if loss.version == "v1" else V2_PAIRS,
         num_relation_heads=heads,
@@ -283,7 +287,7 @@ def _report(recipe: DistillRecipe, out: Path, students: Mapping[str, Encoder], m
         {
             "student": name,
             "parameters": student.config.num_parameters(),
-            "held-out loss": metrics.get(f"{name}.heldout_loss", float("nan")),
+            "held-out loss": metrics.get(f"{name}.heldout_loss"),
             "steps": recipe.train.steps,
         }
         for name, student in students.items()

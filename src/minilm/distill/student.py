@@ -14,7 +14,7 @@ import torch
 
 from minilm import storage
 from minilm.corpus.order import derived_seed
-from minilm.errors import DataError, UsageError
+from minilm.errors import UsageError
 from minilm.model.checkpoint import read_config, read_model, write_model
 from minilm.model.config import EncoderConfig, with_vocabulary_of
 from minilm.model.embedding import read_embedding, write_embedding
@@ -31,17 +31,7 @@ def make_student(section: StudentSection, *, teacher: Path, tokenizer: Tokenizer
         UsageError: it cannot begin with the teacher's layers.
         DataError: tokenizer and teacher do not belong together.
     """
-    shape = (
-        EncoderConfig.preset(section.preset)
-        if section.preset is not None
-        else EncoderConfig(
-            num_layers=section.num_layers or 0,
-            hidden_size=section.hidden_size or 0,
-            num_heads=section.num_heads or 0,
-            intermediate_size=section.intermediate_size or 0,
-        )
-    )
-    config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
+    config = student_config(section.shape, teacher=teacher, tokenizer=tokenizer)
     tokenizer.require_vocab_size(config.vocab_size, where=str(teacher))
     if section.init == "random":
         return random_student(config, seed=seed, name=section.name)
@@ -64,10 +54,9 @@ def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer)
 
     A teacher of a family this encoder does not build gives only its vocabulary; the student is then BERT.
     """
-    try:
+    if EncoderConfig.is_family(storage.read_json(teacher / "config.json")):
         return with_vocabulary_of(shape, read_config(teacher))
-    except DataError:
-        return replace(shape, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
+    return replace(shape, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
 
 
 def random_student(config: EncoderConfig, *, seed: int, name: str) -> Encoder:

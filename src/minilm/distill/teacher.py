@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _INTERFACE = "minilm_packed"
 _CHECKED_TOKENS = 150  # longer than the windows of local attention
+_UNLIMITED = 2**31  # positions of a model that states none
 
 
 class _Stop(Exception):  # not an error: the wanted layer has been reached
@@ -52,24 +53,20 @@ _current: ContextVar[_Recording] = ContextVar("minilm_teacher_recording")
 
 
 class Teacher:
-    """A frozen encoder that gives `Relations` of layer `layer` (1-based)."""
+    """A frozen encoder that gives `Relations` of layer `layer` (1-based) for sequences up to `max_tokens`."""
 
-    def __init__(self, model: nn.Module, *, layer: int, first_position: int) -> None:
+    def __init__(self, model: nn.Module, *, layer: int, first_position: int, max_tokens: int) -> None:
         """Wrap a transformers model whose attention implementation is ours; see `load_teacher`."""
         self._model = model
         self._layer = layer
         self._first_position = first_position
+        self.max_tokens = max_tokens
         self._has_segments = "token_type_ids" in inspect.signature(model.forward).parameters
 
     @property
     def layer(self) -> int:
         """The layer that is distilled, 1-based."""
         return self._layer
-
-    @property
-    def first_position(self) -> int:
-        """Position id of a sequence's first token."""
-        return self._first_position
 
     @torch.inference_mode()
     def relations(self, packed: Packed) -> Relations:
@@ -79,7 +76,7 @@ class Teacher:
         try:
             self._model(
                 input_ids=packed.token_ids[None],
-                position_ids=packed.position_ids[None],
+                position_ids=packed.position_ids[None] + self._first_position,
                 attention_mask=None,
                 **({"token_type_ids": packed.segment_ids[None]} if self._has_segments else {}),
             )
@@ -128,7 +125,9 @@ def load_teacher(
     wanted = num_layers if layer is None else layer
     if not 1 <= wanted <= num_layers:
         raise UsageError(f"teacher.layer is {wanted}; {folder} has layers 1 to {num_layers}")
-    teacher = Teacher(model, layer=wanted, first_position=_first_position(model))
+    first = _first_position(model)
+    positions = int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
+    teacher = Teacher(model, layer=wanted, first_position=first, max_tokens=positions - first)
     _check_packed(teacher, model, str(folder))
     model.to(device=device, dtype=precision)
     prepack(model)
@@ -203,10 +202,9 @@ def _packed_attention(
 def _check_packed(teacher: Teacher, model: Any, where: str) -> None:  # noqa: ANN401
     """Compare one packed run with separate runs through the model's own attention."""
     generator = np.random.default_rng(0)
-    positions = int(getattr(model.config, "max_position_embeddings", None) or _CHECKED_TOKENS)
-    lengths = [9, 2, min(_CHECKED_TOKENS, positions - teacher.first_position)]
+    lengths = [9, 2, min(_CHECKED_TOKENS, teacher.max_tokens)]
     texts = [generator.integers(5, model.config.vocab_size, size=length) for length in lengths]
-    together = teacher.relations(pack(texts, first_position=teacher.first_position))
+    together = teacher.relations(pack(texts))
     parts = zip(*(getattr(together, name).split(lengths) for name in ("query", "key", "value")), strict=True)
     for text, packed_rows in zip(texts, parts, strict=True):
         for ours, theirs in zip(packed_rows, _own_projections(model, text, teacher.layer), strict=True):
@@ -224,9 +222,14 @@ def _own_projections(model: Any, text: np.ndarray, layer: int) -> Sequence[Tenso
     from transformers.masking_utils import eager_mask
 
     seen: list[Sequence[Tensor]] = []
-    eager = inspect.getmodule(type(model)).eager_attention_forward  # type: ignore[union-attr]
+    eager = getattr(inspect.getmodule(type(model)), "eager_attention_forward", None)
+    if eager is None:
+        raise DataError(
+            f"teacher: {type(model).__name__} has no eager attention to check against; it cannot be distilled"
+        )
 
     def watching(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any) -> Any:  # noqa: ANN401
+        assert eager is not None
         seen.append([part[0].transpose(0, 1) for part in (query, key, value)])
         return eager(module, query, key, value, *rest, **settings)
 

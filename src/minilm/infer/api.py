@@ -81,7 +81,6 @@ class LoadedModel:
             self._embed,
             self.tokenizer,
             max_tokens=self.embedding.max_tokens,
-            first_position=self.config.first_position,
         )
         empty = torch.empty(0, self.config.hidden_size)
         vectors: NDArray[np.float32] = torch.cat([empty, *windows]).numpy()

@@ -29,7 +29,6 @@ def run_in_order(
     tokenizer: Tokenizer,
     *,
     max_tokens: int,
-    first_position: int = 0,
 ) -> Iterator[Tensor]:
     """Yield `compute`'s rows, `[texts of the window, ...]` on the host, window after window.
 
@@ -40,10 +39,7 @@ def run_in_order(
         sequences = tokenizer.encode(window, max_length=max_tokens)
         lengths = np.array([len(sequence) for sequence in sequences])
         batches = microbatches(lengths, token_budget=TOKEN_BUDGET)
-        rows = [
-            compute(pack([sequences[index] for index in batch], first_position=first_position)).cpu()
-            for batch in batches
-        ]
+        rows = [compute(pack([sequences[index] for index in batch])).cpu() for batch in batches]
         joined = torch.cat(rows)
         restored = torch.empty_like(joined)
         restored[torch.from_numpy(np.concatenate(batches))] = joined

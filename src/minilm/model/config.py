@@ -147,6 +147,12 @@ class EncoderConfig:
         except UsageError as error:
             raise DataError(f"{where}: {error}") from None
 
+    @staticmethod
+    def is_family(values: Mapping[str, object]) -> bool:
+        """Whether a `config.json` is of a family that this encoder builds."""
+        name = str(values.get("model_type", "bert"))
+        return name in FAMILIES or name in _ALIASES
+
     def to_hf(self) -> dict[str, object]:
         """The mapping for `config.json`; `from_hf` of it is this configuration again."""
         ours = asdict(self)

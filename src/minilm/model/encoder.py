@@ -43,6 +43,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         """Make the tables; values come from `Encoder.reset` or a checkpoint."""
         super().__init__()
+        self.first_position = config.first_position
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position = nn.Embedding(config.max_positions, config.hidden_size)
         self.segment = nn.Embedding(config.num_segments, config.hidden_size)
@@ -52,7 +53,7 @@ class Embeddings(nn.Module):
     def forward(self, packed: Packed) -> Tensor:
         """Embed the tokens of `packed`."""
         words_TE = self.word(packed.token_ids)
-        places_TE = self.position(packed.position_ids) + self.segment(packed.segment_ids)
+        places_TE = self.position(packed.position_ids + self.first_position) + self.segment(packed.segment_ids)
         embedded: Tensor = self.dropout(self.norm(words_TE + places_TE))
         return embedded
 

@@ -26,7 +26,7 @@ class Packed:
 
     Attributes:
         token_ids: `[T]` int64.
-        position_ids: `[T]` int64, already offset as the family wants.
+        position_ids: `[T]` int64, 0, 1, 2 … in each sequence; each model adds its family's first position.
         segment_ids: `[T]` int64.
         cu_seqlens: `[B + 1]` int32 on the device of the tokens.
         lengths: the B lengths on the host (their sum is T).
@@ -77,14 +77,12 @@ class Packed:
 def pack(
     sequences: Sequence[np.ndarray],
     *,
-    first_position: int = 0,
     segments: Sequence[np.ndarray] | None = None,
 ) -> Packed:
     """Lay B token-id arrays end to end, in the order given (sort by length for the fastest attention).
 
     Args:
         sequences: B integer arrays `[N_b]`, none empty.
-        first_position: position id of each first token (`EncoderConfig.first_position`).
         segments: segment ids of the same shapes; 0 everywhere when absent.
 
     Raises:
@@ -94,7 +92,7 @@ def pack(
     if not lengths or min(lengths) == 0:
         raise UsageError("a packed batch needs at least one sequence and no empty sequence; leave empty ones out")
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths) + first_position
+    positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
     token_ids = torch.from_numpy(np.concatenate(sequences).astype(np.int64))
     if segments is None:
         segment_ids = torch.zeros_like(token_ids)

@@ -40,9 +40,11 @@ def prepack(module: nn.Module) -> None:
     """Replace every linear map below `module`, where this build and device have the kernels."""
     if not torch.backends.mkldnn.is_available():
         return
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    dtypes = (torch.float32, torch.bfloat16) if has_bf16 else (torch.float32,)
     for name, child in module.named_children():
         if type(child) in (nn.Linear, LinearGelu):
-            if child.weight.device.type == "cpu" and child.weight.dtype in (torch.float32, torch.bfloat16):
+            if child.weight.device.type == "cpu" and child.weight.dtype in dtypes:
                 setattr(module, name, PrepackedLinear(child))  # type: ignore[arg-type]
         else:
             prepack(child)

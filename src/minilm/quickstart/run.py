@@ -19,15 +19,12 @@ import torch
 from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.corpus.shards import Shards
-from minilm.distill.objective import DistillObjective, RelationSettings
-from minilm.distill.relations import V2_PAIRS
-from minilm.distill.run import distill
+from minilm.distill.run import distill, make_objective
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import load_teacher
 from minilm.embedded import embedded_model
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model, write_model
-from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
 from minilm.quickstart.text import Labelled, QuickstartText
 from minilm.recipe import DistillRecipe, find_recipe, load_recipe
@@ -68,7 +65,13 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     tokenizer = Tokenizer.load(teacher)
     lines = (json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled)
     storage.atomic_write(out / "text.jsonl", "".join(lines))
-    loaded = load_recipe(find_recipe("quickstart"), [f"data.inputs.0={out / 'text.jsonl'}", f"out={out / 'distill'}"])
+    heldout = min(256, len(text.unlabelled) // 5)
+    overrides = {
+        "data.inputs.0": str(out / "text.jsonl"),
+        "out": str(out / "distill"),
+        "data.heldout_documents": heldout,
+    }
+    loaded = load_recipe(find_recipe("quickstart"), [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
     recipe = loaded.recipe
     result = distill(loaded)
     section = recipe.students[0]
@@ -99,19 +102,8 @@ def _heldout_losses(
     recipe: DistillRecipe, teacher: Path, folders: Mapping[str, Path], shards: Shards
 ) -> dict[str, float]:
     """Distillation loss of each model against the teacher, on the documents that were never trained on."""
-    encoders: dict[str, Encoder] = {
-        str(number): read_model(path).encoder for number, path in enumerate(folders.values())
-    }
-    settings = RelationSettings(
-        pairs=V2_PAIRS,
-        num_relation_heads=recipe.loss.relation_heads or 0,
-        normalization=recipe.loss.normalization,
-        batch_size=recipe.train.batch_size,
-        tokens_per_batch=recipe.train.tokens_per_batch,
-        num_heldout=recipe.data.heldout_documents,
-        seed=recipe.seed,
-    )
-    found = DistillObjective(load_teacher(teacher), encoders, shards, settings).evaluate()
+    encoders = {str(number): read_model(path).encoder for number, path in enumerate(folders.values())}
+    found = make_objective(recipe, load_teacher(teacher), encoders, shards, "cpu").evaluate()
     return dict(zip(folders, found.values(), strict=True))
 
 
@@ -139,7 +131,12 @@ def _fine_tune(name: str, folder: Path, text: QuickstartText, tokenizer: Tokeniz
         label=f"fine-tune {name}",
     )
     run_folder = out / ("fine-tune-" + name.replace(", ", "-").replace(" ", "-"))
-    numbers = train(objective, settings, folder=run_folder, identity={"text": _fingerprint(text), "model": folder.name})
+    identity = {
+        "text": _fingerprint(text),
+        "model": storage.sha256_file(folder / "model.safetensors"),
+        "settings": str((_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _TOKENS_PER_BATCH, seed)),
+    }
+    numbers = train(objective, settings, folder=run_folder, identity=identity)
     with storage.atomic_folder(run_folder / "model", replace=True) as aside:
         write_model(model, aside, head="classification", labels=text.labels)
         tokenizer.save(aside)

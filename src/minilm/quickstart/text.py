@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import logging
 import re
 import sysconfig
 from collections import Counter
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from minilm.corpus.readers import BadRows, read_texts
 from minilm.errors import DataError, SystemProblem
+
+logger = logging.getLogger(__name__)
 
 MIN_WORDS = 8
 NUM_CLASSES = 12
@@ -54,7 +57,7 @@ def installed_text() -> QuickstartText:
     Raises:
         SystemProblem: this Python was installed without its sources.
     """
-    rows = list(_docstring_paragraphs(Path(sysconfig.get_path("stdlib"))))
+    rows = [(module, text) for module, docstring in docstrings() for text in _paragraphs([docstring])]
     if len(rows) < 1000:
         raise SystemProblem(
             "this Python carries too few docstrings for the quickstart (was it installed without its sources?); "
@@ -75,7 +78,9 @@ def text_of_files(files: Sequence[Path]) -> QuickstartText:
         DataError: a file cannot be read, or there are too few paragraphs to make a task of.
     """
     bad_rows = BadRows()
-    by_file = {path.name: list(_paragraphs(read_texts([path], bad_rows=bad_rows))) for path in files}
+    by_file = {str(path): list(_paragraphs(read_texts([path], bad_rows=bad_rows))) for path in files}
+    if bad_rows.count:
+        logger.warning("skipped %s", bad_rows.summary())
     if len(by_file) > 1:
         rows = [(name, text) for name, texts in by_file.items() for text in texts]
         question = "which file does this paragraph come from?"
@@ -123,7 +128,7 @@ def _rank(text: str) -> str:
 
 
 def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
-    """Blank-line separated paragraphs of at least `MIN_WORDS` words, white space squeezed."""
+    """Paragraphs (between blank lines) of each text, of at least `MIN_WORDS` words, white space squeezed."""
     for text in texts:
         for part in re.split(r"\n\s*\n", text):
             words = part.split()
@@ -131,8 +136,9 @@ def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
                 yield " ".join(words)
 
 
-def _docstring_paragraphs(root: Path) -> Iterator[tuple[str, str]]:
-    """(top-level module, paragraph) of every docstring below `root`; nothing is imported or run."""
+def docstrings() -> Iterator[tuple[str, str]]:
+    """(top-level module, docstring) of the standard library's sources; nothing is imported or run."""
+    root = Path(sysconfig.get_path("stdlib"))
     for file in sorted(root.rglob("*.py")):
         parts = file.relative_to(root).parts
         if _SKIPPED & set(parts):
@@ -141,14 +147,9 @@ def _docstring_paragraphs(root: Path) -> Iterator[tuple[str, str]]:
             tree = ast.parse(file.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError, OSError, ValueError):  # not ours to judge; one file less
             continue
-        for text in _paragraphs(_docstrings(tree)):
-            yield parts[0].removesuffix(".py"), text
-
-
-def _docstrings(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield ast.get_docstring(node) or ""
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield parts[0].removesuffix(".py"), ast.get_docstring(node) or ""
 
 
 def _manual_paragraphs() -> Iterator[str]:

@@ -92,7 +92,7 @@ class StudentSection(_Section):
             raise ValueError("found teacher_layers with init random: set init to layers, or drop teacher_layers")
         if self.init == "layers" and not self.teacher_layers:
             raise ValueError("init layers needs teacher_layers, for example [2, 4, 6, 8, 10, 12]")
-        depth, _ = self.shape
+        depth = self.shape.num_layers
         if self.init == "layers" and len(self.teacher_layers) != depth:
             raise ValueError(
                 f"found {len(self.teacher_layers)} teacher_layers, expected one for each of {depth} layers"
@@ -100,14 +100,11 @@ class StudentSection(_Section):
         return self
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Number of layers and hidden width, whichever way they were given."""
+    def shape(self) -> EncoderConfig:
+        """The configuration, whichever way it was given; the teacher's vocabulary is not yet in it."""
         if self.preset is not None:
-            config = EncoderConfig.preset(self.preset)
-            return config.num_layers, config.hidden_size
-        assert self.num_layers is not None
-        assert self.hidden_size is not None
-        return self.num_layers, self.hidden_size
+            return EncoderConfig.preset(self.preset)
+        return EncoderConfig(**{name: getattr(self, name) for name in _SIZES})
 
 
 class LossSection(_Section):
@@ -116,6 +113,11 @@ class LossSection(_Section):
     version: Literal["v1", "v2"] = "v2"
     relation_heads: PositiveInt | None = None
     normalization: Literal["sequence", "token"] = "sequence"
+
+    @property
+    def num_relation_heads(self) -> int:
+        """R of v2 when none is given: 48, as for base-size teachers."""
+        return self.relation_heads or 48
 
     @model_validator(mode="after")
     def _heads_belong_to_v2(self) -> LossSection:
@@ -173,9 +175,9 @@ class DistillRecipe(_Section):
                 f"train.tokens_per_batch {self.train.tokens_per_batch} is less than data.max_tokens"
                 f" {self.data.max_tokens}: one document must fit into a batch"
             )
-        heads = self.loss.relation_heads or 48
+        heads = self.loss.num_relation_heads
         for student in self.students if self.loss.version == "v2" else ():
-            _, width = student.shape
+            width = student.shape.hidden_size
             if width % heads:
                 raise ValueError(
                     f"loss.relation_heads {heads} does not divide the width {width} of student"

@@ -111,7 +111,6 @@ class ClassificationObjective:
             chosen = rows[part]
             packed = pack(
                 [texts.sequences[row] for row in chosen],
-                first_position=self._model.encoder.config.first_position,
             )
             yield LabelledBatch(
                 packed=packed.to(self._device),

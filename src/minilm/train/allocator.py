@@ -1,7 +1,8 @@
 """Keep freed memory in the process.
 
 In: a process that trains. Out: glibc no longer hands large blocks back to the system after every step, which
-on CPUs costs page faults worth up to half of the time. Other C libraries and systems are left as they are.
+on CPUs costs a page fault for every page when the next step takes them again. Other C libraries and systems
+are left as they are.
 """
 
 from __future__ import annotations

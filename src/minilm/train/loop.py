@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from minilm import storage
 from minilm.corpus.order import derived_seed
-from minilm.errors import DataError, Interrupted
+from minilm.errors import DataError, Interrupted, UsageError
 from minilm.model.packing import Packed
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.metrics import append_metrics, keep_metrics, means
@@ -127,6 +127,8 @@ def train(
 ) -> Mapping[str, float]:
     """Run `objective` for `settings.steps` updates; the same call after a kill ends in the same bits.
 
+    The promise holds on CPUs, on the same machine with the same number of threads and the same libraries.
+
     Args:
         objective: what is learned.
         settings: how.
@@ -151,7 +153,13 @@ def train(
     )
     if folder is not None:
         _restore(run, objective, folder)
+    if run.step > settings.steps:
+        raise UsageError(
+            f"{folder} holds a checkpoint of step {run.step}, but the run has {settings.steps} steps; "
+            f"choose another out folder"
+        )
     with (
+        torch.random.fork_rng(),  # the caller's random numbers stay as they are
         _interruptible() as interrupted,
         StepProgress(settings.label, settings.steps, done=run.step) as progress,
     ):

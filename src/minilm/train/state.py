@@ -131,8 +131,7 @@ def require_same(saved: Identity, current: Identity, where: Path) -> None:
     ]
     if changed:
         raise UsageError(
-            f"{where} belongs to another run: {'; '.join(changed)}. "
-            f"Restore these, choose another out folder, or start afresh with --resume never"
+            f"{where} belongs to another run: {'; '.join(changed)}. Restore these, or choose another out folder"
         )
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,12 @@ def test_help_imports_nothing_heavy(arguments):
 def verbs_and_commands() -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for verb in app.VERBS:
-        module = app._verb_module(verb)
+        module = import_module(f"minilm.cli.{verb}")
         group = getattr(module, "app", None)
         if group is not None:
             names = (command.name or command.callback.__name__ for command in group.registered_commands)
             found += [(verb, name) for name in names]
-        elif module is not None:
+        else:
             found.append((verb,))
     return found
 
@@ -84,14 +85,6 @@ def test_a_misspelt_command_gets_a_suggestion(capsys):
     assert "No such command 'distil'. Did you mean 'distill'?" in err
 
 
-def test_a_verb_that_is_not_there_does_not_break_help(capsys, monkeypatch):
-    monkeypatch.setattr(app, "VERBS", ("nothing_of_this_name", "doctor"))
-    code, out, _ = exit_code(capsys, "--help")
-    assert code == 0
-    assert "doctor" in out
-    assert "nothing_of_this_name" not in out
-
-
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -103,7 +96,7 @@ def test_a_verb_that_is_not_there_does_not_break_help(capsys, monkeypatch):
         (
             OSError(errno.ENOSPC, "No space left on device", "/x/y"),
             4,
-            "error: /x/y: No space left on device; free some space or write to another disk\n",
+            "error: /x/y: the disk is full: free some space or choose another folder\n",
         ),
         (OSError("odd"), 4, "error: odd\n"),
         (MemoryError(), 4, "error: out of memory: use smaller batches or another machine\n"),
@@ -153,7 +146,7 @@ def test_a_full_disk_is_exit_code_4():
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, check=False)
     assert done.returncode == 4
-    assert done.stderr.startswith("error: No space left on device; free some space")
+    assert done.stderr.startswith("error: the disk is full: free some space")
 
 
 def test_distill_hands_the_recipe_to_the_library(monkeypatch, capsys):

@@ -176,14 +176,15 @@ def test_damaged_parquet_is_an_error(damage, tmp_path):
 def test_missing_column_names_the_columns(kind, tmp_path):
     path = write(tmp_path / f"in.{kind}", encoded(kind, TEXTS, tmp_path))
     with pytest.raises(
-        DataError, match=r"one column named 'body'.*found 'id', 'text'; name the text column with --field"
+        DataError,
+        match=r"one column named 'body'.*found 'id', 'text'; change the field name to that of the text column",
     ):
         read(path, field="body")
 
 
 def test_parquet_column_of_numbers_is_an_error(tmp_path):
     path = write(tmp_path / "in.parquet", encoded("parquet", TEXTS, tmp_path))
-    with pytest.raises(DataError, match="column 'id' holds int64, expected strings"):
+    with pytest.raises(DataError, match=r"column 'id' holds int64, expected strings; change the field name"):
         read(path, field="id")
 
 

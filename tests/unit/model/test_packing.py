@@ -30,8 +30,8 @@ def test_types_are_those_the_kernels_want():
     assert packed.first_rows.dtype == torch.int64
 
 
-def test_positions_can_begin_after_the_padding_id():
-    assert pack(SEQUENCES, first_position=2).position_ids.tolist() == [2, 3, 4, 2, 2, 3, 2, 3]
+def test_positions_begin_at_0_in_each_sequence():
+    assert pack(SEQUENCES).position_ids.tolist() == [0, 1, 2, 0, 0, 1, 0, 1]
 
 
 def test_segments_follow_the_tokens():
