@@ -26,9 +26,9 @@ def documents() -> list[str]:
 
 
 def median_batch(sequences: list[np.ndarray], *, size: int, batches: int = 100) -> list[np.ndarray]:
-    """Of the first `batches` batches, the one whose share of real tokens after padding is the median."""
+    """Of the first `batches` batches, the middle one by longest sequence, then by number of tokens."""
     cut = [sequences[size * index : size * (index + 1)] for index in range(batches)]
-    return sorted(cut, key=real_share)[batches // 2]
+    return sorted(cut, key=lambda batch: (max(map(len, batch)), sum(map(len, batch))))[batches // 2]
 
 
 def real_share(batch: list[np.ndarray]) -> float:

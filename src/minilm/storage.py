@@ -1,8 +1,9 @@
-"""The only place that reads foreign bytes: strict text and JSON, tensor files, hashes; and the atomic writes.
+"""The only place that reads foreign model files and JSON: strict text, tensor files, hashes; and the atomic writes.
 
 In: paths of files that may be foreign, truncated or hostile; bytes, JSON values, tensors or arrays to keep.
 Out: checked values, or one `DataError` that says what is wrong with the file; written files are complete or
-absent (`minilm.atomic`). PyTorch `.bin` files are read by `minilm.legacy_bin`, which executes nothing.
+absent (`minilm.atomic`). PyTorch `.bin` files are read by `minilm.legacy_bin`, which executes nothing;
+compressed text and parquet by `minilm.corpus.readers`, through gzip and pyarrow.
 Tensor files are safetensors, read and written by the library of that name.
 """
 

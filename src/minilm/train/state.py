@@ -5,7 +5,7 @@ Out: `checkpoints/step-00000500/` holding `model.safetensors`, `optimizer.safete
 `state.json` with their checksums and its own.
 
 Saving and loading is the identity, bit for bit. Random numbers are not stored: every generator is derived
-from (seed, purpose, step).
+from (seed, purpose, step and place in it).
 """
 
 from __future__ import annotations

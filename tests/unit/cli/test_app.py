@@ -70,7 +70,7 @@ def test_every_help_has_two_examples_and_defaults(capsys, command):
 
 def test_defaults_are_shown(capsys):
     _, out, _ = exit_code(capsys, "distill", "--help")
-    assert "[default: auto]" in out
+    assert "[default: auto]" in " ".join(out.split())
 
 
 def test_version(capsys):
