@@ -33,7 +33,7 @@ check: venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q tests/unit/test_house.py tests/docs
+	$(PY) -m pytest -q tests/unit/test_house.py
 
 bench: venv
 	@for name in encode distill_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
