@@ -140,7 +140,7 @@ def _devices() -> dict[str, object]:
 def _malloc() -> dict[str, object]:
     names = [name for name in sorted(os.environ) if name.startswith("MALLOC_")]
     names += ["LD_PRELOAD", "GLIBC_TUNABLES"]
-    library, release = platform.libc_ver(sys.executable)
+    library, release = _c_library()
     settings: dict[str, object] = {name: os.environ[name] for name in names if name in os.environ}
     return {"library": f"{library or 'unknown'} {release}".strip(), **(settings or {"settings": "defaults"})}
 
@@ -151,3 +151,12 @@ def _optional() -> dict[str, object]:
         if find_spec(module) is None:
             facts[module] = f"missing: pip install 'minilm[{extra}]'"
     return facts
+
+
+def _c_library() -> tuple[str, str]:
+    """Name and release of the C library that is running, not of the one the interpreter was built with."""
+    try:
+        name, _, release = str(os.confstr("CS_GNU_LIBC_VERSION")).partition(" ")
+    except (AttributeError, ValueError, OSError):  # no glibc
+        return platform.libc_ver(sys.executable)
+    return name, release

@@ -261,3 +261,11 @@ def test_shared_key_heads_distil_by_v2_and_are_refused_by_v1(save, ids):
     )
     with pytest.raises(UsageError, match=r"^relation heads 32 do not divide the width 16; change loss"):
         relation_loss(*sides, packed, pairs=V2_PAIRS, num_relation_heads=32)
+
+
+def test_a_truncated_weights_file_is_one_clear_error(tmp_path, save):
+    folder = save("Bert")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"teacher .*: transformers cannot load it: "):
+        load_teacher(folder)

@@ -49,7 +49,9 @@ def distill(
     try:
         result = run(loaded, resume=resume)
     except KeyboardInterrupt:
-        raise Interrupted("stopped at once; the same command goes on from the last checkpoint") from None
+        raise Interrupted(
+            "stopped at once; the same command goes on from the last checkpoint, if one was written"
+        ) from None
     typer.echo(_table(result))
 
 

@@ -31,7 +31,7 @@ def quickstart(
         list[Path] | None, typer.Argument(metavar="FILE", help="More text files.", show_default=False)
     ] = None,
 ) -> None:
-    """Distil a 3-layer student from a real MiniLM, fine-tune both on a real task, and compare.
+    """Distil a 3-layer student from a real MiniLM, fine-tune both on one task, and compare.
 
     Minutes on two CPU cores, offline. Needs the extras hf and embedded.
 

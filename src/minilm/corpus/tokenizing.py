@@ -2,28 +2,27 @@
 
 In: an iterator of texts and a tokenizer path. Out: one `TokenizedBatch` per batch of texts, in order.
 Batches are cut before they are handed out and answers are taken in order, so the result does not depend on
-the number of workers; at most two batches per worker exist at any moment, so memory does not grow.
+the number of workers; at most one batch per worker is under way at any moment, so memory does not grow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from minilm.errors import SystemProblem
+from minilm.errors import MinilmError, SystemProblem
 
 if TYPE_CHECKING:
     from minilm.text.tokenizer import Tokenizer
@@ -110,52 +109,58 @@ def tokenize_in_workers(
     Raises:
         SystemProblem: a worker process died, for example because memory ran out.
     """
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),  # fork may deadlock in the tokenizer's threads
-        initializer=_start_worker,
-        initargs=(tokenizer, max_tokens),
-    )
-    waiting: deque[Future[TokenizedBatch]] = deque()
+    crew = [_start_worker(tokenizer, max_tokens) for _ in range(workers)]
+    idle = deque(connection for _, connection in crew)
+    busy: deque[Connection] = deque()  # in the order of their batches; each holds one at most
     try:
         for batch in batches(texts):
-            waiting.append(pool.submit(_work, batch))
-            if len(waiting) >= 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
+            if not idle:
+                yield _received(busy[0])
+                idle.append(busy.popleft())
+            busy.append(idle.popleft())
+            busy[-1].send(batch)
+        while busy:
+            yield _received(busy.popleft())
+    except (EOFError, ConnectionError) as error:
         raise SystemProblem(
             "a tokenizing worker process died (killed, or out of memory); nothing was written; "
             f"use fewer workers (now {workers}), and in a script start the work under: if __name__ == '__main__'"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for process, connection in crew:
+            connection.close()
+            process.terminate()
+            process.join()
 
 
-_worker: tuple[Tokenizer, int] | None = None
+def _start_worker(tokenizer: Path, max_tokens: int) -> tuple[SpawnProcess, Connection]:
+    """A fresh process with a pipe of its own: when it dies, its pipe says so at once."""
+    context = multiprocessing.get_context("spawn")  # fork may deadlock in the tokenizer's threads
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, tokenizer, max_tokens), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
 
 
-def _start_worker(tokenizer: Path, max_tokens: int) -> None:
-    global _worker
+def _received(connection: Connection) -> TokenizedBatch:
+    result: TokenizedBatch | Exception = connection.recv()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _work(connection: Connection, path: Path, max_tokens: int) -> None:
+    """Tokenize batch after batch; ends when the parent closes the pipe or is gone."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what Ctrl-C means
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     from minilm.text.tokenizer import Tokenizer
 
-    _worker = (Tokenizer.load(tokenizer), max_tokens)
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent is gone; otherwise it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _work(texts: Sequence[str]) -> TokenizedBatch:
-    assert _worker is not None
-    tokenizer, max_tokens = _worker
-    return tokenize_here(tokenizer, texts, max_tokens=max_tokens)
+    with contextlib.suppress(EOFError, ConnectionError):
+        try:
+            tokenizer = Tokenizer.load(path)
+            while True:
+                connection.send(tokenize_here(tokenizer, connection.recv(), max_tokens=max_tokens))
+        except MinilmError as error:
+            connection.send(error)

@@ -136,6 +136,7 @@ def load_teacher(
 
 def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has no public static type)
     try:
+        from safetensors import SafetensorError
         from transformers import AttentionInterface, AutoModel
         from transformers.utils import logging as transformers_logging
     except ImportError:
@@ -153,7 +154,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"teacher {folder}: transformers cannot load it: {reason}") from None
     if getattr(model.config, "is_encoder_decoder", False):
