@@ -130,7 +130,8 @@ def test_sigterm_before_the_first_step_is_an_interruption_too(tiny, start_cli):
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "error: stopped at once; the same command goes on from the last checkpoint, if one was written"
+    told = "error: stopped at once; the same command goes on from the last checkpoint, if one was written"
+    assert errors.splitlines()[-1] == told
 
 
 def flip_a_byte(file: Path, where: float) -> None:
