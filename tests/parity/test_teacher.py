@@ -267,5 +267,5 @@ def test_a_truncated_weights_file_is_one_clear_error(tmp_path, save):
     folder = save("Bert")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"teacher .*: transformers cannot load it: "):
+    with pytest.raises(DataError, match=r"model\.safetensors"):
         load_teacher(folder)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minilm import storage
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.model.attention import attend
 from minilm.model.encoder import Relations
@@ -136,13 +137,14 @@ def load_teacher(
 
 def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has no public static type)
     try:
-        from safetensors import SafetensorError
         from transformers import AttentionInterface, AutoModel
         from transformers.utils import logging as transformers_logging
     except ImportError:
         raise SystemProblem("transformers is not installed; install it with: pip install 'minilm[hf]'") from None
     if not folder.is_dir():
         raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
+    for weights in folder.glob("*.safetensors"):
+        storage.read_safetensors_header(weights)  # a damaged file is one clear error, not the library's
     AttentionInterface.register(_INTERFACE, _packed_attention)
     transformers_logging.disable_progress_bar()
     try:
@@ -154,7 +156,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"teacher {folder}: transformers cannot load it: {reason}") from None
     if getattr(model.config, "is_encoder_decoder", False):
