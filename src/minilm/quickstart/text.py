@@ -78,7 +78,10 @@ def text_of_files(files: Sequence[Path]) -> QuickstartText:
         DataError: a file cannot be read, or there are too few paragraphs to make a task of.
     """
     bad_rows = BadRows()
-    by_file = {str(path): list(_paragraphs(read_texts([path], bad_rows=bad_rows))) for path in files}
+    once = len({path.name for path in files}) == len(files)
+    by_file = {
+        path.name if once else str(path): list(_paragraphs(read_texts([path], bad_rows=bad_rows))) for path in files
+    }
     if bad_rows.count:
         logger.warning("skipped %s", bad_rows.summary())
     if len(by_file) > 1:
