@@ -143,7 +143,7 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write):
         ("[a.txt]", "a.txt", "r.yaml:5: data.inputs: found the text 'a.txt', expected a list"),
         ("[a.txt]", "[a.txt, 3]", "r.yaml:5: data.inputs.1: found 3, expected text"),
         ("L6-H384", "L7", "r.yaml:9: students.0.preset: found the text 'L7', expected 'L12-H384', 'L6-H384', 'L6-H768' or 'BERT-Base'"),
-        ("kind: distill", "kind: glue", "r.yaml:1: kind: found the text 'glue', expected 'distill'"),
+        ("kind: distill", "kind: glue", "r.yaml:1: kind: found the text 'glue', expected 'distill' or 'finetune'"),
         ("  steps: 10\n", "", "r.yaml:10: the key 'train.steps' is missing"),
         ("out: runs/small\n", "", "r.yaml:1: the key 'out' is missing"),
         ("train:", "loss: v1\ntrain:", "r.yaml:10: loss: found the text 'v1', expected a section (key: value lines)"),

@@ -36,9 +36,9 @@ def distill(
       minilm distill my.yaml --set train.learning_rate=3e-4 --set out=runs/mine
       minilm distill tiny-embedded --set data.inputs.0=my.txt --dry-run
     """
-    from minilm.recipe import find_recipe, load_recipe, resolved_yaml
+    from minilm.recipe import DistillRecipe, find_recipe, load_recipe, resolved_yaml
 
-    loaded = load_recipe(find_recipe(recipe), overrides or [])
+    loaded = load_recipe(find_recipe(recipe), overrides or [], kind=DistillRecipe)
     if dry_run:
         typer.echo(resolved_yaml(loaded), nl=False)
         return

@@ -63,7 +63,7 @@ class DistillResult:
     shards: Shards
 
 
-def distill(loaded: Loaded, *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
+def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
     """Run a recipe to its end; started again after a kill, it goes on and ends in the same bits.
 
     Args:

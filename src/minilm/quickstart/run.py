@@ -71,7 +71,8 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
         "out": str(out / "distill"),
         "data.heldout_documents": heldout,
     }
-    loaded = load_recipe(find_recipe("quickstart"), [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    settings = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    loaded = load_recipe(find_recipe("quickstart"), settings, kind=DistillRecipe)
     recipe = loaded.recipe
     result = distill(loaded)
     section = recipe.students[0]

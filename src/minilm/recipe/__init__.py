@@ -8,7 +8,8 @@ Every problem is a one-line UsageError that names file:line or the override.
 
 from __future__ import annotations
 
-from minilm.recipe.loading import Loaded, load_recipe, resolved_yaml
+from minilm.recipe.finetune import FinetuneRecipe, FinetuneTrainSection, SweepSection, TaskSection
+from minilm.recipe.loading import Loaded, Recipe, load_recipe, resolved_yaml
 from minilm.recipe.schema import (
     DataSection,
     DistillRecipe,
@@ -17,14 +18,21 @@ from minilm.recipe.schema import (
     TeacherSection,
     TrainSection,
 )
+from minilm.recipe.sections import OptimizationSection
 from minilm.recipe.shipped import find_recipe, recipe_names, recipe_text
 
 __all__ = [
     "DataSection",
     "DistillRecipe",
+    "FinetuneRecipe",
+    "FinetuneTrainSection",
     "Loaded",
     "LossSection",
+    "OptimizationSection",
+    "Recipe",
     "StudentSection",
+    "SweepSection",
+    "TaskSection",
     "TeacherSection",
     "TrainSection",
     "find_recipe",

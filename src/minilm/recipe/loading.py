@@ -6,21 +6,27 @@ Out: `Loaded`, with the origin of every value; `resolved_yaml` writes it so that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 
 from minilm.errors import UsageError
 from minilm.recipe.overrides import apply_override
 from minilm.recipe.problems import first_problem
+from minilm.recipe.finetune import FinetuneRecipe
 from minilm.recipe.schema import DistillRecipe
-from minilm.recipe.strict_yaml import Document, Keys, dump_scalar, read_document
+from minilm.recipe.strict_yaml import Document, Keys, describe, dump_scalar, read_document
+
+Recipe = DistillRecipe | FinetuneRecipe
+R = TypeVar("R", bound=Recipe, covariant=True)
+KINDS: Mapping[str, type[Recipe]] = {"distill": DistillRecipe, "finetune": FinetuneRecipe}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
+class Loaded(Generic[R]):
     """A recipe and the origin of each of its values.
 
     Attributes:
@@ -28,37 +34,58 @@ class Loaded:
         origins: dotted key -> "default", "file.yaml:12" or "--set".
     """
 
-    recipe: DistillRecipe
+    recipe: R
     origins: dict[str, str]
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+@overload
+def load_recipe(path: Path, overrides: Sequence[str] = ...) -> Loaded[Recipe]: ...
+@overload
+def load_recipe(path: Path, overrides: Sequence[str] = ..., *, kind: type[R]) -> Loaded[R]: ...
+def load_recipe(
+    path: Path, overrides: Sequence[str] = (), *, kind: type[R] | None = None
+) -> Loaded[Recipe] | Loaded[R]:
     """Read, override and check a recipe.
 
     Args:
         path: a YAML file.
         overrides: `dotted.key=value`, applied in order; list items by index, `students.0.init=layers`.
+        kind: the kind of recipe that is wanted; what the file says when None.
 
     Raises:
-        UsageError: anything at all is wrong with the file or an override; one line, with its place.
+        UsageError: anything at all is wrong with the file or an override, or it is a recipe of another kind; one
+            line, with its place.
     """
     document = read_document(path)
     set_keys = [apply_override(document.value, override) for override in overrides]
+    schema = _schema(document, kind)
     try:
-        recipe = DistillRecipe.model_validate(document.value)
+        recipe = schema.model_validate(document.value)
     except ValidationError as error:
-        raise UsageError(first_problem(error, document, set_keys, DistillRecipe)) from None
+        raise UsageError(first_problem(error, document, set_keys, schema)) from None
     return Loaded(recipe=recipe, origins=_origins(recipe, document, set_keys))
 
 
-def resolved_yaml(loaded: Loaded) -> str:
+def _schema(document: Document, wanted: type[Recipe] | None) -> type[Recipe]:
+    """The schema of the file's `kind`; a missing kind, or one that is no text, is left to the schema to report."""
+    found = document.value.get("kind")
+    place = f"{document.source}:{document.lines.get(('kind',), 1)}: kind"
+    if isinstance(found, str) and found not in KINDS:
+        raise UsageError(f"{place}: found {describe(found)}, expected {' or '.join(map(repr, KINDS))}")
+    stated = KINDS[found] if isinstance(found, str) else None
+    if wanted is not None and stated not in (wanted, None):
+        raise UsageError(f"{place}: this is a recipe of `minilm {found}`: run it with that command")
+    return wanted or stated or DistillRecipe
+
+
+def resolved_yaml(loaded: Loaded[Recipe]) -> str:
     """Write every value of a recipe with its origin; loading the text again gives an equal recipe."""
     lines: list[str] = []
     _write_section(loaded.recipe, (), lines, loaded.origins)
     return "\n".join(lines) + "\n"
 
 
-def _origins(recipe: DistillRecipe, document: Document, set_keys: Sequence[Keys]) -> dict[str, str]:
+def _origins(recipe: Recipe, document: Document, set_keys: Sequence[Keys]) -> dict[str, str]:
     name = Path(document.source).name
     origins = {}
     for keys, _ in _leaves(recipe, ()):

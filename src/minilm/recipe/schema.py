@@ -1,4 +1,4 @@
-"""The sections of a recipe: every key, its type, its default and what must hold between keys.
+"""The sections of a distillation recipe: every key, its type, its default and what must hold between keys.
 
 In: plain values from YAML, with nothing coerced: text is not a number, a number is not text.
 Out: frozen pydantic models. A broken rule raises ValueError inside pydantic; `problems.py` says where.
@@ -9,32 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from minilm.model.config import PRESETS, EncoderConfig
-from minilm.recipe.strict_yaml import describe
+from minilm.recipe.sections import Count, OptimizationSection, PositiveInt, Section, Seed, Text
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 _SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
 
 
-def _pair(value: object) -> object:
-    """YAML has lists only; two values are a list of two."""
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError(f"found {describe(value)}, expected a list of two numbers")
-    return tuple(value)
-
-
-class _Section(BaseModel):
-    """What all sections share: unknown keys are errors, nothing is coerced, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DataSection(_Section):
+class DataSection(Section):
     """What is read: a folder made by `minilm corpus build`, or text files."""
 
     corpus: Text | None = None
@@ -53,14 +36,14 @@ class DataSection(_Section):
         return self
 
 
-class TeacherSection(_Section):
+class TeacherSection(Section):
     """Whose attention is learned: a model folder, or `embedded`; layers count from 1."""
 
     model: Text
     layer: PositiveInt | Literal["last"] = "last"
 
 
-class StudentSection(_Section):
+class StudentSection(Section):
     """One student: its shape (a preset or four sizes) and how its weights begin."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "student"
@@ -107,7 +90,7 @@ class StudentSection(_Section):
         return EncoderConfig(**{name: getattr(self, name) for name in _SIZES})
 
 
-class LossSection(_Section):
+class LossSection(Section):
     """Which relations are compared: v1 (attention, values) or v2 (queries, keys, values)."""
 
     version: Literal["v1", "v2"] = "v2"
@@ -126,24 +109,11 @@ class LossSection(_Section):
         return self
 
 
-class TrainSection(_Section):
-    """How long, how fast, how large, how often saved; `batch_size` counts documents per step."""
+class TrainSection(OptimizationSection):
+    """Distillation: its length in steps."""
 
     steps: PositiveInt
-    batch_size: PositiveInt
-    tokens_per_batch: PositiveInt = 16384
-    learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Count = 0
-    adam_betas: Annotated[tuple[Beta, Beta], BeforeValidator(_pair)] = (0.9, 0.999)
-    adam_eps: Annotated[float, Field(gt=0)] = 1e-6
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    log_every: PositiveInt = 10
-    eval_every: Count = 0
-    checkpoint_every: PositiveInt = 500
-    keep_checkpoints: PositiveInt = 2
-    max_bad_steps: Count = 10
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSection:
@@ -152,12 +122,12 @@ class TrainSection(_Section):
         return self
 
 
-class DistillRecipe(_Section):
+class DistillRecipe(Section):
     """Everything that defines one distillation run."""
 
     kind: Literal["distill"]
     name: Text
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    seed: Seed = 42
     out: Text
     data: DataSection
     teacher: TeacherSection

@@ -1,0 +1,127 @@
+"""The sections of a fine-tuning recipe: a task, how long, and which grid of settings and seeds.
+
+In: plain values from YAML, with nothing coerced: text is not a number, a number is not text.
+Out: frozen pydantic models. A broken rule raises ValueError inside pydantic; `problems.py` says where.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from minilm.recipe.sections import Count, OptimizationSection, PositiveInt, Section, Seed, Text
+
+SQUAD = "squad"
+_TEXT_KEYS = ("text", "text_pair", "label", "id", "labels", "regression", "metric")
+_SQUAD_KEYS = ("version", "stride", "max_question_tokens", "max_answer_tokens", "n_best", "null_threshold")
+_SQUAD_TOKENS = 384
+_PositiveFloat = Annotated[float, Field(gt=0)]
+_Grid = Annotated[list[_PositiveFloat], Field(min_length=1)]
+
+
+class TaskSection(Section):
+    """What is learned: a GLUE task by its name, `squad`, or labelled texts of your own under a name you choose.
+
+    Columns, labels and metrics of the GLUE tasks are known; for texts of your own they are named here. Each file
+    of `dev` is scored by itself; the first one chooses the best checkpoint.
+    """
+
+    name: Text
+    train: Annotated[list[Text], Field(min_length=1)]
+    dev: list[Text] = Field(default_factory=list)
+    max_tokens: Annotated[int, Field(ge=8)] = 128
+    text: Text | None = None
+    text_pair: Text | None = None
+    label: Text | None = None
+    id: Text | None = None
+    labels: list[Text] = Field(default_factory=list)
+    regression: bool = False
+    metric: Text | None = None
+    version: Literal["1.1", "2.0"] = "2.0"
+    stride: PositiveInt = 128
+    max_question_tokens: PositiveInt = 64
+    max_answer_tokens: PositiveInt = 30
+    n_best: PositiveInt = 20
+    null_threshold: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _squad_is_longer(cls, values: object) -> object:
+        """Passages need more tokens than sentences: 384 when a SQuAD recipe does not say."""
+        if isinstance(values, dict) and values.get("name") == SQUAD:
+            return {"max_tokens": _SQUAD_TOKENS, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _keys_belong_to_the_task(self) -> TaskSection:
+        foreign = _TEXT_KEYS if self.name == SQUAD else _SQUAD_KEYS
+        changed = [
+            key
+            for key in foreign
+            if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True)
+        ]
+        if changed:
+            raise ValueError(f"found {', '.join(changed)} with task {self.name!r}, which has no such thing: drop it")
+        if self.regression and self.labels:
+            raise ValueError("found labels with regression true, which predicts a number: drop one of the two")
+        return self
+
+
+class FinetuneTrainSection(OptimizationSection):
+    """How long in epochs, or in `steps` when given; `batch_size` counts examples per step.
+
+    `eval_every` 0 evaluates after each epoch. After `patience` evaluations without a better dev score the run
+    stops; 0 never does.
+    """
+
+    epochs: _PositiveFloat = 3
+    steps: PositiveInt | None = None
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    adam_eps: _PositiveFloat = 1e-8
+    patience: Count = 0
+
+
+class SweepSection(Section):
+    """Every combination of these is one run; a key left out keeps its value of `train`.
+
+    `devices`: one run at a time on each, such as `[cuda:0, cuda:1]`; empty means all GPUs, or one CPU process.
+    """
+
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+    learning_rate: _Grid | None = None
+    epochs: _Grid | None = None
+    batch_size: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    devices: list[Text] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _no_value_twice(self) -> SweepSection:
+        for name in ("seeds", "learning_rate", "epochs", "batch_size"):
+            values = getattr(self, name) or []
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} holds a value twice: every combination is run once")
+        return self
+
+
+class FinetuneRecipe(Section):
+    """Everything that defines one fine-tuning run, or a sweep of them."""
+
+    kind: Literal["finetune"]
+    name: Text
+    seed: Seed = 42
+    out: Text
+    model: Text
+    task: TaskSection
+    train: FinetuneTrainSection
+    sweep: SweepSection | None = None
+
+    @model_validator(mode="after")
+    def _a_text_fits_into_a_batch(self) -> FinetuneRecipe:
+        if self.task.max_tokens > self.train.tokens_per_batch:
+            raise ValueError(
+                f"train.tokens_per_batch {self.train.tokens_per_batch} is less than task.max_tokens"
+                f" {self.task.max_tokens}: one example must fit into a batch"
+            )
+        if self.train.patience and not self.task.dev:
+            raise ValueError("train.patience needs task.dev: nothing tells when the model gets no better")
+        return self
