@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar, overload
+from typing import Generic, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
 
 from minilm.errors import UsageError
+from minilm.recipe.finetune import FinetuneRecipe
 from minilm.recipe.overrides import apply_override
 from minilm.recipe.problems import first_problem
-from minilm.recipe.finetune import FinetuneRecipe
 from minilm.recipe.schema import DistillRecipe
 from minilm.recipe.strict_yaml import Document, Keys, describe, dump_scalar, read_document
 
 Recipe = DistillRecipe | FinetuneRecipe
 R = TypeVar("R", bound=Recipe, covariant=True)
-KINDS: Mapping[str, type[Recipe]] = {"distill": DistillRecipe, "finetune": FinetuneRecipe}
+KINDS: Mapping[str, type[BaseModel]] = {"distill": DistillRecipe, "finetune": FinetuneRecipe}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,13 @@ def load_recipe(
     set_keys = [apply_override(document.value, override) for override in overrides]
     schema = _schema(document, kind)
     try:
-        recipe = schema.model_validate(document.value)
+        recipe = cast("Recipe", schema.model_validate(document.value))
     except ValidationError as error:
         raise UsageError(first_problem(error, document, set_keys, schema)) from None
     return Loaded(recipe=recipe, origins=_origins(recipe, document, set_keys))
 
 
-def _schema(document: Document, wanted: type[Recipe] | None) -> type[Recipe]:
+def _schema(document: Document, wanted: type[BaseModel] | None) -> type[BaseModel]:
     """The schema of the file's `kind`; a missing kind, or one that is no text, is left to the schema to report."""
     found = document.value.get("kind")
     place = f"{document.source}:{document.lines.get(('kind',), 1)}: kind"
