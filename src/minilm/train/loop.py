@@ -28,6 +28,8 @@ from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.model.packing import Packed
 from minilm.train.allocator import keep_freed_memory
+from minilm.train.best import Best, BestRule, save_best
+from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
 from minilm.train.optim import AdamWSettings, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from minilm.train.progress import StepProgress, resident_gib
@@ -98,6 +100,7 @@ class TrainSettings:
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     max_bad_steps: int = 10
+    best: BestRule | None = None
     label: str = "train"
 
 
@@ -109,6 +112,7 @@ class _Run:
     folder: Path | None
     identity: Identity
     optimizer: torch.optim.AdamW
+    ranks: Ranks
     step: int = 0
     bad_steps: int = 0
     tokens: int = 0
@@ -116,6 +120,20 @@ class _Run:
     saved_step: int = -1
     recent: list[Mapping[str, float]] = field(default_factory=list)
     held_out: Mapping[str, float] = field(default_factory=dict)
+    best: Best = field(default_factory=Best)
+    interrupted: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """All steps are done, or nothing got better for too long."""
+        rule = self.settings.best
+        gave_up = rule is not None and 0 < rule.patience <= self.best.stale
+        return gave_up or self.step >= self.settings.steps
+
+    @property
+    def own_folder(self) -> Path | None:
+        """The run folder for the process that writes it."""
+        return self.folder if self.ranks.is_first else None
 
 
 def train(
@@ -124,6 +142,7 @@ def train(
     *,
     folder: Path | None = None,
     identity: Identity | None = None,
+    ranks: Ranks = ALONE,
 ) -> Mapping[str, float]:
     """Run `objective` for `settings.steps` updates; the same call after a kill ends in the same bits.
 
@@ -135,6 +154,7 @@ def train(
         folder: run folder for metrics and checkpoints, gone on from where they end; nothing is written
             without one.
         identity: what makes two runs the same run; a checkpoint of another run is refused.
+        ranks: this process among those that share each step; the objective gives it its part of the batch.
 
     Returns:
         The objective's held-out numbers after the last step.
@@ -150,6 +170,7 @@ def train(
         folder=folder,
         identity=identity or {},
         optimizer=make_optimizer(objective.parameters, settings.optimizer),
+        ranks=ranks,
     )
     if folder is not None:
         _restore(run, objective, folder)
@@ -161,37 +182,42 @@ def train(
     with (
         torch.random.fork_rng(),  # the caller's random numbers stay as they are
         _interruptible() as interrupted,
-        StepProgress(settings.label, settings.steps, done=run.step) as progress,
+        StepProgress(settings.label, settings.steps, done=run.step, silent=not ranks.is_first) as progress,
     ):
-        while run.step < settings.steps:
-            if interrupted.is_set:
+        while not run.is_over:
+            if run.interrupted or (ranks.world_size == 1 and interrupted.is_set):
                 _save(run, objective)
                 where = f" at step {run.step}; the same command goes on from there" if folder else ""
                 raise Interrupted(f"stopped by the user{where}")
-            loss = _step(run, objective)
+            loss = _step(run, objective, interrupted=interrupted.is_set)
             progress.update(loss=loss, tokens_per_second=run.tokens / max(run.seconds, 1e-9))
             _after_step(run, objective)
     return run.held_out or objective.evaluate()
 
 
-def _step(run: _Run, objective: Objective[B]) -> float:
+def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     """One update; returns the loss (not finite when the update was skipped)."""
     settings, started = run.settings, time.perf_counter()
     factor = linear_schedule(run.step, warmup_steps=settings.warmup_steps, total_steps=settings.steps)
     learning_rate = settings.optimizer.learning_rate * factor
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
-    torch.manual_seed(derived_seed(settings.seed, "dropout", run.step))
+    own = [run.ranks.rank] if run.ranks.rank else []
+    torch.manual_seed(derived_seed(settings.seed, "dropout", run.step, *own))
     run.optimizer.zero_grad(set_to_none=True)
     batches = objective.microbatches(run.step)
     total, parts = _accumulate(objective, batches, settings.precision)
+    tokens = sum(batch.packed.num_tokens for batch in batches)
+    total, parts, tokens = _summed(run, total, parts, tokens, interrupted=interrupted)
+    if math.isfinite(total):
+        sum_gradients(list(objective.parameters.values()), run.ranks)
     norms = _clip(objective.clip_groups, settings.max_grad_norm)
     if math.isfinite(total) and all(math.isfinite(norm) for norm in norms):
         run.optimizer.step()
     else:
         _skip(run, batches, total)
     run.step += 1
-    run.tokens += sum(batch.packed.num_tokens for batch in batches)
+    run.tokens += tokens
     run.seconds += time.perf_counter() - started
     run.recent.append({"loss": total, **parts, "gradient_norm": max(norms), "learning_rate": learning_rate})
     return total
@@ -214,6 +240,20 @@ def _accumulate(objective: Objective[B], batches: Sequence[B], precision: Precis
     return total, parts
 
 
+def _summed(
+    run: _Run, loss: float, parts: dict[str, float], tokens: int, *, interrupted: bool
+) -> tuple[float, dict[str, float], int]:
+    """Loss, its parts and tokens over all processes, which also learn whether any of them was interrupted."""
+    if run.ranks.world_size == 1:
+        return loss, parts, tokens
+    device = run.optimizer.param_groups[0]["params"][0].device
+    loss, all_tokens, stops = sum_over_ranks([loss, tokens, float(interrupted)], run.ranks, device)
+    run.interrupted = stops > 0
+    if math.isfinite(loss):  # otherwise some process has no parts
+        parts = dict(zip(parts, sum_over_ranks(list(parts.values()), run.ranks, device), strict=True))
+    return loss, parts, int(all_tokens)
+
+
 def _clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> list[float]:
     return [float(nn.utils.clip_grad_norm_(group, max_norm or math.inf)) for group in groups]
 
@@ -230,8 +270,8 @@ def _skip(run: _Run, batches: Sequence[Batch], loss: float) -> None:
     if run.bad_steps <= run.settings.max_bad_steps:
         return
     where = ""
-    if run.folder is not None:
-        where = f"; the last batch is in {_save_batch(run.folder, run.step + 1, batches)}"
+    if run.own_folder is not None:
+        where = f"; the last batch is in {_save_batch(run.own_folder, run.step + 1, batches)}"
     raise DataError(
         f"step {run.step + 1}: {run.bad_steps} steps had a loss or gradient that is not finite "
         f"(train.max_bad_steps is {run.settings.max_bad_steps}){where}; "
@@ -258,10 +298,21 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
     numbers: Mapping[str, float] = {}
     if last or (settings.eval_every and run.step % settings.eval_every == 0):
         run.held_out = numbers = objective.evaluate()
+        _keep_best(run, objective, numbers)
+    last = run.is_over
     if last or numbers or run.step % settings.log_every == 0:
         _log(run, numbers)
     if last or (settings.checkpoint_every and run.step % settings.checkpoint_every == 0):
         _save(run, objective)
+
+
+def _keep_best(run: _Run, objective: Objective[B], numbers: Mapping[str, float]) -> None:
+    rule = run.settings.best
+    if rule is None:
+        return
+    run.best = run.best.after(numbers[rule.metric], run.step)
+    if run.best.step == run.step and run.own_folder is not None:
+        save_best(run.own_folder, objective.module.state_dict(), numbers, step=run.step)
 
 
 def _log(run: _Run, held_out: Mapping[str, float]) -> None:
@@ -269,12 +320,13 @@ def _log(run: _Run, held_out: Mapping[str, float]) -> None:
     row = {"step": run.step, **means(run.recent), **held_out, **speed, "bad_steps": run.bad_steps}
     run.recent.clear()
     run.tokens, run.seconds = 0, 0.0
-    if run.folder is not None:
-        append_metrics(run.folder, row)
+    if run.own_folder is not None:
+        append_metrics(run.own_folder, row)
 
 
 def _save(run: _Run, objective: Objective[B]) -> None:
-    if run.folder is None or run.saved_step == run.step:
+    if run.own_folder is None or run.saved_step == run.step:
+        wait_for_first(run.ranks)
         return
     state = TrainState(
         step=run.step,
@@ -284,23 +336,28 @@ def _save(run: _Run, objective: Objective[B]) -> None:
         optimizer=optimizer_tensors(run.optimizer, objective.parameters),
         recent=run.recent,
         held_out=run.held_out,
+        best=run.best,
     )
-    save_checkpoint(run.folder / "checkpoints", state, keep=run.settings.keep_checkpoints)
+    save_checkpoint(run.own_folder / "checkpoints", state, keep=run.settings.keep_checkpoints)
     run.saved_step = run.step
+    wait_for_first(run.ranks)
 
 
 def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
     """Go on from the newest checkpoint; metrics written after it are dropped, they will be written again."""
-    storage.make_folder(folder)
+    if run.own_folder is not None:
+        storage.make_folder(folder)
     state = load_newest(folder / "checkpoints", run.identity)
     if state is not None:
         objective.module.load_state_dict(dict(state.model))
         load_optimizer_tensors(run.optimizer, objective.parameters, state.optimizer)
         run.step = run.saved_step = state.step
-        run.bad_steps, run.held_out = state.bad_steps, state.held_out
+        run.bad_steps, run.held_out, run.best = state.bad_steps, state.held_out, state.best
         run.recent.extend(state.recent)
         logger.info("resuming %s at step %d of %d", folder, state.step, run.settings.steps)
-    keep_metrics(folder, up_to=run.step)
+    wait_for_first(run.ranks)  # nobody writes before all have read
+    if run.own_folder is not None:
+        keep_metrics(folder, up_to=run.step)
 
 
 @dataclass

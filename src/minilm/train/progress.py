@@ -30,9 +30,10 @@ def resident_gib() -> float:
 class StepProgress:
     """Shows how a run of `total` steps stands; a context manager."""
 
-    def __init__(self, label: str, total: int, *, done: int = 0) -> None:
-        """Begin at step `done` of `total`."""
+    def __init__(self, label: str, total: int, *, done: int = 0, silent: bool = False) -> None:
+        """Begin at step `done` of `total`; `silent` for all processes but the first."""
         self._console = Console(stderr=True)
+        self._silent = silent
         self._label, self._total, self._done, self._first = label, total, done, done
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -41,7 +42,7 @@ class StepProgress:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=silent or not self._console.is_terminal,
         )
         self._task = self._bar.add_task(label, total=total, completed=done, status="")
         self._started = self._last_line = time.monotonic()
@@ -64,7 +65,7 @@ class StepProgress:
         self._bar.update(self._task, completed=self._done, status=status)
         now = time.monotonic()
         due = now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done == self._total
-        if due and not self._console.is_terminal:
+        if due and not self._silent and not self._console.is_terminal:
             self._last_line = now
             left_s = (now - self._started) / (self._done - self._first) * (self._total - self._done)
             logger.info("%s %d/%d  %s  %.0f s left", self._label, self._done, self._total, status, left_s)

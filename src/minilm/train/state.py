@@ -23,6 +23,7 @@ from torch import Tensor
 
 from minilm import storage
 from minilm.errors import DataError, UsageError
+from minilm.train.best import Best
 from minilm.train.metrics import restored, storable
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class TrainState:
     optimizer: Mapping[str, Tensor]
     recent: Sequence[Mapping[str, float]] = ()
     held_out: Mapping[str, float] = field(default_factory=dict)
+    best: Best = field(default_factory=Best)
 
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
@@ -68,6 +70,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
             "bad_steps": state.bad_steps,
             "recent": [storable(row) for row in state.recent],
             "held_out": storable(state.held_out),
+            "best": state.best.stored(),
             "identity": dict(state.identity),
             "sha256": {name: storage.sha256_file(aside / name) for name in _FILES},
         }
@@ -167,6 +170,7 @@ def _load(folder: Path, values: Mapping[str, object]) -> TrainState:
         optimizer=storage.read_safetensors(folder / "optimizer.safetensors"),
         recent=[restored(row) for row in cast("list[object]", values["recent"])],
         held_out=restored(values["held_out"]),
+        best=Best.restore(cast("Mapping[str, float | None]", values["best"])),
     )
 
 

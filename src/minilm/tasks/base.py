@@ -1,0 +1,70 @@
+"""What a task is: sequences to learn from, a loss on a head's scores, numbers on held-out sequences.
+
+In: labelled rows that a task's file has read and tokenized. Out: one protocol that `objective.py` trains and scores.
+
+B sequences, T packed tokens, C labels, N tokens of one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minilm.model.heads import HeadName
+from minilm.model.packing import Packed
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """Token ids and segment ids of n sequences, each `[N]` int32."""
+
+    token_ids: Sequence[NDArray[np.int32]]
+    segment_ids: Sequence[NDArray[np.int32]]
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.token_ids)
+
+
+class Task(Protocol):
+    """What fine-tuning learns; the head's scores are `[B, C]` (classification) or `[T, 2]` (span)."""
+
+    @property
+    def head(self) -> HeadName:
+        """The head that is put on the encoder."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the classes in id order; none for regression and spans."""
+
+    @property
+    def main_metric(self) -> str:
+        """The number that chooses the best checkpoint; higher is better."""
+
+    @property
+    def train(self) -> Sequences:
+        """What is learned from."""
+
+    @property
+    def targets(self) -> NDArray[np.generic]:
+        """One row per training sequence, `[n, ...]`."""
+
+    @property
+    def dev(self) -> Mapping[str, Sequences]:
+        """Held-out sets by name; the first one chooses the best checkpoint."""
+
+    def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
+        """Loss of each sequence, `[B]`, from the head's scores in float32."""
+
+    def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
+        """What scoring needs of each sequence: its logits `[C]`, or start and end scores `[N, 2]`."""
+
+    def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
+        """Numbers of one held-out set from the outputs of all its sequences, in their order."""

@@ -1,0 +1,78 @@
+"""The best weights of a run by a held-out number, and when to stop for want of better ones.
+
+In: the numbers of each evaluation. Out: `best/` in the run folder with `model.safetensors` and `best.json`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from minilm import storage
+from minilm.errors import DataError
+from minilm.train.metrics import restored, storable
+
+_FOLDER, _RECORD, _WEIGHTS = "best", "best.json", "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestRule:
+    """Keep the weights with the highest `metric`; stop after `patience` evaluations without a higher one (0: never)."""
+
+    metric: str
+    patience: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The highest value so far, the step it was measured at, and how many evaluations came after it."""
+
+    value: float = -math.inf
+    step: int = -1
+    stale: int = 0
+
+    def after(self, value: float, step: int) -> Best:
+        """The state after one more evaluation; a value that is not a number is never better."""
+        if value > self.value:
+            return Best(value=value, step=step)
+        return replace(self, stale=self.stale + 1)
+
+    def stored(self) -> dict[str, float | None]:
+        """As JSON can hold it; `restore` undoes it."""
+        return storable(asdict(self))
+
+    @classmethod
+    def restore(cls, values: Mapping[str, float | None]) -> Best:
+        """What `stored` gave; JSON has no -inf."""
+        value = values["value"]
+        return cls(
+            value=-math.inf if value is None else value,
+            step=int(values["step"] or 0) if value is not None else -1,
+            stale=int(values["stale"] or 0),
+        )
+
+
+def save_best(folder: Path, weights: Mapping[str, Tensor], numbers: Mapping[str, float], *, step: int) -> None:
+    """Replace the best weights of the run in `folder`, whole or not at all."""
+    with storage.atomic_folder(folder / _FOLDER, replace=True) as aside:
+        storage.write_safetensors(aside / _WEIGHTS, weights)
+        storage.write_json(aside / _RECORD, {"step": step, "numbers": storable(numbers)})
+
+
+def load_best(folder: Path) -> tuple[int, dict[str, float], dict[str, Tensor]] | None:
+    """Step, held-out numbers and weights of the best evaluation; None when no evaluation gave a number.
+
+    Raises:
+        DataError: the files are damaged.
+    """
+    if not (folder / _FOLDER).is_dir():
+        return None
+    record = storage.read_json(folder / _FOLDER / _RECORD)
+    step = record.get("step")
+    if not isinstance(step, int):
+        raise DataError(f"{folder / _FOLDER / _RECORD}: step is {step!r}; expected an integer: remove the folder")
+    return step, restored(record.get("numbers")), storage.read_safetensors(folder / _FOLDER / _WEIGHTS)
