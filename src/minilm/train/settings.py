@@ -1,0 +1,47 @@
+"""From a recipe's section on optimization to the settings of the loop.
+
+In: the section, and what only the run knows: how many steps, how often it evaluates. Out: `TrainSettings`.
+"""
+
+from __future__ import annotations
+
+from minilm.recipe import OptimizationSection
+from minilm.train.best import BestRule
+from minilm.train.loop import TrainSettings
+from minilm.train.optim import AdamWSettings
+
+# What may change between a run and its continuation: how often something is written.
+CADENCE = frozenset({"log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps"})
+
+
+def train_settings(
+    section: OptimizationSection,
+    *,
+    steps: int,
+    warmup_steps: int,
+    eval_every: int,
+    seed: int,
+    label: str,
+    best: BestRule | None = None,
+) -> TrainSettings:
+    """Join what the recipe says with what the run found out."""
+    return TrainSettings(
+        steps=steps,
+        optimizer=AdamWSettings(
+            learning_rate=section.learning_rate,
+            betas=section.adam_betas,
+            eps=section.adam_eps,
+            weight_decay=section.weight_decay,
+        ),
+        warmup_steps=warmup_steps,
+        max_grad_norm=section.max_grad_norm,
+        precision=section.precision,
+        seed=seed,
+        log_every=section.log_every,
+        eval_every=eval_every,
+        checkpoint_every=section.checkpoint_every,
+        keep_checkpoints=section.keep_checkpoints,
+        max_bad_steps=section.max_bad_steps,
+        best=best,
+        label=label,
+    )
