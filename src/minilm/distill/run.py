@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,15 +24,16 @@ from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import Teacher, load_teacher
 from minilm.embedded import embedded_model
 from minilm.errors import DataError, UsageError
+from minilm.model.checkpoint import model_checksums
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
-from minilm.recipe import DistillRecipe, Loaded, resolved_yaml
+from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
 from minilm.score.report import write_report
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.folder import RECIPE, remove_results, run_folder
-from minilm.train.loop import TrainSettings, train
+from minilm.train.loop import train
 from minilm.train.metrics import read_metrics
-from minilm.train.optim import AdamWSettings
+from minilm.train.settings import CADENCE, train_settings
 from minilm.train.state import Identity, require_run
 
 logger = logging.getLogger(__name__)
@@ -45,11 +46,8 @@ _NOT_IDENTITY = {
     "data.inputs",
     "data.workers",
     "teacher.model",
-    "train.log_every",
     "train.eval_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.max_bad_steps",
+    *(f"train.{key}" for key in CADENCE),
 }
 
 
@@ -112,7 +110,16 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, *, afresh: bool) -
         ", ".join(students),
         len(shards),
     )
-    metrics = train(objective, _train_settings(recipe), folder=out, identity=identity)
+    section = recipe.train
+    settings = train_settings(
+        section,
+        steps=section.steps,
+        warmup_steps=section.warmup_steps,
+        eval_every=section.eval_every,
+        seed=recipe.seed,
+        label="distill",
+    )
+    metrics = train(objective, settings, folder=out, identity=identity)
     folders = {name: out / "model" if len(students) == 1 else out / "model" / name for name in students}
     for name, student in students.items():
         card = _card(recipe, name, student)
@@ -222,52 +229,15 @@ def _common_heads(heads: int, students: Mapping[str, Encoder]) -> int:
     return heads
 
 
-def _train_settings(recipe: DistillRecipe) -> TrainSettings:
-    section = recipe.train
-    return TrainSettings(
-        steps=section.steps,
-        optimizer=AdamWSettings(
-            learning_rate=section.learning_rate,
-            betas=section.adam_betas,
-            eps=section.adam_eps,
-            weight_decay=section.weight_decay,
-        ),
-        warmup_steps=section.warmup_steps,
-        max_grad_norm=section.max_grad_norm,
-        precision=section.precision,
-        seed=recipe.seed,
-        log_every=section.log_every,
-        eval_every=section.eval_every,
-        checkpoint_every=section.checkpoint_every,
-        keep_checkpoints=section.keep_checkpoints,
-        max_bad_steps=section.max_bad_steps,
-        label="distill",
-    )
-
-
 def _identity(recipe: DistillRecipe, shards: Shards, teacher_folder: Path, teacher: Teacher) -> Identity:
     """What must be the same for a checkpoint to be continued."""
-    values = {key: value for key, value in _flatten(recipe.model_dump(mode="json")) if key not in _NOT_IDENTITY}
-    weights = sorted(teacher_folder.glob("*.safetensors"))
     return {
-        **values,
+        **{key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY},
         "teacher.layer": teacher.layer,
-        "teacher config": storage.sha256_file(teacher_folder / "config.json"),
-        "teacher weights": storage.sha256_text("".join(storage.sha256_file(path) for path in weights)),
+        **{f"teacher {part}": checksum for part, checksum in model_checksums(teacher_folder).items()},
         "tokenizer": shards.manifest.tokenizer,
         "dataset": shards.manifest.fingerprint,
     }
-
-
-def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        for index, inner in enumerate(value):
-            yield from _flatten(inner, f"{prefix}.{index}")
-    else:
-        yield prefix, value
 
 
 def _card(recipe: DistillRecipe, name: str, student: Encoder) -> str:

@@ -57,6 +57,20 @@ def saved_head(path: Path | str) -> HeadName | None:
     return next((head for suffix, head in _ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
 
 
+def model_checksums(path: Path | str) -> dict[str, str]:
+    """SHA-256 of the configuration and of the weights at `path`, whatever the files are called.
+
+    Raises:
+        DataError: no configuration or no weights.
+    """
+    path = Path(path)
+    files = [path] if _is_microsoft(path) else sorted(path.glob("*.safetensors")) or [path / "pytorch_model.bin"]
+    return {
+        "config": storage.sha256_file(_config_file(path)),
+        "weights": storage.sha256_text("".join(storage.sha256_file(file) for file in files)),
+    }
+
+
 def read_model(
     path: Path | str, *, head: HeadName | None = None, num_labels: int | None = None, seed: int = 0
 ) -> Model:

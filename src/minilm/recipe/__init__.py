@@ -9,7 +9,7 @@ Every problem is a one-line UsageError that names file:line or the override.
 from __future__ import annotations
 
 from minilm.recipe.finetune import FinetuneRecipe, FinetuneTrainSection, SweepSection, TaskSection
-from minilm.recipe.loading import Loaded, Recipe, load_recipe, resolved_yaml
+from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
 from minilm.recipe.schema import (
     DataSection,
     DistillRecipe,
@@ -36,6 +36,7 @@ __all__ = [
     "TeacherSection",
     "TrainSection",
     "find_recipe",
+    "flat_values",
     "load_recipe",
     "recipe_names",
     "recipe_text",

@@ -104,13 +104,19 @@ class SweepSection(Section):
 
 
 class FinetuneRecipe(Section):
-    """Everything that defines one fine-tuning run, or a sweep of them."""
+    """Everything that defines one fine-tuning run, or a sweep of them.
+
+    `model` is a model folder, a `.bin` of Microsoft's or `embedded`; `tokenizer` is for models that have none
+    beside them, `lowercase` overrides what its files say.
+    """
 
     kind: Literal["finetune"]
     name: Text
     seed: Seed = 42
     out: Text
     model: Text
+    tokenizer: Text | None = None
+    lowercase: bool | None = None
     task: TaskSection
     train: FinetuneTrainSection
     sweep: SweepSection | None = None

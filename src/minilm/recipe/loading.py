@@ -85,6 +85,18 @@ def resolved_yaml(loaded: Loaded[Recipe]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def flat_values(recipe: Recipe) -> dict[str, object]:
+    """Every value under its dotted key, as JSON holds it."""
+    plain = recipe.model_dump(mode="json")
+    values: dict[str, object] = {}
+    for keys, _ in _leaves(recipe, ()):
+        node: object = plain
+        for key in keys:
+            node = cast("dict[str | int, object]", node)[key]
+        values[_dotted(keys)] = node
+    return values
+
+
 def _origins(recipe: Recipe, document: Document, set_keys: Sequence[Keys]) -> dict[str, str]:
     name = Path(document.source).name
     origins = {}

@@ -33,6 +33,23 @@ class Sequences:
         return len(self.token_ids)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What a reader of a report wants to see of one held-out set, beside its numbers.
+
+    Attributes:
+        tables: title -> rows, such as a confusion matrix.
+        curves: title -> name of a line -> its points (x, y).
+        examples: wrong ones, each as named texts.
+        predictions: one row per held-out example, `id` and `prediction` first, as `minilm score` reads them.
+    """
+
+    tables: Mapping[str, Sequence[Mapping[str, object]]]
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
+    examples: Sequence[Mapping[str, str]]
+    predictions: Sequence[Mapping[str, object]]
+
+
 class Task(Protocol):
     """What fine-tuning learns; the head's scores are `[B, C]` (classification) or `[T, 2]` (span)."""
 
@@ -68,3 +85,6 @@ class Task(Protocol):
 
     def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
         """Numbers of one held-out set from the outputs of all its sequences, in their order."""
+
+    def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
+        """What the report shows of one held-out set."""
