@@ -34,8 +34,8 @@ class Curve:
     stride: int = 1
 
 
-def draw(curves: Sequence[Curve]) -> str | None:
-    """Draw curves into one chart, x being the step.
+def draw(curves: Sequence[Curve], *, x_label: str = "step") -> str | None:
+    """Draw curves into one chart over `x_label`.
 
     Returns:
         an `<svg>` that uses the CSS variables --soft, --line and --c0 to --c5; None without matplotlib.
@@ -58,7 +58,7 @@ def draw(curves: Sequence[Curve]) -> str | None:
             color = _LINES[index % len(_LINES)]
             marker = "o" if len(curve.steps) == 1 else None
             axes.plot(curve.steps, curve.values, color=color, linewidth=1.6, marker=marker, label=curve.name)
-        axes.set_xlabel("step", color=_INK)
+        axes.set_xlabel(x_label, color=_INK)
         axes.tick_params(colors=_INK, length=0)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         for side, spine in axes.spines.items():

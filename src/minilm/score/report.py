@@ -62,6 +62,9 @@ def write_report(
     table: Sequence[Mapping[str, object]],
     metrics: Sequence[Mapping[str, float]],
     notes: Sequence[str],
+    scores: Sequence[str] = (),
+    tables: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
+    plots: Mapping[str, Sequence[Curve]] | None = None,
     examples: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Write `folder/report.html`.
@@ -73,12 +76,18 @@ def write_report(
         metrics: rows with a `step` and any of loss, heldout_loss, learning_rate, tokens_per_second, each also
             as `<student>.loss` and so on; other keys are not drawn.
         notes: sentences for the reader, one item each.
+        scores: more keys of `metrics`, drawn into one chart.
+        tables: more tables, each under its title.
+        plots: more curves by title, whose x is named after the last " over " of the title.
         examples: a few named texts each, such as an input and an output.
 
     Raises:
         SystemProblem: the file cannot be written.
     """
-    sections = [_section("Results", _table(table)), _section("Curves", _curves(metrics))]
+    charts = {**_CHARTS, "Held-out scores": tuple(scores)}
+    figures = {title: _chart_curves(metrics, names) for title, names in charts.items()}
+    sections = [_section("Results", _table(table)), _section("Curves", _figures({**figures, **(plots or {})}))]
+    sections += [_section(escape(heading), _table(rows)) for heading, rows in (tables or {}).items()]
     sections += [_section("Examples", _examples(examples)), _section("Notes", _notes(notes))]
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -127,13 +136,12 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _curves(metrics: Sequence[Mapping[str, float]]) -> str:
-    charts = {title: _chart_curves(metrics, names) for title, names in _CHARTS.items()}
+def _figures(charts: Mapping[str, Sequence[Curve]]) -> str:
     figures = []
     for title, curves in charts.items():
         if not curves:
             continue
-        svg = draw(curves)
+        svg = draw(curves, x_label=title.rpartition(" over ")[2] if " over " in title else "step")
         if svg is None:
             return f"<p>{escape(_NO_PLOT)}</p>"
         figures.append(f"<figure>\n<figcaption>{escape(title)}{_thinned(curves)}</figcaption>\n{svg}</figure>\n")
@@ -153,10 +161,15 @@ def _chart_curves(metrics: Sequence[Mapping[str, float]], names: Sequence[str]) 
 
 def _curve(metrics: Sequence[Mapping[str, float]], key: str) -> Curve:
     rows = [(row["step"], row[key]) for row in metrics if _is_number(row.get(key)) and "step" in row]
-    points = [(step, value) for step, value in rows if math.isfinite(step) and math.isfinite(value)]
-    stride = max(1, math.ceil(len(points) / _MAX_POINTS))
-    drawn = points[::stride]
-    return Curve(name=key, steps=[p[0] for p in drawn], values=[p[1] for p in drawn], stride=stride)
+    return curve_of(key, rows)
+
+
+def curve_of(name: str, points: Sequence[tuple[float, float]]) -> Curve:
+    """A line through the finite ones of `points` (x, y), thinned to what can be seen."""
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    stride = max(1, math.ceil(len(finite) / _MAX_POINTS))
+    drawn = finite[::stride]
+    return Curve(name=name, steps=[x for x, _ in drawn], values=[y for _, y in drawn], stride=stride)
 
 
 def _notes(notes: Sequence[str]) -> str:

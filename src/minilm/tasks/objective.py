@@ -113,9 +113,7 @@ class FinetuneObjective:
         everyones = [pair for part in gathered(own, self._ranks) for pair in part]
         return [output for _, output in sorted(everyones, key=lambda pair: pair[0])]
 
-    def _batches(
-        self, sequences: Sequences, rows: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], Packed]]:
+    def _batches(self, sequences: Sequences, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Packed]]:
         token_ids = [sequences.token_ids[row] for row in rows]
         segment_ids = [sequences.segment_ids[row] for row in rows]
         for part, packed in packed_batches(token_ids, segment_ids, token_budget=self._tokens_per_batch):

@@ -62,6 +62,11 @@ def joined() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def is_first_process() -> bool:
+    """Whether this process, started by torchrun or not, is the one that talks to the user."""
+    return _from_environment("RANK", 0) == 0
+
+
 def _from_environment(name: str, default: int | None) -> int:
     text = os.environ.get(name, "" if default is None else str(default))
     if not text.isdigit():

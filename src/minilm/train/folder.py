@@ -22,7 +22,10 @@ from minilm.errors import MinilmError, SystemProblem, UsageError
 logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.resolved.yaml"
-_RESULTS = ("checkpoints", "best", "metrics.jsonl", "report.html", "model")
+_RESULTS = (
+    *("checkpoints", "best", "metrics.jsonl", "report.html", "model"),
+    *("result.json", "analysis.json", "predictions", "runs"),
+)
 
 
 @contextlib.contextmanager

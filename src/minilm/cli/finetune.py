@@ -1,0 +1,80 @@
+"""`minilm finetune`: run a fine-tuning recipe and its sweep, or show what it would run.
+
+In: a recipe (a path, or the name of a shipped one) and overrides. Out: a run folder with the best model, and a table.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from minilm.tasks.result import Point
+
+
+def finetune(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.", show_default="none"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")
+    ] = False,
+    resume: Annotated[
+        Literal["auto", "never"],
+        typer.Option(help="auto continues from the newest checkpoint; never removes the run folder's results first."),
+    ] = "auto",
+) -> None:
+    """Fine-tune an encoder: GLUE, SQuAD, or labelled texts of your own.
+
+    Stop it at any moment and start the same command again: it continues where it was. Several processes share each
+    step under torchrun.
+
+    Examples:
+      minilm finetune my.yaml --set train.learning_rate=3e-5 --set out=runs/mine
+      torchrun --nproc-per-node 2 --no-python minilm finetune my.yaml
+    """
+    from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe, resolved_yaml
+
+    loaded = load_recipe(find_recipe(recipe), overrides or [], kind=FinetuneRecipe)
+    if dry_run:
+        typer.echo(resolved_yaml(loaded), nl=False)
+        return
+    from minilm.errors import Interrupted
+    from minilm.tasks.sweep import finetune as run
+    from minilm.train.distributed import is_first_process
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
+    try:
+        points = run(loaded, resume=resume)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped at once; the same command goes on from the last checkpoint, if one was written"
+        ) from None
+    if is_first_process():
+        typer.echo(_table(points))
+        typer.echo(f"everything is in {loaded.recipe.out} (report.html, model/)")
+
+
+def _table(points: Sequence[Point]) -> str:
+    """One line per setting: its numbers' mean and deviation over the seeds."""
+    from minilm.tasks.result import best_point
+
+    chosen = best_point(points)
+    rows = [("", "seeds", points[0].metric, "deviation", "best")]
+    for point in points:
+        mark = "  <- best mean" if point is chosen and len(points) > 1 else ""
+        numbers = (f"{point.mean:.2f}", f"{point.deviation:.2f}", f"{point.best.main:.2f}{mark}")
+        rows.append((point.describe(), str(len(point.runs)), *numbers))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in (1, 2, 3)), row[4]])
+        for row in rows
+    ]
+    others = [name for name in chosen.best.numbers if name != chosen.metric]
+    numbers = ", ".join(f"{name} {chosen.best.numbers[name]:.4g}" for name in others)
+    return "\n".join(lines) + (f"\nbest run: {numbers}" if numbers else "")

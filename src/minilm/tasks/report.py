@@ -1,0 +1,126 @@
+"""The pages and tables of fine-tuning: one run, or a sweep with mean and deviation.
+
+In: results of runs, their metrics and analyses. Out: `report.html`, and the rows of the table the command prints.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from minilm import storage
+from minilm.recipe import FinetuneRecipe
+from minilm.score.curves import Curve
+from minilm.score.report import curve_of, write_report
+from minilm.tasks.result import ANALYSIS, Point, RunResult, best_point
+from minilm.train.metrics import read_metrics
+
+_Rows = Sequence[Mapping[str, object]]
+
+
+def report_run(recipe: FinetuneRecipe, result: RunResult) -> None:
+    """`report.html` of one run: its numbers, curves, and what its held-out examples show."""
+    tables, plots, examples = _shown(result.folder)
+    write_report(
+        result.folder,
+        title=recipe.name,
+        table=[{"seed": result.seed, **result.numbers, "best step": result.best_step, "steps": result.steps}],
+        metrics=read_metrics(result.folder),
+        notes=_notes(recipe, result),
+        scores=[name for name in result.numbers if name.rpartition(".")[2] != "heldout_loss"],
+        tables=tables,
+        plots=plots,
+        examples=examples,
+    )
+
+
+def report_sweep(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> None:
+    """`report.html` of a sweep: mean, deviation and best of each point, every run, and the best run's analysis."""
+    best = best_point(points)
+    run = best.best
+    tables, plots, examples = _shown(run.folder)
+    write_report(
+        out,
+        title=recipe.name,
+        table=point_rows(points),
+        metrics=_joined_metrics(best.runs),
+        notes=[
+            *_notes(recipe, run),
+            f"The paper reports the mean over seeds of the best setting: {best.mean:.4g} here "
+            f"({best.describe()}, {len(best.runs)} seeds).",
+            f"Analysis and examples are of the best run of that setting, seed {run.seed}.",
+        ],
+        scores=[f"{result.seed} {run.main_metric}" for result in best.runs],
+        tables={"All runs": run_rows(points), **tables},
+        plots=plots,
+        examples=examples,
+    )
+
+
+def point_rows(points: Sequence[Point]) -> list[dict[str, object]]:
+    """One row per setting: its values, mean, deviation and best over the seeds; the best setting is marked."""
+    chosen = best_point(points)
+    return [
+        {
+            "setting": point.describe(),
+            "seeds": len(point.runs),
+            f"{point.metric} mean": point.mean,
+            "deviation": point.deviation,
+            "best": point.best.main,
+            "chosen": "best mean" if point is chosen else "",
+        }
+        for point in points
+    ]
+
+
+def run_rows(points: Sequence[Point]) -> list[dict[str, object]]:
+    """One row per run with all its numbers."""
+    return [
+        {"setting": point.describe(), "seed": run.seed, **run.numbers, "best step": run.best_step}
+        for point in points
+        for run in point.runs
+    ]
+
+
+def _joined_metrics(runs: Sequence[RunResult]) -> list[dict[str, float]]:
+    """The curves of all seeds side by side, each under its seed."""
+    joined: list[dict[str, float]] = []
+    for run in runs:
+        for row in read_metrics(run.folder):
+            joined.append(
+                {"step": row["step"], **{f"{run.seed}.{key}": value for key, value in row.items() if key == "loss"}}
+                | ({f"{run.seed} {run.main_metric}": row[run.main_metric]} if run.main_metric in row else {})
+            )
+    return joined
+
+
+def _shown(folder: Path) -> tuple[dict[str, _Rows], dict[str, Sequence[Curve]], list[Mapping[str, str]]]:
+    """Tables, plots and examples of a run's analysis; those of several held-out sets under their names."""
+    analyses = cast("Mapping[str, Mapping[str, object]]", storage.read_json(folder / ANALYSIS))
+    tables: dict[str, _Rows] = {}
+    plots: dict[str, Sequence[Curve]] = {}
+    examples: list[Mapping[str, str]] = []
+    for name, analysis in analyses.items():
+        prefix = f"{name}: " if len(analyses) > 1 else ""
+        for title, rows in cast("Mapping[str, _Rows]", analysis["tables"]).items():
+            tables[prefix + title] = rows
+        lines = cast("Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]", analysis["curves"])
+        for title, curves in lines.items():
+            plots[prefix + title] = [curve_of(line, points) for line, points in curves.items()]
+        examples += cast("Sequence[Mapping[str, str]]", analysis["examples"])
+    return tables, plots, examples
+
+
+def _notes(recipe: FinetuneRecipe, result: RunResult) -> list[str]:
+    section = recipe.train
+    return [
+        f"Model {recipe.model}; task {recipe.task.name}; {result.train_examples:,} training examples from "
+        f"{', '.join(recipe.task.train)}.",
+        f"Batch {result.batch_size}, learning rate {result.learning_rate:g}, {result.steps} steps, "
+        f"warmup {section.warmup_fraction:g} of them, {section.precision}.",
+        f"The numbers are of the weights with the highest {result.main_metric} on "
+        f"{recipe.task.dev[0] if recipe.task.dev else 'nothing: no held-out data'}.",
+        f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}; this run took {result.seconds:.0f} s.",
+    ]

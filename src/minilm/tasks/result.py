@@ -1,0 +1,110 @@
+"""What a finished run is, and what several seeds of one setting amount to.
+
+In: `result.json` of runs. Out: `RunResult`, and `Point` with mean and deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from minilm import storage
+from minilm.errors import DataError
+from minilm.train.state import Identity, require_same
+
+RESULT, ANALYSIS = "result.json", "analysis.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run: what it was, the held-out numbers of its best evaluation and where it lies."""
+
+    folder: Path
+    seed: int
+    learning_rate: float
+    epochs: float
+    batch_size: int
+    main_metric: str
+    numbers: Mapping[str, float]
+    best_step: int
+    steps: int
+    train_examples: int
+    parameters: int
+    seconds: float
+
+    @property
+    def main(self) -> float:
+        """The number that chooses between runs; NaN without held-out data."""
+        return self.numbers.get(self.main_metric, math.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """The runs of one setting, one per seed."""
+
+    learning_rate: float
+    epochs: float
+    batch_size: int
+    runs: Sequence[RunResult]
+
+    @property
+    def metric(self) -> str:
+        """What is compared."""
+        return self.runs[0].main_metric
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(run.main for run in self.runs)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over the seeds; 0 for one."""
+        return statistics.stdev([run.main for run in self.runs]) if len(self.runs) > 1 else 0.0
+
+    @property
+    def best(self) -> RunResult:
+        """The run with the highest number; the first of equals."""
+        return max(self.runs, key=lambda run: _comparable(run.main))
+
+    def describe(self) -> str:
+        """The setting in words."""
+        return f"learning rate {self.learning_rate:g}, {self.epochs:g} epochs, batch {self.batch_size}"
+
+
+def best_point(points: Sequence[Point]) -> Point:
+    """The setting with the highest mean over its seeds, as papers report; the first of equals."""
+    return max(points, key=lambda point: _comparable(point.mean))
+
+
+def _comparable(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
+def write_result(result: RunResult, identity: Identity) -> None:
+    """Record that the run is finished, in its folder."""
+    values = {**asdict(result), "folder": ".", "identity": dict(identity)}
+    storage.write_json(result.folder / RESULT, values)
+
+
+def read_result(out: Path, identity: Identity) -> RunResult | None:
+    """The result of the same run in `out`, if it came to its end.
+
+    Raises:
+        UsageError: the folder holds the result of another run; what differs is named.
+        DataError: the record is damaged.
+    """
+    if not (out / RESULT).is_file():
+        return None
+    values = storage.read_json(out / RESULT)
+    try:
+        require_same(cast("Identity", values.pop("identity")), identity, out / RESULT)
+        return RunResult(**{**values, "folder": out})  # type: ignore[arg-type]
+    except (KeyError, TypeError):
+        raise DataError(
+            f"{out / RESULT}: not the record of a run; remove it and start the same command again"
+        ) from None

@@ -1,0 +1,245 @@
+"""One fine-tuning run, from a recipe to a run folder.
+
+In: a recipe without a sweep. Out: a folder with `metrics.jsonl`, `checkpoints/`, `best/`, `result.json`,
+`analysis.json`, `predictions/`, `report.html` and the model of the best evaluation as a Hugging Face folder, `model/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from minilm import storage
+from minilm.corpus.order import derived_seed
+from minilm.embedded import embedded_model
+from minilm.errors import UsageError
+from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
+from minilm.model.encoder import reset_weights
+from minilm.model.heads import Model, new_head
+from minilm.recipe import FinetuneRecipe, flat_values
+from minilm.tasks.base import Analysis, Task
+from minilm.tasks.make import make_task
+from minilm.tasks.objective import FinetuneObjective
+from minilm.tasks.report import report_run
+from minilm.tasks.result import ANALYSIS, RunResult, read_result, write_result
+from minilm.text.tokenizer import Tokenizer
+from minilm.train.best import BestRule, load_best
+from minilm.train.distributed import ALONE, Ranks, wait_for_first
+from minilm.train.folder import RECIPE, remove_results, run_folder
+from minilm.train.loop import TrainSettings, train
+from minilm.train.settings import CADENCE, train_settings
+from minilm.train.state import Identity, require_run
+
+logger = logging.getLogger(__name__)
+
+# What may change between a run and its continuation: names, places and how often something is written.
+_NOT_IDENTITY = {"name", "out", "model", "tokenizer", "task.train", "task.dev", *(f"train.{key}" for key in CADENCE)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What the files of a recipe turned out to be."""
+
+    task: Task
+    tokenizer: Tokenizer
+    model: Path
+    steps: int
+    steps_per_epoch: int
+    identity: Identity
+
+
+def finetune_once(
+    recipe: FinetuneRecipe, *, resolved: str, afresh: bool = False, ranks: Ranks = ALONE, label: str = "fine-tune"
+) -> RunResult:
+    """Run a recipe to its end; started again after a kill, it goes on and ends in the same bits.
+
+    Args:
+        recipe: the recipe; its sweep is not looked at.
+        resolved: the recipe as text with the origin of each value, kept in the run folder.
+        afresh: remove the results of an earlier run and start from the first step.
+        ranks: this process among those that share the run.
+        label: what the progress line says.
+
+    Raises:
+        UsageError: the run folder belongs to another dataset, tokenizer, model or recipe; what differs is named.
+        DataError: a data file or the model cannot be used.
+        SystemProblem: the machine refuses to write.
+        Interrupted: Ctrl-C; the state is saved.
+    """
+    out = Path(recipe.out)
+    with run_folder(out, recipe=resolved) if ranks.is_first else contextlib.nullcontext():
+        wait_for_first(ranks)
+        plan = _plan(recipe)
+        if ranks.is_first:
+            if afresh:
+                remove_results(out)
+            require_run(out / "checkpoints", plan.identity)
+            storage.atomic_write(out / RECIPE, resolved)
+        wait_for_first(ranks)
+        finished = read_result(out, plan.identity)
+        return finished if finished is not None else _run(recipe, plan, ranks, label)
+
+
+def _plan(recipe: FinetuneRecipe) -> _Plan:
+    model = embedded_model() if recipe.model == "embedded" else Path(recipe.model)
+    tokenizer = _tokenizer(recipe, model)
+    task = make_task(recipe.task, tokenizer)
+    section = recipe.train
+    examples = len(task.train)
+    steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
+    values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
+    values = {key: value for key, value in values.items() if not key.startswith("sweep")}
+    files = {f"{part} file {path.name}": storage.sha256_file(path) for part, path in _files(recipe)}
+    checksums = {f"model {part}": checksum for part, checksum in model_checksums(model).items()}
+    return _Plan(
+        task=task,
+        tokenizer=tokenizer,
+        model=model,
+        steps=steps,
+        steps_per_epoch=math.ceil(examples / section.batch_size),
+        identity={**values, **files, **checksums, "tokenizer": tokenizer.fingerprint, "device": _device()},
+    )
+
+
+def _files(recipe: FinetuneRecipe) -> list[tuple[str, Path]]:
+    """The data files that lie on this machine."""
+    named = [("train", name) for name in recipe.task.train] + [("dev", name) for name in recipe.task.dev]
+    return [(part, Path(name)) for part, name in named if Path(name).is_file()]
+
+
+def _tokenizer(recipe: FinetuneRecipe, model: Path) -> Tokenizer:
+    """The recipe's own, or the one in the model's folder."""
+    path = Path(recipe.tokenizer) if recipe.tokenizer is not None else model if model.is_dir() else model.parent
+    return Tokenizer.load(path, lowercase=recipe.lowercase)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str) -> RunResult:
+    out, task = Path(recipe.out), plan.task
+    model = start_model(plan.model, task, seed=recipe.seed).to(_device())
+    plan.tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(plan.model))
+    _require_positions(task, model, recipe.task.max_tokens)
+    objective = FinetuneObjective(
+        model,
+        task,
+        batch_size=recipe.train.batch_size,
+        tokens_per_batch=recipe.train.tokens_per_batch,
+        seed=recipe.seed,
+        ranks=ranks,
+    )
+    logger.info("%s: %d examples, %d steps, model %s", label, len(task.train), plan.steps, plan.model)
+    started = time.monotonic()
+    numbers = train(objective, _settings(recipe, plan, label), folder=out, identity=plan.identity, ranks=ranks)
+    best_step = plan.steps
+    best = load_best(out)
+    if best is not None:
+        best_step, numbers, weights = best
+        model.load_state_dict(weights)
+    analyses = {name: task.analyse(name, objective.predict(sequences)) for name, sequences in task.dev.items()}
+    result = RunResult(
+        folder=out,
+        seed=recipe.seed,
+        learning_rate=recipe.train.learning_rate,
+        epochs=recipe.train.epochs,
+        batch_size=recipe.train.batch_size,
+        main_metric=task.main_metric,
+        numbers=numbers,
+        best_step=best_step,
+        steps=plan.steps,
+        train_examples=len(task.train),
+        parameters=model.encoder.config.num_parameters(),
+        seconds=time.monotonic() - started,
+    )
+    if ranks.is_first:
+        _write(recipe, plan, model, result, analyses)
+    wait_for_first(ranks)
+    return result
+
+
+def start_model(path: Path, task: Task, *, seed: int) -> Model:
+    """The encoder at `path` with the task's head: the one of the file where it fits, else a fresh one."""
+    num_labels = len(task.labels) or (2 if task.head == "span" else 1)
+    fresh = derived_seed(seed, "head")
+    same_head = saved_head(path) == task.head
+    if not same_head or task.head == "span" or len(read_labels(path)) == num_labels:
+        return read_model(path, head=task.head, num_labels=num_labels, seed=fresh).train()
+    logger.warning("%s is a classifier of other labels: its head is left out, a fresh one is trained", path)
+    encoder = read_model(path).encoder
+    generator = torch.Generator().manual_seed(fresh)
+    if encoder.pooler is None:
+        encoder.pooler = torch.nn.Linear(encoder.config.hidden_size, encoder.config.hidden_size)
+        reset_weights(encoder.pooler, encoder.config.initializer_range, generator)
+    return Model(encoder, new_head(task.head, encoder.config, num_labels=num_labels, generator=generator)).train()
+
+
+def _require_positions(task: Task, model: Model, max_tokens: int) -> None:
+    limit = model.encoder.config.max_tokens
+    longest = max(len(ids) for part in (task.train, *task.dev.values()) for ids in part.token_ids)
+    if longest > limit:
+        raise UsageError(
+            f"task.max_tokens is {max_tokens}, but the model has positions for {limit} tokens; "
+            f"set it to {limit} or less"
+        )
+
+
+def _settings(recipe: FinetuneRecipe, plan: _Plan, label: str) -> TrainSettings:
+    section, has_dev = recipe.train, bool(plan.task.dev)
+    return train_settings(
+        section,
+        steps=plan.steps,
+        warmup_steps=int(section.warmup_fraction * plan.steps),
+        eval_every=(section.eval_every or plan.steps_per_epoch) if has_dev else 0,
+        seed=recipe.seed,
+        label=label,
+        best=BestRule(metric=plan.task.main_metric, patience=section.patience) if has_dev else None,
+    )
+
+
+def _write(
+    recipe: FinetuneRecipe, plan: _Plan, model: Model, result: RunResult, analyses: Mapping[str, Analysis]
+) -> None:
+    """The model, the record of the run, what it predicted; the record last: with it the run is finished."""
+    out, task = result.folder, plan.task
+    with storage.atomic_folder(out / "model", replace=True) as aside:
+        write_model(
+            model,
+            aside,
+            head=task.head,
+            labels=task.labels,
+            regression=task.head == "classification" and not task.labels,
+        )
+        plan.tokenizer.save(aside)
+        storage.atomic_write(aside / "README.md", _card(recipe, result))
+    with storage.atomic_folder(out / "predictions", replace=True) as aside:
+        for name, analysis in analyses.items():
+            rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in analysis.predictions)
+            storage.atomic_write(aside / f"{name}.jsonl", rows)
+    shown = {
+        name: {"tables": analysis.tables, "curves": analysis.curves, "examples": analysis.examples}
+        for name, analysis in analyses.items()
+    }
+    storage.write_json(out / ANALYSIS, cast("Mapping[str, object]", shown))
+    report_run(recipe, result)
+    write_result(result, plan.identity)
+
+
+def _card(recipe: FinetuneRecipe, result: RunResult) -> str:
+    numbers = "\n".join(f"- {name}: {value:.4g}" for name, value in result.numbers.items())
+    return (
+        f"---\nlibrary_name: minilm\ntags: [minilm, {recipe.task.name}]\n---\n\n# {recipe.name}\n\n"
+        f"`{Path(recipe.model).name}` fine-tuned on {recipe.task.name}: {result.train_examples:,} examples, "
+        f"{result.steps} steps of {result.batch_size}, learning rate {result.learning_rate:g}, seed {result.seed}; "
+        f"the weights of step {result.best_step}.\n\n{numbers}\n"
+    )

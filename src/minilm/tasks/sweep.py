@@ -1,0 +1,222 @@
+"""Several seeds and a grid of settings: every combination is one run, the best setting is the one with the best mean.
+
+In: a recipe, with or without a sweep. Out: one run folder, or `runs/` with one each, a report with mean and
+deviation, `results.json` and the model of the best run.
+
+Runs come one after another, or one at a time on each device, each in a process of its own. A run that is finished
+is not run again, so a sweep goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Literal
+
+import torch
+
+from minilm import storage
+from minilm.errors import Interrupted, MinilmError, SystemProblem, UsageError
+from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
+from minilm.tasks.report import report_sweep, run_rows
+from minilm.tasks.result import Point, RunResult, best_point
+from minilm.tasks.run import finetune_once
+from minilm.train.distributed import ALONE, Ranks, joined
+from minilm.train.folder import RECIPE, remove_results, run_folder
+
+logger = logging.getLogger(__name__)
+
+_BULKY = ("checkpoints", "best")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One run of a sweep: its recipe, where it lies in the recipe's grid."""
+
+    loaded: Loaded[FinetuneRecipe]
+    setting: tuple[float, float, int]
+    label: str
+
+    @property
+    def resolved(self) -> str:
+        """The recipe of the run as text."""
+        return resolved_yaml(self.loaded)
+
+
+def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"] = "auto") -> list[Point]:
+    """Run a recipe, all of its sweep, to the end; the same call goes on after a kill.
+
+    Args:
+        loaded: the recipe.
+        resume: never removes the results of an earlier run and starts from the first step.
+
+    Returns:
+        One point per setting; a recipe without a sweep is one point with one run.
+
+    Raises:
+        UsageError: the run folder belongs to another dataset, tokenizer, model or recipe; what differs is named.
+        DataError: a data file or the model cannot be used.
+        SystemProblem: the machine refuses to write, or the process of a run died.
+        Interrupted: Ctrl-C; the state is saved.
+    """
+    recipe, afresh = loaded.recipe, resume == "never"
+    with joined() as ranks:
+        if recipe.sweep is None:
+            result = finetune_once(recipe, resolved=resolved_yaml(loaded), afresh=afresh, ranks=ranks)
+            return _points([(_setting(recipe), result)])
+        jobs = _jobs(loaded)
+        if not ranks.is_first:
+            return _points([(job.setting, _run_here(job, ranks)) for job in jobs])
+        out = Path(recipe.out)
+        with run_folder(out, recipe=resolved_yaml(loaded)):
+            if afresh:
+                remove_results(out)
+            storage.atomic_write(out / RECIPE, resolved_yaml(loaded))
+            points = _points(_run_all(jobs, recipe, ranks))
+            _finish(recipe, out, points)
+        return points
+
+
+def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
+    """Every combination of the grid, seeds innermost, so that settings are complete one after another."""
+    recipe, sweep = loaded.recipe, loaded.recipe.sweep
+    assert sweep is not None
+    grid = list(
+        itertools.product(
+            sweep.learning_rate or [recipe.train.learning_rate],
+            sweep.epochs or [recipe.train.epochs],
+            sweep.batch_size or [recipe.train.batch_size],
+            sweep.seeds or [recipe.seed],
+        )
+    )
+    jobs = []
+    for number, (learning_rate, epochs, batch_size, seed) in enumerate(grid, start=1):
+        name = f"lr{learning_rate:g}-epochs{epochs:g}-batch{batch_size}-seed{seed}"
+        changed = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
+        run = recipe.model_copy(
+            update={
+                "name": f"{recipe.name} {name}",
+                "out": str(Path(recipe.out) / "runs" / name),
+                "seed": seed,
+                "sweep": None,
+                "train": recipe.train.model_copy(update=changed),
+            }
+        )
+        origins = {key: origin for key, origin in loaded.origins.items() if not key.startswith("sweep")}
+        origins |= dict.fromkeys(("out", "name", "seed", *(f"train.{key}" for key in changed)), "sweep")
+        jobs.append(
+            _Job(
+                loaded=Loaded(recipe=run, origins={**origins, "sweep": "default"}),
+                setting=(learning_rate, epochs, batch_size),
+                label=f"run {number}/{len(grid)} {name}",
+            )
+        )
+    return jobs
+
+
+def _setting(recipe: FinetuneRecipe) -> tuple[float, float, int]:
+    return recipe.train.learning_rate, recipe.train.epochs, recipe.train.batch_size
+
+
+def _points(results: Sequence[tuple[tuple[float, float, int], RunResult]]) -> list[Point]:
+    """Runs of equal setting together, settings in the order of the grid."""
+    runs: dict[tuple[float, float, int], list[RunResult]] = {}
+    for setting, result in results:
+        runs.setdefault(setting, []).append(result)
+    return [
+        Point(learning_rate=rate, epochs=epochs, batch_size=size, runs=found)
+        for (rate, epochs, size), found in runs.items()
+    ]
+
+
+def _run_all(
+    jobs: Sequence[_Job], recipe: FinetuneRecipe, ranks: Ranks
+) -> list[tuple[tuple[float, float, int], RunResult]]:
+    devices = _devices(recipe, ranks)
+    if len(devices) < 2:
+        return [(job.setting, _run_here(job, ranks)) for job in jobs]
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    with ThreadPoolExecutor(len(devices)) as threads:
+        list(threads.map(lambda job: _run_apart(job, free, len(devices)), jobs))
+    return [(job.setting, _run_here(job, ALONE)) for job in jobs]  # finished: their results are read
+
+
+def _devices(recipe: FinetuneRecipe, ranks: Ranks) -> list[str]:
+    """One run at a time on each; a run that is itself shared by several processes has them all."""
+    assert recipe.sweep is not None
+    named = recipe.sweep.devices
+    if ranks.world_size > 1:
+        if named:
+            raise UsageError("sweep.devices spreads whole runs, torchrun spreads each run: use one of the two")
+        return []
+    return named or [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def _run_here(job: _Job, ranks: Ranks) -> RunResult:
+    result = finetune_once(job.loaded.recipe, resolved=job.resolved, ranks=ranks, label=job.label)
+    if ranks.is_first:
+        for name in _BULKY:
+            shutil.rmtree(result.folder / name, ignore_errors=True)
+    return result
+
+
+def _run_apart(job: _Job, free: SimpleQueue[str], num_devices: int) -> None:
+    """One run in a process that sees one device only; it is the same command a user would type."""
+    folder = Path(job.loaded.recipe.out)
+    storage.make_folder(folder)
+    file = folder / "recipe.yaml"
+    storage.atomic_write(file, job.resolved)
+    device = free.get()
+    try:
+        logger.info("%s on %s", job.label, device)
+        done = subprocess.run(
+            [sys.executable, "-m", "minilm.cli.app", "finetune", str(file)],
+            env={**os.environ, **_environment(device, num_devices)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        free.put(device)
+    _require_success(job, done)
+
+
+def _environment(device: str, num_devices: int) -> Mapping[str, str]:
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and number.isdigit():
+        return {"CUDA_VISIBLE_DEVICES": number}
+    if device == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num_devices))}
+    raise UsageError(f"sweep.devices: found {device!r}; expected 'cpu' or 'cuda:0', 'cuda:1' and so on")
+
+
+def _require_success(job: _Job, done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode == 0:
+        return
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+    kinds: Mapping[int, type[MinilmError]] = {kind.exit_code: kind for kind in (UsageError, SystemProblem, Interrupted)}
+    raise kinds.get(done.returncode, SystemProblem)(f"{job.label} ended with code {done.returncode}: {last}")
+
+
+def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> None:
+    """Keep the model of the best run of the best setting; write what the sweep found."""
+    best = best_point(points).best
+    if (best.folder / "model").is_dir():
+        with storage.atomic_folder(out / "model", replace=True) as aside:
+            shutil.copytree(best.folder / "model", aside, dirs_exist_ok=True)
+    for point in points:
+        for run in point.runs:
+            shutil.rmtree(run.folder / "model", ignore_errors=True)
+    report_sweep(recipe, out, points)
+    storage.write_json(out / "results.json", {"metric": best.main_metric, "runs": run_rows(points)})
