@@ -1,0 +1,178 @@
+"""`minilm score`: compare predictions with references, as the papers do.
+
+In: two files matched by id. Out: a small table, or one JSON object with `--json`; what has no partner is warned
+about on stderr. The files are read by `minilm.corpus.predictions`, the numbers come from `minilm.score`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from minilm.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from minilm.score.glue import Label
+
+logger = logging.getLogger(__name__)
+
+app = typer.Typer(name="score", help="Compare predictions with references.", no_args_is_help=True)
+
+_OFFICIAL_THRESHOLD = 1.0
+_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+@app.command()
+def squad(
+    *,
+    predictions: Annotated[
+        Path, typer.Option(metavar="FILE", help="{id: text} as .json, or .jsonl rows with id and prediction.")
+    ],
+    references: Annotated[
+        Path, typer.Option(metavar="FILE", help="SQuAD as official .json, or .jsonl rows with id and answers.")
+    ],
+    na_prob: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="How sure the model is that there is no answer: {id: number}, or rows with id and na_prob "
+            "or null_odds. Brings best_exact and best_f1.",
+            show_default="none",
+        ),
+    ] = None,
+    na_prob_thresh: Annotated[
+        float, typer.Option(metavar="X", help="A na_prob above this means no answer (for null odds: 0).")
+    ] = _OFFICIAL_THRESHOLD,
+    as_json: _AsJson = False,
+) -> None:
+    """Score answers to SQuAD questions, v1.1 or v2.0, as the official script does.
+
+    Files may be .gz. A question without a prediction counts as wrong. An id may come twice with equal predictions
+    only.
+
+    Examples:
+      minilm score squad --predictions predictions.json --references dev-v2.0.json
+
+      minilm score squad --predictions p.jsonl --references dev.jsonl.gz --na-prob null_odds.json --na-prob-thresh 0
+    """
+    from minilm.corpus.predictions import as_number, as_text, read_by_id, read_squad_references
+    from minilm.score.matching import match_ids
+    from minilm.score.squad import squad_metrics
+
+    if math.isnan(na_prob_thresh):
+        raise UsageError("--na-prob-thresh nan: expected a number")
+    if na_prob is None and na_prob_thresh != _OFFICIAL_THRESHOLD:
+        raise UsageError(
+            f"--na-prob-thresh {na_prob_thresh:g} has nothing to be compared to: give --na-prob FILE, or leave it out"
+        )
+    questions = read_squad_references(references)
+    ids = [one.id for one in questions]
+    answers = read_by_id(predictions, as_text, fields=("prediction",), allow_equal_repeats=True)
+    with _about(predictions):
+        match = match_ids(ids, answers)
+    _warn(predictions, match.missing_finding(), match.extra_finding())
+    na_probs = None
+    if na_prob is not None:
+        na_probs = read_by_id(na_prob, as_number, fields=("na_prob", "null_odds"), allow_equal_repeats=True)
+        with _about(na_prob):
+            _warn(na_prob, match_ids(ids, na_probs, what="na_prob").extra_finding())
+    with _about(na_prob or predictions):
+        metrics = squad_metrics(questions, answers, na_probs=na_probs, na_prob_threshold=na_prob_thresh)
+    _show(metrics, as_json=as_json)
+
+
+@app.command()
+def glue(
+    *,
+    task: Annotated[str, typer.Option(metavar="TASK", help="cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte or wnli.")],
+    predictions: Annotated[
+        Path, typer.Option(metavar="FILE", help=".jsonl rows with an id and prediction, or {id: label} as .json.")
+    ],
+    references: Annotated[
+        Path, typer.Option(metavar="FILE", help=".jsonl rows with an id and a label, or {id: label} as .json.")
+    ],
+    id_field: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Field of the id, in both files.", show_default="id or idx")
+    ] = None,
+    label_field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Field of the label in the references.", show_default="label or score"),
+    ] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Score the predictions for a GLUE task; every metric is times 100, as in the papers.
+
+    Files may be .gz. Labels are names or numbers. A missing prediction counts as wrong; sts-b needs all. An id may
+    come twice with equal predictions only.
+
+    Examples:
+      minilm score glue --task cola --predictions predictions.jsonl --references dev.jsonl.gz
+
+      minilm score glue --task mnli --predictions p.jsonl --references dev.jsonl --label-field gold_label --json
+    """
+    from minilm.corpus.predictions import ID_FIELDS, as_number, read_by_id
+    from minilm.score.glue import Label, align, compute_metrics, glue_task, parse_label
+    from minilm.score.matching import match_ids
+
+    scored = glue_task(task)
+
+    def parse(value: object) -> Label:
+        return parse_label(value, scored.labels) if scored.labels else Label(number=as_number(value), named=False)
+
+    fields = (label_field,) if label_field else ("label", "score")
+    ids = (id_field,) if id_field else ID_FIELDS
+    right = read_by_id(references, parse, fields=fields, id_fields=ids)
+    given = read_by_id(predictions, parse, fields=("prediction",), id_fields=ids, allow_equal_repeats=True)
+    with _about(predictions):
+        match = match_ids(right, given)
+        labels, found = align(right, given, num_labels=len(scored.labels))
+    _warn(predictions, match.missing_finding(), match.extra_finding(), _mixture(right, given, scored.labels))
+    _show(compute_metrics(scored.metrics, labels, found), as_json=as_json)
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Name the file in an error of the pure part, which knows no files."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _warn(path: Path, *findings: str) -> None:
+    for finding in filter(None, findings):
+        logger.warning("%s: %s", path, finding)
+
+
+def _mixture(right: Mapping[str, Label], given: Mapping[str, Label], names: Sequence[str]) -> str:
+    """Say how numbers were read when one side has them and the other side names; others may count differently."""
+    if len({label.named for side in (right, given) for label in side.values()}) < 2:
+        return ""
+    order = ", ".join(f"{number} is {name}" for number, name in enumerate(names))
+    return f"some labels are names and some are numbers, of predictions and references together; read as: {order}"
+
+
+def _show(metrics: Mapping[str, float], *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}))
+        return
+    shown = {name: _number(name, value) for name, value in metrics.items()}
+    name_width, value_width = (max(map(len, column)) for column in (shown, shown.values()))
+    for name, value in shown.items():
+        typer.echo(f"{name:<{name_width}}  {value:>{value_width}}")
+
+
+def _number(name: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "undefined"
+    if name.endswith("_thresh"):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,257 @@
+"""Read what is scored: values by id (predictions, labels, no-answer numbers), and the questions of SQuAD.
+
+In: .json (one object, id to value; SQuAD: the official nesting) or .jsonl (an object per line with an id field and
+a value field), each optionally .gz; a .json file with an object per line is read as .jsonl.
+Out: values by id, in file order. Nothing is skipped: whatever cannot be read is a `DataError` that names its place.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from minilm.corpus.readers import read_file
+from minilm.errors import DataError, UsageError
+from minilm.score.squad import SquadReference
+
+logger = logging.getLogger(__name__)
+
+ID_FIELDS = ("id", "idx")
+_T = TypeVar("_T")
+_Pairs = tuple[tuple[str, object], ...]
+_LARGEST = 1e308
+_KINDS: dict[type, str] = {
+    **{dict: "an object", tuple: "an object", list: "a list", str: "a string"},
+    **{bool: "true or false", int: "a number", float: "a number", type(None): "null"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry(Generic[_T]):
+    """One value, whose it is, and where it stands."""
+
+    place: str
+    id: str
+    value: _T
+
+
+def read_by_id(
+    path: Path,
+    parse: Callable[[object], _T],
+    *,
+    fields: Sequence[str],
+    id_fields: Sequence[str] = ID_FIELDS,
+    allow_equal_repeats: bool = False,
+) -> dict[str, _T]:
+    """Read one value per id.
+
+    Args:
+        path: .json (`{id: value}`) or .jsonl (rows with an id and a value).
+        parse: checks and converts a JSON value; its ValueError is reported with the place.
+        fields: names the value may have in a row; the first that is there counts.
+        id_fields: the same for the id, which is a text or a whole number.
+        allow_equal_repeats: an id may come again with an equal value; that is warned about, once.
+
+    Returns:
+        parsed values by id, in file order; never empty.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind.
+        DataError: a row cannot be read, an id comes twice, or the file holds no value.
+        SystemProblem: the file cannot be read.
+    """
+    text, by_line = _text_of(path)
+
+    def entries() -> Iterator[_Entry[_T]]:
+        found = _row_pairs(path, text, fields, id_fields) if by_line else _document_pairs(path, text)
+        for place, key, value in found:
+            try:
+                yield _Entry(place=place, id=key, value=parse(value))
+            except ValueError as error:
+                raise DataError(f"{place}: id {_short(key)}: {error}") from None
+
+    return _collect(path, entries(), allow_equal_repeats=allow_equal_repeats)
+
+
+def read_squad_references(path: Path) -> list[SquadReference]:
+    """Read the questions of a SQuAD file: the official nested .json, or .jsonl rows with `id` and `answers`.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind.
+        DataError: a field is missing or of another kind, an id comes twice, or there is no question.
+        SystemProblem: the file cannot be read.
+    """
+    text, by_line = _text_of(path)
+    questions = _rows(path, text) if by_line else _nested_questions(path, _parse(str(path), text))
+    entries = (
+        _Entry(place=place, id=_id(place, question, ID_FIELDS), value=_answers(place, question))
+        for place, question in questions
+    )
+    answers = _collect(path, entries, allow_equal_repeats=False)
+    return [SquadReference(id=key, answers=texts) for key, texts in answers.items()]
+
+
+def as_text(value: object) -> str:
+    """Return a JSON string.
+
+    Raises:
+        ValueError: the value is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"found {_kind(value)}, expected a string")
+    return value
+
+
+def as_number(value: object) -> float:
+    """Return a finite JSON number.
+
+    Raises:
+        ValueError: the value is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"found {_kind(value)}, expected a number")
+    if not abs(value) < _LARGEST:  # also false for NaN
+        raise ValueError(f"found {str(value)[:20]}, expected a finite number")
+    return float(value)
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
+def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: bool) -> dict[str, _T]:
+    """Gather values by id; an id that comes again is an error unless equal values are allowed."""
+    kept: dict[str, _Entry[_T]] = {}
+    equal: list[_Entry[_T]] = []
+    clashes: list[_Entry[_T]] = []
+    for one in entries:
+        if one.id not in kept:
+            kept[one.id] = one
+        elif allow_equal_repeats and kept[one.id].value == one.value:
+            equal.append(one)
+        else:
+            clashes.append(one)
+    if clashes:
+        one = clashes[0]
+        raise DataError(
+            f"{one.place}: id {_short(one.id)} is already in {kept[one.id].place}"
+            f"{' with another value' if allow_equal_repeats else ''} ({len(clashes):,} repeated ids in all); "
+            f"keep one of each"
+        )
+    if not kept:
+        raise DataError(f"{path}: the file is empty; expected at least one id with its value")
+    if equal:
+        logger.warning(
+            "%s: %d repeated ids with equal values count once (first: %s, also in %s)",
+            *(equal[0].place, len(equal), _short(equal[0].id), kept[equal[0].id].place),
+        )
+    return {key: one.value for key, one in kept.items()}
+
+
+def _text_of(path: Path) -> tuple[str, bool]:
+    """Return the text of a file, and whether it holds a JSON object per line."""
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in (".json", ".jsonl"):
+        raise UsageError(f"{path}: unknown kind of file; expected .json or .jsonl, each optionally with .gz after it")
+    data = read_file(path)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: invalid UTF-8; write the file again as UTF-8") from None
+    return text, suffix == ".jsonl" or _goes_on_after_an_object(text)
+
+
+def _goes_on_after_an_object(text: str) -> bool:
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _parse(
+    place: str, text: str, *, line: int = 1, hook: Callable[[list[tuple[str, object]]], _Pairs] | None = None
+) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=hook)
+    except json.JSONDecodeError as error:
+        what = f"broken JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
+        raise DataError(f"{place}:{line + error.lineno - 1}: {what}; write the file again") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}:{line}: JSON that cannot be read ({str(error)[:80]})") from None
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[str, object]]:
+    """Yield (file:line, JSON value) of every line that is not blank."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}:{number}", _parse(str(path), line, line=number)
+
+
+def _row_pairs(
+    path: Path, text: str, fields: Sequence[str], id_fields: Sequence[str]
+) -> Iterator[tuple[str, str, object]]:
+    for place, row in _rows(path, text):
+        yield place, _id(place, row, id_fields), _field(place, row, fields)
+
+
+def _document_pairs(path: Path, text: str) -> Iterator[tuple[str, str, object]]:
+    """Yield (file, id, value) of one JSON object; kept as pairs, since a dict would hide repeated ids."""
+    if not text.strip():
+        return
+    document = _parse(str(path), text, hook=tuple)
+    if not isinstance(document, tuple):
+        raise DataError(f"{path}: found {_kind(document)}, expected one object, id to value, or an object per line")
+    for key, value in document:
+        yield str(path), key, value
+
+
+def _field(place: str, row: object, names: Sequence[str]) -> object:
+    """Return the first of these fields that the row has."""
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: found {_kind(row)}, expected an object with {' or '.join(map(repr, names))}")
+    for name in names:
+        if name in row:
+            return row[name]
+    found = ", ".join(_short(key) for key in list(row)[:8]) or "no fields"
+    raise DataError(f"{place}: no field {' or '.join(map(repr, names))} (the row has {found})")
+
+
+def _id(place: str, row: object, names: Sequence[str]) -> str:
+    value = _field(place, row, names)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise DataError(f"{place}: the id is {_kind(value)}, expected a string or a whole number")
+    return str(value)
+
+
+def _items(place: str, parent: object, name: str) -> list[object]:
+    value = _field(place, parent, (name,))
+    if not isinstance(value, list):
+        raise DataError(f"{place}: field {name!r} is {_kind(value)}, expected a list")
+    return value
+
+
+def _nested_questions(path: Path, document: object) -> Iterator[tuple[str, object]]:
+    """Yield (place, question) of the official nesting: data, paragraphs, qas."""
+    for a, article in enumerate(_items(str(path), document, "data")):
+        for p, paragraph in enumerate(_items(f"{path}: data[{a}]", article, "paragraphs")):
+            place = f"{path}: data[{a}].paragraphs[{p}]"
+            for q, question in enumerate(_items(place, paragraph, "qas")):
+                yield f"{place}.qas[{q}]", question
+
+
+def _answers(place: str, question: object) -> tuple[str, ...]:
+    texts = [_field(place, answer, ("text",)) for answer in _items(place, question, "answers")]
+    try:
+        return tuple(map(as_text, texts))
+    except ValueError as error:
+        raise DataError(f"{place}: the text of an answer: {error}") from None

@@ -1,0 +1,182 @@
+"""GLUE scores: which metrics and labels a task has, and the metrics themselves.
+
+In: the labels of B examples (numbers, or names to be parsed) and the predictions for them, in the same order.
+Out: metrics under the names accuracy, f1, matthews_correlation, pearson and spearmanr, always times 100 as in the
+papers (a Matthews correlation of 0.475 is 47.5). scikit-learn and scipy (the extra `score`) compute them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from minilm.errors import DataError, SystemProblem, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlueTask:
+    """What is scored in a task: the names of its labels by number (none: the label is a number), its metrics."""
+
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A parsed label: its number (any number where the task has no names), and whether it was given by name."""
+
+    number: float
+    named: bool
+
+
+_BINARY = ("0", "1")
+_ENTAILMENT = ("entailment", "not_entailment")
+GLUE_TASKS: Mapping[str, GlueTask] = {
+    "cola": GlueTask(labels=_BINARY, metrics=("matthews_correlation",)),
+    "sst-2": GlueTask(labels=_BINARY, metrics=("accuracy",)),
+    "mrpc": GlueTask(labels=_BINARY, metrics=("accuracy", "f1")),
+    "sts-b": GlueTask(labels=(), metrics=("pearson", "spearmanr")),
+    "qqp": GlueTask(labels=_BINARY, metrics=("accuracy", "f1")),
+    "mnli": GlueTask(labels=("contradiction", "entailment", "neutral"), metrics=("accuracy",)),
+    "qnli": GlueTask(labels=_ENTAILMENT, metrics=("accuracy",)),
+    "rte": GlueTask(labels=_ENTAILMENT, metrics=("accuracy",)),
+    "wnli": GlueTask(labels=_BINARY, metrics=("accuracy",)),
+}
+"""Labels in the order of the GLUE processors of transformers; the `glue` data set of the hub numbers MNLI otherwise."""
+
+
+def glue_task(name: str) -> GlueTask:
+    """Find a task by its name; `SST-2`, `sst2` and `sst-2` are one.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    wanted = _squeezed(name)
+    for known, task in GLUE_TASKS.items():
+        if _squeezed(known) == wanted:
+            return task
+    raise UsageError(f"unknown GLUE task {name!r}; expected one of {', '.join(GLUE_TASKS)}")
+
+
+def _squeezed(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def parse_label(value: object, names: Sequence[str]) -> Label:
+    """Read a label given by name or by number (also as text or as 1.0).
+
+    Raises:
+        ValueError: it is neither a name nor the number of one.
+    """
+    if isinstance(value, str) and value in names:
+        return Label(number=names.index(value), named=not value.isdecimal())
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and number in range(len(names)):
+        return Label(number=int(number), named=False)
+    known = dict.fromkeys([*names, *map(str, range(len(names)))])
+    raise ValueError(f"found label {value!r:.60}, expected one of {', '.join(known)}")
+
+
+def align(
+    references: Mapping[str, Label], predictions: Mapping[str, Label], *, num_labels: int
+) -> tuple[list[float], list[float]]:
+    """Put the labels of both sides in the order of the references.
+
+    A missing prediction becomes a wrong label: with two labels the other one, so that f1 and the Matthews
+    correlation count it as wrong too.
+
+    Args:
+        references: labels by id.
+        predictions: labels by id.
+        num_labels: how many labels the task has; 0 when its labels are any numbers.
+
+    Returns:
+        the right labels and the predicted ones, [B] each.
+
+    Raises:
+        DataError: a number is missing: no wrong one could stand for it in a correlation.
+    """
+    missing = [key for key in references if key not in predictions]
+    if missing and not num_labels:
+        raise DataError(
+            f"{len(missing):,} of {len(references):,} references have no prediction (first: {missing[0]!r}); "
+            f"a correlation needs all of them"
+        )
+    right = {key: label.number for key, label in references.items()}
+    given = {key: label.number for key, label in predictions.items()}
+    return list(right.values()), [
+        given[key] if key in given else (number + 1) % num_labels for key, number in right.items()
+    ]
+
+
+def compute_metrics(names: Sequence[str], labels: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
+    """Compute metrics by name, times 100.
+
+    Args:
+        names: of accuracy, f1 (of label 1, for two labels), matthews_correlation, pearson, spearmanr.
+        labels: the right ones [B]; label numbers, or any numbers for the two correlations.
+        predictions: [B].
+
+    Returns:
+        each metric under its name. When all labels or all predictions are equal, the Matthews correlation is 0 (as
+        in scikit-learn) and the other two correlations are undefined: NaN. f1 without any 1 is 0.
+
+    Raises:
+        DataError: there is nothing to score, or the lengths differ.
+        SystemProblem: scikit-learn or scipy is not installed.
+    """
+    if not labels or len(labels) != len(predictions):
+        raise DataError(
+            f"found {len(labels)} labels and {len(predictions)} predictions; expected at least one, and equally many"
+        )
+    try:
+        return {name: 100.0 * _METRICS[name](labels, predictions) for name in names}
+    except ImportError as error:
+        raise SystemProblem(
+            f"the package {error.name} is not installed; install it with: pip install 'minilm[score]'"
+        ) from None
+
+
+def _accuracy(labels: Sequence[float], predictions: Sequence[float]) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, predictions))
+
+
+def _f1(labels: Sequence[float], predictions: Sequence[float]) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, zero_division=0.0))
+
+
+def _matthews(labels: Sequence[float], predictions: Sequence[float]) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predictions)) if _vary(labels, predictions) else 0.0
+
+
+def _pearson(labels: Sequence[float], predictions: Sequence[float]) -> float:
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(labels, predictions).statistic) if _vary(labels, predictions) else math.nan
+
+
+def _spearman(labels: Sequence[float], predictions: Sequence[float]) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(labels, predictions).statistic) if _vary(labels, predictions) else math.nan
+
+
+def _vary(*sides: Sequence[float]) -> bool:
+    """Whether both sides hold finite values that are not all equal; else a correlation has no value."""
+    return all(all(map(math.isfinite, side)) and min(side) != max(side) for side in sides)
+
+
+_METRICS: Mapping[str, Callable[[Sequence[float], Sequence[float]], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews_correlation": _matthews,
+    "pearson": _pearson,
+    "spearmanr": _spearman,
+}

@@ -1,0 +1,344 @@
+"""`minilm score`: tables and JSON, what has no partner is warned about, and every bad file is one clear error."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from minilm.cli import app
+
+SQUAD_ROWS = [
+    {"id": "q1", "answers": [{"text": "the Denver Broncos", "answer_start": 3}, {"text": "Broncos"}]},
+    {"id": "q2", "answers": [{"text": "10th and 11th"}]},
+    {"id": "q3", "answers": []},
+]
+ANSWERS = {"q1": "Broncos", "q2": "10th", "q3": ""}
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    """Files are named without their folder, so that errors can be compared as a whole."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def score(capsys, caplog):
+    """Run the command on files by short names; return exit code, stdout, and the error or the warnings."""
+
+    def run(kind: str, predictions: str, references: str, *options: str) -> tuple[int, str, list[str]]:
+        words = ["score", kind, "--predictions", predictions, "--references", references, *options]
+        caplog.clear()
+        with pytest.raises(SystemExit) as caught:
+            app.main(words)
+        captured = capsys.readouterr()
+        errors = [line.removeprefix("error: ") for line in captured.err.splitlines() if line.startswith("error: ")]
+        return caught.value.code, captured.out, [*caplog.messages, *errors]
+
+    return run
+
+
+def write(name: str, content: object) -> str:
+    """Write text, one JSON document, or rows (for .jsonl), gzipped for .gz."""
+    if isinstance(content, str | bytes):
+        data = content.encode() if isinstance(content, str) else content
+    elif ".jsonl" in name:
+        data = "".join(json.dumps(row) + "\n" for row in content).encode()
+    else:
+        data = json.dumps(content).encode()
+    Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return name
+
+
+def nested(rows: list[dict[str, object]]) -> dict[str, object]:
+    return {"version": "v2.0", "data": [{"title": "t", "paragraphs": [{"context": "c", "qas": rows}]}]}
+
+
+def prediction_rows(answers: dict[str, str]) -> list[dict[str, str]]:
+    return [{"id": key, "prediction": text} for key, text in answers.items()]
+
+
+@pytest.mark.parametrize("references", ["dev.json", "dev.json.gz", "dev.jsonl", "dev.jsonl.gz", "lines.json"])
+@pytest.mark.parametrize("predictions", ["p.json", "p.json.gz", "p.jsonl", "p.jsonl.gz", "lines.p.json"])
+def test_every_format_gives_the_same_json(score, predictions, references):
+    """Also a .json file that holds an object per line; stdout is one JSON object and nothing else."""
+    lines = "".join(json.dumps(row) + "\n" for row in SQUAD_ROWS)
+    rows = lines if "lines" in references else SQUAD_ROWS if "jsonl" in references else nested(SQUAD_ROWS)
+    write(references, rows)
+    pairs = "\ufeff" + "\n\n".join(json.dumps(row) for row in prediction_rows(ANSWERS))
+    write(
+        predictions,
+        pairs if "lines" in predictions else prediction_rows(ANSWERS) if "jsonl" in predictions else ANSWERS,
+    )
+    code, out, said = score("squad", predictions, references, "--json")
+    assert (code, said) == (0, [])
+    found = json.loads(out)
+    f1 = 2 * 1 * (1 / 3) / (4 / 3)
+    assert found == pytest.approx(
+        {
+            **{"exact": 200 / 3, "f1": 100 * (2 + f1) / 3, "total": 3},
+            **{"HasAns_exact": 50, "HasAns_f1": 100 * (1 + f1) / 2, "HasAns_total": 2},
+            **{"NoAns_exact": 100, "NoAns_f1": 100, "NoAns_total": 1},
+        }
+    )
+
+
+def test_the_table_is_aligned(score):
+    write("dev.jsonl", SQUAD_ROWS)
+    write("p.json", ANSWERS)
+    write("na.json", {"q1": -12.5, "q2": 0.25, "q3": 3})
+    code, out, said = score("squad", "p.json", "dev.jsonl", "--na-prob", "na.json", "--na-prob-thresh", "0")
+    assert (code, said) == (0, [])
+    assert out.splitlines() == [
+        "exact               66.6667",
+        "f1                  66.6667",
+        "total                     3",
+        "HasAns_exact        50.0000",
+        "HasAns_f1           50.0000",
+        "HasAns_total              2",
+        "NoAns_exact        100.0000",
+        "NoAns_f1           100.0000",
+        "NoAns_total               1",
+        "best_exact          66.6667",
+        "best_exact_thresh     -12.5",
+        "best_f1             83.3333",
+        "best_f1_thresh         0.25",
+    ]
+
+
+@pytest.mark.parametrize("field", ["na_prob", "null_odds"])
+def test_na_prob_rows(score, field):
+    write("dev.jsonl", SQUAD_ROWS)
+    write("p.json", ANSWERS)
+    write("na.jsonl", [{"id": key, field: 5} for key in ANSWERS])
+    found = json.loads(score("squad", "p.json", "dev.jsonl", "--na-prob", "na.jsonl", "--json")[1])
+    assert (found["HasAns_exact"], found["NoAns_exact"]) == (0, 100)
+
+
+def test_ids_without_a_partner_are_warned_about_once(score):
+    write("dev.jsonl", SQUAD_ROWS)
+    write("p.json", {"q1": "Broncos", "x": "1", "y": "2"})
+    write("na.json", {"q1": 0, "z": 1})
+    code, out, said = score("squad", "p.json", "dev.jsonl", "--na-prob", "na.json", "--json")
+    assert code == 0
+    assert json.loads(out)["exact"] == pytest.approx(100 / 3)
+    assert said == [
+        "p.json: 2 of 3 references have no prediction and count as wrong (first: 'q2')",
+        "p.json: 2 ids have a prediction but no reference and are ignored (first: 'x')",
+        "na.json: 1 ids have a na_prob but no reference and are ignored (first: 'z')",
+    ]
+
+
+def test_equal_repeated_predictions_count_once(score):
+    write("dev.jsonl", SQUAD_ROWS)
+    write("p.jsonl", [*prediction_rows(ANSWERS), *prediction_rows(ANSWERS)])
+    code, out, said = score("squad", "p.jsonl", "dev.jsonl", "--json")
+    assert (code, json.loads(out)["total"]) == (0, 3)
+    assert said == ["p.jsonl:4: 3 repeated ids with equal values count once (first: 'q1', also in p.jsonl:1)"]
+
+
+ROW = {"id": "q1", "prediction": "x"}
+KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .gz after it"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.jsonl", "", "p.jsonl: the file is empty; expected at least one id with its value"),
+        ("p.json", " \n", "p.json: the file is empty; expected at least one id with its value"),
+        ("p.json", {}, "p.json: the file is empty; expected at least one id with its value"),
+        ("p.json", [ROW], "p.json: found a list, expected one object, id to value, or an object per line"),
+        ("p.json", {"q1": 5}, "p.json: id 'q1': found a number, expected a string"),
+        ("p.json", {"q1": {"text": "x"}}, "p.json: id 'q1': found an object, expected a string"),
+        ("p.json", '{"q1": "x",\n "q2"}',
+         "p.json:2: broken JSON (Expecting ':' delimiter at column 6); write the file again"),
+        ("p.json", '{"q1": "x", "q2": "y", "q1": "z"}',
+         "p.json: id 'q1' is already in p.json with another value (1 repeated ids in all); keep one of each"),
+        ("p.jsonl", [ROW, {"id": "q2", "prediction": None}], "p.jsonl:2: id 'q2': found null, expected a string"),
+        ("p.jsonl", [ROW, {"id": "q2", "text": "y"}],
+         "p.jsonl:2: no field 'prediction' (the row has 'id', 'text')"),
+        ("p.jsonl", [{"prediction": "x"}], "p.jsonl:1: no field 'id' or 'idx' (the row has 'prediction')"),
+        ("p.jsonl", [{"id": 1.5, "prediction": "x"}],
+         "p.jsonl:1: the id is a number, expected a string or a whole number"),
+        ("p.jsonl", [{"id": True, "prediction": "x"}],
+         "p.jsonl:1: the id is true or false, expected a string or a whole number"),
+        ("p.jsonl", ["x"], "p.jsonl:1: found a string, expected an object with 'id' or 'idx'"),
+        ("p.jsonl", [ROW, ROW | {"prediction": "y"}, ROW | {"prediction": "z"}],
+         "p.jsonl:2: id 'q1' is already in p.jsonl:1 with another value (2 repeated ids in all); keep one of each"),
+        ("p.jsonl", '{"id": "q1", "prediction": "x"}\n{"id', "p.jsonl:2: broken JSON "
+         "(Unterminated string starting at column 2); write the file again"),
+        ("p.jsonl", b'{"id": "q1", "prediction": "x"}\n{"id": "\xff"}',
+         "p.jsonl:2: invalid UTF-8; write the file again as UTF-8"),
+        ("p.tsv", "q1\tx", f"p.tsv: {KINDS}"),
+        ("p.json", {"a": "x", "b": "y"},
+         "p.json: no id with a prediction is among the references: ids with a prediction "
+         "look like 'a', those of the references like 'q1'; check that the files belong together"),
+    ],
+)  # fmt: skip
+def test_bad_predictions_are_one_clear_error(score, name, content, message):
+    write("dev.jsonl", SQUAD_ROWS)
+    code, out, said = score("squad", write(name, content), "dev.jsonl")
+    assert (code, out, said) == (2 if "unknown kind" in message else 3, "", [message])
+
+
+def test_deeply_nested_json_is_an_error(score):
+    write("dev.jsonl", SQUAD_ROWS)
+    write("p.json", "[" * 200_000)
+    code, _, said = score("squad", "p.json", "dev.jsonl")
+    assert code == 3
+    assert said[0].startswith("p.json:1: JSON that cannot be read (")
+
+
+def test_a_damaged_gz_and_a_missing_file(score):
+    write("dev.jsonl", SQUAD_ROWS)
+    whole = gzip.compress(b'{"q1": "x"}')
+    Path("p.json.gz").write_bytes(whole[:-6])
+    code, _, said = score("squad", "p.json.gz", "dev.jsonl")
+    assert code == 3
+    assert said[0].startswith("p.json.gz: the .gz file is damaged or cut short")
+    assert score("squad", "gone.json", "dev.jsonl")[::2] == (2, ["gone.json: no such file; check the input path"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dev.jsonl", "", "dev.jsonl: the file is empty; expected at least one id with its value"),
+        ("dev.json", nested([]), "dev.json: the file is empty; expected at least one id with its value"),
+        ("dev.json", {"q1": "x"}, "dev.json: no field 'data' (the row has 'q1')"),
+        ("dev.json", {"data": {}}, "dev.json: field 'data' is an object, expected a list"),
+        ("dev.json", [1], "dev.json: found a list, expected an object with 'data'"),
+        ("dev.json", {"data": [{"title": "t"}]}, "dev.json: data[0]: no field 'paragraphs' (the row has 'title')"),
+        ("dev.json", nested([{"id": "a"}]),
+         "dev.json: data[0].paragraphs[0].qas[0]: no field 'answers' (the row has 'id')"),
+        ("dev.json", nested([SQUAD_ROWS[0], SQUAD_ROWS[0]]),
+         "dev.json: data[0].paragraphs[0].qas[1]: id 'q1' is already in "
+         "dev.json: data[0].paragraphs[0].qas[0] (1 repeated ids in all); keep one of each"),
+        ("dev.jsonl", [{"id": "a", "answers": [{"text": 3}]}],
+         "dev.jsonl:1: the text of an answer: found a number, expected a string"),
+        ("dev.jsonl", [{"id": "a", "answers": None}], "dev.jsonl:1: field 'answers' is null, expected a list"),
+        ("dev.jsonl", [SQUAD_ROWS[0], SQUAD_ROWS[1], SQUAD_ROWS[0]],
+         "dev.jsonl:3: id 'q1' is already in dev.jsonl:1 (1 repeated ids in all); keep one of each"),
+    ],
+)  # fmt: skip
+def test_bad_questions_are_one_clear_error(score, name, content, message):
+    write("p.json", ANSWERS)
+    assert score("squad", "p.json", write(name, content)) == (3, "", [message])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("na.json", '{"q1": NaN}', "na.json: id 'q1': found nan, expected a finite number"),
+        ("na.json", '{"q1": -Infinity}', "na.json: id 'q1': found -inf, expected a finite number"),
+        ("na.json", '{"q1": 1' + "0" * 400 + "}",
+         "na.json: id 'q1': found 10000000000000000000, expected a finite number"),
+        ("na.jsonl", [{"id": "q1", "na_prob": "0.5"}], "na.jsonl:1: id 'q1': found a string, expected a number"),
+        ("na.jsonl", [{"id": "q1", "na_prob": True}], "na.jsonl:1: id 'q1': found true or false, expected a number"),
+        ("na.jsonl", [{"id": "q1", "p": 1}], "na.jsonl:1: no field 'na_prob' or 'null_odds' (the row has 'id', 'p')"),
+        ("na.json", {"x": 1},
+         "na.json: no id with a na_prob is among the references: ids with a na_prob look like 'x', "
+         "those of the references like 'q1'; check that the files belong together"),
+        ("na.json", {"q1": 1}, "na.json: 2 questions with a prediction have no na_prob (first: 'q2'); "
+         "give one for each, or score without"),
+    ],
+)  # fmt: skip
+def test_bad_na_probs_are_one_clear_error(score, name, content, message):
+    write("dev.jsonl", SQUAD_ROWS)
+    write("p.json", ANSWERS)
+    code, out, said = score("squad", "p.json", "dev.jsonl", "--na-prob", write(name, content))
+    assert (code, out, said) == (3, "", [message])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("0", "--na-prob-thresh 0 has nothing to be compared to: give --na-prob FILE, or leave it out"),
+        ("nan", "--na-prob-thresh nan: expected a number"),
+    ],
+)
+def test_a_threshold_without_meaning_is_a_usage_error(score, value, message):
+    assert score("squad", "p.json", "dev.jsonl", "--na-prob-thresh", value) == (2, "", [message])
+
+
+# --- GLUE ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packages():
+    for package in ("sklearn", "scipy"):
+        pytest.importorskip(package, reason="GLUE metrics need it: pip install 'minilm[score]'")
+
+
+@pytest.mark.usefixtures("packages")
+def test_glue_matches_whole_number_ids(score):
+    write("dev.jsonl.gz", [{"idx": n, "label": n % 2, "sentence": "s"} for n in range(4)])
+    write("p.jsonl", [{"id": str(n), "prediction": 1} for n in (3, 2, 1, 0)])
+    assert score("glue", "p.jsonl", "dev.jsonl.gz", "--task", "mrpc") == (
+        0,
+        "accuracy  50.0000\nf1        66.6667\n",
+        [],
+    )
+
+
+@pytest.mark.usefixtures("packages")
+def test_glue_fields_can_be_named(score):
+    write("dev.jsonl", [{"id": 9, "guid": "a", "gold": "neutral", "label": "-"}])
+    write("p.jsonl", [{"id": 9, "guid": "a", "prediction": "neutral"}])
+    options = ["--task", "MNLI", "--id-field", "guid", "--label-field", "gold", "--json"]
+    assert score("glue", "p.jsonl", "dev.jsonl", *options) == (0, '{"accuracy": 100.0}\n', [])
+
+
+@pytest.mark.usefixtures("packages")
+def test_numbers_beside_names_are_read_in_a_stated_order(score):
+    write("dev.jsonl", [{"idx": 0, "label": "contradiction"}, {"idx": 1, "label": "neutral"}])
+    write("p.json", {"0": 0, "1": "1"})
+    assert score("glue", "p.json", "dev.jsonl", "--task", "mnli", "--json") == (
+        0,
+        '{"accuracy": 50.0}\n',
+        [
+            "p.json: some labels are names and some are numbers, of predictions and references together; "
+            "read as: 0 is contradiction, 1 is entailment, 2 is neutral"
+        ],
+    )
+
+
+@pytest.mark.usefixtures("packages")
+def test_missing_and_extra_labels(score):
+    write("dev.jsonl", [{"idx": n, "label": n % 2} for n in range(4)])
+    write("p.json", {"0": 0, "1": 1, "x": 0})
+    code, out, said = score("glue", "p.json", "dev.jsonl", "--task", "cola", "--json")
+    assert (code, out) == (0, '{"matthews_correlation": 0.0}\n')
+    assert said == [
+        "p.json: 2 of 4 references have no prediction and count as wrong (first: '2')",
+        "p.json: 1 ids have a prediction but no reference and are ignored (first: 'x')",
+    ]
+
+
+@pytest.mark.usefixtures("packages")
+def test_an_undefined_correlation_is_null_in_json(score):
+    write("dev.jsonl", [{"idx": n, "score": n / 2} for n in range(4)])
+    write("p.json", dict.fromkeys("0123", 2.5))
+    assert (
+        score("glue", "p.json", "dev.jsonl", "--task", "sts-b", "--json")[1] == '{"pearson": null, "spearmanr": null}\n'
+    )
+    assert score("glue", "p.json", "dev.jsonl", "--task", "sts-b")[1] == "pearson    undefined\nspearmanr  undefined\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "predictions", "code", "message"),
+    [
+        ("sts-b", {"0": 1}, 3,
+         "p.json: 1 of 2 references have no prediction (first: '1'); a correlation needs all of them"),
+        ("sts-b", {"0": "1"}, 3, "p.json: id '0': found a string, expected a number"),
+        ("cola", {"0": 0.5}, 3, "p.json: id '0': found label 0.5, expected one of 0, 1"),
+        ("rte", {"0": "entails"}, 3,
+         "p.json: id '0': found label 'entails', expected one of entailment, not_entailment, 0, 1"),
+        ("boolq", {"0": 1}, 2,
+         "unknown GLUE task 'boolq'; expected one of cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli"),
+    ],
+)  # fmt: skip
+def test_bad_glue_predictions_are_one_clear_error(score, task, predictions, code, message):
+    write("dev.jsonl", [{"idx": 0, "label": 0}, {"idx": 1, "label": 1}])
+    assert score("glue", write("p.json", predictions), "dev.jsonl", "--task", task) == (code, "", [message])
