@@ -77,6 +77,8 @@ class FinetuneTrainSection(OptimizationSection):
 
     epochs: _PositiveFloat = 3
     steps: PositiveInt | None = None
+    batch_size: PositiveInt = 32
+    learning_rate: _PositiveFloat = 5e-5
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     adam_eps: _PositiveFloat = 1e-8
     patience: Count = 0

@@ -1,0 +1,181 @@
+"""SQuAD as a task of fine-tuning: start and end scores of every token, answers, official scores.
+
+In: questions of the training and held-out files. Out: a `Task` whose head gives two scores per token.
+
+B sequences, T packed tokens, N tokens of one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minilm.model.heads import HeadName
+from minilm.model.packing import Packed
+from minilm.score.squad import SquadReference, per_question_scores, squad_metrics, threshold_curve
+from minilm.tasks.base import NUM_EXAMPLES, Analysis, Array, Sequences
+from minilm.tasks.squad import Window, label_windows, make_windows
+from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad_file import Question
+from minilm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSettings:
+    """How a question and its context are cut into windows, in tokens."""
+
+    max_tokens: int = 384
+    stride: int = 128
+    max_question_tokens: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DevSet:
+    questions: Sequence[Question]
+    windows: Sequence[Window]
+
+    @property
+    def references(self) -> list[SquadReference]:
+        return [
+            SquadReference(id=one.id, answers=tuple(answer.text for answer in one.answers)) for one in self.questions
+        ]
+
+
+class SpanTask:
+    """Answers as spans of the context; a window without the answer is trained to point at [CLS]."""
+
+    head: HeadName = "span"
+    labels: Sequence[str] = ()
+    main_metric = "f1"
+
+    def __init__(
+        self,
+        train: Sequence[Question],
+        dev: Mapping[str, Sequence[Question]],
+        tokenizer: Tokenizer,
+        *,
+        windows: WindowSettings,
+        answers: AnswerSettings,
+    ) -> None:
+        """Cut everything into windows.
+
+        Raises:
+            DataError: no training question can be used.
+            UsageError: a window has no room for the context.
+        """
+        self._tokenizer, self._windows, self._answers = tokenizer, windows, answers
+        labelled = label_windows(train, self._cut(train))
+        self.train = _sequences(labelled.windows)
+        self.targets: NDArray[np.generic] = labelled.positions
+        self._dev = {name: _DevSet(questions=part, windows=self._cut(part)) for name, part in dev.items()}
+        self.dev = {name: _sequences(part.windows) for name, part in self._dev.items()}
+
+    def _cut(self, questions: Sequence[Question]) -> list[Window]:
+        settings = self._windows
+        return make_windows(
+            questions,
+            self._tokenizer,
+            max_tokens=settings.max_tokens,
+            stride=settings.stride,
+            max_question_tokens=settings.max_question_tokens,
+        )
+
+    def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
+        """Mean of the cross-entropies of start and end over the tokens of each window, `[T, 2]` -> `[B]`."""
+        chosen_B2 = scores[packed.first_rows[:, None] + targets, torch.arange(2, device=scores.device)]
+        return (log_sum_exp(scores, packed) - chosen_B2).mean(1)
+
+    def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
+        """Start and end scores of each window, `[N, 2]`."""
+        return [part.numpy() for part in scores.cpu().split(list(packed.lengths))]
+
+    def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
+        """The official scores; the best thresholds over the null odds where no answer is allowed."""
+        return self._scores(dev_set, self._chosen(dev_set, outputs))
+
+    def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
+        """Scores with and without an answer, the threshold curve, wrong answers, all answers."""
+        part, chosen = self._dev[dev_set], self._chosen(dev_set, outputs)
+        numbers = self._scores(dev_set, chosen)
+        references = part.references
+        curves = {}
+        if self._answers.allow_no_answer:
+            texts = {one.id: next((c.text for c in one.nbest if c.text), "") for one in chosen}
+            points = threshold_curve(references, texts, _null_odds(chosen))
+            curves["Exact and F1 of the best answer over the no-answer threshold"] = {
+                "exact": [(point.threshold, point.exact) for point in points],
+                "f1": [(point.threshold, point.f1) for point in points],
+            }
+        return Analysis(
+            tables={"Answerable and unanswerable questions": _split_rows(numbers)},
+            curves=curves,
+            examples=_wrong(part.questions, chosen, references),
+            predictions=[_row(answer) for answer in chosen],
+        )
+
+    def _chosen(self, dev_set: str, outputs: Sequence[Array]) -> list[Answer]:
+        part = self._dev[dev_set]
+        return best_answers(part.questions, part.windows, outputs, self._tokenizer, settings=self._answers)
+
+    def _scores(self, dev_set: str, chosen: Sequence[Answer]) -> dict[str, float]:
+        texts = {answer.id: answer.text for answer in chosen}
+        odds = _null_odds(chosen) if self._answers.allow_no_answer else None
+        return squad_metrics(self._dev[dev_set].references, texts, na_probs=odds, na_prob_threshold=np.inf)
+
+
+def log_sum_exp(scores_TC: Tensor, packed: Packed) -> Tensor:
+    """log sum exp over each sequence's rows, `[T, C]` -> `[B, C]`."""
+    parts = scores_TC.split([count * length for count, length in packed.runs])
+    return torch.cat(
+        [rows.view(count, length, -1).logsumexp(1) for (count, length), rows in zip(packed.runs, parts, strict=True)]
+    )
+
+
+def _sequences(windows: Sequence[Window]) -> Sequences:
+    return Sequences(
+        token_ids=[window.token_ids for window in windows], segment_ids=[window.segment_ids for window in windows]
+    )
+
+
+def _null_odds(chosen: Sequence[Answer]) -> dict[str, float]:
+    return {answer.id: answer.null_odds for answer in chosen if answer.null_odds is not None}
+
+
+def _split_rows(numbers: Mapping[str, float]) -> list[Mapping[str, object]]:
+    groups = {"all": "", "with an answer": "HasAns_", "without an answer": "NoAns_"}
+    return [
+        {"questions": name, "exact": numbers[f"{prefix}exact"], "f1": numbers[f"{prefix}f1"], "number": numbers[f"{prefix}total"]}
+        for name, prefix in groups.items()
+        if f"{prefix}exact" in numbers
+    ]
+
+
+def _wrong(
+    questions: Sequence[Question], chosen: Sequence[Answer], references: Sequence[SquadReference]
+) -> list[Mapping[str, str]]:
+    """The first wrong answers, worst F1 first."""
+    scores = per_question_scores(references, {answer.id: answer.text for answer in chosen})
+    pairs = sorted(zip(questions, chosen, strict=True), key=lambda pair: scores[pair[0].id].f1)
+    return [
+        {
+            "question": question.question,
+            "context": question.context,
+            "right": " / ".join(dict.fromkeys(gold.text for gold in question.answers)) or "(no answer)",
+            "predicted": answer.text or "(no answer)",
+            "id": question.id,
+        }
+        for question, answer in pairs[:NUM_EXAMPLES]
+        if not scores[question.id].exact
+    ]
+
+
+def _row(answer: Answer) -> Mapping[str, object]:
+    row: dict[str, object] = {"id": answer.id, "prediction": answer.text, "score": round(answer.score, 6)}
+    if answer.null_odds is not None:
+        row["null_odds"] = answer.null_odds
+    return row | {"start": answer.start, "end": answer.end}
