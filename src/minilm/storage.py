@@ -35,6 +35,7 @@ __all__ = [
     "atomic_write",
     "make_folder",
     "map_arrays",
+    "parse_json_object",
     "read_json",
     "read_legacy_bin",
     "read_safetensors",
@@ -111,27 +112,35 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, objec
     Raises:
         DataError: not readable, not UTF-8, not JSON, nested too deep, a key given twice, or not an object.
     """
-    return _parse_object(read_text(path, max_bytes=max_bytes), path)
+    return parse_json_object(read_text(path, max_bytes=max_bytes), path)
 
 
 class _DuplicateKeyError(ValueError):
     """Raised inside the JSON parser; the place is looked up afterwards."""
 
 
-def _parse_object(text: str, path: Path) -> dict[str, object]:
+def parse_json_object(text: str, path: Path, *, line: int = 1) -> dict[str, object]:
+    """Return the one JSON object that `text` holds; `line` is where the text begins in the file.
+
+    Raises:
+        DataError: not JSON, nested too deep, a key given twice, or not an object; names the line.
+    """
+    where = path if line == 1 else f"{path}:{line}"
     try:
         value: object = json.loads(text, object_pairs_hook=_unique_keys)
     except _DuplicateKeyError:
-        line, key = _find_duplicate(text)
-        raise DataError(f"{path}:{line}: key {key} is given twice in one object: keep one of them") from None
+        below, key = _find_duplicate(text)
+        place = f"{path}:{line + below - 1}"
+        raise DataError(f"{place}: key {key} is given twice in one object: keep one of them") from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: broken JSON, {error.msg} (column {error.colno})") from None
+        place = f"{path}:{line + error.lineno - 1}"
+        raise DataError(f"{place}: broken JSON, {error.msg} (column {error.colno})") from None
     except RecursionError:
-        raise DataError(f"{path}: the JSON is nested too deep") from None
+        raise DataError(f"{where}: the JSON is nested too deep") from None
     except ValueError as error:  # numbers of thousands of digits
-        raise DataError(f"{path}: broken JSON, {error}") from None
+        raise DataError(f"{where}: broken JSON, {error}") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path}:1: expected a JSON object {{...}}, found a {type(value).__name__}")
+        raise DataError(f"{path}:{line}: expected a JSON object {{...}}, found a {type(value).__name__}")
     return value
 
 

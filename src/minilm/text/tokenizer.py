@@ -11,25 +11,26 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.errors import DataError, UsageError
 from minilm.storage import atomic_write, make_folder, write_json
 from minilm.text.definition import Definition, load_definition
+from minilm.text.pairs import Int32s, PairFrame, frame_pairs, read_pair_frame
 
 if TYPE_CHECKING:
     import tokenizers
 
 logger = logging.getLogger(__name__)
 
-Int32s = npt.NDArray[np.int32]
-
+_OFFSET_BATCH = 256  # texts at a time: with offsets the library keeps much more than the ids
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FAMILIES = {
     "[CLS]": {"sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"},
     "<s>": {"sep": "</s>", "pad": "<pad>", "mask": "<mask>", "unk": "<unk>"},
@@ -109,6 +110,81 @@ class Tokenizer:
         if too_long:
             self._warn_once("%d of %d texts were longer than %d tokens and were cut", too_long, len(arrays), max_length)
         return [self._cut(ids, max_length, special_tokens) for ids in arrays]
+
+    @cached_property
+    def pair_frame(self) -> PairFrame:
+        """What stands around two texts; raises DataError when the tokenizer was not made for pairs."""
+        return read_pair_frame(self._backend, cls_id=self.cls_id, sep_id=self.sep_id, where=self._definition.where)
+
+    def encode_pairs(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int
+    ) -> list[tuple[Int32s, Int32s]]:
+        """Turn texts, or pairs of texts, into framed ids and segment ids.
+
+        Args:
+            texts: the texts, or the first text of each pair.
+            pairs: the second text of each pair; None for single texts, as `encode` frames them.
+            max_length: longest result, special tokens included; of a pair the longer text is cut first.
+
+        Returns:
+            (ids, segment ids) of each row, int32 `[N]`, not padded.
+
+        Raises:
+            UsageError: not one second text per text, or `max_length` leaves no room.
+            DataError: the tokenizer cannot frame a pair.
+        """
+        if pairs is None:
+            return [(ids, np.zeros_like(ids)) for ids in self.encode(texts, max_length=max_length)]
+        if len(texts) != len(pairs):
+            raise UsageError(f"found {len(texts)} texts and {len(pairs)} second texts, expected one for each")
+        room = max_length - self.pair_frame.num_special
+        if room < 0:
+            raise UsageError(f"max_length={max_length} leaves no room for the special tokens: use {-room} more")
+        firsts, seconds = (self.encode(column, special_tokens=False) for column in (texts, pairs))
+        rows, cut = frame_pairs(self.pair_frame, firsts, seconds, room=room)
+        if cut:
+            self._warn_once(
+                "%d of %d pairs were longer than %d tokens and were cut (first: pair %d)",
+                *(len(cut), len(rows), max_length, cut[0] + 1),
+            )
+        return rows
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int32s, Int32s]]:
+        """Turn texts into ids without special tokens, and say where in the text each token stands.
+
+        Args:
+            texts: the texts; empty ones, NUL characters and lone surrogates are fine.
+
+        Returns:
+            (ids `[N]`, offsets `[N, 2]`) of each text, int32: token i is `text[offsets[i, 0]:offsets[i, 1]]`
+            before normalization.
+
+        Raises:
+            UsageError: `texts` is one string or holds something else than strings.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise UsageError("texts must be a list of strings: found one string, or an item that is none")
+        pieces = []
+        for start in range(0, len(texts), _OFFSET_BATCH):
+            # one character for one: offsets stay those of the text
+            whole = [_LONE_SURROGATE.sub("\ufffd", text) for text in texts[start : start + _OFFSET_BATCH]]
+            pieces += [
+                (np.array(item.ids, dtype=np.int32), np.array(item.offsets, dtype=np.int32).reshape(-1, 2))
+                for item in self._backend.encode_batch(whole, add_special_tokens=False)
+            ]
+        return pieces
+
+    def words(self, text: str) -> list[str]:
+        """Split a text as BERT does before WordPiece: normalized, cut at spaces and around punctuation.
+
+        Raises:
+            UsageError: the tokenizer is not WordPiece.
+        """
+        if not self._definition.is_wordpiece:
+            raise UsageError(f"{self._definition.where} is not a WordPiece tokenizer: it has no such words")
+        normalizer, splitter = self._backend.normalizer, self._backend.pre_tokenizer
+        plain = normalizer.normalize_str(text) if normalizer else text
+        return [word for word, _ in splitter.pre_tokenize_str(plain)] if splitter else plain.split()
 
     def _encode_batch(self, texts: Sequence[str], special_tokens: bool) -> list[tokenizers.Encoding]:
         try:

@@ -1,0 +1,260 @@
+"""From start and end scores of windows back to answers: n-best lists, the no-answer score, the text.
+
+In: questions, their windows, the two scores of every token of every window. Out: one `Answer` per question, whose text
+is a piece of the context, or "" where the context holds no answer; the contents of the original's prediction files.
+
+N tokens of one window, C of them from the context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.errors import DataError, UsageError
+from minilm.tasks.squad import Window
+from minilm.tasks.squad_file import Question
+from minilm.tasks.squad_text import FindText, classic_text, exact_text
+from minilm.text.tokenizer import Tokenizer
+
+Postprocess = Literal["exact", "classic"]
+
+_Scored = tuple[Window, NDArray[np.float64]]  # a window and its scores [N, 2]
+_Logits = tuple[float, float]  # of start and end
+_Characters = tuple[int | None, int | None]  # of the context
+_NOWHERE: _Characters = (None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """How answers are chosen.
+
+    Attributes:
+        allow_no_answer: "" may be the answer (SQuAD 2.0).
+        n_best: starts and ends that are tried per window, and length of the list.
+        max_answer_tokens: longest answer.
+        null_threshold: the answer is "" when the no-answer score is better than the best answer's by more.
+        postprocess: `exact` takes the characters of the context that the tokens stand for; `classic` guesses them
+            as the original run_squad does (whole words where it fails), for WordPiece tokenizers only.
+    """
+
+    allow_no_answer: bool
+    n_best: int = 20
+    max_answer_tokens: int = 30
+    null_threshold: float = 0.0
+    postprocess: Postprocess = "exact"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be; raises UsageError."""
+        for name in ("n_best", "max_answer_tokens"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.postprocess not in ("exact", "classic"):
+            raise UsageError(f"postprocess is {self.postprocess!r}, expected 'exact' or 'classic'")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One entry of an n-best list; `start` and `end` are characters of the context, None for no answer."""
+
+    text: str
+    start: int | None
+    end: int | None
+    start_logit: float
+    end_logit: float
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        id: of the question.
+        text: the answer; "" for none.
+        start: its first character in the context; None for no answer.
+        end: past its last character.
+        score: its probability among `nbest`.
+        null_odds: no-answer score minus score of the best answer; None when an answer is always given.
+        nbest: the best candidates, best first.
+    """
+
+    id: str
+    text: str
+    start: int | None
+    end: int | None
+    score: float
+    null_odds: float | None
+    nbest: tuple[Candidate, ...]
+
+
+def best_answers(
+    questions: Sequence[Question],
+    windows: Sequence[Window],
+    scores: Sequence[NDArray[np.float32]],
+    tokenizer: Tokenizer,
+    *,
+    settings: AnswerSettings,
+) -> list[Answer]:
+    """Choose the answer of every question.
+
+    Args:
+        questions: what was asked.
+        windows: all windows of these questions, as `make_windows` returns them.
+        scores: start and end score of every token of each window, `[N, 2]`. Rows past the window's end (of a
+            padded batch) take part in the choice of the best starts and ends, as in the original, but are no answer.
+        tokenizer: the one that made the windows.
+        settings: how to choose.
+
+    Returns:
+        One answer per question, in their order.
+
+    Raises:
+        UsageError: scores and windows do not belong together; `classic` with a tokenizer that is not WordPiece.
+        DataError: a score is not a number.
+    """
+    if len(windows) != len(scores) or any(len(a.token_ids) > len(b) for a, b in zip(windows, scores, strict=False)):
+        raise UsageError(f"found scores of {len(scores)} sequences for {len(windows)} windows: they are not of these")
+    of_question: dict[int, list[tuple[Window, NDArray[np.float32]]]] = {}
+    for window, score in zip(windows, scores, strict=True):
+        of_question.setdefault(window.question, []).append((window, score))
+    if len(of_question) != len(questions):
+        raise UsageError(f"found windows of {len(of_question)} questions, expected {len(questions)}")
+    find = classic_text(tokenizer) if settings.postprocess == "classic" else exact_text
+    return [_answer(question, of_question[number], find, settings) for number, question in enumerate(questions)]
+
+
+def official_files(answers: Sequence[Answer]) -> dict[str, dict[str, object]]:
+    """Contents of the files of the original run_squad, which writes them with four spaces of indent.
+
+    Returns:
+        `predictions` (id to text), `nbest_predictions` (id to entries with text, probability, start_logit and
+        end_logit) and, where "" may be an answer, `null_odds` (id to number), each in the order of the questions.
+    """
+    names = ("text", "probability", "start_logit", "end_logit")
+    files: dict[str, dict[str, object]] = {
+        "predictions": {answer.id: answer.text for answer in answers},
+        "nbest_predictions": {
+            answer.id: [{name: getattr(entry, name) for name in names} for entry in answer.nbest] for answer in answers
+        },
+    }
+    if any(answer.null_odds is not None for answer in answers):
+        files["null_odds"] = {answer.id: answer.null_odds for answer in answers}
+    return files
+
+
+# --- one question ----------------------------------------------------------------------------------
+
+
+def _answer(
+    question: Question,
+    of_windows: Sequence[tuple[Window, NDArray[np.float32]]],
+    find: FindText,
+    settings: AnswerSettings,
+) -> Answer:
+    scored = [(window, score.astype(np.float64)) for window, score in of_windows]
+    for window, score in scored:
+        if not np.isfinite(score[: len(window.token_ids)]).all():
+            raise DataError(f"{question.place or question.id}: a score is not a number: the model is damaged")
+    null = min((_no_answer(score) for _, score in scored), key=sum) if settings.allow_no_answer else None
+    nbest = _candidates(_nbest(question.context, scored, find, settings, null))
+    best = next((entry for entry in nbest if entry.text), nbest[0])
+    if null is None:
+        chosen, odds = nbest[0], None
+    else:
+        odds = sum(null) - best.start_logit - best.end_logit if best.text else sum(null)
+        chosen = next(entry for entry in nbest if not entry.text) if odds > settings.null_threshold else best
+    return Answer(
+        id=question.id,
+        text=chosen.text,
+        start=chosen.start,
+        end=chosen.end,
+        score=chosen.probability,
+        null_odds=odds,
+        nbest=tuple(nbest),
+    )
+
+
+def _nbest(
+    context: str, scored: Sequence[_Scored], find: FindText, settings: AnswerSettings, null: _Logits | None
+) -> dict[str, tuple[_Characters, _Logits]]:
+    """The best texts, best first, each with its place and scores; no answer is among them when it is allowed."""
+    classic = settings.postprocess == "classic"
+    nbest: dict[str, tuple[_Characters, _Logits]] = {}
+    for window, first, last, logits in _ranked(scored, settings, null):
+        if len(nbest) >= settings.n_best and (classic or any(nbest)):
+            break
+        if window is None:
+            nbest[""] = _NOWHERE, logits
+            continue
+        text, start, end = find(context, window, first, last)
+        if text and text not in nbest:
+            nbest[text] = (start, end), logits
+    if null is not None:
+        nbest.setdefault("", (_NOWHERE, null))
+    if classic and not any(nbest):
+        return {"empty": (_NOWHERE, (0.0, 0.0)), **nbest}  # as the original
+    return nbest or {"": (_NOWHERE, (0.0, 0.0))}
+
+
+def _no_answer(score: NDArray[np.float64]) -> _Logits:
+    return float(score[0, 0]), float(score[0, 1])
+
+
+def _candidates(nbest: Mapping[str, tuple[_Characters, _Logits]]) -> list[Candidate]:
+    """Entries with the softmax of their sums as probability."""
+    sums = [sum(logits) for _, logits in nbest.values()]
+    powers = [math.exp(one - max(sums)) for one in sums]
+    total = sum(powers)
+    return [
+        Candidate(
+            text=text,
+            start=place[0],
+            end=place[1],
+            start_logit=logits[0],
+            end_logit=logits[1],
+            probability=power / total,
+        )
+        for (text, (place, logits)), power in zip(nbest.items(), powers, strict=True)
+    ]
+
+
+def _ranked(
+    scored: Sequence[_Scored], settings: AnswerSettings, null: _Logits | None
+) -> Iterator[tuple[Window | None, int, int, _Logits]]:
+    """Window, first and last context token in it, and the two scores of all valid spans, best first.
+
+    Equal sums stay in the order of windows, starts and ends; no answer (window None) comes after its equals.
+    """
+    found = [_valid_spans(window, score, settings) for window, score in scored]
+    owners = np.repeat(np.arange(len(found)), [len(firsts) for firsts, _, _ in found]).tolist()
+    firsts, lasts = (np.concatenate([spans[side] for spans in found]).tolist() for side in (0, 1))
+    logits = np.concatenate([spans[2] for spans in found])
+    if null is not None:
+        logits = np.concatenate([logits, [null]])
+    order = np.argsort(-(logits[:, 0] + logits[:, 1]), kind="stable")
+    for number, start_logit, end_logit in zip(order.tolist(), *logits[order].T.tolist(), strict=True):
+        if number == len(owners):
+            yield None, 0, 0, (start_logit, end_logit)
+        else:
+            yield scored[owners[number]][0], firsts[number], lasts[number], (start_logit, end_logit)
+
+
+def _valid_spans(
+    window: Window, score: NDArray[np.float64], settings: AnswerSettings
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """First and last token (counted from the first context token) and scores `[n, 2]` of a window's spans."""
+    tokens = len(window.max_context)
+    starts, ends = (np.argsort(-score[:, side], kind="stable")[: settings.n_best] for side in (0, 1))
+    starts, ends = starts - window.first, ends - window.first
+    starts, ends = starts[(starts >= 0) & (starts < tokens)], ends[(ends >= 0) & (ends < tokens)]
+    starts = starts[window.max_context[starts]]
+    length = ends - starts[:, None] + 1
+    rows, columns = np.nonzero((length > 0) & (length <= settings.max_answer_tokens))
+    firsts, lasts = starts[rows], ends[columns]
+    return firsts, lasts, np.stack([score[firsts + window.first, 0], score[lasts + window.first, 1]], axis=1)

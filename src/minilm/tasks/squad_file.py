@@ -1,0 +1,171 @@
+"""Read the questions of a SQuAD file.
+
+In: the official nested .json (v1.1 or v2.0), or .jsonl with one question a line; each optionally .gz.
+Out: checked questions in file order, each with its place. A file with anything wrong in it is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from minilm.corpus.readers import read_file
+from minilm.errors import DataError, UsageError
+from minilm.storage import parse_json_object
+
+_T = TypeVar("_T")
+_KINDS: dict[type, str] = {
+    **{str: "a string", int: "a whole number", float: "a number", bool: "true or false"},
+    **{list: "a list", dict: "an object", type(None): "null"},
+}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoldAnswer:
+    """An answer of the file: its text and its first character in the context, None where the file does not say."""
+
+    text: str
+    start: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One question about one context.
+
+    Attributes:
+        id: its name, unique in its file.
+        question: what is asked.
+        context: where the answer stands.
+        title: of the article; "" where there is none.
+        answers: the right answers; none when the question is impossible or the file was read unlabelled.
+        is_impossible: the context holds no answer (SQuAD 2.0).
+        place: where it was read, for messages.
+    """
+
+    id: str
+    question: str
+    context: str
+    title: str = ""
+    answers: tuple[GoldAnswer, ...] = ()
+    is_impossible: bool = False
+    place: str = ""
+
+
+def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
+    """Read every question of a file.
+
+    Args:
+        path: .json (`data`, `paragraphs`, `qas`) or .jsonl (fields `id`, `question`, `context`, and `answers`
+            and `is_impossible` beside them), each optionally with .gz after it.
+        labelled: read `answers` and `is_impossible`; without, they need not be there and are not looked at.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind.
+        DataError: broken JSON, a field missing or of another kind, an id given twice, or no question; with its
+            place: file:line, or article, paragraph and question counted from 1.
+        SystemProblem: the file cannot be read.
+    """
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in (".json", ".jsonl"):
+        raise UsageError(f"{path}: unknown kind of file; expected .json or .jsonl, each optionally with .gz after it")
+    text = _decoded(read_file(path), path)
+    rows = _line_rows(text, path) if suffix == ".jsonl" else _nested_rows(text, path)
+    questions: list[Question] = []
+    places: dict[str, str] = {}
+    contexts: dict[str, str] = {}  # one copy of each for all questions about it
+    for row in rows:
+        question = _question(row, contexts, labelled=labelled)
+        if question.id in places:
+            raise DataError(f"{row.place}: id {question.id!r} is already at {places[question.id]}; keep one of them")
+        places[question.id] = row.place
+        questions.append(question)
+    if not questions:
+        raise DataError(f"{path}: the file holds no question; expected at least one")
+    return questions
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """One JSON object and its place; what is asked of it is there and of the right kind, or a DataError."""
+
+    fields: dict[str, object]
+    place: str
+
+    def get(self, name: str, *kinds: type[_T]) -> _T:
+        if name not in self.fields:
+            found = ", ".join(repr(key[:40]) for key in list(self.fields)[:8]) or "no fields"
+            raise DataError(f"{self.place}: no field {name!r}, found {found}; add the field or correct its name")
+        value = self.fields[name]
+        for kind in kinds:
+            if isinstance(value, kind) and type(value) is kind:  # true is no number
+                return value
+        wanted = " or ".join(_KINDS[kind] for kind in kinds)
+        raise DataError(f"{self.place}: field {name!r} is {_KINDS[type(value)]}, expected {wanted}")
+
+    def text(self, name: str) -> str:
+        value = self.get(name, str)
+        if _LONE_SURROGATE.search(value):
+            raise DataError(f"{self.place}: field {name!r} holds half a surrogate pair, which is no character")
+        return value
+
+    def rows(self, name: str, what: str) -> Iterator[_Row]:
+        """The objects of a list, each with its number in the place: `what` 1, 2, ..."""
+        for number, item in enumerate(self.get(name, list), 1):
+            place = f"{self.place}{', ' if what != 'article' else ': '}{what} {number}"
+            if not isinstance(item, dict):
+                raise DataError(f"{place} is {_KINDS[type(item)]}, expected an object")
+            yield _Row(fields=item, place=place)
+
+
+def _line_rows(text: str, path: Path) -> Iterator[_Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield _Row(fields=parse_json_object(line, path, line=number), place=f"{path}:{number}")
+
+
+def _nested_rows(text: str, path: Path) -> Iterator[_Row]:
+    """The questions of the official nesting, each with the context and the title that stand above it."""
+    for article in _Row(fields=parse_json_object(text, path), place=str(path)).rows("data", "article"):
+        title = article.text("title") if "title" in article.fields else ""
+        for paragraph in article.rows("paragraphs", "paragraph"):
+            above = {"context": paragraph.text("context"), "title": title}
+            for row in paragraph.rows("qas", "question"):
+                yield _Row(fields={**row.fields, **above}, place=row.place)
+
+
+def _question(row: _Row, contexts: dict[str, str], *, labelled: bool) -> Question:
+    impossible = labelled and "is_impossible" in row.fields and row.get("is_impossible", bool)
+    answers = tuple(map(_answer, row.rows("answers", "answer"))) if labelled else ()
+    if labelled and impossible == bool(answers):
+        found, expected = ("answers", "none") if answers else ("no answer", "one")
+        raise DataError(
+            f"{row.place}: found {found}, expected {expected}: 'is_impossible' is {'true' if impossible else 'false'}"
+            f"{'' if 'is_impossible' in row.fields else ' when it is left out'}; correct one of the two"
+        )
+    context = row.text("context")
+    return Question(
+        id=str(row.get("id", int)) if isinstance(row.fields.get("id"), int) else row.text("id"),
+        question=row.text("question"),
+        context=contexts.setdefault(context, context),
+        title=row.text("title") if "title" in row.fields else "",
+        answers=answers,
+        is_impossible=impossible,
+        place=row.place,
+    )
+
+
+def _answer(row: _Row) -> GoldAnswer:
+    start = None if row.fields.get("answer_start", 0) is None else row.get("answer_start", int)
+    return GoldAnswer(text=row.text("text"), start=start)

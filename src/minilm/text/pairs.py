@@ -1,0 +1,117 @@
+"""Two texts in one frame: [CLS] a [SEP] b [SEP], or <s> a </s></s> b </s>.
+
+In: a backend of the `tokenizers` library, whose post-processor says what stands around two texts; token ids.
+Out: the frame, which joins the ids of two texts to ids and segment ids, int32; how many tokens of each text fit.
+
+N tokens of the joined sequence, P of them special (the frame's own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm.errors import DataError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Int32s = npt.NDArray[np.int32]
+
+_PROBE = "a"  # any text of at least one token
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFrame:
+    """What stands around two texts.
+
+    Attributes:
+        before: special tokens before the first text.
+        between: special tokens after it.
+        after: special tokens after the second text.
+        segments: segment of each special token and, in their places among them, of the two texts, `[P + 2]`.
+    """
+
+    before: Int32s
+    between: Int32s
+    after: Int32s
+    segments: Int32s
+
+    @property
+    def num_special(self) -> int:
+        """P, the tokens that the frame adds."""
+        return len(self.segments) - 2
+
+    def second_at(self, first_tokens: int) -> int:
+        """Where the second text begins when the first has so many tokens."""
+        return len(self.before) + first_tokens + len(self.between)
+
+    def join(self, first: Int32s, second: Int32s) -> Int32s:
+        """Token ids of the framed pair, `[N]`."""
+        return np.concatenate([self.before, first, self.between, second, self.after])
+
+    def join_segments(self, first_tokens: int, second_tokens: int) -> Int32s:
+        """Segment ids of a framed pair of these lengths, `[N]`."""
+        repeats = np.ones(len(self.segments), dtype=np.intp)
+        repeats[len(self.before)] = first_tokens
+        repeats[len(self.before) + 1 + len(self.between)] = second_tokens
+        return np.repeat(self.segments, repeats)
+
+
+def read_pair_frame(backend: tokenizers.Tokenizer, *, cls_id: int, sep_id: int, where: str) -> PairFrame:
+    """Find out what the post-processor puts around two texts, by giving it two.
+
+    Raises:
+        DataError: it does not frame them with [CLS] and [SEP] (or <s> and </s>), each text in one place.
+    """
+    framed = backend.encode(_PROBE, _PROBE)
+    texts = framed.sequence_ids  # 0, 1, or None for a special token
+    ids = np.array(framed.ids, dtype=np.int32)
+    first, second = (np.flatnonzero([text == number for text in texts]) for number in (0, 1))
+    one_place_each = all(len(place) and place[-1] - place[0] + 1 == len(place) for place in (first, second))
+    if one_place_each and first[-1] < second[0]:
+        frame = PairFrame(
+            before=ids[: first[0]],
+            between=ids[first[-1] + 1 : second[0]],
+            after=ids[second[-1] + 1 :],
+            segments=np.delete(np.array(framed.type_ids, dtype=np.int32), np.r_[first[1:], second[1:]]),
+        )
+        if frame.before.tolist() == [cls_id] and sep_id in frame.between and sep_id in frame.after:
+            return frame
+    raise DataError(
+        f"{where}: it frames two texts as {framed.tokens}, expected [CLS] a [SEP] b [SEP], or <s> a </s></s> b </s>: "
+        "its post-processor was not made for pairs"
+    )
+
+
+def frame_pairs(
+    frame: PairFrame, firsts: Sequence[Int32s], seconds: Sequence[Int32s], *, room: int
+) -> tuple[list[tuple[Int32s, Int32s]], list[int]]:
+    """Join pairs to (ids, segment ids), cut to `room` tokens of text, and say which pairs were cut."""
+    rows, cut = [], []
+    for number, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+        kept, kept_second = longest_first(len(first), len(second), room=room)
+        if kept + kept_second < len(first) + len(second):
+            cut.append(number)
+        ids = frame.join(first[:kept], second[:kept_second])
+        rows.append((ids, frame.join_segments(kept, kept_second)))
+    return rows, cut
+
+
+def longest_first(first: int, second: int, *, room: int) -> tuple[int, int]:
+    """How many tokens of two texts to keep: the longer one is cut, then both alike.
+
+    The rule of the `tokenizers` library ("longest_first"). Done here because the library also builds every
+    combination of the pieces it cuts off: two texts of 3,000 tokens take it seconds and gigabytes.
+    """
+    if first + second <= room:
+        return first, second
+    short, long = min(first, second), max(first, second)
+    long = max(short, room - short)
+    if short + long > room:
+        short, long = room // 2, room - room // 2
+    return (short, long) if first <= second else (long, short)
