@@ -125,7 +125,7 @@ def test_inference_loads_no_training():
     assert "minilm.infer.api" in loaded
     assert not roots(loaded) & {"transformers", "pydantic", "typer"}
     assert not {module.split(".")[1] for module in loaded if module.startswith("minilm.")} & {
-        *("train", "distill", "tasks", "quickstart", "recipe", "cli")
+        *("train", "distill", "quickstart", "recipe", "cli")
     }
 
 

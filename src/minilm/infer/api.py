@@ -2,12 +2,14 @@
 
 In: a model folder. Out: numpy arrays and plain Python values.
 
-B sequences, E hidden width.
+B sequences, T packed tokens, N tokens of one sequence, E hidden width, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minilm.errors import DataError, UsageError
-from minilm.infer.batching import run_in_order
+from minilm.infer.batching import in_order, windows
 from minilm.infer.engine import Engine, Precision, TorchEngine
-from minilm.model.checkpoint import read_model
+from minilm.infer.task_file import SavedTask, read_task
+from minilm.model.checkpoint import read_labels, read_model, saved_head
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding
+from minilm.model.heads import ClassificationHead, HeadName, Model
 from minilm.model.packing import Packed
+from minilm.tasks.squad import make_windows
+from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad_file import Question
 from minilm.text.tokenizer import Tokenizer
+
+_USABLE: tuple[HeadName, ...] = ("classification", "span")
+_SPAN_TOKENS = 384  # of a window, where the folder does not say
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classified:
+    """What a classifier says of one text.
+
+    Attributes:
+        label: the most probable label; "" for a regression model.
+        score: its probability; the predicted number for a regression model.
+        probabilities: of all labels in their order; empty for a regression model.
+    """
+
+    label: str
+    score: float
+    probabilities: tuple[float, ...] = ()
 
 
 def load(path: Path | str, *, precision: Precision = "fp32") -> LoadedModel:
@@ -41,29 +66,58 @@ def load(path: Path | str, *, precision: Precision = "fp32") -> LoadedModel:
     folder = Path(path)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder")
-    encoder = read_model(folder).encoder
-    config = encoder.config
+    saved = saved_head(folder)
+    head = saved if saved in _USABLE else None
+    model = read_model(folder, head=head)
+    config = model.encoder.config
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
     return LoadedModel(
-        engine=TorchEngine(encoder, precision=precision),
+        folder=folder,
+        engine=TorchEngine(model, precision=precision),
         config=config,
         tokenizer=tokenizer,
         embedding=read_embedding(folder, model_max_tokens=config.max_tokens),
+        head=head,
+        labels=_labels(folder, model),
+        task=read_task(folder),
     )
+
+
+def _labels(folder: Path, model: Model) -> Sequence[str]:
+    """Names of a classifier's labels; none for a regression model, which has one score."""
+    if not isinstance(model.head, ClassificationHead) or model.head.out.out_features == 1:
+        return ()
+    return read_labels(folder) or [f"LABEL_{number}" for number in range(model.head.out.out_features)]
 
 
 class LoadedModel:
     """A model ready to be used. Not to be shared between threads while it computes."""
 
     def __init__(
-        self, *, engine: Engine, config: EncoderConfig, tokenizer: Tokenizer, embedding: EmbeddingSettings
+        self,
+        *,
+        folder: Path,
+        engine: Engine,
+        config: EncoderConfig,
+        tokenizer: Tokenizer,
+        embedding: EmbeddingSettings,
+        head: HeadName | None = None,
+        labels: Sequence[str] = (),
+        task: SavedTask | None = None,
     ) -> None:
         """Join the parts; see `load`."""
-        self._engine = engine
+        self._folder, self._engine, self._head = folder, engine, head
         self.config = config
         self.tokenizer = tokenizer
         self.embedding = embedding
+        self.labels = tuple(labels)
+        self.task = task or SavedTask()
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input of the model's task: what it was trained with, where the folder says so."""
+        return self.task.max_tokens or self.embedding.max_tokens
 
     def encode(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """One vector per text, `[number of texts, E]` float32, in the order of `texts`.
@@ -74,24 +128,88 @@ class LoadedModel:
         Raises:
             UsageError: a single string was given, or an item is not a string.
         """
-        if isinstance(texts, str):
-            raise UsageError("encode expects a list of texts, not one string; write encode([text])")
-        windows = run_in_order(
-            _checked(texts),
-            self._embed,
+        vectors = [torch.empty(0, self.config.hidden_size)]
+        for window in windows(_checked(texts, "encode")):
+            sequences = self.tokenizer.encode(window, max_length=self.embedding.max_tokens)
+            vectors.append(torch.stack(in_order(sequences, None, self._embed)))
+        joined: NDArray[np.float32] = torch.cat(vectors).numpy()
+        return joined
+
+    def classify(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Classified]:
+        """The label of each text, or of each pair of texts, in their order.
+
+        Args:
+            texts: the texts, or the first text of each pair.
+            pairs: the second texts.
+
+        Raises:
+            UsageError: the model is no classifier, not one second text per text, or an item is not a string.
+        """
+        self._require_head("classification", "classify", "minilm finetune with a GLUE task or labelled texts")
+        found: list[Classified] = []
+        firsts, seconds = _checked(texts, "classify"), None if pairs is None else iter(_checked(pairs, "classify"))
+        for window in windows(firsts):
+            second = None if seconds is None else list(islice(seconds, len(window)))
+            rows = self.tokenizer.encode_pairs(window, second, max_length=self.max_tokens)
+            scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], self._engine.scores)
+            found += [self._classified(row) for row in scores]
+        if seconds is not None and next(seconds, None) is not None:
+            raise UsageError(f"found more second texts than the {len(found)} texts, expected one for each")
+        return found
+
+    def answer(self, question: str, context: str) -> Answer:
+        """The answer to `question` in `context`: its text, score and place.
+
+        `text` is `context[start:end]`, or "" (start and end None) where the model finds none and was trained to say
+        so. `score` is its probability among the best candidates, `nbest` those candidates.
+
+        Raises:
+            UsageError: the model answers no questions, or the question leaves no room for the context.
+        """
+        question, context = _checked([question, context], "answer")
+        return self.answers([Question(id="0", question=question, context=context)])[0]
+
+    def answers(self, questions: Sequence[Question], *, settings: AnswerSettings | None = None) -> list[Answer]:
+        """The answers to several questions, in their order; `settings` other than those of training.
+
+        Raises:
+            UsageError: the model answers no questions, or a question leaves no room for the context.
+        """
+        self._require_head("span", "answer", "minilm finetune with the task squad")
+        parts = make_windows(
+            questions,
             self.tokenizer,
-            max_tokens=self.embedding.max_tokens,
+            max_tokens=min(self.task.max_tokens or _SPAN_TOKENS, self.config.max_tokens),
+            stride=self.task.stride,
+            max_question_tokens=self.task.max_question_tokens,
         )
-        empty = torch.empty(0, self.config.hidden_size)
-        vectors: NDArray[np.float32] = torch.cat([empty, *windows]).numpy()
-        return vectors
+        token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]
+        scores = in_order(token_ids, segment_ids, self._spans)
+        return best_answers(questions, parts, scores, self.tokenizer, settings=settings or self.task.answers)
 
     def _embed(self, packed: Packed) -> Tensor:
         if self.embedding.pooling == "cls":
             vectors_BE = self._engine.first(packed)
         else:
             vectors_BE = mean_rows(self._engine.hidden(packed), packed)
-        return torch.nn.functional.normalize(vectors_BE) if self.embedding.normalize else vectors_BE
+        return (torch.nn.functional.normalize(vectors_BE) if self.embedding.normalize else vectors_BE).cpu()
+
+    def _spans(self, packed: Packed) -> list[NDArray[np.float32]]:
+        return [part.numpy() for part in self._engine.scores(packed).split(list(packed.lengths))]
+
+    def _classified(self, logits_C: Tensor) -> Classified:
+        if not self.labels:
+            return Classified(label="", score=float(logits_C[0]))
+        probabilities = logits_C.softmax(-1).tolist()
+        best = int(np.argmax(probabilities))
+        return Classified(label=self.labels[best], score=probabilities[best], probabilities=tuple(probabilities))
+
+    def _require_head(self, head: HeadName, what: str, how: str) -> None:
+        if self._head != head:
+            raise UsageError(
+                f"{self._folder} cannot {what}: it has {'a ' + self._head if self._head else 'no trained'} head; "
+                f"train one with {how}"
+            )
 
 
 def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:
@@ -102,8 +220,14 @@ def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:
     )
 
 
-def _checked(texts: Iterable[str]) -> Iterable[str]:
+def _checked(texts: Iterable[str], what: str) -> Iterable[str]:
+    if isinstance(texts, str):
+        raise UsageError(f"{what} expects a list of texts, not one string; write {what}([text])")
+    return _strings(texts, what)
+
+
+def _strings(texts: Iterable[str], what: str) -> Iterable[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise UsageError(f"text {number} is a {type(text).__name__}; encode expects strings")
+            raise UsageError(f"text {number} is a {type(text).__name__}; {what} expects strings")
         yield text

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from minilm.corpus.order import microbatches
 from minilm.model.packing import Packed, pack
-from minilm.text.tokenizer import Tokenizer
 
 WINDOW = 4096  # texts that are tokenized and sorted together
 TOKEN_BUDGET = 4096  # tokens of one batch
 
 Ids = NDArray[np.int32]
+V = TypeVar("V")
 
 
 def packed_batches(
@@ -36,24 +35,21 @@ def packed_batches(
         yield part, pack([token_ids[index] for index in part], segments=segments)
 
 
-def run_in_order(
-    texts: Iterable[str],
-    compute: Callable[[Packed], Tensor],
-    tokenizer: Tokenizer,
-    *,
-    max_tokens: int,
-) -> Iterator[Tensor]:
-    """Yield `compute`'s rows, `[texts of the window, ...]` on the host, window after window.
+def in_order(
+    token_ids: Sequence[Ids], segment_ids: Sequence[Ids] | None, compute: Callable[[Packed], Iterable[V]]
+) -> list[V]:
+    """`compute`'s results, one per sequence, in the order of the sequences.
 
-    `compute` maps a packed batch of B texts to `[B, ...]`. Texts longer than `max_tokens` are cut.
+    `compute` maps a packed batch of B sequences to B results, such as the rows of a tensor `[B, ...]`.
     """
-    stream = iter(texts)
-    while window := list(islice(stream, WINDOW)):
-        parts, rows = [], []
-        for part, packed in packed_batches(tokenizer.encode(window, max_length=max_tokens)):
-            parts.append(part)
-            rows.append(compute(packed).cpu())
-        joined = torch.cat(rows)
-        restored = torch.empty_like(joined)
-        restored[torch.from_numpy(np.concatenate(parts))] = joined
-        yield restored
+    results: dict[int, V] = {}
+    for part, packed in packed_batches(token_ids, segment_ids):
+        results.update(zip(part.tolist(), compute(packed), strict=True))
+    return [results[number] for number in range(len(token_ids))]
+
+
+def windows(items: Iterable[V], size: int = WINDOW) -> Iterator[list[V]]:
+    """Cut any stream into lists of at most `size`, as it comes."""
+    stream = iter(items)
+    while window := list(islice(stream, size)):
+        yield window

@@ -2,7 +2,7 @@
 
 In: a `Packed` batch. Out: the rows somebody reads.
 
-B sequences, T packed tokens, E hidden width.
+B sequences, T packed tokens, E hidden width, C labels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from minilm.model.encoder import Encoder
+from minilm.model.heads import Model
 from minilm.model.packing import Packed
 from minilm.model.prepacked import prepack
 
@@ -21,31 +21,40 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Engine(Protocol):
-    """A back end for encoders."""
+    """A back end for encoders and their heads."""
 
     def hidden(self, packed: Packed) -> Tensor:
         """Last hidden rows of all tokens, `[T, E]` float32."""
 
     def first(self, packed: Packed) -> Tensor:
         """Last hidden row of each sequence's first token, `[B, E]` float32."""
+
+    def scores(self, packed: Packed) -> Tensor:
+        """Scores of the model's head on the host, float32: `[B, C]` of a classifier, `[T, 2]` of a span head."""
 
 
 class TorchEngine:
     """The packed encoder with frozen weights; on CPUs its linear maps are prepacked."""
 
-    def __init__(self, encoder: Encoder, *, precision: Precision = "fp32") -> None:
-        """Take over `encoder`: its weights are converted and frozen in place."""
-        self._encoder = encoder.eval().requires_grad_(False).to(DTYPES[precision])
-        self._device = self._encoder.embeddings.word.weight.device
-        prepack(self._encoder)
+    def __init__(self, model: Model, *, precision: Precision = "fp32") -> None:
+        """Take over `model`: its weights are converted and frozen in place."""
+        self._model = model.eval().requires_grad_(False).to(DTYPES[precision])
+        self._device = self._model.encoder.embeddings.word.weight.device
+        prepack(self._model)
 
     @torch.inference_mode()
     def hidden(self, packed: Packed) -> Tensor:
         """Last hidden rows of all tokens, `[T, E]` float32."""
-        hidden_TE: Tensor = self._encoder(packed.to(self._device))
+        hidden_TE: Tensor = self._model.encoder(packed.to(self._device))
         return hidden_TE.float()
 
     @torch.inference_mode()
     def first(self, packed: Packed) -> Tensor:
         """Last hidden row of each sequence's first token, `[B, E]` float32."""
-        return self._encoder.first(packed.to(self._device)).float()
+        return self._model.encoder.first(packed.to(self._device)).float()
+
+    @torch.inference_mode()
+    def scores(self, packed: Packed) -> Tensor:
+        """Scores of the model's head on the host, float32."""
+        scores: Tensor = self._model(packed.to(self._device))
+        return scores.float().cpu()

@@ -1,119 +1,143 @@
-"""Text classification as an objective of the training loop.
+"""Classification and regression of texts and pairs of texts as a task of fine-tuning.
 
-In: token ids with labels, a model with a classification head. Out: cross-entropy per step, held-out accuracy.
+In: labelled rows of the training and held-out files. Out: a `Task` whose head reads the first token.
 
-B sequences, C labels.
+B sequences, T packed tokens, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from minilm.corpus.order import microbatches, step_documents
 from minilm.errors import DataError
-from minilm.model.heads import Model
-from minilm.model.packing import Packed, pack
-from minilm.train.loop import StepLoss
+from minilm.model.heads import HeadName
+from minilm.model.packing import Packed
+from minilm.score.glue import compute_metrics
+from minilm.tasks.base import NUM_EXAMPLES, Analysis, Array, Sequences
+from minilm.tasks.text_task import TextRow, TextTask
+from minilm.text.tokenizer import Tokenizer
+
+_MOST_IN_TABLE = 40  # classes; a larger confusion matrix helps nobody
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledTexts:
-    """Token ids of each text and its label, `labels[i]` in `0..C-1`."""
+class ClassificationTask:
+    """Cross-entropy over the labels, or squared error when the task has none."""
 
-    sequences: Sequence[NDArray[np.int32]]
-    labels: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        """Refuse rows that do not pair up.
-
-        Raises:
-            DataError: no rows, or not one label per text.
-        """
-        if not len(self.sequences) or len(self.sequences) != len(self.labels):
-            raise DataError(f"found {len(self.sequences)} texts and {len(self.labels)} labels; expected one each")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledBatch:
-    """One microbatch, its labels `[B]`, and what its mean weighs in the step's mean."""
-
-    packed: Packed
-    labels: Tensor
-    weight: float
-
-
-class ClassificationObjective:
-    """Cross-entropy of a model's classification head; all weights are trained."""
+    head: HeadName = "classification"
 
     def __init__(
         self,
-        model: Model,
-        train: LabelledTexts,
-        heldout: LabelledTexts,
+        spec: TextTask,
+        train: Sequence[TextRow],
+        dev: Mapping[str, Sequence[TextRow]],
+        tokenizer: Tokenizer,
         *,
-        batch_size: int,
-        tokens_per_batch: int,
-        seed: int,
+        max_tokens: int,
     ) -> None:
-        """Train on `train` in batches of `batch_size` texts, score on `heldout`."""
-        self._model, self._train, self._heldout = model, train, heldout
-        self._batch_size, self._tokens_per_batch, self._seed = batch_size, tokens_per_batch, seed
-        self._device = next(model.parameters()).device
+        """Tokenize everything.
 
-    @property
-    def module(self) -> nn.Module:
-        """The model."""
-        return self._model
+        Raises:
+            DataError: a pair task without second texts, or only one label to learn.
+        """
+        self._spec, self._rows = spec, {**dev}
+        self.labels = spec.labels
+        self.main_metric = spec.main
+        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+        self.train = self._encoded(train)
+        targets = [row.label for row in train]
+        self.targets: NDArray[np.generic] = np.array(targets, dtype=np.int64 if self.labels else np.float32)
+        if self.labels and len(set(targets)) < 2:
+            raise DataError(
+                f"all {len(targets)} training rows have the label {self.labels[int(targets[0] or 0)]!r}; "
+                f"expected at least two labels (first row: {train[0].place})"
+            )
+        self.dev = {name: self._encoded(rows) for name, rows in dev.items()}
 
-    @property
-    def parameters(self) -> Mapping[str, nn.Parameter]:
-        """All weights."""
-        return dict(self._model.named_parameters())
+    def _encoded(self, rows: Sequence[TextRow]) -> Sequences:
+        texts = [row.text for row in rows]
+        pairs = [row.text_pair or "" for row in rows] if self._spec.columns.text_pair is not None else None
+        encoded = self._tokenizer.encode_pairs(texts, pairs, max_length=self._max_tokens)
+        return Sequences(token_ids=[ids for ids, _ in encoded], segment_ids=[segments for _, segments in encoded])
 
-    @property
-    def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
-        """One group."""
-        return [list(self._model.parameters())]
+    def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
+        """Cross-entropy or squared error of each text, `[B, C]` -> `[B]`."""
+        if self.labels:
+            return functional.cross_entropy(scores, targets, reduction="none")
+        return functional.mse_loss(scores.squeeze(-1), targets, reduction="none")
 
-    def microbatches(self, step: int) -> list[LabelledBatch]:
-        """The texts of `step`, sorted by length, cut by the token budget."""
-        rows = step_documents(
-            num_documents=len(self._train.labels), batch_size=self._batch_size, seed=self._seed, step=step
+    def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
+        """The logits of each text, `[C]`."""
+        return list(scores.cpu().numpy())
+
+    def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
+        """The task's metrics, times 100, and the held-out loss."""
+        right = self._right(dev_set)
+        logits_BC = np.stack(outputs).astype(np.float64)
+        numbers = compute_metrics(self._spec.metrics, right, self._predicted(logits_BC))
+        if self._spec.main not in numbers:  # the mean of the task's two metrics, as GLUE counts it
+            numbers[self._spec.main] = float(np.mean(list(numbers.values())))
+        return {**numbers, "heldout_loss": self._heldout_loss(logits_BC, right)}
+
+    def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
+        """Confusion matrix, wrong examples (the surest first), all predictions."""
+        rows, logits_BC = self._rows[dev_set], np.stack(outputs).astype(np.float64)
+        predicted = self._predicted(logits_BC)
+        names = [self._name(value) for value in predicted]
+        sureness = self._sureness(logits_BC, dev_set)
+        wrong = [place for place in np.argsort(-sureness, kind="stable") if self._is_wrong(rows[place], predicted[place])]
+        return Analysis(
+            tables=self._confusion(rows, predicted),
+            curves={},
+            examples=[self._example(rows[place], names[place]) for place in wrong[:NUM_EXAMPLES]],
+            predictions=[
+                {"id": row.id, "prediction": name if self.labels else predicted[place]}
+                for place, (row, name) in enumerate(zip(rows, names, strict=True))
+            ],
         )
-        return list(self._batches(self._train, rows))
 
-    def loss(self, batch: LabelledBatch) -> StepLoss:
-        """Mean cross-entropy times the batch's weight."""
-        value = functional.cross_entropy(self._model(batch.packed).float(), batch.labels) * batch.weight
-        return StepLoss(value=value, parts={})
+    def _right(self, dev_set: str) -> list[float]:
+        return [float(row.label or 0) for row in self._rows[dev_set]]
 
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """Held-out cross-entropy and accuracy."""
-        self._model.eval()
-        loss, correct = 0.0, 0
-        for batch in self._batches(self._heldout, np.arange(len(self._heldout.labels))):
-            logits_BC = self._model(batch.packed).float()
-            loss += batch.weight * float(functional.cross_entropy(logits_BC, batch.labels))
-            correct += int((logits_BC.argmax(-1) == batch.labels).sum())
-        return {"heldout_loss": loss, "accuracy": correct / len(self._heldout.labels)}
+    def _predicted(self, logits_BC: NDArray[np.float64]) -> list[float]:
+        values = logits_BC.argmax(1) if self.labels else logits_BC[:, 0]
+        return [float(value) for value in values]
 
-    def _batches(self, texts: LabelledTexts, rows: NDArray[np.int64]) -> Iterator[LabelledBatch]:
-        lengths = np.array([len(texts.sequences[row]) for row in rows])
-        for part in microbatches(lengths, token_budget=self._tokens_per_batch):
-            chosen = rows[part]
-            packed = pack(
-                [texts.sequences[row] for row in chosen],
-            )
-            yield LabelledBatch(
-                packed=packed.to(self._device),
-                labels=torch.from_numpy(texts.labels[chosen]).to(self._device),
-                weight=len(part) / len(rows),
-            )
+    def _heldout_loss(self, logits_BC: NDArray[np.float64], right: Sequence[float]) -> float:
+        if not self.labels:
+            return float(np.mean((logits_BC[:, 0] - np.array(right)) ** 2))
+        own = logits_BC[np.arange(len(right)), np.array(right, dtype=np.int64)]
+        return float(np.mean(np.logaddexp.reduce(logits_BC, axis=1) - own))
+
+    def _sureness(self, logits_BC: NDArray[np.float64], dev_set: str) -> NDArray[np.float64]:
+        """How far apart the first two labels are, or how far off a number is."""
+        if not self.labels:
+            return np.abs(logits_BC[:, 0] - np.array(self._right(dev_set)))
+        ordered = np.sort(logits_BC, axis=1)
+        return np.asarray(ordered[:, -1] - ordered[:, -2])
+
+    def _is_wrong(self, row: TextRow, predicted: float) -> bool:
+        return not self.labels or row.label != int(predicted)
+
+    def _name(self, value: float) -> str:
+        return self.labels[int(value)] if self.labels else f"{value:.3f}"
+
+    def _confusion(self, rows: Sequence[TextRow], predicted: Sequence[float]) -> dict[str, list[dict[str, object]]]:
+        if not self.labels or len(self.labels) > _MOST_IN_TABLE:
+            return {}
+        counts = Counter((int(row.label or 0), int(value)) for row, value in zip(rows, predicted, strict=True))
+        return {
+            "Confusion matrix (rows: right, columns: predicted)": [
+                {"right": name, **{other: counts[right, place] for place, other in enumerate(self.labels)}}
+                for right, name in enumerate(self.labels)
+            ]
+        }
+
+    def _example(self, row: TextRow, predicted: str) -> dict[str, str]:
+        pair = {} if row.text_pair is None else {"second text": row.text_pair}
+        return {"text": row.text, **pair, "right": self._name(float(row.label or 0)), "predicted": predicted, "id": row.id}

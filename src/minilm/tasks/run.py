@@ -22,12 +22,13 @@ from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.embedded import embedded_model
 from minilm.errors import UsageError
+from minilm.infer.task_file import write_task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
 from minilm.model.encoder import reset_weights
 from minilm.model.heads import Model, new_head
 from minilm.recipe import FinetuneRecipe, flat_values
 from minilm.tasks.base import Analysis, Task
-from minilm.tasks.make import make_task
+from minilm.tasks.make import make_task, saved_task
 from minilm.tasks.objective import FinetuneObjective
 from minilm.tasks.report import report_run
 from minilm.tasks.result import ANALYSIS, RunResult, read_result, write_result
@@ -221,6 +222,7 @@ def _write(
             regression=task.head == "classification" and not task.labels,
         )
         plan.tokenizer.save(aside)
+        write_task(aside, saved_task(recipe.task))
         storage.atomic_write(aside / "README.md", _card(recipe, result))
     with storage.atomic_folder(out / "predictions", replace=True) as aside:
         for name, analysis in analyses.items():

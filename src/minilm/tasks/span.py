@@ -149,7 +149,12 @@ def _null_odds(chosen: Sequence[Answer]) -> dict[str, float]:
 def _split_rows(numbers: Mapping[str, float]) -> list[Mapping[str, object]]:
     groups = {"all": "", "with an answer": "HasAns_", "without an answer": "NoAns_"}
     return [
-        {"questions": name, "exact": numbers[f"{prefix}exact"], "f1": numbers[f"{prefix}f1"], "number": numbers[f"{prefix}total"]}
+        {
+            "questions": name,
+            "exact": numbers[f"{prefix}exact"],
+            "f1": numbers[f"{prefix}f1"],
+            "number": numbers[f"{prefix}total"],
+        }
         for name, prefix in groups.items()
         if f"{prefix}exact" in numbers
     ]

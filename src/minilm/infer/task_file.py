@@ -1,0 +1,79 @@
+"""What a fine-tuned model was trained to do: `task.json` in its folder.
+
+In: a model folder. Out: `SavedTask`, so that prediction cuts and frames its input as training did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from minilm import storage
+from minilm.errors import DataError
+from minilm.tasks.squad_answers import AnswerSettings
+
+_FILE = "task.json"
+Kind = Literal["text", "span"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedTask:
+    """How input is read and cut; of a span task also how answers are chosen.
+
+    `text`, `text_pair` and `id` are the columns of labelled files; no `text_pair` means single texts.
+    """
+
+    name: str = ""
+    max_tokens: int | None = None
+    text: str = "text"
+    text_pair: str | None = None
+    id: str | None = None
+    allow_no_answer: bool = True
+    stride: int = 128
+    max_question_tokens: int = 64
+    max_answer_tokens: int = 30
+    n_best: int = 20
+    null_threshold: float = 0.0
+
+    @property
+    def answers(self) -> AnswerSettings:
+        """How answers are chosen."""
+        return AnswerSettings(
+            allow_no_answer=self.allow_no_answer,
+            n_best=self.n_best,
+            max_answer_tokens=self.max_answer_tokens,
+            null_threshold=self.null_threshold,
+        )
+
+
+def write_task(folder: Path, task: SavedTask) -> None:
+    """Write `task.json` into a model folder; raises SystemProblem when the machine refuses."""
+    storage.write_json(folder / _FILE, asdict(task))
+
+
+def read_task(folder: Path) -> SavedTask:
+    """Read `task.json`; the defaults where a folder (of another library) has none.
+
+    Raises:
+        DataError: the file is damaged or has a key of another kind.
+    """
+    file = folder / _FILE
+    if not file.is_file():
+        return SavedTask()
+    values = storage.read_json(file)
+    for field in fields(SavedTask):
+        if field.name in values:
+            _require_kind(file, field.name, values[field.name], str(field.type))
+    unknown = values.keys() - {field.name for field in fields(SavedTask)}
+    if unknown:
+        raise DataError(f"{file}: unknown key {min(unknown)!r}; the model is of a newer minilm: upgrade it")
+    return SavedTask(**values)  # type: ignore[arg-type]
+
+
+def _require_kind(file: Path, name: str, value: object, kind: str) -> None:
+    kinds: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
+    allowed = tuple(one for word in kind.split(" | ") for one in kinds.get(word, (type(None),)))
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise DataError(f"{file}: {name} is {value!r}; expected {kind}")
