@@ -1,7 +1,7 @@
-"""Read texts from files of several formats, one at a time.
+"""Read texts from files of several formats, one at a time; the one place that knows how each format is read.
 
 In: paths of .txt, .jsonl, .json (one object per line), .csv or .parquet files, each optionally .gz.
-Out: a stream of non-empty texts in file order; memory does not grow with the files.
+Out: a stream of non-empty texts in file order, or of rows for `tables.py`; memory does not grow with the files.
 A bad row (broken JSON, invalid UTF-8, wrong columns, ...) is skipped, counted and remembered with its
 place in `BadRows`; a damaged file (truncated .gz, broken parquet) ends the reading with `DataError`.
 """
@@ -16,9 +16,10 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -70,14 +71,27 @@ class ByteMeter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Source:
-    """One open file and where its findings go."""
+class Source:
+    """One open file and where its findings go.
+
+    Attributes:
+        path: for messages.
+        stream: its bytes, decompressed.
+        report: takes the place (line or row, from 1) and the reason of a bad row.
+        meter: advanced while the file is read.
+        field: the one column that is read; None means all.
+    """
 
     path: Path
     stream: IO[bytes]
-    field: str
-    bad_rows: BadRows
+    report: Callable[[int, str], None]
     meter: ByteMeter
+    field: str | None = None
+
+
+Rows = Iterator[tuple[int, Mapping[str, object]]]
+"""(1-based line or row, value by column) of every row that can be read."""
+RowReader = Callable[[Source], Rows]
 
 
 def read_texts(
@@ -93,7 +107,7 @@ def read_texts(
         DataError: a file is damaged, or a CSV or parquet file has no such column.
         SystemProblem: a file cannot be read.
     """
-    checked = [(path, _reader_for(path)) for path in paths]
+    checked = [(path, reader_for(path, _TEXT_READERS)) for path in paths]
     return _read_all(checked, field=field, bad_rows=bad_rows, meter=meter or ByteMeter())
 
 
@@ -105,36 +119,59 @@ def read_file(path: Path) -> bytes:
         DataError: the .gz file is damaged.
         SystemProblem: the file cannot be read.
     """
-    _require_file(path)
-    with _damage_is_data_error(path), _opened(path, ByteMeter()) as stream:
+    require_file(path)
+    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
         return stream.read().removeprefix(_BOM)
 
 
 def _read_all(
-    files: Sequence[tuple[Path, _Reader]], *, field: str, bad_rows: BadRows, meter: ByteMeter
+    files: Sequence[tuple[Path, RowReader]], *, field: str, bad_rows: BadRows, meter: ByteMeter
 ) -> Iterator[str]:
     for path, reader in files:
-        with _damage_is_data_error(path), _opened(path, meter) as stream:
-            source = _Source(path=path, stream=stream, field=field, bad_rows=bad_rows, meter=meter)
-            for text in reader(source):
+        with damage_is_data_error(path), opened(path, meter) as stream:
+            report = partial(bad_rows.add, path)
+            source = Source(path=path, stream=stream, report=report, meter=meter, field=field)
+            for line, row in reader(source):
+                try:
+                    text = _text(row, field)
+                except ValueError as error:
+                    report(line, str(error))
+                    continue
                 if text.strip():
                     yield text
                 else:
                     bad_rows.empty += 1
 
 
-def _reader_for(path: Path) -> _Reader:
+def _text(row: Mapping[str, object], field: str) -> str:
+    if field not in row:
+        found = ", ".join(map(repr, list(row)[:8])) or "no fields"
+        raise ValueError(f"no field {field!r} (the row has {found})")
+    text = row[field]
+    if not isinstance(text, str):
+        kind = "null" if text is None else f"a {type(text).__name__}"
+        raise ValueError(f"field {field!r} is {kind}, expected a string")
+    return text
+
+
+def reader_for(path: Path, readers: Mapping[str, RowReader]) -> RowReader:
+    """Choose by the suffix, in which a .gz at the end does not count.
+
+    Raises:
+        UsageError: the path is missing, is no file, or has an unknown suffix.
+    """
     name = path.name.lower().removesuffix(".gz")
-    reader = _READERS.get(Path(name).suffix)
+    reader = readers.get(Path(name).suffix)
     if reader is None:
         raise UsageError(
-            f"{path}: unknown kind of file; expected {', '.join(_READERS)}, each optionally with .gz after it"
+            f"{path}: unknown kind of file; expected {', '.join(readers)}, each optionally with .gz after it"
         )
-    _require_file(path)
+    require_file(path)
     return reader
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Raise UsageError when the path is missing or no file."""
     if not path.exists():
         raise UsageError(f"{path}: no such file; check the input path")
     if not path.is_file():
@@ -142,7 +179,8 @@ def _require_file(path: Path) -> None:
 
 
 @contextmanager
-def _damage_is_data_error(path: Path) -> Iterator[None]:
+def damage_is_data_error(path: Path) -> Iterator[None]:
+    """Turn what a damaged .gz file or the system says while reading into DataError and SystemProblem."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -174,7 +212,7 @@ class _MeteredFile(io.RawIOBase):
 
 
 @contextmanager
-def _opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
+def opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
     """Open for reading bytes; .gz is decompressed; parquet (which needs seeking) stays a plain file."""
     name = path.name.lower()
     if name.endswith(".parquet"):
@@ -191,85 +229,84 @@ def _opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
             yield stream
 
 
-def _lines(source: _Source) -> Iterator[tuple[int, bytes]]:
+def lines(source: Source) -> Iterator[tuple[int, bytes]]:
     """Yield (1-based number, line with its end); an overlong line is a bad row and is not kept in memory."""
     number = 0
     while line := source.stream.readline(MAX_LINE_BYTES):
         number += 1
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-            source.bad_rows.add(source.path, number, f"line longer than {MAX_LINE_BYTES} bytes")
+            source.report(number, f"line longer than {MAX_LINE_BYTES} bytes")
             while line and not line.endswith(b"\n"):
                 line = source.stream.readline(MAX_LINE_BYTES)
             continue
         yield number, line.removeprefix(_BOM) if number == 1 else line
 
 
-def _read_txt(source: _Source) -> Iterator[str]:
-    for number, line in _lines(source):
+def text_lines(source: Source) -> Iterator[tuple[int, str]]:
+    """Yield (1-based number, text without its end) of every line that is not blank; broken UTF-8 is a bad row."""
+    for number, line in lines(source):
         stripped = line.rstrip(b"\r\n")
         if not stripped.strip():
             continue
         try:
-            yield stripped.decode()
+            yield number, stripped.decode()
         except UnicodeDecodeError as error:
-            source.bad_rows.add(source.path, number, f"invalid UTF-8 at byte {error.start + 1} of the line")
+            source.report(number, f"invalid UTF-8 at byte {error.start + 1} of the line")
 
 
-def _read_json_lines(source: _Source) -> Iterator[str]:
-    for number, line in _lines(source):
-        if not line.strip():
-            continue
+def _txt_rows(source: Source) -> Rows:
+    for number, line in text_lines(source):
+        yield number, {source.field or "text": line}
+
+
+def _json_rows(source: Source) -> Rows:
+    for number, line in text_lines(source):
         try:
-            yield _json_text(line, source.field)
-        except UnicodeDecodeError as error:
-            source.bad_rows.add(source.path, number, f"invalid UTF-8 at byte {error.start + 1} of the line")
+            row = json.loads(line)
         except json.JSONDecodeError as error:
-            source.bad_rows.add(
-                source.path, number, f"broken JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
-            )
+            source.report(number, f"broken JSON ({error.msg.removesuffix(' at')} at column {error.colno})")
         except (ValueError, RecursionError) as error:
-            source.bad_rows.add(source.path, number, str(error))
+            source.report(number, str(error))
+        else:
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                source.report(number, f"a JSON {type(row).__name__}, expected one object per line")
 
 
-def _json_text(line: bytes, field: str) -> str:
-    row = json.loads(line.rstrip(b"\r\n").decode())
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON {type(row).__name__}, expected one object per line")
-    if field not in row:
-        found = ", ".join(map(repr, list(row)[:8])) or "no fields"
-        raise ValueError(f"no field {field!r} (the row has {found})")
-    text = row[field]
-    if not isinstance(text, str):
-        raise ValueError(f"field {field!r} is a {type(text).__name__}, expected a string")
-    return text
-
-
-def _read_csv(source: _Source) -> Iterator[str]:
+def _csv_rows(source: Source) -> Rows:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     last_line = 0
 
     def decoded() -> Iterator[str]:
         nonlocal last_line
-        for number, line in _lines(source):
+        for number, line in lines(source):
             last_line = number
             yield line.decode(errors="surrogateescape")  # invalid bytes are found again in the parsed row
 
     rows = csv.reader(decoded(), strict=True)
-    header = next(_csv_rows(source, rows, lambda: last_line), (0, []))[1]
-    if header.count(source.field) != 1:
-        found = ", ".join(map(repr, header[:20])) or "an empty file"
-        raise DataError(
-            f"{source.path}:1: expected one column named {source.field!r} in the CSV header, found {found}; "
-            f"change the field name to that of the text column"
-        )
-    column = header.index(source.field)
-    for line, row in _csv_rows(source, rows, lambda: last_line):
-        if len(row) != len(header):
-            source.bad_rows.add(source.path, line, f"{len(row)} columns, expected {len(header)}")
-        elif not _is_unicode(row[column]):
-            source.bad_rows.add(source.path, line, f"invalid UTF-8 in column {source.field!r}")
+    header = next(_csv_cells(source, rows, lambda: last_line), (0, []))[1]
+    wanted = [source.field] if source.field is not None else header
+    require_unique(source, header, wanted, "in the CSV header")
+    for line, cells in _csv_cells(source, rows, lambda: last_line):
+        if len(cells) != len(header):
+            source.report(line, f"{len(cells)} columns, expected {len(header)}")
+            continue
+        row = dict(zip(header, cells, strict=True))
+        broken = next((name for name in wanted if not _is_unicode(row[name])), None)
+        if broken is not None:
+            source.report(line, f"invalid UTF-8 in column {broken!r}")
         else:
-            yield row[column]
+            yield line, row
+
+
+def require_unique(source: Source, names: Sequence[str], wanted: Sequence[str], where: str) -> None:
+    """Check the names of the columns; raises DataError when one of `wanted` is not there exactly once."""
+    for name in wanted:
+        if names.count(name) != 1:
+            found = ", ".join(map(repr, names[:20])) or "an empty file"
+            fix = "change the field name to that of the text column" if source.field else "rename one of them"
+            raise DataError(f"{source.path}:1: expected one column named {name!r} {where}, found {found}; {fix}")
 
 
 def _is_unicode(text: str) -> bool:
@@ -280,8 +317,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _csv_rows(
-    source: _Source, rows: Iterator[list[str]], last_line: Callable[[], int]
+def _csv_cells(
+    source: Source, rows: Iterator[list[str]], last_line: Callable[[], int]
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, cells) of every non-blank row; a row the csv module refuses is a bad row."""
     while True:
@@ -291,13 +328,13 @@ def _csv_rows(
         except StopIteration:
             return
         except csv.Error as error:
-            source.bad_rows.add(source.path, first, f"broken CSV ({error})")
+            source.report(first, f"broken CSV ({error})")
             continue
         if row:
             yield first, row
 
 
-def _read_parquet(source: _Source) -> Iterator[str]:
+def _parquet_rows(source: Source) -> Rows:
     import pyarrow as pa
 
     size, start = source.path.stat().st_size, source.meter.done
@@ -308,7 +345,7 @@ def _read_parquet(source: _Source) -> Iterator[str]:
             stream = unpacked
             unpacked.seek(0, os.SEEK_SET)
         try:
-            yield from _parquet_rows(source, stream, lambda share: _advance(source, start, size, share))
+            yield from _unpacked_parquet_rows(source, stream, lambda share: _advance(source, start, size, share))
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -318,41 +355,41 @@ def _read_parquet(source: _Source) -> Iterator[str]:
             ) from error
 
 
-def _advance(source: _Source, start: int, size: int, share: float) -> None:
+def _advance(source: Source, start: int, size: int, share: float) -> None:
     source.meter.done = max(source.meter.done, start + int(size * share))
 
 
-def _parquet_rows(source: _Source, stream: IO[bytes], on_share: Callable[[float], None]) -> Iterator[str]:
+def _unpacked_parquet_rows(source: Source, stream: IO[bytes], on_share: Callable[[float], None]) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(stream)
-    _require_text_column(source, file.schema_arrow)
+    schema = file.schema_arrow
+    if source.field is not None:
+        _require_text_column(source, source.field, schema)
+    else:
+        require_unique(source, schema.names, schema.names, "in the schema")
+    columns = None if source.field is None else [source.field]
     num_rows, row = file.metadata.num_rows, 0
-    for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[source.field], use_threads=False):
-        for value in batch.column(0):
+    for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns, use_threads=False):
+        for values in zip(*batch.columns, strict=True):
             row += 1
             try:
-                text = value.as_py()
+                yield row, {name: value.as_py() for name, value in zip(batch.schema.names, values, strict=True)}
             except UnicodeDecodeError:
-                source.bad_rows.add(source.path, row, "invalid UTF-8")
-                continue
-            if isinstance(text, str):
-                yield text
-            else:
-                source.bad_rows.add(source.path, row, f"field {source.field!r} is null, expected a string")
+                source.report(row, "invalid UTF-8")
         on_share(row / num_rows)
     if row != num_rows:
         raise pa.ArrowInvalid(f"{row} rows found, {num_rows} announced")
 
 
-def _require_text_column(source: _Source, schema: pa.Schema) -> None:
+def _require_text_column(source: Source, name: str, schema: pa.Schema) -> None:
     import pyarrow.types as pa_types
 
-    index = schema.get_field_index(source.field)
+    index = schema.get_field_index(name)
     if index < 0:
         raise DataError(
-            f"{source.path}: expected one column named {source.field!r}, found "
+            f"{source.path}: expected one column named {name!r}, found "
             f"{', '.join(map(repr, schema.names[:20]))}; change the field name to that of the text column"
         )
     kind = schema.field(index).type
@@ -360,16 +397,16 @@ def _require_text_column(source: _Source, schema: pa.Schema) -> None:
         kind = kind.value_type
     if not (pa_types.is_string(kind) or pa_types.is_large_string(kind)):
         raise DataError(
-            f"{source.path}: column {source.field!r} holds {kind}, expected strings; "
+            f"{source.path}: column {name!r} holds {kind}, expected strings; "
             f"change the field name to that of a text column"
         )
 
 
-_Reader = Callable[[_Source], Iterator[str]]
-_READERS: dict[str, _Reader] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_json_lines,
-    ".json": _read_json_lines,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+ROW_READERS: Mapping[str, RowReader] = {
+    ".jsonl": _json_rows,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
 }
+"""Formats whose rows have named columns."""
+_TEXT_READERS: Mapping[str, RowReader] = {".txt": _txt_rows, **ROW_READERS}
