@@ -104,7 +104,7 @@ def make_windows(
     windows: list[Window] = []
     for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
         windows += cutter.windows(number, question, ids[:max_question_tokens], *encoded[question.context])
-    cut = [question.place for question, ids in zip(questions, asked, strict=True) if len(ids) > max_question_tokens]
+    cut = [question.where for question, ids in zip(questions, asked, strict=True) if len(ids) > max_question_tokens]
     _warn(f"are longer than {max_question_tokens} tokens and were cut", cut, len(questions))
     closer = f"leave less than stride={stride} tokens of a window for the context: their windows start closer together"
     _warn(closer, cutter.crowded, len(questions))
@@ -125,12 +125,12 @@ class _Cutter:
         room = self._max_tokens - self._frame.num_special - len(ids)
         if room < 1:
             raise UsageError(
-                f"{question.place or question.id}: the question takes {len(ids)} of max_tokens={self._max_tokens} "
+                f"{question.where}: the question takes {len(ids)} of max_tokens={self._max_tokens} "
                 "tokens and leaves no room for its context: raise max_tokens or lower max_question_tokens"
             )
         starts = _window_starts(len(context_ids), room, min(self._stride, room))
         if len(starts) > 1 and room < self._stride:
-            self.crowded.append(question.place)
+            self.crowded.append(question.where)
         for begin, mask in zip(starts, _max_context(starts, room, len(context_ids)), strict=True):
             yield Window(
                 question=number,
@@ -191,9 +191,9 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
         span = (-1, -1) if question.is_impossible else _answer_tokens(question, offsets[number])
         spans.append(span)
         if span is None:
-            lost.append(question.place)
-    if len(lost) == len(questions):
-        raise DataError(f"no question can be learned from: none has its answer in its context (first: {lost[:1]})")
+            lost.append(question.where)
+    if lost and len(lost) == len(questions):
+        raise DataError(f"no question can be learned from: none has its answer in its context (first: {lost[0]})")
     _warn("are left out: the answer is not in the context, or not where the file says", lost, len(questions))
     kept, positions = [], []
     for window in windows:
@@ -201,7 +201,7 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
         if span is not None:
             kept.append(window)
             positions.append(_in_window(span, window))
-    return LabelledWindows(windows=kept, positions=np.array(positions, dtype=np.int64))
+    return LabelledWindows(windows=kept, positions=np.array(positions, dtype=np.int64).reshape(-1, 2))
 
 
 def _answer_tokens(question: Question, offsets: Int32s) -> tuple[int, int] | None:

@@ -160,7 +160,7 @@ def _answer(
     scored = [(window, score.astype(np.float64)) for window, score in of_windows]
     for window, score in scored:
         if not np.isfinite(score[: len(window.token_ids)]).all():
-            raise DataError(f"{question.place or question.id}: a score is not a number: the model is damaged")
+            raise DataError(f"{question.where}: a score is not a number: the model is damaged")
     null = min((_no_answer(score) for _, score in scored), key=sum) if settings.allow_no_answer else None
     nbest = _candidates(_nbest(question.context, scored, find, settings, null))
     best = next((entry for entry in nbest if entry.text), nbest[0])
@@ -184,10 +184,9 @@ def _nbest(
     context: str, scored: Sequence[_Scored], find: FindText, settings: AnswerSettings, null: _Logits | None
 ) -> dict[str, tuple[_Characters, _Logits]]:
     """The best texts, best first, each with its place and scores; no answer is among them when it is allowed."""
-    classic = settings.postprocess == "classic"
     nbest: dict[str, tuple[_Characters, _Logits]] = {}
     for window, first, last, logits in _ranked(scored, settings, null):
-        if len(nbest) >= settings.n_best and (classic or any(nbest)):
+        if len(nbest) >= settings.n_best:
             break
         if window is None:
             nbest[""] = _NOWHERE, logits
@@ -197,7 +196,7 @@ def _nbest(
             nbest[text] = (start, end), logits
     if null is not None:
         nbest.setdefault("", (_NOWHERE, null))
-    if classic and not any(nbest):
+    if settings.postprocess == "classic" and not any(nbest):
         return {"empty": (_NOWHERE, (0.0, 0.0)), **nbest}  # as the original
     return nbest or {"": (_NOWHERE, (0.0, 0.0))}
 

@@ -54,6 +54,11 @@ class Question:
     is_impossible: bool = False
     place: str = ""
 
+    @property
+    def where(self) -> str:
+        """Its place, or its name when it was not read from a file."""
+        return self.place or f"question {self.id!r}"
+
 
 def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
     """Read every question of a file.
@@ -103,16 +108,14 @@ class _Row:
     fields: dict[str, object]
     place: str
 
-    def get(self, name: str, *kinds: type[_T]) -> _T:
+    def get(self, name: str, kind: type[_T]) -> _T:
         if name not in self.fields:
             found = ", ".join(repr(key[:40]) for key in list(self.fields)[:8]) or "no fields"
             raise DataError(f"{self.place}: no field {name!r}, found {found}; add the field or correct its name")
         value = self.fields[name]
-        for kind in kinds:
-            if isinstance(value, kind) and type(value) is kind:  # true is no number
-                return value
-        wanted = " or ".join(_KINDS[kind] for kind in kinds)
-        raise DataError(f"{self.place}: field {name!r} is {_KINDS[type(value)]}, expected {wanted}")
+        if not isinstance(value, kind) or type(value) is not kind:  # true is no number
+            raise DataError(f"{self.place}: field {name!r} is {_KINDS[type(value)]}, expected {_KINDS[kind]}")
+        return value
 
     def text(self, name: str) -> str:
         value = self.get(name, str)
@@ -156,7 +159,7 @@ def _question(row: _Row, contexts: dict[str, str], *, labelled: bool) -> Questio
         )
     context = row.text("context")
     return Question(
-        id=str(row.get("id", int)) if isinstance(row.fields.get("id"), int) else row.text("id"),
+        id=str(row.get("id", int)) if type(row.fields.get("id")) is int else row.text("id"),
         question=row.text("question"),
         context=contexts.setdefault(context, context),
         title=row.text("title") if "title" in row.fields else "",
