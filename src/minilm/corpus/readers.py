@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from minilm.errors import DataError, SystemProblem, UsageError
 
@@ -92,6 +92,7 @@ class Source:
 Rows = Iterator[tuple[int, Mapping[str, object]]]
 """(1-based line or row, value by column) of every row that can be read."""
 RowReader = Callable[[Source], Rows]
+_Reader = TypeVar("_Reader")
 
 
 def read_texts(
@@ -154,7 +155,7 @@ def _text(row: Mapping[str, object], field: str) -> str:
     return text
 
 
-def reader_for(path: Path, readers: Mapping[str, RowReader]) -> RowReader:
+def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
     """Choose by the suffix, in which a .gz at the end does not count.
 
     Raises:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from minilm.errors import DataError, SystemProblem, UsageError
 
@@ -46,17 +47,28 @@ GLUE_TASKS: Mapping[str, GlueTask] = {
 """Labels in the order of the GLUE processors of transformers; the `glue` data set of the hub numbers MNLI otherwise."""
 
 
-def glue_task(name: str) -> GlueTask:
-    """Find a task by its name; `SST-2`, `sst2` and `sst-2` are one.
+def glue_name(name: str) -> str:
+    """Return the name that a task has here; `SST-2`, `sst2` and `sst-2` are one.
 
     Raises:
         UsageError: there is no such task.
     """
-    wanted = _squeezed(name)
-    for known, task in GLUE_TASKS.items():
-        if _squeezed(known) == wanted:
-            return task
-    raise UsageError(f"unknown GLUE task {name!r}; expected one of {', '.join(GLUE_TASKS)}")
+    known = {_squeezed(task): task for task in GLUE_TASKS}
+    found = known.get(_squeezed(name))
+    if found is None:
+        close = get_close_matches(_squeezed(name), known, n=1)
+        hint = f": did you mean {known[close[0]]!r}?" if close else f"; expected one of {', '.join(GLUE_TASKS)}"
+        raise UsageError(f"unknown GLUE task {name!r}{hint}")
+    return found
+
+
+def glue_task(name: str) -> GlueTask:
+    """Find a task by its name, however it is spelt.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    return GLUE_TASKS[glue_name(name)]
 
 
 def _squeezed(name: str) -> str:

@@ -1,0 +1,93 @@
+"""Read rows of several named columns from a file, one at a time.
+
+In: a .tsv, .jsonl, .json (one object per line), .csv or .parquet file, each optionally .gz; UTF-8, with or without BOM.
+Out: `Row`s in file order; memory does not grow with the file. The formats themselves are read by `readers.py`.
+In a .tsv file nothing is quoted: a quotation mark is a character like any other, as GLUE has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from minilm.corpus.readers import (
+    ROW_READERS,
+    ByteMeter,
+    RowReader,
+    Source,
+    damage_is_data_error,
+    opened,
+    reader_for,
+    require_unique,
+    text_lines,
+)
+from minilm.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        line: the line it begins in, or its number in a parquet file; from 1.
+        values: by column: text in .tsv and .csv, what the file holds in the other formats.
+        misfit: "" or, of a .tsv row that is shorter or longer than the header, how; the cells that are there are
+            in `values`.
+    """
+
+    line: int
+    values: Mapping[str, object]
+    misfit: str = ""
+
+
+_TableReader = Callable[[Source], Iterator[Row]]
+
+
+def read_rows(path: Path, *, unnamed: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the rows of a file.
+
+    Args:
+        path: the file; checked before the first row is asked for.
+        unnamed: names for the columns of a .tsv file without a header. When one of them stands in the first line,
+            that line is a header after all.
+
+    Raises:
+        UsageError: the path is missing, is no file, or has an unknown suffix.
+        DataError: the file is damaged, or a row cannot be read; names the line.
+        SystemProblem: the file cannot be read.
+    """
+    readers: dict[str, _TableReader] = {
+        ".tsv": partial(_tsv_rows, unnamed=unnamed),
+        **{suffix: partial(_named_rows, reader) for suffix, reader in ROW_READERS.items()},
+    }
+    return _rows(path, reader_for(path, readers))
+
+
+def _rows(path: Path, reader: _TableReader) -> Iterator[Row]:
+    def refuse(line: int, reason: str) -> None:
+        raise DataError(f"{path}:{line}: {reason}; correct the row or remove it")
+
+    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
+        yield from reader(Source(path=path, stream=stream, report=refuse, meter=ByteMeter()))
+
+
+def _named_rows(reader: RowReader, source: Source) -> Iterator[Row]:
+    for line, values in reader(source):
+        yield Row(line=line, values=values)
+
+
+def _tsv_rows(source: Source, *, unnamed: Sequence[str]) -> Iterator[Row]:
+    lines: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in text_lines(source))
+    first = next(lines, None)
+    if first is None:
+        return
+    header: Sequence[str] = first[1]
+    if unnamed and not set(unnamed) & set(header):
+        header, lines = unnamed, chain([first], lines)
+    require_unique(source, header, header, "in the header")
+    for number, cells in lines:
+        misfit = "" if len(cells) == len(header) else f"{len(cells)} columns, expected {len(header)}"
+        yield Row(line=number, values=dict(zip(header, cells, strict=False)), misfit=misfit)

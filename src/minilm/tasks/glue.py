@@ -1,0 +1,78 @@
+"""The nine GLUE tasks as data: columns of their JSON Lines files and how the official files differ.
+
+In: a task's name. Out: its `TextTask`; labels and metrics are those of `score/glue.py`.
+Official .tsv files (transformers' GLUE processors, spec section 5) are read by the names in their header, which stand
+where those processors look: CoLA 3 and 1 (no header), SST-2 0 and 1, MRPC 3, 4 and 0, STS-B 7, 8 and 9, QQP 3, 4 and 5,
+MNLI 8, 9 and the last, QNLI, RTE and WNLI 1, 2 and 3. Rows of another width are skipped and counted, as there in QQP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from minilm.errors import UsageError
+from minilm.score.glue import GLUE_TASKS, glue_name
+from minilm.tasks.text_task import Columns, OfficialLayout, TextTask
+
+COMBINED = "combined"
+"""The mean of a task's two metrics, as the GLUE leaderboard counts it."""
+
+
+def _pair(text: str, text_pair: str, label: str = "label") -> Columns:
+    return Columns(text=text, text_pair=text_pair, label=label)
+
+
+_SENTENCE = Columns(text="sentence", label="label")
+_SENTENCES = _pair("sentence1", "sentence2")
+_COLUMNS: Mapping[str, Columns] = {
+    "cola": _SENTENCE,
+    "sst-2": _SENTENCE,
+    "mrpc": _SENTENCES,
+    "sts-b": _pair("sentence1", "sentence2", "score"),
+    "qqp": _pair("question1", "question2"),
+    "mnli": _pair("premise", "hypothesis"),
+    "qnli": _pair("question", "sentence"),
+    "rte": _SENTENCES,
+    "wnli": _SENTENCES,
+}
+_OFFICIAL: Mapping[str, OfficialLayout] = {
+    "cola": OfficialLayout(unnamed=("source", "label", "original_judgement", "sentence")),
+    "mrpc": OfficialLayout(columns=(_pair("#1 String", "#2 String", "Quality"),)),
+    "sts-b": OfficialLayout(columns=(_SENTENCES,)),  # the hub calls the score a label
+    "qqp": OfficialLayout(columns=(_pair("question1", "question2", "is_duplicate"),)),
+    "mnli": OfficialLayout(columns=(_pair("sentence1", "sentence2", "gold_label"),)),
+}
+_MAIN: Mapping[str, str] = {"sts-b": COMBINED}  # the MiniLM paper reports accuracy for MRPC and QQP, and no STS-B
+
+
+def _task(name: str) -> TextTask:
+    scored = GLUE_TASKS[name]
+    return TextTask(
+        name=name,
+        columns=_COLUMNS[name],
+        labels=scored.labels,
+        metrics=scored.metrics,
+        main=_MAIN.get(name, scored.metrics[0]),
+        label_range=None if scored.labels else (0.0, 5.0),
+        official=_OFFICIAL.get(name, OfficialLayout()),
+    )
+
+
+GLUE: Mapping[str, TextTask] = {name: _task(name) for name in GLUE_TASKS}
+
+
+def glue_text_task(name: str) -> TextTask:
+    """Return the task of this name; `SST-2`, `sst2` and `sst-2` are one.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    return GLUE[glue_name(name)]
+
+
+def find_glue_task(name: str) -> TextTask | None:
+    """Return the task of this name, however it is spelt; None when it is none of the nine."""
+    try:
+        return glue_text_task(name)
+    except UsageError:
+        return None

@@ -1,0 +1,88 @@
+"""Read a label: by name or number where a task has labels, as a number to predict where it has none.
+
+In: a value of a file (text, number, true or false). Out: the number of the label, or the number to predict.
+A ValueError says what was found and what was expected; the reader of the file adds the place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from minilm.corpus.predictions import as_number
+from minilm.errors import UsageError
+from minilm.score.glue import parse_label
+
+MOST_LABELS = 1000
+"""More different labels are hardly labels: another column, or numbers to predict."""
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def label_text(value: object) -> str:
+    """Return a label as text: 1 and 1.0 are `1`, true is `true`.
+
+    Raises:
+        ValueError: it is empty, null, a list or an object.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if value is None or value == "" or not isinstance(value, (str, int, float)):
+        kind = "null" if value is None else "an empty text" if value == "" else f"a {type(value).__name__}"
+        raise ValueError(f"found {kind}, expected a label")
+    return str(value)
+
+
+def label_number(
+    value: object, labels: Sequence[str], *, label_range: tuple[float, float] | None = None
+) -> int | float:
+    """Read one label.
+
+    Args:
+        value: a name of `labels`, or the number of one from 0; names that are numbers themselves (stars 1 to 5) are
+            only taken as names. In regression a finite number, also as text.
+        labels: names in id order; none means regression.
+        label_range: smallest and largest number of a regression task.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if not labels:
+        return _number(value, label_range)
+    text = label_text(value)
+    if text in labels:
+        return labels.index(text)
+    if any(_WHOLE.fullmatch(name) for name in labels):
+        raise ValueError(f"found label {text!r:.60}, expected one of {', '.join(labels)}")
+    return int(parse_label(value, labels).number)
+
+
+def _number(value: object, label_range: tuple[float, float] | None) -> float:
+    number = as_number(float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else value)
+    if label_range is not None and not label_range[0] <= number <= label_range[1]:
+        raise ValueError(f"found {number:g}, expected a number from {label_range[0]:g} to {label_range[1]:g}")
+    return number
+
+
+def sorted_labels(places: Mapping[str, str]) -> tuple[str, ...]:
+    """Sort labels found in files, each with its place: whole numbers by value, else as text.
+
+    Raises:
+        UsageError: they look like numbers to predict, or are too many to be labels.
+    """
+    for text, place in places.items():
+        if _NUMBER.fullmatch(text) and not _WHOLE.fullmatch(text):
+            raise UsageError(
+                f"{place}: found label {text!r:.60}, a number with decimals: to predict numbers set task.regression "
+                f"to true, else list the labels in task.labels"
+            )
+    if len(places) > MOST_LABELS:
+        text, place = list(places.items())[MOST_LABELS]
+        raise UsageError(
+            f"{place}: found {len(places):,} different labels, expected at most {MOST_LABELS:,}: set task.label to "
+            f"another column, task.regression to true, or list the labels in task.labels"
+        )
+    whole = all(map(_WHOLE.fullmatch, places))
+    return tuple(sorted(places, key=lambda text: (int(text) if whole else 0, text)))

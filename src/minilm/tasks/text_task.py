@@ -1,0 +1,273 @@
+"""What a text task is (single texts or pairs, labels or numbers), and its labelled rows.
+
+In: a `TextTask` and a .tsv, .jsonl, .json, .csv or .parquet file (each optionally .gz), or a `hub:` address.
+Out: checked rows in file order, each with its id and place. A row that cannot be used is an error that names it;
+only rows without a label, and in GLUE files rows of the wrong width, are skipped, counted and warned about.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from minilm.corpus.hub import is_hub_address, read_hub_rows
+from minilm.corpus.predictions import ID_FIELDS
+from minilm.corpus.readers import BadRows
+from minilm.corpus.tables import Row, read_rows
+from minilm.errors import DataError, UsageError
+from minilm.tasks.labels import label_number, label_text, sorted_labels
+
+logger = logging.getLogger(__name__)
+
+_ID_COLUMNS = (*ID_FIELDS, "index")
+_UNLABELLED = ("-", "-1")  # MNLI and SNLI where the annotators disagree; the test sets of the hub
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """Names of the columns; without `id` it is the first of `id`, `idx` and `index` that is there."""
+
+    text: str
+    label: str
+    text_pair: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfficialLayout:
+    """How published files of a task differ from `TextTask.columns`.
+
+    Attributes:
+        columns: other names of the columns.
+        unnamed: names for the columns of .tsv files that have no header.
+    """
+
+    columns: tuple[Columns, ...] = ()
+    unnamed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextTask:
+    """A task over texts or pairs of texts.
+
+    Attributes:
+        name: for messages and reports.
+        columns: where texts, label and id stand.
+        labels: names of the labels in id order; none means regression.
+        metrics: keys of `score/glue.py`.
+        main: the metric that chooses the best checkpoint; a name that is not in `metrics` is the mean of them.
+        label_range: smallest and largest number of a regression task, where they are known.
+        official: how its published files differ; None for a task of the user's own.
+    """
+
+    name: str
+    columns: Columns
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    main: str
+    label_range: tuple[float, float] | None = None
+    official: OfficialLayout | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextRow:
+    """One text or pair.
+
+    Attributes:
+        text: the text, or the first one of a pair.
+        text_pair: the second one; None in tasks over single texts.
+        label: number of the label in `TextTask.labels`, or the number to predict; None when read unlabelled.
+        id: unique in its file.
+        place: where it was read, for messages.
+    """
+
+    text: str
+    text_pair: str | None
+    label: int | float | None
+    id: str
+    place: str
+
+
+def read_text_rows(path: Path | str, task: TextTask, *, labelled: bool = True) -> list[TextRow]:
+    """Read the rows of a task's file.
+
+    The id of a row is its id column, or its number in the file from 0. When no id column was named and the one found
+    holds an id twice, all rows have their numbers, and that is warned about.
+
+    Args:
+        path: a file, or `hub:glue/TASK/SPLIT`.
+        task: says where everything stands.
+        labelled: every row must have a label and a text; without, labels are not looked at and a text may be empty.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind.
+        DataError: a column is missing, a row has no text, an unknown label or the id of another one, or there is no
+            row with a label; names the line.
+        SystemProblem: the file cannot be read, or the package for hub addresses is not installed.
+    """
+    reading = _Reading(path=str(path), task=task, labelled=labelled)
+    rows: list[TextRow] = []
+    ids: list[object] = []
+    for number, row, columns in reading.rows():
+        label = reading.label(row, columns) if labelled else None
+        if labelled and label is None:
+            continue
+        text, pair = reading.texts(row, columns)
+        rows.append(TextRow(text=text, text_pair=pair, label=label, id=str(number), place=reading.place(row)))
+        ids.append(None if reading.id_column is None else row.values.get(reading.id_column))
+    if labelled and not rows:
+        skipped = "".join(f"; {sentence}" for sentence in reading.skipped())
+        raise DataError(f"{path}: found no row with a label, expected at least one{skipped}")
+    reading.warn()
+    return reading.with_ids(rows, ids)
+
+
+def infer_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[str, ...]:
+    """Return the different labels of files, sorted: whole numbers by value, else as text.
+
+    Raises:
+        UsageError: they look like numbers to predict, or are too many to be labels.
+        DataError: a label is missing or no label, or a file cannot be read.
+    """
+    places: dict[str, str] = {}
+    for path in paths:
+        reading = _Reading(path=str(path), task=task, labelled=True)
+        for _, row, columns in reading.rows():
+            try:
+                text = label_text(reading.value(row, columns.label))
+            except ValueError as error:
+                raise DataError(f"{reading.place(row)}: column {columns.label!r}: {error}; correct the row") from None
+            places.setdefault(text, reading.place(row))
+    if _UNLABELLED[0] in places:
+        raise UsageError(
+            f"{places[_UNLABELLED[0]]}: found label '-', which is no label in files such as SNLI and may be one in "
+            f"yours: list the labels in task.labels"
+        )
+    return sorted_labels(places)
+
+
+@dataclass(kw_only=True)
+class _Reading:
+    """One file being read: which columns it has, and what was skipped."""
+
+    path: str
+    task: TextTask
+    labelled: bool
+    misfits: BadRows = field(default_factory=BadRows)
+    unlabelled: BadRows = field(default_factory=BadRows)
+    numbered: BadRows = field(default_factory=BadRows)
+    columns: Columns | None = None
+    id_column: str | None = None
+
+    def rows(self) -> Iterator[tuple[int, Row, Columns]]:
+        """Rows that are whole, each with its number in the file from 0; the first one decides the columns."""
+        for number, row in enumerate(self._table()):
+            if row.misfit and self.task.official is None:
+                raise DataError(f"{self.place(row)}: {row.misfit} (a text may hold a tab); correct the row")
+            if row.misfit:
+                self.misfits.add(Path(self.path), row.line, row.misfit)
+                continue
+            if self.columns is None:
+                self.columns = self._find_columns(row)
+                self.id_column = self.columns.id or next((name for name in _ID_COLUMNS if name in row.values), None)
+            yield number, row, self.columns
+
+    def _table(self) -> Iterator[Row]:
+        if is_hub_address(self.path):
+            return read_hub_rows(self.path, labels=self.task.labels)
+        return read_rows(Path(self.path), unnamed=self.task.official.unnamed if self.task.official else ())
+
+    def _find_columns(self, row: Row) -> Columns:
+        ways = [self.task.columns, *(self.task.official.columns if self.task.official else ())]
+        for way in ways:
+            if all(name in row.values for name in self._needed(way)):
+                return way
+        expected = " or ".join(", ".join(map(repr, self._needed(way))) for way in ways)
+        found = ", ".join(f"{name!r:.40}" for name in list(row.values)[:16]) or "none"
+        raise DataError(
+            f"{self.place(row)}: task {self.task.name!r} expects the columns {expected}, found {found}; "
+            f"name the file's own columns in the task, or rename them"
+        )
+
+    def _needed(self, way: Columns) -> list[str]:
+        named = [way.id, way.text, way.text_pair, way.label if self.labelled else None]
+        return [name for name in named if name is not None]
+
+    def place(self, row: Row) -> str:
+        return f"{self.path}:{row.line}"
+
+    def value(self, row: Row, name: str) -> object:
+        if name not in row.values:
+            raise DataError(f"{self.place(row)}: no column {name!r}, which the first row has; add it or remove the row")
+        return row.values[name]
+
+    def texts(self, row: Row, columns: Columns) -> tuple[str, str | None]:
+        text = self._text(row, columns.text)
+        pair = None if columns.text_pair is None else self._text(row, columns.text_pair)
+        if self.labelled and not text.strip() and not (pair or "").strip():
+            what = f"column {columns.text!r} is" if pair is None else f"{columns.text!r} and {columns.text_pair!r} are"
+            raise DataError(f"{self.place(row)}: {what} empty, expected a text; correct the row or remove it")
+        return text, pair
+
+    def _text(self, row: Row, name: str) -> str:
+        value = self.value(row, name)
+        if not isinstance(value, str):
+            kind = "null" if value is None else f"a {type(value).__name__}"
+            raise DataError(f"{self.place(row)}: column {name!r} is {kind}, expected a text; correct the row")
+        return value
+
+    def label(self, row: Row, columns: Columns) -> int | float | None:
+        """The row's label; None (and counted) when the row says that it has none."""
+        task = self.task
+        value = self.value(row, columns.label)
+        try:
+            text = label_text(value)
+            known = text in task.labels
+            if not known and text in (_UNLABELLED if task.labels or task.label_range else _UNLABELLED[:1]):
+                self.unlabelled.add(Path(self.path), row.line, f"label {text!r}")
+                return None
+            number = label_number(value, task.labels, label_range=task.label_range)
+        except ValueError as error:
+            raise DataError(f"{self.place(row)}: column {columns.label!r}: {error}; correct the row") from None
+        if task.labels and not known:
+            self.numbered.add(Path(self.path), row.line, f"label {text!r}")
+        return number
+
+    def skipped(self) -> list[str]:
+        """One sentence about each kind of row that was skipped."""
+        kinds = {"of another width than the header": self.misfits, "without a label": self.unlabelled}
+        return [
+            f"{rows.count} rows {what} skipped (first: {rows.first[0]})" for what, rows in kinds.items() if rows.count
+        ]
+
+    def warn(self) -> None:
+        for sentence in self.skipped():
+            logger.warning("%s: %s", self.path, sentence)
+        if self.numbered.count:
+            order = ", ".join(f"{number} is {name}" for number, name in enumerate(self.task.labels))
+            logger.warning(
+                "%s: %d labels are numbers, read as: %s (first: %s)",
+                *(self.path, self.numbered.count, order, self.numbered.first[0]),
+            )
+
+    def with_ids(self, rows: list[TextRow], ids: Sequence[object]) -> list[TextRow]:
+        """The rows with the ids of their column; rows that have none keep their numbers."""
+        if self.id_column is None:
+            return rows
+        places: dict[str, str] = {}
+        for row, value in zip(rows, ids, strict=True):
+            name = str(value)
+            if isinstance(value, bool) or not isinstance(value, (str, int)) or not name:
+                problem = f"column {self.id_column!r} is {value!r:.40}, expected a text or a whole number"
+            elif name in places:
+                problem = f"column {self.id_column!r}: id {name!r:.60} is already at {places[name]}"
+            else:
+                places[name] = row.place
+                continue
+            if self.columns is not None and self.columns.id is not None:
+                raise DataError(f"{row.place}: {problem}; correct the row, or name another id column")
+            logger.warning("%s: %s; the rows of this file are numbered from 0 instead", row.place, problem)
+            return rows
+        return [replace(row, id=str(value)) for row, value in zip(rows, ids, strict=True)]
