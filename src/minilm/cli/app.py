@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Annotated
@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from minilm.errors import HINTS, MinilmError
 
-VERBS = ("quickstart", "corpus", "distill", "finetune", "score", "recipes", "doctor")
+VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "score", "recipes", "doctor")
 
 
 def build_app() -> typer.Typer:
@@ -93,13 +93,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug=debug))
+    rest = [argument for argument in arguments if argument != "--debug"]
+    sys.exit(run_reporting(lambda: _exit_code_of(rest), debug=debug))
 
 
-def _run(arguments: list[str], *, debug: bool) -> int:
+def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
+    """Run a command; return its exit code, or say on stderr in one line why it failed and return the error's."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
-        return _exit_code_of(arguments)
+        return command()
     except MinilmError as error:
         return _fail(error, str(error), error.exit_code, debug=debug)
     except BrokenPipeError:

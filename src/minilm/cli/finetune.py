@@ -76,5 +76,5 @@ def _table(points: Sequence[Point]) -> str:
         for row in rows
     ]
     others = [name for name in chosen.best.numbers if name != chosen.metric]
-    numbers = ", ".join(f"{name} {chosen.best.numbers[name]:.4g}" for name in others)
-    return "\n".join(lines) + (f"\nbest run: {numbers}" if numbers else "")
+    rest = ", ".join(f"{name} {chosen.best.numbers[name]:.4g}" for name in others)
+    return "\n".join(lines) + (f"\nbest run: {rest}" if rest else "")

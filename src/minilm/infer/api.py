@@ -107,7 +107,8 @@ class LoadedModel:
         task: SavedTask | None = None,
     ) -> None:
         """Join the parts; see `load`."""
-        self._folder, self._engine, self._head = folder, engine, head
+        self._folder, self._engine = folder, engine
+        self.head = head
         self.config = config
         self.tokenizer = tokenizer
         self.embedding = embedding
@@ -145,7 +146,7 @@ class LoadedModel:
         Raises:
             UsageError: the model is no classifier, not one second text per text, or an item is not a string.
         """
-        self._require_head("classification", "classify", "minilm finetune with a GLUE task or labelled texts")
+        self.require_head("classification")
         found: list[Classified] = []
         firsts, seconds = _checked(texts, "classify"), None if pairs is None else iter(_checked(pairs, "classify"))
         for window in windows(firsts):
@@ -175,7 +176,7 @@ class LoadedModel:
         Raises:
             UsageError: the model answers no questions, or a question leaves no room for the context.
         """
-        self._require_head("span", "answer", "minilm finetune with the task squad")
+        self.require_head("span")
         parts = make_windows(
             questions,
             self.tokenizer,
@@ -204,11 +205,18 @@ class LoadedModel:
         best = int(np.argmax(probabilities))
         return Classified(label=self.labels[best], score=probabilities[best], probabilities=tuple(probabilities))
 
-    def _require_head(self, head: HeadName, what: str, how: str) -> None:
-        if self._head != head:
+    def require_head(self, head: HeadName) -> None:
+        """Refuse what the model was not trained for.
+
+        Raises:
+            UsageError: the model has another head, or none.
+        """
+        if self.head != head:
+            what = "classify texts" if head == "classification" else "answer questions"
+            task = "a GLUE task or labelled texts" if head == "classification" else "the task squad"
             raise UsageError(
-                f"{self._folder} cannot {what}: it has {'a ' + self._head if self._head else 'no trained'} head; "
-                f"train one with {how}"
+                f"{self._folder} cannot {what}: it has {f'a {self.head}' if self.head else 'no trained'} head; "
+                f"train one with minilm finetune and {task}"
             )
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from minilm import storage
 from minilm.errors import DataError
-from minilm.tasks.squad_answers import AnswerSettings
+from minilm.tasks.squad_answers import AnswerSettings, Postprocess
 
 _FILE = "task.json"
 Kind = Literal["text", "span"]
@@ -36,6 +36,7 @@ class SavedTask:
     max_answer_tokens: int = 30
     n_best: int = 20
     null_threshold: float = 0.0
+    postprocess: str = "exact"
 
     @property
     def answers(self) -> AnswerSettings:
@@ -45,6 +46,7 @@ class SavedTask:
             n_best=self.n_best,
             max_answer_tokens=self.max_answer_tokens,
             null_threshold=self.null_threshold,
+            postprocess=cast("Postprocess", self.postprocess),
         )
 
 

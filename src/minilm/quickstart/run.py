@@ -13,31 +13,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from minilm import storage
-from minilm.corpus.order import derived_seed
 from minilm.corpus.shards import Shards
 from minilm.distill.run import distill, make_objective
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import load_teacher
 from minilm.embedded import embedded_model
 from minilm.infer.api import load
-from minilm.model.checkpoint import read_model, write_model
-from minilm.model.heads import Model, new_head
+from minilm.model.checkpoint import read_model
 from minilm.quickstart.text import Labelled, QuickstartText
-from minilm.recipe import DistillRecipe, find_recipe, load_recipe
+from minilm.recipe import DistillRecipe, FinetuneRecipe, find_recipe, load_recipe, resolved_yaml
 from minilm.score.report import write_report
-from minilm.tasks.classification import ClassificationObjective, LabelledTexts
+from minilm.tasks.run import finetune_once
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.loop import TrainSettings, train
 from minilm.train.metrics import read_metrics
-from minilm.train.optim import AdamWSettings
 
 TEACHER, DISTILLED, UNDISTILLED = "teacher", "student, distilled", "student, not distilled"
-# Fine-tuning, the same for all three models.
-_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _TOKENS_PER_BATCH = 3, 32, 3e-4, 4096
 _ROUNDS = 3  # of the speed measurement, in turn over the models
 
 
@@ -72,7 +63,7 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
         "data.heldout_documents": heldout,
     }
     settings = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    loaded = load_recipe(find_recipe("quickstart"), settings, kind=DistillRecipe)
+    loaded = load_recipe(find_recipe("distill/quickstart"), settings, kind=DistillRecipe)
     recipe = loaded.recipe
     result = distill(loaded)
     section = recipe.students[0]
@@ -81,7 +72,9 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     save_student(undistilled, out / "undistilled", teacher=teacher, tokenizer=tokenizer, card=card)
     folders = {TEACHER: teacher, DISTILLED: result.folders[section.name], UNDISTILLED: out / "undistilled"}
     losses = _heldout_losses(recipe, teacher, folders, result.shards)
-    accuracies = {name: _fine_tune(name, folder, text, tokenizer, recipe.seed, out) for name, folder in folders.items()}
+    _write_labelled(text.train, text.labels, out / "train.jsonl")
+    _write_labelled(text.heldout, text.labels, out / "heldout.jsonl")
+    accuracies = {name: _fine_tune(name, folder, text, out) for name, folder in folders.items()}
     speeds = _speeds(folders, [row.text for row in text.heldout])
     rows = [
         Row(
@@ -108,40 +101,24 @@ def _heldout_losses(
     return dict(zip(folders, found.values(), strict=True))
 
 
-def _fine_tune(name: str, folder: Path, text: QuickstartText, tokenizer: Tokenizer, seed: int, out: Path) -> float:
+def _fine_tune(name: str, folder: Path, text: QuickstartText, out: Path) -> float:
     """Train a classifier on the labelled paragraphs; returns its held-out accuracy. Same settings for all models."""
-    encoder = read_model(folder).encoder
-    generator = torch.Generator().manual_seed(derived_seed(seed, "head"))
-    head = new_head("classification", encoder.config, num_labels=len(text.labels), generator=generator)
-    model = Model(encoder, head)
-    train_texts, heldout = (_labelled(rows, tokenizer) for rows in (text.train, text.heldout))
-    objective = ClassificationObjective(
-        model,
-        train_texts,
-        heldout,
-        batch_size=_BATCH_SIZE,
-        tokens_per_batch=_TOKENS_PER_BATCH,
-        seed=seed,
-    )
-    steps = int(_EPOCHS * len(text.train) / _BATCH_SIZE)
-    settings = TrainSettings(
-        steps=steps,
-        optimizer=AdamWSettings(learning_rate=_LEARNING_RATE),
-        warmup_steps=steps // 10,
-        seed=seed,
-        label=f"fine-tune {name}",
-    )
-    run_folder = out / ("fine-tune-" + name.replace(", ", "-").replace(" ", "-"))
-    identity = {
-        "text": _fingerprint(text),
-        "model": storage.sha256_file(folder / "model.safetensors"),
-        "settings": str((_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _TOKENS_PER_BATCH, seed)),
+    values = {
+        "model": str(folder),
+        "out": str(out / ("fine-tune-" + name.replace(", ", "-").replace(" ", "-"))),
+        "task.train": [str(out / "train.jsonl")],
+        "task.dev": [str(out / "heldout.jsonl")],
+        "task.labels": text.labels,
     }
-    numbers = train(objective, settings, folder=run_folder, identity=identity)
-    with storage.atomic_folder(run_folder / "model", replace=True) as aside:
-        write_model(model, aside, head="classification", labels=text.labels)
-        tokenizer.save(aside)
-    return numbers["accuracy"]
+    settings = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    loaded = load_recipe(find_recipe("text/quickstart"), settings, kind=FinetuneRecipe)
+    result = finetune_once(loaded.recipe, resolved=resolved_yaml(loaded), label=f"fine-tune {name}")
+    return result.main / 100
+
+
+def _write_labelled(rows: Sequence[Labelled], labels: Sequence[str], file: Path) -> None:
+    lines = (json.dumps({"text": row.text, "label": labels[row.label]}) + "\n" for row in rows)
+    storage.atomic_write(file, "".join(lines))
 
 
 def _report(text: QuickstartText, rows: Sequence[Row], out: Path) -> None:
@@ -153,17 +130,6 @@ def _report(text: QuickstartText, rows: Sequence[Row], out: Path) -> None:
     ]
     metrics = read_metrics(out / "distill")
     write_report(out, title="minilm quickstart", table=[asdict(row) for row in rows], metrics=metrics, notes=notes)
-
-
-def _labelled(rows: Sequence[Labelled], tokenizer: Tokenizer) -> LabelledTexts:
-    return LabelledTexts(
-        sequences=tokenizer.encode([row.text for row in rows], max_length=128),
-        labels=np.array([row.label for row in rows], dtype=np.int64),
-    )
-
-
-def _fingerprint(text: QuickstartText) -> str:
-    return storage.sha256_text(json.dumps([[row.text, row.label] for row in (*text.train, *text.heldout)]))
 
 
 def _speeds(folders: Mapping[str, Path], texts: Sequence[str]) -> dict[str, float]:

@@ -90,7 +90,8 @@ class ClassificationTask:
         predicted = self._predicted(logits_BC)
         names = [self._name(value) for value in predicted]
         sureness = self._sureness(logits_BC, dev_set)
-        wrong = [place for place in np.argsort(-sureness, kind="stable") if self._is_wrong(rows[place], predicted[place])]
+        surest = np.argsort(-sureness, kind="stable")
+        wrong = [place for place in surest if self._is_wrong(rows[place], predicted[place])]
         return Analysis(
             tables=self._confusion(rows, predicted),
             curves={},
@@ -117,9 +118,10 @@ class ClassificationTask:
     def _sureness(self, logits_BC: NDArray[np.float64], dev_set: str) -> NDArray[np.float64]:
         """How far apart the first two labels are, or how far off a number is."""
         if not self.labels:
-            return np.abs(logits_BC[:, 0] - np.array(self._right(dev_set)))
-        ordered = np.sort(logits_BC, axis=1)
-        return np.asarray(ordered[:, -1] - ordered[:, -2])
+            distances: NDArray[np.float64] = np.abs(logits_BC[:, 0] - np.array(self._right(dev_set)))
+            return distances
+        ordered: NDArray[np.float64] = np.sort(logits_BC, axis=1)
+        return ordered[:, -1] - ordered[:, -2]
 
     def _is_wrong(self, row: TextRow, predicted: float) -> bool:
         return not self.labels or row.label != int(predicted)
@@ -140,4 +142,5 @@ class ClassificationTask:
 
     def _example(self, row: TextRow, predicted: str) -> dict[str, str]:
         pair = {} if row.text_pair is None else {"second text": row.text_pair}
-        return {"text": row.text, **pair, "right": self._name(float(row.label or 0)), "predicted": predicted, "id": row.id}
+        right = self._name(float(row.label or 0))
+        return {"text": row.text, **pair, "right": right, "predicted": predicted, "id": row.id}

@@ -1,21 +1,30 @@
 """From the task section of a recipe to a task: reads the files, tokenizes them, keeps them in memory.
 
-In: the section, a tokenizer. Out: a `Task`.
+In: the section, a tokenizer. Out: a `Task`, and what a saved model must remember of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from minilm.errors import UsageError
+from minilm.infer.task_file import SavedTask
 from minilm.recipe import TaskSection
 from minilm.recipe.finetune import SQUAD
 from minilm.tasks.base import Task
+from minilm.tasks.classification import ClassificationTask
+from minilm.tasks.glue import GLUE, find_glue_task
 from minilm.tasks.span import SpanTask, WindowSettings
 from minilm.tasks.squad_answers import AnswerSettings
-from minilm.tasks.squad_file import Question, read_squad
+from minilm.tasks.squad_file import read_squad
+from minilm.tasks.text_task import Columns, TextTask, infer_labels, read_text_rows
 from minilm.text.tokenizer import Tokenizer
+
+_CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two for two labels
+_REGRESSION = ("pearson", "spearmanr")
 
 
 def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
@@ -25,13 +34,89 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
         UsageError: an unknown task, or two held-out files of one name.
         DataError: a file is missing, damaged, or holds nothing to learn from.
     """
-    return _squad(section, tokenizer)
+    if section.name == SQUAD:
+        return _squad(section, tokenizer)
+    spec = text_task(section)
+    return ClassificationTask(
+        spec,
+        [row for name in section.train for row in read_text_rows(name, spec)],
+        {name: read_text_rows(file, spec) for name, file in dev_files(section.dev).items()},
+        tokenizer,
+        max_tokens=section.max_tokens,
+    )
+
+
+def saved_task(section: TaskSection) -> SavedTask:
+    """What prediction must know of the task: columns, lengths, how answers are chosen."""
+    if section.name != SQUAD:
+        columns = _columns(section)
+        return SavedTask(
+            name=section.name,
+            max_tokens=section.max_tokens,
+            text=columns.text,
+            text_pair=columns.text_pair,
+            id=columns.id,
+        )
+    return SavedTask(
+        name=SQUAD,
+        max_tokens=section.max_tokens,
+        allow_no_answer=section.version == "2.0",
+        stride=section.stride,
+        max_question_tokens=section.max_question_tokens,
+        max_answer_tokens=section.max_answer_tokens,
+        n_best=section.n_best,
+        null_threshold=section.null_threshold,
+        postprocess=section.postprocess,
+    )
+
+
+def text_task(section: TaskSection) -> TextTask:
+    """The GLUE task of that name, or the user's own: its labels are those of the training files if none are listed.
+
+    Raises:
+        UsageError: a name that is almost that of a GLUE task, or a metric the task does not have.
+        DataError: the labels of the training files cannot be read.
+    """
+    known = find_glue_task(section.name)
+    if known is not None:
+        task = replace(known, columns=_columns(section), labels=tuple(section.labels) or known.labels)
+    else:
+        _refuse_misspelt(section)
+        metrics = _REGRESSION if section.regression else _CLASSIFICATION
+        task = TextTask(name=section.name, columns=_columns(section), labels=(), metrics=metrics, main=metrics[0])
+        if not section.regression:
+            labels = tuple(section.labels) or infer_labels(section.train, task)
+            task = replace(task, labels=labels, metrics=metrics if len(labels) == 2 else metrics[:1])
+    if section.metric is not None and section.metric not in (*task.metrics, task.main):
+        raise UsageError(f"task.metric is {section.metric!r}; task {task.name!r} has {', '.join(task.metrics)}")
+    return replace(task, main=section.metric or task.main)
+
+
+def _columns(section: TaskSection) -> Columns:
+    """The columns the recipe names, else those of the GLUE task, else `text` and `label`."""
+    known = find_glue_task(section.name)
+    base = known.columns if known is not None else Columns(text="text", label="label")
+    return Columns(
+        text=section.text or base.text,
+        label=section.label or base.label,
+        text_pair=section.text_pair or base.text_pair,
+        id=section.id or base.id,
+    )
+
+
+def _refuse_misspelt(section: TaskSection) -> None:
+    close = get_close_matches(section.name.lower(), [SQUAD, *GLUE], n=1, cutoff=0.75)
+    if close and section.text is None and section.label is None:
+        raise UsageError(
+            f"task.name is {section.name!r}: did you mean {close[0]!r}? For texts of your own under that name, name "
+            f"their columns: task.text and task.label"
+        )
 
 
 def _squad(section: TaskSection, tokenizer: Tokenizer) -> Task:
     return SpanTask(
         [question for name in section.train for question in read_squad(Path(name))],
-        {name: read_squad(path) for name, path in dev_files(section.dev).items()},
+        {name: read_squad(Path(file)) for name, file in dev_files(section.dev).items()},
         tokenizer,
         windows=WindowSettings(
             max_tokens=section.max_tokens, stride=section.stride, max_question_tokens=section.max_question_tokens
@@ -41,21 +126,22 @@ def _squad(section: TaskSection, tokenizer: Tokenizer) -> Task:
             n_best=section.n_best,
             max_answer_tokens=section.max_answer_tokens,
             null_threshold=section.null_threshold,
+            postprocess=section.postprocess,
         ),
     )
 
 
-def dev_files(names: Sequence[str]) -> dict[str, Path]:
+def dev_files(names: Sequence[str]) -> dict[str, str]:
     """Held-out files by what the report calls them: the file's name without its endings.
 
     Raises:
         UsageError: two files would be called the same.
     """
-    files: dict[str, Path] = {}
+    files: dict[str, str] = {}
     for name in names:
-        path = Path(name)
-        short = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+        last = name.rpartition("/")[2]
+        short = last.removesuffix(".gz").rpartition(".")[0] or last
         if short in files:
-            raise UsageError(f"task.dev: {files[short]} and {path} would both be called {short!r}; rename one of them")
-        files[short] = path
+            raise UsageError(f"task.dev: {files[short]} and {name} would both be called {short!r}; rename one of them")
+        files[short] = name
     return files

@@ -8,19 +8,21 @@ import pytest
 from minilm.quickstart import run as quickstart_run
 from minilm.quickstart.run import DISTILLED, TEACHER, UNDISTILLED, quickstart
 from minilm.quickstart.text import installed_text
-from minilm.recipe import load_recipe
+from minilm.recipe import DistillRecipe, FinetuneRecipe, load_recipe
 
 
 @pytest.fixture
 def short(monkeypatch):
-    def load_short(path, overrides):
-        few = ["train.steps=4", "train.warmup_steps=0", "train.batch_size=8", "data.heldout_documents=4"]
-        return load_recipe(path, [*overrides, *few])
+    def load_short(path, overrides, *, kind):
+        few = {
+            DistillRecipe: ["train.warmup_steps=0", "data.heldout_documents=4"],
+            FinetuneRecipe: ["train.warmup_fraction=0"],
+        }
+        return load_recipe(path, [*overrides, *few[kind], "train.steps=4", "train.batch_size=8"], kind=kind)
 
     monkeypatch.setattr(quickstart_run, "load_recipe", load_short)
-    monkeypatch.setattr(quickstart_run, "_EPOCHS", 0.2)
     whole = installed_text()
-    return replace(whole, train=whole.train[:64], heldout=whole.heldout[:8], unlabelled=whole.unlabelled[:60])
+    return replace(whole, train=whole.train[::13], heldout=whole.heldout[::40], unlabelled=whole.unlabelled[:60])
 
 
 def test_three_rows_with_measured_numbers(real_model_dir, short, tmp_path):

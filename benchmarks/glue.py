@@ -1,0 +1,173 @@
+"""GLUE on real weights, ours against transformers: same rows, settings, seeds and start; one JSON file a task.
+
+Both sides fine-tune the embedded model with the settings of the task's recipe, score the dev file after each epoch and
+keep the best epoch. Ours is `minilm finetune`; the other side the transformers Trainer with dynamic padding. Runs that
+stand in the file already are not run again, so this can be stopped and started at will.
+
+    python benchmarks/glue.py --data glue --task cola --side ours --seeds 1 2 3
+    python benchmarks/glue.py --data glue --task cola --side transformers --seeds 1 2 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from ab import machine
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
+
+from minilm import storage
+from minilm.embedded import embedded_model
+from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe
+from minilm.tasks.classification import ClassificationTask
+from minilm.tasks.make import make_task
+from minilm.tasks.sweep import finetune
+from minilm.text.tokenizer import Tokenizer
+from minilm.train.allocator import keep_freed_memory
+from minilm.train.metrics import read_metrics
+
+RESULTS = Path(__file__).parent / "results" / "glue"
+
+
+def main() -> None:
+    """Run what is missing and store it, run by run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with one folder per task (CoLA/train.tsv, ...)"
+    )
+    parser.add_argument("--task", required=True, help="folder name of the task, such as CoLA")
+    parser.add_argument("--side", choices=["ours", "transformers"], required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    chosen = parser.parse_args()
+    keep_freed_memory()
+    for seed in chosen.seeds:
+        run_missing(chosen, seed)
+
+
+def run_missing(chosen: argparse.Namespace, seed: int) -> None:
+    """One run of one side, unless its result is stored."""
+    train, dev = (next((chosen.data / chosen.task).glob(f"{part}.tsv*")) for part in ("train", "dev"))
+    recipe = recipe_of(chosen, seed, train, dev)
+    file = RESULTS / f"{recipe.task.name}.json"
+    setting = {"epochs": chosen.epochs, "learning_rate": chosen.learning_rate, "batch_size": recipe.train.batch_size}
+    key = {"side": chosen.side, "seed": seed, "precision": chosen.precision, **setting}
+    stored = json.loads(file.read_text()) if file.exists() else {"task": recipe.task.name, "runs": []}
+    if any(all(run[name] == value for name, value in key.items()) for run in stored["runs"]):
+        return
+    started = time.monotonic()
+    per_epoch = ours(recipe) if chosen.side == "ours" else theirs(recipe)
+    best = max(per_epoch, key=lambda numbers: numbers["main"])
+    row = {
+        **key,
+        "best": best,
+        "last": per_epoch[-1],
+        "per epoch": [numbers["main"] for numbers in per_epoch],
+        "seconds": time.monotonic() - started,
+        "command": " ".join(["python benchmarks/glue.py", *sys.argv[1:]]),
+        "machine": machine(),
+    }
+    data = {"train sha256": storage.sha256_file(train), "dev sha256": storage.sha256_file(dev)}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    storage.write_json(file, {**stored, **data, "runs": [*stored["runs"], row]})
+    print({name: row[name] for name in ("side", "seed", "best", "seconds")}, flush=True)
+
+
+def recipe_of(chosen: argparse.Namespace, seed: int, train: Path, dev: Path) -> FinetuneRecipe:
+    """The task's shipped recipe without its grid, on the embedded weights."""
+    name = chosen.task.lower()
+    settings = {
+        "model": "embedded",
+        "seed": seed,
+        "task.train": [str(train)],
+        "task.dev": [str(dev)],
+        "train.epochs": chosen.epochs,
+        "train.learning_rate": chosen.learning_rate,
+        "train.precision": chosen.precision,
+        "sweep": None,
+    }
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return load_recipe(find_recipe(f"glue/{name}-bert-base"), overrides, kind=FinetuneRecipe).recipe
+
+
+def ours(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
+    """`minilm finetune`; the numbers of every evaluation."""
+    with tempfile.TemporaryDirectory() as work:
+        from minilm.recipe import Loaded, flat_values
+
+        run = recipe.model_copy(update={"out": f"{work}/run"})
+        points = finetune(Loaded(recipe=run, origins=dict.fromkeys(flat_values(run), "benchmark")))
+        metric = points[0].metric
+        return [{**row, "main": row[metric]} for row in read_metrics(Path(run.out)) if metric in row]
+
+
+class Rows(torch.utils.data.Dataset):
+    """Token ids, segment ids and labels of a split."""
+
+    def __init__(self, task: ClassificationTask, dev_set: str | None) -> None:
+        self.sequences = task.train if dev_set is None else task.dev[dev_set]
+        self.labels = task.targets if dev_set is None else None
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, row: int) -> Mapping[str, object]:
+        item = {
+            "input_ids": self.sequences.token_ids[row].tolist(),
+            "token_type_ids": self.sequences.segment_ids[row].tolist(),
+        }
+        return item if self.labels is None else {**item, "labels": self.labels[row].item()}
+
+
+def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
+    """The transformers Trainer as run_glue uses it; the numbers after every epoch."""
+    tokenizer = Tokenizer.load(embedded_model())
+    task = make_task(recipe.task, tokenizer)
+    assert isinstance(task, ClassificationTask)
+    dev_set = next(iter(task.dev))
+    torch.manual_seed(recipe.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(embedded_model(), num_labels=len(task.labels) or 1)
+    found: list[Mapping[str, float]] = []
+    section = recipe.train
+    with tempfile.TemporaryDirectory() as work:
+        tokenizer.save(Path(work) / "tokenizer")
+        arguments = TrainingArguments(
+            output_dir=work, num_train_epochs=section.epochs, per_device_train_batch_size=section.batch_size,
+            per_device_eval_batch_size=64, learning_rate=section.learning_rate, weight_decay=section.weight_decay,
+            warmup_ratio=section.warmup_fraction, adam_epsilon=section.adam_eps, max_grad_norm=section.max_grad_norm,
+            lr_scheduler_type="linear", bf16=section.precision == "bf16", use_cpu=True, report_to=[],
+            save_strategy="no", eval_strategy="epoch", logging_strategy="no", disable_tqdm=True, seed=recipe.seed,
+        )  # fmt: skip
+
+        def evaluate(*_: object, **__: object) -> dict[str, float]:
+            outputs = trainer.predict(Rows(task, dev_set)).predictions
+            numbers = task.metrics(dev_set, list(np.asarray(outputs, dtype=np.float32)))
+            found.append({**numbers, "main": numbers[task.main_metric]})
+            return {}
+
+        trainer = Trainer(
+            model=model, args=arguments, train_dataset=Rows(task, None), eval_dataset=Rows(task, dev_set),
+            data_collator=DataCollatorWithPadding(PreTrainedTokenizerFast.from_pretrained(f"{work}/tokenizer")),
+        )  # fmt: skip
+        trainer.evaluate = evaluate  # type: ignore[method-assign]
+        trainer.train()
+    return found
+
+
+if __name__ == "__main__":
+    main()
