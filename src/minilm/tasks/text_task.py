@@ -237,14 +237,14 @@ class _Reading:
 
     def skipped(self) -> list[str]:
         """One sentence about each kind of row that was skipped."""
-        kinds = {"of another width than the header": self.misfits, "without a label": self.unlabelled}
+        kinds = {"with more or fewer columns than expected": self.misfits, "without a label": self.unlabelled}
         return [
             f"{rows.count} rows {what} skipped (first: {rows.first[0]})" for what, rows in kinds.items() if rows.count
         ]
 
     def warn(self) -> None:
         for sentence in self.skipped():
-            logger.warning("%s: %s", self.path, sentence)
+            logger.warning("%s", sentence)
         if self.numbered.count:
             order = ", ".join(f"{number} is {name}" for number, name in enumerate(self.task.labels))
             logger.warning(
@@ -260,7 +260,8 @@ class _Reading:
         for row, value in zip(rows, ids, strict=True):
             name = str(value)
             if isinstance(value, bool) or not isinstance(value, (str, int)) or not name:
-                problem = f"column {self.id_column!r} is {value!r:.40}, expected a text or a whole number"
+                found = "null" if value is None else f"{value!r:.40}"
+                problem = f"column {self.id_column!r} is {found}, expected a text or a whole number"
             elif name in places:
                 problem = f"column {self.id_column!r}: id {name!r:.60} is already at {places[name]}"
             else:
