@@ -135,3 +135,78 @@ def tiny(tmp_path: Path) -> TinyDistillation:
     """A distillation that takes a second, below `tmp_path`."""
     pytest.importorskip("transformers", reason="distillation needs transformers: pip install 'minilm[hf]'")
     return TinyDistillation(tmp_path).make()
+
+
+class TinyFinetune:
+    """A model of 3 layers, labelled texts that can be learned, and recipes for them, below one folder."""
+
+    labels = ("even", "odd", "none")
+
+    def __init__(self, folder: Path) -> None:
+        self.distillation = TinyDistillation(folder)
+        self.folder, self.model = folder, self.distillation.teacher
+
+    def make(self) -> TinyFinetune:
+        """Write the model and 60 + 30 rows; the label says whether the first word's number is even or odd."""
+        self.distillation.write_teacher()
+        self.write_rows("train.jsonl", 60, seed=1)
+        self.write_rows("dev.jsonl", 30, seed=2)
+        return self
+
+    def write_rows(self, name: str, count: int, *, seed: int) -> Path:
+        """Rows with the columns text, label and id."""
+        import json
+        import random
+
+        draw = random.Random(seed)
+        lines = []
+        for number in range(count):
+            words = draw.choices(range(95), k=draw.randint(1, 12))
+            label = self.labels[words[0] % 2] if words[0] < 80 else self.labels[2]
+            text = " ".join(f"word{word}" for word in words)
+            lines.append(json.dumps({"id": f"{name}-{number}", "text": text, "label": label}) + "\n")
+        path = self.folder / name
+        path.write_text("".join(lines))
+        return path
+
+    def recipe(
+        self, out: str | Path = "run", *, name: str = "finetune.yaml", sweep: object = None, **train: object
+    ) -> Path:
+        """Write a recipe of 24 steps that evaluates and saves every 6; `train` replaces values of that section."""
+        import json
+
+        values = {
+            "kind": "finetune",
+            "name": "tiny-task",
+            "out": str(self.folder / out),
+            "model": str(self.model),
+            "task": {
+                "name": "parity",
+                "train": [str(self.folder / "train.jsonl")],
+                "dev": [str(self.folder / "dev.jsonl")],
+                "text": "text",
+                "label": "label",
+                "max_tokens": 32,
+            },
+            "train": {
+                "steps": 24,
+                "batch_size": 8,
+                "tokens_per_batch": 64,
+                "learning_rate": 0.003,
+                "eval_every": 6,
+                "checkpoint_every": 3,
+                "log_every": 2,
+                **train,
+            },
+            "sweep": sweep,
+        }
+        path = self.folder / name
+        path.write_text(json.dumps(values, indent=1))
+        return path
+
+
+@pytest.fixture
+def tiny_task(tmp_path: Path) -> TinyFinetune:
+    """A fine-tuning that takes a second, below `tmp_path`."""
+    pytest.importorskip("sklearn", reason="scores need scikit-learn: pip install 'minilm[score]'")
+    return TinyFinetune(tmp_path).make()

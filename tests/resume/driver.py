@@ -1,4 +1,4 @@
-"""Runs distillations in forked children, kills them, starts them again; torch is imported once.
+"""Runs distillations and fine-tunings in forked children, kills them, starts them again; torch is imported once.
 
 Usage: python driver.py JSON, with {"recipe": path, "overrides": [..], "plan": [[kind, number], ..]}. One child
 per entry of the plan, one after the other: ["call", n] kills itself at its n-th call that changes the file
@@ -23,6 +23,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 import minilm.distill.run as run_module
 from minilm.recipe import load_recipe
 from minilm.score import report as report_module
+from minilm.tasks.sweep import finetune
 from minilm.train import loop
 
 _CALLS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
@@ -80,7 +81,9 @@ def child(recipe: str, overrides: list[str], kind: str, number: float, report: i
         count_calls(report, int(number) if kind == "call" else -1)
         if kind in ("after", "steps"):
             kill_in_training(kind, number)
-        run_module.distill(load_recipe(Path(recipe), overrides))
+        loaded = load_recipe(Path(recipe), overrides)
+        run = run_module.distill if loaded.recipe.kind == "distill" else finetune
+        run(loaded)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -91,7 +94,7 @@ def child(recipe: str, overrides: list[str], kind: str, number: float, report: i
 def main() -> None:
     assert transformers.models.bert.modeling_bert, "imported before the first fork"
     get_checkpoint_conversion_mapping("bert")  # slow the first time, then cached
-    report_module.draw = lambda curves: None  # drawing curves is slow and not what is tested here
+    report_module.draw = lambda curves, **_: None  # drawing curves is slow and not what is tested here
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     job = json.loads(sys.argv[1])
     results = []

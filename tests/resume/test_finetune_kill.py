@@ -1,0 +1,39 @@
+"""Proves that fine-tuning killed at any moment, and started again by the same command, ends in the same bits."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+
+
+def test_twenty_kills_change_no_bit(tiny_task, drive, assert_same_run):
+    """Kills in steps, at random moments, while checkpoints and the best weights are written and published."""
+    recipe = tiny_task.recipe(steps=60)
+    unbroken = tiny_task.folder / "unbroken"
+    [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}"])
+    draw = random.Random(3)
+    plan: list[tuple[str, float]] = []
+    for _ in range(8):
+        plan += [("call", draw.randint(10, calls // 6)), ("steps", draw.randint(4, 9)), ("after", draw.uniform(0, 0.2))]
+    results = drive(recipe, [*plan, ("never", 0)])
+    assert sum(status == -signal.SIGKILL for status, _ in results) >= 18
+    assert results[-1][0] == 0
+    assert_same_run(tiny_task.folder / "run", unbroken)
+    ours, theirs = (json.loads((tiny_task.folder / name / "result.json").read_text()) for name in ("run", "unbroken"))
+    assert ours["numbers"] == theirs["numbers"]
+    assert (ours["best_step"], ours["steps"]) == (theirs["best_step"], theirs["steps"])
+
+
+def test_a_sweep_goes_on_where_it_was_killed(tiny_task, drive):
+    """Finished runs are not run again; the best model is the one of the unbroken sweep."""
+    sweep = {"seeds": [1, 2], "learning_rate": [0.003, 0.0001]}
+    recipe = tiny_task.recipe(steps=12, sweep=sweep)
+    unbroken = tiny_task.folder / "unbroken"
+    [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}"])
+    plan = [("call", calls * part // 7) for part in range(1, 7)]
+    results = drive(recipe, [*plan, ("never", 0)])
+    assert results[-1][0] == 0
+    assert sum(status == -signal.SIGKILL for status, _ in results) >= 3
+    for name in ("results.json", "model/model.safetensors", "model/task.json"):
+        assert (tiny_task.folder / "run" / name).read_bytes() == (unbroken / name).read_bytes()
