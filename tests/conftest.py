@@ -140,14 +140,14 @@ def tiny(tmp_path: Path) -> TinyDistillation:
 class TinyFinetune:
     """A model of 3 layers, labelled texts that can be learned, and recipes for them, below one folder."""
 
-    labels = ("even", "odd", "none")
+    labels = ("low", "mid", "high")
 
     def __init__(self, folder: Path) -> None:
         self.distillation = TinyDistillation(folder)
         self.folder, self.model = folder, self.distillation.teacher
 
     def make(self) -> TinyFinetune:
-        """Write the model and 60 + 30 rows; the label says whether the first word's number is even or odd."""
+        """Write the model and 60 + 30 rows; the first word of a text says its label."""
         self.distillation.write_teacher()
         self.write_rows("train.jsonl", 60, seed=1)
         self.write_rows("dev.jsonl", 30, seed=2)
@@ -161,8 +161,8 @@ class TinyFinetune:
         draw = random.Random(seed)
         lines = []
         for number in range(count):
-            words = draw.choices(range(95), k=draw.randint(1, 12))
-            label = self.labels[words[0] % 2] if words[0] < 80 else self.labels[2]
+            words = [draw.randrange(9), *draw.choices(range(9, 95), k=draw.randint(0, 11))]
+            label = self.labels[words[0] % 3]
             text = " ".join(f"word{word}" for word in words)
             lines.append(json.dumps({"id": f"{name}-{number}", "text": text, "label": label}) + "\n")
         path = self.folder / name

@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 
 from minilm import storage
-from minilm.errors import Interrupted, MinilmError, SystemProblem, UsageError
+from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, UsageError
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.report import report_sweep, run_rows
 from minilm.tasks.result import Point, RunResult, best_point
@@ -205,7 +205,7 @@ def _require_success(job: _Job, done: subprocess.CompletedProcess[str]) -> None:
     if done.returncode == 0:
         return
     last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
-    kinds: Mapping[int, type[MinilmError]] = {kind.exit_code: kind for kind in (UsageError, SystemProblem, Interrupted)}
+    kinds: Mapping[int, type[MinilmError]] = {kind.exit_code: kind for kind in (UsageError, DataError, SystemProblem, Interrupted)}
     raise kinds.get(done.returncode, SystemProblem)(f"{job.label} ended with code {done.returncode}: {last}")
 
 

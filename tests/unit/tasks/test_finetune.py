@@ -1,0 +1,202 @@
+"""Proves what a fine-tuning run leaves behind, what a sweep reports, and what is refused before work begins."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.errors import DataError, UsageError
+from minilm.infer.api import load
+from minilm.model.checkpoint import read_model
+from minilm.recipe import FinetuneRecipe, load_recipe
+from minilm.tasks.run import start_model
+from minilm.tasks.sweep import finetune
+from minilm.train.best import load_best
+from minilm.train.metrics import read_metrics
+
+
+def run(recipe: Path, *overrides: str):
+    return finetune(load_recipe(recipe, overrides, kind=FinetuneRecipe))
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_learns_and_leaves_everything(tiny_task):
+    out = tiny_task.folder / "run"
+    [point] = run(tiny_task.recipe(steps=150, eval_every=50))
+    [result] = point.runs
+    assert result.main > 60  # 30 rows in three classes
+    measured = {row["step"]: row["accuracy"] for row in read_metrics(out) if "accuracy" in row}
+    assert list(measured) == [50, 100, 150]
+    assert result.main == max(measured.values())
+    assert measured[result.best_step] == result.main
+    assert {"accuracy", "heldout_loss"} <= result.numbers.keys()
+    assert load_best(out)[0] == result.best_step
+    page = (out / "report.html").read_text()
+    assert "Confusion matrix" in page
+    assert "Held-out scores" in page
+    assert page.count('class="card"') <= 20
+    record = json.loads((out / "result.json").read_text())
+    assert (record["train_examples"], record["steps"], record["seed"]) == (60, 150, 42)
+
+
+def test_saved_model_predictions_and_score_are_those_of_the_run(tiny_task):
+    """The folder alone gives the predictions the run wrote, through the Python door."""
+    out = tiny_task.folder / "run"
+    [point] = run(tiny_task.recipe(steps=60, eval_every=20))
+    dev = rows_of(tiny_task.folder / "dev.jsonl")
+    model = load(out / "model")
+    assert model.labels == ("high", "low", "mid")
+    assert model.max_tokens == 32
+    found = model.classify([row["text"] for row in dev])
+    written = rows_of(out / "predictions" / "dev.jsonl")
+    assert [row["id"] for row in written] == [row["id"] for row in dev]
+    assert [one.label for one in found] == [row["prediction"] for row in written]
+    right = np.mean([one.label == row["label"] for one, row in zip(found, dev, strict=True)])
+    assert 100 * right == pytest.approx(point.runs[0].main)
+    assert all(sum(one.probabilities) == pytest.approx(1) and one.score == max(one.probabilities) for one in found)
+
+
+def test_the_model_folder_loads_in_transformers(tiny_task):
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'minilm[hf]'")
+    out = tiny_task.folder / "run"
+    run(tiny_task.recipe(steps=6))
+    theirs, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+        out / "model", output_loading_info=True
+    )
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert theirs.config.id2label == {0: "high", 1: "low", 2: "mid"}
+    words = transformers.AutoTokenizer.from_pretrained(out / "model")("word1 word20", return_tensors="pt")
+    expected = theirs.eval()(**words).logits.softmax(-1)[0]
+    [found] = load(out / "model").classify(["word1 word20"])
+    torch.testing.assert_close(torch.tensor(found.probabilities), expected, atol=1e-5, rtol=0)
+
+
+def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
+    out = tiny_task.folder / "run"
+    recipe = tiny_task.recipe(steps=30, sweep={"seeds": [1, 2, 3], "learning_rate": [0.003, 1e-6]})
+    points = run(recipe)
+    assert [(point.learning_rate, len(point.runs)) for point in points] == [(0.003, 3), (1e-6, 3)]
+    good, bad = points
+    assert good.mean == pytest.approx(statistics.fmean(run.main for run in good.runs))
+    assert good.deviation == pytest.approx(statistics.stdev(run.main for run in good.runs))
+    assert good.mean > bad.mean
+    page = (out / "report.html").read_text()
+    assert "best mean" in page
+    assert "The paper reports the mean over seeds of the best setting" in page
+    assert "All runs" in page
+    best = max(good.runs, key=lambda one: one.main)
+    predictions = rows_of(best.folder / "predictions" / "dev.jsonl")
+    texts = [row["text"] for row in rows_of(tiny_task.folder / "dev.jsonl")]
+    assert [one.label for one in load(out / "model").classify(texts)] == [row["prediction"] for row in predictions]
+    assert not [path for path in (out / "runs").glob("*/*") if path.name in ("checkpoints", "best", "model")]
+    stored = json.loads((out / "results.json").read_text())
+    assert len(stored["runs"]) == 6
+    before = (out / "results.json").read_bytes()
+    assert [point.mean for point in run(recipe)] == [point.mean for point in points]  # nothing is run again
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_runs_on_two_devices_equal_runs_one_after_another(tiny_task):
+    sweep = {"seeds": [1, 2, 3]}
+    alone = run(tiny_task.recipe("alone", steps=6, sweep=sweep))
+    spread = run(tiny_task.recipe("spread", steps=6, sweep={**sweep, "devices": ["cpu", "cpu"]}))
+    assert [one.main for one in alone[0].runs] == [one.main for one in spread[0].runs]
+
+
+def test_a_run_that_dies_on_a_device_says_why(tiny_task):
+    recipe = tiny_task.recipe(steps=6, sweep={"seeds": [1, 2], "devices": ["cpu", "cpu"]})
+    (tiny_task.folder / "train.jsonl").write_text("")
+    with pytest.raises(DataError) as caught:
+        run(recipe)
+    assert "ended with code 3" in str(caught.value)
+    assert "train.jsonl" in str(caught.value)
+
+
+def test_regression_predicts_numbers(tiny_task):
+    rows = rows_of(tiny_task.folder / "train.jsonl")
+    file = tiny_task.folder / "numbers.jsonl"
+    file.write_text("".join(json.dumps({**row, "label": len(row["text"].split())}) + "\n" for row in rows))
+    files = [f"task.train.0={file}", f"task.dev.0={file}"]
+    [point] = run(tiny_task.recipe(steps=120, eval_every=60), *files, "task.regression=true")
+    assert point.metric == "pearson"
+    assert point.mean > 80  # the length of a text is easy
+    model = load(tiny_task.folder / "run" / "model")
+    [short, long] = model.classify(["word1", " ".join(["word3"] * 12)])
+    assert short.label == long.label == ""
+    assert short.score + 2 < long.score
+
+
+def test_pairs_are_segments_of_one_sequence(tiny_task):
+    rows = rows_of(tiny_task.folder / "train.jsonl")
+    file = tiny_task.folder / "pairs.jsonl"
+    file.write_text("".join(json.dumps({**row, "other": "word7 word8"}) + "\n" for row in rows))
+    files = [f"task.train.0={file}", f"task.dev.0={file}", "task.text_pair=other"]
+    run(tiny_task.recipe(steps=6), *files)
+    model = load(tiny_task.folder / "run" / "model")
+    assert model.task.text_pair == "other"
+    one, other = (model.classify(["word1 word2"], [second])[0] for second in ("word7 word8", "word9"))
+    assert one.probabilities != other.probabilities
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.name=colla", "task.text=null", "task.label=null"], "did you mean 'cola'"),
+        (["task.metric=rouge"], "task.metric is 'rouge'; task 'parity' has accuracy"),
+        (["task.labels=[low, mid]"], "high"),
+        (["task.label=gold"], "'gold'"),
+        (["task.dev.0=nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["model=nowhere"], "nowhere: no such model"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_written(tiny_task, overrides, message):
+    with pytest.raises((UsageError, DataError)) as caught:
+        run(tiny_task.recipe(), *overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tiny_task.folder / "run" / "model").exists()
+
+
+def test_changed_data_is_refused_and_named(tiny_task):
+    recipe = tiny_task.recipe()
+    run(recipe)
+    tiny_task.write_rows("train.jsonl", 61, seed=1)
+    with pytest.raises(UsageError, match=r"train file train\.jsonl was"):
+        run(recipe)
+    tiny_task.write_rows("train.jsonl", 60, seed=1)
+    with pytest.raises(UsageError, match=r"train\.learning_rate was 0\.003, is 0\.004"):
+        run(recipe, "train.learning_rate=0.004")
+    run(recipe)
+
+
+def test_a_head_of_the_same_labels_is_kept_and_another_replaced(tiny_task, caplog):
+    run(tiny_task.recipe(steps=6))
+    trained = tiny_task.folder / "run" / "model"
+
+    class Same:
+        head, labels = "classification", ("high", "low", "mid")
+
+    kept = start_model(trained, Same(), seed=1)
+    assert torch.equal(kept.head.out.weight, read_model(trained, head="classification").head.out.weight)
+    Same.labels = ("a", "b")
+    replaced = start_model(trained, Same(), seed=1)
+    assert replaced.head.out.weight.shape[0] == 2
+    assert torch.equal(replaced.encoder.pooler.weight, kept.encoder.pooler.weight)
+    assert "its head is left out" in caplog.text
+
+
+def test_without_held_out_data_the_last_weights_are_saved(tiny_task):
+    [point] = run(tiny_task.recipe(steps=6), "task.dev=[]")
+    assert np.isnan(point.mean)
+    assert load_best(tiny_task.folder / "run") is None
+    saved = read_model(tiny_task.folder / "run" / "model", head="classification").state_dict()
+    assert saved["head.out.weight"].shape == (3, 48)
