@@ -1,7 +1,8 @@
 """Model files: a Hugging Face folder or Microsoft's original `.bin` in, a Hugging Face folder out.
 
 In: a folder with `config.json` + `model.safetensors` (or shards, or `pytorch_model.bin`), or a `.bin` with its
-`…-config.json` beside it. Out: a `Model` with float32 weights. Nothing in a foreign file is ever executed.
+`…-config.json` beside it; another place of the configuration can be named. Out: a `Model` with float32 weights.
+Nothing in a foreign file is ever executed.
 """
 
 from __future__ import annotations
@@ -30,34 +31,34 @@ _ARCHITECTURES: Mapping[str, HeadName] = {
 }
 
 
-def read_config(path: Path | str) -> EncoderConfig:
-    """The configuration of the model at `path` (folder or `.bin`).
+def read_config(path: Path | str, *, config: Path | None = None) -> EncoderConfig:
+    """The configuration of the model at `path` (folder or `.bin`), or the one at `config` (file or folder).
 
     Raises:
         DataError: no configuration file, or one this encoder cannot follow.
     """
-    file = _config_file(Path(path))
+    file = _config_file(Path(path), config)
     return EncoderConfig.from_hf(storage.read_json(file), where=str(file))
 
 
-def read_labels(path: Path | str) -> tuple[str, ...]:
+def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
     """Label names in id order from `id2label`, or none."""
-    file = _config_file(Path(path))
+    file = _config_file(Path(path), config)
     values = storage.read_json(file).get("id2label") or {}
     if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
         raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
     return tuple(str(values[str(index)]) for index in range(len(values)))
 
 
-def saved_head(path: Path | str) -> HeadName | None:
-    """Which head the folder's `architectures` says it holds."""
-    names = storage.read_json(_config_file(Path(path))).get("architectures")
+def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:
+    """Which head the `architectures` of the configuration says the model holds."""
+    names = storage.read_json(_config_file(Path(path), config)).get("architectures")
     if not isinstance(names, list) or not names:
         return None
     return next((head for suffix, head in _ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
 
 
-def model_checksums(path: Path | str) -> dict[str, str]:
+def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str, str]:
     """SHA-256 of the configuration and of the weights at `path`, whatever the files are called.
 
     Raises:
@@ -66,18 +67,24 @@ def model_checksums(path: Path | str) -> dict[str, str]:
     path = Path(path)
     files = [path] if _is_microsoft(path) else sorted(path.glob("*.safetensors")) or [path / "pytorch_model.bin"]
     return {
-        "config": storage.sha256_file(_config_file(path)),
+        "config": storage.sha256_file(_config_file(path, config)),
         "weights": storage.sha256_text("".join(storage.sha256_file(file) for file in files)),
     }
 
 
 def read_model(
-    path: Path | str, *, head: HeadName | None = None, num_labels: int | None = None, seed: int = 0
+    path: Path | str,
+    *,
+    config: Path | None = None,
+    head: HeadName | None = None,
+    num_labels: int | None = None,
+    seed: int = 0,
 ) -> Model:
     """Read a model; weights it lacks for `head` (or the pooler a classifier needs) start fresh, with a warning.
 
     Args:
         path: a Hugging Face folder, or Microsoft's `.bin` with its configuration beside it.
+        config: the configuration (file or folder) when it lies elsewhere.
         head: the head to put on; None for the encoder alone.
         num_labels: classes of a new classification head; read from the file when None.
         seed: of the fresh weights.
@@ -86,17 +93,17 @@ def read_model(
         DataError: missing, unexpected or mis-shaped tensors, all listed by name.
     """
     path = Path(path)
-    config = read_config(path)
+    shape = read_config(path, config=config)
     file, tensors = _read_tensors(path)
     if num_labels is None:
-        num_labels = len(read_labels(path)) or 2
+        num_labels = len(read_labels(path, config=config)) or 2
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):  # no memory and no random numbers for what the file is about to fill
-        encoder = Encoder(config)
-    model = Model(encoder, None if head is None else new_head(head, config, num_labels=num_labels, generator=generator))
-    found = to_ours(tensors, model.state_dict(), family=config.family, head=head, where=str(file))
+        encoder = Encoder(shape)
+    model = Model(encoder, None if head is None else new_head(head, shape, num_labels=num_labels, generator=generator))
+    found = to_ours(tensors, model.state_dict(), family=shape.family, head=head, where=str(file))
     if _is_microsoft(path):
-        found = _resize_positions(found, config, generator)
+        found = _resize_positions(found, shape, generator)
     _drop_or_start_missing(model, found, head, str(file), generator)
     _require_shapes(model, found, head, str(file))
     model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False, assign=True)
@@ -143,10 +150,12 @@ def _is_microsoft(path: Path) -> bool:
     return path.is_file()
 
 
-def _config_file(path: Path) -> Path:
-    """`config.json` of a folder; `<name>-config.json` or `config.json` beside a `.bin`."""
+def _config_file(path: Path, config: Path | None) -> Path:
+    """`config`; else `config.json` of a folder, `<name>-config.json` or `config.json` beside a `.bin`."""
     if not path.exists():
         raise DataError(f"{path}: no such model; expected a model folder or a .bin file")
+    if config is not None:
+        return config / "config.json" if config.is_dir() else config
     candidates = (
         [path.with_name(f"{path.stem}-config.json"), path.with_name("config.json")]
         if _is_microsoft(path)

@@ -14,7 +14,10 @@ from minilm.recipe.sections import Count, OptimizationSection, PositiveInt, Sect
 
 SQUAD = "squad"
 _TEXT_KEYS = ("text", "text_pair", "label", "id", "labels", "regression", "metric")
-_SQUAD_KEYS = ("version", "stride", "max_question_tokens", "max_answer_tokens", "n_best", "null_threshold")
+_SQUAD_KEYS = (
+    *("version", "stride", "max_question_tokens", "max_answer_tokens", "n_best", "null_threshold"),
+    "postprocess",
+)
 _SQUAD_TOKENS = 384
 _PositiveFloat = Annotated[float, Field(gt=0)]
 _Grid = Annotated[list[_PositiveFloat], Field(min_length=1)]
@@ -44,6 +47,7 @@ class TaskSection(Section):
     max_answer_tokens: PositiveInt = 30
     n_best: PositiveInt = 20
     null_threshold: float = 0.0
+    postprocess: Literal["exact", "classic"] = "exact"
 
     @model_validator(mode="before")
     @classmethod
@@ -71,8 +75,8 @@ class TaskSection(Section):
 class FinetuneTrainSection(OptimizationSection):
     """How long in epochs, or in `steps` when given; `batch_size` counts examples per step.
 
-    `eval_every` 0 evaluates after each epoch. After `patience` evaluations without a better dev score the run
-    stops; 0 never does.
+    `warmup_steps` replaces `warmup_fraction` when given. `eval_every` 0 evaluates after each epoch. After `patience`
+    evaluations without a better dev score the run stops; 0 never does.
     """
 
     epochs: _PositiveFloat = 3
@@ -80,8 +84,19 @@ class FinetuneTrainSection(OptimizationSection):
     batch_size: PositiveInt = 32
     learning_rate: _PositiveFloat = 5e-5
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup_steps: Count | None = None
     adam_eps: _PositiveFloat = 1e-8
     patience: Count = 0
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> FinetuneTrainSection:
+        if self.warmup_steps is not None and self.warmup_fraction != type(self).model_fields["warmup_fraction"].default:
+            raise ValueError("found both warmup_steps and warmup_fraction, expected one way to give the warmup")
+        return self
+
+    def num_warmup_steps(self, steps: int) -> int:
+        """Steps of warmup in a run of `steps`."""
+        return int(self.warmup_fraction * steps) if self.warmup_steps is None else self.warmup_steps
 
 
 class SweepSection(Section):
@@ -108,8 +123,8 @@ class SweepSection(Section):
 class FinetuneRecipe(Section):
     """Everything that defines one fine-tuning run, or a sweep of them.
 
-    `model` is a model folder, a `.bin` of Microsoft's or `embedded`; `tokenizer` is for models that have none
-    beside them, `lowercase` overrides what its files say.
+    `model` is a model folder, a `.bin` of Microsoft's or `embedded`; `config` and `tokenizer` are for models that
+    have none beside them, `lowercase` overrides what the tokenizer's files say.
     """
 
     kind: Literal["finetune"]
@@ -117,6 +132,7 @@ class FinetuneRecipe(Section):
     seed: Seed = 42
     out: Text
     model: Text
+    config: Text | None = None
     tokenizer: Text | None = None
     lowercase: bool | None = None
     task: TaskSection

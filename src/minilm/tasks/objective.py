@@ -1,14 +1,14 @@
 """Fine-tuning as an objective of the training loop: any task, all weights trained.
 
 In: a model with the task's head, a task. Out: per step its share of the batches and their weighted loss;
-held-out numbers.
+outputs and numbers of held-out sequences.
 
 B sequences, T packed tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +85,7 @@ class FinetuneObjective:
         own = rank_share(rows, rank=self._ranks.rank, world_size=self._ranks.world_size)
         return [
             TaskBatch(packed=packed, targets=self._targets[chosen].to(self._device), step_size=len(rows))
-            for chosen, packed in self._batches(self._task.train, own)
+            for chosen, packed in _batches(self._task.train, own, self._tokens_per_batch, self._device)
         ]
 
     def loss(self, batch: TaskBatch) -> StepLoss:
@@ -101,20 +101,47 @@ class FinetuneObjective:
             numbers |= {(f"{name}.{key}" if place else key): value for key, value in found.items()}
         return numbers
 
-    @torch.no_grad()
     def predict(self, sequences: Sequences) -> list[Array]:
         """The task's outputs of each sequence, in order; the processes share the work."""
-        self._model.eval()
-        rows = np.arange(len(sequences))[self._ranks.rank :: self._ranks.world_size]
-        own: list[tuple[int, Array]] = []
-        for chosen, packed in self._batches(sequences, rows):
-            outputs = self._task.outputs(self._model(packed).float(), packed)
-            own += zip(chosen.tolist(), outputs, strict=True)
-        everyones = [pair for part in gathered(own, self._ranks) for pair in part]
-        return [output for _, output in sorted(everyones, key=lambda pair: pair[0])]
+        return predict(
+            self._model, sequences, self._task.outputs, tokens_per_batch=self._tokens_per_batch, ranks=self._ranks
+        )
 
-    def _batches(self, sequences: Sequences, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Packed]]:
-        token_ids = [sequences.token_ids[row] for row in rows]
-        segment_ids = [sequences.segment_ids[row] for row in rows]
-        for part, packed in packed_batches(token_ids, segment_ids, token_budget=self._tokens_per_batch):
-            yield rows[part], packed.to(self._device)
+
+@torch.no_grad()
+def predict(
+    model: Model,
+    sequences: Sequences,
+    outputs: Callable[[Tensor, Packed], list[Array]],
+    *,
+    tokens_per_batch: int,
+    ranks: Ranks = ALONE,
+) -> list[Array]:
+    """Run a model on sequences, the work shared by the processes.
+
+    Args:
+        model: with its head, on the device that computes.
+        sequences: what it reads.
+        outputs: what is wanted of each sequence, from the head's scores of a batch in float32.
+        tokens_per_batch: token budget of one batch.
+        ranks: this process among those that share the work.
+
+    Returns:
+        One output per sequence, in their order; every process gets all.
+    """
+    model.eval()
+    rows = np.arange(len(sequences))[ranks.rank :: ranks.world_size]
+    own: list[tuple[int, Array]] = []
+    for chosen, packed in _batches(sequences, rows, tokens_per_batch, next(model.parameters()).device):
+        own += zip(chosen.tolist(), outputs(model(packed).float(), packed), strict=True)
+    everyones = [pair for part in gathered(own, ranks) for pair in part]
+    return [output for _, output in sorted(everyones, key=lambda pair: pair[0])]
+
+
+def _batches(
+    sequences: Sequences, rows: NDArray[np.int64], tokens_per_batch: int, device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], Packed]]:
+    token_ids = [sequences.token_ids[row] for row in rows]
+    segment_ids = [sequences.segment_ids[row] for row in rows]
+    for part, packed in packed_batches(token_ids, segment_ids, token_budget=tokens_per_batch):
+        yield rows[part], packed.to(device)

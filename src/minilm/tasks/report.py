@@ -119,7 +119,7 @@ def _notes(recipe: FinetuneRecipe, result: RunResult) -> list[str]:
         f"Model {recipe.model}; task {recipe.task.name}; {result.train_examples:,} training examples from "
         f"{', '.join(recipe.task.train)}.",
         f"Batch {result.batch_size}, learning rate {result.learning_rate:g}, {result.steps} steps, "
-        f"warmup {section.warmup_fraction:g} of them, {section.precision}.",
+        f"warmup of {section.num_warmup_steps(result.steps)}, {section.precision}.",
         f"The numbers are of the weights with the highest {result.main_metric} on "
         f"{recipe.task.dev[0] if recipe.task.dev else 'nothing: no held-out data'}.",
         f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}; this run took {result.seconds:.0f} s.",

@@ -43,7 +43,8 @@ from minilm.train.state import Identity, require_run
 logger = logging.getLogger(__name__)
 
 # What may change between a run and its continuation: names, places and how often something is written.
-_NOT_IDENTITY = {"name", "out", "model", "tokenizer", "task.train", "task.dev", *(f"train.{key}" for key in CADENCE)}
+_PLACES = {"out", "model", "config", "tokenizer", "task.train", "task.dev"}
+_NOT_IDENTITY = {"name", *_PLACES, *(f"train.{key}" for key in CADENCE)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class _Plan:
     task: Task
     tokenizer: Tokenizer
     model: Path
+    config: Path | None
     steps: int
     steps_per_epoch: int
     identity: Identity
@@ -92,6 +94,8 @@ def finetune_once(
 
 def _plan(recipe: FinetuneRecipe) -> _Plan:
     model = embedded_model() if recipe.model == "embedded" else Path(recipe.model)
+    config = None if recipe.config is None else Path(recipe.config)
+    checksums = {f"model {part}": checksum for part, checksum in model_checksums(model, config=config).items()}
     tokenizer = _tokenizer(recipe, model)
     task = make_task(recipe.task, tokenizer)
     section = recipe.train
@@ -100,11 +104,11 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
     values = {key: value for key, value in values.items() if not key.startswith("sweep")}
     files = {f"{part} file {path.name}": storage.sha256_file(path) for part, path in _files(recipe)}
-    checksums = {f"model {part}": checksum for part, checksum in model_checksums(model).items()}
     return _Plan(
         task=task,
         tokenizer=tokenizer,
         model=model,
+        config=config,
         steps=steps,
         steps_per_epoch=math.ceil(examples / section.batch_size),
         identity={**values, **files, **checksums, "tokenizer": tokenizer.fingerprint, "device": _device()},
@@ -129,7 +133,7 @@ def _device() -> str:
 
 def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str) -> RunResult:
     out, task = Path(recipe.out), plan.task
-    model = start_model(plan.model, task, seed=recipe.seed).to(_device())
+    model = start_model(plan.model, task, seed=recipe.seed, config=plan.config).to(_device())
     plan.tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(plan.model))
     _require_positions(task, model, recipe.task.max_tokens)
     objective = FinetuneObjective(
@@ -169,15 +173,18 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str) -> RunRe
     return result
 
 
-def start_model(path: Path, task: Task, *, seed: int) -> Model:
-    """The encoder at `path` with the task's head: the one of the file where it fits, else a fresh one."""
+def start_model(path: Path, task: Task, *, seed: int, config: Path | None = None) -> Model:
+    """The encoder at `path` with the task's head: the one of the file where it fits, else a fresh one.
+
+    `config` is where its configuration lies when that is elsewhere.
+    """
     num_labels = len(task.labels) or (2 if task.head == "span" else 1)
     fresh = derived_seed(seed, "head")
-    same_head = saved_head(path) == task.head
-    if not same_head or task.head == "span" or len(read_labels(path)) == num_labels:
-        return read_model(path, head=task.head, num_labels=num_labels, seed=fresh).train()
+    same_head = saved_head(path, config=config) == task.head
+    if not same_head or task.head == "span" or len(read_labels(path, config=config)) == num_labels:
+        return read_model(path, config=config, head=task.head, num_labels=num_labels, seed=fresh).train()
     logger.warning("%s is a classifier of other labels: its head is left out, a fresh one is trained", path)
-    encoder = read_model(path).encoder
+    encoder = read_model(path, config=config).encoder
     generator = torch.Generator().manual_seed(fresh)
     if encoder.pooler is None:
         encoder.pooler = torch.nn.Linear(encoder.config.hidden_size, encoder.config.hidden_size)
@@ -200,7 +207,7 @@ def _settings(recipe: FinetuneRecipe, plan: _Plan, label: str) -> TrainSettings:
     return train_settings(
         section,
         steps=plan.steps,
-        warmup_steps=int(section.warmup_fraction * plan.steps),
+        warmup_steps=section.num_warmup_steps(plan.steps),
         eval_every=(section.eval_every or plan.steps_per_epoch) if has_dev else 0,
         seed=recipe.seed,
         label=label,

@@ -62,10 +62,10 @@ class SpanTask:
         windows: WindowSettings,
         answers: AnswerSettings,
     ) -> None:
-        """Cut everything into windows.
+        """Cut everything into windows; nothing to train on is fine for a model that is only asked.
 
         Raises:
-            DataError: no training question can be used.
+            DataError: none of the training questions can be used.
             UsageError: a window has no room for the context.
         """
         self._tokenizer, self._windows, self._answers = tokenizer, windows, answers
@@ -96,12 +96,12 @@ class SpanTask:
 
     def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
         """The official scores; the best thresholds over the null odds where no answer is allowed."""
-        return self._scores(dev_set, self._chosen(dev_set, outputs))
+        return self.scores(dev_set, self.chosen(dev_set, outputs))
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
         """Scores with and without an answer, the threshold curve, wrong answers, all answers."""
-        part, chosen = self._dev[dev_set], self._chosen(dev_set, outputs)
-        numbers = self._scores(dev_set, chosen)
+        part, chosen = self._dev[dev_set], self.chosen(dev_set, outputs)
+        numbers = self.scores(dev_set, chosen)
         references = part.references
         curves = {}
         if self._answers.allow_no_answer:
@@ -118,18 +118,20 @@ class SpanTask:
             predictions=[_row(answer) for answer in chosen],
         )
 
-    def _chosen(self, dev_set: str, outputs: Sequence[Array]) -> list[Answer]:
+    def chosen(self, dev_set: str, outputs: Sequence[Array]) -> list[Answer]:
+        """The answer to each question of a held-out set, in their order."""
         part = self._dev[dev_set]
         return best_answers(part.questions, part.windows, outputs, self._tokenizer, settings=self._answers)
 
-    def _scores(self, dev_set: str, chosen: Sequence[Answer]) -> dict[str, float]:
+    def scores(self, dev_set: str, chosen: Sequence[Answer]) -> dict[str, float]:
+        """The official scores of such answers."""
         texts = {answer.id: answer.text for answer in chosen}
         odds = _null_odds(chosen) if self._answers.allow_no_answer else None
         return squad_metrics(self._dev[dev_set].references, texts, na_probs=odds, na_prob_threshold=np.inf)
 
 
 def log_sum_exp(scores_TC: Tensor, packed: Packed) -> Tensor:
-    """log sum exp over each sequence's rows, `[T, C]` -> `[B, C]`."""
+    """Log sum exp over each sequence's rows, `[T, C]` -> `[B, C]`."""
     parts = scores_TC.split([count * length for count, length in packed.runs])
     return torch.cat(
         [rows.view(count, length, -1).logsumexp(1) for (count, length), rows in zip(packed.runs, parts, strict=True)]

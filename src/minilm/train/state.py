@@ -35,6 +35,10 @@ _LEFTOVER = re.compile(r"\.step-\d{8,}\.(tmp|old)-\d+")
 _FILES = ("model.safetensors", "optimizer.safetensors")
 
 
+class AnotherRunError(UsageError):
+    """A folder holds the checkpoints or the result of another run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
     """Everything a run needs to go on: `step` updates are done, `bad_steps` of them were skipped.
@@ -89,7 +93,7 @@ def load_newest(folder: Path, identity: Identity) -> TrainState | None:
     A damaged one is reported and the one before it is taken. What killed processes left half-written is removed.
 
     Raises:
-        UsageError: the checkpoint belongs to another run; every difference is named.
+        AnotherRunError: the checkpoint belongs to another run; every difference is named.
     """
     _remove_leftovers(folder)
     candidates = _folders(folder)
@@ -109,7 +113,7 @@ def require_run(folder: Path, identity: Identity) -> None:
     """Refuse to touch the checkpoints of another run; a look at the newest readable `state.json` only.
 
     Raises:
-        UsageError: they belong to another run; every difference is named.
+        AnotherRunError: they belong to another run; every difference is named.
     """
     for candidate in _folders(folder):
         try:
@@ -124,7 +128,7 @@ def require_same(saved: Identity, current: Identity, where: Path) -> None:
     """Compare two identities.
 
     Raises:
-        UsageError: they differ; every difference is named, old and new.
+        AnotherRunError: they differ; every difference is named, old and new.
     """
     keys = sorted(saved.keys() | current.keys())
     changed = [
@@ -133,7 +137,7 @@ def require_same(saved: Identity, current: Identity, where: Path) -> None:
         if key not in saved or key not in current or saved[key] != current[key]
     ]
     if changed:
-        raise UsageError(
+        raise AnotherRunError(
             f"{where} belongs to another run: {'; '.join(changed)}. Restore these, or choose another out folder"
         )
 

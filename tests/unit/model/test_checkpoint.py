@@ -12,7 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from minilm import storage
 from minilm.errors import DataError, UsageError
-from minilm.model.checkpoint import read_config, read_labels, read_model, saved_head, write_model
+from minilm.model.checkpoint import (
+    model_checksums,
+    read_config,
+    read_labels,
+    read_model,
+    saved_head,
+    write_model,
+)
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import HEADS, Model, new_head
@@ -278,6 +285,25 @@ def test_the_configuration_named_after_the_bin_wins(folder):
     shutil.copy(folder / "config.json", folder / "m-config.json")
     edit_config(folder, num_hidden_layers=9)
     assert read_config(bin_file).num_layers == 2
+
+
+def test_a_configuration_elsewhere_is_used_by_every_reader(folder, tmp_path_factory):
+    """As `--config_name` of Microsoft's command lines, a file or a folder; what lies beside the model is not."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    bin_file = folder / "m.bin"
+    torch.save(load_file(folder / "model.safetensors"), bin_file)
+    (folder / "model.safetensors").unlink()
+    shutil.copy(folder / "config.json", elsewhere / "config.json")
+    edit_config(elsewhere, id2label={"0": "no", "1": "yes"}, architectures=["BertForQuestionAnswering"])
+    edit_config(folder, num_hidden_layers=9)
+    for config in (elsewhere, elsewhere / "config.json"):
+        assert read_config(bin_file, config=config).num_layers == 2
+        assert read_labels(bin_file, config=config) == ("no", "yes")
+        assert saved_head(bin_file, config=config) == "span"
+        assert same(read_model(bin_file, config=config), make())
+        assert model_checksums(bin_file, config=config)["config"] == storage.sha256_file(elsewhere / "config.json")
+    with pytest.raises(DataError, match=r"cannot read .*nothing\.json"):
+        read_model(bin_file, config=elsewhere / "nothing.json")
 
 
 @pytest.mark.parametrize("new_format", [True, False])

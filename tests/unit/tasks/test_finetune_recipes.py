@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe, recipe_names, recipe_text
+from minilm.recipe import (
+    FinetuneRecipe,
+    FinetuneTrainSection,
+    TaskSection,
+    find_recipe,
+    load_recipe,
+    recipe_names,
+    recipe_text,
+)
 from minilm.tasks.glue import GLUE
 
 NAMES = [name for name in recipe_names() if name.startswith(("glue/", "squad/"))]
@@ -94,3 +102,17 @@ def test_the_readme_variant_has_the_defaults_of_run_squad():
 
 def test_mnli_scores_both_dev_files_and_selects_by_the_matched_one():
     assert recipe("mnli-bert-base").task.dev == ["glue/MNLI/dev_matched.tsv", "glue/MNLI/dev_mismatched.tsv"]
+
+
+def test_warmup_is_a_share_of_the_steps_or_a_number_of_them():
+    assert FinetuneTrainSection().num_warmup_steps(205) == 20
+    assert FinetuneTrainSection(warmup_fraction=0.0).num_warmup_steps(205) == 0
+    assert FinetuneTrainSection(warmup_steps=7).num_warmup_steps(205) == 7
+    with pytest.raises(ValueError, match="found both warmup_steps and warmup_fraction, expected one way"):
+        FinetuneTrainSection(warmup_steps=7, warmup_fraction=0.2)
+
+
+def test_only_squad_has_a_way_to_find_the_text_of_an_answer():
+    assert TaskSection(name="squad", train=["t.json"], postprocess="classic").postprocess == "classic"
+    with pytest.raises(ValueError, match="found postprocess with task 'rte', which has no such thing: drop it"):
+        TaskSection(name="rte", train=["t.tsv"], postprocess="classic")
