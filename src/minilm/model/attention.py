@@ -1,7 +1,7 @@
 """Self-attention over packed sequences: the one place that knows where sequences begin.
 
 In: query, key, value of T packed tokens.
-Out: the attended values of the same rows (or of each sequence's first row only).
+Out: the attended values of the same rows, of each sequence's first row only, or of the rows a seq2seq loss reads.
 
 On CUDA one variable-length kernel; on other devices one fused call per run of equal lengths.
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from minilm.model.packing import Packed
+from minilm.model.seq2seq import PackedSeq2Seq, PaddedRows
 
 
 def attend(
@@ -49,6 +50,57 @@ def attend_first(query_BHD: Tensor, key_THD: Tensor, value_THD: Tensor, packed: 
     counts = [count for count, _ in packed.runs]
     parts = zip(counts, query_BHD.split(counts), key_THD.split(sizes), value_THD.split(sizes), strict=True)
     return torch.cat([_attend_run(query, key, value, count) for count, query, key, value in parts])
+
+
+def attend_seq2seq(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq) -> Tensor:
+    """Seq2seq attention: sources over their own source, tails as `tail_masks` says, `[T, H, D]` -> `[T, H, D]`."""
+    if query_THD.is_cuda:
+        return _attend_seq2seq_cuda(query_THD, key_THD, value_THD, batch)
+    lengths = list(batch.packed.lengths)
+    parts = [length for both in zip(batch.source_lengths, batch.tail_lengths, strict=True) for length in both]
+    queries = query_THD.split(parts)
+    attended: list[Tensor] = []
+    for number, (key, value) in enumerate(zip(key_THD.split(lengths), value_THD.split(lengths), strict=True)):
+        source, mask = batch.source_lengths[number], batch.tail_masks[number]
+        attended.append(_attend_run(queries[2 * number], key[:source], value[:source], 1))
+        attended.append(_attend_run(queries[2 * number + 1], key, value, 1, mask_NN=mask))
+    return torch.cat(attended)
+
+
+def attend_seq2seq_read(query_RHD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq) -> Tensor:
+    """Seq2seq attention of the rows that are read, `[R, H, D]` -> `[R, H, D]`."""
+    if query_RHD.is_cuda:
+        return _attend_padded(query_RHD, key_THD, value_THD, batch.padded_read)
+    lengths = list(batch.packed.lengths)
+    parts = zip(
+        query_RHD.split(list(batch.read_lengths)),
+        key_THD.split(lengths),
+        value_THD.split(lengths),
+        batch.read_masks,
+        strict=True,
+    )
+    return torch.cat([_attend_run(query, key, value, 1, mask_NN=mask) for query, key, value, mask in parts])
+
+
+def _attend_seq2seq_cuda(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq) -> Tensor:
+    """Sources in one variable-length call, tails in one masked call: on GPUs the number of calls decides."""
+    rows = batch.source_rows
+    sources = attend(query_THD[rows], key_THD[rows], value_THD[rows], batch.sources)
+    tails = _attend_padded(query_THD[batch.tail_rows], key_THD, value_THD, batch.padded_tails)
+    attended = torch.zeros_like(query_THD).index_copy(0, rows, sources)
+    return attended.index_copy(0, batch.tail_rows, tails)
+
+
+def _attend_padded(query: Tensor, key_THD: Tensor, value_THD: Tensor, padded: PaddedRows) -> Tensor:
+    """Some rows of each sequence over all of it, padded for this one call."""
+    shape = (len(padded.mask), -1, *query.shape[1:])
+    query_BHQD, key_BHND, value_BHND = (
+        rows.index_select(0, index).view(shape).transpose(1, 2)
+        for rows, index in ((query, padded.queries), (key_THD, padded.keys), (value_THD, padded.keys))
+    )
+    with torch.autocast(query.device.type, enabled=False):
+        attended = scaled_dot_product_attention(query_BHQD, key_BHND, value_BHND, attn_mask=padded.mask)
+    return attended.transpose(1, 2).flatten(0, 1)[padded.kept]
 
 
 def _attend_run(

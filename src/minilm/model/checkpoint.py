@@ -20,6 +20,7 @@ from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, HeadName, Model, new_head
 from minilm.model.names import hf_names, listed, to_hf, to_ours
+from minilm.model.positions import tiled
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def read_model(
     model = Model(encoder, None if head is None else new_head(head, shape, num_labels=num_labels, generator=generator))
     found = to_ours(tensors, model.state_dict(), family=shape.family, head=head, where=str(file))
     if _is_microsoft(path):
-        found = _resize_positions(found, shape, generator)
+        found = _resize_positions(found, shape)
     _drop_or_start_missing(model, found, head, str(file), generator)
     _require_shapes(model, found, head, str(file))
     model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False, assign=True)
@@ -194,8 +195,8 @@ def _shard_names(index: Path) -> list[str]:
     return sorted(set(names))
 
 
-def _resize_positions(found: dict[str, Tensor], config: EncoderConfig, generator: torch.Generator) -> dict[str, Tensor]:
-    """Fit the position table to the configuration as Microsoft's loader does (spec: tile the old rows, or cut)."""
+def _resize_positions(found: dict[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
+    """Fit the position table to the configuration as Microsoft's loader does."""
     name = "encoder.embeddings.position.weight"
     table = found.get(name)
     if table is None or len(table) == config.max_positions:
@@ -205,8 +206,7 @@ def _resize_positions(found: dict[str, Tensor], config: EncoderConfig, generator
         len(table),
         config.max_positions,
     )
-    repeats = -(-config.max_positions // len(table))
-    return {**found, name: table.repeat(repeats, 1)[: config.max_positions]}
+    return {**found, name: tiled(table, config.max_positions, first=config.first_position)}
 
 
 def _drop_or_start_missing(

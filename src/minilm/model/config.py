@@ -81,7 +81,7 @@ class EncoderConfig:
         """Refuse sizes that cannot form an encoder.
 
         Raises:
-            UsageError: a size is not positive, or the heads do not divide the width.
+            UsageError: a size is not positive, the heads do not divide the width, or the padding id is no id.
         """
         for name in (*_REQUIRED, "num_segments"):
             value = getattr(self, name)
@@ -91,6 +91,8 @@ class EncoderConfig:
             raise UsageError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; change one of the two"
             )
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise UsageError(f"pad_token_id is {self.pad_token_id}; expected an id below vocab_size {self.vocab_size}")
 
     @property
     def head_size(self) -> int:

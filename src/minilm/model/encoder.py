@@ -2,12 +2,14 @@
 
 In: a `Packed` batch.
 Out: hidden rows of the last layer, its first rows only, or the projections of a layer (`Relations`).
+Of a `PackedSeq2Seq` batch: the last layer's rows that a loss reads.
 
-B sequences, T packed tokens, H heads, D head width, E hidden width, F feed-forward width.
+B sequences, T packed tokens, R rows that are read, H heads, D head width, E hidden width, F feed-forward width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from minilm.errors import DataError, UsageError
-from minilm.model.attention import attend, attend_first
+from minilm.model.attention import attend, attend_first, attend_seq2seq, attend_seq2seq_read
 from minilm.model.config import EncoderConfig
 from minilm.model.packing import Packed
+from minilm.model.seq2seq import PackedSeq2Seq
+
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Query rows `[R, H, D]`, key and value rows `[T, H, D]` -> attended values of the query rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +51,8 @@ class Embeddings(nn.Module):
         """Make the tables; values come from `Encoder.reset` or a checkpoint."""
         super().__init__()
         self.first_position = config.first_position
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        # as published: a [PAD] in the text teaches its row nothing
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_positions, config.hidden_size)
         self.segment = nn.Embedding(config.num_segments, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -52,9 +60,12 @@ class Embeddings(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         """Embed the tokens of `packed`."""
-        words_TE = self.word(packed.token_ids)
-        places_TE = self.position(packed.position_ids + self.first_position) + self.segment(packed.segment_ids)
-        embedded: Tensor = self.dropout(self.norm(words_TE + places_TE))
+        return self.rows(packed.token_ids, packed.position_ids, packed.segment_ids)
+
+    def rows(self, token_ids: Tensor, position_ids: Tensor, segment_ids: Tensor) -> Tensor:
+        """Embed any tokens, `[T]` int64 each (positions from 0) -> `[T, E]`."""
+        places_TE = self.position(position_ids + self.first_position) + self.segment(segment_ids)
+        embedded: Tensor = self.dropout(self.norm(self.word(token_ids) + places_TE))
         return embedded
 
 
@@ -89,6 +100,23 @@ class Layer(nn.Module):
         rows = packed.first_rows
         return self._finish(hidden_TE[rows], attend_first(query[rows], key, value, packed))
 
+    def forward_seq2seq(self, hidden_TE: Tensor, batch: PackedSeq2Seq) -> Tensor:
+        """`[T, E]` -> `[T, E]` under the seq2seq mask."""
+        return self._finish(hidden_TE, attend_seq2seq(*self.project(hidden_TE), batch))
+
+    def forward_seq2seq_read(self, hidden_TE: Tensor, batch: PackedSeq2Seq) -> Tensor:
+        """Only the rows that are read: `[T, E]` -> `[R, E]`."""
+        query, key, value = self.project(hidden_TE)
+        rows = batch.read_rows
+        return self._finish(hidden_TE[rows], attend_seq2seq_read(query[rows], key, value, batch))
+
+    def forward_with(self, hidden_TE: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
+        """`[T, E]` -> `[T, E]` with the caller's attention; only `rows` (int64) of it where given."""
+        query, key, value = self.project(hidden_TE)
+        if rows is not None:
+            hidden_TE, query = hidden_TE[rows], query[rows]
+        return self._finish(hidden_TE, attention(query, key, value))
+
     def _finish(self, hidden_TE: Tensor, attended_THD: Tensor) -> Tensor:
         mixed_TE = self.dropout(self.attention_out(attended_THD.flatten(1)))
         hidden_TE = self.attention_norm(hidden_TE + mixed_TE)
@@ -116,6 +144,14 @@ class Encoder(nn.Module):
         """Hidden row of each sequence's first token, `[B, E]`; the last layer is computed for those only."""
         last = self._layer(len(self.layers))
         return last.forward_first(self._run(packed, len(self.layers) - 1), packed)
+
+    def seq2seq(self, batch: PackedSeq2Seq) -> Tensor:
+        """Hidden rows that a seq2seq loss reads, `[R, E]`; the last layer is computed for those only."""
+        _require_fits(batch.max_positions, self.config)
+        hidden_TE: Tensor = self.embeddings(batch.packed)
+        for number in range(1, len(self.layers)):
+            hidden_TE = self._layer(number).forward_seq2seq(hidden_TE, batch)
+        return self._layer(len(self.layers)).forward_seq2seq_read(hidden_TE, batch)
 
     def pooled(self, packed: Packed) -> Tensor:
         """tanh(dense(first row)), `[B, E]`: what a classifier reads."""
@@ -153,7 +189,7 @@ class Encoder(nn.Module):
         return layer
 
     def _run(self, packed: Packed, num_layers: int) -> Tensor:
-        _require_fits(packed, self.config)
+        _require_fits(packed.max_len, self.config)
         hidden_TE: Tensor = self.embeddings(packed)
         for number in range(1, num_layers + 1):
             hidden_TE = self._layer(number)(hidden_TE, packed)
@@ -172,9 +208,9 @@ def reset_weights(module: nn.Module, initializer_range: float, generator: torch.
                 part.bias.zero_()
 
 
-def _require_fits(packed: Packed, config: EncoderConfig) -> None:
-    if packed.max_len > config.max_tokens:
+def _require_fits(longest: int, config: EncoderConfig) -> None:
+    if longest > config.max_tokens:
         raise DataError(
-            f"a sequence has {packed.max_len} tokens, but the position table holds {config.max_tokens}; "
+            f"a sequence has {longest} tokens, but the position table holds {config.max_tokens}; "
             f"cut the text or use a model with more positions"
         )

@@ -32,8 +32,11 @@ class MaskedLanguageHead(nn.Module):
 
     def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
         """Logits over the vocabulary for every token."""
-        transformed_TE = self.norm(self.dense(encoder(packed)))
-        return functional.linear(transformed_TE, encoder.embeddings.word.weight, self.bias)
+        return self.score(encoder(packed), encoder)
+
+    def score(self, hidden_RE: Tensor, encoder: Encoder) -> Tensor:
+        """Logits over the vocabulary for any rows of the encoder's last layer, `[R, E]` -> `[R, V]`."""
+        return functional.linear(self.norm(self.dense(hidden_RE)), encoder.embeddings.word.weight, self.bias)
 
 
 class ClassificationHead(nn.Module):

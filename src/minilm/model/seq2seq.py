@@ -1,0 +1,236 @@
+"""Packed batches of source and target: what the seq2seq attention masks look at.
+
+In: token ids of B sources, targets and (mask way v2) pseudo tokens. Out: one `PackedSeq2Seq`, no padding in it.
+
+Source tokens see their source. A target token sees the source and the targets up to itself; a pseudo token sees the
+source, the targets before the one it predicts, and itself. Both share one position id (UniLM, pseudo-masking).
+
+B sequences, T packed tokens, S source tokens, M target tokens, R rows that are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from minilm.errors import UsageError
+from minilm.model.packing import Packed
+
+Ids = NDArray[np.int32]
+_Offsets = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedRows:
+    """Some rows of each sequence and all its tokens, padded to a rectangle for one attention call; Q and N the longest.
+
+    Attributes:
+        queries: `[B * Q]` int64, which of the rows; the first one where there is none.
+        keys: `[B * N]` int64, which of the T tokens.
+        mask: `[B, 1, Q, N]`, True where a row may look; padding looks at the first token, so that its softmax exists.
+        kept: int64, where the real rows are among the B * Q.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor
+    kept: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedSeq2Seq:
+    """B pairs end to end; sequence b is its source, then its tail: targets and, with `has_pseudo`, pseudo tokens.
+
+    Attributes:
+        packed: all tokens; positions and segments are those of source and target.
+        source_lengths: source tokens of each sequence.
+        target_lengths: target tokens of each sequence.
+        has_pseudo: whether each target token has a pseudo token.
+        read_lengths: rows of each sequence that a loss reads; all in its tail.
+        read_offsets: `[R]` int64, where these rows are in the tails, sequence by sequence.
+        read_rows: `[R]` int64, where they are among the T tokens.
+    """
+
+    packed: Packed
+    source_lengths: tuple[int, ...]
+    target_lengths: tuple[int, ...]
+    has_pseudo: bool
+    read_lengths: tuple[int, ...]
+    read_offsets: Tensor
+    read_rows: Tensor
+
+    @property
+    def max_positions(self) -> int:
+        """Positions that the longest pair takes."""
+        return max(source + target for source, target in zip(self.source_lengths, self.target_lengths, strict=True))
+
+    @cached_property
+    def tail_masks(self) -> tuple[Tensor, ...]:
+        """True where a tail token may look at a token of its sequence: `[tail, S + tail]` for each sequence."""
+        device = self.packed.token_ids.device
+        return tuple(
+            _tail_mask(source, target, self.has_pseudo).to(device)
+            for source, target in zip(self.source_lengths, self.target_lengths, strict=True)
+        )
+
+    @cached_property
+    def read_masks(self) -> tuple[Tensor, ...]:
+        """The rows of `tail_masks` that are read."""
+        offsets = self.read_offsets.split(list(self.read_lengths))
+        return tuple(mask[chosen] for mask, chosen in zip(self.tail_masks, offsets, strict=True))
+
+    @cached_property
+    def padded_tails(self) -> PaddedRows:
+        """All tail rows, for devices on which the number of calls decides."""
+        return self._padded(self.tail_lengths, self.tail_masks)
+
+    @cached_property
+    def padded_read(self) -> PaddedRows:
+        """The rows that are read, for such devices."""
+        return self._padded(self.read_lengths, self.read_masks)
+
+    def _padded(self, lengths: Sequence[int], masks: Sequence[Tensor]) -> PaddedRows:
+        device = self.packed.token_ids.device
+        queries, kept = _rectangle(lengths)
+        keys, _ = _rectangle(self.packed.lengths)
+        mask = torch.zeros(len(lengths), 1, max(lengths), self.packed.max_len, dtype=torch.bool, device=device)
+        mask[..., 0] = True
+        for number, own in enumerate(masks):
+            mask[number, 0, : own.shape[0], : own.shape[1]] = own
+        return PaddedRows(queries=queries.to(device), keys=keys.to(device), mask=mask, kept=kept.to(device))
+
+    @cached_property
+    def sources(self) -> Packed:
+        """The sources alone, as `attend` wants them."""
+        keep = self.source_rows
+        starts = torch.tensor([0, *self.source_lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return Packed(
+            token_ids=self.packed.token_ids[keep],
+            position_ids=self.packed.position_ids[keep],
+            segment_ids=self.packed.segment_ids[keep],
+            cu_seqlens=starts.to(keep.device),
+            lengths=self.source_lengths,
+        )
+
+    @cached_property
+    def source_rows(self) -> Tensor:
+        """Where the source tokens are among the T tokens, int64."""
+        return self._rows(self.source_lengths, [0] * len(self.source_lengths))
+
+    @cached_property
+    def tail_rows(self) -> Tensor:
+        """Where the tail tokens are among the T tokens, int64."""
+        return self._rows(self.tail_lengths, self.source_lengths)
+
+    @property
+    def tail_lengths(self) -> tuple[int, ...]:
+        """Target and pseudo tokens of each sequence."""
+        return tuple(length - source for length, source in zip(self.packed.lengths, self.source_lengths, strict=True))
+
+    def _rows(self, lengths: Sequence[int], skipped: Sequence[int]) -> Tensor:
+        """Rows of a part of each sequence: `lengths` of them after the first `skipped`."""
+        starts = np.cumsum([0, *self.packed.lengths[:-1]]) + skipped
+        rows = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+        return _int64(rows).to(self.packed.token_ids.device)
+
+    def to(self, device: torch.device | str) -> PackedSeq2Seq:
+        """The same batch on `device`."""
+        return replace(
+            self,
+            packed=self.packed.to(device),
+            read_offsets=self.read_offsets.to(device),
+            read_rows=self.read_rows.to(device),
+        )
+
+
+def pack_seq2seq(
+    sources: Sequence[Ids],
+    targets: Sequence[Ids],
+    *,
+    pseudo: Sequence[Ids] | None = None,
+    read: Sequence[_Offsets] | None = None,
+    target_segment: int = 1,
+) -> PackedSeq2Seq:
+    """Lay B pairs end to end, in the order given (neighbours of equal lengths share one attention call).
+
+    Args:
+        sources: B token id arrays with their special tokens, none empty.
+        targets: B token id arrays, none empty.
+        pseudo: the pseudo token of each target token; they are the rows that are read.
+        read: without pseudo tokens, the target tokens of each pair that are read; all of them when None.
+        target_segment: segment id of targets and pseudo tokens; sources have 0.
+
+    Raises:
+        UsageError: no pair, an empty source or target, or pseudo tokens that are not one per target token.
+    """
+    source_lengths, target_lengths = (tuple(map(len, part)) for part in (sources, targets))
+    if not source_lengths or min(source_lengths) == 0 or min(target_lengths) == 0:
+        raise UsageError("a seq2seq batch needs at least one pair and no empty source or target; leave empty ones out")
+    if pseudo is not None and tuple(map(len, pseudo)) != target_lengths:
+        raise UsageError("pseudo tokens must be one per target token")
+    tokens = [sources, targets] if pseudo is None else [sources, targets, pseudo]
+    lengths = np.sum([source_lengths, *[target_lengths] * (len(tokens) - 1)], axis=0)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    read = _read_offsets(target_lengths, read, has_pseudo=pseudo is not None)
+    read_lengths = tuple(map(len, read))
+    offsets = np.concatenate(read)
+    segments = np.repeat(
+        np.tile([0, target_segment], len(lengths)), np.stack([source_lengths, lengths - source_lengths], 1).ravel()
+    )
+    return PackedSeq2Seq(
+        packed=Packed(
+            token_ids=_int64([ids for parts in zip(*tokens, strict=True) for ids in parts]),
+            position_ids=_int64(_positions(source_lengths, target_lengths, num_tails=len(tokens) - 1)),
+            segment_ids=torch.from_numpy(segments),
+            cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+            lengths=tuple(lengths.tolist()),
+        ),
+        source_lengths=source_lengths,
+        target_lengths=target_lengths,
+        has_pseudo=pseudo is not None,
+        read_lengths=read_lengths,
+        read_offsets=torch.from_numpy(offsets),
+        read_rows=torch.from_numpy(offsets + np.repeat(starts[:-1] + source_lengths, read_lengths)),
+    )
+
+
+def _int64(arrays: Sequence[NDArray[np.integer]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
+
+
+def _rectangle(lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Which row stands in each place of a padded rectangle (0 in padding), and which places are no padding."""
+    real = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    places = np.flatnonzero(real)
+    rows = np.zeros(real.size, dtype=np.int64)
+    rows[places] = np.arange(len(places))
+    return torch.from_numpy(rows), torch.from_numpy(places)
+
+
+def _positions(sources: Sequence[int], targets: Sequence[int], *, num_tails: int) -> list[NDArray[np.integer]]:
+    """Targets go on where the source ends; pseudo tokens have the same positions again."""
+    parts: list[NDArray[np.integer]] = []
+    for source, target in zip(sources, targets, strict=True):
+        parts += [np.arange(source), *[np.arange(source, source + target)] * num_tails]
+    return parts
+
+
+def _read_offsets(targets: Sequence[int], read: Sequence[_Offsets] | None, *, has_pseudo: bool) -> Sequence[_Offsets]:
+    if has_pseudo:
+        return [np.arange(target, 2 * target) for target in targets]
+    return [np.arange(target) for target in targets] if read is None else read
+
+
+def _tail_mask(source: int, target: int, has_pseudo: bool) -> Tensor:
+    causal = torch.ones(target, target, dtype=torch.bool).tril()
+    if has_pseudo:
+        itself = torch.eye(target, dtype=torch.bool)
+        causal = torch.cat([functional.pad(causal, (0, target)), torch.cat([causal & ~itself, itself], 1)])
+    return functional.pad(causal, (source, 0), value=True)
