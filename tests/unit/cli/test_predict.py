@@ -1,0 +1,151 @@
+"""`minilm predict` and `minilm finetune` as a user types them: files in, files out, one line for every mistake."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from minilm.cli import app
+from minilm.infer.api import load
+from minilm.infer.task_file import SavedTask, read_task, write_task
+
+
+def minilm(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        app.main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def trained(tiny_task):
+    """A classifier of one short run, through the command line."""
+    assert minilm("finetune", tiny_task.recipe(steps=6)) == 0
+    return tiny_task
+
+
+@pytest.fixture
+def reader(tiny_task):
+    """A span model of one short run."""
+    context = " ".join(f"word{number}" for number in range(20, 30))
+    questions = [
+        {
+            **{"id": f"q{number}", "title": "t", "context": context, "question": f"word{number}"},
+            **{"answers": [{"text": f"word{number}", "answer_start": context.index(f"word{number}")}]},
+            "is_impossible": False,
+        }
+        for number in range(20, 30)
+    ]
+    questions.append({**questions[0], "id": "q0", "answers": [], "is_impossible": True})
+    file = tiny_task.folder / "squad.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    recipe = json.loads(tiny_task.recipe(steps=6).read_text())
+    recipe["task"] = {"name": "squad", "train": [str(file)], "dev": [str(file)], "max_tokens": 24, "stride": 4}
+    path = tiny_task.folder / "squad.json.yaml"
+    path.write_text(json.dumps(recipe))
+    assert minilm("finetune", path) == 0
+    return tiny_task
+
+
+def test_predictions_are_those_of_the_run_and_score_the_same(trained, capsys):
+    out = trained.folder / "predictions.jsonl"
+    capsys.readouterr()
+    assert (
+        minilm("predict", trained.folder / "run/model", "--input", trained.folder / "dev.jsonl", "--output", out) == 0
+    )
+    assert f"30 predictions are in {out}" in capsys.readouterr().out
+    written = rows_of(trained.folder / "run" / "predictions" / "dev.jsonl")
+    assert [(row["id"], row["prediction"]) for row in rows_of(out)] == [
+        (row["id"], row["prediction"]) for row in written
+    ]
+
+
+def test_compressed_csv_with_other_columns(trained):
+    source = trained.folder / "texts.csv.gz"
+    with gzip.open(source, "wt") as file:
+        file.write('number,body\n7,"word1, word2"\n9,word3\n')
+    out = trained.folder / "out.jsonl"
+    arguments = ("--input", source, "--output", out, "--text", "body", "--id", "number")
+    assert minilm("predict", trained.folder / "run/model", *arguments) == 0
+    assert [row["id"] for row in rows_of(out)] == ["7", "9"]
+    assert all(row["prediction"] in trained.labels for row in rows_of(out))
+
+
+def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
+    source, out = trained.folder / "bad.jsonl", trained.folder / "out.jsonl"
+    source.write_text('{"text": "word1"}\n{"text": 7}\n')
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
+    assert f"error: {source}:2: text is a int, expected a string" in capsys.readouterr().err
+    source.write_text('{"text": "word1"}\n{"body": "word2"}\n')
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
+    assert f"{source}:2: no column 'text' (the row has 'body')" in capsys.readouterr().err
+    assert not out.exists()
+    assert not [path for path in trained.folder.iterdir() if path.name.startswith(".out")]
+
+
+def test_an_empty_file_gives_an_empty_file(trained):
+    source, out = trained.folder / "empty.jsonl", trained.folder / "out.jsonl"
+    source.write_text("")
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
+    assert out.read_text() == ""
+
+
+def test_a_model_without_the_head_is_refused(trained, capsys):
+    arguments = ("--input", trained.folder / "dev.jsonl", "--output", trained.folder / "out.jsonl")
+    assert minilm("predict", trained.model, *arguments) == 2
+    assert "it has no trained head; train one with minilm finetune" in capsys.readouterr().err
+    assert minilm("predict", trained.folder / "run/model", "--task", "squad", *arguments) == 2
+    assert "cannot answer questions: it has a classification head" in capsys.readouterr().err
+    assert minilm("predict", trained.folder / "run/model", "--task", "colla", *arguments) == 2
+    assert "--task is 'colla'" in capsys.readouterr().err
+
+
+def test_answers_are_those_of_the_run(reader):
+    model, out = reader.folder / "run" / "model", reader.folder / "answers.jsonl"
+    assert minilm("predict", model, "--input", reader.folder / "squad.jsonl", "--output", out) == 0
+    written = rows_of(reader.folder / "run" / "predictions" / "squad.jsonl")
+    for found, expected in zip(rows_of(out), written, strict=True):
+        assert (found["id"], found["prediction"]) == (expected["id"], expected["prediction"])
+        assert found["null_odds"] == pytest.approx(expected["null_odds"], abs=1e-4)
+    context = rows_of(reader.folder / "squad.jsonl")[0]["context"]
+    answer = load(model).answer("word21", context)
+    assert answer.text == ("" if answer.start is None else context[answer.start : answer.end])
+    assert load(model).task.stride == 4
+
+
+def test_a_recipe_of_the_other_command_is_refused(tiny_task, capsys):
+    assert minilm("distill", tiny_task.recipe()) == 2
+    assert "kind: this is a recipe of `minilm finetune`: run it with that command" in capsys.readouterr().err
+    assert minilm("finetune", "distill/tiny-embedded") == 2
+    assert "this is a recipe of `minilm distill`" in capsys.readouterr().err
+
+
+def test_what_a_model_was_trained_for_survives(tmp_path):
+    task = SavedTask(name="x", max_tokens=9, text="a", text_pair="b", null_threshold=-1.5, allow_no_answer=False)
+    write_task(tmp_path, task)
+    assert read_task(tmp_path) == task
+    assert read_task(tmp_path / "nowhere") == SavedTask()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stride": "4"}, "stride is '4'; expected int"),
+        ({"stride": True}, "stride is True; expected int"),
+        ({"text_pair": 1}, "text_pair is 1; expected str | None"),
+        ({"new": 1}, "unknown key 'new'; the model is of a newer minilm"),
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path, values, message):
+    from minilm.errors import DataError
+
+    (tmp_path / "task.json").write_text(json.dumps(values))
+    with pytest.raises(DataError) as caught:
+        read_task(tmp_path)
+    assert message in str(caught.value)
