@@ -44,6 +44,7 @@ def distill(
         return
     from minilm.distill.run import distill as run
     from minilm.errors import Interrupted
+    from minilm.train.distributed import is_first_process
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
     try:
@@ -52,7 +53,8 @@ def distill(
         raise Interrupted(
             "stopped at once; the same command goes on from the last checkpoint, if one was written"
         ) from None
-    typer.echo(_table(result))
+    if is_first_process():
+        typer.echo(_table(result))
 
 
 def _table(result: DistillResult) -> str:

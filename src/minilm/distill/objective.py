@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.corpus.order import derived_seed, microbatches, step_documents
+from minilm.corpus.order import derived_seed, microbatches, rank_share, step_documents
 from minilm.corpus.shards import Shards
 from minilm.distill.relations import Normalization, Pair, relation_loss
 from minilm.distill.teacher import Teacher
 from minilm.errors import DataError
 from minilm.model.encoder import Encoder, Relations
 from minilm.model.packing import Packed, pack
+from minilm.train.distributed import ALONE, Ranks, sum_over_ranks
 from minilm.train.loop import StepLoss
 
 
@@ -51,13 +52,21 @@ class DistillObjective:
     """Sum of the relation losses of all students; their weights are disjoint, so each learns as if alone."""
 
     def __init__(
-        self, teacher: Teacher, students: Mapping[str, Encoder], shards: Shards, settings: RelationSettings
+        self,
+        teacher: Teacher,
+        students: Mapping[str, Encoder],
+        shards: Shards,
+        settings: RelationSettings,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Hold back the last `num_heldout` documents of the corpus.
+        """Hold back the last `num_heldout` documents of the corpus; the processes share each step's documents.
 
         Raises:
             DataError: nothing would be left to train on.
+            UsageError: the batch cannot be shared evenly by the processes.
         """
+        rank_share(np.arange(settings.batch_size), rank=ranks.rank, world_size=ranks.world_size)
+        self._ranks = ranks
         self._teacher, self._shards, self._settings = teacher, shards, settings
         self._students = students
         self._module = nn.ModuleList(students.values())
@@ -85,21 +94,23 @@ class DistillObjective:
         return [student.relation_parameters() for student in self._students.values()]
 
     def microbatches(self, step: int) -> list[RelationBatch]:
-        """The documents of `step`, sorted by length, cut by the token budget."""
+        """This process's share of the documents of `step`, sorted by length, cut by the token budget."""
         documents = step_documents(
             num_documents=self._num_documents,
             batch_size=self._settings.batch_size,
             seed=self._settings.seed,
             step=step,
         )
-        return list(self._batches(documents, step=step))
+        own = rank_share(documents, rank=self._ranks.rank, world_size=self._ranks.world_size)
+        return list(self._batches(own, of=documents, step=step))
 
     def loss(self, batch: RelationBatch) -> StepLoss:
         """Sum over students and relation pairs, times the batch's weight; one teacher pass for all students."""
         teacher = self._teacher.relations(batch.packed)
         parts: dict[str, Tensor] = {}
+        own = [self._ranks.rank] if self._ranks.rank else []
         for name, student in self._students.items():
-            torch.manual_seed(derived_seed(self._settings.seed, "dropout", name, *batch.place))
+            torch.manual_seed(derived_seed(self._settings.seed, "dropout", name, *batch.place, *own))
             losses = self._losses(teacher, student, batch)
             for (a, b), value in zip(self._settings.pairs, losses, strict=True):
                 parts[f"{name}.{a}-{b}"] = value
@@ -114,10 +125,13 @@ class DistillObjective:
         documents = np.arange(self._num_documents, len(self._shards))
         totals = dict.fromkeys(self._students, 0.0)
         self._module.eval()
-        for batch in self._batches(documents, step=0):
+        own = documents[self._ranks.rank :: self._ranks.world_size]
+        for batch in self._batches(own, of=documents, step=0):
             teacher = self._teacher.relations(batch.packed)
             for name, student in self._students.items():
                 totals[name] += float(self._losses(teacher, student, batch).sum())
+        device = torch.device(self._settings.device)
+        totals = dict(zip(totals, sum_over_ranks(list(totals.values()), self._ranks, device), strict=True))
         return {f"{name}.heldout_loss": total for name, total in totals.items()} if len(documents) else {}
 
     def _losses(self, teacher: Relations, student: Encoder, batch: RelationBatch) -> Tensor:
@@ -131,15 +145,16 @@ class DistillObjective:
             normalization=self._settings.normalization,
         )
 
-    def _batches(self, documents: np.ndarray, *, step: int) -> Iterator[RelationBatch]:
-        lengths = self._shards.lengths[documents]
+    def _batches(self, documents: np.ndarray, *, of: np.ndarray, step: int) -> Iterator[RelationBatch]:
+        """Microbatches of `documents`, weighted by their share `of` all documents whose mean is wanted."""
+        lengths, tokens = self._shards.lengths[documents], self._shards.lengths[of].sum()
         parts = microbatches(lengths, token_budget=self._settings.tokens_per_batch)
         for number, part in enumerate(parts):
             sequences = [self._shards[int(document)] for document in documents[part]]
             share = (
-                len(part) / len(documents)
+                len(part) / len(of)
                 if self._settings.normalization == "sequence"
-                else float(lengths[part].sum() / lengths.sum())
+                else float(lengths[part].sum() / tokens)
             )
             packed = pack(sequences).to(self._settings.device)
             yield RelationBatch(packed=packed, weight=share, place=(step, number))

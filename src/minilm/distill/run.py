@@ -6,6 +6,7 @@ In: a loaded recipe. Out: a folder with `recipe.resolved.yaml`, `env.json`, `log
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from minilm.model.packing import pack
 from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
 from minilm.score.report import write_report
 from minilm.text.tokenizer import Tokenizer
+from minilm.train.distributed import ALONE, Ranks, first_before_others, joined, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder
 from minilm.train.loop import train
 from minilm.train.metrics import read_metrics
@@ -77,15 +79,17 @@ def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] =
     """
     out = Path(loaded.recipe.out)
     resolved = resolved_yaml(loaded)
-    with run_folder(out, recipe=resolved):
-        return _distill(loaded.recipe, out, resolved, afresh=resume == "never")
+    with joined() as ranks, run_folder(out, recipe=resolved) if ranks.is_first else contextlib.nullcontext():
+        wait_for_first(ranks)
+        return _distill(loaded.recipe, out, resolved, ranks, afresh=resume == "never")
 
 
-def _distill(recipe: DistillRecipe, out: Path, resolved: str, *, afresh: bool) -> DistillResult:
+def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, afresh: bool) -> DistillResult:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher_folder = embedded_model() if recipe.teacher.model == "embedded" else Path(recipe.teacher.model)
     tokenizer = Tokenizer.load(teacher_folder)
-    shards = _open_corpus(recipe, out, teacher_folder, tokenizer)
+    with first_before_others(ranks):
+        shards = _open_corpus(recipe, out, teacher_folder, tokenizer)
     teacher = load_teacher(
         teacher_folder,
         layer=None if recipe.teacher.layer == "last" else recipe.teacher.layer,
@@ -97,12 +101,14 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, *, afresh: bool) -
         for section in recipe.students
     }
     _require_positions(shards, teacher, students)
-    objective = make_objective(recipe, teacher, students, shards, device)
+    objective = make_objective(recipe, teacher, students, shards, device, ranks)
     identity = {**_identity(recipe, shards, teacher_folder, teacher), "device": device}
-    if afresh:
-        remove_results(out)
-    require_run(out / "checkpoints", identity)
-    storage.atomic_write(out / RECIPE, resolved)
+    with first_before_others(ranks):
+        if afresh and ranks.is_first:
+            remove_results(out)
+        require_run(out / "checkpoints", identity)
+        if ranks.is_first:
+            storage.atomic_write(out / RECIPE, resolved)
     logger.info(
         "distilling layer %d of %s into %s; %d documents",
         teacher.layer,
@@ -119,12 +125,14 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, *, afresh: bool) -
         seed=recipe.seed,
         label="distill",
     )
-    metrics = train(objective, settings, folder=out, identity=identity)
+    metrics = train(objective, settings, folder=out, identity=identity, ranks=ranks)
     folders = {name: out / "model" if len(students) == 1 else out / "model" / name for name in students}
-    for name, student in students.items():
-        card = _card(recipe, name, student)
-        save_student(student, folders[name], teacher=teacher_folder, tokenizer=tokenizer, card=card)
-    _report(recipe, out, students, metrics)
+    if ranks.is_first:
+        for name, student in students.items():
+            card = _card(recipe, name, student)
+            save_student(student, folders[name], teacher=teacher_folder, tokenizer=tokenizer, card=card)
+        _report(recipe, out, students, metrics)
+    wait_for_first(ranks)
     sizes = {name: student.config.num_parameters() for name, student in students.items()}
     return DistillResult(folders=folders, metrics=metrics, num_parameters=sizes, shards=shards)
 
@@ -193,7 +201,12 @@ def _require_positions(shards: Shards, teacher: Teacher, students: Mapping[str, 
 
 
 def make_objective(
-    recipe: DistillRecipe, teacher: Teacher, students: Mapping[str, Encoder], shards: Shards, device: str
+    recipe: DistillRecipe,
+    teacher: Teacher,
+    students: Mapping[str, Encoder],
+    shards: Shards,
+    device: str,
+    ranks: Ranks = ALONE,
 ) -> DistillObjective:
     """The objective of a recipe over `shards`.
 
@@ -215,7 +228,7 @@ def make_objective(
         seed=recipe.seed,
         device=device,
     )
-    return DistillObjective(teacher, students, shards, settings)
+    return DistillObjective(teacher, students, shards, settings, ranks)
 
 
 def _common_heads(heads: int, students: Mapping[str, Encoder]) -> int:

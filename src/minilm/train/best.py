@@ -19,9 +19,16 @@ from minilm.train.metrics import restored, storable
 _FOLDER, _RECORD, _WEIGHTS = "best", "best.json", "model.safetensors"
 
 
+def comparable(metric: str, value: float) -> float:
+    """A number that is higher for the better: a loss is better when it is lower; NaN is never better."""
+    if math.isnan(value):
+        return -math.inf
+    return -value if metric.rpartition(".")[2].endswith("loss") else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class BestRule:
-    """Keep the weights with the highest `metric`; stop after `patience` evaluations without a higher one (0: never)."""
+    """Keep the weights with the best `metric`; stop after `patience` evaluations without a better one (0: never)."""
 
     metric: str
     patience: int = 0
@@ -29,7 +36,7 @@ class BestRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The highest value so far, the step it was measured at, and how many evaluations came after it."""
+    """The best value so far (as `comparable` has it), its step, and how many evaluations came after it."""
 
     value: float = -math.inf
     step: int = -1

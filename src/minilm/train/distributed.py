@@ -111,6 +111,16 @@ def gathered(value: V, ranks: Ranks) -> list[V]:
     return [one for one in values if one is not None]
 
 
+@contextlib.contextmanager
+def first_before_others(ranks: Ranks) -> Iterator[None]:
+    """Run the block in the first process, then in all others: what the first one makes is there for them."""
+    if not ranks.is_first:
+        wait_for_first(ranks)
+    yield
+    if ranks.is_first:
+        wait_for_first(ranks)
+
+
 def wait_for_first(ranks: Ranks) -> None:
     """Wait until all processes are here: what the first one wrote before is then there for all."""
     if ranks.world_size > 1:

@@ -28,7 +28,7 @@ from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.model.packing import Packed
 from minilm.train.allocator import keep_freed_memory
-from minilm.train.best import Best, BestRule, save_best
+from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
 from minilm.train.optim import AdamWSettings, load_optimizer_tensors, make_optimizer, optimizer_tensors
@@ -310,7 +310,7 @@ def _keep_best(run: _Run, objective: Objective[B], numbers: Mapping[str, float])
     rule = run.settings.best
     if rule is None:
         return
-    run.best = run.best.after(numbers[rule.metric], run.step)
+    run.best = run.best.after(comparable(rule.metric, numbers[rule.metric]), run.step)
     if run.best.step == run.step and run.own_folder is not None:
         save_best(run.own_folder, objective.module.state_dict(), numbers, step=run.step)
 

@@ -1,0 +1,97 @@
+"""Proves that the number of processes changes nothing a step computes; `minilm distill` under torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minilm.corpus.build import build_shards
+from minilm.corpus.shards import Shards
+from minilm.distill.objective import DistillObjective, RelationSettings
+from minilm.distill.relations import V2_PAIRS
+from minilm.distill.teacher import load_teacher
+from minilm.errors import UsageError
+from minilm.model.config import EncoderConfig
+from minilm.model.encoder import Encoder
+from minilm.train.distributed import Ranks
+from minilm.train.metrics import read_metrics
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def objective(tiny, ranks: Ranks, *, normalization: str = "sequence") -> DistillObjective:
+    folder = tiny.folder / "shards"
+    if not folder.is_dir():
+        build_shards([tiny.text], tokenizer=tiny.teacher, out=folder, max_tokens=32)
+    config = EncoderConfig(
+        **{"vocab_size": 100, "max_positions": 64, "hidden_size": 24, "num_layers": 2},
+        **{"num_heads": 6, "intermediate_size": 48, "hidden_dropout": 0.0},
+    )
+    student = Encoder(config)
+    student.reset(torch.Generator().manual_seed(1))
+    settings = RelationSettings(
+        pairs=V2_PAIRS,
+        num_relation_heads=12,
+        normalization=normalization,
+        batch_size=12,
+        tokens_per_batch=40,
+        num_heldout=20,
+        seed=3,
+    )
+    return DistillObjective(load_teacher(tiny.teacher), {"student": student}, Shards.open(folder), settings, ranks)
+
+
+def loss_and_gradient(one: DistillObjective, step: int) -> tuple[float, torch.Tensor]:
+    total = 0.0
+    for batch in one.microbatches(step):
+        loss = one.loss(batch).value
+        loss.backward()
+        total += loss.item()
+    return total, torch.cat([parameter.grad.flatten() for parameter in one.parameters.values()])
+
+
+@pytest.mark.parametrize("normalization", ["sequence", "token"])
+@pytest.mark.parametrize("world_size", [2, 3, 4, 6])
+def test_shares_of_a_step_add_up_to_the_step(tiny, world_size, normalization):
+    expected, gradient = loss_and_gradient(objective(tiny, Ranks(), normalization=normalization), 5)
+    shares = [
+        loss_and_gradient(objective(tiny, Ranks(rank=rank, world_size=world_size), normalization=normalization), 5)
+        for rank in range(world_size)
+    ]
+    assert sum(loss for loss, _ in shares) == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(sum(part for _, part in shares), gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tiny):
+    with pytest.raises(UsageError, match="cannot be shared evenly by 5 processes; use one of 1, 2, 3, 4, 6, 12"):
+        objective(tiny, Ranks(rank=0, world_size=5))
+
+
+def test_two_processes_share_a_run(tiny):
+    """Corpus built once, one set of files, the metrics of the whole batch."""
+    recipe = tiny.recipe(steps=6, eval_every=3, log_every=1)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPO / "src")}
+    done = subprocess.run(
+        [*command, "-m", "minilm.cli.app", "distill", str(recipe)],
+        **{"capture_output": True, "text": True, "check": False, "timeout": 240, "env": {**os.environ, **quiet}},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held-out loss") == 1
+    rows = read_metrics(tiny.folder / "run")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    alone = tiny.recipe("alone", steps=6, eval_every=3, log_every=1, name="alone.yaml")
+    quiet["CUDA_VISIBLE_DEVICES"] = ""
+    subprocess.run(
+        [sys.executable, "-m", "minilm.cli.app", "distill", str(alone)], check=True, env={**os.environ, **quiet}
+    )
+    expected = read_metrics(tiny.folder / "alone")
+    # dropout differs from process to process, so the losses are near and not equal
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=0.1)
+    assert rows[2]["student.heldout_loss"] == pytest.approx(expected[2]["student.heldout_loss"], rel=0.02)
+    assert (tiny.folder / "run" / "model" / "model.safetensors").is_file()
