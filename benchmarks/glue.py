@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -144,12 +145,13 @@ def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
     model = AutoModelForSequenceClassification.from_pretrained(embedded_model(), num_labels=len(task.labels) or 1)
     found: list[Mapping[str, float]] = []
     section = recipe.train
+    steps = math.ceil(section.epochs * len(task.train) / section.batch_size)
     with tempfile.TemporaryDirectory() as work:
         tokenizer.save(Path(work) / "tokenizer")
         arguments = TrainingArguments(
             output_dir=work, num_train_epochs=section.epochs, per_device_train_batch_size=section.batch_size,
             per_device_eval_batch_size=64, learning_rate=section.learning_rate, weight_decay=section.weight_decay,
-            warmup_ratio=section.warmup_fraction, adam_epsilon=section.adam_eps, max_grad_norm=section.max_grad_norm,
+            warmup_steps=int(section.warmup_fraction * steps), adam_epsilon=section.adam_eps, max_grad_norm=section.max_grad_norm,
             lr_scheduler_type="linear", bf16=section.precision == "bf16", use_cpu=True, report_to=[],
             save_strategy="no", eval_strategy="epoch", logging_strategy="no", disable_tqdm=True, seed=recipe.seed,
         )  # fmt: skip
