@@ -19,11 +19,12 @@ from minilm.errors import UsageError
 Int64s = npt.NDArray[np.int64]
 
 
-def step_documents(*, num_documents: int, batch_size: int, seed: int, step: int) -> Int64s:
+def step_documents(*, num_documents: int, batch_size: int, seed: int, step: int, reshuffle: bool = True) -> Int64s:
     """Return the document numbers of the global batch of one optimizer step.
 
     Position p = step * batch_size + i lies in epoch p // num_documents, and each epoch is its own random
     permutation of all documents: every document comes exactly once per epoch, a batch may span two epochs.
+    Without `reshuffle` all epochs have the order of the first.
 
     Returns:
         int64 [batch_size], values in [0, num_documents).
@@ -36,7 +37,7 @@ def step_documents(*, num_documents: int, batch_size: int, seed: int, step: int)
     documents = np.empty(batch_size, dtype=np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         here = epochs == epoch
-        documents[here] = _permutation(num_documents, seed, epoch)[places[here]]
+        documents[here] = _permutation(num_documents, seed, epoch if reshuffle else 0)[places[here]]
     return documents
 
 

@@ -22,7 +22,9 @@ Kind = Literal["text", "span"]
 class SavedTask:
     """How input is read and cut; of a span task also how answers are chosen.
 
-    `text`, `text_pair` and `id` are the columns of labelled files; no `text_pair` means single texts.
+    `text`, `text_pair` and `id` are the columns of labelled files; no `text_pair` means single texts. A seq2seq
+    model was trained on sources and targets of at most `max_source_tokens` and `max_target_tokens`, special tokens
+    counted, in the way `mask_way`: after v0 the source has no [SEP] and the newest token predicts, not a [MASK].
     """
 
     name: str = ""
@@ -37,6 +39,9 @@ class SavedTask:
     n_best: int = 20
     null_threshold: float = 0.0
     postprocess: str = "exact"
+    max_source_tokens: int | None = None
+    max_target_tokens: int | None = None
+    mask_way: str = "v2"
 
     @property
     def answers(self) -> AnswerSettings:

@@ -12,22 +12,33 @@ from pydantic import Field, model_validator
 
 from minilm.recipe.sections import Count, OptimizationSection, PositiveInt, Section, Seed, Text
 
-SQUAD = "squad"
+SQUAD, SEQ2SEQ = "squad", "seq2seq"
 _TEXT_KEYS = ("text", "text_pair", "label", "id", "labels", "regression", "metric")
 _SQUAD_KEYS = (
     *("version", "stride", "max_question_tokens", "max_answer_tokens", "n_best", "null_threshold"),
     "postprocess",
 )
+_SEQ2SEQ_KEYS = (
+    *("source", "target", "max_source_tokens", "max_target_tokens", "label_smoothing", "mask_way"),
+    *("source_mask_prob", "target_mask_prob", "random_prob", "keep_prob", "max_masked_tokens", "shuffle"),
+    "freeze_words",
+)
 _SQUAD_TOKENS = 384
 _PositiveFloat = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
 _Grid = Annotated[list[_PositiveFloat], Field(min_length=1)]
 
 
 class TaskSection(Section):
-    """What is learned: a GLUE task by its name, `squad`, or labelled texts of your own under a name you choose.
+    """What is learned: a GLUE task by its name, `squad`, `seq2seq`, or labelled texts under a name you choose.
 
     Columns, labels and metrics of the GLUE tasks are known; for texts of your own they are named here. Each file
     of `dev` is scored by itself; the first one chooses the best checkpoint.
+
+    Of `seq2seq`: the fields of `source` are joined by [SEP]; lengths count special tokens. `mask_way` v2 is
+    pseudo-masking, v1 masks target tokens in place (`target_mask_prob` of them, at most `max_masked_tokens`), v0
+    predicts the next token. Of masked tokens `random_prob` are random ones, `keep_prob` stay, the rest are [MASK].
+    `shuffle` once gives every epoch the order of the first.
     """
 
     name: Text
@@ -48,6 +59,26 @@ class TaskSection(Section):
     n_best: PositiveInt = 20
     null_threshold: float = 0.0
     postprocess: Literal["exact", "classic"] = "exact"
+    source: Annotated[list[Text], Field(min_length=1)] = Field(default_factory=lambda: ["src"])
+    target: Text = "tgt"
+    max_source_tokens: Annotated[int, Field(ge=3)] = 464
+    max_target_tokens: Annotated[int, Field(ge=2)] = 48
+    label_smoothing: _Share = 0.1
+    mask_way: Literal["v0", "v1", "v2"] = "v2"
+    source_mask_prob: _Share = 0.0
+    target_mask_prob: _Share = 0.0
+    random_prob: Annotated[float, Field(ge=0, le=1)] = 0.1
+    keep_prob: Annotated[float, Field(ge=0, le=1)] = 0.1
+    max_masked_tokens: Count = 0
+    shuffle: Literal["epoch", "once"] = "epoch"
+    freeze_words: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that one example takes in a batch."""
+        if self.name != SEQ2SEQ:
+            return self.max_tokens
+        return self.max_source_tokens + self.max_target_tokens * (2 if self.mask_way == "v2" else 1)
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +90,10 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _keys_belong_to_the_task(self) -> TaskSection:
-        foreign = _TEXT_KEYS if self.name == SQUAD else _SQUAD_KEYS
+        own = {SQUAD: _SQUAD_KEYS, SEQ2SEQ: _SEQ2SEQ_KEYS}.get(self.name, _TEXT_KEYS)
+        foreign = [key for key in (*_TEXT_KEYS, *_SQUAD_KEYS, *_SEQ2SEQ_KEYS) if key not in own]
+        if self.name == SEQ2SEQ:
+            foreign.append("max_tokens")
         changed = [
             key
             for key in foreign
@@ -69,6 +103,16 @@ class TaskSection(Section):
             raise ValueError(f"found {', '.join(changed)} with task {self.name!r}, which has no such thing: drop it")
         if self.regression and self.labels:
             raise ValueError("found labels with regression true, which predicts a number: drop one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _masking_makes_sense(self) -> TaskSection:
+        if self.random_prob + self.keep_prob > 1:
+            raise ValueError("random_prob and keep_prob are together more than 1: they are shares of the masked tokens")
+        if self.mask_way == "v1" and not self.target_mask_prob:
+            raise ValueError("mask_way v1 needs a target_mask_prob above 0: nothing else would be predicted")
+        if self.max_masked_tokens and self.mask_way != "v1":
+            raise ValueError("found max_masked_tokens with another mask_way than v1, which has no such thing: drop it")
         return self
 
 
@@ -141,10 +185,13 @@ class FinetuneRecipe(Section):
 
     @model_validator(mode="after")
     def _a_text_fits_into_a_batch(self) -> FinetuneRecipe:
-        if self.task.max_tokens > self.train.tokens_per_batch:
+        if self.task.longest > self.train.tokens_per_batch:
+            what = (
+                "task.max_tokens" if self.task.name != SEQ2SEQ else "source, target and pseudo tokens together, at most"
+            )
             raise ValueError(
-                f"train.tokens_per_batch {self.train.tokens_per_batch} is less than task.max_tokens"
-                f" {self.task.max_tokens}: one example must fit into a batch"
+                f"train.tokens_per_batch {self.train.tokens_per_batch} is less than {what}"
+                f" {self.task.longest}: one example must fit into a batch"
             )
         if self.train.patience and not self.task.dev:
             raise ValueError("train.patience needs task.dev: nothing tells when the model gets no better")

@@ -64,7 +64,7 @@ class Task(Protocol):
 
     @property
     def main_metric(self) -> str:
-        """The number that chooses the best checkpoint; higher is better."""
+        """The number that chooses the best checkpoint; higher is better, but for a loss."""
 
     @property
     def train(self) -> Sequences:

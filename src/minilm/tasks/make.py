@@ -13,10 +13,13 @@ from pathlib import Path
 from minilm.errors import UsageError
 from minilm.infer.task_file import SavedTask
 from minilm.recipe import TaskSection
-from minilm.recipe.finetune import SQUAD
+from minilm.recipe.finetune import SEQ2SEQ, SQUAD
 from minilm.tasks.base import Task
 from minilm.tasks.classification import ClassificationTask
 from minilm.tasks.glue import GLUE, find_glue_task
+from minilm.tasks.seq2seq import Seq2SeqTask
+from minilm.tasks.seq2seq_batch import Masking
+from minilm.tasks.seq2seq_rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
 from minilm.tasks.span import SpanTask, WindowSettings
 from minilm.tasks.squad_answers import AnswerSettings
 from minilm.tasks.squad_file import read_squad
@@ -27,7 +30,13 @@ _CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two for
 _REGRESSION = ("pearson", "spearmanr")
 
 
-def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
+def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) -> Tokenizer:
+    """The tokenizer at `path` as the task wants it; raises DataError when it cannot be read."""
+    load = load_nlg_tokenizer if section.name == SEQ2SEQ else Tokenizer.load
+    return load(path, lowercase=lowercase)
+
+
+def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task | Seq2SeqTask:
     """Read and tokenize what a recipe names.
 
     Raises:
@@ -36,6 +45,8 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
     """
     if section.name == SQUAD:
         return _squad(section, tokenizer)
+    if section.name == SEQ2SEQ:
+        return _seq2seq(section, tokenizer)
     spec = text_task(section)
     return ClassificationTask(
         spec,
@@ -48,6 +59,13 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
 
 def saved_task(section: TaskSection) -> SavedTask:
     """What prediction must know of the task: columns, lengths, how answers are chosen."""
+    if section.name == SEQ2SEQ:
+        return SavedTask(
+            name=SEQ2SEQ,
+            max_source_tokens=section.max_source_tokens,
+            max_target_tokens=section.max_target_tokens,
+            mask_way=section.mask_way,
+        )
     if section.name != SQUAD:
         columns = _columns(section)
         return SavedTask(
@@ -105,7 +123,7 @@ def _columns(section: TaskSection) -> Columns:
 
 
 def _refuse_misspelt(section: TaskSection) -> None:
-    close = get_close_matches(section.name.lower(), [SQUAD, *GLUE], n=1, cutoff=0.75)
+    close = get_close_matches(section.name.lower(), [SQUAD, SEQ2SEQ, *GLUE], n=1, cutoff=0.75)
     if close and section.text is None and section.label is None:
         raise UsageError(
             f"task.name is {section.name!r}: did you mean {close[0]!r}? For texts of your own under that name, name "
@@ -128,6 +146,31 @@ def _squad(section: TaskSection, tokenizer: Tokenizer) -> Task:
             null_threshold=section.null_threshold,
             postprocess=section.postprocess,
         ),
+    )
+
+
+def _seq2seq(section: TaskSection, tokenizer: Tokenizer) -> Seq2SeqTask:
+    columns = PairColumns(source=tuple(section.source), target=section.target)
+    special = 1 if section.mask_way == "v0" else 2  # [CLS] and [SEP]
+    limits = PairLimits(source=section.max_source_tokens - special, target=section.max_target_tokens - 1)
+    return Seq2SeqTask(
+        train=read_pairs(section.train, tokenizer, columns, limits=limits),
+        dev={
+            name: read_pairs([file], tokenizer, columns, limits=limits) for name, file in dev_files(section.dev).items()
+        },
+        tokenizer=tokenizer,
+        masking=Masking(
+            way=section.mask_way,
+            source_prob=section.source_mask_prob,
+            target_prob=section.target_mask_prob,
+            random_prob=section.random_prob,
+            keep_prob=section.keep_prob,
+            most_masked=section.max_masked_tokens,
+        ),
+        label_smoothing=section.label_smoothing,
+        max_positions=section.max_source_tokens + section.max_target_tokens,
+        reshuffle=section.shuffle == "epoch",
+        freeze_words=section.freeze_words,
     )
 
 

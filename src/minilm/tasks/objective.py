@@ -21,7 +21,7 @@ from minilm.errors import DataError
 from minilm.infer.batching import packed_batches
 from minilm.model.heads import Model
 from minilm.model.packing import Packed
-from minilm.tasks.base import Array, Sequences, Task
+from minilm.tasks.base import Analysis, Array, Sequences, Task
 from minilm.train.distributed import ALONE, Ranks, gathered
 from minilm.train.loop import StepLoss
 
@@ -100,6 +100,10 @@ class FinetuneObjective:
             found = self._task.metrics(name, self.predict(sequences))
             numbers |= {(f"{name}.{key}" if place else key): value for key, value in found.items()}
         return numbers
+
+    def analyses(self) -> dict[str, Analysis]:
+        """What the report shows of each held-out set."""
+        return {name: self._task.analyse(name, self.predict(sequences)) for name, sequences in self._task.dev.items()}
 
     def predict(self, sequences: Sequences) -> list[Array]:
         """The task's outputs of each sequence, in order; the processes share the work."""

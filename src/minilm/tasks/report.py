@@ -120,7 +120,7 @@ def _notes(recipe: FinetuneRecipe, result: RunResult) -> list[str]:
         f"{', '.join(recipe.task.train)}.",
         f"Batch {result.batch_size}, learning rate {result.learning_rate:g}, {result.steps} steps, "
         f"warmup of {section.num_warmup_steps(result.steps)}, {section.precision}.",
-        f"The numbers are of the weights with the highest {result.main_metric} on "
+        f"The numbers are of the weights with the best {result.main_metric} on "
         f"{recipe.task.dev[0] if recipe.task.dev else 'nothing: no held-out data'}.",
         f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}; this run took {result.seconds:.0f} s.",
     ]

@@ -14,6 +14,7 @@ from typing import cast
 
 from minilm import storage
 from minilm.errors import DataError
+from minilm.train.best import comparable
 from minilm.train.state import Identity, require_same
 
 RESULT, ANALYSIS = "result.json", "analysis.json"
@@ -68,8 +69,8 @@ class Point:
 
     @property
     def best(self) -> RunResult:
-        """The run with the highest number; the first of equals."""
-        return max(self.runs, key=lambda run: _comparable(run.main))
+        """The run with the best number; the first of equals."""
+        return max(self.runs, key=lambda run: comparable(run.main_metric, run.main))
 
     def describe(self) -> str:
         """The setting in words."""
@@ -77,12 +78,8 @@ class Point:
 
 
 def best_point(points: Sequence[Point]) -> Point:
-    """The setting with the highest mean over its seeds, as papers report; the first of equals."""
-    return max(points, key=lambda point: _comparable(point.mean))
-
-
-def _comparable(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
+    """The setting with the best mean over its seeds, as papers report; the first of equals."""
+    return max(points, key=lambda point: comparable(point.metric, point.mean))
 
 
 def write_result(result: RunResult, identity: Identity) -> None:

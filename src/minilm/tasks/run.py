@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -26,17 +27,19 @@ from minilm.infer.task_file import write_task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
 from minilm.model.encoder import reset_weights
 from minilm.model.heads import Model, new_head
+from minilm.model.positions import grow_positions
 from minilm.recipe import FinetuneRecipe, flat_values
 from minilm.tasks.base import Analysis, Task
-from minilm.tasks.make import make_task, saved_task
+from minilm.tasks.make import make_task, saved_task, task_tokenizer
 from minilm.tasks.objective import FinetuneObjective
 from minilm.tasks.report import report_run
 from minilm.tasks.result import ANALYSIS, RunResult, read_result, write_result
+from minilm.tasks.seq2seq import Seq2SeqObjective, Seq2SeqTask
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.best import BestRule, load_best
 from minilm.train.distributed import ALONE, Ranks, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder
-from minilm.train.loop import TrainSettings, train
+from minilm.train.loop import Batch, Objective, TrainSettings, train
 from minilm.train.settings import CADENCE, train_settings
 from minilm.train.state import Identity, require_run
 
@@ -51,7 +54,7 @@ _NOT_IDENTITY = {"name", *_PLACES, *(f"train.{key}" for key in CADENCE)}
 class _Plan:
     """What the files of a recipe turned out to be."""
 
-    task: Task
+    task: Task | Seq2SeqTask
     tokenizer: Tokenizer
     model: Path
     config: Path | None
@@ -61,7 +64,13 @@ class _Plan:
 
 
 def finetune_once(
-    recipe: FinetuneRecipe, *, resolved: str, afresh: bool = False, ranks: Ranks = ALONE, label: str = "fine-tune"
+    recipe: FinetuneRecipe,
+    *,
+    resolved: str,
+    afresh: bool = False,
+    ranks: Ranks = ALONE,
+    label: str = "fine-tune",
+    models: Path | None = None,
 ) -> RunResult:
     """Run a recipe to its end; started again after a kill, it goes on and ends in the same bits.
 
@@ -71,6 +80,7 @@ def finetune_once(
         afresh: remove the results of an earlier run and start from the first step.
         ranks: this process among those that share the run.
         label: what the progress line says.
+        models: where the model of each checkpoint is also written, as a Hugging Face folder `ckpt-<step>`.
 
     Raises:
         UsageError: the run folder belongs to another dataset, tokenizer, model or recipe; what differs is named.
@@ -89,7 +99,7 @@ def finetune_once(
             storage.atomic_write(out / RECIPE, resolved)
         wait_for_first(ranks)
         finished = read_result(out, plan.identity)
-        return finished if finished is not None else _run(recipe, plan, ranks, label)
+        return finished if finished is not None else _run(recipe, plan, ranks, label, models)
 
 
 def _plan(recipe: FinetuneRecipe) -> _Plan:
@@ -124,35 +134,30 @@ def _files(recipe: FinetuneRecipe) -> list[tuple[str, Path]]:
 def _tokenizer(recipe: FinetuneRecipe, model: Path) -> Tokenizer:
     """The recipe's own, or the one in the model's folder."""
     path = Path(recipe.tokenizer) if recipe.tokenizer is not None else model if model.is_dir() else model.parent
-    return Tokenizer.load(path, lowercase=recipe.lowercase)
+    return task_tokenizer(recipe.task, path, lowercase=recipe.lowercase)
 
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str) -> RunResult:
+def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: Path | None) -> RunResult:
     out, task = Path(recipe.out), plan.task
     model = start_model(plan.model, task, seed=recipe.seed, config=plan.config).to(_device())
     plan.tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(plan.model))
-    _require_positions(task, model, recipe.task.max_tokens)
-    objective = FinetuneObjective(
-        model,
-        task,
-        batch_size=recipe.train.batch_size,
-        tokens_per_batch=recipe.train.tokens_per_batch,
-        seed=recipe.seed,
-        ranks=ranks,
-    )
+    objective = _objective(recipe, task, model, ranks)
     logger.info("%s: %d examples, %d steps, model %s", label, len(task.train), plan.steps, plan.model)
     started = time.monotonic()
-    numbers = train(objective, _settings(recipe, plan, label), folder=out, identity=plan.identity, ranks=ranks)
+    settings = _settings(recipe, plan, label)
+    on_checkpoint = None if models is None else partial(_write_checkpoint, recipe, plan, model, models)
+    own = cast("Objective[Batch]", objective)  # what its batches are is its own business
+    numbers = train(own, settings, folder=out, identity=plan.identity, ranks=ranks, on_checkpoint=on_checkpoint)
     best_step = plan.steps
     best = load_best(out)
     if best is not None:
         best_step, numbers, weights = best
         model.load_state_dict(weights)
-    analyses = {name: task.analyse(name, objective.predict(sequences)) for name, sequences in task.dev.items()}
+    analyses = objective.analyses()
     result = RunResult(
         folder=out,
         seed=recipe.seed,
@@ -173,7 +178,20 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str) -> RunRe
     return result
 
 
-def start_model(path: Path, task: Task, *, seed: int, config: Path | None = None) -> Model:
+def _objective(
+    recipe: FinetuneRecipe, task: Task | Seq2SeqTask, model: Model, ranks: Ranks
+) -> FinetuneObjective | Seq2SeqObjective:
+    """The task as the loop trains it; the model gets room for its longest example, or is refused."""
+    section = recipe.train
+    size, budget, seed = section.batch_size, section.tokens_per_batch, recipe.seed
+    if isinstance(task, Seq2SeqTask):
+        grow_positions(model.encoder, task.max_positions)
+        return Seq2SeqObjective(model, task, batch_size=size, tokens_per_batch=budget, seed=seed, ranks=ranks)
+    _require_positions(task, model, recipe.task.max_tokens)
+    return FinetuneObjective(model, task, batch_size=size, tokens_per_batch=budget, seed=seed, ranks=ranks)
+
+
+def start_model(path: Path, task: Task | Seq2SeqTask, *, seed: int, config: Path | None = None) -> Model:
     """The encoder at `path` with the task's head: the one of the file where it fits, else a fresh one.
 
     `config` is where its configuration lies when that is elsewhere.
@@ -181,7 +199,7 @@ def start_model(path: Path, task: Task, *, seed: int, config: Path | None = None
     num_labels = len(task.labels) or (2 if task.head == "span" else 1)
     fresh = derived_seed(seed, "head")
     same_head = saved_head(path, config=config) == task.head
-    if not same_head or task.head == "span" or len(read_labels(path, config=config)) == num_labels:
+    if not same_head or task.head != "classification" or len(read_labels(path, config=config)) == num_labels:
         return read_model(path, config=config, head=task.head, num_labels=num_labels, seed=fresh).train()
     logger.warning("%s is a classifier of other labels: its head is left out, a fresh one is trained", path)
     encoder = read_model(path, config=config).encoder
@@ -219,17 +237,9 @@ def _write(
     recipe: FinetuneRecipe, plan: _Plan, model: Model, result: RunResult, analyses: Mapping[str, Analysis]
 ) -> None:
     """The model, the record of the run, what it predicted; the record last: with it the run is finished."""
-    out, task = result.folder, plan.task
+    out = result.folder
     with storage.atomic_folder(out / "model", replace=True) as aside:
-        write_model(
-            model,
-            aside,
-            head=task.head,
-            labels=task.labels,
-            regression=task.head == "classification" and not task.labels,
-        )
-        plan.tokenizer.save(aside)
-        write_task(aside, saved_task(recipe.task))
+        _write_model(recipe, plan, model, aside)
         storage.atomic_write(aside / "README.md", _card(recipe, result))
     with storage.atomic_folder(out / "predictions", replace=True) as aside:
         for name, analysis in analyses.items():
@@ -242,6 +252,23 @@ def _write(
     storage.write_json(out / ANALYSIS, cast("Mapping[str, object]", shown))
     report_run(recipe, result)
     write_result(result, plan.identity)
+
+
+def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path) -> None:
+    """All that another program needs to use the model."""
+    task = plan.task
+    regression = task.head == "classification" and not task.labels
+    write_model(model, folder, head=task.head, labels=task.labels, regression=regression)
+    plan.tokenizer.save(folder)
+    write_task(folder, saved_task(recipe.task))
+
+
+def _write_checkpoint(recipe: FinetuneRecipe, plan: _Plan, model: Model, models: Path, step: int) -> None:
+    """The model of one checkpoint, once."""
+    folder = models / f"ckpt-{step}"
+    if not folder.exists():
+        with storage.atomic_folder(folder) as aside:
+            _write_model(recipe, plan, model, aside)
 
 
 def _card(recipe: FinetuneRecipe, result: RunResult) -> str:

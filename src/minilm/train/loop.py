@@ -14,7 +14,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -113,6 +113,7 @@ class _Run:
     identity: Identity
     optimizer: torch.optim.AdamW
     ranks: Ranks
+    on_checkpoint: Callable[[int], None] | None = None
     step: int = 0
     bad_steps: int = 0
     tokens: int = 0
@@ -131,6 +132,12 @@ class _Run:
         return gave_up or self.step >= self.settings.steps
 
     @property
+    def is_checkpoint_due(self) -> bool:
+        """Whether a run saves at this step, whatever interrupts it."""
+        every = self.settings.checkpoint_every
+        return self.is_over or (every > 0 and self.step % every == 0)
+
+    @property
     def own_folder(self) -> Path | None:
         """The run folder for the process that writes it."""
         return self.folder if self.ranks.is_first else None
@@ -143,6 +150,7 @@ def train(
     folder: Path | None = None,
     identity: Identity | None = None,
     ranks: Ranks = ALONE,
+    on_checkpoint: Callable[[int], None] | None = None,
 ) -> Mapping[str, float]:
     """Run `objective` for `settings.steps` updates; the same call after a kill ends in the same bits.
 
@@ -155,6 +163,8 @@ def train(
             without one.
         identity: what makes two runs the same run; a checkpoint of another run is refused.
         ranks: this process among those that share each step; the objective gives it its part of the batch.
+        on_checkpoint: told the step after each checkpoint that was due, by the first process; after a kill, told
+            again of the one that is gone on from.
 
     Returns:
         The objective's held-out numbers after the last step.
@@ -171,6 +181,7 @@ def train(
         identity=identity or {},
         optimizer=make_optimizer(objective.parameters, settings.optimizer),
         ranks=ranks,
+        on_checkpoint=on_checkpoint,
     )
     if folder is not None:
         _restore(run, objective, folder)
@@ -302,8 +313,9 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
     last = run.is_over
     if last or numbers or run.step % settings.log_every == 0:
         _log(run, numbers)
-    if last or (settings.checkpoint_every and run.step % settings.checkpoint_every == 0):
+    if run.is_checkpoint_due:
         _save(run, objective)
+        _tell(run)
 
 
 def _keep_best(run: _Run, objective: Objective[B], numbers: Mapping[str, float]) -> None:
@@ -343,6 +355,12 @@ def _save(run: _Run, objective: Objective[B]) -> None:
     wait_for_first(run.ranks)
 
 
+def _tell(run: _Run) -> None:
+    if run.on_checkpoint is not None and run.own_folder is not None:
+        run.on_checkpoint(run.step)
+    wait_for_first(run.ranks)
+
+
 def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
     """Go on from the newest checkpoint; metrics written after it are dropped, they will be written again."""
     if run.own_folder is not None:
@@ -358,6 +376,8 @@ def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
     wait_for_first(run.ranks)  # nobody writes before all have read
     if run.own_folder is not None:
         keep_metrics(folder, up_to=run.step)
+    if state is not None and run.is_checkpoint_due:
+        _tell(run)
 
 
 @dataclass

@@ -1,0 +1,234 @@
+"""Read pairs of source and target for sequence-to-sequence tasks.
+
+In: .jsonl, .json (one object per line), .csv, .tsv or .parquet files, each optionally .gz; a field is a text, or a list
+of tokens that are only looked up. Out: `Pairs` of token ids without special tokens, cut to what a sequence may hold.
+
+Rows with an empty source or target are skipped; these, cut texts and unknown tokens are counted and warned about.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.corpus.readers import BadRows
+from minilm.corpus.tables import Row, read_rows
+from minilm.errors import DataError
+from minilm.text.tokenizer import Tokenizer
+from minilm.text.vocab import NLG_RENAMES
+
+logger = logging.getLogger(__name__)
+
+Ids = NDArray[np.int32]
+SENTENCE_END = "[X_SEP]"
+_WINDOW = 1024  # rows that are tokenized together
+_MOST_UNKNOWN = 0.5  # of looked-up tokens; above it they are of another vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairColumns:
+    """Fields of a row: several source fields are joined by [SEP], such as a passage and the answer to ask for."""
+
+    source: tuple[str, ...] = ("src",)
+    target: str = "tgt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairLimits:
+    """Most tokens of source and target, without special tokens."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """n pairs of token ids without special tokens, none empty, and what stood in the file.
+
+    Attributes:
+        sources: ids of each source, `[S]` int32.
+        targets: ids of each target, `[M]` int32.
+        references: the whole target of each pair as text.
+        places: file and line of each pair.
+    """
+
+    sources: Sequence[Ids]
+    targets: Sequence[Ids]
+    references: Sequence[str]
+    places: Sequence[str]
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.sources)
+
+
+def load_nlg_tokenizer(path: Path, *, lowercase: bool | None = None) -> Tokenizer:
+    """A tokenizer whose unused WordPiece slots have UniLM's names, such as [X_SEP]; ids do not change.
+
+    Raises:
+        DataError: as `Tokenizer.load`.
+    """
+    plain = Tokenizer.load(path, lowercase=lowercase)
+    renames = {
+        old: new
+        for old, new in NLG_RENAMES.items()
+        if plain.token_to_id(old) is not None and plain.token_to_id(new) is None
+    }
+    return Tokenizer.load(path, lowercase=lowercase, renames=renames) if renames else plain
+
+
+def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, columns: PairColumns, *, limits: PairLimits) -> Pairs:
+    """Read and tokenize the pairs of files, in order.
+
+    Of a text that is too long the tail is cut; of joined source fields, the tail of the first. A line break in a
+    target ends a sentence: it becomes [X_SEP] where the tokenizer has that token.
+
+    Args:
+        paths: the files.
+        tokenizer: for texts, and for looking up tokens.
+        columns: names of the fields.
+        limits: where longer ones are cut.
+
+    Raises:
+        UsageError: a path is missing or of an unknown kind.
+        DataError: a row cannot be read, lacks a field or has one of another kind, most tokens are unknown, or no pair
+            is left; names the line.
+        SystemProblem: a file cannot be read.
+    """
+    reading = _Reading(tokenizer=tokenizer, columns=columns, limits=limits)
+    for path in paths:
+        window: list[Row] = []
+        for row in read_rows(Path(path)):
+            window.append(row)
+            if len(window) == _WINDOW:
+                reading.add(str(path), window)
+                window = []
+        reading.add(str(path), window)
+    return reading.finish(", ".join(map(str, paths)))
+
+
+@dataclass(kw_only=True)
+class _Reading:
+    """What has been read so far, and what was skipped, cut or unknown."""
+
+    tokenizer: Tokenizer
+    columns: PairColumns
+    limits: PairLimits
+    sources: list[Ids] = field(default_factory=list)
+    targets: list[Ids] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    empty: BadRows = field(default_factory=BadRows)
+    long_sources: BadRows = field(default_factory=BadRows)
+    long_targets: BadRows = field(default_factory=BadRows)
+    unknown: BadRows = field(default_factory=BadRows)
+    listed_tokens: int = 0
+
+    def add(self, path: str, rows: Sequence[Row]) -> None:
+        """Tokenize rows of one file and keep those that are whole."""
+        names = (*self.columns.source, self.columns.target)
+        values = {name: [_value(path, row, name) for row in rows] for name in names}
+        target_texts = [self._sentences(value) for value in values[self.columns.target]]
+        ids = {name: self._ids(path, rows, values[name]) for name in self.columns.source}
+        targets = self._ids(path, rows, target_texts)
+        for number, row in enumerate(rows):
+            source = self._joined([ids[name][number] for name in self.columns.source])
+            self._keep(path, row, source, targets[number], values[self.columns.target][number])
+
+    def _sentences(self, value: str | list[str]) -> str | list[str]:
+        """A target whose line breaks are [X_SEP]."""
+        if isinstance(value, list) or self.tokenizer.token_to_id(SENTENCE_END) is None:
+            return value
+        return f" {SENTENCE_END} ".join(line for line in value.splitlines() if line.strip())
+
+    def _ids(self, path: str, rows: Sequence[Row], values: Sequence[str | list[str]]) -> list[Ids]:
+        texts = iter(self.tokenizer.encode([value for value in values if isinstance(value, str)], special_tokens=False))
+        found = []
+        for row, value in zip(rows, values, strict=True):
+            ids = next(texts) if isinstance(value, str) else self._look_up(path, row, value)
+            found.append(ids)
+        return found
+
+    def _look_up(self, path: str, row: Row, tokens: Sequence[str]) -> Ids:
+        ids = []
+        for token in tokens:
+            found = self.tokenizer.token_to_id(token)
+            if found is None:
+                self.unknown.add(Path(path), row.line, f"token {token!r:.60}")
+            ids.append(self.tokenizer.unk_id if found is None else found)
+        self.listed_tokens += len(ids)
+        return np.array(ids, dtype=np.int32)
+
+    def _joined(self, parts: Sequence[Ids]) -> tuple[Ids, int]:
+        """Source fields with [SEP] between them, cut, and how many tokens there were."""
+        rest = [part for other in parts[1:] for part in (np.array([self.tokenizer.sep_id], dtype=np.int32), other)]
+        tail = np.concatenate([np.zeros(0, dtype=np.int32), *rest])[: self.limits.source]
+        room = self.limits.source - len(tail)
+        return np.concatenate([parts[0][:room], tail]), len(parts[0]) + sum(map(len, rest))
+
+    def _keep(self, path: str, row: Row, source: tuple[Ids, int], target: Ids, text: str | list[str]) -> None:
+        ids, length = source
+        if not len(ids) or not len(target):
+            what = "source" if not len(ids) else "target"
+            self.empty.add(Path(path), row.line, f"empty {what}")
+            return
+        if length > len(ids):
+            self.long_sources.add(Path(path), row.line, f"{length} tokens")
+        if len(target) > self.limits.target:
+            self.long_targets.add(Path(path), row.line, f"{len(target)} tokens")
+        self.sources.append(ids)
+        self.targets.append(target[: self.limits.target])
+        self.references.append(text if isinstance(text, str) else " ".join(text).replace(" ##", ""))
+        self.places.append(f"{path}:{row.line}")
+
+    def finish(self, where: str) -> Pairs:
+        """The pairs, after saying what was done to them."""
+        if self.unknown.count > _MOST_UNKNOWN * self.listed_tokens:
+            raise DataError(
+                f"{self.unknown.first[0]}: {self.unknown.count} of {self.listed_tokens} listed tokens are not in the "
+                f"vocabulary: it is not the one the lists were made with; name that one as the tokenizer"
+            )
+        if not self.sources:
+            skipped = f" ({self.empty.count} rows skipped, first: {self.empty.first[0]})" if self.empty.count else ""
+            raise DataError(f"{where}: found no pair of source and target{skipped}, expected at least one")
+        for sentence in self._warnings():
+            logger.warning("%s", sentence)
+        return Pairs(sources=self.sources, targets=self.targets, references=self.references, places=self.places)
+
+    def _warnings(self) -> Iterator[str]:
+        total = len(self.sources)
+        counted: Mapping[str, tuple[BadRows, int]] = {
+            "rows without source or target were skipped": (self.empty, total + self.empty.count),
+            f"sources had more than {self.limits.source} tokens and were cut": (self.long_sources, total),
+            f"targets had more than {self.limits.target} tokens and were cut": (self.long_targets, total),
+            "listed tokens are not in the vocabulary and were read as [UNK]": (self.unknown, self.listed_tokens),
+        }
+        for what, (found, among) in counted.items():
+            if found.count:
+                yield f"{found.count} of {among} {what} (first: {found.first[0]})"
+
+
+def _value(path: str, row: Row, name: str) -> str | list[str]:
+    """One field of a row: a text or a list of tokens."""
+    place = f"{path}:{row.line}"
+    if row.misfit:
+        raise DataError(f"{place}: {row.misfit} (a text may hold a tab); correct the row")
+    if name not in row.values:
+        found = ", ".join(f"{key!r:.40}" for key in list(row.values)[:8]) or "no fields"
+        raise DataError(
+            f"{place}: no field {name!r}, found {found}; name the file's own fields in task.source and task.target"
+        )
+    value = row.values[name]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(token, str) for token in value):
+        return value
+    kind = "null" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, list):
+        kind = "a list that holds something else than texts"
+    raise DataError(f"{place}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
