@@ -151,7 +151,8 @@ def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
         arguments = TrainingArguments(
             output_dir=work, num_train_epochs=section.epochs, per_device_train_batch_size=section.batch_size,
             per_device_eval_batch_size=64, learning_rate=section.learning_rate, weight_decay=section.weight_decay,
-            warmup_steps=int(section.warmup_fraction * steps), adam_epsilon=section.adam_eps, max_grad_norm=section.max_grad_norm,
+            warmup_steps=int(section.warmup_fraction * steps), adam_epsilon=section.adam_eps,
+            max_grad_norm=section.max_grad_norm,
             lr_scheduler_type="linear", bf16=section.precision == "bf16", use_cpu=True, report_to=[],
             save_strategy="no", eval_strategy="epoch", logging_strategy="no", disable_tqdm=True, seed=recipe.seed,
         )  # fmt: skip
