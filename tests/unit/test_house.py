@@ -18,6 +18,7 @@ FILES = sorted(SRC.rglob("*.py"))
 PYTHON_FILES = sorted(
     path for folder in ("src", "tests", "benchmarks", "examples") for path in (REPO / folder).rglob("*.py")
 )
+SHIPPED = [*FILES, *sorted((REPO / "examples").rglob("*.py"))]
 IO_MODULES = {
     "io",
     "os",
@@ -155,13 +156,13 @@ def test_files_stay_under_500_lines(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", SHIPPED, ids=name)
 def test_files_say_what_they_are_and_have_a_real_name(path):
     assert path.name not in ("utils.py", "misc.py", "helpers.py", "common.py")
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", SHIPPED, ids=name)
 def test_functions_stay_small(path):
     """Under 60 lines and at most 6 positional parameters (a command's parameters are its flags)."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -172,7 +173,7 @@ def test_functions_stay_small(path):
             assert path.parent.name == "cli" or len(own) <= 6, f"{node.name}: parameters"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", SHIPPED, ids=name)
 def test_random_numbers_have_a_seed(path):
     """No global generator: nothing may depend on what ran before."""
     text = path.read_text(encoding="utf-8")

@@ -1,0 +1,404 @@
+"""Microsoft's command line for SQuAD, unchanged: train, answer, score. A thin shim over `minilm`.
+
+In: the flags of `run_squad.py` of transformers 2.5.1, which the MiniLM README names, with its defaults.
+Out: in --output_dir the model as a Hugging Face folder, `predictions_.json`, `nbest_predictions_.json`,
+`null_odds_.json` (SQuAD 2.0) and `results.json`; in its `run/` everything of the training run.
+
+    torchrun --nproc_per_node 2 examples/run_squad.py --model_type bert --model_name_or_path embedded ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from minilm import storage
+from minilm.cli.app import run_reporting
+from minilm.embedded import embedded_model
+from minilm.errors import UsageError
+from minilm.model.checkpoint import read_config, read_model, saved_head
+from minilm.model.config import FAMILIES
+from minilm.recipe import FinetuneRecipe, Loaded, flat_values, resolved_yaml
+from minilm.tasks.objective import predict
+from minilm.tasks.run import finetune_once
+from minilm.tasks.span import SpanTask, WindowSettings
+from minilm.tasks.squad_answers import AnswerSettings, official_files
+from minilm.tasks.squad_file import Question, read_squad
+from minilm.text.tokenizer import Tokenizer
+from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first
+from minilm.train.folder import RECIPE
+from minilm.train.state import AnotherRunError
+
+logger = logging.getLogger("minilm.run_squad")
+
+_TOKENS_PER_BATCH = 16384
+_NEVER = 10**9
+_MODEL_TYPES: Mapping[str, str] = {"minilm": "bert", **dict(zip(FAMILIES, FAMILIES, strict=True))}
+
+_TEXTS = {
+    "data_dir": "folder of the two files below; their names are joined to it",
+    "train_file": "SQuAD .json, or .jsonl with a question a line, each optionally .gz",
+    "predict_file": "the same, to answer and to score",
+    "config_name": "configuration of the model (file or folder) where it does not lie beside it",
+    "tokenizer_name": "vocab.txt, tokenizer.json or a folder with one of them, where none lies beside the model",
+}
+_NUMBERS: Mapping[str, tuple[float, str]] = {
+    "null_score_diff_threshold": (0.0, "the answer is empty when the no-answer score is better by more than this"),
+    "max_seq_length": (384, "longest window of question and context, in tokens"),
+    "doc_stride": (128, "context tokens from the start of a window to that of the next"),
+    "max_query_length": (64, "longest question in tokens; the rest is cut"),
+    "per_gpu_train_batch_size": (8, "windows a step for each process"),
+    "learning_rate": (5e-5, "peak"),
+    "gradient_accumulation_steps": (1, "multiplies the batch; microbatches are cut by tokens anyway"),
+    "weight_decay": (0.0, "not on biases and LayerNorm"),
+    "adam_epsilon": (1e-8, "of AdamW"),
+    "max_grad_norm": (1.0, "gradients are clipped to it"),
+    "num_train_epochs": (3.0, "passes over the training windows"),
+    "max_steps": (-1, "steps; replaces --num_train_epochs when more than 0"),
+    "warmup_steps": (0, "steps of linear warmup; then the rate falls linearly to 0"),
+    "n_best_size": (20, "starts and ends tried per window, entries of the n-best list"),
+    "max_answer_length": (30, "longest answer in tokens"),
+    "logging_steps": (500, "a line of metrics every so many steps; 0: only evaluations"),
+    "save_steps": (500, "a checkpoint every so many steps; 0: only the last"),
+    "seed": (42, "everything random is derived from it"),
+}
+_SWITCHES = {
+    "version_2_with_negative": "questions may have no answer (SQuAD 2.0)",
+    "do_train": "train on --train_file",
+    "do_eval": "answer and score --predict_file",
+    "evaluate_during_training": "also score every --logging_steps; the best weights are kept instead of the last",
+    "do_lower_case": "lower the text; needed for an uncased bare vocab.txt",
+    "eval_all_checkpoints": "keep all checkpoints and score each, too",
+    "no_cuda": "compute on the CPU",
+    "overwrite_output_dir": "train from the first step, whatever --output_dir holds",
+    "fp16": "train in bfloat16 autocast on CPUs and GPUs that have it; weights and evaluation stay float32",
+}
+_DEAD: Mapping[str, tuple[int | str | bool, str]] = {
+    "cache_dir": ("", "nothing is downloaded"),
+    "per_gpu_eval_batch_size": (8, "batches are cut by tokens"),
+    "verbose_logging": (False, "every warning is shown once anyway"),
+    "lang_id": (0, "it is for XLM models, which cannot be read"),
+    "overwrite_cache": (False, "there is no feature cache: windows are made anew, so none can be stale"),
+    "fp16_opt_level": ("O1", "--fp16 is bfloat16 autocast"),
+    "threads": (1, "the tokenizer uses the cores by itself, once for each context"),
+    "server_ip": ("", "there is no remote debugger"),
+    "server_port": ("", "there is no remote debugger"),
+}
+# Which flag sets a key of the recipe.
+_FLAG_OF = {
+    "seed": "seed",
+    "out": "output_dir",
+    "model": "model_name_or_path",
+    "config": "config_name",
+    "tokenizer": "tokenizer_name",
+    "lowercase": "do_lower_case",
+    "task.train": "train_file",
+    "task.dev": "evaluate_during_training",
+    "task.max_tokens": "max_seq_length",
+    "task.version": "version_2_with_negative",
+    "task.stride": "doc_stride",
+    "task.max_question_tokens": "max_query_length",
+    "task.max_answer_tokens": "max_answer_length",
+    "task.n_best": "n_best_size",
+    "task.null_threshold": "null_score_diff_threshold",
+    "task.postprocess": "postprocess",
+    "train.epochs": "num_train_epochs",
+    "train.steps": "max_steps",
+    "train.batch_size": "per_gpu_train_batch_size",
+    "train.learning_rate": "learning_rate",
+    "train.warmup_steps": "warmup_steps",
+    "train.adam_eps": "adam_epsilon",
+    "train.weight_decay": "weight_decay",
+    "train.max_grad_norm": "max_grad_norm",
+    "train.precision": "fp16",
+    "train.log_every": "logging_steps",
+    "train.eval_every": "logging_steps",
+    "train.checkpoint_every": "save_steps",
+    "train.keep_checkpoints": "eval_all_checkpoints",
+}
+
+
+class _Dead(argparse.Action):
+    """A flag of the original that changes nothing here: said when it is given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the value and warn."""
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+        logger.warning("%s has no effect: %s", option_string, _DEAD[self.dest][1])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The original's flags and defaults, and `--postprocess`."""
+    made = argparse.ArgumentParser(
+        prog="run_squad.py",
+        description="Fine-tune an encoder on SQuAD, answer and score.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--model_type", required=True, help=f"one of {', '.join(_MODEL_TYPES)}")
+    add("--model_name_or_path", required=True, help="Microsoft's .bin, a model folder, or 'embedded'")
+    add("--output_dir", required=True, help="where the model and the predictions are written")
+    for name, text in _TEXTS.items():
+        add(f"--{name}", default="" if name.endswith("_name") else None, help=text)
+    for name, (number, text) in _NUMBERS.items():
+        add(f"--{name}", default=number, type=type(number), help=text)
+    for name, text in _SWITCHES.items():
+        add(f"--{name}", action="store_true", help=text)
+    for name, (value, text) in _DEAD.items():
+        kind = {"nargs": 0} if value is False else {"type": type(value)}
+        add(f"--{name}", action=_Dead, default=value, help=f"no effect: {text}", **kind)
+    add("--local_rank", "--local-rank", default=-1, type=int, help="set by torch.distributed.launch")
+    add(
+        "--postprocess",
+        choices=("exact", "classic"),
+        default="exact",
+        help="exact: answers are pieces of the context; classic: guessed from tokens, as the original does",
+    )
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the flags say; returns the exit code."""
+    if not is_first_process():
+        logging.getLogger("minilm").setLevel(logging.ERROR)  # the first process speaks for all
+    args = parser().parse_args(arguments)
+    _require_sense(args)
+    if args.no_cuda:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
+    model = embedded_model() if args.model_name_or_path == "embedded" else Path(args.model_name_or_path)
+    config = Path(args.config_name) if args.config_name else None
+    _require_fit(args, model, config)
+    with joined() as ranks:
+        if ranks.world_size == 1 and torch.cuda.device_count() > 1:
+            logger.warning("one of %d GPUs is used: start with torchrun to use all", torch.cuda.device_count())
+        questions = read_squad(_file(args, "predict_file")) if args.do_eval else []  # before hours of training
+        if args.do_train:
+            _train(args, model, ranks)
+            tokenizer = Tokenizer.load(Path(args.output_dir))
+            model, config = Path(args.output_dir), None
+        else:
+            tokenizer = Tokenizer.load(_tokenizer_path(args, model), lowercase=_lowercase(args, model))
+        if args.do_eval:
+            _evaluate(args, questions, tokenizer, (model, config), ranks)
+    return 0
+
+
+# --- what is asked for -----------------------------------------------------------------------------
+
+
+def _require_sense(args: argparse.Namespace) -> None:
+    if not (args.do_train or args.do_eval):
+        raise UsageError("neither --do_train nor --do_eval is given: there is nothing to do")
+    if args.local_rank != -1 and "WORLD_SIZE" not in os.environ:
+        raise UsageError(
+            f"--local_rank is {args.local_rank}, but WORLD_SIZE is not set: leave the flag to "
+            "`python -m torch.distributed.launch`, or start with torchrun"
+        )
+    if args.model_type not in _MODEL_TYPES:
+        raise UsageError(f"--model_type is {args.model_type!r}, expected one of {', '.join(_MODEL_TYPES)}")
+
+
+def _require_fit(args: argparse.Namespace, model: Path, config: Path | None) -> None:
+    """Refuse a model of another type, with too few positions, or (when it is only asked) without a head."""
+    found = read_config(model, config=config)
+    if found.family != _MODEL_TYPES[args.model_type]:
+        raise UsageError(f"--model_type is {args.model_type}, but {config or model} is a {found.family}: correct it")
+    if args.max_seq_length > found.max_tokens:
+        raise UsageError(
+            f"--max_seq_length is {args.max_seq_length}, but {model} has positions for {found.max_tokens} tokens: "
+            f"set it to {found.max_tokens} or less"
+        )
+    if not args.do_train and saved_head(model, config=config) != "span":
+        raise UsageError(
+            f"{model} has no trained span head (architectures in its configuration name no ...ForQuestionAnswering): "
+            "add --do_train, or name a model fine-tuned on SQuAD"
+        )
+
+
+def _file(args: argparse.Namespace, flag: str) -> Path:
+    """A data file; in --data_dir the official name is the default."""
+    name = getattr(args, flag)
+    if name is None and args.data_dir is not None:
+        name = f"{'train' if flag == 'train_file' else 'dev'}-v{_version(args)}.json"
+    if name is None:
+        raise UsageError(f"--{flag} is missing: name the file, or --data_dir with the official ones")
+    return Path(args.data_dir or ".", name)
+
+
+def _version(args: argparse.Namespace) -> str:
+    return "2.0" if args.version_2_with_negative else "1.1"
+
+
+def _tokenizer_path(args: argparse.Namespace, model: Path) -> Path:
+    if args.tokenizer_name:
+        return Path(args.tokenizer_name)
+    return model if model.is_dir() else model.parent
+
+
+def _lowercase(args: argparse.Namespace, model: Path) -> bool | None:
+    """As the flag says for a bare vocab.txt; without the flag, what the files of a folder say."""
+    path = _tokenizer_path(args, model)
+    if args.do_lower_case:
+        return True
+    if path.suffix == ".json" or any((path / f"tokenizer{part}.json").is_file() for part in ("", "_config")):
+        return None
+    logger.warning("%s: capitals are kept; give --do_lower_case for an uncased vocabulary", path)
+    return False
+
+
+# --- training --------------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace, model: Path, ranks: Ranks) -> None:
+    """Train in `run/`, or go on there, then put the model into --output_dir."""
+    out = Path(args.output_dir)
+    foreign = not (out / "run" / RECIPE).is_file() and [path for path in out.glob("*") if path.name != "run"]
+    if foreign and not args.overwrite_output_dir:
+        raise UsageError(
+            f"--output_dir {out} is not empty and holds no run of this script: name another one, or give "
+            "--overwrite_output_dir"
+        )
+    wait_for_first(ranks)  # all have looked before one writes
+    loaded = _recipe(args, model, ranks)
+    try:
+        finetune_once(
+            loaded.recipe,
+            resolved=resolved_yaml(loaded),
+            afresh=args.overwrite_output_dir,
+            ranks=ranks,
+            label="run_squad",
+        )
+    except AnotherRunError as error:
+        raise AnotherRunError(f"{error}, or give --overwrite_output_dir") from None
+    if ranks.is_first:
+        for file in sorted((out / "run" / "model").iterdir()):
+            storage.atomic_write(out / file.name, file.read_bytes())
+    wait_for_first(ranks)
+
+
+def _recipe(args: argparse.Namespace, model: Path, ranks: Ranks) -> Loaded[FinetuneRecipe]:
+    """The flags as a recipe; raises UsageError naming the flag that cannot be."""
+    values: dict[str, object] = {key: getattr(args, flag) for key, flag in _FLAG_OF.items()} | {
+        "kind": "finetune",
+        "name": "run_squad",
+        "out": str(Path(args.output_dir, "run")),
+        "config": args.config_name or None,
+        "tokenizer": args.tokenizer_name or None,
+        "lowercase": _lowercase(args, model),
+        "task.name": "squad",
+        "task.train": [str(_file(args, "train_file"))],
+        "task.dev": [str(_file(args, "predict_file"))] if args.evaluate_during_training else [],
+        "task.version": _version(args),
+        "train.steps": args.max_steps if args.max_steps > 0 else None,
+        "train.batch_size": args.per_gpu_train_batch_size * ranks.world_size * args.gradient_accumulation_steps,
+        "train.tokens_per_batch": max(_TOKENS_PER_BATCH, args.max_seq_length),
+        "train.precision": _precision(args),
+        "train.log_every": _every(args.logging_steps),
+        "train.eval_every": _every(args.logging_steps) if args.evaluate_during_training else 0,
+        "train.checkpoint_every": _every(args.save_steps),
+        "train.keep_checkpoints": _NEVER if args.eval_all_checkpoints else 2,
+    }
+    sections: dict[str, dict[str, object]] = {"task": {}, "train": {}}
+    for key in [key for key in values if "." in key]:
+        section, _, name = key.partition(".")
+        sections[section][name] = values.pop(key)
+    try:
+        recipe = FinetuneRecipe.model_validate(values | sections)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"--{_FLAG_OF.get(key, key)} is {problem['input']!r}: {problem['msg']}") from None
+    origins = {key: f"--{_FLAG_OF[key]}" if key in _FLAG_OF else "run_squad.py" for key in flat_values(recipe)}
+    return Loaded(recipe=recipe, origins=origins)
+
+
+def _precision(args: argparse.Namespace) -> str:
+    """With --fp16 bfloat16 where the machine has it: emulated, a step took 13 times as long as in float32."""
+    if not args.fp16:
+        return "fp32"
+    on_gpu = torch.cuda.is_available()
+    cpu_has_it = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_it:
+        logger.warning("--fp16: training computes in bfloat16 autocast, not in float16; evaluation in float32")
+        return "bf16"
+    logger.warning("--fp16: this %s has no bfloat16, training computes in float32", "GPU" if on_gpu else "CPU")
+    return "fp32"
+
+
+def _every(steps: int) -> int:
+    """As in the original, 0 or less means never."""
+    return steps if steps > 0 else _NEVER
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    questions: Sequence[Question],
+    tokenizer: Tokenizer,
+    source: tuple[Path, Path | None],
+    ranks: Ranks,
+) -> None:
+    """Answer and score `questions` with the model, then with each checkpoint where that is asked for."""
+    path, config = source
+    out = Path(args.output_dir)
+    storage.make_folder(out)
+    model = read_model(path, config=config, head="span")
+    tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(path))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    task = SpanTask(
+        [],
+        {"dev": questions},
+        tokenizer,
+        windows=WindowSettings(
+            max_tokens=args.max_seq_length, stride=args.doc_stride, max_question_tokens=args.max_query_length
+        ),
+        answers=AnswerSettings(
+            allow_no_answer=args.version_2_with_negative,
+            n_best=args.n_best_size,
+            max_answer_tokens=args.max_answer_length,
+            null_threshold=args.null_score_diff_threshold,
+            postprocess=args.postprocess,
+        ),
+    )
+    results: dict[str, float] = {}
+    for step, weights in [("", None), *_checkpoints(args)]:
+        if weights is not None:
+            model.load_state_dict(storage.read_safetensors(weights))
+        outputs = predict(model, task.dev["dev"], task.outputs, tokens_per_batch=_TOKENS_PER_BATCH, ranks=ranks)
+        answers = task.chosen("dev", outputs)
+        results |= {f"{key}_{step}" if step else key: value for key, value in task.scores("dev", answers).items()}
+        for name, content in official_files(answers).items() if ranks.is_first else ():
+            storage.atomic_write(out / f"{name}_{step}.json", json.dumps(content, indent=4) + "\n")
+    if ranks.is_first:
+        storage.write_json(out / "results.json", results)
+        print(f"Results: {results}")
+
+
+def _checkpoints(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The step and the weights of each checkpoint that --eval_all_checkpoints means."""
+    if not (args.do_train and args.eval_all_checkpoints):
+        return []
+    folders = sorted(Path(args.output_dir, "run", "checkpoints").glob("step-*"))
+    return [(str(int(folder.name.removeprefix("step-"))), folder / "model.safetensors") for folder in folders]
+
+
+if __name__ == "__main__":
+    sys.exit(run_reporting(lambda: main(sys.argv[1:])))

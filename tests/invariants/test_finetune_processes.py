@@ -1,0 +1,67 @@
+"""`minilm finetune` gives the same model, scores and predictions with one and two processes."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from minilm.storage import read_json
+from minilm.train.metrics import read_metrics
+
+TIMES = {"tokens_per_second", "memory_gib"}
+
+
+def write_rows(path, draw, count):
+    """Texts of 3 to 30 words; the label says whether one word is among them."""
+    rows = []
+    for _ in range(count):
+        words = draw.choices([f"word{number}" for number in range(95)], k=draw.randint(3, 30))
+        label = draw.choice(["with", "without"])
+        rows.append({"text": " ".join([*words, "word7"] if label == "with" else words), "label": label})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def recipe(squad_files, tmp_path):
+    """Microsoft's files are the model; `recipe(out)` trains 12 steps of 8 texts and scores three times."""
+    draw = random.Random(2)
+    write_rows(tmp_path / "train.jsonl", draw, 60)
+    write_rows(tmp_path / "dev.jsonl", draw, 41)
+    names = {"model": squad_files.model, "config": squad_files.config, "tokenizer": squad_files.vocab}
+
+    def write(out):
+        task = {"name": "seven", "train": [str(tmp_path / "train.jsonl")], "dev": [str(tmp_path / "dev.jsonl")]}
+        often = {"eval_every": 4, "log_every": 4, "tokens_per_batch": 128}
+        values = {
+            "kind": "finetune",
+            "name": "two",
+            "out": str(out),
+            **{name: str(path) for name, path in names.items()},
+            "task": {**task, "max_tokens": 40},
+            "train": {"steps": 12, "batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 2, **often},
+        }
+        path = tmp_path / f"{out.name}.yaml"
+        path.write_text(json.dumps(values))
+        return str(path)
+
+    return write
+
+
+def test_one_process_is_two(recipe, finish, largest_difference, tmp_path):
+    """The table is printed once; weights are equal to 1e-5 but for key biases, whose gradient is 0 but for rounding."""
+    pytest.importorskip("sklearn", reason="scores need scikit-learn: pip install 'minilm[score]'")
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    command = ["-m", "minilm.cli.app", "finetune"]
+    first = finish([*command, recipe(alone)])
+    second = finish([*command, recipe(shared)], by="torch.distributed.run")
+    assert first.replace(str(alone), "") == second.replace(str(shared), "")
+    assert largest_difference(alone / "model", shared / "model", besides=("self.key.bias",)) < 1e-5
+    assert (alone / "predictions" / "dev.jsonl").read_bytes() == (shared / "predictions" / "dev.jsonl").read_bytes()
+    assert read_json(shared / "result.json")["best_step"] == read_json(alone / "result.json")["best_step"]
+    rows = [[{key: row[key] for key in row.keys() - TIMES} for row in read_metrics(out)] for out in (alone, shared)]
+    assert len(rows[0]) == len(rows[1]) == 3
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    assert rows[0][-1]["loss"] < rows[0][0]["loss"]
