@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _ARCHITECTURES: Mapping[str, HeadName] = {
     "ForMaskedLM": "mlm",
     "ForPreTraining": "mlm",
+    "ForSequenceToSequence": "mlm",  # Microsoft's s2s-ft
     "ForSequenceClassification": "classification",
     "ForQuestionAnswering": "span",
 }
@@ -231,6 +232,7 @@ def _drop_or_start_missing(
             config = model.encoder.config
             model.encoder.pooler = torch.nn.Linear(config.hidden_size, config.hidden_size)
             reset_weights(model.encoder.pooler, config.initializer_range, generator)
+    model.has_fresh_weights = bool(fresh)
     if head is not None and fresh:
         logger.warning("%s has no trained %s head; %d tensors start from random values", where, head, len(fresh))
 

@@ -29,15 +29,19 @@ class CompactTable(nn.Module):
         self.weight = nn.Parameter(self._full[self._used_ids].clone())
         places = torch.full((len(self._full),), len(used_ids), dtype=torch.int64, device=self._full.device)
         places[self._used_ids] = torch.arange(len(used_ids), device=self._full.device)
+        padding = table.padding_idx
+        self._padding = int(places[padding]) if padding is not None and places[padding] < len(used_ids) else None
+        self._padding_idx = padding
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The rows of `ids`; an id outside the rows in use is an index error."""
         assert isinstance(self.places, Tensor)
-        return functional.embedding(self.places[ids], self.weight)
+        return functional.embedding(self.places[ids], self.weight, padding_idx=self._padding)
 
     def expanded(self) -> nn.Embedding:
         """The full table with the rows in use as they are now."""
         full = self._full.clone()
         full[self._used_ids] = self.weight.detach()
-        return nn.Embedding.from_pretrained(full, freeze=False)
+        table: nn.Embedding = nn.Embedding.from_pretrained(full, freeze=False, padding_idx=self._padding_idx)
+        return table

@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from minilm.errors import DataError, UsageError
 from minilm.model.attention import attend, attend_first, attend_seq2seq, attend_seq2seq_read
+from minilm.model.compact import CompactTable
 from minilm.model.config import EncoderConfig
 from minilm.model.packing import Packed
 from minilm.model.seq2seq import PackedSeq2Seq
-
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Query rows `[R, H, D]`, key and value rows `[T, H, D]` -> attended values of the query rows."""
@@ -52,7 +52,9 @@ class Embeddings(nn.Module):
         super().__init__()
         self.first_position = config.first_position
         # as published: a [PAD] in the text teaches its row nothing
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.word: nn.Embedding | CompactTable = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
         self.position = nn.Embedding(config.max_positions, config.hidden_size)
         self.segment = nn.Embedding(config.num_segments, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

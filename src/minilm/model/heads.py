@@ -77,13 +77,17 @@ HEADS: dict[HeadName, type[MaskedLanguageHead] | type[ClassificationHead] | type
 
 
 class Model(nn.Module):
-    """An encoder with at most one head; `model(packed)` gives the head's scores, or hidden rows without one."""
+    """An encoder with at most one head; `model(packed)` gives the head's scores, or hidden rows without one.
+
+    `has_fresh_weights`: some were not in the checkpoint and start from random values.
+    """
 
     def __init__(self, encoder: Encoder, head: Head | None = None) -> None:
         """Join the two; both keep their own weights."""
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.has_fresh_weights = False
 
     def forward(self, packed: Packed) -> Tensor:
         """Scores of the head: `[T, V]`, `[B, C]` or `[T, 2]`; `[T, E]` without a head."""

@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from minilm import storage
 from minilm.corpus.order import derived_seed
@@ -25,6 +27,7 @@ from minilm.embedded import embedded_model
 from minilm.errors import UsageError
 from minilm.infer.task_file import write_task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
+from minilm.model.compact import CompactTable
 from minilm.model.encoder import reset_weights
 from minilm.model.heads import Model, new_head
 from minilm.model.positions import grow_positions
@@ -188,7 +191,17 @@ def _objective(
         grow_positions(model.encoder, task.max_positions)
         return Seq2SeqObjective(model, task, batch_size=size, tokens_per_batch=budget, seed=seed, ranks=ranks)
     _require_positions(task, model, recipe.task.max_tokens)
+    words = model.encoder.embeddings
+    assert isinstance(words.word, torch.nn.Embedding)
+    words.word = CompactTable(words.word, _used_ids(task))
     return FinetuneObjective(model, task, batch_size=size, tokens_per_batch=budget, seed=seed, ranks=ranks)
+
+
+def _used_ids(task: Task) -> Tensor:
+    """The token ids that its texts use, held-out ones included; the other rows of the word table learn nothing."""
+    parts = (task.train, *task.dev.values())
+    used = np.unique(np.concatenate([ids for part in parts for ids in part.token_ids]))
+    return torch.from_numpy(used.astype(np.int64))
 
 
 def start_model(path: Path, task: Task | Seq2SeqTask, *, seed: int, config: Path | None = None) -> Model:
@@ -258,7 +271,11 @@ def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path
     """All that another program needs to use the model."""
     task = plan.task
     regression = task.head == "classification" and not task.labels
+    words = model.encoder.embeddings
+    table = words.word
+    words.word = table.expanded() if isinstance(table, CompactTable) else table
     write_model(model, folder, head=task.head, labels=task.labels, regression=regression)
+    words.word = table
     plan.tokenizer.save(folder)
     write_task(folder, saved_task(recipe.task))
 
