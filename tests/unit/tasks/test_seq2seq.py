@@ -1,0 +1,294 @@
+"""Proves that seq2seq runs learn, keep their best weights, go on exactly, and do not depend on cut or processes."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.errors import DataError, UsageError
+from minilm.infer.task_file import read_task
+from minilm.model.checkpoint import read_config, read_model, saved_head
+from minilm.recipe import FinetuneRecipe, load_recipe
+from minilm.storage import read_safetensors
+from minilm.tasks.make import make_task
+from minilm.tasks.run import finetune_once, start_model
+from minilm.tasks.seq2seq import Seq2SeqObjective, Seq2SeqTask
+from minilm.tasks.seq2seq_batch import Masking
+from minilm.tasks.seq2seq_rows import Pairs, load_nlg_tokenizer
+from minilm.tasks.sweep import finetune
+from minilm.train import loop
+from minilm.train.distributed import ALONE, Ranks
+from minilm.train.metrics import read_metrics
+
+
+class TinySeq2Seq:
+    """A model of 3 layers, pairs whose target is the first word of the source, and recipes for them."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.model = folder, model
+        self.train, self.dev = self.write("pairs.jsonl", 80, 1), self.write("held.jsonl", 20, 2)
+
+    def write(self, name: str, count: int, seed: int) -> Path:
+        """Sources of 3 to 12 words, of five different ones, so that it is learned quickly."""
+        draw = random.Random(seed)
+        lines = []
+        for _ in range(count):
+            words = [f"word{draw.randrange(5)}" for _ in range(draw.randint(3, 12))]
+            lines.append(json.dumps({"src": " ".join(words), "tgt": words[0]}) + "\n")
+        path = self.folder / name
+        path.write_text("".join(lines))
+        return path
+
+    def recipe(self, *, name: str = "s2s.json", out: str = "run", task=None, **train: object) -> Path:
+        """24 steps, evaluated and saved every 6."""
+        values = {
+            "kind": "finetune",
+            "name": "tiny-seq2seq",
+            "out": str(self.folder / out),
+            "model": str(self.model),
+            "task": {
+                "name": "seq2seq",
+                "train": [str(self.train)],
+                "dev": [str(self.dev)],
+                "max_source_tokens": 20,
+                "max_target_tokens": 6,
+                **(task or {}),
+            },
+            "train": {
+                **{"steps": 24, "batch_size": 8, "tokens_per_batch": 64, "learning_rate": 0.003},
+                **{"eval_every": 6, "checkpoint_every": 6, "log_every": 2, **train},
+            },
+        }
+        path = self.folder / name
+        path.write_text(json.dumps(values))
+        return path
+
+    def load(self, path: Path) -> FinetuneRecipe:
+        return load_recipe(path, kind=FinetuneRecipe).recipe
+
+    def task(self, **changes: object) -> Seq2SeqTask:
+        task = make_task(self.load(self.recipe(task=changes)).task, load_nlg_tokenizer(self.model))
+        assert isinstance(task, Seq2SeqTask)
+        return task
+
+    def objective(self, *, ranks: Ranks = ALONE, tokens_per_batch: int = 64, **changes: object) -> Seq2SeqObjective:
+        task = self.task(**changes)
+        model = start_model(self.model, task, seed=5).eval()
+        return Seq2SeqObjective(model, task, batch_size=8, tokens_per_batch=tokens_per_batch, seed=5, ranks=ranks)
+
+
+@pytest.fixture
+def pairs(tiny_task) -> TinySeq2Seq:
+    tiny_task.distillation.write_teacher(words=("[unused1]", *tiny_task.distillation.words[:-1]))
+    return TinySeq2Seq(tiny_task.folder, tiny_task.model)
+
+
+def run(recipe: Path):
+    [point] = finetune(load_recipe(recipe, kind=FinetuneRecipe))
+    return point.runs[0]
+
+
+def step_loss(objective: Seq2SeqObjective, step: int) -> float:
+    return sum(objective.loss(batch).value.item() for batch in objective.microbatches(step))
+
+
+def test_a_run_learns_and_leaves_a_model_to_decode_with(pairs, caplog):
+    quick = {"steps": 150, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.01}
+    result = run(pairs.recipe(task={"label_smoothing": 0.0}, eval_every=50, checkpoint_every=50, **quick))
+    assert "has no trained mlm head" in caplog.text
+    out = pairs.folder / "run"
+    measured = {row["step"]: row["heldout_loss"] for row in read_metrics(out) if "heldout_loss" in row}
+    assert list(measured) == [50, 100, 150]
+    assert result.main_metric == "heldout_loss"
+    assert result.main == min(measured.values()) == measured[result.best_step]  # lower is better
+    assert result.main < 0.65  # a guess among five words costs 0.8 a token, where half of the tokens are ends
+    assert result.numbers["token_accuracy"] > 65
+    model = read_model(out / "model", head="mlm")
+    assert saved_head(out / "model") == "mlm"
+    assert json.loads((out / "model" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    task = read_task(out / "model")
+    assert (task.name, task.max_source_tokens, task.max_target_tokens, task.mask_way) == ("seq2seq", 20, 6, "v2")
+    assert load_nlg_tokenizer(out / "model").token_to_id("[X_SEP]") == 5
+    assert "Held-out pairs" in (out / "report.html").read_text()
+    rows = [json.loads(line) for line in (out / "predictions" / "held.jsonl").read_text().splitlines()]
+    assert len(rows) == 20
+    total, tokens = sum(row["loss"] for row in rows), sum(row["tokens"] for row in rows)
+    assert total / tokens == pytest.approx(result.main, rel=1e-4)
+    assert isinstance(model.head.bias, torch.nn.Parameter)
+
+
+def test_a_killed_run_ends_in_the_same_bits(pairs, monkeypatch):
+    """Masking, dropout and order are functions of the step: nothing is stored, nothing is lost."""
+    noisy = {"source_mask_prob": 0.2, "target_mask_prob": 0.3}
+    run(pairs.recipe(out="whole", task=noisy))
+    recipe = pairs.recipe(out="broken", name="broken.json", task=noisy)
+    microbatches = Seq2SeqObjective.microbatches
+
+    def die_at_15(self, step):
+        if step == 15:
+            raise RuntimeError("killed")
+        return microbatches(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Seq2SeqObjective, "microbatches", die_at_15)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(recipe)
+    run(recipe)
+    whole, broken = ((pairs.folder / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "broken"))
+    assert whole == broken
+    dropped = ("tokens_per_second", "memory_gib")
+    curves = [
+        [{key: value for key, value in row.items() if key not in dropped} for row in read_metrics(pairs.folder / name)]
+        for name in ("whole", "broken")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_models_of_checkpoints_are_written_once_each(pairs):
+    recipe = pairs.load(pairs.recipe(steps=10, checkpoint_every=4, eval_every=0, task={"dev": []}))
+    for _ in range(2):  # the second call finds the run finished
+        finetune_once(recipe, resolved="", models=pairs.folder / "models")
+    folders = sorted(path.name for path in (pairs.folder / "models").iterdir())
+    assert folders == ["ckpt-10", "ckpt-4", "ckpt-8"]
+    last = read_safetensors(pairs.folder / "models" / "ckpt-10" / "model.safetensors")
+    final = read_safetensors(pairs.folder / "run" / "model" / "model.safetensors")
+    assert all(torch.equal(last[name], final[name]) for name in final)
+    assert read_task(pairs.folder / "models" / "ckpt-4").max_source_tokens == 20
+
+
+def test_a_model_that_a_kill_prevented_is_written_when_the_run_goes_on(pairs, monkeypatch):
+    recipe = pairs.load(pairs.recipe(steps=8, checkpoint_every=4, eval_every=0, task={"dev": []}))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_tell", lambda run: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError):
+            finetune_once(recipe, resolved="", models=pairs.folder / "models")
+    assert not (pairs.folder / "models").exists()
+    finetune_once(recipe, resolved="", models=pairs.folder / "models")
+    assert {path.name for path in (pairs.folder / "models").iterdir()} == {"ckpt-4", "ckpt-8"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"mask_way": "v1", "target_mask_prob": 0.6}, {"mask_way": "v0"}], ids=str)
+def test_the_cut_into_microbatches_changes_nothing(pairs, changes):
+    small, large = (pairs.objective(tokens_per_batch=size, **changes) for size in (30, 4096))
+    assert len(small.microbatches(3)) > len(large.microbatches(3)) == 1
+    assert step_loss(small, 3) == pytest.approx(step_loss(large, 3), rel=1e-6)
+
+
+def test_processes_share_the_pairs_and_see_the_same_masks(pairs):
+    alone = pairs.objective(target_mask_prob=0.5)
+    shares = [pairs.objective(ranks=Ranks(rank=rank, world_size=2), target_mask_prob=0.5) for rank in range(2)]
+    assert sum(step_loss(share, 2) for share in shares) == pytest.approx(step_loss(alone, 2), rel=1e-6)
+    tokens = [sum(batch.packed.num_tokens for batch in one.microbatches(2)) for one in (alone, *shares)]
+    assert tokens[0] == tokens[1] + tokens[2]
+
+
+def test_masks_are_drawn_anew_each_epoch_and_order_only_when_asked_for(pairs):
+    """10 steps are an epoch of 80 pairs; step 10 begins the next."""
+
+    def sources(step, **changes):
+        [batch] = pairs.objective(tokens_per_batch=4096, **changes).microbatches(step)
+        return batch.packed.token_ids[batch.seq2seq.source_rows].tolist(), batch.packed.token_ids.tolist()
+
+    first, first_all = sources(0, shuffle="once")
+    again, again_all = sources(10, shuffle="once")
+    assert first == again
+    assert first_all != again_all  # other pseudo tokens
+    assert sources(0)[0] == first
+    assert sources(10)[0] != first
+
+
+def test_held_out_loss_is_that_of_masked_pseudo_tokens_without_smoothing(pairs):
+    objective = pairs.objective(label_smoothing=0.3, target_mask_prob=0.9)
+    other = pairs.objective(label_smoothing=0.0)
+    assert objective.evaluate() == other.evaluate()
+    assert set(objective.evaluate()) == {"heldout_loss", "token_accuracy"}
+
+
+def test_held_out_sets_after_the_first_have_their_names_before_them(pairs):
+    second = pairs.write("second.jsonl", 5, 9)
+    numbers = pairs.objective(dev=[str(pairs.dev), str(second)]).evaluate()
+    assert set(numbers) == {"heldout_loss", "token_accuracy", "second.heldout_loss", "second.token_accuracy"}
+
+
+def test_frozen_words_stay_and_the_rest_learns(pairs):
+    result = run(pairs.recipe(task={"freeze_words": True}))
+    before = read_model(pairs.model).encoder
+    after = read_model(result.folder / "model", head="mlm").encoder
+    assert torch.equal(before.embeddings.word.weight, after.embeddings.word.weight)
+    assert not torch.equal(before.embeddings.position.weight, after.embeddings.position.weight)
+
+
+def test_a_pooler_is_carried_along_untrained(pairs):
+    """The loss does not depend on it: no weight decay may touch it, whatever the number of processes."""
+    assert not any("pooler" in name for name in pairs.objective().parameters)
+
+
+def test_a_table_too_short_for_the_longest_pair_is_grown(pairs, caplog):
+    result = run(
+        pairs.recipe(
+            task={"max_source_tokens": 60, "max_target_tokens": 10}, steps=2, eval_every=2, tokens_per_batch=128
+        )
+    )
+    assert "the position table is grown from 64 to 70 tokens" in caplog.text
+    assert read_config(result.folder / "model").max_tokens == 70
+
+
+def test_training_goes_on_from_a_seq2seq_model(pairs, caplog):
+    """The head of the first run is that of the second: nothing starts from random values."""
+    first = run(pairs.recipe(out="first", steps=6))
+    caplog.clear()
+    recipe = pairs.recipe(out="second", name="second.json", steps=6)
+    recipe.write_text(recipe.read_text().replace(str(pairs.model), str(first.folder / "model")))
+    second = run(recipe)
+    assert "no trained" not in caplog.text
+    assert second.main < first.main
+
+
+def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
+    task, model = pairs.task(), start_model(pairs.model, pairs.task(), seed=0)
+    empty = Pairs(sources=[], targets=[], references=[], places=[])
+    nothing = Seq2SeqTask(
+        train=empty, dev={}, tokenizer=task.tokenizer, masking=Masking(), label_smoothing=0.0, max_positions=8
+    )
+    with pytest.raises(DataError, match=r"no pair is left to train on; check task\.train"):
+        Seq2SeqObjective(model, nothing, batch_size=8, tokens_per_batch=64, seed=0)
+    with pytest.raises(UsageError, match="a batch of 8 documents cannot be shared evenly by 3 processes"):
+        Seq2SeqObjective(model, task, batch_size=8, tokens_per_batch=64, seed=0, ranks=Ranks(rank=0, world_size=3))
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"max_tokens": 64}, "found max_tokens with task 'seq2seq', which has no such thing: drop it"),
+        ({"stride": 64}, "found stride with task 'seq2seq', which has no such thing"),
+        ({"label": "tgt"}, "found label with task 'seq2seq'"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"random_prob": 0.7, "keep_prob": 0.7}, "random_prob and keep_prob are together more than 1"),
+        ({"mask_way": "v1"}, "mask_way v1 needs a target_mask_prob above 0"),
+        ({"max_masked_tokens": 3}, "found max_masked_tokens with another mask_way than v1"),
+        ({"source": []}, "source"),
+        ({"max_source_tokens": 60}, "source, target and pseudo tokens together, at most 72: one example must fit"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(pairs, task, message):
+    with pytest.raises(UsageError) as caught:
+        load_recipe(pairs.recipe(task=task))
+    assert message in str(caught.value)
+
+
+def test_keys_of_seq2seq_are_foreign_to_other_tasks(tiny_task):
+    with pytest.raises(UsageError, match="found shuffle with task 'parity', which has no such thing"):
+        load_recipe(tiny_task.recipe(), ["task.shuffle=once"])
+
+
+def test_the_random_head_depends_on_the_seed_alone(pairs):
+    task = pairs.task()
+    first, again, other = (start_model(pairs.model, task, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.head.dense.weight, again.head.dense.weight)
+    assert not torch.equal(first.head.dense.weight, other.head.dense.weight)
+    assert float(np.abs(first.head.bias.detach().numpy()).max()) == 0
