@@ -258,3 +258,11 @@ def test_a_recipe_name_is_never_a_path(name):
 def test_a_misspelt_recipe_gets_a_suggestion():
     with pytest.raises(UsageError, match=r"'tiny-embeded' is neither .* did you mean 'distill/tiny-embedded'\?"):
         find_recipe("tiny-embeded")
+
+
+def test_the_beginning_of_names_lists_them():
+    """What a user types first: the name of the task."""
+    with pytest.raises(
+        UsageError, match=r"'rte' is neither .*; shipped are glue/rte-bert-base, glue/rte-in-house-l12,"
+    ):
+        find_recipe("rte")

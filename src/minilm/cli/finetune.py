@@ -68,7 +68,8 @@ def _table(points: Sequence[Point]) -> str:
     rows = [("", "seeds", points[0].metric, "deviation", "best")]
     for point in points:
         mark = "  <- best mean" if point is chosen and len(points) > 1 else ""
-        numbers = (f"{point.mean:.2f}", f"{point.deviation:.2f}", f"{point.best.main:.2f}{mark}")
+        deviation = f"{point.deviation:.2f}" if len(point.runs) > 1 else "-"
+        numbers = (f"{point.mean:.2f}", deviation, f"{point.best.main:.2f}{mark}")
         rows.append((point.describe(), str(len(point.runs)), *numbers))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [

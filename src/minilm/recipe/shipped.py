@@ -58,6 +58,10 @@ def _shipped_path(name: str) -> Path:
     if matches:
         raise UsageError(f"{name!r} is the name of several recipes: {', '.join(matches)}; give the whole name")
     tails = {known.rpartition("/")[2]: known for known in names}
+    longer = [known for known in names if known.partition("/")[2].startswith(f"{bare}-")]
     close = get_close_matches(bare, names, n=1) or [tails[t] for t in get_close_matches(bare, tails, n=1)]
-    hint = f": did you mean {close[0]!r}?" if close else "; `minilm recipes list` shows the shipped ones"
+    if longer:
+        hint = f"; shipped are {', '.join(longer)}"
+    else:
+        hint = f": did you mean {close[0]!r}?" if close else "; `minilm recipes list` shows the shipped ones"
     raise UsageError(f"{name!r} is neither a file nor a shipped recipe{hint}")

@@ -26,10 +26,10 @@ def report_run(recipe: FinetuneRecipe, result: RunResult) -> None:
     write_report(
         result.folder,
         title=recipe.name,
-        table=[{"seed": result.seed, **result.numbers, "best step": result.best_step, "steps": result.steps}],
+        table=[{"number": name, "value": value} for name, value in result.numbers.items()],
         metrics=read_metrics(result.folder),
         notes=_notes(recipe, result),
-        scores=[name for name in result.numbers if name.rpartition(".")[2] != "heldout_loss"],
+        scores=[name for name in result.numbers if _is_score(name)],
         tables=tables,
         plots=plots,
         examples=examples,
@@ -48,11 +48,11 @@ def report_sweep(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> 
         metrics=_joined_metrics(best.runs),
         notes=[
             *_notes(recipe, run),
-            f"The paper reports the mean over seeds of the best setting: {best.mean:.4g} here "
+            f"The MiniLM paper reports the mean over seeds of the best setting: {best.mean:.4g} here "
             f"({best.describe()}, {len(best.runs)} seeds).",
             f"Analysis and examples are of the best run of that setting, seed {run.seed}.",
         ],
-        scores=[f"{result.seed} {run.main_metric}" for result in best.runs],
+        scores=[f"seed {result.seed} {run.main_metric}" for result in best.runs],
         tables={"All runs": run_rows(points), **tables},
         plots=plots,
         examples=examples,
@@ -84,16 +84,21 @@ def run_rows(points: Sequence[Point]) -> list[dict[str, object]]:
     ]
 
 
+def _is_score(name: str) -> bool:
+    """Whether a number is a score that one chart can show beside the others: no count, no threshold, no loss."""
+    last = name.rpartition(".")[2]
+    return not last.startswith("best_") and not last.endswith(("total", "loss"))
+
+
 def _joined_metrics(runs: Sequence[RunResult]) -> list[dict[str, float]]:
     """The curves of all seeds side by side, each under its seed."""
-    joined: list[dict[str, float]] = []
-    for run in runs:
-        for row in read_metrics(run.folder):
-            joined.append(
-                {"step": row["step"], **{f"{run.seed}.{key}": value for key, value in row.items() if key == "loss"}}
-                | ({f"{run.seed} {run.main_metric}": row[run.main_metric]} if run.main_metric in row else {})
-            )
-    return joined
+    return [
+        {"step": row["step"]}
+        | {f"seed {run.seed}.loss": row[key] for key in ("loss",) if key in row}
+        | {f"seed {run.seed} {key}": row[key] for key in (run.main_metric,) if key in row}
+        for run in runs
+        for row in read_metrics(run.folder)
+    ]
 
 
 def _shown(folder: Path) -> tuple[dict[str, _Rows], dict[str, Sequence[Curve]], list[Mapping[str, str]]]:

@@ -119,6 +119,19 @@ def test_answers_are_those_of_the_run(reader):
     assert load(model).task.stride == 4
 
 
+def test_the_report_lists_all_numbers_and_draws_the_scores(reader):
+    """Counts and thresholds are in the table, not in the chart."""
+    page = (reader.folder / "run" / "report.html").read_text()
+    assert "<td>HasAns_total</td>" in page
+    assert "HasAns_f1</text>" in page
+    assert not [name for name in ("HasAns_total", "best_f1_thresh", "best_f1") if f"{name}</text>" in page]
+
+
+def test_one_seed_has_no_deviation(tiny_task, capsys):
+    assert minilm("finetune", tiny_task.recipe(steps=1)) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-2] == "-"
+
+
 def test_a_recipe_of_the_other_command_is_refused(tiny_task, capsys):
     assert minilm("distill", tiny_task.recipe()) == 2
     assert "kind: this is a recipe of `minilm finetune`: run it with that command" in capsys.readouterr().err

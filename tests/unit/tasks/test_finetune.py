@@ -91,7 +91,9 @@ def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     assert good.mean > bad.mean
     page = (out / "report.html").read_text()
     assert "best mean" in page
-    assert "The paper reports the mean over seeds of the best setting" in page
+    assert "The MiniLM paper reports the mean over seeds of the best setting" in page
+    assert "seed 3.loss</text>" in page
+    assert "seed 3 accuracy</text>" in page
     assert "All runs" in page
     best = max(good.runs, key=lambda one: one.main)
     predictions = rows_of(best.folder / "predictions" / "dev.jsonl")
