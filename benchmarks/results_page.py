@@ -1,0 +1,145 @@
+"""The page of results on real data, written from the stored numbers: docs/results.md.
+
+In: `benchmarks/results/glue/TASK.json`, as `benchmarks/glue.py` stores them; files and runs may be missing.
+Out: one table per task: this library, transformers on the same weights, the paper's model of that size.
+
+    python benchmarks/results_page.py
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "glue"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
+
+_Run = Mapping[str, object]
+_SETTING = ("epochs", "learning_rate", "batch_size", "precision")
+_SIDES = {"ours": "minilm", "transformers": "transformers"}
+_MISSING = "not measured yet"
+_HEAD = """# Results
+
+<!-- written by benchmarks/results_page.py from benchmarks/results/glue: edit those, not this page -->
+
+What GLUE dev sets say of models fine-tuned with `minilm finetune`, beside the transformers Trainer: the same weights,
+rows, settings and seeds. Each number is the best epoch of a run on the dev set, then the mean over seeds; the deviation
+is that of a sample. `python benchmarks/glue.py` measures, `python benchmarks/results_page.py` writes this page.
+
+**These weights are not the paper's.** Both sides start from the embedded sentence model, all-MiniLM-L6-v2: a MiniLM of
+twelve layers with every second one dropped, then trained for sentence similarity. The paper's L6-H384 was distilled
+with six layers, through a teacher assistant, and its numbers are means over 4 runs with the best of a grid of settings.
+So the row to compare with is transformers; the paper's row says what a model of this size can reach.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a reader must know of a task: its name, what is measured, the official training set, the paper's number."""
+
+    title: str
+    metric: str
+    train_examples: int
+    paper: float | None
+
+
+# File name -> task. Sizes: the official release. Paper: arXiv 2002.10957v2, MiniLM-L6xH384 of the in-house teacher.
+TASKS: Mapping[str, Task] = {
+    "sst-2": Task(title="SST-2", metric="accuracy", train_examples=67_349, paper=91.5),
+    "cola": Task(title="CoLA", metric="Matthews correlation times 100", train_examples=8_551, paper=47.5),
+    "rte": Task(title="RTE", metric="accuracy", train_examples=2_490, paper=68.8),
+    "mrpc": Task(title="MRPC", metric="accuracy", train_examples=3_668, paper=88.9),
+    "sts-b": Task(
+        title="STS-B", metric="mean of Pearson and Spearman, times 100", train_examples=5_749, paper=None
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(RESULTS), encoding="utf-8")
+    print(f"{PAGE} is written")
+
+
+def page(results: Path) -> str:
+    """The page for the files in `results`, of which any may be missing."""
+    parts = [_HEAD]
+    for name, task in TASKS.items():
+        file = results / f"{name}.json"
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        parts.append(_section(task, stored))
+    return "\n".join(parts)
+
+
+def _section(task: Task, stored: Mapping[str, object]) -> str:
+    runs = stored.get("runs") or []
+    assert isinstance(runs, list)
+    rows = [row for setting in _settings(runs) for row in _rows(setting, runs)] or [
+        _row(name, _MISSING) for name in _SIDES.values()
+    ]
+    paper = "" if task.paper is None else _row("MiniLM-L6xH384, the paper's weights", f"{task.paper:.1f}", seeds="4")
+    lines = [
+        f"## {task.title}\n",
+        f"{task.metric[0].upper()}{task.metric[1:]}; {task.train_examples:,} training examples, the official set.\n",
+        "| | mean | deviation | seeds | epochs | learning rate | batch | precision |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+        *rows,
+        *([paper] if paper else []),
+        *_conditions(stored, runs),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _settings(runs: Sequence[_Run]) -> list[tuple[object, ...]]:
+    """The different settings, in the order they were measured."""
+    return list(dict.fromkeys(tuple(run[key] for key in _SETTING) for run in runs))
+
+
+def _rows(setting: tuple[object, ...], runs: Sequence[_Run]) -> list[str]:
+    """One row per side for one setting."""
+    rows = []
+    for side, name in _SIDES.items():
+        scores = [_main(run) for run in runs if run["side"] == side and tuple(run[key] for key in _SETTING) == setting]
+        shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in setting]
+        mean = _number(statistics.fmean(scores)) if scores else _MISSING
+        deviation = _number(statistics.stdev(scores)) if len(scores) > 1 else ""
+        seeds = str(len(scores)) if scores else ""
+        rows.append(_row(name, mean, deviation=deviation, seeds=seeds, setting=shown))
+    return rows
+
+
+def _main(run: _Run) -> float:
+    best = run["best"]
+    assert isinstance(best, dict)
+    return float(best["main"])
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "undefined"
+
+
+def _row(name: str, mean: str, *, deviation: str = "", seeds: str = "", setting: Sequence[str] = ("",) * 4) -> str:
+    cells = (name, mean, deviation, seeds, *setting)
+    return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
+
+
+def _conditions(stored: Mapping[str, object], runs: Sequence[_Run]) -> list[str]:
+    """Which data, which machine."""
+    if not runs:
+        return []
+    machines = dict.fromkeys(_machine(run["machine"]) for run in runs)
+    hashes = [f"{part} file `{stored[f'{part} sha256']}`" for part in ("train", "dev") if f"{part} sha256" in stored]
+    return ["", f"Measured on {'; '.join(machines)}. SHA-256: {', '.join(hashes)}."]
+
+
+def _machine(facts: object) -> str:
+    assert isinstance(facts, dict)
+    return f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}"
+
+
+if __name__ == "__main__":
+    main()

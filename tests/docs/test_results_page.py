@@ -1,0 +1,56 @@
+"""docs/results.md says what the stored numbers say: means and deviations per setting, and what is not measured yet."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+MACHINE = {"cpu": "Some CPU", "threads": 2, "torch": "9.9"}
+
+
+@pytest.fixture(scope="module")
+def results_page() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results_page", REPO / "benchmarks" / "results_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_of(side: str, seed: int, main: float, *, epochs: float = 3) -> dict[str, object]:
+    """A run as benchmarks/glue.py stores it."""
+    setting = {"epochs": epochs, "learning_rate": 5e-5, "batch_size": 32, "precision": "fp32"}
+    return {**setting, "side": side, "seed": seed, "best": {"main": main}, "machine": MACHINE}
+
+
+def test_the_page_is_what_the_stored_numbers_give(results_page):
+    """Run `python benchmarks/results_page.py` after a benchmark."""
+    written = (REPO / "docs" / "results.md").read_text(encoding="utf-8")
+    assert written == results_page.page(results_page.RESULTS)
+
+
+def test_without_numbers_it_says_so(results_page, tmp_path):
+    page = results_page.page(tmp_path)
+    assert page.count("| minilm | not measured yet |") == page.count("| transformers | not measured yet |") == 5
+    for published in ("91.5", "47.5", "68.8", "88.9"):
+        assert f"| MiniLM-L6xH384, the paper's weights | {published} | | 4 |" in page
+    assert "twelve layers with every second one dropped" in " ".join(page.split())
+
+
+def test_mean_and_deviation_of_each_side_and_setting(results_page, tmp_path):
+    runs = [run_of("ours", 1, 40.0), run_of("ours", 2, 44.0), run_of("transformers", 1, 30.0)]
+    runs.append(run_of("ours", 1, float("nan"), epochs=4))
+    stored = {"task": "cola", "train sha256": "aa", "dev sha256": "bb", "runs": runs}
+    (tmp_path / "cola.json").write_text(json.dumps(stored))
+    page = results_page.page(tmp_path)
+    assert "| minilm | 42.0 | 2.8 | 2 | 3 | 5e-05 | 32 | fp32 |\n" in page
+    assert "| transformers | 30.0 | | 1 | 3 | 5e-05 | 32 | fp32 |\n" in page
+    assert "| minilm | undefined | | 1 | 4 | 5e-05 | 32 | fp32 |\n" in page
+    assert "| transformers | not measured yet | | | 4 | 5e-05 | 32 | fp32 |\n" in page
+    assert "Measured on Some CPU, 2 threads, torch 9.9. SHA-256: train file `aa`, dev file `bb`.\n" in page
