@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,10 +16,12 @@ MACHINE = {"cpu": "Some CPU", "threads": 2, "torch": "9.9"}
 
 @pytest.fixture(scope="module")
 def results_page() -> ModuleType:
+    """The script as a module; dataclasses look their module up by name."""
     spec = importlib.util.spec_from_file_location("results_page", REPO / "benchmarks" / "results_page.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
