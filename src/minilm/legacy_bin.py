@@ -1,10 +1,10 @@
-"""PyTorch `.bin`/`.pt` state dicts read without executing anything in them.
+"""PyTorch `.bin`/`.pt` state dicts, and pickles of plain data, read without executing anything in them.
 
-In: a file written by `torch.save`, in the zip format (since 1.6) or the older stream format.
-Out: {name: tensor}. The pickle inside is a program for a small machine; here `pickletools` only lists its
-instructions and a machine of our own follows the few that a state dict needs. No global is ever imported:
-names on a short list become inert records, every other name is refused. Tensors are built at the end, after
-each view was checked against the size of its storage.
+In: a file written by `torch.save`, in the zip format (since 1.6) or the older stream format; or plain pickles.
+Out: {name: tensor}, or the plain values. The pickle inside is a program for a small machine; here `pickletools`
+only lists its instructions and a machine of our own follows the few that a state dict needs. No global is ever
+imported: names on a short list become inert records, every other name is refused. Tensors are built at the end,
+after each view was checked against the size of its storage.
 """
 
 from __future__ import annotations
@@ -101,15 +101,32 @@ def read_legacy_bin(path: Path) -> dict[str, torch.Tensor]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def read_plain_pickles(path: Path) -> Iterator[object]:
+    """Read a file of several pickles, one after the other, of numbers, texts, lists and dicts with text keys alone.
+
+    Raises:
+        DataError: missing, empty, truncated or damaged, or it asks for any global (named).
+    """
+    try:
+        with _refusing_damage(path, "a file of plain pickles"), path.open("rb") as file:
+            if not file.read(1):
+                raise DataError(f"{path} is empty: expected a file of plain pickles")
+            file.seek(0)
+            while file.peek(1):
+                yield _Machine(path, plain=True).run(file)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 @contextmanager
-def _refusing_damage(path: Path) -> Iterator[None]:
+def _refusing_damage(path: Path, what: str = "a PyTorch state dict") -> Iterator[None]:
     """Turn what the standard library says about broken bytes into one sentence."""
     try:
         yield
     except (ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path} is damaged or not a PyTorch state dict: {_one_line(error)}") from error
+        raise DataError(f"{path} is damaged or not {what}: {_one_line(error)}") from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, RuntimeError, MemoryError) as error:
-        raise DataError(f"{path} is damaged or not a PyTorch state dict: {_one_line(error)}") from error
+        raise DataError(f"{path} is damaged or not {what}: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:
@@ -130,8 +147,10 @@ class _Source(Protocol):
 class _Machine:
     """Follows the instructions of one pickle; its values are plain data and the records above."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, plain: bool = False) -> None:
         self.path = path
+        self.plain = plain
+        self.what = "plain data" if plain else "a state dict"
         self.stack: list[object] = []
         self.memo: dict[object, object] = {}
 
@@ -140,12 +159,12 @@ class _Machine:
         begin = source.tell()
         for count, (opcode, argument, position) in enumerate(pickletools.genops(cast(IO[bytes], source))):
             if count > _MAX_INSTRUCTIONS or (position or 0) - begin > _MAX_PICKLE_BYTES:
-                raise DataError(f"{self.path}: the pickle in it is far larger than that of any state dict")
+                raise DataError(f"{self.path}: a pickle in it is far too large for {self.what}")
             if opcode.name == "STOP":
                 break
             handler = _HANDLERS.get(opcode.name)
             if handler is None:
-                raise DataError(f"{self.path}: pickle instruction {opcode.name} has no place in a state dict: refused")
+                raise DataError(f"{self.path}: pickle instruction {opcode.name} has no place in {self.what}: refused")
             handler(self, argument)
         return self.stack.pop()
 
@@ -186,6 +205,11 @@ class _Machine:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError("a global whose name is no text")
         known = _Name(module, name)
+        if self.plain:
+            raise DataError(
+                f"{self.path}: the file asks for {module:.80}.{name:.80}, but only plain lists and numbers belong "
+                "into it: refused, nothing was executed; get it from a source you trust"
+            )
         if known not in _CALLS and not (known.module == "torch" and known.name in _STORAGES):
             raise DataError(
                 f"{self.path}: the file asks for {module}.{name}, which a state dict does not need: refused, "

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from minilm.atomic import atomic_folder, atomic_write, make_folder, reporting_writes, writing_aside
 from minilm.errors import DataError
-from minilm.legacy_bin import read_legacy_bin
+from minilm.legacy_bin import read_legacy_bin, read_plain_pickles
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ __all__ = [
     "parse_json_object",
     "read_json",
     "read_legacy_bin",
+    "read_plain_pickles",
     "read_safetensors",
     "read_safetensors_header",
     "read_text",

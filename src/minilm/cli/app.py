@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from minilm.errors import HINTS, MinilmError
 
-VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "score", "recipes", "doctor")
+VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "score", "recipes", "doctor")
 
 
 def build_app() -> typer.Typer:

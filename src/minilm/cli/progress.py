@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import typer
 
@@ -41,3 +41,19 @@ def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
                 )
 
         yield advance
+
+
+@contextmanager
+def counting_later(label: str) -> Iterator[Callable[[int, int], Callable[[int], None]]]:
+    """As `counting`, for a command that finds out later how many rows there are, and how many an earlier run finished.
+
+    Call what is yielded with these two numbers; what that returns, with the number of rows just done.
+    """
+    with ExitStack() as stack:
+
+        def started(total: int, finished: int) -> Callable[[int], None]:
+            if finished:
+                typer.echo(f"resuming: {finished:,} of {total:,} rows are finished", err=True)
+            return stack.enter_context(counting(label, total - finished))
+
+        yield started

@@ -1,27 +1,31 @@
 """The Python door: `minilm.load("DIR")` and what the loaded model can do.
 
-In: a model folder. Out: numpy arrays and plain Python values.
+In: a model folder. Out: numpy arrays, texts and plain Python values.
 
 B sequences, T packed tokens, N tokens of one sequence, E hidden width, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minilm.decode.decoder import Decoder
 from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order, windows
 from minilm.infer.engine import Engine, Precision, TorchEngine
+from minilm.infer.generate import Generated, Generation, GenerationSettings, Options
+from minilm.infer.sources import Part, Source
 from minilm.infer.task_file import SavedTask, read_task
-from minilm.model.checkpoint import read_labels, read_model, saved_head
+from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding
 from minilm.model.heads import ClassificationHead, HeadName, Model
@@ -31,7 +35,15 @@ from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
 from minilm.tasks.squad_file import Question
 from minilm.text.tokenizer import Tokenizer
 
-_USABLE: tuple[HeadName, ...] = ("classification", "span")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_USABLE: tuple[HeadName, ...] = ("classification", "span", "mlm")
+_DOES: Mapping[HeadName, tuple[str, str]] = {
+    "classification": ("classify texts", "a GLUE task or labelled texts"),
+    "span": ("answer questions", "the task squad"),
+    "mlm": ("generate text", "the task seq2seq"),
+}
 _SPAN_TOKENS = 384  # of a window, where the folder does not say
 
 
@@ -69,6 +81,8 @@ def load(path: Path | str, *, precision: Precision = "fp32") -> LoadedModel:
     saved = saved_head(folder)
     head = saved if saved in _USABLE else None
     model = read_model(folder, head=head)
+    if head == "mlm" and model.has_fresh_weights:
+        model.head = head = None
     config = model.encoder.config
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
@@ -114,6 +128,7 @@ class LoadedModel:
         self.embedding = embedding
         self.labels = tuple(labels)
         self.task = task or SavedTask()
+        self._decoder: Decoder | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -188,6 +203,76 @@ class LoadedModel:
         scores = in_order(token_ids, segment_ids, self._spans)
         return best_answers(questions, parts, scores, self.tokenizer, settings=settings or self.task.answers)
 
+    @overload
+    def generate(self, texts: Iterable[Part], **options: Unpack[Options]) -> list[str]: ...
+
+    @overload
+    def generate(
+        self, texts: Iterable[Part], *, n_best: int, **options: Unpack[Options]
+    ) -> list[str] | list[list[str]]: ...
+
+    def generate(
+        self, texts: Iterable[Part], *, n_best: int = 1, **options: Unpack[Options]
+    ) -> list[str] | list[list[str]]:
+        """The text that the model makes of each text, in their order; several, best first, with `n_best` above 1.
+
+        Args:
+            texts: texts, or lists of tokens that are only looked up.
+            n_best: how many targets of each text.
+            options: see `GenerationSettings`; by default a search with 5 beams.
+
+        Raises:
+            UsageError: the model has no trained mlm head, a text is empty, or an option makes no sense.
+        """
+        found = self.generations(texts, GenerationSettings(n_best=n_best, **options))
+        if n_best == 1:
+            return [one.text for one in found]
+        return [[candidate.text for candidate in one.candidates] for one in found]
+
+    def generations(self, texts: Iterable[Part], settings: GenerationSettings) -> list[Generated]:
+        """As `generate`, with scores and, where asked for, traces."""
+        generation = self.generation(settings)
+        found: list[Generated] = []
+        for window in windows(_sources(texts)):
+            finished: dict[int, Generated] = {}
+            for batch in generation.run(window, range(len(found), len(found) + len(window))):
+                finished.update(batch)
+            found += [finished[place] for place in range(len(window))]
+        generation.report()
+        return found
+
+    def stream(self, text: Part, **options: Unpack[Options]) -> Iterator[str]:
+        """The text that the model makes of `text`, piece by piece as it comes; greedy, or drawn with `sample`.
+
+        Raises:
+            UsageError: as `generate`, or more than one beam is asked for.
+        """
+        if not options.get("sample"):
+            options.setdefault("beam_size", 1)
+        return self.generation(GenerationSettings(**options)).stream(next(_sources([text])))
+
+    def generation(self, settings: GenerationSettings) -> Generation:
+        """What generates with `settings`, for those who bring their sources batch by batch.
+
+        Raises:
+            UsageError: the model has no trained mlm head, or a setting makes no sense.
+        """
+        self.require_head("mlm")
+        shifted = self.task.mask_way == "v0"
+        if self._decoder is None:
+            self._decoder = self._engine.decoder(self.tokenizer, pos_shift="head" if shifted else "none")
+        most = self.task.max_source_tokens
+        return Generation(
+            self._decoder,
+            self.tokenizer,
+            settings.completed(self.task),
+            max_source_tokens=most and most - (1 if shifted else 2),
+        )
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of the files that the model was loaded from."""
+        return model_checksums(self._folder)
+
     def _embed(self, packed: Packed) -> Tensor:
         if self.embedding.pooling == "cls":
             vectors_BE = self._engine.first(packed)
@@ -212,8 +297,7 @@ class LoadedModel:
             UsageError: the model has another head, or none.
         """
         if self.head != head:
-            what = "classify texts" if head == "classification" else "answer questions"
-            task = "a GLUE task or labelled texts" if head == "classification" else "the task squad"
+            what, task = _DOES[head]
             raise UsageError(
                 f"{self._folder} cannot {what}: it has {f'a {self.head}' if self.head else 'no trained'} head; "
                 f"train one with minilm finetune and {task}"
@@ -239,3 +323,16 @@ def _strings(texts: Iterable[str], what: str) -> Iterable[str]:
         if not isinstance(text, str):
             raise UsageError(f"text {number} is a {type(text).__name__}; {what} expects strings")
         yield text
+
+
+def _sources(texts: Iterable[Part]) -> Iterator[Source]:
+    """Texts as sources; raises UsageError for one that is no text and no list of tokens, or is empty."""
+    if isinstance(texts, str):
+        raise UsageError("generate expects a list of texts, not one string; write generate([text])")
+    for number, text in enumerate(texts):
+        tokens = None if isinstance(text, str) else list(text)
+        if tokens is not None and not all(isinstance(token, str) for token in tokens):
+            raise UsageError(f"text {number} holds something else than tokens; generate expects texts or token lists")
+        if not (text.strip() if isinstance(text, str) else tokens):
+            raise UsageError(f"text {number} is empty, so there is nothing to generate from; leave it out")
+        yield Source(parts=[text if tokens is None else tokens], id=str(number), place=f"text {number}")

@@ -12,9 +12,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from minilm.decode.decoder import Decoder, PosShift
 from minilm.model.heads import Model
 from minilm.model.packing import Packed
 from minilm.model.prepacked import prepack
+from minilm.text.tokenizer import Tokenizer
 
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -31,6 +33,9 @@ class Engine(Protocol):
 
     def scores(self, packed: Packed) -> Tensor:
         """Scores of the model's head on the host, float32: `[B, C]` of a classifier, `[T, 2]` of a span head."""
+
+    def decoder(self, tokenizer: Tokenizer, *, pos_shift: PosShift) -> Decoder:
+        """What generates with the model's mlm head; raises UsageError when it has none."""
 
 
 class TorchEngine:
@@ -58,3 +63,7 @@ class TorchEngine:
         """Scores of the model's head on the host, float32."""
         scores: Tensor = self._model(packed.to(self._device))
         return scores.float().cpu()
+
+    def decoder(self, tokenizer: Tokenizer, *, pos_shift: PosShift) -> Decoder:
+        """What generates with the model's mlm head; raises UsageError when it has none."""
+        return Decoder(self._model, tokenizer, pos_shift=pos_shift)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minilm.corpus.tables import Row, read_rows
@@ -15,6 +15,7 @@ from minilm.errors import DataError
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
 from minilm.tasks.squad_file import Question, read_squad
+from minilm.tasks.text_task import OfficialLayout
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +28,20 @@ Prediction = Mapping[str, object]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns hold the texts and the id; the row number from 0 is the id where there is no such column."""
+    """Which columns hold the texts and the id, also in the published files of a GLUE task.
+
+    Without `id` it is the first of `id`, `idx` and `index` that is there, else the row number from 0.
+    """
 
     text: str
     text_pair: str | None = None
     id: str | None = None
+    official: OfficialLayout = OfficialLayout()
+
+    def of(self, row: Row) -> Columns:
+        """The columns under the names that the file of `row` has; as they are when it has none of them."""
+        ways = (self, *(replace(self, text=way.text, text_pair=way.text_pair) for way in self.official.columns))
+        return next((way for way in ways if {way.text, way.text_pair or way.text} <= row.values.keys()), self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +58,14 @@ def read_texts(path: Path, columns: Columns) -> Iterator[_Texts]:
         UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, or lacks a text; names file and line.
     """
-    for number, row in enumerate(read_rows(path)):
+    for number, row in enumerate(read_rows(path, unnamed=columns.official.unnamed)):
+        if row.misfit:
+            raise DataError(f"{path}:{row.line}: {row.misfit} (a text may hold a tab); correct the row")
+        columns = columns if number else columns.of(row)
+        if columns.id is not None:
+            _require(path, row, columns.id)
         pair = None if columns.text_pair is None else _text(path, row, columns.text_pair)
-        yield _Texts(id=_id(row, columns.id, number), text=_text(path, row, columns.text), text_pair=pair)
+        yield _Texts(id=row_id(row, columns.id, number), text=_text(path, row, columns.text), text_pair=pair)
 
 
 def read_questions(path: Path) -> Iterator[Question]:
@@ -65,7 +80,7 @@ def read_questions(path: Path) -> Iterator[Question]:
         return
     for number, row in enumerate(read_rows(path)):
         yield Question(
-            id=_id(row, None, number),
+            id=row_id(row, None, number),
             question=_text(path, row, "question"),
             context=_text(path, row, "context"),
             place=f"{path}:{row.line}",
@@ -101,16 +116,21 @@ def answered(model: LoadedModel, questions: Iterator[Question]) -> Iterator[list
         ]
 
 
-def _text(path: Path, row: Row, column: str) -> str:
+def _require(path: Path, row: Row, column: str) -> None:
     if column not in row.values:
         found = ", ".join(map(repr, list(row.values)[:8])) or "no column"
         raise DataError(f"{path}:{row.line}: no column {column!r} (the row has {found}); name the right one")
+
+
+def _text(path: Path, row: Row, column: str) -> str:
+    _require(path, row, column)
     value = row.values[column]
     if not isinstance(value, str):
         raise DataError(f"{path}:{row.line}: {column} is a {type(value).__name__}, expected a string")
     return value
 
 
-def _id(row: Row, column: str | None, number: int) -> str:
+def row_id(row: Row, column: str | None, number: int) -> str:
+    """The id of row `number`: what `column` holds, or the usual column of ids, else the number."""
     name = column or next((name for name in _ID_FIELDS if name in row.values), None)
     return str(number if name is None else row.values.get(name, number))

@@ -77,6 +77,11 @@ class Tokenizer:
         """Number of tokens V, added tokens included; ids are 0..V-1."""
         return len(self._definition.tokens)
 
+    @property
+    def is_wordpiece(self) -> bool:
+        """Whether its tokens are WordPieces, of which those inside a word begin with ##."""
+        return self._definition.is_wordpiece
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the ids of a text, however the tokenizer was loaded."""

@@ -1,0 +1,236 @@
+"""Microsoft's command line for decoding, unchanged: from JSON lines to text lines. A thin shim over `minilm`.
+
+In: the flags of `decode_seq2seq.py` of microsoft/unilm s2s-ft, with its defaults; checkpoints of it or of ours.
+Out: for each checkpoint folder that --model_path matches, --output_file or `<folder>.<split>`, a target a line, and
+with --need_score_traces the same name + `.trace.safetensors`. A run that was killed goes on where it was.
+
+    python examples/decode_seq2seq.py --model_type minilm --tokenizer_name vocab.txt --model_path 'out/ckpt-*' ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import logging
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from original_flags import DeadFlag, lowercase
+
+from minilm.cli.app import run_reporting
+from minilm.cli.progress import counting_later
+from minilm.decode.decoder import Decoder, PosShift, use_original_eps
+from minilm.errors import UsageError
+from minilm.infer.engine import TorchEngine
+from minilm.infer.generate import BATCH_TOKENS, Generation, GenerationSettings
+from minilm.infer.generate_file import GenerationJob, generate_file, read_sources
+from minilm.model.checkpoint import model_checksums, read_config, read_model
+from minilm.model.config import FAMILIES
+from minilm.storage import sha256_file
+from minilm.tasks.seq2seq_rows import load_nlg_tokenizer
+from minilm.text.tokenizer import Tokenizer
+
+logger = logging.getLogger("minilm.decode_seq2seq")
+
+_MODEL_TYPES: Mapping[str, str] = {
+    "minilm": "bert",
+    "unilm": "bert",
+    "electra": "bert",
+    **dict(zip(FAMILIES, FAMILIES, strict=True)),
+}
+_TEXTS = {
+    "config_path": "configuration of the model where it is not in its folder",
+    "input_file": "JSON lines with `src`, a text or a list of tokens",
+    "output_file": "where the targets go; by default <model folder>.<split>",
+    "split": "ending of the output's name",
+    "forbid_ignore_word": "tokens whose n-grams may come again, with | between them",
+}
+_NUMBERS: Mapping[str, tuple[float, str]] = {
+    "max_seq_length": (512, "positions for source and target; a source has this - 2 - max_tgt_length tokens"),
+    "max_tgt_length": (128, "most tokens of a target"),
+    "subset": (0, "only so many sources; 0 for all"),
+    "batch_size": (4, "so many sources of full length are decoded together at least; batches are cut by tokens"),
+    "beam_size": (1, "beams; 1 takes the most probable token each time"),
+    "length_penalty": (0.0, "scores are divided by ((5 + tokens) / 6) ** this where it is positive"),
+    "ngram_size": (3, "of --forbid_duplicate_ngrams"),
+    "min_len": (1, "tokens before a target may end; not for beam_size 1"),
+}
+_SWITCHES = {
+    "forbid_duplicate_ngrams": "no n-gram comes twice in a target; not for beam_size 1",
+    "need_score_traces": "also write what the search saw, for gen_seq_from_trace.py",
+    "pos_shift": "for models trained by position shift (mask way v0)",
+    "fp16": "compute in bfloat16, on CPU and GPU",
+    "do_lower_case": "lower the text; needed for an uncased bare vocab.txt",
+    "no_cuda": "compute on the CPU (the original ignored it)",
+}
+_DEAD: Mapping[str, tuple[int | str | bool, str]] = {
+    "cache_dir": ("", "nothing is downloaded"),
+    "seed": (123, "nothing is random"),
+    "tokenized_input": (False, "a list of tokens is recognised by itself"),
+    "s2s_special_token": (False, "the original ignored it, too"),
+    "s2s_add_segment": (False, "the original ignored it, too"),
+    "s2s_share_segment": (False, "the original ignored it, too"),
+    "amp": (False, "the original ignored it, too; --fp16 computes in bfloat16"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The original's flags and defaults, and `--parity`."""
+    made = argparse.ArgumentParser(
+        prog="decode_seq2seq.py",
+        description="Generate a target for every source.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--model_type", required=True, help=f"one of {', '.join(_MODEL_TYPES)}")
+    add("--tokenizer_name", required=True, help="vocab.txt, tokenizer.json or a folder with one of them")
+    add("--model_path", required=True, help="a checkpoint folder, or a pattern that matches several")
+    add("--mode", choices=("s2s", "l2r", "both"), default="s2s", help="l2r changes nothing, both is refused")
+    for name, text in _TEXTS.items():
+        add(f"--{name}", default="" if name == "split" else None, help=text)
+    for name, (number, text) in _NUMBERS.items():
+        add(f"--{name}", default=number, type=type(number), help=text)
+    for name, text in _SWITCHES.items():
+        add(f"--{name}", action="store_true", help=text)
+    for name, (value, text) in _DEAD.items():
+        kind = {"nargs": 0} if value is False else {"type": type(value)}
+        add(f"--{name}", action=DeadFlag, default=value, reason=text, help=f"no effect: {text}", **kind)
+    add(
+        "--parity",
+        choices=("off", "head", "2020-03"),
+        default="off",
+        help="compute as the original does: LayerNorm eps 1e-5; with --pos_shift, the source as that version frames it",
+    )
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the flags say; returns the exit code."""
+    args = parser().parse_args(arguments)
+    _require_sense(args)
+    folders = _folders(args)
+    settings = _settings(args)
+    path = Path(args.tokenizer_name)
+    tokenizer = load_nlg_tokenizer(path, lowercase=lowercase(args.do_lower_case, path))
+    for folder in folders:
+        logger.info("decoding %s", folder)
+        _decode(args, folder, tokenizer, settings)
+    return 0
+
+
+# --- what is asked for -----------------------------------------------------------------------------
+
+
+def _require_sense(args: argparse.Namespace) -> None:
+    if args.input_file is None:
+        raise UsageError("--input_file is missing: name the JSON lines to decode")
+    if not re.search(r"\.jsonl?(\.gz)?$", args.input_file.lower()):
+        raise UsageError(f"--input_file is {args.input_file}; expected JSON lines, in a .json or .jsonl file")
+    if args.model_type not in _MODEL_TYPES:
+        raise UsageError(f"--model_type is {args.model_type!r}, expected one of {', '.join(_MODEL_TYPES)}")
+    if args.mode == "both":
+        raise UsageError("--mode both is not possible, as in the original; use s2s")
+    if args.mode == "l2r":
+        logger.warning("--mode l2r has no effect, as in the original: sources are read in both directions")
+    if args.need_score_traces and args.beam_size <= 1:
+        raise UsageError("--need_score_traces is for beam search: set --beam_size to 2 or more")
+    if args.max_tgt_length >= args.max_seq_length - 2:
+        raise UsageError(
+            f"--max_tgt_length {args.max_tgt_length} leaves no room for a source in --max_seq_length "
+            f"{args.max_seq_length}; expected at most {args.max_seq_length - 3}"
+        )
+    if args.fp16:
+        logger.warning("--fp16: computed in bfloat16, not in float16")
+
+
+def _folders(args: argparse.Namespace) -> list[Path]:
+    """The checkpoint folders, by number."""
+    found = sorted((Path(name) for name in glob.glob(args.model_path) if Path(name).is_dir()), key=_by_number)
+    if not found:
+        raise UsageError(f"--model_path {args.model_path} matches no folder; name checkpoint folders, such as ckpt-*")
+    if args.output_file and len(found) > 1:
+        raise UsageError(
+            f"--output_file names one file for {len(found)} checkpoints; leave it out, so that each has its own"
+        )
+    return found
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part]
+
+
+def _settings(args: argparse.Namespace) -> GenerationSettings:
+    """How to generate; minimum length and bans are for beams only, as in the original."""
+    if args.beam_size == 1:
+        for name in ("forbid_duplicate_ngrams", "min_len"):
+            if getattr(args, name) != parser().get_default(name):
+                logger.warning("--%s has no effect with --beam_size 1, as in the original", name)
+    bans = args.forbid_duplicate_ngrams and args.beam_size > 1
+    width = args.max_seq_length + args.beam_size * args.max_tgt_length
+    return GenerationSettings(
+        beam_size=args.beam_size,
+        max_target_tokens=args.max_tgt_length,
+        min_tokens=args.min_len if args.beam_size > 1 else 0,
+        length_penalty=args.length_penalty,
+        ban_ngrams=args.ngram_size if bans else 0,
+        ban_ignore=(args.forbid_ignore_word or "") if bans else "",
+        batch_tokens=max(BATCH_TOKENS, args.batch_size * width),
+        traces=args.need_score_traces,
+    )
+
+
+# --- decoding --------------------------------------------------------------------------------------
+
+
+def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settings: GenerationSettings) -> None:
+    config = Path(args.config_path) if args.config_path else None
+    decoder = _decoder(args, folder, config, tokenizer)
+    if decoder.max_positions < args.max_seq_length:
+        logger.warning(
+            "--max_seq_length %d: %s has positions for %d tokens, which are used",
+            *(args.max_seq_length, folder, decoder.max_positions),
+        )
+    room = decoder.source_room(args.max_tgt_length, max_positions=args.max_seq_length)
+    output = Path(args.output_file) if args.output_file else folder.with_name(f"{folder.name}.{args.split}")
+    source = Path(args.input_file)
+    job = GenerationJob(
+        read=lambda: islice(read_sources(source, ["src"]), args.subset or None),
+        output=output,
+        as_lines=True,
+        traces=output.with_name(f"{output.name}.trace.safetensors") if args.need_score_traces else None,
+        identity={
+            "model": model_checksums(folder, config=config),
+            "tokenizer": tokenizer.fingerprint,
+            "input": sha256_file(source),
+            "flags": {name: value for name, value in vars(args).items() if name not in _DEAD},
+        },
+    )
+    generation = Generation(decoder, tokenizer, settings, max_source_tokens=room)
+    with counting_later("decode") as started:
+        written = generate_file(generation, job, started=started)
+    print(f"{written} targets are in {output}")
+
+
+def _decoder(args: argparse.Namespace, folder: Path, config: Path | None, tokenizer: Tokenizer) -> Decoder:
+    """The model of a checkpoint, on the GPU where there is one."""
+    family = read_config(folder, config=config).family
+    if family != _MODEL_TYPES[args.model_type]:
+        raise UsageError(f"--model_type is {args.model_type}, but {config or folder} is a {family}: correct it")
+    model = read_model(folder, config=config, head="mlm")
+    tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(folder))
+    if args.parity != "off":
+        use_original_eps(model)
+    if torch.cuda.is_available() and not args.no_cuda:
+        model.to("cuda")
+    pos_shift: PosShift = "none"
+    if args.pos_shift:
+        pos_shift = "2020-03" if args.parity == "2020-03" else "head"
+    return TorchEngine(model, precision="bf16" if args.fp16 else "fp32").decoder(tokenizer, pos_shift=pos_shift)
+
+
+if __name__ == "__main__":
+    sys.exit(run_reporting(lambda: main(sys.argv[1:])))

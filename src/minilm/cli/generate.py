@@ -1,0 +1,155 @@
+"""`minilm generate`: text from text, for every row of a file.
+
+In: a model folder with a trained mlm head and a file of sources. Out: one JSON line or one text line per source, in
+their order. A run that was killed goes on where it was when the same command is started again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from minilm.infer.generate import GenerationSettings
+
+
+_Fields = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of the source; repeat it for parts that are joined by [SEP].", show_default="src"),
+]
+_Input = Annotated[
+    Path,
+    typer.Option("--input", metavar="FILE", help=".jsonl, .csv, .tsv, .parquet, or a text a line; each maybe .gz."),
+]
+_Output = Annotated[Path, typer.Option(metavar="FILE", help=".jsonl or .txt to write; appears when it is complete.")]
+_Traces = Annotated[Path | None, typer.Option(metavar="FILE", help=".safetensors for the score traces of the search.")]
+_Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy.", show_default="5")]
+_MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens of a target.", show_default="of the model, else 48")
+]
+_MinTokens = Annotated[int, typer.Option(min=0, help="Tokens before a target may end.")]
+_Penalty = Annotated[float, typer.Option(help="Scores are divided by ((5 + tokens) / 6) ** this; 0 for none.")]
+_Ban = Annotated[int, typer.Option(min=0, metavar="N", help="No N tokens in a row come twice in a target; 0: no ban.")]
+_BanIgnore = Annotated[str, typer.Option(metavar="TOKENS", help='Tokens that may repeat, such as ".|[X_SEP]".')]
+_Sample = Annotated[bool, typer.Option("--sample", help="Draw tokens at random instead of searching.")]
+_TopK = Annotated[int, typer.Option(min=0, help="Draw among the K most probable tokens; 0 for all.")]
+_TopP = Annotated[float, typer.Option(help="Draw among the fewest tokens that are this probable together.")]
+_Temperature = Annotated[float, typer.Option(help="Below 1 the probable tokens become more so.")]
+_Seed = Annotated[int, typer.Option(help="Of what is drawn.")]
+_NBest = Annotated[int, typer.Option(min=1, help="Targets of each source, best first (in .jsonl).")]
+_BatchTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens in memory at once, of sources and all beams' targets.", show_default="16384"),
+]
+_Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 is faster where the machine computes in it.")]
+
+
+def generate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model fine-tuned on seq2seq.")],
+    *,
+    source: _Input,
+    output: _Output,
+    field: _Fields = None,
+    beam_size: _Beams = None,
+    max_target_tokens: _MaxTokens = None,
+    min_tokens: _MinTokens = 1,
+    length_penalty: _Penalty = 0.0,
+    ban_ngrams: _Ban = 0,
+    ban_ignore: _BanIgnore = "",
+    sample: _Sample = False,
+    top_k: _TopK = 0,
+    top_p: _TopP = 1.0,
+    temperature: _Temperature = 1.0,
+    seed: _Seed = 0,
+    n_best: _NBest = 1,
+    traces: _Traces = None,
+    batch_tokens: _BatchTokens = None,
+    precision: _Precision = "fp32",
+) -> None:
+    """Generate a target for every source of a file; start again after a stop and nothing is computed twice.
+
+    Examples:
+      minilm generate runs/xsum/model --input test.jsonl --output summaries.jsonl --length-penalty 0.9
+      minilm generate runs/qg/model --input rows.jsonl --field passage --field answer --output questions.txt
+    """
+    from minilm.infer.generate import BATCH_TOKENS, GenerationSettings
+
+    settings = GenerationSettings(
+        beam_size=beam_size,
+        max_target_tokens=max_target_tokens,
+        min_tokens=min_tokens,
+        length_penalty=length_penalty,
+        ban_ngrams=ban_ngrams,
+        ban_ignore=ban_ignore,
+        sample=sample,
+        top_k=top_k,
+        top_p=top_p,
+        temperature=temperature,
+        seed=seed,
+        n_best=n_best,
+        batch_tokens=batch_tokens or BATCH_TOKENS,
+        traces=traces is not None,
+    )
+    as_lines = _is_text(source, output, traces, n_best=n_best)
+    written = _run(
+        model, source, output, traces, settings, fields=field or ["src"], as_lines=as_lines, precision=precision
+    )
+    typer.echo(f"{written:,} targets are in {output}")
+
+
+def _run(
+    model: Path,
+    source: Path,
+    output: Path,
+    traces: Path | None,
+    settings: GenerationSettings,
+    *,
+    fields: Sequence[str],
+    as_lines: bool,
+    precision: Literal["fp32", "bf16"],
+) -> int:
+    """Load the model and generate, with progress."""
+    from minilm.cli.progress import counting_later
+    from minilm.infer.api import load
+    from minilm.infer.generate_file import GenerationJob, generate_file, read_sources
+    from minilm.storage import sha256_file
+
+    loaded = load(model, precision=precision)
+    generation = loaded.generation(settings)
+    job = GenerationJob(
+        read=lambda: read_sources(source, fields),
+        output=output,
+        as_lines=as_lines,
+        traces=traces,
+        identity={
+            "model": loaded.checksums(),
+            "tokenizer": loaded.tokenizer.fingerprint,
+            "precision": precision,
+            "input": sha256_file(source),
+            "fields": list(fields),
+            "settings": asdict(settings),
+        },
+    )
+    with counting_later("generate") as started:
+        return generate_file(generation, job, started=started)
+
+
+def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int) -> bool:
+    """Whether the output is lines of text; raises UsageError for one that cannot be."""
+    from minilm.corpus.readers import require_file
+    from minilm.errors import UsageError
+
+    require_file(source)
+    if output.suffix not in (".jsonl", ".json", ".txt"):
+        raise UsageError(f"--output is {output}; expected a name that ends in .jsonl or .txt")
+    as_lines = output.suffix == ".txt"
+    if as_lines and n_best > 1:
+        raise UsageError(f"--n-best is {n_best}, but a line of {output} holds one target; let its name end in .jsonl")
+    places = [path.resolve() for path in (source, output, traces) if path is not None]
+    if len(set(places)) < len(places):
+        raise UsageError("--input, --output and --traces name the same file twice; give each its own")
+    return as_lines

@@ -1,0 +1,1 @@
+"""From source to text: key/value caches, beam search, sampling, score traces."""

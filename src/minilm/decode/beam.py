@@ -1,0 +1,185 @@
+"""Beam search as in Microsoft's s2s-ft (spec 2.6), with an early stop that never changes the result.
+
+In: a `Decoder` and framed sources. Out: one `Trace` per source, from which `rescore` takes the best hypotheses.
+
+B examples still searched, K beams, R = B x K rows, V vocabulary; a frame is what the K beams hold after one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from minilm.decode.constraints import PENALTY, Constraints, banned_tokens, length_divisors, may_stop
+from minilm.decode.decoder import Decoder
+from minilm.decode.traces import Trace
+from minilm.errors import UsageError
+from minilm.text.pairs import Int32s
+
+_CHUNK = 256  # columns whose maximum is looked at first
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamSettings:
+    """How to search.
+
+    Attributes:
+        beam_size: K.
+        max_target_tokens: steps, so the most tokens of a target with its end token.
+        length_penalty: scores are divided by ((5 + n) / 6) ** length_penalty where it is positive.
+        n_best: how many hypotheses will be asked for; the early stop waits until they are certain.
+        constraints: what a target may not hold.
+        early_stop: leave an example when nothing can change its `n_best` any more (see `may_stop`). Without it the
+            search goes on until every beam has ended, and its trace can be scored again by other rules.
+    """
+
+    beam_size: int = 5
+    max_target_tokens: int = 48
+    length_penalty: float = 0.0
+    n_best: int = 1
+    constraints: Constraints = field(default_factory=Constraints)
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for numbers that make no search."""
+        for name in ("beam_size", "max_target_tokens", "n_best"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.n_best > self.beam_size:
+            raise UsageError(
+                f"n_best is {self.n_best}, but a search with {self.beam_size} beams is sure of {self.beam_size} "
+                "hypotheses only; raise beam_size"
+            )
+
+
+class _Example:
+    """What one example has found so far."""
+
+    def __init__(self, settings: BeamSettings, divisors: Sequence[float], end_id: int) -> None:
+        self._settings, self._divisors, self._end_id = settings, divisors, end_id
+        self._scores: list[list[float]] = []
+        self._ids: list[list[int]] = []
+        self._parents: list[list[int]] = []
+        self._ended: list[float] = []
+        self._sequences: list[list[int]] = [[]]
+
+    def add(self, scores: list[float], ids: list[int], parents: list[int]) -> None:
+        """Take one more frame."""
+        divisor = self._divisors[len(self._ids)]
+        self._scores.append(scores)
+        self._ids.append(ids)
+        self._parents.append(parents)
+        self._ended += [score / divisor for score, token in zip(scores, ids, strict=True) if token == self._end_id]
+        if self._settings.constraints.ban_ngrams:
+            self._sequences = [[*self._sequences[parent], token] for parent, token in zip(parents, ids, strict=True)]
+
+    def is_finished(self) -> bool:
+        """Whether every beam has ended, or nothing can change the best any more."""
+        if all(token == self._end_id for token in self._ids[-1]):
+            return True
+        reachable = max(
+            score - PENALTY * (token == self._end_id)
+            for score, token in zip(self._scores[-1], self._ids[-1], strict=True)
+        )
+        to_come = self._divisors[len(self._ids) :]
+        return self._settings.early_stop and may_stop(self._ended, self._settings.n_best, reachable, to_come)
+
+    def banned(self) -> list[list[int]]:
+        """The tokens that each beam must not go on with."""
+        rules = self._settings.constraints
+        return [
+            [] if sequence[-1:] == [self._end_id] else banned_tokens(sequence, rules.ban_ngrams, rules.ignored)
+            for sequence in self._sequences
+        ]
+
+    def trace(self) -> Trace:
+        """All frames."""
+        complete = len(self._ids) == len(self._divisors) or all(token == self._end_id for token in self._ids[-1])
+        return Trace(scores=self._scores, ids=self._ids, parents=self._parents, complete=complete)
+
+
+@torch.inference_mode()
+def search(decoder: Decoder, sources: Sequence[Int32s], settings: BeamSettings) -> list[Trace]:
+    """Search the targets of some sources together; best of similar lengths.
+
+    Args:
+        decoder: the model.
+        sources: framed ids.
+        settings: how to search.
+
+    Raises:
+        UsageError: more beams than tokens in the vocabulary, or a source and its target exceed the positions.
+    """
+    beams, steps = settings.beam_size, settings.max_target_tokens
+    if beams > decoder.vocab_size:
+        raise UsageError(f"beam_size is {beams}, but the vocabulary has {decoder.vocab_size} tokens; use fewer beams")
+    divisors = length_divisors(steps, settings.length_penalty)
+    examples = [_Example(settings, divisors, decoder.end_id) for _ in sources]
+    live = list(range(len(sources)))
+    cache, log_scores_RV = decoder.start(sources, beams=beams, room=steps)
+    before_BK: tuple[Tensor, Tensor] | None = None
+    for step in range(1, steps + 1):
+        _ban(log_scores_RV, step, [examples[number] for number in live], decoder.end_id, settings.constraints)
+        scores_BK, ids_BK, parents_BK = _choose(log_scores_RV, beams, before_BK, decoder.end_id)
+        for number, *frame in zip(live, scores_BK.tolist(), ids_BK.tolist(), parents_BK.tolist(), strict=True):
+            examples[number].add(*frame)
+        kept = [place for place, number in enumerate(live) if not examples[number].is_finished()]
+        if step == steps or not kept:
+            break
+        if len(kept) < len(live):
+            order = cache.keep(kept)
+            live = [live[place] for place in order]
+            scores_BK, ids_BK, parents_BK = scores_BK[order], ids_BK[order], parents_BK[order]
+        before_BK = scores_BK, ids_BK
+        log_scores_RV = decoder.step(cache, ids_BK, parents_BK, step=step)
+    return [example.trace() for example in examples]
+
+
+def _ban(log_scores_RV: Tensor, step: int, examples: Sequence[_Example], end_id: int, rules: Constraints) -> None:
+    """Lower the scores of banned tokens in place; the end token gets the penalty itself, as in the original."""
+    if rules.ban_ngrams and step > rules.ban_ngrams:
+        banned = [tokens for example in examples for tokens in example.banned()]
+        rows = [row for row, tokens in enumerate(banned) for _ in tokens]
+        log_scores_RV[rows, [token for tokens in banned for token in tokens]] -= PENALTY
+    if rules.bans_end(step):
+        log_scores_RV[:, end_id] = -PENALTY
+
+
+def _choose(
+    log_scores_RV: Tensor, beams: int, before_BK: tuple[Tensor, Tensor] | None, end_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The next frame: scores, tokens and parents, `[B, K]` each.
+
+    At the first step the best K tokens of the one row; later the best K of the best K of every row.
+    """
+    scores, ids = best_of_rows(log_scores_RV, beams)
+    scores = scores.double()
+    if before_BK is None:
+        return scores, ids, torch.zeros_like(ids)
+    scores_BK, ids_BK = before_BK
+    scores = scores.view(*scores_BK.shape, beams) + (scores_BK - PENALTY * (ids_BK == end_id))[..., None]
+    best, places = scores.flatten(1).topk(beams)
+    return best, ids.view(len(ids_BK), -1).gather(1, places), places // beams
+
+
+def best_of_rows(scores_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest scores of each row and their columns, highest first, `[R, count]` each.
+
+    The columns are cut into chunks; the best lie in the `count` chunks with the highest maxima, so that only those
+    are sorted: a maximum costs a tenth of a selection over the whole vocabulary.
+    """
+    whole = scores_RV.shape[1] // _CHUNK
+    if whole <= 2 * count:
+        best, columns = scores_RV.topk(count)
+        return best, columns
+    chunks = scores_RV[:, : whole * _CHUNK].unflatten(1, (whole, _CHUNK))
+    chosen = chunks.amax(-1).topk(count).indices[..., None]
+    inside = torch.arange(scores_RV.shape[1], device=scores_RV.device)
+    places = (chosen * _CHUNK + inside[:_CHUNK]).flatten(1)
+    rest = inside[whole * _CHUNK :].expand(len(scores_RV), -1)
+    columns = torch.cat([places, rest], 1)
+    best, found = scores_RV.gather(1, columns).topk(count)
+    return best, columns.gather(1, found)

@@ -1,0 +1,57 @@
+"""Token ids of a target back to text, as in the original: WordPieces glued, single spaces, nothing else changed.
+
+In: the ids of a hypothesis. Out: its text, without the end token and what follows it; the words of a token list.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from minilm.text.tokenizer import Tokenizer
+
+_SENTENCE_END = "[X_SEP]"
+_CONTINUES = "##"
+_RUN = 4  # so many equal marks at the end are one too many
+
+
+def cut_at_end(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """The ids before the first end token or padding."""
+    ends = (tokenizer.sep_id, tokenizer.pad_id)
+    return list(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
+
+
+def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """The words of a target: WordPieces glued (a continuation at the very start stays as it is).
+
+    Of other tokenizers the words are what stands between single spaces in the decoded text.
+    """
+    kept = cut_at_end(ids, tokenizer)
+    if not tokenizer.is_wordpiece:
+        return tokenizer.decode(kept, special_tokens=True).strip().split(" ")
+    words: list[str] = []
+    for token in map(tokenizer.id_to_token, kept):
+        if token.startswith(_CONTINUES) and words:
+            words[-1] += token[len(_CONTINUES) :]
+        else:
+            words.append(token)
+    return words
+
+
+def text_of(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The text of a target on one line; a line break becomes ` [X_SEP] `."""
+    return one_line(words_of(ids, tokenizer))
+
+
+def one_line(words: Sequence[str]) -> str:
+    """Words joined by single spaces; a line break becomes ` [X_SEP] `."""
+    return f" {_SENTENCE_END} ".join(" ".join(words).split("\n"))
+
+
+def without_run_of_marks(words: list[str]) -> list[str]:
+    """Shorten a run of the same punctuation mark at the end, three at a time, while at least four are left."""
+    while len(words) > _RUN and len(words[-1]) == 1 and unicodedata.category(words[-1]).startswith("P"):
+        if words[-_RUN:] != [words[-1]] * _RUN:
+            break
+        words = words[: 1 - _RUN]
+    return words

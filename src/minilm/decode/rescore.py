@@ -1,0 +1,121 @@
+"""Which hypothesis of a search wins, and which would win by another rule, without decoding again.
+
+In: the `Trace` of one example. Out: token ids and penalised scores, best first.
+
+A hypothesis is an entry of a frame that is an end token, or any entry of the last usable frame: the first in which
+every beam has ended, else the last. F frames, K beams.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from minilm.decode.constraints import length_divisors
+from minilm.decode.traces import Trace
+from minilm.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hypothesis:
+    """One target: its tokens, the end token included where there is one, and its penalised score."""
+
+    ids: tuple[int, ...]
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescoreSettings:
+    """How scores s of n tokens are changed (spec 2.7); `length_penalty` goes before `alpha`.
+
+    Attributes:
+        alpha: s / ((5 + n) / 6) ** alpha.
+        length_penalty: s + length_penalty * n, or with `expect` s - length_penalty * |n - expect|.
+        expect: the length that is wanted.
+        swapped: confuse end and padding tokens as the original did until October 2021 (spec 10.1): the frame in
+            which every beam has ended is dropped; where there is none, only ended hypotheses count.
+    """
+
+    alpha: float | None = None
+    length_penalty: float | None = None
+    expect: float | None = None
+    swapped: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what would be ignored or is no number."""
+        for name in ("alpha", "length_penalty", "expect"):
+            if getattr(self, name) is not None and not math.isfinite(getattr(self, name)):
+                raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number")
+
+    def score(self, score: float, length: int) -> float:
+        """The changed score; 0 and None mean no change, as in the original."""
+        if self.length_penalty:
+            if self.expect:
+                return score - self.length_penalty * math.fabs(length - self.expect)
+            return score + self.length_penalty * length
+        return score / math.pow((5 + length) / 6.0, self.alpha) if self.alpha else score
+
+
+def best_hypotheses(trace: Trace, *, end_id: int, length_penalty: float, n_best: int = 1) -> list[Hypothesis]:
+    """The `n_best` hypotheses by penalised score, of equal ones the first."""
+    divisors = length_divisors(len(trace.ids), length_penalty)
+    last = _first_frame(trace.ids, {end_id})
+    entries = _entries(trace, {end_id}, last=last if trace.complete else None, frames=last + 1)
+    ranked = sorted(((-score / divisors[frame], frame, place) for frame, place, score in entries))[:n_best]
+    return [Hypothesis(ids=_tokens(trace, frame, place), score=-cost) for cost, frame, place in ranked]
+
+
+def rescored(trace: Trace, settings: RescoreSettings, *, end_id: int, pad_id: int) -> tuple[int, ...]:
+    """The token ids that win under `settings`; none when no entry can.
+
+    Here padding ends a hypothesis, too, and frames of nothing but padding do not count.
+
+    Raises:
+        UsageError: the search was stopped early, so the trace lacks what another rule might choose.
+    """
+    if not trace.complete:
+        raise UsageError("the search was stopped early, so its trace cannot be scored again; decode with traces")
+    ends = {end_id, pad_id}
+    last = _first_frame(trace.ids, ends)
+    has_all_ended = all(token in ends for token in trace.ids[last])
+    while last >= 0 and all(token == (end_id if settings.swapped else pad_id) for token in trace.ids[last]):
+        last -= 1
+    # swapped, the padding behind the last frame is taken for a frame of its own, so that no open end counts
+    counts = None if settings.swapped and not has_all_ended else last
+    entries = _entries(trace, ends, last=counts, frames=last + 1)
+    real = [(settings.score(score, frame + 1), frame, place) for frame, place, score in entries if score < 0]
+    if not real:
+        return ()
+    _, frame, place = max(real, key=_first_of_equals)
+    return _tokens(trace, frame, place)
+
+
+def _first_of_equals(entry: tuple[float, int, int]) -> tuple[float, int, int]:
+    score, frame, place = entry
+    return score, -frame, -place
+
+
+def _first_frame(ids: Sequence[Sequence[int]], ends: AbstractSet[int]) -> int:
+    """The first frame in which every beam has ended, else the last."""
+    return next((number for number, frame in enumerate(ids) if all(token in ends for token in frame)), len(ids) - 1)
+
+
+def _entries(
+    trace: Trace, ends: AbstractSet[int], *, last: int | None, frames: int
+) -> Iterator[tuple[int, int, float]]:
+    """(frame, place, score) of every hypothesis in the first `frames`; in frame `last` every entry is one."""
+    for number in range(frames):
+        for place, token in enumerate(trace.ids[number]):
+            if token in ends or number == last:
+                yield number, place, trace.scores[number][place]
+
+
+def _tokens(trace: Trace, frame: int, place: int) -> tuple[int, ...]:
+    """Follow the parents back to the first frame."""
+    tokens = [trace.ids[frame][place]]
+    for number in range(frame, 0, -1):
+        place = trace.parents[number][place]
+        tokens.append(trace.ids[number - 1][place])
+    return tuple(reversed(tokens))

@@ -1,0 +1,173 @@
+"""One token after another without a search: the most probable one (greedy), or one drawn at random.
+
+In: a `Decoder`, framed sources; for drawing, one uniform number per token. Out: the tokens step by step, or whole.
+
+Each target has its own numbers, so that what it is decoded with in one batch never changes it.
+
+B examples, K targets of each (1 if greedy), R = B x K rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minilm.decode.constraints import Constraints, banned_tokens
+from minilm.decode.decoder import Decoder
+from minilm.decode.rescore import Hypothesis
+from minilm.errors import UsageError
+from minilm.text.pairs import Int32s
+
+Uniforms = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How the next token is chosen; the filters are for drawing only.
+
+    Attributes:
+        max_target_tokens: steps, so the most tokens of a target with its end token.
+        constraints: what a target may not hold.
+        temperature: below 1 the probable tokens become more so.
+        top_k: only the k most probable tokens can be drawn; 0 for all.
+        top_p: only the fewest tokens whose probabilities add up to this can be drawn.
+    """
+
+    max_target_tokens: int = 48
+    constraints: Constraints = field(default_factory=Constraints)
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for numbers that leave nothing to draw."""
+        if self.max_target_tokens < 1:
+            raise UsageError(f"max_target_tokens is {self.max_target_tokens}; expected 1 or more")
+        if not 0 < self.temperature < float("inf"):
+            raise UsageError(f"temperature is {self.temperature}; expected a number above 0 (greedy needs none)")
+        if self.top_k < 0:
+            raise UsageError(f"top_k is {self.top_k}; expected 0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p is {self.top_p}; expected a number above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """The next token of each target of example `number`, with its log-probability; -1 for targets that have ended."""
+
+    number: int
+    ids: list[int]
+    scores: list[float]
+
+
+def choose_all(
+    decoder: Decoder,
+    sources: Sequence[Int32s],
+    settings: SamplingSettings,
+    uniforms: Sequence[Sequence[Uniforms]] | None = None,
+) -> list[list[Hypothesis]]:
+    """The targets of some sources, decoded together; for each source its K targets, the most probable first.
+
+    Args:
+        decoder: the model.
+        sources: framed ids, best of similar lengths.
+        settings: how tokens are chosen.
+        uniforms: numbers in [0, 1), one per token for each of the K targets of each source; None for greedy.
+    """
+    width = 1 if uniforms is None else len(uniforms[0])
+    ids: list[list[list[int]]] = [[[] for _ in range(width)] for _ in sources]
+    scores = [[0.0] * width for _ in sources]
+    for chosen in choose(decoder, sources, settings, uniforms):
+        for place, (token, score) in enumerate(zip(chosen.ids, chosen.scores, strict=True)):
+            if token >= 0:
+                ids[chosen.number][place].append(token)
+                scores[chosen.number][place] += score
+    found = [
+        [Hypothesis(ids=tuple(target), score=score) for target, score in zip(*both, strict=True)]
+        for both in zip(ids, scores, strict=True)
+    ]
+    return [sorted(targets, key=lambda target: -target.score) for targets in found]
+
+
+@torch.inference_mode()
+def choose(
+    decoder: Decoder,
+    sources: Sequence[Int32s],
+    settings: SamplingSettings,
+    uniforms: Sequence[Sequence[Uniforms]] | None = None,
+) -> Iterator[Chosen]:
+    """Yield the tokens as they come, step by step; see `choose_all`. A target ends with the end token or padding."""
+    width = 1 if uniforms is None else len(uniforms[0])
+    live, steps = list(range(len(sources))), settings.max_target_tokens
+    targets: list[list[list[int]]] = [[[] for _ in range(width)] for _ in sources]
+    cache, log_scores_RV = decoder.start(sources, beams=width, room=steps)
+    log_scores_RV = log_scores_RV.repeat_interleave(width, 0)
+    parents: Tensor = torch.zeros(len(sources), width, dtype=torch.int64, device=log_scores_RV.device)
+    for step in range(1, steps + 1):
+        _forbid(log_scores_RV, step, [target for number in live for target in targets[number]], decoder, settings)
+        draws = None if uniforms is None else [row[step - 1] for number in live for row in uniforms[number]]
+        ids_R = log_scores_RV.argmax(-1) if draws is None else draw(log_scores_RV, draws, settings)
+        ids_BK = ids_R.view(len(live), width)
+        scores = log_scores_RV.gather(1, ids_R[:, None]).view(len(live), width).tolist()
+        for number, tokens, values in zip(live, ids_BK.tolist(), scores, strict=True):
+            yield _add(targets[number], tokens, values, number, decoder)
+        kept = [place for place, number in enumerate(live) if not all(_has_ended(t, decoder) for t in targets[number])]
+        if step == steps or not kept:
+            return
+        if len(kept) < len(live):
+            order = cache.keep(kept)
+            live, ids_BK, parents = [live[place] for place in order], ids_BK[order], parents[order]
+        log_scores_RV = decoder.step(cache, ids_BK, parents, step=step)
+        parents = torch.arange(width, device=ids_BK.device).expand(len(live), -1)
+
+
+def draw(log_scores_RV: Tensor, uniforms: Sequence[float], settings: SamplingSettings) -> Tensor:
+    """Draw one token of each row by its uniform number, `[R]` int64.
+
+    Temperature first, then the k most probable, then of those the fewest that add up to `top_p`.
+    """
+    scores = log_scores_RV / settings.temperature
+    columns = None
+    if settings.top_k or settings.top_p < 1:
+        count = min(settings.top_k or scores.shape[1], scores.shape[1])
+        scores, columns = scores.topk(count)
+    chances = scores.softmax(-1).double()
+    if settings.top_p < 1:
+        chances = torch.where(chances.cumsum(-1) - chances < settings.top_p, chances, 0.0)
+    heights = chances.cumsum(-1)
+    wanted = torch.tensor(uniforms, dtype=torch.float64, device=heights.device)[:, None] * heights[:, -1:]
+    places = torch.searchsorted(heights, wanted, right=True)
+    last = heights.shape[1] - 1 - chances.flip(-1).gt(0).byte().argmax(-1, keepdim=True)
+    places = torch.minimum(places, last)
+    return (places if columns is None else columns.gather(1, places))[:, 0]
+
+
+def _has_ended(target: Sequence[int], decoder: Decoder) -> bool:
+    return bool(target) and target[-1] in (decoder.end_id, decoder.pad_id)
+
+
+def _add(targets: list[list[int]], tokens: list[int], values: list[float], number: int, decoder: Decoder) -> Chosen:
+    """Append to the targets that go on."""
+    ids = [-1 if _has_ended(target, decoder) else token for target, token in zip(targets, tokens, strict=True)]
+    for target, token in zip(targets, ids, strict=True):
+        if token >= 0:
+            target.append(token)
+    return Chosen(number=number, ids=ids, scores=values)
+
+
+def _forbid(
+    log_scores_RV: Tensor, step: int, targets: Sequence[list[int]], decoder: Decoder, settings: SamplingSettings
+) -> None:
+    """Make banned tokens impossible, in place."""
+    rules = settings.constraints
+    if rules.ban_ngrams and step > rules.ban_ngrams:
+        banned = [banned_tokens(target, rules.ban_ngrams, rules.ignored) for target in targets]
+        rows = [row for row, tokens in enumerate(banned) for _ in tokens]
+        log_scores_RV[rows, [token for tokens in banned for token in tokens]] = -torch.inf
+    if rules.bans_end(step):
+        log_scores_RV[:, decoder.end_id] = -torch.inf

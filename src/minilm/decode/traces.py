@@ -1,0 +1,139 @@
+"""Score traces: everything a beam search saw, kept so that targets can be scored again without decoding.
+
+In: frames of searches, a trace file of ours (safetensors), or one of the original (pickle; nothing in it is
+executed). Out: the same traces.
+
+N examples, F frames of one example, T frames of all, K beams.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from minilm import storage
+from minilm.errors import DataError
+
+_Number = TypeVar("_Number", int, float)
+_FORMAT = "minilm score traces 1"
+_TENSORS = {"scores": torch.float64, "ids": torch.int32, "parents": torch.int32, "frames": torch.int64}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """One search, `[F][K]` each.
+
+    Attributes:
+        scores: sums of log-probabilities, with the penalties of bans.
+        ids: the tokens.
+        parents: for each token, the place in the frame before that it goes on from; 0 in the first frame.
+        complete: the search went on until every beam had ended or the steps were used up.
+    """
+
+    scores: Sequence[Sequence[float]]
+    ids: Sequence[Sequence[int]]
+    parents: Sequence[Sequence[int]]
+    complete: bool = True
+
+
+def write_traces(path: Path, traces: Sequence[Trace]) -> None:
+    """Write complete traces of one number of beams as safetensors: `scores`, `ids`, `parents` `[T, K]`, `frames` `[N]`.
+
+    Raises:
+        SystemProblem: the machine refuses to write.
+    """
+    assert all(trace.complete for trace in traces), "a trace of a stopped search cannot be scored again"
+    beams, total = (len(traces[0].ids[0]) if traces else 0), sum(len(trace.ids) for trace in traces)
+    tensors = {
+        name: torch.tensor([frame for trace in traces for frame in getattr(trace, name)], dtype=kind)
+        for name, kind in _TENSORS.items()
+        if name != "frames"
+    }
+    tensors = {name: tensor.view(total, beams) for name, tensor in tensors.items()}
+    tensors["frames"] = torch.tensor([len(trace.ids) for trace in traces], dtype=_TENSORS["frames"])
+    storage.write_safetensors(path, tensors, metadata={"format": _FORMAT, "num_samples": str(len(traces))})
+
+
+def read_traces(path: Path) -> list[Trace]:
+    """Read a trace file of ours.
+
+    Raises:
+        DataError: missing, truncated, no trace file, or tensors that do not fit together.
+    """
+    info, metadata = storage.read_safetensors_header(path)
+    if metadata.get("format") != _FORMAT or info.keys() != _TENSORS.keys():
+        raise DataError(f"{path}: not a trace file (its header lacks {_FORMAT!r}); decode again with traces")
+    tensors = storage.read_safetensors(path)
+    shapes = {tuple(tensors[name].shape) for name in ("scores", "ids", "parents")}
+    wrong = [name for name, kind in _TENSORS.items() if tensors[name].dtype != kind]
+    frames = tensors["frames"].flatten().tolist()
+    if wrong or len(shapes) != 1 or str(len(frames)) != metadata.get("num_samples"):
+        raise DataError(f"{path}: damaged: {', '.join(wrong) or 'its tensors'} do not fit together; decode again")
+    rows, *beams = shapes.pop()
+    if len(beams) != 1 or (frames and (min(frames) < 1 or beams[0] < 1)) or sum(frames) != rows:
+        raise DataError(f"{path}: damaged: the numbers of frames do not add up; decode again")
+    parts = zip(*(tensors[name].split(frames) for name in ("scores", "ids", "parents")), strict=True)
+    traces = [
+        Trace(scores=scores.tolist(), ids=ids.tolist(), parents=parents.tolist()) for scores, ids, parents in parts
+    ]
+    for number, trace in enumerate(traces):
+        _require_sense(trace, f"{path}: example {number}")
+    return traces
+
+
+def read_original_traces(path: Path) -> Iterator[Trace]:
+    """Read a `.trace.pickle` of the original, one example at a time, without the padding at its end.
+
+    Raises:
+        DataError: not such a file, truncated, or it asks for anything but plain data: refused, nothing is executed.
+    """
+    records = storage.read_plain_pickles(path)
+    header = next(records, None)
+    count = header.get("num_samples") if isinstance(header, dict) else None
+    if type(count) is not int or count < 0:
+        raise DataError(f"{path}: not a trace file: it does not begin with a header that tells num_samples")
+    for number in range(count):
+        record = next(records, None)
+        if record is None:
+            raise DataError(f"{path}: it ends after {number} of {count} examples; copy it again")
+        yield _checked(record, f"{path}: example {number}")
+    if next(records, None) is not None:
+        raise DataError(f"{path}: it holds more than the {count} examples that its header tells")
+
+
+def _checked(record: object, where: str) -> Trace:
+    """A trace of the original's `{scores, wids, ptrs}`; padding frames are all zeros."""
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected scores, wids and ptrs, found a {type(record).__name__}")
+    scores = _frames(record.get("scores"), float)
+    ids, parents = (_frames(record.get(name), int) for name in ("wids", "ptrs"))
+    if not scores or not list(map(len, scores)) == list(map(len, ids)) == list(map(len, parents)):
+        raise DataError(f"{where}: scores, wids and ptrs must be lists of numbers, of equal sizes")
+    used = len(scores)
+    while used > 1 and not any(scores[used - 1]) and not any(ids[used - 1]) and not any(parents[used - 1]):
+        used -= 1
+    trace = Trace(scores=scores[:used], ids=ids[:used], parents=parents[:used])
+    _require_sense(trace, where)
+    return trace
+
+
+def _frames(value: object, kind: type[_Number]) -> list[list[_Number]]:
+    """The value where it is a list of lists of such numbers, none empty; else nothing."""
+    if not isinstance(value, list) or not all(isinstance(frame, list) and frame for frame in value):
+        return []
+    return value if all(type(number) is kind for frame in value for number in frame) else []
+
+
+def _require_sense(trace: Trace, where: str) -> None:
+    """Scores are numbers, ids are ids, and every parent is a place in the frame before."""
+    beams = len(trace.ids[0])
+    for number, (scores, ids, parents) in enumerate(zip(trace.scores, trace.ids, trace.parents, strict=True)):
+        if len(ids) != beams or not all(math.isfinite(score) for score in scores) or min(ids) < 0:
+            raise DataError(f"{where}, frame {number}: expected {beams} finite scores and token ids of 0 or more")
+        if min(parents) < 0 or max(parents) >= beams:
+            raise DataError(f"{where}, frame {number}: a parent outside the {beams} beams; the file is damaged")

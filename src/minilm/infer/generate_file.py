@@ -1,0 +1,162 @@
+"""Generating for a file of sources, in windows, so that a run that was killed goes on where it was.
+
+In: a model with its settings, a file of sources. Out: rows in the order of the file, and traces where asked for.
+
+Finished sources are kept in a file beside the output (`unfinished.py`) until the output is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from minilm.atomic import writing_aside
+from minilm.corpus.readers import ROW_READERS, ByteMeter, damage_is_data_error, lines, opened, require_file
+from minilm.corpus.readers import Source as OpenFile
+from minilm.corpus.tables import Row, read_rows
+from minilm.decode.detokenize import one_line
+from minilm.decode.traces import Trace, write_traces
+from minilm.errors import DataError
+from minilm.infer.batching import windows
+from minilm.infer.generate import Generated, Generation
+from minilm.infer.predict import row_id
+from minilm.infer.sources import Part, Source
+from minilm.infer.unfinished import Unfinished
+
+_WINDOW = 1024  # sources that are sorted by length together
+_TABLES = (".tsv", *ROW_READERS)
+
+
+def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
+    """Read the sources of a file, one by one.
+
+    Args:
+        path: rows (.jsonl, .json with an object a line, .csv, .tsv, .parquet), or a text file with a source a line
+            (any other suffix); each optionally .gz.
+        fields: the columns that hold the parts of a source; not used for text files.
+
+    Raises:
+        UsageError: the path is missing or no file.
+        DataError: a row cannot be read, lacks a column, or its source is empty; names file and line.
+    """
+    require_file(path)
+    if Path(path.name.lower().removesuffix(".gz")).suffix in _TABLES:
+        for number, row in enumerate(read_rows(path)):
+            place = f"{path}:{row.line}"
+            parts = [_part(row, name, place) for name in fields]
+            yield Source(parts=parts, id=row_id(row, None, number), place=place)
+        return
+    for number, (line, text) in enumerate(_text_lines(path)):
+        yield Source(parts=[_required(text, f"{path}:{line}")], id=str(number), place=f"{path}:{line}")
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    def refuse(line: int, reason: str) -> None:
+        raise DataError(f"{path}:{line}: {reason}; correct the line")
+
+    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
+        for number, line in lines(OpenFile(path=path, stream=stream, report=refuse, meter=ByteMeter())):
+            try:
+                yield number, line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError:
+                raise DataError(f"{path}:{number}: invalid UTF-8; write the file again as UTF-8") from None
+
+
+def _part(row: Row, name: str, place: str) -> Part:
+    if row.misfit:
+        raise DataError(f"{place}: {row.misfit} (a text may hold a tab); correct the row")
+    if name not in row.values:
+        found = ", ".join(f"{key!r:.40}" for key in list(row.values)[:8]) or "no fields"
+        raise DataError(f"{place}: no field {name!r} (the row has {found}); name the right one with --field")
+    value = row.values[name]
+    if isinstance(value, list) and all(isinstance(token, str) for token in value):
+        return _required(value, place)
+    if not isinstance(value, str):
+        raise DataError(f"{place}: {name} is a {type(value).__name__}, expected a text or a list of tokens")
+    return _required(value, place)
+
+
+def _required(part: Part, place: str) -> Part:
+    if not (part.strip() if isinstance(part, str) else part):
+        raise DataError(f"{place}: the source is empty, so there is nothing to generate from; fill or remove it")
+    return part
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationJob:
+    """What to do.
+
+    Attributes:
+        read: gives the sources anew each time.
+        output: where the targets go.
+        as_lines: the best target a line; else a JSON object a line.
+        traces: where the score traces go, if anywhere.
+        identity: JSON values by name: everything that the targets depend on.
+    """
+
+    read: Callable[[], Iterator[Source]]
+    output: Path
+    as_lines: bool
+    traces: Path | None
+    identity: Mapping[str, object]
+
+
+Started = Callable[[int, int], Callable[[int], None]]
+"""Called with the numbers of sources and of finished ones; what it returns, with the size of each batch just done."""
+
+
+def generate_file(generation: Generation, job: GenerationJob, *, started: Started) -> int:
+    """Generate for every source of a file; the output appears when it is whole.
+
+    Args:
+        generation: the model with its settings.
+        job: what to do.
+        started: hears of the progress.
+
+    Returns:
+        How many sources there were.
+
+    Raises:
+        UsageError: finished sources of another job are in the way, or another process is at work.
+        DataError: a source cannot be read or has no token; names the line. What is finished is kept.
+        SystemProblem: the machine refuses to write.
+    """
+    total = sum(1 for _ in job.read())  # every row is looked at before the first is computed
+    with Unfinished(job.output, job.identity) as finished:
+        advance = started(total, len(finished))
+        for window in windows(enumerate(job.read()), _WINDOW):
+            left = [(number, source) for number, source in window if number not in finished]
+            for batch in generation.run([source for _, source in left], [number for number, _ in left]):
+                finished.add([_record(*left[place], one) for place, one in batch])
+                advance(len(batch))
+        generation.report()
+        if job.traces is not None:
+            write_traces(job.traces, [_trace(finished[number]) for number in range(total)])
+        with writing_aside(job.output) as file:
+            for number in range(total):
+                # in JSON a lone surrogate becomes the escape that it came from
+                file.write((_line(finished[number], job.as_lines) + "\n").encode(errors="backslashreplace"))
+        finished.remove()
+    return total
+
+
+def _record(number: int, source: Source, one: Generated) -> tuple[int, dict[str, object]]:
+    """What is kept of a finished source."""
+    best = one.candidates[0]
+    row: dict[str, object] = {"id": source.id, "prediction": best.text, "score": best.score}
+    if len(one.candidates) > 1:
+        row["candidates"] = [asdict(candidate) for candidate in one.candidates]
+    return number, row | ({} if one.trace is None else {"trace": asdict(one.trace)})
+
+
+def _line(row: Mapping[str, object], as_lines: bool) -> str:
+    if as_lines:
+        return one_line([str(row["prediction"])])
+    return json.dumps({name: value for name, value in row.items() if name != "trace"}, ensure_ascii=False)
+
+
+def _trace(row: Mapping[str, object]) -> Trace:
+    return Trace(**cast("dict[str, list[list[int]]]", row["trace"]))  # type: ignore[arg-type]

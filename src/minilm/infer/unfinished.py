@@ -1,0 +1,131 @@
+"""Finished rows of a job beside its output, until all are there: killing the job loses none and repeats none.
+
+In: rows by number, as they are finished. Out: the same rows, also in a later process that does the same job.
+
+The file is `.NAME.unfinished` beside the output: a line that says which job it is, then a line per row. A batch is
+synced before it counts; what a kill left half-written at the end is cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from minilm import storage
+from minilm.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+_ROW = "row"
+
+
+class Unfinished:
+    """The finished rows of one job, held by one process at a time."""
+
+    def __init__(self, output: Path, job: Mapping[str, object]) -> None:
+        """Open what an earlier start of the same job left, or begin.
+
+        Args:
+            output: the file that the job will write.
+            job: JSON values that decide the rows.
+
+        Raises:
+            UsageError: the rows are of another job (what differs is named), or another process is at work.
+            DataError: the file is damaged.
+            SystemProblem: the machine refuses to write.
+        """
+        self.path = output.with_name(f".{output.name}.unfinished")
+        self._places: dict[int, int] = {}
+        with storage.reporting_writes(self.path):
+            self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            self._lock()
+            self._read(json.loads(json.dumps(job)))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Unfinished:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):  # all that counts has been synced
+            self._file.close()
+
+    def __len__(self) -> int:
+        """Number of finished rows."""
+        return len(self._places)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._places
+
+    def __getitem__(self, number: int) -> dict[str, object]:
+        """The finished row of that number."""
+        self._file.seek(self._places[number])
+        row = storage.parse_json_object(self._file.readline().decode(), self.path)
+        del row[_ROW]
+        return row
+
+    def add(self, rows: Sequence[tuple[int, Mapping[str, object]]]) -> None:
+        """Keep finished rows; when this returns, they are on the disk."""
+        with storage.reporting_writes(self.path):
+            place = self._file.seek(0, os.SEEK_END)
+            lines = [(json.dumps({_ROW: number, **row}) + "\n").encode() for number, row in rows]
+            self._file.write(b"".join(lines))
+            self._sync()
+        for (number, _), line in zip(rows, lines, strict=True):
+            self._places[number] = place
+            place += len(line)
+
+    def remove(self) -> None:
+        """Remove the file: the output is there."""
+        with storage.reporting_writes(self.path):
+            self.path.unlink()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is writing {self.path}; wait for it, or choose another output") from None
+        except OSError as error:  # a file system without locks
+            logger.info("%s cannot be locked (%s); start no second job with this output", self.path, error.strerror)
+
+    def _read(self, job: Mapping[str, object]) -> None:
+        """Find the rows that are there; begin the file where there is none, or not even a whole first line."""
+        place, number = 0, 0
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                break  # a kill came in between
+            values = storage.parse_json_object(line.decode(errors="replace"), self.path, line=number)
+            if number == 1:
+                self._require_same(job, values)
+            elif isinstance(row := values.get(_ROW), int):
+                self._places[row] = place
+            place += len(line)
+        with storage.reporting_writes(self.path):
+            self._file.truncate(place)
+            self._file.seek(place)
+            if not place:
+                self._file.write((json.dumps(job) + "\n").encode())
+            self._sync()
+
+    def _require_same(self, job: Mapping[str, object], found: Mapping[str, object]) -> None:
+        differing = [name for name in job if found.get(name) != job[name]]
+        if differing:
+            raise UsageError(
+                f"{self.path} holds finished rows of another job ({', '.join(differing)} differ); repeat that command, "
+                "choose another output, or remove the file to start afresh"
+            )
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
