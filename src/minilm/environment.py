@@ -22,6 +22,7 @@ _EXTRAS = {
     "matplotlib": "plot",
     "scipy": "score",
     "sklearn": "score",
+    "pycocoevalcap": "meteor",
     "sentence_transformers": "bench",
 }
 _FEATURES = {

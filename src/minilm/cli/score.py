@@ -2,6 +2,7 @@
 
 In: two files matched by id. Out: a small table, or one JSON object with `--json`; what has no partner is warned
 about on stderr. The files are read by `minilm.corpus.predictions`, the numbers come from `minilm.score`.
+Generated texts, matched by their place, are scored by the commands of `score_text.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minilm.cli.score_text import AsJson, qg, rouge
 from minilm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(name="score", help="Compare predictions with references.", no_args_is_help=True)
+app.command()(rouge)
+app.command()(qg)
 
 _OFFICIAL_THRESHOLD = 1.0
-_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
 @app.command()
@@ -49,7 +52,7 @@ def squad(
     na_prob_thresh: Annotated[
         float, typer.Option(metavar="X", help="A na_prob above this means no answer (for null odds: 0).")
     ] = _OFFICIAL_THRESHOLD,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score answers to SQuAD questions, v1.1 or v2.0, as the official script does.
 
@@ -104,7 +107,7 @@ def glue(
         str | None,
         typer.Option(metavar="NAME", help="Field of the label in the references.", show_default="label or score"),
     ] = None,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score the predictions for a GLUE task; every metric is times 100, as in the papers.
 

@@ -1,0 +1,355 @@
+"""`minilm score rouge` and `minilm score qg`: compare generated texts with references, matched by their place.
+
+In: two files (for `qg` also one of sources) with as many items. Out: a table, or one JSON object with `--json`; each
+number comes with a signature that says how it was made. Files are read by `minilm.corpus.aligned`, numbers come from
+`minilm.score`. The commands are registered in `score.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from minilm.errors import DataError, SystemProblem, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from minilm.corpus.aligned import AlignedTexts
+    from minilm.score.generation import ScoredText
+
+logger = logging.getLogger(__name__)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+_Predictions = Annotated[Path, typer.Option(metavar="FILE", help="Generated texts, one a line; or rows.")]
+_References = Annotated[Path, typer.Option(metavar="FILE", help="Their references, one a line; or rows.")]
+_PREDICTION_FIELDS = ("prediction", "output")
+_REFERENCE_FIELDS = ("reference", "references")
+_SOURCE_FIELDS = ("source", "src")
+_PredictionField = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column of the text in rows.", show_default="prediction or output"),
+]
+_ReferenceField = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of the reference in rows; a list there is several references.",
+        show_default="reference or references",
+    ),
+]
+_Confidence = Annotated[
+    bool, typer.Option("--confidence", help="Add 95% intervals from 1,000 samples drawn with replacement.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """What is shown.
+
+    Attributes:
+        values: by metric, times 100; NaN where there is none.
+        counts: what was scored, for JSON.
+        signatures: by metric.
+        intervals: by metric; empty when they were not asked for.
+        parts: by column, further numbers of each metric.
+    """
+
+    values: Mapping[str, float]
+    counts: Mapping[str, int]
+    signatures: Mapping[str, str]
+    intervals: Mapping[str, tuple[float, float]]
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def rouge(
+    *,
+    predictions: _Predictions,
+    references: _References,
+    prediction_field: _PredictionField = None,
+    reference_field: _ReferenceField = None,
+    task: Annotated[
+        Literal["xsum", "cnndm", "gigaword"] | None,
+        typer.Option(help="Prepare the texts as UniLM's evaluation of this data set does.", show_default="none"),
+    ] = None,
+    trunc_len: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="With --task: most words of a prediction; 0: all.", show_default="60 for cnndm, else 0"
+        ),
+    ] = None,
+    duplicate_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With --task cnndm: a sentence goes when more of its words came before.",
+            show_default="0.7",
+        ),
+    ] = None,
+    cut_references: Annotated[
+        bool, typer.Option("--cut-references", help="Leave out the references behind the last prediction.")
+    ] = False,
+    confidence: _Confidence = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score summaries by ROUGE-1, -2 and -L, with the numbers of ROUGE-1.5.5.
+
+    Files are text, one item a line, or rows (.jsonl, .csv, .tsv, .parquet); each may be .gz. rougeL takes a text as
+    one sentence, rougeLsum joins over sentences; these are divided by newlines (in rows), [X_SEP], <S_SEP> or <t>.
+
+    Examples:
+      minilm score rouge --predictions ckpt-108000.test --references test.target --task xsum
+
+      minilm score rouge --predictions p.jsonl --references r.jsonl --reference-field summary --confidence --json
+    """
+    from minilm.score.summary import rouge_scores
+    from minilm.text.stemming import rouge_stem
+
+    _require_use(task, trunc_len, duplicate_rate)
+    given, expected = _read_pairs(
+        predictions, references, prediction_field, reference_field, cut_references=cut_references
+    )
+    texts, golds = _prepared(given, expected, task, trunc_len=trunc_len, duplicate_rate=duplicate_rate)
+    scores = rouge_scores(texts, golds, stem=rouge_stem)
+    _show(_rouge_report(scores, _preparation(task, trunc_len, duplicate_rate), confidence=confidence), as_json=as_json)
+
+
+def qg(
+    *,
+    predictions: _Predictions,
+    references: _References,
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What was asked about, one a line; or rows. Rows with the same source are one item: it has all their "
+            "references, and its last prediction counts.",
+            show_default="none: every row is an item",
+        ),
+    ] = None,
+    prediction_field: _PredictionField = None,
+    reference_field: _ReferenceField = None,
+    source_field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the source in rows.", show_default="source or src"),
+    ] = None,
+    confidence: _Confidence = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score generated questions by BLEU-1 to -4, METEOR and ROUGE-L, as Du et al. and UniLM do.
+
+    Files are text, one item a line, or rows (.jsonl, .csv, .tsv, .parquet); each may be .gz. Words are divided by
+    spaces: give both sides tokenized and lower-cased alike. METEOR needs Java and takes about a minute.
+
+    Examples:
+      minilm score qg --predictions test.out --references tgt-test.txt --sources src-test.txt
+
+      minilm score qg --predictions p.jsonl --references r.jsonl --reference-field questions --json
+    """
+    from minilm.corpus.aligned import read_aligned
+    from minilm.score.generation import pool, sums_of
+
+    given, expected = _read_pairs(predictions, references, prediction_field, reference_field, cut_references=False)
+    keys = None
+    if sources is not None:
+        asked = read_aligned(sources, fields=(source_field,) if source_field else _SOURCE_FIELDS)
+        _require_equal(given, asked, "sources", "check that the files belong together")
+        keys = [text for (text,) in asked.texts]
+    elif source_field is not None:
+        raise UsageError(f"--source-field {source_field} names a column of --sources: give that file, or leave it out")
+    items = pool([text for (text,) in given.texts], expected.texts, keys)
+    rows = sums_of(items, _meteor(items))
+    counts = {"rows": len(given.texts), "items": len(items)}
+    _show(_qg_report(rows, counts, pooled=keys is not None, confidence=confidence), as_json=as_json)
+
+
+def _read_pairs(
+    predictions: Path,
+    references: Path,
+    prediction_field: str | None,
+    reference_field: str | None,
+    *,
+    cut_references: bool,
+) -> tuple[AlignedTexts, AlignedTexts]:
+    """Read both sides, warn about what is empty, and see that there are as many of each."""
+    from dataclasses import replace
+
+    from minilm.corpus.aligned import read_aligned
+
+    given = read_aligned(predictions, fields=(prediction_field,) if prediction_field else _PREDICTION_FIELDS)
+    expected = read_aligned(
+        references, fields=(reference_field,) if reference_field else _REFERENCE_FIELDS, several=True
+    )
+    fix = "check that the files belong together"
+    size = len(given.texts)
+    if cut_references and size < len(expected.texts):
+        logger.warning(
+            "%s: the last %s of %s references have no prediction and are left out (first: line %d)",
+            *(references, f"{len(expected.texts) - size:,}", f"{len(expected.texts):,}", expected.lines[size]),
+        )
+        expected = replace(expected, texts=expected.texts[:size], lines=expected.lines[:size])
+    elif size < len(expected.texts):
+        fix += "; `score rouge --cut-references` leaves out the last ones"
+    _require_equal(given, expected, "references", fix)
+    for finding in (given.empty_finding("predictions"), expected.empty_finding("references")):
+        if finding:
+            logger.warning("%s", finding)
+    return given, expected
+
+
+def _require_equal(given: AlignedTexts, other: AlignedTexts, what: str, fix: str) -> None:
+    if len(given.texts) != len(other.texts):
+        raise DataError(
+            f"{given.path} holds {len(given.texts):,} predictions and {other.path} holds {len(other.texts):,} {what}; "
+            f"expected equally many: {fix}"
+        )
+
+
+def _require_use(task: str | None, trunc_len: int | None, duplicate_rate: float | None) -> None:
+    if task is None and trunc_len is not None:
+        raise UsageError(f"--trunc-len {trunc_len} needs --task xsum, cnndm or gigaword; without one no word is cut")
+    if task != "cnndm" and duplicate_rate is not None:
+        raise UsageError(f"--duplicate-rate {duplicate_rate:g} needs --task cnndm, which alone drops sentences")
+
+
+def _prepared(
+    given: AlignedTexts,
+    expected: AlignedTexts,
+    task: str | None,
+    *,
+    trunc_len: int | None,
+    duplicate_rate: float | None,
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the texts that are scored: predictions, and the references of each."""
+    from minilm.score.postprocess import plain_sentences, prepare_prediction, prepare_reference
+
+    predictions = [text for (text,) in given.texts]
+    if task is None:
+        return [plain_sentences(text) for text in predictions], [
+            tuple(map(plain_sentences, several)) for several in expected.texts
+        ]
+    texts = [prepare_prediction(text, task, trunc_len=trunc_len, duplicate_rate=duplicate_rate) for text in predictions]
+    emptied = [n for n, text in enumerate(texts) if not text.strip() and predictions[n].strip()]
+    if emptied:
+        logger.warning(
+            "%s: --task %s leaves nothing of %d predictions, which match nothing (first: line %d)",
+            *(given.path, task, len(emptied), given.lines[emptied[0]]),
+        )
+    return texts, [tuple(prepare_reference(text, task) for text in several) for several in expected.texts]
+
+
+def _preparation(task: str | None, trunc_len: int | None, duplicate_rate: float | None) -> str:
+    """Say in a signature how texts were prepared."""
+    from minilm.score.postprocess import SUMMARY_TASKS
+
+    if task is None:
+        return "task:none"
+    own = SUMMARY_TASKS[task]
+    length = own.trunc_len if trunc_len is None else trunc_len
+    rate = own.duplicate_rate if duplicate_rate is None else duplicate_rate
+    return f"task:{task}|trunc_len:{length}" + (f"|duplicate_rate:{rate:g}" if task == "cnndm" else "")
+
+
+def _rouge_report(scores: NDArray[np.float64], preparation: str, *, confidence: bool) -> _Report:
+    from minilm import __version__
+    from minilm.score.bootstrap import interval, resampled_sums
+    from minilm.score.summary import ROUGE_METRICS, ROUGE_PARTS, rouge_metrics
+
+    metrics = rouge_metrics(scores)
+    common = (
+        f"minilm:{__version__}|as:ROUGE-1.5.5|f:harmonic|stem:Porter of ROUGE-1.5.5 + WordNet 2.0, words over 3 letters"
+        f"|words:[a-z0-9]+ lower-cased|{preparation}|pairs:{len(scores)}"
+    )
+    sentences = {"rougeL": "|sentences:taken as one", "rougeLsum": "|sentences:joined"}
+    intervals: dict[str, tuple[float, float]] = {}
+    if confidence:
+        means = 100.0 * resampled_sums(scores[:, :, ROUGE_PARTS.index("f")]) / len(scores)
+        intervals = {name: interval(means[:, column]) for column, name in enumerate(ROUGE_METRICS)}
+    return _Report(
+        values={name: metrics[name] for name in ROUGE_METRICS},
+        counts={"pairs": len(scores)},
+        signatures={name: f"{common}{sentences.get(name, '')}" for name in ROUGE_METRICS},
+        intervals=intervals,
+        parts={part: {name: metrics[f"{name}_{part}"] for name in ROUGE_METRICS} for part in ("precision", "recall")},
+    )
+
+
+def _meteor(items: Sequence[ScoredText]) -> NDArray[np.float64] | None:
+    from minilm.tasks.meteor import meteor_counts
+
+    try:
+        return meteor_counts(items)
+    except SystemProblem as problem:
+        logger.warning("METEOR is left out: %s", problem)
+        return None
+
+
+def _qg_report(rows: NDArray[np.float64], counts: Mapping[str, int], *, pooled: bool, confidence: bool) -> _Report:
+    from minilm import __version__
+    from minilm.score.bootstrap import interval, resampled_sums
+    from minilm.score.generation import generation_metrics
+
+    values = generation_metrics(rows.sum(axis=0), len(rows))
+    samples = [generation_metrics(sums, len(rows)) for sums in resampled_sums(rows)] if confidence else []
+    known = [name for name, value in values.items() if not math.isnan(value)]
+    scope = f"items:{'by source, last prediction' if pooled else 'rows'}|n:{len(rows)}"
+    own = f"minilm:{__version__}|as:pycocoevalcap 1.2|stem:none|words:between spaces, case kept"
+    meteor = f"minilm:{__version__}|counts:METEOR 1.5 jar|task:rank|words:-norm, lower-cased"
+    how = {
+        "METEOR": f"{meteor}|matches:exact, stem, synonym, paraphrase",
+        "ROUGE_L": f"{own}|f:beta 1.2, best precision and recall",
+    }
+    bleu = f"{own}|corpus:clipped, closest reference length"
+    return _Report(
+        values=values,
+        counts=counts,
+        signatures={name: f"{how.get(name, bleu)}|{scope}" for name in known},
+        intervals={name: interval([sample[name] for sample in samples]) for name in known} if samples else {},
+    )
+
+
+def _show(report: _Report, *, as_json: bool) -> None:
+    typer.echo(_json(report) if as_json else _table(report))
+
+
+def _json(report: _Report) -> str:
+    import json
+
+    found: dict[str, object] = {name: None if math.isnan(value) else value for name, value in report.values.items()}
+    for part, values in report.parts.items():
+        found |= {f"{name}_{part}": value for name, value in values.items()}
+    found |= report.counts
+    if report.intervals:
+        found["confidence"] = {name: list(ends) for name, ends in report.intervals.items()}
+    return json.dumps({**found, "signature": report.signatures})
+
+
+def _table(report: _Report) -> str:
+    """Lay out a line for each metric, then the signatures."""
+    head = ["", "F" if report.parts else "score", *report.parts, *(["95% interval"] if report.intervals else [])]
+    rows = [head]
+    for name, value in report.values.items():
+        row = [name, "none" if math.isnan(value) else f"{value:.4f}"]
+        row += [f"{values[name]:.4f}" for values in report.parts.values()]
+        if name in report.intervals:
+            row.append("{:.4f} to {:.4f}".format(*report.intervals[name]))
+        rows.append(row + [""] * (len(head) - len(row)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        f"{row[0]:<{widths[0]}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    names: dict[str, list[str]] = {}
+    for name, signature in report.signatures.items():
+        names.setdefault(signature, []).append(name)
+    signatures = [f"{', '.join(those)}: {signature}" for signature, those in names.items()]
+    return "\n".join([*map(str.rstrip, lines), "", *signatures])

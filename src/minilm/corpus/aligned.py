@@ -1,0 +1,103 @@
+"""Read texts that are matched by their place: the n-th prediction belongs to the n-th reference.
+
+In: a text file with one item a line, or rows (.jsonl, .json with an object a line, .csv, .tsv, .parquet) with the
+item in a column; each optionally .gz. Any other suffix is a text file: the original's outputs end in `.test`.
+Out: the items in order, with their places. No line is skipped, also no empty one; a broken one is a `DataError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minilm.corpus.predictions import as_text
+from minilm.corpus.readers import ROW_READERS, ByteMeter, Source, damage_is_data_error, lines, opened, require_file
+from minilm.corpus.tables import read_rows
+from minilm.errors import DataError
+
+_ROW_SUFFIXES = (".tsv", *ROW_READERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedTexts:
+    """The items of one file, B of them.
+
+    Attributes:
+        path: the file.
+        texts: for each item its texts, at least one; several only where they were asked for.
+        lines: for each item the line (or row) it stands in, from 1.
+    """
+
+    path: Path
+    texts: Sequence[tuple[str, ...]]
+    lines: Sequence[int]
+
+    def empty_finding(self, what: str) -> str:
+        """Say in one sentence which items have no text at all; "" when all have one."""
+        places = [line for line, texts in zip(self.lines, self.texts, strict=True) if not any(map(str.strip, texts))]
+        if not places:
+            return ""
+        share = f"{len(places):,} of {len(self.texts):,} {what}"
+        return f"{share} are empty and match nothing (first: {self.path}:{places[0]})"
+
+
+def read_aligned(path: Path, *, fields: Sequence[str], several: bool = False) -> AlignedTexts:
+    """Read the items of a file, in order.
+
+    Args:
+        path: the file.
+        fields: names the column may have; in each row the first that is there counts. Not used for text files.
+        several: a row may hold a list of texts.
+
+    Returns:
+        the items; at least one.
+
+    Raises:
+        UsageError: the path is missing or no file.
+        DataError: the file is empty or damaged, or a line cannot be read or holds no text; names the line.
+        SystemProblem: the file cannot be read.
+    """
+    require_file(path)
+    if Path(path.name.lower().removesuffix(".gz")).suffix in _ROW_SUFFIXES:
+        items = list(_row_items(path, fields, several=several))
+    else:
+        items = [(number, (text,)) for number, text in _text_items(path)]
+    if not items:
+        raise DataError(f"{path}: the file is empty; expected at least one text")
+    return AlignedTexts(path=path, texts=[texts for _, texts in items], lines=[number for number, _ in items])
+
+
+def _text_items(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line from 1, text) of every line, empty ones too."""
+
+    def refuse(line: int, reason: str) -> None:
+        raise DataError(f"{path}:{line}: {reason}; correct the line")
+
+    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
+        for number, line in lines(Source(path=path, stream=stream, report=refuse, meter=ByteMeter())):
+            try:
+                yield number, line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError:
+                raise DataError(f"{path}:{number}: invalid UTF-8; write the file again as UTF-8") from None
+
+
+def _row_items(path: Path, fields: Sequence[str], *, several: bool) -> Iterator[tuple[int, tuple[str, ...]]]:
+    for row in read_rows(path):
+        place = f"{path}:{row.line}"
+        name = next((name for name in fields if name in row.values), None)
+        if name is None:
+            found = ", ".join(map(repr, list(row.values)[:8])) or "no fields"
+            raise DataError(f"{place}: no field {' or '.join(map(repr, fields))} (the row has {found})")
+        try:
+            yield row.line, _texts(row.values[name], several=several)
+        except ValueError as error:
+            raise DataError(f"{place}: field {name!r}: {error}{' or a list of them' if several else ''}") from None
+
+
+def _texts(value: object, *, several: bool) -> tuple[str, ...]:
+    if several and isinstance(value, list):
+        if not value:
+            raise ValueError("found an empty list, expected a string")
+        return tuple(map(as_text, value))
+    return (as_text(value),)

@@ -1,0 +1,271 @@
+"""What UniLM's evaluation does to generated summaries before it scores them, for XSum, CNN/DailyMail and Gigaword.
+
+In: a prediction as the decoder writes it (words divided by spaces, `[X_SEP]` between sentences) or a reference
+(CNN/DailyMail: ` <S_SEP> ` between sentences). Out: the text that is scored, sentences divided by newlines.
+Checked line by line against the original, whose oddities are kept: `u . n .` becomes `u.n. .`, a quotation mark
+opens and closes by turns. With no task the text stays as it is, but for the marks between sentences.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from minilm.errors import UsageError
+
+SENTENCE_MARK = "[X_SEP]"
+SENTENCE_MARKS = re.compile(r"\s*(?:\[X_SEP\]|<S_SEP>|</?t>|\n)\s*")
+"""What divides sentences in a text of no task: the marks of UniLM's data, those of others' output, a newline."""
+_LEAST_WORDS = 5  # of a sentence of CNN/DailyMail
+_CNNDM_BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
+_GIGAWORD_WORDS = {
+    **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
+    **{"[UNK]": "UNK", "<unk>": "UNK", "&": "&amp;", "<": "&lt;", ">": "&gt;"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryTask:
+    """How the summaries of a data set are prepared.
+
+    Attributes:
+        words: what stands for a whole word.
+        full: quotation marks and dashes are put right too, not only contractions and numbers.
+        trunc_len: most words of a prediction; 0: all.
+        duplicate_rate: a sentence goes when more than this share of its words came before; 0: none goes.
+    """
+
+    words: Mapping[str, str]
+    full: bool
+    trunc_len: int
+    duplicate_rate: float
+
+
+SUMMARY_TASKS: Mapping[str, SummaryTask] = {
+    "xsum": SummaryTask(words={}, full=False, trunc_len=0, duplicate_rate=0),
+    "cnndm": SummaryTask(words=_CNNDM_BRACKETS, full=True, trunc_len=60, duplicate_rate=0.7),
+    "gigaword": SummaryTask(words=_GIGAWORD_WORDS, full=True, trunc_len=0, duplicate_rate=0),
+}
+"""The defaults are those of the original scripts; UniLM's README gives --trunc_len 160 for CNN/DailyMail."""
+
+
+def plain_sentences(text: str) -> str:
+    """Divide a text of no task into sentences at the marks that are no words; nothing else changes."""
+    return SENTENCE_MARKS.sub("\n", text).strip("\n")
+
+
+def prepare_reference(text: str, task: str) -> str:
+    """Prepare a reference; only CNN/DailyMail's has sentences, divided by ` <S_SEP> `."""
+    _settings(task)
+    return text.strip().replace(" <S_SEP> ", "\n") if task == "cnndm" else text.strip()
+
+
+def prepare_prediction(
+    text: str, task: str, *, trunc_len: int | None = None, duplicate_rate: float | None = None
+) -> str:
+    """Prepare a prediction as the original script of this task does.
+
+    Args:
+        text: one generated summary.
+        task: `xsum`, `cnndm` or `gigaword`.
+        trunc_len: most words; 0: all; None: the task's own.
+        duplicate_rate: for `cnndm`; 0 or 1: no sentence goes for its repetitions; None: 0.7.
+
+    Returns:
+        the text that is scored; sentences divided by newlines.
+
+    Raises:
+        UsageError: there is no such task, or a number is out of range.
+    """
+    settings = _settings(task)
+    length = settings.trunc_len if trunc_len is None else trunc_len
+    rate = settings.duplicate_rate if duplicate_rate is None else duplicate_rate
+    if length < 0 or not 0 <= rate <= 1:
+        raise UsageError(f"trunc_len {length} and duplicate_rate {rate:g}: expected at least 0, and from 0 to 1")
+    if task == "cnndm":
+        sentences = _cnndm_sentences(text, settings)
+        sentences = _without_repetitions(sentences, rate) if 0 < rate < 1 else sentences
+    elif task == "xsum":
+        sentences = [_bracket_codes(retokenize(text, settings), "()")]
+    else:
+        sentences = [retokenize(text, settings).replace("1", "#")]
+    return "\n".join(_first_words(sentences, length) if length else sentences)
+
+
+def _settings(task: str) -> SummaryTask:
+    if task not in SUMMARY_TASKS:
+        raise UsageError(f"unknown summary task {task!r}; expected one of {', '.join(SUMMARY_TASKS)}")
+    return SUMMARY_TASKS[task]
+
+
+def _cnndm_sentences(text: str, settings: SummaryTask) -> list[str]:
+    """Cut a prediction into sentences; those of up to four words go."""
+    found = (_bracket_codes(retokenize(part, settings), "()[]") for part in text.strip().split(SENTENCE_MARK))
+    return [sentence for sentence in found if len(sentence.split()) >= _LEAST_WORDS]
+
+
+def _bracket_codes(text: str, brackets: str) -> str:
+    for bracket in brackets:
+        text = text.replace(bracket, f" {_CNNDM_BRACKETS[bracket]} ")
+    return re.sub("  +", " ", text)
+
+
+def _without_repetitions(sentences: Sequence[str], rate: float) -> list[str]:
+    """Drop sentences whose words, taken once each, mostly came before; also in a sentence that was dropped."""
+    kept: list[str] = []
+    seen: set[str] = set()
+    for sentence in sentences:
+        words = set(sentence.lower().split())
+        if len(words & seen) / len(words) <= rate:
+            kept.append(sentence)
+        seen |= words
+    return kept
+
+
+def _first_words(sentences: Sequence[str], length: int) -> list[str]:
+    kept: list[str] = []
+    for sentence in sentences:
+        words = sentence.split()[:length]
+        kept.append(" ".join(words))
+        length -= len(words)
+        if not length:
+            break
+    return kept
+
+
+@dataclass(kw_only=True)
+class _Scan:
+    """A text on its way from the tokenizer's words to the evaluation's.
+
+    Attributes:
+        words: the words of the text.
+        at: which of them is next.
+        out: what they have become so far.
+        is_open: by quotation mark, whether one was opened and not closed.
+    """
+
+    words: Sequence[str]
+    at: int = 0
+    out: list[str] = field(default_factory=list)
+    is_open: dict[str, bool] = field(default_factory=lambda: {'"': False, "'": False})
+
+    def peek(self, ahead: int) -> str:
+        """Return a later word, "" behind the end."""
+        return self.words[self.at + ahead] if self.at + ahead < len(self.words) else ""
+
+    @property
+    def last(self) -> str | None:
+        """The newest word that came out; None before the first."""
+        return self.out[-1] if self.out else None
+
+
+_Rule = Callable[[_Scan], int]
+"""Looks at the next words; puts out what they become and returns how many they were, or 0 when it does not apply."""
+
+
+def retokenize(text: str, settings: SummaryTask) -> str:
+    """Join what the tokenizer of BERT took apart: contractions, numbers, initials, with `full` also dashes."""
+    scan = _Scan(words=text.split())
+    while scan.at < len(scan.words):
+        word = scan.words[scan.at]
+        if word in settings.words:
+            scan.out.append(settings.words[word])
+            scan.at += 1
+            continue
+        for rule in _FULL_RULES if settings.full else _RULES:
+            if used := rule(scan):
+                scan.at += used
+                break
+        else:
+            scan.out.append(word)
+            scan.at += 1
+    return " ".join(scan.out)
+
+
+def _contraction(scan: _Scan) -> int:
+    """Turn `don ' t` into `do n't`, and `it ' s` into `it 's`."""
+    if scan.words[scan.at] != "'":
+        return 0
+    following = scan.peek(1)
+    if scan.last is not None and scan.last.endswith("n") and following == "t":
+        scan.out[-1] = scan.last[:-1]
+        scan.out.append("n't")
+    elif following in ("s", "d", "ll"):
+        scan.out.append(f"'{following}")
+    else:
+        return 0
+    return 2
+
+
+def _quotation(scan: _Scan) -> int:
+    """Turn quotation marks into those of the Penn Treebank, opening and closing by turns."""
+    mark = scan.words[scan.at]
+    if mark not in scan.is_open:
+        return 0
+    opening, closing = ("``", "''") if mark == '"' else ("`", "'")
+    scan.out.append(closing if scan.is_open[mark] else opening)
+    scan.is_open[mark] = not scan.is_open[mark]
+    return 1
+
+
+def _dots(scan: _Scan) -> int:
+    """Turn `. . .` into `...`."""
+    if scan.words[scan.at] != "." or scan.peek(1) != "." or scan.peek(2) != ".":
+        return 0
+    scan.out.append("...")
+    return 3
+
+
+def _number(scan: _Scan) -> int:
+    """Turn `3 , 000` into `3,000`, and `3 . 03` into `3.03`."""
+    mark = scan.words[scan.at]
+    if scan.last is None or scan.at + 1 == len(scan.words):
+        return 0
+    sides = (scan.last, scan.peek(1))
+    if mark == ",":
+        fits = all(side.replace(",", "").isdigit() or not side.strip(",") for side in sides)
+    else:
+        fits = mark == "." and all(map(str.isdigit, sides))
+    if fits:
+        scan.out[-1] += mark + sides[1]
+    return 2 if fits else 0
+
+
+def _initials(scan: _Scan) -> int:
+    """Turn `U . N .` into `U.N. .`: the original takes both dots along and leaves the second where it is."""
+    if scan.words[scan.at] != "." or scan.last is None or not _is_initial(scan.last):
+        return 0
+    if not _is_initial(scan.peek(1)) or scan.peek(2) != ".":
+        return 0
+    used = 3
+    while _is_initial(scan.peek(used + 1)) and scan.peek(used + 2) == ".":
+        used += 2
+    scan.out[-1] += "".join(scan.words[scan.at : scan.at + used])
+    return 2
+
+
+def _is_initial(word: str) -> bool:
+    return len(word) == 1 and word.isupper()
+
+
+def _dash(scan: _Scan) -> int:
+    """Turn `- -` into `--`, and `well - known` into `well-known`."""
+    if scan.words[scan.at] != "-":
+        return 0
+    following = scan.peek(1)
+    if following == "-":
+        scan.out.append("--")
+        return 2
+    # `in` is the original's: a last word of several marks counts as a word, unless they follow each other in ASCII
+    is_word = scan.last is not None and scan.last not in string.punctuation
+    if is_word and following and following[0] not in string.punctuation:
+        scan.out[-1] += f"-{following}"
+        return 2
+    scan.out.append("-")
+    return 1
+
+
+_RULES: tuple[_Rule, ...] = (_contraction, _dots, _number, _initials)
+_FULL_RULES: tuple[_Rule, ...] = (_contraction, _quotation, _dots, _number, _initials, _dash)

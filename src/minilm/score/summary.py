@@ -1,0 +1,160 @@
+"""ROUGE-1, -2 and -L as ROUGE-1.5.5 computes them: how many words, word pairs and subsequences two summaries share.
+
+In: a prediction and its references as texts, sentences divided by newlines; a stemmer. Out: precision, recall and F
+for each pair of B, and their means times 100. `rougeL` takes a text as one sentence; `rougeLsum`, which papers on
+summaries of several sentences report as ROUGE-L, joins the subsequences over sentences. With several references
+hits and lengths are added up over them (the program's `-f A`). Checked against the program's output per pair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.errors import DataError
+from minilm.score.lcs import lcs_length, lcs_positions
+
+FloatArray = NDArray[np.float64]
+Stemmer = Callable[[str], str]
+
+ROUGE_METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ROUGE_PARTS = ("precision", "recall", "f")
+_WORD = re.compile("[A-Za-z0-9]+")
+_Sentences = list[list[str]]
+_Unit = TypeVar("_Unit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """What two texts share: `hits` of `predicted` and `expected` units (words, word pairs)."""
+
+    hits: int
+    predicted: int
+    expected: int
+
+    def __add__(self, other: Overlap) -> Overlap:
+        """Add the counts, for several references."""
+        return Overlap(
+            hits=self.hits + other.hits,
+            predicted=self.predicted + other.predicted,
+            expected=self.expected + other.expected,
+        )
+
+    @property
+    def precision(self) -> float:
+        """Share of what was predicted that is expected, from 0 to 1."""
+        return self.hits / self.predicted if self.predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Share of what is expected that was predicted, from 0 to 1."""
+        return self.hits / self.expected if self.expected else 0.0
+
+    @property
+    def f(self) -> float:
+        """Harmonic mean of precision and recall, from 0 to 1."""
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
+
+
+def rouge_words(text: str, stem: Stemmer) -> _Sentences:
+    """Cut a text into sentences at newlines, and these into stemmed words: runs of ASCII letters and digits."""
+    return [[stem(word.lower()) for word in _WORD.findall(line)] for line in text.split("\n")]
+
+
+def rouge_pair(prediction: str, references: Sequence[str], *, stem: Stemmer) -> dict[str, Overlap]:
+    """Compare one prediction with its references.
+
+    Args:
+        prediction: text; newlines divide sentences.
+        references: at least one text of the same kind.
+        stem: makes equal what shall count as equal; `minilm.text.stemming.rouge_stem` does as ROUGE-1.5.5 does.
+
+    Returns:
+        the overlap by the name of the metric.
+    """
+    predicted = rouge_words(prediction, stem)
+    first, *rest = (_overlaps(predicted, rouge_words(reference, stem)) for reference in references)
+    for other in rest:
+        first = {name: first[name] + other[name] for name in ROUGE_METRICS}
+    return first
+
+
+def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]], *, stem: Stemmer) -> FloatArray:
+    """Compare B predictions with their references.
+
+    Args:
+        predictions: B texts; newlines divide sentences.
+        references: at least one text for each of them.
+        stem: see `rouge_pair`.
+
+    Returns:
+        `[B, 4, 3]`, from 0 to 1: `ROUGE_METRICS` by `ROUGE_PARTS`.
+
+    Raises:
+        DataError: there is nothing to score, or the numbers differ.
+    """
+    if not predictions or len(predictions) != len(references):
+        raise DataError(
+            f"found {len(predictions):,} predictions and references for {len(references):,}; expected at least one, "
+            f"and equally many"
+        )
+    scores = np.empty((len(predictions), len(ROUGE_METRICS), len(ROUGE_PARTS)))
+    for row, prediction, texts in zip(scores, predictions, references, strict=True):
+        overlaps = rouge_pair(prediction, texts, stem=stem)
+        row[:] = [[overlaps[name].precision, overlaps[name].recall, overlaps[name].f] for name in ROUGE_METRICS]
+    return scores
+
+
+def rouge_metrics(scores: FloatArray) -> dict[str, float]:
+    """Average scores `[B, 4, 3]` over the pairs, times 100: F under each metric's name, then the other two parts.
+
+    Returns:
+        `rouge1`, `rouge2`, `rougeL`, `rougeLsum`, then `rouge1_precision`, `rouge1_recall` and so on.
+    """
+    means = 100.0 * scores.mean(axis=0)
+    parts = {part: means[:, column].tolist() for column, part in enumerate(ROUGE_PARTS)}
+    metrics = dict(zip(ROUGE_METRICS, parts["f"], strict=True))
+    for name, precision, recall in zip(ROUGE_METRICS, parts["precision"], parts["recall"], strict=True):
+        metrics |= {f"{name}_precision": precision, f"{name}_recall": recall}
+    return metrics
+
+
+def _overlaps(predicted: _Sentences, expected: _Sentences) -> dict[str, Overlap]:
+    predicted_words, expected_words = list(chain(*predicted)), list(chain(*expected))
+    words = {"predicted": len(predicted_words), "expected": len(expected_words)}
+    return {
+        "rouge1": _shared(Counter(predicted_words), Counter(expected_words)),
+        "rouge2": _shared(Counter(pairwise(predicted_words)), Counter(pairwise(expected_words))),
+        "rougeL": Overlap(hits=lcs_length(expected_words, predicted_words), **words),
+        "rougeLsum": Overlap(hits=_union_hits(predicted, expected), **words),
+    }
+
+
+def _shared(predicted: Counter[_Unit], expected: Counter[_Unit]) -> Overlap:
+    """Count each unit as often as both sides have it."""
+    return Overlap(hits=(predicted & expected).total(), predicted=predicted.total(), expected=expected.total())
+
+
+def _union_hits(predicted: _Sentences, expected: _Sentences) -> int:
+    """Count the words of each expected sentence that are in its subsequence with any predicted one.
+
+    No word counts more often than the prediction has it.
+    """
+    left = Counter(chain(*predicted))
+    hits = 0
+    for sentence in expected:
+        positions: set[int] = set().union(*(lcs_positions(sentence, other) for other in predicted))
+        for position in sorted(positions):
+            word = sentence[position]
+            if left[word]:
+                left[word] -= 1
+                hits += 1
+    return hits

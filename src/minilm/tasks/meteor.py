@@ -1,0 +1,88 @@
+"""Run METEOR 1.5, a Java program that comes with pycocoevalcap, over texts and references.
+
+In: K items. Out: what the program counts for each, `[K, 23]`, from which `minilm.score.generation` makes the score.
+One process for one call: all items go in, all counts come out, and it is gone, also when it takes too long.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from minilm.errors import SystemProblem
+from minilm.score.generation import METEOR_NUMBERS, FloatArray, ScoredText
+
+_START_SECONDS = 300.0  # Java reads 60 MB of paraphrases first
+_SECONDS_PER_ITEM = 0.1
+_INSTALL = "install it with: pip install 'minilm[meteor]'"
+
+
+def meteor_counts(items: Sequence[ScoredText], *, timeout: float | None = None) -> FloatArray:
+    """Align every text with each of its references and return the counts of the best alignment.
+
+    Args:
+        items: K texts with their references.
+        timeout: seconds after which the program is ended; by default five minutes and a tenth of a second an item.
+
+    Returns:
+        `[K, 23]`; see `minilm.score.generation.meteor_score`.
+
+    Raises:
+        SystemProblem: Java or the package is missing, or the program fails or takes too long.
+    """
+    command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar"]
+    jar = _jar()
+    if shutil.which(command[0]) is None:
+        raise SystemProblem("METEOR needs Java and there is none; install a Java runtime (8 or newer)")
+    seconds = _START_SECONDS + _SECONDS_PER_ITEM * len(items) if timeout is None else timeout
+    try:
+        done = subprocess.run(
+            [*command, jar.name, "-", "-", "-stdio", "-l", "en", "-norm"],
+            cwd=jar.parent,
+            input="".join(map(_line, items)).encode(),
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SystemProblem(
+            f"METEOR did not finish {len(items):,} items in {seconds:g} seconds and was ended; score fewer at a time"
+        ) from None
+    except OSError as error:
+        raise SystemProblem(f"METEOR could not be started ({error.strerror}); check that java runs") from error
+    return _parsed(done, len(items))
+
+
+def _jar() -> Path:
+    spec = find_spec("pycocoevalcap")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        jar = Path(folder, "meteor", "meteor-1.5.jar")
+        if jar.is_file():
+            return jar
+    raise SystemProblem(f"METEOR comes with the package pycocoevalcap, which is not installed; {_INSTALL}")
+
+
+def _line(item: ScoredText) -> str:
+    """Write one request; the mark between the parts cannot be part of a text."""
+    parts = [" ".join(part.replace("|||", "").split()) for part in (*item.references, item.text)]
+    return f"SCORE ||| {' ||| '.join(parts)}\n"
+
+
+def _parsed(done: subprocess.CompletedProcess[bytes], num_items: int) -> FloatArray:
+    lines = done.stdout.decode(errors="replace").splitlines()
+    try:
+        if len(lines) == num_items:
+            return np.array([line.split() for line in lines], dtype=np.float64).reshape(num_items, METEOR_NUMBERS)
+        found = f"{len(lines):,} answers"
+    except ValueError:
+        found = "answers of another form"
+    said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing on its error output"]
+    raise SystemProblem(
+        f"METEOR gave {found} for {num_items:,} items (exit code {done.returncode}; it said: {said[0]:.200}); "
+        f"check that java -version works and that 2 GB of memory are free"
+    )

@@ -1,0 +1,242 @@
+"""`minilm score rouge` and `qg`: tables and JSON, signatures, intervals, what is warned about, one clear error each."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minilm import __version__
+from minilm.cli import app
+from minilm.errors import SystemProblem
+from minilm.score.generation import METEOR_NUMBERS
+from minilm.tasks import meteor
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    """Files are named without their folder, so that errors can be compared as a whole."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch):
+    """METEOR gives its counts for three words, all matched, in no time."""
+    row = np.zeros(METEOR_NUMBERS)
+    row[[0, 1, 4, 5, 20, 21, 22]] = [3, 4, 3, 3, 1, 3, 3]
+    monkeypatch.setattr(meteor, "meteor_counts", lambda items: np.stack([row] * len(items)))
+
+
+@pytest.fixture
+def score(capsys, caplog):
+    """Run the command on two files; return exit code, stdout, and the error or the warnings."""
+
+    def run(kind: str, predictions: str, references: str, *options: str) -> tuple[int, str, list[str]]:
+        words = ["score", kind, "--predictions", predictions, "--references", references, *options]
+        caplog.clear()
+        with pytest.raises(SystemExit) as caught:
+            app.main(words)
+        captured = capsys.readouterr()
+        errors = [line.removeprefix("error: ") for line in captured.err.splitlines() if line.startswith("error: ")]
+        return caught.value.code, captured.out, [*caplog.messages, *errors]
+
+    return run
+
+
+def write(name: str, *items: object) -> str:
+    """Write one item a line: text as it is, anything else as JSON."""
+    data = "".join(f"{item if isinstance(item, str) else json.dumps(item)}\n" for item in items).encode()
+    Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return name
+
+
+COMMON = (
+    f"minilm:{__version__}|as:ROUGE-1.5.5|f:harmonic|"
+    f"stem:Porter of ROUGE-1.5.5 + WordNet 2.0, words over 3 letters|words:[a-z0-9]+ lower-cased|"
+)
+
+
+def test_the_rouge_table(score):
+    write("p.test", "the children ran", "a b c d")
+    write("r.txt.gz", "The child ran home", "a b x y")
+    assert score("rouge", "p.test", "r.txt.gz") == (
+        0,
+        "                 F  precision   recall\n"
+        "rouge1     67.8571    75.0000  62.5000\n"
+        "rouge2     56.6667    66.6667  50.0000\n"
+        "rougeL     67.8571    75.0000  62.5000\n"
+        "rougeLsum  67.8571    75.0000  62.5000\n"
+        "\n"
+        f"rouge1, rouge2: {COMMON}task:none|pairs:2\n"
+        f"rougeL: {COMMON}task:none|pairs:2|sentences:taken as one\n"
+        f"rougeLsum: {COMMON}task:none|pairs:2|sentences:joined\n",
+        [],
+    )
+
+
+def test_rouge_json_holds_everything(score):
+    write("p.jsonl", {"output": "a b\nc d"})
+    write("r.jsonl", {"references": ["c d [X_SEP] a b", "x"]})
+    code, out, said = score("rouge", "p.jsonl", "r.jsonl", "--json", "--confidence")
+    found = json.loads(out)
+    assert (code, said) == (0, [])
+    assert (found["rougeL"], found["rougeLsum"]) == pytest.approx((100 * 4 / 13, 100 * 8 / 13))
+    assert (found["rouge1_precision"], found["rouge1_recall"]) == pytest.approx((50, 80))
+    assert found["pairs"] == 1
+    assert found["confidence"]["rouge1"] == pytest.approx([found["rouge1"]] * 2)
+    assert list(found["signature"]) == list(found["confidence"]) == ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+
+
+def test_intervals_are_the_same_each_time_and_around_the_score(score):
+    write("p.txt", *(f"a b {'c' * (number % 3)}" for number in range(40)))
+    write("r.txt", *(f"a {'c' * (number % 5)}" for number in range(40)))
+    first, second = (score("rouge", "p.txt", "r.txt", "--json", "--confidence")[1] for _ in range(2))
+    assert first == second
+    found = json.loads(first)
+    low, high = found["confidence"]["rouge1"]
+    assert low < found["rouge1"] < high
+    table = score("rouge", "p.txt", "r.txt", "--confidence")[1].splitlines()
+    assert table[0].endswith("95% interval")
+    assert table[1].endswith(f"{low:.4f} to {high:.4f}")
+
+
+def test_a_task_prepares_both_sides(score):
+    write("p.txt", "a b c d e [X_SEP] f g h i j", "x y [X_SEP] z")
+    write("r.txt", "f g h i j . <S_SEP> a b c d e .", "a")
+    code, out, said = score("rouge", "p.txt", "r.txt", "--task", "cnndm", "--trunc-len", "7", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["rougeLsum"] == pytest.approx(100 * 14 / 17 / 2)
+    assert "|task:cnndm|trunc_len:7|duplicate_rate:0.7|pairs:2" in found["signature"]["rouge1"]
+    assert said == ["p.txt: --task cnndm leaves nothing of 1 predictions, which match nothing (first: line 2)"]
+
+
+def test_empty_texts_are_counted_once(score):
+    write("p.txt", "a", "", " ", "b")
+    write("r.txt", "a", "a", "b", "")
+    code, out, said = score("rouge", "p.txt", "r.txt", "--json")
+    assert (code, json.loads(out)["rouge1"]) == (0, 25)
+    assert said == [
+        "2 of 4 predictions are empty and match nothing (first: p.txt:2)",
+        "1 of 4 references are empty and match nothing (first: r.txt:4)",
+    ]
+
+
+def test_references_can_be_cut(score):
+    write("p.txt", "a", "b")
+    write("r.txt", "a", "b", "c", "d")
+    code, out, said = score("rouge", "p.txt", "r.txt", "--cut-references", "--json")
+    assert (code, json.loads(out)["rouge1"]) == (0, 100)
+    assert said == ["r.txt: the last 2 of 4 references have no prediction and are left out (first: line 3)"]
+
+
+UNEQUAL = "expected equally many: check that the files belong together"
+
+
+@pytest.mark.parametrize(
+    ("kind", "predictions", "options", "message"),
+    [
+        ("rouge", 1, [], f"p.txt holds 1 predictions and r.txt holds 2 references; {UNEQUAL}; "
+         "`score rouge --cut-references` leaves out the last ones"),
+        ("rouge", 3, ["--cut-references"], f"p.txt holds 3 predictions and r.txt holds 2 references; {UNEQUAL}"),
+        ("qg", 3, [], f"p.txt holds 3 predictions and r.txt holds 2 references; {UNEQUAL}"),
+        ("qg", 2, ["--sources", "s.txt"], f"p.txt holds 2 predictions and s.txt holds 3 sources; {UNEQUAL}"),
+    ],
+)  # fmt: skip
+def test_unequal_numbers_are_an_error_with_both(score, kind, predictions, options, message):
+    write("p.txt", *["a"] * predictions)
+    write("r.txt", "a", "b")
+    write("s.txt", "a", "b", "c")
+    assert score(kind, "p.txt", "r.txt", *options) == (3, "", [message])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("rouge", ["--trunc-len", "3"],
+         "--trunc-len 3 needs --task xsum, cnndm or gigaword; without one no word is cut"),
+        ("rouge", ["--task", "xsum", "--duplicate-rate", "0.5"],
+         "--duplicate-rate 0.5 needs --task cnndm, which alone drops sentences"),
+        ("qg", ["--source-field", "s"],
+         "--source-field s names a column of --sources: give that file, or leave it out"),
+    ],
+)  # fmt: skip
+def test_flags_without_meaning_are_a_usage_error(score, kind, options, message):
+    write("p.txt", "a")
+    assert score(kind, "p.txt", "p.txt", *options) == (2, "", [message])
+
+
+def test_an_empty_file_and_broken_text_are_one_clear_error(score):
+    write("p.txt", "a")
+    Path("empty.txt").touch()
+    Path("latin.txt").write_bytes(b"caf\xe9\n")
+    for kind in ("rouge", "qg"):
+        message = "empty.txt: the file is empty; expected at least one text"
+        assert score(kind, "empty.txt", "p.txt") == (3, "", [message])
+        message = "latin.txt:1: invalid UTF-8; write the file again as UTF-8"
+        assert score(kind, "p.txt", "latin.txt") == (3, "", [message])
+        assert score(kind, "p.txt", "gone.txt") == (2, "", ["gone.txt: no such file; check the input path"])
+
+
+BLEU = f"minilm:{__version__}|as:pycocoevalcap 1.2|stem:none|words:between spaces, case kept"
+METEOR = (
+    f"minilm:{__version__}|counts:METEOR 1.5 jar|task:rank|words:-norm, lower-cased|"
+    f"matches:exact, stem, synonym, paraphrase"
+)
+
+
+def test_the_qg_table(score):
+    """Two rows have one source: both references count, and the last prediction."""
+    write("p.txt", "wrong", "what is it ?", "who ?")
+    write("r.txt", "what is this ?", "what was it ?", "who ?")
+    write("s.txt", "It is .", "it  is .", "they")
+    meteor_value = 100 / (0.15 / 1 + 0.85 / 0.75) * (1 - 0.6 * (1 / 3) ** 0.2)
+    code, out, said = score("qg", "p.txt", "r.txt", "--sources", "s.txt")
+    assert (code, said) == (0, [])
+    scope = "items:by source, last prediction|n:2"
+    assert out.splitlines() == [
+        "            score",
+        "Bleu_1   100.0000",
+        "Bleu_2    86.6025",
+        "Bleu_3     0.0007",
+        "Bleu_4     0.0000",
+        f"METEOR    {meteor_value:.4f}",
+        "ROUGE_L   87.5000",
+        "",
+        f"Bleu_1, Bleu_2, Bleu_3, Bleu_4: {BLEU}|corpus:clipped, closest reference length|{scope}",
+        f"METEOR: {METEOR}|{scope}",
+        f"ROUGE_L: {BLEU}|f:beta 1.2, best precision and recall|{scope}",
+    ]
+
+
+def test_qg_json_from_rows(score):
+    rows = [{"src": "s", "prediction": "a b c d", "questions": ["a b c d", "e"]}, {"src": "s", "questions": "f"}]
+    write("d.jsonl", *rows)
+    write("p.jsonl", {"prediction": "x"}, {"prediction": "a b c d"})
+    options = ["--reference-field", "questions", "--sources", "d.jsonl", "--json", "--confidence"]
+    code, out, said = score("qg", "p.jsonl", "d.jsonl", *options)
+    found = json.loads(out)
+    assert (code, said) == (0, [])
+    assert found["Bleu_4"] == pytest.approx(100)
+    assert (found["rows"], found["items"]) == (2, 1)
+    assert found["confidence"]["Bleu_4"] == pytest.approx([100, 100])
+    assert list(found["signature"]) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L"]
+
+
+def test_without_meteor_the_other_numbers_come(score, monkeypatch):
+    def refuse(items: object) -> None:
+        raise SystemProblem("there is no Java")
+
+    monkeypatch.setattr(meteor, "meteor_counts", refuse)
+    write("p.txt", "a b c d")
+    code, out, said = score("qg", "p.txt", "p.txt", "--json", "--confidence")
+    found = json.loads(out)
+    assert (code, said) == (0, ["METEOR is left out: there is no Java"])
+    assert (found["METEOR"], found["Bleu_4"]) == (None, pytest.approx(100))
+    assert "METEOR" not in found["signature"]
+    assert "METEOR" not in found["confidence"]
+    code, out, _ = score("qg", "p.txt", "p.txt")
+    assert (code, "METEOR       none" in out) == (0, True)

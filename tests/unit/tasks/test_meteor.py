@@ -1,0 +1,100 @@
+"""METEOR in a process of its own: what is sent, what is read, and one clear error for everything that can fail."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+import pytest
+
+from minilm.errors import SystemProblem
+from minilm.score.generation import METEOR_NUMBERS, ScoredText
+from minilm.tasks import meteor
+from minilm.tasks.meteor import meteor_counts
+
+ITEMS = [ScoredText(text="a  b", references=("c", "d ||| e")), ScoredText(text="", references=("f",))]
+ROW = " ".join(f"{number}.0" for number in range(METEOR_NUMBERS))
+
+
+@pytest.fixture
+def java(tmp_path, monkeypatch):
+    """Put a shell script in the place of java, and a package with a jar in the place of pycocoevalcap."""
+    home = tmp_path / "pycocoevalcap" / "meteor"
+    home.mkdir(parents=True)
+    (home / "meteor-1.5.jar").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(meteor, "find_spec", lambda name: Spec([str(home.parent)]))
+
+    def write(script: str) -> None:
+        program = tmp_path / "bin" / "java"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(program.stat().st_mode | stat.S_IEXEC)
+        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+    return write
+
+
+class Spec:
+    def __init__(self, places: list[str]) -> None:
+        self.submodule_search_locations = places
+
+
+def test_one_line_goes_out_and_one_row_comes_back_for_each_item(java, tmp_path):
+    java(
+        f'cat > "{tmp_path}/sent"; echo "$@" > "{tmp_path}/said"; pwd > "{tmp_path}/where"; echo "{ROW}"; echo "{ROW}"'
+    )
+    counts = meteor_counts(ITEMS)
+    assert counts.shape == (2, METEOR_NUMBERS)
+    assert counts[1].tolist() == list(range(METEOR_NUMBERS))
+    assert (tmp_path / "sent").read_text() == "SCORE ||| c ||| d e ||| a b\nSCORE ||| f ||| \n"
+    assert (tmp_path / "said").read_text().endswith("-jar meteor-1.5.jar - - -stdio -l en -norm\n")
+    assert (tmp_path / "where").read_text().endswith("/pycocoevalcap/meteor\n")
+
+
+def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(meteor, "find_spec", lambda name: None)
+    with pytest.raises(SystemProblem) as caught:
+        meteor_counts(ITEMS)
+    assert str(caught.value) == (
+        "METEOR comes with the package pycocoevalcap, which is not installed; "
+        "install it with: pip install 'minilm[meteor]'"
+    )
+
+
+def test_without_java_the_error_says_so(java, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(SystemProblem) as caught:
+        meteor_counts(ITEMS)
+    assert str(caught.value) == "METEOR needs Java and there is none; install a Java runtime (8 or newer)"
+
+
+def test_a_program_that_takes_too_long_is_ended(java, tmp_path):
+    java(f'echo $$ > "{tmp_path}/pid"; exec sleep 60')
+    started = time.monotonic()
+    with pytest.raises(SystemProblem) as caught:
+        meteor_counts(ITEMS, timeout=0.5)
+    assert str(caught.value) == "METEOR did not finish 2 items in 0.5 seconds and was ended; score fewer at a time"
+    assert time.monotonic() - started < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "found", "code", "said"),
+    [
+        ("cat > /dev/null; echo oh >&2; exit 3", "0 answers", 3, "oh"),
+        ("cat > /dev/null; echo x; echo y", "answers of another form", 0, "nothing on its error output"),
+        (f"cat > /dev/null; echo '{ROW}'", "1 answers", 0, "nothing on its error output"),
+        ("cat > /dev/null; echo 1; echo 2", "answers of another form", 0, "nothing on its error output"),
+    ],
+)
+def test_other_answers_are_one_clear_error(java, script, found, code, said):
+    java(script)
+    with pytest.raises(SystemProblem) as caught:
+        meteor_counts(ITEMS)
+    assert str(caught.value) == (
+        f"METEOR gave {found} for 2 items (exit code {code}; it said: {said}); "
+        f"check that java -version works and that 2 GB of memory are free"
+    )
