@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
-    from minilm.infer.predict import Prediction
+    from minilm.infer.predict import Columns, Prediction
 
 
 def predict(
@@ -73,24 +73,37 @@ def _plan(
 ) -> tuple[Iterator[list[Prediction]], int]:
     """The predictions to come and how many there will be; every row is looked at before the first is computed."""
     from minilm.infer.predict import Columns, answered, classified, read_questions, read_texts
+    from minilm.tasks.text_task import OfficialLayout
 
     if task == "squad" or (task is None and model.head == "span"):
         model.require_head("span")
         return answered(model, read_questions(source)), sum(1 for _ in read_questions(source))
     model.require_head("classification")
+    columns = _columns(model, task)
     columns = Columns(
-        text=text or model.task.text, text_pair=text_pair or model.task.text_pair, id=id_column or model.task.id
+        text=text or columns.text,
+        text_pair=text_pair or columns.text_pair,
+        id=id_column or columns.id,
+        official=OfficialLayout() if text or text_pair else columns.official,
     )
-    if task not in (None, "text"):
-        from minilm.errors import UsageError
-        from minilm.tasks.glue import GLUE, find_glue_task
-
-        known = find_glue_task(task)
-        if known is None:
-            raise UsageError(f"--task is {task!r}; expected squad, text, or one of {', '.join(GLUE)}")
-        ours = known.columns
-        columns = Columns(text=text or ours.text, text_pair=text_pair or ours.text_pair, id=id_column or ours.id)
     return classified(model, read_texts(source, columns)), sum(1 for _ in read_texts(source, columns))
+
+
+def _columns(model: LoadedModel, task: str | None) -> Columns:
+    """The columns of the GLUE task that is named, else of the task the model was trained for."""
+    from minilm.errors import UsageError
+    from minilm.infer.predict import Columns
+    from minilm.tasks.glue import GLUE, find_glue_task
+    from minilm.tasks.text_task import OfficialLayout
+
+    known = find_glue_task(task or model.task.name)
+    official = (known.official if known is not None else None) or OfficialLayout()
+    if task in (None, "text"):
+        own = model.task
+        return Columns(text=own.text, text_pair=own.text_pair, id=own.id, official=official)
+    if known is None:
+        raise UsageError(f"--task is {task!r}; expected squad, text, or one of {', '.join(GLUE)}")
+    return Columns(text=known.columns.text, text_pair=known.columns.text_pair, official=official)
 
 
 def _write(rows: Iterator[list[Prediction]], total: int, output: Path) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minilm.corpus.tables import Row, read_rows
@@ -36,7 +36,7 @@ class Columns:
     text: str
     text_pair: str | None = None
     id: str | None = None
-    official: OfficialLayout = OfficialLayout()
+    official: OfficialLayout = field(default_factory=OfficialLayout)
 
     def of(self, row: Row) -> Columns:
         """The columns under the names that the file of `row` has; as they are when it has none of them."""

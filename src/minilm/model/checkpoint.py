@@ -166,7 +166,9 @@ def _config_file(path: Path, config: Path | None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise DataError(f"{path}: no configuration; expected {' or '.join(str(candidate) for candidate in candidates)}")
+    inner = f". The model of this run is {path / 'model'}" if (path / "model" / "config.json").is_file() else ""
+    expected = " or ".join(str(candidate) for candidate in candidates)
+    raise DataError(f"{path}: no configuration; expected {expected}{inner}")
 
 
 def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:

@@ -77,6 +77,24 @@ def test_compressed_csv_with_other_columns(trained):
     assert all(row["prediction"] in trained.labels for row in rows_of(out))
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "text", "expected"),
+    [
+        ("cola", "dev.tsv", "gj04\t1\t\tword1\ngj04\t0\t*\tword2\n", ["0", "1"]),
+        ("cola", "test.tsv", "index\tsentence\n5\tword1\n", ["5"]),
+        ("mrpc", "dev.tsv", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t8\t9\tword1\tword2\n", ["0"]),
+        ("mrpc", "dev.jsonl", '{"idx": 7, "sentence1": "word1", "sentence2": "word2"}\n', ["7"]),
+        ("qqp", "test.tsv", "id\tquestion1\tquestion2\n3\tword1\tword2\n", ["3"]),
+    ],
+)
+def test_published_files_of_a_glue_task_are_read_as_they_are(trained, task, name, text, expected):
+    source, out = trained.folder / name, trained.folder / "out.jsonl"
+    source.write_text(text)
+    arguments = ("--task", task, "--input", source, "--output", out)
+    assert minilm("predict", trained.folder / "run/model", *arguments) == 0
+    assert [row["id"] for row in rows_of(out)] == expected
+
+
 def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     source, out = trained.folder / "bad.jsonl", trained.folder / "out.jsonl"
     source.write_text('{"text": "word1"}\n{"text": 7}\n')
@@ -85,6 +103,13 @@ def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     source.write_text('{"text": "word1"}\n{"body": "word2"}\n')
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
     assert f"{source}:2: no column 'text' (the row has 'body')" in capsys.readouterr().err
+    arguments = ("--input", trained.folder / "dev.jsonl", "--output", out, "--id", "nr")
+    assert minilm("predict", trained.folder / "run/model", *arguments) == 3
+    assert "dev.jsonl:1: no column 'nr' (the row has" in capsys.readouterr().err
+    source = trained.folder / "bad.tsv"
+    source.write_text("id\ttext\n1\tword1\tword2\n")
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
+    assert f"{source}:2: 3 columns, expected 2 (a text may hold a tab)" in capsys.readouterr().err
     assert not out.exists()
     assert not [path for path in trained.folder.iterdir() if path.name.startswith(".out")]
 
@@ -98,6 +123,8 @@ def test_an_empty_file_gives_an_empty_file(trained):
 
 def test_a_model_without_the_head_is_refused(trained, capsys):
     arguments = ("--input", trained.folder / "dev.jsonl", "--output", trained.folder / "out.jsonl")
+    assert minilm("predict", trained.folder / "run", *arguments) == 3
+    assert f"The model of this run is {trained.folder / 'run/model'}\n" in capsys.readouterr().err
     assert minilm("predict", trained.model, *arguments) == 2
     assert "it has no trained head; train one with minilm finetune" in capsys.readouterr().err
     assert minilm("predict", trained.folder / "run/model", "--task", "squad", *arguments) == 2
