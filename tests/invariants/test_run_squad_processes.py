@@ -36,6 +36,16 @@ def results_of(output):
     return json.loads(found[0].removeprefix("Results: ").replace("'", '"'))
 
 
+def null_odds(out):
+    return read_json(out / "null_odds_.json")
+
+
+def best_texts(out):
+    """The best answer of each question, whether or not none is better."""
+    nbest = read_json(out / "nbest_predictions_.json")
+    return {name: next(entry["text"] for entry in entries if entry["text"]) for name, entries in nbest.items()}
+
+
 def written(out, name):
     return (out / name).read_bytes()
 
@@ -62,6 +72,10 @@ def test_one_process_is_two(alone, squad_files, finish, largest_difference, tmp_
     for name in ("predictions_.json", "config.json", "vocab.txt"):
         assert written(out, name) == written(shared, name)
     assert second == pytest.approx(first, abs=1e-4)
+    odds, texts = ([part(folder) for folder in (out, shared)] for part in (null_odds, best_texts))
+    assert odds[1] == pytest.approx(odds[0], abs=1e-4)
+    assert texts[1] == texts[0]
+    assert len({*texts[0].values()}) > 5
 
 
 def test_two_processes_of_the_old_launcher_answer_like_one(alone, squad_files, finish, tmp_path):
