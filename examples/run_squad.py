@@ -35,7 +35,7 @@ from minilm.tasks.squad_answers import AnswerSettings, official_files
 from minilm.tasks.squad_file import Question, read_squad
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first
-from minilm.train.folder import RECIPE
+from minilm.train.folder import MODELS, RECIPE
 from minilm.train.state import AnotherRunError
 
 logger = logging.getLogger("minilm.run_squad")
@@ -123,7 +123,6 @@ _FLAG_OF = {
     "train.log_every": "logging_steps",
     "train.eval_every": "logging_steps",
     "train.checkpoint_every": "save_steps",
-    "train.keep_checkpoints": "eval_all_checkpoints",
 }
 
 
@@ -283,6 +282,7 @@ def _train(args: argparse.Namespace, model: Path, ranks: Ranks) -> None:
             afresh=args.overwrite_output_dir,
             ranks=ranks,
             label="run_squad",
+            models=out / "run" / MODELS if args.eval_all_checkpoints else None,
         )
     except AnotherRunError as error:
         raise AnotherRunError(f"{error}, or give --overwrite_output_dir") from None
@@ -312,7 +312,6 @@ def _recipe(args: argparse.Namespace, model: Path, ranks: Ranks) -> Loaded[Finet
         "train.log_every": _every(args.logging_steps),
         "train.eval_every": _every(args.logging_steps) if args.evaluate_during_training else 0,
         "train.checkpoint_every": _every(args.save_steps),
-        "train.keep_checkpoints": _NEVER if args.eval_all_checkpoints else 2,
     }
     sections: dict[str, dict[str, object]] = {"task": {}, "train": {}}
     for key in [key for key in values if "." in key]:
@@ -360,9 +359,8 @@ def _evaluate(
     path, config = source
     out = Path(args.output_dir)
     storage.make_folder(out)
-    model = read_model(path, config=config, head="span")
-    tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(path))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer.require_vocab_size(read_config(path, config=config).vocab_size, where=str(path))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     task = SpanTask(
         [],
         {"dev": questions},
@@ -379,9 +377,8 @@ def _evaluate(
         ),
     )
     results: dict[str, float] = {}
-    for step, weights in [("", None), *_checkpoints(args)]:
-        if weights is not None:
-            model.load_state_dict(storage.read_safetensors(weights))
+    for step, folder in [("", path), *_checkpoints(args)]:
+        model = read_model(folder, config=None if step else config, head="span").to(device)
         outputs = predict(model, task.dev["dev"], task.outputs, tokens_per_batch=_TOKENS_PER_BATCH, ranks=ranks)
         answers = task.chosen("dev", outputs)
         results |= {f"{key}_{step}" if step else key: value for key, value in task.scores("dev", answers).items()}
@@ -393,11 +390,13 @@ def _evaluate(
 
 
 def _checkpoints(args: argparse.Namespace) -> list[tuple[str, Path]]:
-    """The step and the weights of each checkpoint that --eval_all_checkpoints means."""
+    """The step and the model of each checkpoint that --eval_all_checkpoints means."""
     if not (args.do_train and args.eval_all_checkpoints):
         return []
-    folders = sorted(Path(args.output_dir, "run", "checkpoints").glob("step-*"))
-    return [(str(int(folder.name.removeprefix("step-"))), folder / "model.safetensors") for folder in folders]
+    folders = {
+        int(path.name.removeprefix("ckpt-")): path for path in Path(args.output_dir, "run", MODELS).glob("ckpt-*")
+    }
+    return [(str(step), folders[step]) for step in sorted(folders)]
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from minilm.errors import MinilmError, SystemProblem, UsageError
 logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.resolved.yaml"
+MODELS = "models"  # of checkpoints, where somebody wants them as Hugging Face folders
 _RESULTS = (
     *("checkpoints", "best", "metrics.jsonl", "report.html", "model"),
-    *("result.json", "analysis.json", "predictions", "runs"),
+    *("result.json", "analysis.json", "predictions", "runs", MODELS),
 )
 
 

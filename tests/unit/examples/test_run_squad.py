@@ -173,11 +173,6 @@ def test_no_logging_and_no_saving_as_in_the_original(script):
     assert min(train.log_every, train.checkpoint_every) >= 10**9
 
 
-def test_all_checkpoints_are_kept_only_to_be_scored(script):
-    assert recipe_of(script, README).recipe.train.keep_checkpoints == 2
-    assert recipe_of(script, f"{README} --eval_all_checkpoints").recipe.train.keep_checkpoints >= 10**9
-
-
 def test_a_data_folder_alone_means_the_official_names(script, parse):
     assert str(script._file(parse("--data_dir d"), "train_file")) == "d/train-v1.1.json"
     assert str(script._file(parse("--data_dir d --version_2_with_negative"), "predict_file")) == "d/dev-v2.0.json"
