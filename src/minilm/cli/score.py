@@ -98,7 +98,10 @@ def glue(
         Path, typer.Option(metavar="FILE", help=".jsonl rows with an id and prediction, or {id: label} as .json.")
     ],
     references: Annotated[
-        Path, typer.Option(metavar="FILE", help=".jsonl rows with an id and a label, or {id: label} as .json.")
+        Path,
+        typer.Option(
+            metavar="FILE", help=".jsonl rows with an id and a label, {id: label} as .json, or the official .tsv."
+        ),
     ],
     id_field: Annotated[
         str | None, typer.Option(metavar="NAME", help="Field of the id, in both files.", show_default="id or idx")
@@ -130,13 +133,31 @@ def glue(
 
     fields = (label_field,) if label_field else ("label", "score")
     ids = (id_field,) if id_field else ID_FIELDS
-    right = read_by_id(references, parse, fields=fields, id_fields=ids)
+    if references.name.lower().removesuffix(".gz").endswith(".tsv"):
+        if id_field or label_field:
+            raise UsageError(f"{references}: a .tsv is read as published: leave out --id-field and --label-field")
+        right = _published(references, task)
+    else:
+        right = read_by_id(references, parse, fields=fields, id_fields=ids)
     given = read_by_id(predictions, parse, fields=("prediction",), id_fields=ids, allow_equal_repeats=True)
     with _about(predictions):
         match = match_ids(right, given)
         labels, found = align(right, given, num_labels=len(scored.labels))
     _warn(predictions, match.missing_finding(), match.extra_finding(), _mixture(right, given, scored.labels))
     _show(compute_metrics(scored.metrics, labels, found), as_json=as_json)
+
+
+def _published(path: Path, task: str) -> dict[str, Label]:
+    """The labels of a file in the layout of the official release, with the ids that `minilm predict` gives its rows."""
+    from minilm.score.glue import Label, parse_label
+    from minilm.tasks.glue import glue_text_task
+    from minilm.tasks.text_task import read_text_rows
+
+    spec = glue_text_task(task)
+    numbers = {row.id: row.label or 0 for row in read_text_rows(path, spec)}
+    if not spec.labels:
+        return {name: Label(number=number, named=False) for name, number in numbers.items()}
+    return {name: parse_label(spec.labels[int(number)], spec.labels) for name, number in numbers.items()}
 
 
 @contextmanager

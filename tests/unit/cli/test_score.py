@@ -283,6 +283,27 @@ def test_glue_matches_whole_number_ids(score):
 
 
 @pytest.mark.usefixtures("packages")
+@pytest.mark.parametrize(
+    ("task", "text", "predictions", "expected"),
+    [
+        ("rte", "index\tsentence1\tsentence2\tlabel\n4\ta\tb\tentailment\n7\ta\tb\tnot_entailment\n",
+         {"4": "entailment", "7": "entailment"}, {"accuracy": 50.0}),
+        ("cola", "gj04\t1\t\ta\ngj04\t0\t*\tb\n", {"0": "1", "1": "0"}, {"matthews_correlation": 100.0}),
+        ("sts-b", "index\tsentence1\tsentence2\tscore\n0\ta\tb\t5.000\n1\ta\tb\t2.5\n2\ta\tb\t0.0\n",
+         {"0": 3, "1": 2, "2": 1}, {"pearson": 100.0, "spearmanr": 100.0}),
+    ],
+)  # fmt: skip
+def test_glue_references_may_be_the_official_file(score, task, text, predictions, expected):
+    write("dev.tsv", text)
+    write("p.json", predictions)
+    code, out, said = score("glue", "p.json", "dev.tsv", "--task", task, "--json")
+    assert (code, said) == (0, [])
+    assert json.loads(out) == pytest.approx(expected)
+    message = "dev.tsv: a .tsv is read as published: leave out --id-field and --label-field"
+    assert score("glue", "p.json", "dev.tsv", "--task", task, "--id-field", "id") == (2, "", [message])
+
+
+@pytest.mark.usefixtures("packages")
 def test_glue_fields_can_be_named(score):
     write("dev.jsonl", [{"id": 9, "guid": "a", "gold": "neutral", "label": "-"}])
     write("p.jsonl", [{"id": 9, "guid": "a", "prediction": "neutral"}])
