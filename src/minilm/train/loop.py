@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -197,13 +197,17 @@ def train(
     ):
         while not run.is_over:
             if run.interrupted or (ranks.world_size == 1 and interrupted.is_set):
-                _save(run, objective)
-                where = f" at step {run.step}; the same command goes on from there" if folder else ""
-                raise Interrupted(f"stopped by the user{where}")
+                _stop(run, objective)
             loss = _step(run, objective, interrupted=interrupted.is_set)
             progress.update(loss=loss, tokens_per_second=run.tokens / max(run.seconds, 1e-9))
             _after_step(run, objective)
     return run.held_out or objective.evaluate()
+
+
+def _stop(run: _Run, objective: Objective[B]) -> NoReturn:
+    _save(run, objective)
+    where = f" at step {run.step}; the same command goes on from there" if run.folder else ""
+    raise Interrupted(f"stopped by the user{where}")
 
 
 def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
