@@ -205,7 +205,9 @@ def _require_success(job: _Job, done: subprocess.CompletedProcess[str]) -> None:
     if done.returncode == 0:
         return
     last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
-    kinds: Mapping[int, type[MinilmError]] = {kind.exit_code: kind for kind in (UsageError, DataError, SystemProblem, Interrupted)}
+    kinds: Mapping[int, type[MinilmError]] = {
+        kind.exit_code: kind for kind in (UsageError, DataError, SystemProblem, Interrupted)
+    }
     raise kinds.get(done.returncode, SystemProblem)(f"{job.label} ended with code {done.returncode}: {last}")
 
 
