@@ -28,13 +28,14 @@ from minilm import storage
 from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, UsageError
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.report import report_sweep, run_rows
-from minilm.tasks.result import Point, RunResult, best_point
+from minilm.tasks.result import RESULT, Point, RunResult, best_point
 from minilm.tasks.run import finetune_once
 from minilm.train.distributed import ALONE, Ranks, joined
 from minilm.train.folder import RECIPE, remove_results, run_folder
 
 logger = logging.getLogger(__name__)
 
+RESULTS = "results.json"
 _BULKY = ("checkpoints", "best")
 
 
@@ -214,11 +215,27 @@ def _require_success(job: _Job, done: subprocess.CompletedProcess[str]) -> None:
 def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> None:
     """Keep the model of the best run of the best setting; write what the sweep found."""
     best = best_point(points).best
+    kept = _kept_model(out)
     if (best.folder / "model").is_dir():
         with storage.atomic_folder(out / "model", replace=True) as aside:
             shutil.copytree(best.folder / "model", aside, dirs_exist_ok=True)
+        kept = best.folder.name
+    elif kept != best.folder.name:
+        logger.warning(
+            "the best run is now %s, whose model an earlier sweep did not keep; %s is %s. To have it, remove %s and "
+            "start the same command again",
+            *(best.folder.name, out / "model", f"that of {kept}" if kept else "missing", best.folder / RESULT),
+        )
     for point in points:
         for run in point.runs:
             shutil.rmtree(run.folder / "model", ignore_errors=True)
     report_sweep(recipe, out, points)
-    storage.write_json(out / "results.json", {"metric": best.main_metric, "runs": run_rows(points)})
+    storage.write_json(out / RESULTS, {"metric": best.main_metric, "model": kept, "runs": run_rows(points)})
+
+
+def _kept_model(out: Path) -> str | None:
+    """The run whose model an earlier sweep left in `out`."""
+    if not (out / RESULTS).is_file() or not (out / "model").is_dir():
+        return None
+    name = storage.read_json(out / RESULTS).get("model")
+    return name if isinstance(name, str) else None

@@ -25,7 +25,7 @@ RECIPE = "recipe.resolved.yaml"
 MODELS = "models"  # of checkpoints, where somebody wants them as Hugging Face folders
 _RESULTS = (
     *("checkpoints", "best", "metrics.jsonl", "report.html", "model"),
-    *("result.json", "analysis.json", "predictions", "runs", MODELS),
+    *("result.json", "results.json", "analysis.json", "predictions", "runs", MODELS),
 )
 
 

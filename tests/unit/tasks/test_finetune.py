@@ -107,6 +107,27 @@ def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     assert (out / "results.json").read_bytes() == before
 
 
+def test_seeds_can_be_added_and_a_model_that_was_not_kept_is_said(tiny_task, caplog):
+    """Only the new runs are run. Here the best run of the second sweep is one whose model the first one dropped."""
+    out = tiny_task.folder / "run"
+    seeds = [1, 2, 3]
+    run(tiny_task.recipe(steps=6, sweep={"seeds": seeds}))
+    scores = {one["seed"]: one["accuracy"] for one in json.loads((out / "results.json").read_text())["runs"]}
+    best = max(seeds, key=lambda seed: scores[seed])
+    kept = json.loads((out / "results.json").read_text())["model"]
+    assert kept.endswith(f"-seed{best}")
+    others = [seed for seed in seeds if seed != best]
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*/result.json")}
+    run(tiny_task.recipe(steps=6, sweep={"seeds": others}))
+    [said] = [record.getMessage() for record in caplog.records if "did not keep" in record.getMessage()]
+    assert f"{out / 'model'} is that of {kept}. To have it, remove {out / 'runs'}" in said
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert json.loads((out / "results.json").read_text())["model"] == kept
+    Path(said.partition("remove ")[2].partition(" and start")[0]).unlink()
+    run(tiny_task.recipe(steps=6, sweep={"seeds": others}))
+    assert json.loads((out / "results.json").read_text())["model"] != kept
+
+
 def test_runs_on_two_devices_equal_runs_one_after_another(tiny_task):
     sweep = {"seeds": [1, 2, 3]}
     alone = run(tiny_task.recipe("alone", steps=6, sweep=sweep))
