@@ -15,13 +15,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from minilm.cli.app import VERBS, build_app
-from minilm.recipe import DistillRecipe, StudentSection
+from minilm.recipe import DistillRecipe, FinetuneRecipe, StudentSection
 from minilm.recipe.strict_yaml import dump_scalar
 
 REPO = Path(__file__).resolve().parents[2]
@@ -177,12 +179,18 @@ def test_every_command_and_flag_is_in_the_reference(name: str) -> None:
     assert set(re.findall(r"`minilm ([a-z]+)", text)) <= {*VERBS}
 
 
+def section_of(name: str, field: FieldInfo) -> type[BaseModel] | None:
+    """The section a key stands for, also one that may be left out; None for a value."""
+    kinds = [StudentSection] if name == "students" else [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
 def recipe_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every key with its default as the table writes it."""
     for name, field in model.model_fields.items():
-        kind = StudentSection if name == "students" else field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from recipe_rows(kind, f"{prefix}{name}{'.N' if name == 'students' else ''}.")
+        section = section_of(name, field)
+        if section is not None:
+            yield from recipe_rows(section, f"{prefix}{name}{'.N' if name == 'students' else ''}.")
             continue
         default = field.get_default(call_default_factory=True)
         if field.is_required():
@@ -192,15 +200,23 @@ def recipe_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
         elif isinstance(default, str | int | float):
             shown = f"`{dump_scalar(default)}`"
         else:
-            shown = f"`{list(default)}`"
+            shown = f"`[{', '.join(map(dump_scalar, default))}]`"
         yield prefix + name, shown
 
 
-def test_the_table_of_recipe_keys_is_the_schema() -> None:
+def rows_between(begin: str, end: str) -> list[tuple[str, str]]:
+    """Keys and defaults in the part of the reference between two headings."""
     text = (REPO / "docs" / "reference.md").read_text(encoding="utf-8")
-    table = text[text.index("## Recipe keys") : text.index("## Run folder")]
-    written = re.findall(r"^\| `([a-zN_.]+)` \|[^|]*\| ([^|]*?) \|", table, flags=re.MULTILINE)
-    assert written == list(recipe_rows(DistillRecipe))
+    table = text[text.index(f"\n{begin}\n") : text.index(f"\n{end}\n")]
+    return re.findall(r"^\| `([a-zN_.]+)` \|[^|]*\| ([^|]*?) \|", table, flags=re.MULTILINE)
+
+
+def test_the_tables_of_recipe_keys_are_the_schemas() -> None:
+    """The second table leaves out what is the same in the first."""
+    distillation = sorted(recipe_rows(DistillRecipe))
+    assert sorted(rows_between("### Distillation", "### Fine-tuning")) == distillation
+    own = sorted(row for row in recipe_rows(FinetuneRecipe) if row not in distillation)
+    assert sorted(rows_between("### Fine-tuning", "## Run folder")) == own
 
 
 def anchor(heading: str) -> str:
