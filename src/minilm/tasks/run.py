@@ -105,6 +105,11 @@ def finetune_once(
         return finished if finished is not None else _run(recipe, plan, ranks, label, models)
 
 
+def check_files(recipe: FinetuneRecipe) -> None:
+    """Read model and data that a recipe names; raises what `finetune_once` would, and leaves everything as it is."""
+    _plan(recipe)
+
+
 def _plan(recipe: FinetuneRecipe) -> _Plan:
     model = embedded_model() if recipe.model == "embedded" else Path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)

@@ -29,7 +29,7 @@ from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, Us
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.report import report_sweep, run_rows
 from minilm.tasks.result import RESULT, Point, RunResult, best_point
-from minilm.tasks.run import finetune_once
+from minilm.tasks.run import check_files, finetune_once
 from minilm.train.distributed import ALONE, Ranks, joined
 from minilm.train.folder import RECIPE, remove_results, run_folder
 
@@ -80,6 +80,7 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
         out = Path(recipe.out)
         with run_folder(out, recipe=resolved_yaml(loaded)):
             if afresh:
+                check_files(jobs[0].loaded.recipe)
                 remove_results(out)
             storage.atomic_write(out / RECIPE, resolved_yaml(loaded))
             points = _points(_run_all(jobs, recipe, ranks))

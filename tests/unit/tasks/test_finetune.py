@@ -128,6 +128,16 @@ def test_seeds_can_be_added_and_a_model_that_was_not_kept_is_said(tiny_task, cap
     assert json.loads((out / "results.json").read_text())["model"] != kept
 
 
+def test_starting_a_sweep_afresh_removes_nothing_when_its_files_are_missing(tiny_task):
+    sweep = {"seeds": [1]}
+    run(tiny_task.recipe(steps=2, sweep=sweep))
+    kept = tiny_task.folder / "run" / "results.json"
+    loaded = load_recipe(tiny_task.recipe(steps=2, sweep=sweep), ["task.train.0=nowhere.jsonl"], kind=FinetuneRecipe)
+    with pytest.raises(UsageError, match=r"nowhere\.jsonl: no such file"):
+        finetune(loaded, resume="never")
+    assert kept.is_file()
+
+
 def test_runs_on_two_devices_equal_runs_one_after_another(tiny_task):
     sweep = {"seeds": [1, 2, 3]}
     alone = run(tiny_task.recipe("alone", steps=6, sweep=sweep))
