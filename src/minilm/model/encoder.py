@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -102,16 +103,6 @@ class Layer(nn.Module):
         rows = packed.first_rows
         return self._finish(hidden_TE[rows], attend_first(query[rows], key, value, packed))
 
-    def forward_seq2seq(self, hidden_TE: Tensor, batch: PackedSeq2Seq) -> Tensor:
-        """`[T, E]` -> `[T, E]` under the seq2seq mask."""
-        return self._finish(hidden_TE, attend_seq2seq(*self.project(hidden_TE), batch))
-
-    def forward_seq2seq_read(self, hidden_TE: Tensor, batch: PackedSeq2Seq) -> Tensor:
-        """Only the rows that are read: `[T, E]` -> `[R, E]`."""
-        query, key, value = self.project(hidden_TE)
-        rows = batch.read_rows
-        return self._finish(hidden_TE[rows], attend_seq2seq_read(query[rows], key, value, batch))
-
     def forward_with(self, hidden_TE: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
         """`[T, E]` -> `[T, E]` with the caller's attention; only `rows` (int64) of it where given."""
         query, key, value = self.project(hidden_TE)
@@ -152,8 +143,9 @@ class Encoder(nn.Module):
         _require_fits(batch.max_positions, self.config)
         hidden_TE: Tensor = self.embeddings(batch.packed)
         for number in range(1, len(self.layers)):
-            hidden_TE = self._layer(number).forward_seq2seq(hidden_TE, batch)
-        return self._layer(len(self.layers)).forward_seq2seq_read(hidden_TE, batch)
+            hidden_TE = self._layer(number).forward_with(hidden_TE, partial(attend_seq2seq, batch=batch))
+        last, read = self._layer(len(self.layers)), partial(attend_seq2seq_read, batch=batch)
+        return last.forward_with(hidden_TE, read, batch.read_rows)
 
     def pooled(self, packed: Packed) -> Tensor:
         """tanh(dense(first row)), `[B, E]`: what a classifier reads."""

@@ -80,7 +80,7 @@ def test_only_the_rows_that_are_read_are_given():
     model, pairs = encoder(), batch()
     hidden = model.embeddings(pairs.packed)
     for layer in model.layers:
-        hidden = layer.forward_seq2seq(hidden, pairs)
+        hidden = layer.forward_with(hidden, lambda *parts: attention.attend_seq2seq(*parts, pairs))
     torch.testing.assert_close(model.seq2seq(pairs), hidden[pairs.read_rows])
 
 
