@@ -6,7 +6,7 @@ In: the ids of a hypothesis. Out: its text, without the end token and what follo
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from minilm.text.tokenizer import Tokenizer
 
@@ -22,15 +22,20 @@ def cut_at_end(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
 
 
 def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """The words of a target: WordPieces glued (a continuation at the very start stays as it is).
+    """The words of a target: WordPieces glued.
 
     Of other tokenizers the words are what stands between single spaces in the decoded text.
     """
     kept = cut_at_end(ids, tokenizer)
     if not tokenizer.is_wordpiece:
         return tokenizer.decode(kept, special_tokens=True).strip().split(" ")
+    return glued(map(tokenizer.id_to_token, kept))
+
+
+def glued(tokens: Iterable[str]) -> list[str]:
+    """WordPieces as words; a continuation at the very start stays as it is."""
     words: list[str] = []
-    for token in map(tokenizer.id_to_token, kept):
+    for token in tokens:
         if token.startswith(_CONTINUES) and words:
             words[-1] += token[len(_CONTINUES) :]
         else:

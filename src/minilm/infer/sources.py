@@ -11,10 +11,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from minilm.errors import DataError
 from minilm.text.pairs import Int32s
+from minilm.text.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -90,21 +89,15 @@ class SourceEncoder:
             )
 
     def _look_up(self, tokens: Sequence[str], source: Source) -> Int32s:
-        found = [self.tokenizer.token_to_id(token) for token in tokens]
-        unknown = [token for token, token_id in zip(tokens, found, strict=True) if token_id is None]
+        ids, unknown = look_up(tokens, self.tokenizer)
         if unknown:
             self._unknown.add(f"{source.place}, {unknown[0]!r:.60}", len(unknown))
-        ids = [self.tokenizer.unk_id if token_id is None else token_id for token_id in found]
-        return np.array(ids, dtype=np.int32)
+        return ids
 
     def _framed(self, parts: Sequence[Int32s], source: Source) -> Int32s:
-        """Parts joined by [SEP]; where that is too long the tail of the first part is cut."""
-        separator = np.array([self.tokenizer.sep_id], dtype=np.int32)
-        rest = [ids for part in parts[1:] for ids in (separator, part)]
-        tail = np.concatenate([np.zeros(0, dtype=np.int32), *rest])[: self.room]
-        ids = np.concatenate([parts[0][: self.room - len(tail)], tail])
+        ids, length = joined(parts, separator_id=self.tokenizer.sep_id, room=self.room)
         if not len(ids):
             raise DataError(f"{source.place}: the source has no token, so there is nothing to generate from")
-        if len(ids) < sum(map(len, parts)) + len(parts) - 1:
+        if len(ids) < length:
             self._cut.add(source.place)
         return self.frame(ids)

@@ -21,7 +21,7 @@ _SQUAD_KEYS = (
 _SEQ2SEQ_KEYS = (
     *("source", "target", "max_source_tokens", "max_target_tokens", "label_smoothing", "mask_way"),
     *("source_mask_prob", "target_mask_prob", "random_prob", "keep_prob", "max_masked_tokens", "shuffle"),
-    "freeze_words",
+    *("freeze_words", "dev_generated", "beam_size"),
 )
 _SQUAD_TOKENS = 384
 _PositiveFloat = Annotated[float, Field(gt=0)]
@@ -38,7 +38,8 @@ class TaskSection(Section):
     Of `seq2seq`: the fields of `source` are joined by [SEP]; lengths count special tokens. `mask_way` v2 is
     pseudo-masking, v1 masks target tokens in place (`target_mask_prob` of them, at most `max_masked_tokens`), v0
     predicts the next token. Of masked tokens `random_prob` are random ones, `keep_prob` stay, the rest are [MASK].
-    `shuffle` once gives every epoch the order of the first.
+    `shuffle` once gives every epoch the order of the first. At each evaluation `dev_generated` pairs of each held-out
+    file are generated with `beam_size` beams and scored; `metric` may then name one of these scores.
     """
 
     name: Text
@@ -72,6 +73,8 @@ class TaskSection(Section):
     max_masked_tokens: Count = 0
     shuffle: Literal["epoch", "once"] = "epoch"
     freeze_words: bool = False
+    dev_generated: Count = 0
+    beam_size: PositiveInt = 1
 
     @property
     def longest(self) -> int:
@@ -90,7 +93,7 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _keys_belong_to_the_task(self) -> TaskSection:
-        own = {SQUAD: _SQUAD_KEYS, SEQ2SEQ: _SEQ2SEQ_KEYS}.get(self.name, _TEXT_KEYS)
+        own = {SQUAD: _SQUAD_KEYS, SEQ2SEQ: (*_SEQ2SEQ_KEYS, "metric")}.get(self.name, _TEXT_KEYS)
         foreign = [key for key in (*_TEXT_KEYS, *_SQUAD_KEYS, *_SEQ2SEQ_KEYS) if key not in own]
         if self.name == SEQ2SEQ:
             foreign.append("max_tokens")

@@ -17,8 +17,9 @@ from minilm.recipe.finetune import SEQ2SEQ, SQUAD
 from minilm.tasks.base import Task
 from minilm.tasks.classification import ClassificationTask
 from minilm.tasks.glue import GLUE, find_glue_task
-from minilm.tasks.seq2seq import Seq2SeqTask
+from minilm.tasks.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.tasks.seq2seq_batch import Masking
+from minilm.tasks.seq2seq_generate import GENERATED_METRICS, DevGeneration
 from minilm.tasks.seq2seq_rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
 from minilm.tasks.span import SpanTask, WindowSettings
 from minilm.tasks.squad_answers import AnswerSettings
@@ -150,6 +151,10 @@ def _squad(section: TaskSection, tokenizer: Tokenizer) -> Task:
 
 
 def _seq2seq(section: TaskSection, tokenizer: Tokenizer) -> Seq2SeqTask:
+    scores = (*HELDOUT_METRICS, *(GENERATED_METRICS if section.dev_generated else ()))
+    if section.metric is not None and section.metric not in scores:
+        more = "" if section.dev_generated else "; with task.dev_generated also of " + ", ".join(GENERATED_METRICS)
+        raise UsageError(f"task.metric is {section.metric!r}, expected one of {', '.join(scores)}{more}")
     columns = PairColumns(source=tuple(section.source), target=section.target)
     special = 1 if section.mask_way == "v0" else 2  # [CLS] and [SEP]
     limits = PairLimits(source=section.max_source_tokens - special, target=section.max_target_tokens - 1)
@@ -168,7 +173,10 @@ def _seq2seq(section: TaskSection, tokenizer: Tokenizer) -> Seq2SeqTask:
             most_masked=section.max_masked_tokens,
         ),
         label_smoothing=section.label_smoothing,
+        max_target_tokens=section.max_target_tokens,
         max_positions=section.max_source_tokens + section.max_target_tokens,
+        main_metric=section.metric or HELDOUT_METRICS[0],
+        generation=DevGeneration(pairs=section.dev_generated, beam_size=section.beam_size),
         reshuffle=section.shuffle == "epoch",
         freeze_words=section.freeze_words,
     )

@@ -1,7 +1,7 @@
 """Sequence-to-sequence fine-tuning of an encoder: pairs, masking, the loss at predicted tokens, held-out numbers.
 
 In: pairs of token ids, a model with the masked-language head. Out: per step this process's share of the batches and
-their loss; loss and accuracy per token of held-out pairs.
+their loss; loss and accuracy per token of held-out pairs, and the scores of targets generated for some of them.
 
 B pairs, T packed tokens, R predicted tokens, E hidden width, V vocabulary.
 """
@@ -21,6 +21,7 @@ from minilm.errors import DataError
 from minilm.model.heads import HeadName, MaskedLanguageHead, Model
 from minilm.tasks.base import NUM_EXAMPLES, Analysis
 from minilm.tasks.seq2seq_batch import Masking, Seq2SeqBatch, Symbols, View, batch_of, heldout_view, training_view
+from minilm.tasks.seq2seq_generate import DevGeneration, generate_targets, generation_numbers
 from minilm.tasks.seq2seq_rows import Pairs
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks, gathered
@@ -40,7 +41,10 @@ class Seq2SeqTask:
         tokenizer: of the ids.
         masking: what is hidden in training.
         label_smoothing: share of the probability that other tokens than the right one should get.
+        max_target_tokens: most tokens of a target, the final [SEP] among them.
         max_positions: positions that the longest possible pair takes.
+        main_metric: the number that chooses the best checkpoint.
+        generation: which held-out pairs are generated at each evaluation.
         reshuffle: a new order for each epoch; else all have the first one's.
         freeze_words: leave the word table, which is also the output matrix, as it is.
     """
@@ -50,12 +54,14 @@ class Seq2SeqTask:
     tokenizer: Tokenizer
     masking: Masking
     label_smoothing: float
+    max_target_tokens: int
     max_positions: int
+    main_metric: str = "heldout_loss"
+    generation: DevGeneration = field(default_factory=DevGeneration)
     reshuffle: bool = True
     freeze_words: bool = False
     head: HeadName = field(default="mlm", init=False)
     labels: Sequence[str] = field(default=(), init=False)
-    main_metric: str = field(default="heldout_loss", init=False)
 
     @property
     def symbols(self) -> Symbols:
@@ -104,6 +110,7 @@ class Seq2SeqObjective:
         self._device = next(model.parameters()).device
         self._target_segment = min(1, model.encoder.config.num_segments - 1)
         model.encoder.embeddings.word.weight.requires_grad_(not task.freeze_words)
+        model.has_fresh_weights = False  # before anybody asks it for a text, it is trained
 
     @property
     def module(self) -> nn.Module:
@@ -160,11 +167,13 @@ class Seq2SeqObjective:
         numbers: dict[str, float] = {}
         for place, name in enumerate(self._task.dev):
             found = _numbers(self._heldout(name))
+            if texts := self._generated(name):
+                found |= generation_numbers(texts, self._task.dev[name], self._task.tokenizer)
             numbers |= {(f"{name}.{key}" if place else key): value for key, value in found.items()}
         return numbers
 
     def analyses(self) -> dict[str, Analysis]:
-        """What the report shows of each held-out set: its worst pairs."""
+        """What the report shows of each held-out set."""
         return {name: self._analysis(name, self._heldout(name)) for name in self._task.dev}
 
     def _scores(self, batch: Seq2SeqBatch) -> Tensor:
@@ -202,9 +211,26 @@ class Seq2SeqObjective:
         everyones = [pair for part in gathered(found, self._ranks) for pair in part]
         return [one for _, one in sorted(everyones, key=lambda pair: pair[0])]
 
+    def _generated(self, dev_set: str) -> dict[int, str]:
+        """Targets by number of the pair, for as many pairs as the task wants; the processes share the work."""
+        task = self._task
+        if not task.generation.pairs:
+            return {}
+        self._model.eval()
+        return generate_targets(
+            self._model,
+            task.dev[dev_set],
+            task.tokenizer,
+            task.generation,
+            max_target_tokens=task.max_target_tokens,
+            way=task.masking.way,
+            ranks=self._ranks,
+        )
+
     def _analysis(self, dev_set: str, found: Sequence[_Found]) -> Analysis:
-        pairs, decode = self._task.dev[dev_set], self._task.tokenizer.decode
-        worst = sorted(range(len(found)), key=lambda row: found[row].loss / found[row].tokens, reverse=True)
+        """The worst pairs, or (where targets are generated) the first of those."""
+        pairs, decode, texts = self._task.dev[dev_set], self._task.tokenizer.decode, self._generated(dev_set)
+        shown = list(texts) or sorted(range(len(found)), key=lambda row: -found[row].loss / found[row].tokens)
         return Analysis(
             tables={"Held-out pairs": [{"pairs": len(found), **_numbers(found)}]},
             curves={},
@@ -212,13 +238,16 @@ class Seq2SeqObjective:
                 {
                     "source": decode(pairs.sources[row], special_tokens=True),
                     "target": pairs.references[row],
+                    **({"generated": texts[row]} if texts else {}),
                     "loss per token": f"{found[row].loss / found[row].tokens:.3f}",
                     "place": pairs.places[row],
                 }
-                for row in worst[:NUM_EXAMPLES]
+                for row in shown[:NUM_EXAMPLES]
             ],
             predictions=[
-                {"id": str(row), "loss": round(one.loss, 6), "tokens": one.tokens} for row, one in enumerate(found)
+                {"id": str(row), **({"prediction": texts[row]} if row in texts else {})}
+                | {"loss": round(one.loss, 6), "tokens": one.tokens}
+                for row, one in enumerate(found)
             ],
         )
 
@@ -239,6 +268,9 @@ def smoothed_losses(logits_RV: Tensor, labels_R: Tensor, *, smoothing: float, pa
     others_R = logits_RV.sum(1) - label_R - logits_RV[:, pad_id] - others * total_R
     losses_R = (1 - smoothing) * (total_R - label_R) - share * others_R - entropy
     return losses_R.masked_fill(labels_R == pad_id, 0.0)
+
+
+HELDOUT_METRICS = ("heldout_loss", "token_accuracy")
 
 
 def _numbers(found: Sequence[_Found]) -> dict[str, float]:

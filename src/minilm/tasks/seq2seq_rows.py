@@ -3,7 +3,7 @@
 In: .jsonl, .json (one object per line), .csv, .tsv or .parquet files, each optionally .gz; a field is a text, or a list
 of tokens that are only looked up. Out: `Pairs` of token ids without special tokens, cut to what a sequence may hold.
 
-Rows with an empty source or target are skipped; these, cut texts and unknown tokens are counted and warned about.
+Rows with an empty source field or target are skipped; these, cut texts and unknown tokens are counted and warned about.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from minilm.corpus.readers import BadRows
 from minilm.corpus.tables import Row, read_rows
+from minilm.decode.detokenize import glued
 from minilm.errors import DataError
+from minilm.text.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
 from minilm.text.vocab import NLG_RENAMES
 
@@ -137,8 +139,8 @@ class _Reading:
         ids = {name: self._ids(path, rows, values[name]) for name in self.columns.source}
         targets = self._ids(path, rows, target_texts)
         for number, row in enumerate(rows):
-            source = self._joined([ids[name][number] for name in self.columns.source])
-            self._keep(path, row, source, targets[number], values[self.columns.target][number])
+            parts = [ids[name][number] for name in self.columns.source]
+            self._keep(path, row, parts, targets[number], values[self.columns.target][number])
 
     def _sentences(self, value: str | list[str]) -> str | list[str]:
         """A target whose line breaks are [X_SEP]."""
@@ -155,35 +157,24 @@ class _Reading:
         return found
 
     def _look_up(self, path: str, row: Row, tokens: Sequence[str]) -> Ids:
-        ids = []
-        for token in tokens:
-            found = self.tokenizer.token_to_id(token)
-            if found is None:
-                self.unknown.add(Path(path), row.line, f"token {token!r:.60}")
-            ids.append(self.tokenizer.unk_id if found is None else found)
+        ids, unknown = look_up(tokens, self.tokenizer)
+        for token in unknown:
+            self.unknown.add(Path(path), row.line, f"token {token!r:.60}")
         self.listed_tokens += len(ids)
-        return np.array(ids, dtype=np.int32)
+        return ids
 
-    def _joined(self, parts: Sequence[Ids]) -> tuple[Ids, int]:
-        """Source fields with [SEP] between them, cut, and how many tokens there were."""
-        rest = [part for other in parts[1:] for part in (np.array([self.tokenizer.sep_id], dtype=np.int32), other)]
-        tail = np.concatenate([np.zeros(0, dtype=np.int32), *rest])[: self.limits.source]
-        room = self.limits.source - len(tail)
-        return np.concatenate([parts[0][:room], tail]), len(parts[0]) + sum(map(len, rest))
-
-    def _keep(self, path: str, row: Row, source: tuple[Ids, int], target: Ids, text: str | list[str]) -> None:
-        ids, length = source
-        if not len(ids) or not len(target):
-            what = "source" if not len(ids) else "target"
-            self.empty.add(Path(path), row.line, f"empty {what}")
+    def _keep(self, path: str, row: Row, parts: Sequence[Ids], target: Ids, text: str | list[str]) -> None:
+        if not all(map(len, (*parts, target))):
+            self.empty.add(Path(path), row.line, f"empty {'source' if len(target) else 'target'}")
             return
-        if length > len(ids):
+        source, length = joined(parts, separator_id=self.tokenizer.sep_id, room=self.limits.source)
+        if length > len(source):
             self.long_sources.add(Path(path), row.line, f"{length} tokens")
         if len(target) > self.limits.target:
             self.long_targets.add(Path(path), row.line, f"{len(target)} tokens")
-        self.sources.append(ids)
+        self.sources.append(source)
         self.targets.append(target[: self.limits.target])
-        self.references.append(text if isinstance(text, str) else " ".join(text).replace(" ##", ""))
+        self.references.append(text if isinstance(text, str) else " ".join(glued(text)))
         self.places.append(f"{path}:{row.line}")
 
     def finish(self, where: str) -> Pairs:

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from minilm.errors import DataError, UsageError
+from minilm.infer.api import load
 from minilm.infer.task_file import read_task
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.storage import read_safetensors
+from minilm.tasks import seq2seq_generate
 from minilm.tasks.make import make_task
 from minilm.tasks.run import finetune_once, start_model
 from minilm.tasks.seq2seq import Seq2SeqObjective, Seq2SeqTask
 from minilm.tasks.seq2seq_batch import Masking
+from minilm.tasks.seq2seq_generate import generation_numbers
 from minilm.tasks.seq2seq_rows import Pairs, load_nlg_tokenizer
 from minilm.tasks.sweep import finetune
 from minilm.train import loop
@@ -215,6 +218,79 @@ def test_held_out_sets_after_the_first_have_their_names_before_them(pairs):
     assert set(numbers) == {"heldout_loss", "token_accuracy", "second.heldout_loss", "second.token_accuracy"}
 
 
+def test_held_out_targets_are_generated_scored_and_shown(pairs):
+    """What is scored is what `generate` of the saved model gives, and it may choose the best checkpoint."""
+    quick = {"steps": 90, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.01, "eval_every": 45}
+    wanted = {"label_smoothing": 0.0, "dev_generated": 8, "metric": "rouge1"}
+    result = run(pairs.recipe(task=wanted, **quick))
+    measured = {row["step"]: row["rouge1"] for row in read_metrics(result.folder) if "rouge1" in row}
+    assert result.main == max(measured.values()) > 10
+    assert {"heldout_loss", "rouge2", "rougeL", "rougeLsum", "Bleu_4"} <= result.numbers.keys()
+    rows = [json.loads(line) for line in (result.folder / "predictions" / "held.jsonl").read_text().splitlines()]
+    generated = {int(row["id"]): row["prediction"] for row in rows if "prediction" in row}
+    assert list(generated) == [number * 20 // 8 for number in range(8)]
+    sources = [json.loads(line) for line in pairs.dev.read_text().splitlines()]
+    again = load(result.folder / "model").generate([sources[row]["src"] for row in generated], beam_size=1)
+    assert again == list(generated.values())
+    right = [sources[row]["tgt"] == text for row, text in generated.items()]
+    assert result.main == pytest.approx(100 * sum(right) / 8)  # one word each
+    examples = json.loads((result.folder / "analysis.json").read_text())["held"]["examples"]
+    assert [example["generated"] for example in examples] == list(generated.values())
+
+
+def test_processes_share_the_pairs_that_are_generated(pairs, monkeypatch):
+    """More processes than pairs, too: the ones without work take part in gathering."""
+    wanted = {"dev_generated": 2, "beam_size": 2}
+    everyone: list[dict[int, str]] = []
+
+    def pretend(value, ranks):
+        everyone.append(value)
+        return [value]
+
+    alone = pairs.objective(**wanted)._generated("held")
+    assert list(alone) == [0, 10]
+    monkeypatch.setattr(seq2seq_generate, "gathered", pretend)
+    for rank in range(3):
+        objective = pairs.objective(ranks=Ranks(rank=rank, world_size=4), **wanted)
+        with pytest.raises(KeyError):  # the pretended gathering leaves out what the others found
+            objective._generated("held")
+    assert everyone[0] | everyone[1] == alone
+    assert everyone[2] == {}
+
+
+def test_scores_of_generated_texts_are_those_of_minilm_score(pairs):
+    """A sentence break counts as a line for ROUGE-Lsum; BLEU-4 compares with the model's own tokens."""
+    task = pairs.task()
+    held = Pairs(
+        sources=[np.array([6], dtype=np.int32)] * 2,
+        targets=[np.array([6, 7, 8, 9], dtype=np.int32)] * 2,
+        references=["word0 word1\nword2 word3", "word0 word1 word2 word3"],
+        places=["a:1", "a:2"],
+    )
+    same = {0: "word0 word1 [X_SEP] word2 word3", 1: "word0 word1 word2 word3"}
+    found = generation_numbers(same, held, task.tokenizer)
+    assert (found["rouge1"], found["rougeLsum"]) == (100, 100)
+    assert found["Bleu_4"] < 100  # the [X_SEP] is a word there
+    assert generation_numbers({1: same[1]}, held, task.tokenizer)["Bleu_4"] == pytest.approx(100, abs=0.1)
+
+
+def test_a_model_trained_by_position_shift_is_generated_with_as_such(pairs):
+    assert set(pairs.objective(mask_way="v0", dev_generated=1)._generated("held")) == {0}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"metric": "rouge1"}, "expected one of heldout_loss, token_accuracy; with task.dev_generated also of rouge1"),
+        ({"metric": "f1", "dev_generated": 3}, "'f1', expected one of heldout_loss, token_accuracy, rouge1, rouge2"),
+    ],
+)
+def test_a_metric_that_is_not_measured_is_refused(pairs, task, message):
+    with pytest.raises(UsageError) as caught:
+        pairs.task(**task)
+    assert message in str(caught.value)
+
+
 def test_frozen_words_stay_and_the_rest_learns(pairs):
     result = run(pairs.recipe(task={"freeze_words": True}))
     before = read_model(pairs.model).encoder
@@ -253,7 +329,13 @@ def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
     task, model = pairs.task(), start_model(pairs.model, pairs.task(), seed=0)
     empty = Pairs(sources=[], targets=[], references=[], places=[])
     nothing = Seq2SeqTask(
-        train=empty, dev={}, tokenizer=task.tokenizer, masking=Masking(), label_smoothing=0.0, max_positions=8
+        train=empty,
+        dev={},
+        tokenizer=task.tokenizer,
+        masking=Masking(),
+        label_smoothing=0.0,
+        max_target_tokens=4,
+        max_positions=8,
     )
     with pytest.raises(DataError, match=r"no pair is left to train on; check task\.train"):
         Seq2SeqObjective(model, nothing, batch_size=8, tokens_per_batch=64, seed=0)

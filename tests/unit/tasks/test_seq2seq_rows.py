@@ -97,6 +97,14 @@ def test_empty_rows_are_skipped_counted_and_named(written, tokenizer, caplog):
     assert f"2 of 4 rows without source or target were skipped (first: {path}:2: empty source)" in caplog.text
 
 
+def test_a_joined_source_needs_all_its_fields(written, tokenizer, caplog):
+    """A passage without an answer would teach to ask for nothing."""
+    columns = PairColumns(source=("passage", "answer"), target="question")
+    rows = [{"passage": "a", "answer": answer, "question": "q"} for answer in ("b", "")]
+    assert len(read(written(*rows), tokenizer, columns)) == 1
+    assert "1 of 2 rows without source or target were skipped" in caplog.text
+
+
 def test_unknown_listed_tokens_are_counted(written, tokenizer, caplog):
     path = written({"src": ["a", "b", "c"], "tgt": ["a", "zebra"]}, {"src": ["a"], "tgt": ["b"]})
     pairs = read(path, tokenizer)

@@ -1,0 +1,94 @@
+"""Targets generated for held-out pairs during training, and what they score.
+
+In: the model as it is, held-out pairs. Out: one text per chosen pair; ROUGE and BLEU-4 of them.
+
+ROUGE compares with the references of the file. BLEU-4 compares with the targets as the model's own tokens put
+together again, each pair by itself, so it is for choosing checkpoints, not for comparing with papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from minilm.decode.decoder import Decoder
+from minilm.decode.detokenize import text_of
+from minilm.infer.generate import Generation, GenerationSettings
+from minilm.infer.sources import Source
+from minilm.model.heads import Model
+from minilm.score.generation import ScoredText, bleu_counts, bleu_scores
+from minilm.score.summary import ROUGE_METRICS, rouge_metrics, rouge_scores
+from minilm.tasks.seq2seq_batch import MaskWay
+from minilm.tasks.seq2seq_rows import SENTENCE_END, Pairs
+from minilm.text.stemming import rouge_stem
+from minilm.text.tokenizer import Tokenizer
+from minilm.train.distributed import Ranks, gathered
+
+GENERATED_METRICS = (*ROUGE_METRICS, "Bleu_4")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DevGeneration:
+    """How many pairs of each held-out set are generated at each evaluation, and with how many beams."""
+
+    pairs: int = 0
+    beam_size: int = 1
+
+    def rows(self, available: int) -> list[int]:
+        """Which pairs of so many: spread evenly, always the same."""
+        count = min(self.pairs, available)
+        return [number * available // count for number in range(count)]
+
+
+def generate_targets(
+    model: Model,
+    pairs: Pairs,
+    tokenizer: Tokenizer,
+    settings: DevGeneration,
+    *,
+    max_target_tokens: int,
+    way: MaskWay,
+    ranks: Ranks,
+) -> dict[int, str]:
+    """Generate for the chosen pairs, the work shared by the processes.
+
+    Args:
+        model: in evaluation mode; its head counts as trained.
+        pairs: held-out pairs.
+        tokenizer: of their ids.
+        settings: which pairs, how many beams.
+        max_target_tokens: most tokens of a target with its end token.
+        way: how the model is trained.
+        ranks: this process among those that share the work.
+
+    Returns:
+        Text by number of the pair, in order; every process gets all.
+    """
+    decoder = Decoder(model, tokenizer, pos_shift="head" if way == "v0" else "none")
+    wanted = GenerationSettings(beam_size=settings.beam_size, max_target_tokens=max_target_tokens)
+    generation = Generation(decoder, tokenizer, wanted, max_source_tokens=None)
+    rows = settings.rows(len(pairs))
+    own = rows[ranks.rank :: ranks.world_size]
+    sources = [
+        Source(parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", place="")
+        for row in own
+    ]
+    found = {own[place]: one.text for batch in generation.run(sources, own) for place, one in batch}
+    everyones: dict[int, str] = {}
+    for part in gathered(found, ranks):
+        everyones |= part
+    return {row: everyones[row] for row in rows}
+
+
+def generation_numbers(texts: Mapping[int, str], pairs: Pairs, tokenizer: Tokenizer) -> dict[str, float]:
+    """ROUGE-1, -2, -L, -Lsum and BLEU-4 of generated texts by number of the pair, times 100."""
+    predictions = [text.replace(f" {SENTENCE_END} ", "\n") for text in texts.values()]
+    rouge = rouge_metrics(rouge_scores(predictions, [[pairs.references[row]] for row in texts], stem=rouge_stem))
+    counts = [
+        bleu_counts(ScoredText(text=text, references=(text_of(pairs.targets[row].tolist(), tokenizer),)))
+        for row, text in texts.items()
+    ]
+    bleu = bleu_scores(np.sum(counts, axis=0, dtype=np.float64))
+    return {name: rouge[name] for name in ROUGE_METRICS} | {"Bleu_4": 100 * bleu[3]}
