@@ -33,7 +33,7 @@ def quickstart(
 ) -> None:
     """Distil a 3-layer student from a real MiniLM, fine-tune both on one task, and compare.
 
-    Minutes on two CPU cores, offline. Needs the extras hf and embedded.
+    Minutes on two CPU cores, offline. Needs the extras hf, embedded and score.
 
     Examples:
       minilm quickstart
