@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from minilm.model.packing import Packed, pack
-from minilm.train.best import Best, BestRule, load_best
+from minilm.train.best import Best, BestRule, comparable, load_best
 from minilm.train.loop import StepLoss, TrainSettings, train
 from minilm.train.metrics import read_metrics
 from minilm.train.optim import AdamWSettings
@@ -96,3 +96,17 @@ def test_a_number_that_is_none_is_never_the_best(tmp_path):
     assert Best.restore(Best().after(math.nan, 1).stored()) == Best(stale=1)
     train(Counting([math.nan, math.nan, 1.0]), settings(3), folder=tmp_path)
     assert load_best(tmp_path)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("metric", "worse", "better"),
+    [
+        ("accuracy", 0.1, 0.2),
+        ("heldout_loss", 0.2, 0.1),
+        ("dev2.heldout_loss", 3.0, -1.0),
+        ("heldout_loss", math.nan, 9.0),
+        ("f1", math.nan, 0.0),
+    ],
+)
+def test_a_lower_loss_is_better_and_any_other_number_when_it_is_higher(metric, worse, better):
+    assert comparable(metric, better) > comparable(metric, worse)
