@@ -1,12 +1,13 @@
 """What README and docs tell a reader to type works: blocks run, commands, flags, keys and links exist.
 
 A page's ```python blocks and its ```bash blocks marked `run` are executed in order, in one folder that holds
-what the pages say the reader has: my.txt, reviews.csv, teacher/ and Microsoft's files. Other bash blocks
-(minutes long, or they install something) may only name commands that exist.
+what the pages say the reader has: texts, labelled texts, official GLUE and SQuAD files, teacher/ and Microsoft's
+files. Other bash blocks (minutes long, or they install something) may only name commands that exist.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -82,6 +83,26 @@ def sentences() -> Iterator[str]:
                 yield f"{who} {what} {where}."
 
 
+def lay_out_labelled(folder: Path) -> None:
+    """Labelled texts, RTE and SQuAD in their official layouts, a few rows each."""
+    rows = list(sentences())[::4]
+    for name, part in (("train", rows[:24]), ("dev", rows[24:])):
+        lines = [f"{text},{'thing' if 'river' in text or 'clock' in text else 'person'}\n" for text in part]
+        (folder / f"{name}.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")
+        (folder / "glue" / "RTE").mkdir(parents=True, exist_ok=True)
+        pairs = [f"{i}\t{text}\t{text}\t{'entailment' if i % 2 else 'not_entailment'}\n" for i, text in enumerate(part)]
+        official = "index\tsentence1\tsentence2\tlabel\n" + "".join(pairs)
+        (folder / "glue" / "RTE" / f"{name}.tsv").write_text(official, encoding="utf-8")
+        (folder / "squad").mkdir(exist_ok=True)
+        questions = [
+            {"id": f"{name}{i}", "question": "Who?", "is_impossible": i % 2 == 1, "answers": [] if i % 2 else answers}
+            for i, answers in enumerate([[{"text": part[0][:9], "answer_start": 0}]] * 6)
+        ]
+        paragraph = {"context": " ".join(part[:3]), "qas": questions}
+        squad = {"version": "v2.0", "data": [{"title": "t", "paragraphs": [paragraph]}]}
+        (folder / "squad" / f"{name}-v2.0.json").write_text(json.dumps(squad), encoding="utf-8")
+
+
 def lay_out_files(folder: Path, model: Path) -> None:
     """What the pages say the reader has; Microsoft's model is a tiny one with its names and format."""
     import torch
@@ -95,6 +116,7 @@ def lay_out_files(folder: Path, model: Path) -> None:
     rows = list(sentences())
     (folder / "my.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (folder / "reviews.csv").write_text("id,body\n1,The market was full.\n2,We came back.\n", encoding="utf-8")
+    lay_out_labelled(folder)
     (folder / "teacher").symlink_to(model)
     (folder / "vocab.txt").symlink_to(model / "vocab.txt")
     config = EncoderConfig(hidden_size=24, num_layers=1, num_heads=2, intermediate_size=48)
