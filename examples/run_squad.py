@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
+from original_flags import NEVER, add_flags, lowercase, recipe_of_flags, require_launcher
 
 from minilm import storage
 from minilm.cli.app import run_reporting
@@ -27,7 +27,7 @@ from minilm.embedded import embedded_model
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.model.config import FAMILIES
-from minilm.recipe import FinetuneRecipe, Loaded, flat_values, resolved_yaml
+from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.objective import predict
 from minilm.tasks.run import finetune_once
 from minilm.tasks.span import SpanTask, WindowSettings
@@ -41,7 +41,6 @@ from minilm.train.state import AnotherRunError
 logger = logging.getLogger("minilm.run_squad")
 
 _TOKENS_PER_BATCH = 16384
-_NEVER = 10**9
 _MODEL_TYPES: Mapping[str, str] = {"minilm": "bert", **dict(zip(FAMILIES, FAMILIES, strict=True))}
 
 _TEXTS = {
@@ -126,21 +125,6 @@ _FLAG_OF = {
 }
 
 
-class _Dead(argparse.Action):
-    """A flag of the original that changes nothing here: said when it is given."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        """Keep the value and warn."""
-        setattr(namespace, self.dest, True if self.nargs == 0 else values)
-        logger.warning("%s has no effect: %s", option_string, _DEAD[self.dest][1])
-
-
 def parser() -> argparse.ArgumentParser:
     """The original's flags and defaults, and `--postprocess`."""
     made = argparse.ArgumentParser(
@@ -152,16 +136,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model_type", required=True, help=f"one of {', '.join(_MODEL_TYPES)}")
     add("--model_name_or_path", required=True, help="Microsoft's .bin, a model folder, or 'embedded'")
     add("--output_dir", required=True, help="where the model and the predictions are written")
-    for name, text in _TEXTS.items():
-        add(f"--{name}", default="" if name.endswith("_name") else None, help=text)
-    for name, (number, text) in _NUMBERS.items():
-        add(f"--{name}", default=number, type=type(number), help=text)
-    for name, text in _SWITCHES.items():
-        add(f"--{name}", action="store_true", help=text)
-    for name, (value, text) in _DEAD.items():
-        kind = {"nargs": 0} if value is False else {"type": type(value)}
-        add(f"--{name}", action=_Dead, default=value, help=f"no effect: {text}", **kind)
-    add("--local_rank", "--local-rank", default=-1, type=int, help="set by torch.distributed.launch")
+    add_flags(made, texts=_TEXTS, numbers=_NUMBERS, switches=_SWITCHES, dead=_DEAD)
     add(
         "--postprocess",
         choices=("exact", "classic"),
@@ -192,7 +167,8 @@ def main(arguments: Sequence[str]) -> int:
             tokenizer = Tokenizer.load(Path(args.output_dir))
             model, config = Path(args.output_dir), None
         else:
-            tokenizer = Tokenizer.load(_tokenizer_path(args, model), lowercase=_lowercase(args, model))
+            path = _tokenizer_path(args, model)
+            tokenizer = Tokenizer.load(path, lowercase=lowercase(args.do_lower_case, path))
         if args.do_eval:
             _evaluate(args, questions, tokenizer, (model, config), ranks)
     return 0
@@ -204,11 +180,7 @@ def main(arguments: Sequence[str]) -> int:
 def _require_sense(args: argparse.Namespace) -> None:
     if not (args.do_train or args.do_eval):
         raise UsageError("neither --do_train nor --do_eval is given: there is nothing to do")
-    if args.local_rank != -1 and "WORLD_SIZE" not in os.environ:
-        raise UsageError(
-            f"--local_rank is {args.local_rank}, but WORLD_SIZE is not set: leave the flag to "
-            "`python -m torch.distributed.launch`, or start with torchrun"
-        )
+    require_launcher(args.local_rank)
     if args.model_type not in _MODEL_TYPES:
         raise UsageError(f"--model_type is {args.model_type!r}, expected one of {', '.join(_MODEL_TYPES)}")
 
@@ -250,17 +222,6 @@ def _tokenizer_path(args: argparse.Namespace, model: Path) -> Path:
     return model if model.is_dir() else model.parent
 
 
-def _lowercase(args: argparse.Namespace, model: Path) -> bool | None:
-    """As the flag says for a bare vocab.txt; without the flag, what the files of a folder say."""
-    path = _tokenizer_path(args, model)
-    if args.do_lower_case:
-        return True
-    if path.suffix == ".json" or any((path / f"tokenizer{part}.json").is_file() for part in ("", "_config")):
-        return None
-    logger.warning("%s: capitals are kept; give --do_lower_case for an uncased vocabulary", path)
-    return False
-
-
 # --- training --------------------------------------------------------------------------------------
 
 
@@ -298,9 +259,7 @@ def _recipe(args: argparse.Namespace, model: Path, ranks: Ranks) -> Loaded[Finet
         "kind": "finetune",
         "name": "run_squad",
         "out": str(Path(args.output_dir, "run")),
-        "config": args.config_name or None,
-        "tokenizer": args.tokenizer_name or None,
-        "lowercase": _lowercase(args, model),
+        "lowercase": lowercase(args.do_lower_case, _tokenizer_path(args, model)),
         "task.name": "squad",
         "task.train": [str(_file(args, "train_file"))],
         "task.dev": [str(_file(args, "predict_file"))] if args.evaluate_during_training else [],
@@ -313,18 +272,7 @@ def _recipe(args: argparse.Namespace, model: Path, ranks: Ranks) -> Loaded[Finet
         "train.eval_every": _every(args.logging_steps) if args.evaluate_during_training else 0,
         "train.checkpoint_every": _every(args.save_steps),
     }
-    sections: dict[str, dict[str, object]] = {"task": {}, "train": {}}
-    for key in [key for key in values if "." in key]:
-        section, _, name = key.partition(".")
-        sections[section][name] = values.pop(key)
-    try:
-        recipe = FinetuneRecipe.model_validate(values | sections)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise UsageError(f"--{_FLAG_OF.get(key, key)} is {problem['input']!r}: {problem['msg']}") from None
-    origins = {key: f"--{_FLAG_OF[key]}" if key in _FLAG_OF else "run_squad.py" for key in flat_values(recipe)}
-    return Loaded(recipe=recipe, origins=origins)
+    return recipe_of_flags(values, _FLAG_OF, script="run_squad.py")
 
 
 def _precision(args: argparse.Namespace) -> str:
@@ -342,7 +290,7 @@ def _precision(args: argparse.Namespace) -> str:
 
 def _every(steps: int) -> int:
     """As in the original, 0 or less means never."""
-    return steps if steps > 0 else _NEVER
+    return steps if steps > 0 else NEVER
 
 
 # --- answers ---------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ README = """--model_type bert
 
 # spec.md, section 4, and the other flags of transformers 2.5.1
 DEFAULTS = {
-    **{"config_name": "", "tokenizer_name": "", "cache_dir": "", "server_ip": "", "server_port": ""},
+    **{"config_name": None, "tokenizer_name": None, "cache_dir": "", "server_ip": "", "server_port": ""},
     **{"data_dir": None, "train_file": None, "predict_file": None, "version_2_with_negative": False},
     **{"null_score_diff_threshold": 0.0, "max_seq_length": 384, "doc_stride": 128, "max_query_length": 64},
     **{"do_train": False, "do_eval": False, "evaluate_during_training": False, "do_lower_case": False},
@@ -46,6 +46,12 @@ DEAD += ["--fp16_opt_level O2", "--threads 12", "--server_ip h", "--server_port 
 
 @pytest.fixture(scope="module")
 def script(repo_dir):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(repo_dir / "examples")
+        yield _loaded(repo_dir)
+
+
+def _loaded(repo_dir):
     spec = importlib.util.spec_from_file_location("run_squad", repo_dir / "examples" / "run_squad.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -208,7 +214,8 @@ def test_a_bare_vocabulary_is_cased_without_the_flag(
     monkeypatch.chdir(tmp_path)
     for name in files:
         (tmp_path / name).write_text("")
-    assert script._lowercase(parse(flags), tmp_path) is expected
+    args = parse(flags)
+    assert script.lowercase(args.do_lower_case, script._tokenizer_path(args, tmp_path)) is expected
     assert ("capitals are kept; give --do_lower_case" in caplog.text) is (expected is False)
 
 
