@@ -32,11 +32,11 @@ def finetune(
     """Fine-tune an encoder: GLUE, SQuAD, or labelled texts of your own.
 
     Stop it at any moment and start the same command again: it continues where it was. Several processes share each
-    step under torchrun.
+    step: torchrun --nproc-per-node 2 --no-python minilm finetune my.yaml
 
     Examples:
       minilm finetune my.yaml --set train.learning_rate=3e-5 --set out=runs/mine
-      torchrun --nproc-per-node 2 --no-python minilm finetune my.yaml
+      minilm finetune glue/rte-bert-base --set model=embedded --dry-run
     """
     from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe, resolved_yaml
 
