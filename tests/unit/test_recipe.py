@@ -138,10 +138,10 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write):
         ("1e-4", "no", "r.yaml:13: train.learning_rate: found the text 'no', expected a number (yes, no, on and off are text; the booleans are true and false)"),
         ("1e-4", "'1e-4'", "r.yaml:13: train.learning_rate: found the text '1e-4', expected a number"),
         ("1e-4", ".nan", "r.yaml:13: train.learning_rate: found nan, expected a finite number"),
-        ("name: small", "name: 5", "r.yaml:2: name: found 5, expected text"),
+        ("name: small", "name: 5", "r.yaml:2: name: found 5, expected text (in quotes it is text: \"5\")"),
         ("model: embedded", "model: embedded\n  layer: first", "r.yaml:8: teacher.layer: found the text 'first', expected an integer or 'last'"),
         ("[a.txt]", "a.txt", "r.yaml:5: data.inputs: found the text 'a.txt', expected a list"),
-        ("[a.txt]", "[a.txt, 3]", "r.yaml:5: data.inputs.1: found 3, expected text"),
+        ("[a.txt]", "[a.txt, 3]", "r.yaml:5: data.inputs.1: found 3, expected text (in quotes it is text: \"3\")"),
         ("L6-H384", "L7", "r.yaml:9: students.0.preset: found the text 'L7', expected 'L12-H384', 'L6-H384', 'L6-H768' or 'BERT-Base'"),
         ("kind: distill", "kind: glue", "r.yaml:1: kind: found the text 'glue', expected 'distill' or 'finetune'"),
         ("  steps: 10\n", "", "r.yaml:10: the key 'train.steps' is missing"),
@@ -258,6 +258,21 @@ def test_a_recipe_name_is_never_a_path(name):
 def test_a_misspelt_recipe_gets_a_suggestion():
     with pytest.raises(UsageError, match=r"'tiny-embeded' is neither .* did you mean 'distill/tiny-embedded'\?"):
         find_recipe("tiny-embeded")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sweep.learning_rates=[1e-4]", "unknown key 'sweep.learning_rates': did you mean 'sweep.learning_rate'?"),
+        ("sweep.seed=[1]", "unknown key 'sweep.seed': did you mean 'sweep.seeds'?"),
+        ("task.version=2.0", "task.version: found 2.0, expected '1.1' or '2.0' (in quotes it is text: \"2.0\")"),
+        ("task.labels=[0, 1]", 'task.labels.0: found 0, expected text (in quotes it is text: "0")'),
+    ],
+)
+def test_mistakes_in_a_fine_tuning_recipe(override, message):
+    with pytest.raises(UsageError) as caught:
+        load_recipe(find_recipe("glue/rte-in-house-l6"), [override])
+    assert message in str(caught.value)
 
 
 def test_the_beginning_of_names_lists_them():

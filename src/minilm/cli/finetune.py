@@ -36,6 +36,7 @@ def finetune(
 
     Examples:
       minilm finetune my.yaml --set train.learning_rate=3e-5 --set out=runs/mine
+      minilm finetune rte-in-house-l6 --set model=runs/mine/model --set sweep=null
       minilm finetune glue/rte-bert-base --set model=embedded --dry-run
     """
     from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe, resolved_yaml

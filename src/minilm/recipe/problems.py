@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import get_args
+from typing import get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -59,7 +59,7 @@ def dotted_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
         if section is None:
             keys.append(prefix + name)
         else:
-            is_list = not isinstance(field.annotation, type)
+            is_list = get_origin(field.annotation) is list
             keys += dotted_keys(section, f"{prefix}{name}.0." if is_list else f"{prefix}{name}.")
     return keys
 
@@ -114,6 +114,12 @@ def _say(keys: Keys, details: Sequence[ErrorDetails], schema: type[BaseModel]) -
     hint = ""
     if isinstance(found, str) and found.lower() in _NOT_BOOLEANS:
         hint = " (yes, no, on and off are text; the booleans are true and false)"
+    elif (
+        isinstance(found, (int, float))
+        and not isinstance(found, bool)
+        and ("text" in expected or repr(str(found)) in expected)
+    ):
+        hint = f' (in quotes it is text: "{found}")'
     return f"{where}found {describe(found)}, expected {expected}{hint}"
 
 
@@ -129,7 +135,7 @@ def _did_you_mean(keys: Keys, schema: type[BaseModel]) -> str:
     known = dotted_keys(schema)
     siblings = list(dict.fromkeys(key[len(prefix) :].split(".")[0] for key in known if key.startswith(prefix)))
     elsewhere = [key for key in known if key.rpartition(".")[2] == last]
-    if elsewhere:
+    if elsewhere and not get_close_matches(last, siblings, n=1, cutoff=0.85):
         return f": did you mean '{elsewhere[0]}'?"
     close = get_close_matches(last, siblings, n=1)
     if close:

@@ -144,7 +144,7 @@ def _run_all(
     jobs: Sequence[_Job], recipe: FinetuneRecipe, ranks: Ranks
 ) -> list[tuple[tuple[float, float, int], RunResult]]:
     devices = _devices(recipe, ranks)
-    if len(devices) < 2:
+    if not devices:
         return [(job.setting, _run_here(job, ranks)) for job in jobs]
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
@@ -155,14 +155,19 @@ def _run_all(
 
 
 def _devices(recipe: FinetuneRecipe, ranks: Ranks) -> list[str]:
-    """One run at a time on each; a run that is itself shared by several processes has them all."""
+    """One run at a time on each; none when runs come one after another in this process."""
     assert recipe.sweep is not None
     named = recipe.sweep.devices
     if ranks.world_size > 1:
         if named:
             raise UsageError("sweep.devices spreads whole runs, torchrun spreads each run: use one of the two")
         return []
-    return named or [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    for device in named:
+        _environment(device, len(named))  # refuses what is no device
+        if device != "cpu" and int(device.partition(":")[2]) >= count:
+            raise UsageError(f"sweep.devices: found {device!r}, but this machine has {count} GPUs")
+    return named or ([f"cuda:{index}" for index in range(count)] if count > 1 else [])
 
 
 def _run_here(job: _Job, ranks: Ranks) -> RunResult:

@@ -9,6 +9,7 @@ weighted by the objective, so the sum is the gradient of the global batch whatev
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,9 +57,14 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(_from_environment("LOCAL_RANK", 0))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    root = logging.getLogger("minilm")
+    level = root.level
+    if rank:  # what all of them find the first one says
+        root.setLevel(logging.ERROR)
     try:
         yield Ranks(rank=rank, world_size=world_size)
     finally:
+        root.setLevel(level)
         dist.destroy_process_group()
 
 

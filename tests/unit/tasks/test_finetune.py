@@ -146,6 +146,16 @@ def test_runs_on_two_devices_equal_runs_one_after_another(tiny_task):
     assert [one.main for one in alone[0].runs] == [one.main for one in spread[0].runs]
 
 
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [(["gpu"], "found 'gpu'; expected 'cpu' or 'cuda:0'"), (["cuda:99"], "found 'cuda:99', but this machine has")],
+)
+def test_a_device_that_is_not_there_is_refused(tiny_task, devices, message):
+    """Not left to the CPU, also when it is the only one."""
+    with pytest.raises(UsageError, match=message):
+        run(tiny_task.recipe(steps=1, sweep={"seeds": [1], "devices": devices}))
+
+
 def test_a_run_that_dies_on_a_device_says_why(tiny_task):
     recipe = tiny_task.recipe(steps=6, sweep={"seeds": [1, 2], "devices": ["cpu", "cpu"]})
     (tiny_task.folder / "train.jsonl").write_text("")
