@@ -210,3 +210,31 @@ def tiny_task(tmp_path: Path) -> TinyFinetune:
     """A fine-tuning that takes a second, below `tmp_path`."""
     pytest.importorskip("sklearn", reason="scores need scikit-learn: pip install 'minilm[score]'")
     return TinyFinetune(tmp_path).make()
+
+
+@pytest.fixture
+def generator_dir(tmp_path: Path) -> Path:
+    """Folder of a tiny random model with an mlm head, which generates words w0 to w59 from such words."""
+    import torch
+
+    from minilm.model.checkpoint import write_model
+    from minilm.model.config import EncoderConfig
+    from minilm.model.encoder import Encoder
+    from minilm.model.heads import Model, new_head
+    from minilm.text.tokenizer import Tokenizer
+
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "##s", *(f"w{number}" for number in range(60))]
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24, "max_positions": 64}
+    config = EncoderConfig(**sizes, vocab_size=len(tokens), initializer_range=0.5)
+    random = torch.Generator().manual_seed(4)
+    encoder = Encoder(config)
+    encoder.reset(random)
+    model = Model(encoder, new_head("mlm", config, num_labels=0, generator=random))
+    with torch.no_grad():
+        model.head.bias[3] = 1.0  # targets of several lengths
+    folder = tmp_path / "generator"
+    folder.mkdir()
+    write_model(model, folder, head="mlm")
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
+    Tokenizer.load(folder / "vocab.txt").save(folder)
+    return folder

@@ -103,7 +103,7 @@ def test_lower_rooms_know_nothing_of_training(path):
     [
         path
         for path in FILES
-        if path.relative_to(SRC).as_posix() == "distill/relations.py"
+        if path.relative_to(SRC).as_posix() in ("distill/relations.py", "decode/constraints.py")
         or (path.parent.name == "score" and path.name not in ("report.py", "curves.py"))
     ],
     ids=name,
@@ -112,6 +112,11 @@ def test_pure_files_do_no_io(path):
     """`score/report.py` writes the report and `score/curves.py` draws into memory; metrics are pure."""
     assert not roots_of(path) & IO_MODULES
     assert not rooms_of(path) & {"storage", "corpus", "train", "cli"}
+
+
+@pytest.mark.parametrize("path", in_room("decode"), ids=name)
+def test_decoding_knows_models_and_text_only(path):
+    assert rooms_of(path) <= {"decode", "model", "text", "errors", "storage"}
 
 
 @pytest.mark.parametrize("path", in_room("infer"), ids=name)

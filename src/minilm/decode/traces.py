@@ -8,6 +8,7 @@ N examples, F frames of one example, T frames of all, K beams.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from minilm import storage
 from minilm.errors import DataError
 
 _Number = TypeVar("_Number", int, float)
-_FORMAT = "minilm score traces 1"
+_FORMAT = "minilm_traces_1"
 _TENSORS = {"scores": torch.float64, "ids": torch.int32, "parents": torch.int32, "frames": torch.int64}
 
 
@@ -56,7 +57,7 @@ def write_traces(path: Path, traces: Sequence[Trace]) -> None:
     }
     tensors = {name: tensor.view(total, beams) for name, tensor in tensors.items()}
     tensors["frames"] = torch.tensor([len(trace.ids) for trace in traces], dtype=_TENSORS["frames"])
-    storage.write_safetensors(path, tensors, metadata={"format": _FORMAT, "num_samples": str(len(traces))})
+    storage.write_safetensors(path, tensors, metadata={_FORMAT: json.dumps({"num_samples": len(traces)})})
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -66,13 +67,14 @@ def read_traces(path: Path) -> list[Trace]:
         DataError: missing, truncated, no trace file, or tensors that do not fit together.
     """
     info, metadata = storage.read_safetensors_header(path)
-    if metadata.get("format") != _FORMAT or info.keys() != _TENSORS.keys():
+    if _FORMAT not in metadata or info.keys() != _TENSORS.keys():
         raise DataError(f"{path}: not a trace file (its header lacks {_FORMAT!r}); decode again with traces")
+    count = storage.parse_json_object(metadata[_FORMAT], path).get("num_samples")
     tensors = storage.read_safetensors(path)
     shapes = {tuple(tensors[name].shape) for name in ("scores", "ids", "parents")}
     wrong = [name for name, kind in _TENSORS.items() if tensors[name].dtype != kind]
     frames = tensors["frames"].flatten().tolist()
-    if wrong or len(shapes) != 1 or str(len(frames)) != metadata.get("num_samples"):
+    if wrong or len(shapes) != 1 or len(frames) != count:
         raise DataError(f"{path}: damaged: {', '.join(wrong) or 'its tensors'} do not fit together; decode again")
     rows, *beams = shapes.pop()
     if len(beams) != 1 or (frames and (min(frames) < 1 or beams[0] < 1)) or sum(frames) != rows:

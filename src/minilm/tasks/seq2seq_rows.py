@@ -72,16 +72,15 @@ class Pairs:
 def load_nlg_tokenizer(path: Path, *, lowercase: bool | None = None) -> Tokenizer:
     """A tokenizer whose unused WordPiece slots have UniLM's names, such as [X_SEP]; ids do not change.
 
+    A vocabulary that has [X_SEP] already is left as it is.
+
     Raises:
         DataError: as `Tokenizer.load`.
     """
     plain = Tokenizer.load(path, lowercase=lowercase)
-    renames = {
-        old: new
-        for old, new in NLG_RENAMES.items()
-        if plain.token_to_id(old) is not None and plain.token_to_id(new) is None
-    }
-    return Tokenizer.load(path, lowercase=lowercase, renames=renames) if renames else plain
+    names = {old: new for old, new in NLG_RENAMES.items() if plain.token_to_id(old) is not None}
+    is_named = plain.token_to_id(SENTENCE_END) is not None
+    return plain if is_named or not names else Tokenizer.load(path, lowercase=lowercase, renames=names)
 
 
 def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, columns: PairColumns, *, limits: PairLimits) -> Pairs:

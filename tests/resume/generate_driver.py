@@ -1,0 +1,94 @@
+"""Runs `minilm generate` in forked children, kills them, starts them again; torch is imported once.
+
+Usage: python generate_driver.py JSON, with [[[word, ..], number], ..]: the command line and where it is killed. One
+child per entry, one after the other; it kills itself at its n-th call of `_CALLS` (before it or, every other time,
+after it); 0 runs to the end. Prints one JSON list: [exit status, sources searched, calls] each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+
+import rich.progress
+import safetensors.torch
+import tokenizers
+import torch
+
+from minilm.cli.app import main
+from minilm.infer import api, generate_file
+from minilm.infer import generate as generate_module
+
+_CALLS = ("fsync", "replace", "unlink")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def child(words: list[str], kill_at: int, report: int) -> None:
+    calls = searched = 0
+
+    def tell() -> None:
+        os.pwrite(report, f"{searched:8d}{calls:8d}".encode(), 0)
+
+    def counted(original):
+        def call(*arguments, **keywords):
+            nonlocal calls
+            calls += 1
+            tell()
+            if calls == kill_at and calls % 2:
+                die()
+            try:
+                return original(*arguments, **keywords)
+            finally:
+                if calls == kill_at:
+                    die()
+
+        return call
+
+    search = generate_module.search
+
+    def watched(decoder, sources, settings):
+        nonlocal searched
+        found = search(decoder, sources, settings)
+        searched += len(sources)
+        tell()
+        return found
+
+    generate_module.search = watched
+    for name in _CALLS:
+        setattr(os, name, counted(getattr(os, name)))
+    status = 1
+    try:
+        main(words)
+    except SystemExit as done:
+        status = int(done.code or 0)
+    finally:
+        os._exit(status)
+
+
+def drive() -> None:
+    with torch.device("meta"):
+        torch.nn.Embedding(2, 2)  # what reading a model imports
+    assert all((rich.progress, safetensors.torch, tokenizers, api, generate_file)), "imported before the first fork"
+    report = os.memfd_create("report")
+    results = []
+    for words, kill_at in json.loads(sys.argv[1]):
+        os.pwrite(report, b" " * 7 + b"0" + b" " * 7 + b"0", 0)
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(2, 1)
+            child(words, kill_at, report)
+        _, status = os.waitpid(pid, 0)
+        counts = os.pread(report, 16, 0)
+        results.append([os.waitstatus_to_exitcode(status), int(counts[:8]), int(counts[8:])])
+    sys.stdout.write(json.dumps(results))
+
+
+if __name__ == "__main__":
+    drive()

@@ -1,0 +1,75 @@
+"""Proves that generation killed at any moment, and started again by the same command, loses and repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+NUM_SOURCES = 6
+
+
+@pytest.fixture
+def drive(generator_dir, tmp_path):
+    """`drive([(folder, kill at call), ...])`: exit status, searched sources and calls of each start."""
+    source = tmp_path / "in.txt"
+    source.write_text("".join(f"w{n} w{2 * n} w{n + 3}\n" for n in range(NUM_SOURCES)))
+    settings = ["--beam-size", "2", "--max-target-tokens", "6", "--batch-tokens", "1"]
+
+    def words(folder):
+        folder.mkdir(exist_ok=True)
+        outputs = ["--output", str(folder / "out.jsonl"), "--traces", str(folder / "t.safetensors")]
+        return ["generate", str(generator_dir), "--input", str(source), *outputs, *settings]
+
+    def start(plan):
+        job = json.dumps([[words(folder), kill_at] for folder, kill_at in plan])
+        quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1] / "src")}
+        done = subprocess.run(
+            [sys.executable, str(HERE / "generate_driver.py"), job],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **quiet},
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return start
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_killed_again_and_again(drive, tmp_path):
+    """Kills before and after syncs, renames and removals, in one run after the other of the same job."""
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    kills = [3, 2, 4, 3, 2, 5, 4, 6, 7]
+    whole, *results = drive([(unbroken, 0), *((broken, kill_at) for kill_at in kills), (broken, 0)])
+    assert whole[:2] == [0, NUM_SOURCES]
+    assert {status for status, _, _ in results} == {0, -signal.SIGKILL}
+    assert sum(status != 0 for status, _, _ in results) >= 5
+    assert results[-1][0] == 0
+    assert contents(broken) == contents(unbroken)
+    assert set(contents(broken)) == {"out.jsonl", "t.safetensors"}
+
+
+def test_killed_at_every_call(drive, tmp_path):
+    """A batch counts when its sync returned: only the one in flight is computed again, the output is the same."""
+    [[_, _, calls]] = drive([(tmp_path / "unbroken", 0)])
+    assert calls > NUM_SOURCES  # each batch (of one source here) is synced
+    folders = {number: tmp_path / f"run-{number}" for number in range(1, calls + 1)}
+    results = drive([(folder, kill_at) for number, folder in folders.items() for kill_at in (number, 0)])
+    for number, folder in folders.items():
+        (killed, before, _), (status, after, _) = results[2 * number - 2 : 2 * number]
+        assert (killed, status) == (-signal.SIGKILL, 0)
+        # the last call removes the finished rows: behind it the job is done, and the command does it anew
+        assert NUM_SOURCES <= before + after <= NUM_SOURCES + 1 or (number == calls and after == NUM_SOURCES)
+        assert contents(folder) == contents(tmp_path / "unbroken")

@@ -1,0 +1,160 @@
+"""`minilm generate` as users type it: inputs and outputs of every kind, order, traces, and errors with their place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+import minilm
+from minilm.cli.app import main
+from minilm.decode.traces import read_traces
+
+TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w2 w2"]
+
+
+@pytest.fixture
+def generate(generator_dir, tmp_path, monkeypatch, capsys):
+    """`generate("--flag", ...)` in a folder of its own: exit code, what it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as done:
+            main(["generate", str(generator_dir), *map(str, words)])
+        captured = capsys.readouterr()
+        return done.value.code, captured.out + captured.err
+
+    return run
+
+
+@pytest.fixture
+def expected(generator_dir):
+    return minilm.load(generator_dir).generate(TEXTS)
+
+
+def write(path, kind):
+    if kind in (".jsonl", ".jsonl.gz"):
+        text = "".join(json.dumps({"src": text, "id": f"q{number}"}) + "\n" for number, text in enumerate(TEXTS))
+    elif kind == ".csv":
+        text = "src,other\n" + "".join(f"{text},x\n" for text in TEXTS)
+    else:
+        text = "".join(f"{text}\n" for text in TEXTS)
+    path.write_bytes(gzip.compress(text.encode()) if kind.endswith(".gz") else text.encode())
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".jsonl.gz", ".csv", ".txt", ".test"])
+def test_every_kind_of_input(generate, tmp_path, expected, kind):
+    write(tmp_path / f"in{kind}", kind)
+    code, said = generate("--input", f"in{kind}", "--output", "out.jsonl")
+    assert (code, said.splitlines()[-1]) == (0, "4 targets are in out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in rows] == expected
+    assert [row["id"] for row in rows] == [f"q{n}" if "json" in kind else str(n) for n in range(4)]
+    assert all(set(row) == {"id", "prediction", "score"} for row in rows)
+    generate("--input", f"in{kind}", "--output", "out.txt")
+    assert (tmp_path / "out.txt").read_text() == "".join(f"{text}\n" for text in expected)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_several_targets_and_their_traces(generate, tmp_path, generator_dir):
+    write(tmp_path / "in.jsonl", ".jsonl")
+    options = ["--n-best", 3, "--beam-size", 4, "--length-penalty", 0.9, "--ban-ngrams", 2, "--ban-ignore", "w1|."]
+    words = ["--input", "in.jsonl", "--output", "out.jsonl", "--traces", "t.safetensors", *options]
+    assert generate(*words)[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    settings = {"beam_size": 4, "length_penalty": 0.9, "ban_ngrams": 2, "ban_ignore": "w1|."}
+    several = minilm.load(generator_dir).generate(TEXTS, n_best=3, **settings)
+    assert [[one["text"] for one in row["candidates"]] for row in rows] == several
+    assert [row["prediction"] for row in rows] == [texts[0] for texts in several]
+    traces = read_traces(tmp_path / "t.safetensors")
+    assert [len(trace.ids[0]) for trace in traces] == [4] * 4
+
+
+def test_drawn_targets(generate, tmp_path, generator_dir):
+    write(tmp_path / "in.txt", ".txt")
+    words = ["--sample", "--top-k", 9, "--top-p", 0.9, "--temperature", 1.2, "--seed", 3, "--max-target-tokens", 9]
+    assert generate("--input", "in.txt", "--output", "out.txt", *words)[0] == 0
+    options = {"top_k": 9, "top_p": 0.9, "temperature": 1.2, "seed": 3, "max_target_tokens": 9}
+    found = minilm.load(generator_dir).generate(TEXTS, sample=True, **options)
+    assert (tmp_path / "out.txt").read_text().splitlines() == found
+
+
+def test_parts_are_joined_by_sep_and_the_first_is_cut(generate, tmp_path, generator_dir, caplog):
+    long = " ".join(["w1"] * 90)
+    (tmp_path / "in.jsonl").write_text(json.dumps({"passage": long, "answer": ["w7", "w8"]}) + "\n")
+    words = ["--field", "passage", "--field", "answer", "--max-target-tokens", 10]
+    assert generate("--input", "in.jsonl", "--output", "out.txt", *words)[0] == 0
+    assert "1 of 1 sources were longer than 52 tokens and were cut (first: in.jsonl:1)" in caplog.text
+    whole = " ".join([*["w1"] * 49, "[SEP] w7 w8"])
+    [expected] = minilm.load(generator_dir).generate([whole], max_target_tokens=10)
+    assert (tmp_path / "out.txt").read_text() == f"{expected}\n"
+
+
+def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
+    (tmp_path / "in.txt").write_text("")
+    assert generate("--input", "in.txt", "--output", "out.txt")[0] == 0
+    assert (tmp_path / "out.txt").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words", "code", "message"),
+    [
+        ("in.txt", "w1\n\nw2\n", [], 3, "in.txt:2: the source is empty, so there is nothing to generate from; fill or"),
+        ("in.jsonl", '{"src": []}\n', [], 3, "in.jsonl:1: the source is empty"),
+        (
+            "in.jsonl",
+            '{"src": "w1"}\n{"tgt": "w1"}\n',
+            [],
+            3,
+            "in.jsonl:2: no field 'src' (the row has 'tgt'); name",
+        ),
+        ("in.jsonl", '{"src": 5}\n', [], 3, "in.jsonl:1: src is a int, expected a text or a list of tokens"),
+        ("in.jsonl", '{"src": ["w1", 5]}\n', [], 3, "in.jsonl:1: src is a list, expected a text or a list of tokens"),
+        ("in.jsonl", '{"src": "w1"\n', [], 3, "in.jsonl:1: broken JSON"),
+        ("in.txt", b"w1\n\xff\n", [], 3, "in.txt:2: invalid UTF-8; write the file again as UTF-8"),
+        ("in.txt", "w1\n\x01\x02\n", [], 3, "in.txt:2: the source has no token, so there is nothing to generate from"),
+        ("other.txt", "w1\n", [], 2, "in.txt: no such file; check the input path"),
+        ("in.txt", "w1\n", ["--output", "out.csv"], 2, "--output is out.csv; expected a name that ends in .jsonl or"),
+        ("in.txt", "w1\n", ["--output", "in.txt"], 2, "--input, --output and --traces name the same file twice"),
+        ("in.txt", "w1\n", ["--output", "o.txt", "--n-best", 2], 2, "--n-best is 2, but a line of o.txt holds one tar"),
+        ("in.txt", "w1\n", ["--output", "no/o.txt"], 4, "the folder does not exist: create it first"),
+        ("in.txt", "w1\n", ["--top-p", 0.5], 2, "top_p has a meaning only with sample"),
+    ],
+)
+def test_what_is_wrong_and_where(generate, tmp_path, name, text, words, code, message):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    source = "in.txt" if name == "other.txt" else name
+    output = [] if "--output" in words else ["--output", "out.jsonl"]
+    found, said = generate("--input", source, *output, *words)
+    assert found == code
+    assert message in said.replace("\n", " ")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeypatch, expected):
+    """A run stops in the middle; other settings are refused; the same command finishes without repeating a row."""
+    from minilm.infer import generate as module
+
+    write(tmp_path / "in.txt", ".txt")
+    words = ["--input", "in.txt", "--output", "out.txt", "--batch-tokens", 1]
+    search, searched = module.search, []
+
+    def interrupted(decoder, sources, settings):
+        if len(searched) == 2:
+            raise KeyboardInterrupt
+        searched.append(len(sources))
+        return search(decoder, sources, settings)
+
+    monkeypatch.setattr(module, "search", interrupted)
+    assert generate(*words)[0] == 130
+    assert not (tmp_path / "out.txt").exists()
+    code, said = generate(*words, "--length-penalty", 0.5)
+    assert code == 2
+    assert "holds finished rows of another job (settings differ); repeat that command, choose another output" in said
+    monkeypatch.setattr(module, "search", lambda *arguments: (searched.append(1), search(*arguments))[1])
+    code, said = generate(*words)
+    assert code == 0
+    assert "resuming: 2 of 4 rows are finished" in said
+    assert len(searched) == 4
+    assert (tmp_path / "out.txt").read_text().splitlines() == expected

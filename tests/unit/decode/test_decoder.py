@@ -1,0 +1,121 @@
+"""What a decoder refuses, how sources are framed, and searches that cannot be."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.decode.beam import BeamSettings, search
+from minilm.decode.constraints import Constraints
+from minilm.decode.decoder import Decoder, use_original_eps
+from minilm.decode.rescore import best_hypotheses
+from minilm.errors import UsageError
+from minilm.model.checkpoint import read_model, write_model
+from minilm.model.heads import Model
+from minilm.text.tokenizer import Tokenizer
+
+
+def source(decoder, length=4):
+    return decoder.frame(np.arange(7, 7 + length, dtype=np.int32))
+
+
+def test_a_model_without_a_trained_head_is_refused(model, tokenizer, tmp_path, caplog):
+    with pytest.raises(UsageError, match="the model has no trained mlm head, so it cannot generate"):
+        Decoder(Model(model.encoder), tokenizer)
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    write_model(Model(model.encoder), folder)
+    with caplog.at_level(logging.WARNING):
+        fresh = read_model(folder, head="mlm")
+    assert "has no trained mlm head; 5 tensors start from random values" in caplog.text
+    with pytest.raises(UsageError, match="its checkpoint lacks those weights; fine-tune it with the task seq2seq"):
+        Decoder(fresh, tokenizer)
+
+
+def test_a_larger_vocabulary_is_refused(model, tmp_path):
+    path = tmp_path / "more.txt"
+    path.write_text(
+        "".join(f"{token}\n" for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(40))])
+    )
+    with pytest.raises(UsageError, match="the tokenizer has 45 tokens, the model 33: they do not belong together"):
+        Decoder(model, Tokenizer.load(path))
+
+
+def test_an_unknown_shift_is_refused(model, tokenizer):
+    with pytest.raises(UsageError, match=r"^pos_shift is 'left'; expected one of none, head, 2020-03$"):
+        Decoder(model, tokenizer, pos_shift="left")
+
+
+def test_frames_and_room(model, tokenizer):
+    plain, shifted, first = (Decoder(model, tokenizer, pos_shift=kind) for kind in ("none", "head", "2020-03"))
+    assert source(plain, 2).tolist() == source(first, 2).tolist() == [2, 7, 8, 3]
+    assert source(shifted, 2).tolist() == [2, 7, 8]
+    assert (plain.source_room(10), shifted.source_room(10), first.source_room(10)) == (28, 29, 28)
+    assert plain.source_room(10, max_positions=30) == 18
+    assert plain.source_room(10, max_positions=400) == 28
+    with pytest.raises(UsageError, match="38 target tokens leave no room for a source among 40 positions; ask for at"):
+        plain.source_room(38)
+
+
+def test_all_positions_are_used_and_no_more(decoder):
+    """A source of the full room decodes to its last token; one token more is refused."""
+    longest = source(decoder, 25)
+    [trace] = search(decoder, [longest], BeamSettings(beam_size=2, max_target_tokens=13, early_stop=False))
+    assert trace.complete
+    with pytest.raises(UsageError, match="a source of 27 tokens and a target of 14 need more than the model's 40 pos"):
+        search(decoder, [longest], BeamSettings(max_target_tokens=14))
+
+
+def test_more_beams_than_tokens_are_refused(decoder):
+    with pytest.raises(UsageError, match=r"^beam_size is 34, but the vocabulary has 33 tokens; use fewer beams$"):
+        search(decoder, [source(decoder)], BeamSettings(beam_size=34, max_target_tokens=2))
+
+
+def test_as_many_beams_as_tokens(decoder):
+    """The whole vocabulary is in the first frame, the banned end token last, with the penalty as its score."""
+    options = BeamSettings(beam_size=33, max_target_tokens=2, constraints=Constraints(min_tokens=1), early_stop=False)
+    [trace] = search(decoder, [source(decoder)], options)
+    assert sorted(trace.ids[0]) == list(range(33))
+    assert (trace.ids[0][-1], trace.scores[0][-1]) == (3, -10000.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, "beam_size is 0; expected 1 or more"),
+        ({"max_target_tokens": 0}, "max_target_tokens is 0; expected 1 or more"),
+        ({"beam_size": 2, "n_best": 3}, "n_best is 3, but a search with 2 beams is sure of 2 hypotheses only"),
+    ],
+)
+def test_settings_that_make_no_search(options, message):
+    with pytest.raises(UsageError, match=message):
+        BeamSettings(**options)
+
+
+def test_finished_examples_leave_the_batch(decoder, monkeypatch):
+    """Examples that end at different steps: each keeps its own result, and fewer and fewer are computed."""
+    sizes = []
+    step = decoder.step
+    monkeypatch.setattr(
+        decoder,
+        "step",
+        lambda cache, *rest, **named: (sizes.append(cache.num_examples), step(cache, *rest, **named))[1],
+    )
+    own = [source(decoder, length) for length in range(1, 12)]
+    decoder._head.bias[3] = 3.0
+    options = BeamSettings(beam_size=3, max_target_tokens=20)
+    together = [best_hypotheses(t, end_id=3, length_penalty=0.0) for t in search(decoder, own, options)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) > 2
+    alone = [best_hypotheses(search(decoder, [one], options)[0], end_id=3, length_penalty=0.0) for one in own]
+    assert [best[0].ids for best in together] == [best[0].ids for best in alone]
+
+
+def test_the_original_eps_changes_the_scores_a_little(model, tokenizer):
+    [before] = search(Decoder(model, tokenizer), [np.array([2, 7, 3])], BeamSettings(max_target_tokens=1))
+    use_original_eps(model)
+    [after] = search(Decoder(model, tokenizer), [np.array([2, 7, 3])], BeamSettings(max_target_tokens=1))
+    assert 0 < torch.tensor(before.scores).sub(torch.tensor(after.scores)).abs().max() < 0.01

@@ -1,0 +1,45 @@
+"""Tokens back to text, as the original does it."""
+
+from __future__ import annotations
+
+import pytest
+
+from minilm.decode.detokenize import one_line, text_of, without_run_of_marks, words_of
+
+
+def ids(tokenizer, text):
+    return [tokenizer.token_to_id(token) for token in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        ("a b ##s .", "a bs ."),
+        ("##s a", "##s a"),
+        ("a [SEP] b", "a"),
+        ("a [PAD] b [SEP]", "a"),
+        ("[UNK] [CLS] a", "[UNK] [CLS] a"),
+        ("[SEP]", ""),
+    ],
+)
+def test_pieces_are_glued_and_the_end_is_cut(tokenizer, tokens, text):
+    assert text_of(ids(tokenizer, tokens), tokenizer) == text
+
+
+def test_a_line_break_becomes_a_sentence_mark():
+    assert one_line(["a", "b\nc"]) == "a b [X_SEP] c"
+
+
+def test_runs_of_marks_at_the_end_are_shortened():
+    """Three at a time, while four equal ones end more than four words."""
+    assert without_run_of_marks(list("ab......")) == list("ab...")
+    assert without_run_of_marks(list("a....")) == list("a.")
+    assert without_run_of_marks(list("....")) == list("....")
+    assert without_run_of_marks(list("ab...")) == list("ab...")
+    assert without_run_of_marks(list("abcccc")) == list("abcccc")
+    assert without_run_of_marks(["a", "b", "--", "--", "--", "--"]) == ["a", "b", "--", "--", "--", "--"]
+    assert without_run_of_marks([]) == []
+
+
+def test_words_of_an_ended_target(tokenizer):
+    assert words_of(ids(tokenizer, "c ##s ##s [SEP] a"), tokenizer) == ["css"]

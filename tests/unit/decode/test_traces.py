@@ -1,0 +1,191 @@
+"""Traces: written and read again, scored by other rules, the original's pickles, and damage in both."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from minilm.decode.rescore import RescoreSettings, best_hypotheses, rescored
+from minilm.decode.traces import Trace, read_original_traces, read_traces, write_traces
+from minilm.errors import DataError, UsageError
+from minilm.storage import read_safetensors, read_safetensors_header, write_safetensors
+
+END, PAD = 3, 0
+# b ends first and short; a goes on and ends in the last frame, in which all have ended
+TRACE = Trace(
+    scores=[[-1.0, -1.5], [-1.4, -2.0], [-2.1, -2.3]],
+    ids=[[7, 8], [END, 9], [END, END]],
+    parents=[[0, 0], [1, 0], [1, 1]],
+)
+OPEN = Trace(scores=[[-1.0, -2.0], [-3.0, -4.0]], ids=[[7, END], [8, 9]], parents=[[0, 0], [0, 0]])
+
+
+def chosen(trace, **options):
+    return rescored(trace, RescoreSettings(**options), end_id=END, pad_id=PAD)
+
+
+def test_selection_by_hand():
+    assert best_hypotheses(TRACE, end_id=END, length_penalty=0.0)[0].ids == (8, END)
+    ranked = best_hypotheses(TRACE, end_id=END, length_penalty=0.0, n_best=3)
+    assert [one.ids for one in ranked] == [(8, END), (7, 9, END), (7, 9, END)]
+    assert [one.score for one in ranked] == [-1.4, -2.1, -2.3]
+    longer = best_hypotheses(TRACE, end_id=END, length_penalty=4.0)[0]
+    assert (longer.ids, longer.score) == ((7, 9, END), pytest.approx(-2.1 / (8 / 6) ** 4))
+    # in the last frame an open end counts, before it does not
+    assert [one.ids for one in best_hypotheses(OPEN, end_id=END, length_penalty=0.0, n_best=9)] == [
+        (END,),
+        (7, 8),
+        (7, 9),
+    ]
+
+
+def test_of_a_stopped_search_only_ended_hypotheses_count():
+    stopped = Trace(scores=OPEN.scores, ids=OPEN.ids, parents=OPEN.parents, complete=False)
+    assert [one.ids for one in best_hypotheses(stopped, end_id=END, length_penalty=0.0, n_best=9)] == [(END,)]
+    with pytest.raises(UsageError, match="the search was stopped early, so its trace cannot be scored again; decode"):
+        chosen(stopped)
+
+
+def test_equal_scores_go_to_the_first():
+    trace = Trace(scores=[[-1.0, -1.0], [-1.0, -1.0]], ids=[[7, END], [END, END]], parents=[[0, 0], [0, 0]])
+    assert best_hypotheses(trace, end_id=END, length_penalty=0.0)[0].ids == (END,)
+    assert chosen(trace) == (END,)
+
+
+def test_other_rules():
+    assert chosen(TRACE) == (8, END)
+    assert chosen(TRACE, alpha=4.0) == (7, 9, END)
+    assert chosen(TRACE, length_penalty=0.8) == (7, 9, END)  # -2.1 + 2.4 against -1.4 + 1.6
+    assert chosen(TRACE, length_penalty=0.8, alpha=9.0) == (7, 9, END)
+    assert chosen(TRACE, length_penalty=1.0, expect=2.0) == (8, END)
+    assert chosen(TRACE, length_penalty=1.0, expect=3.0) == (7, 9, END)
+    assert chosen(OPEN) == (END,)
+    assert chosen(OPEN, length_penalty=1.5) == (7, 8)  # -3 + 3 against -2 + 1.5
+
+
+def test_the_swapped_rule_drops_the_frame_of_ends():
+    """Without it the frame before is the last, whose open end counts; where no such frame is, only ends count."""
+    scores = [[-1.0, -1.3], [-1.4, -1.2], [-2.1, -2.3]]
+    trace = Trace(scores=scores, ids=TRACE.ids, parents=TRACE.parents)
+    assert chosen(trace) == (8, END)
+    assert chosen(trace, swapped=True) == (7, 9)
+    never = Trace(scores=[[-1.0, -2.0]], ids=[[7, 8]], parents=[[0, 0]])
+    assert chosen(never, swapped=True) == ()
+    assert chosen(never) == (7,)
+
+
+@pytest.mark.parametrize("name", ["alpha", "length_penalty", "expect"])
+def test_numbers_that_are_none(name):
+    with pytest.raises(UsageError, match=f"^{name} is nan; expected a finite number$"):
+        RescoreSettings(**{name: float("nan")})
+
+
+# --- our files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("traces", [[TRACE, OPEN], [OPEN], []])
+def test_written_traces_are_read_again(tmp_path, traces):
+    path = tmp_path / "t.trace.safetensors"
+    write_traces(path, traces)
+    assert read_traces(path) == traces
+    _, header = read_safetensors_header(path)
+    assert header == {"minilm_traces_1": f'{{"num_samples": {len(traces)}}}'}
+
+
+def rewritten(path, **tensors):
+    """The file with some tensors replaced."""
+    write_traces(path, [TRACE, OPEN])
+    _, header = read_safetensors_header(path)
+    write_safetensors(path, {**read_safetensors(path), **tensors}, metadata=header)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"frames": torch.tensor([3, 9])}, "the numbers of frames do not add up"),
+        ({"frames": torch.tensor([5, 0])}, "the numbers of frames do not add up"),
+        ({"frames": torch.tensor([6, -1])}, "the numbers of frames do not add up"),
+        ({"frames": torch.tensor([2**62, 2**62])}, "the numbers of frames do not add up"),
+        ({"frames": torch.tensor([5])}, "its tensors do not fit together"),
+        ({"frames": torch.tensor([3.0, 2.0])}, "damaged: frames do not fit together"),
+        ({"ids": torch.zeros(5, 3, dtype=torch.int32)}, "its tensors do not fit together"),
+        ({"ids": torch.full((5, 2), -1, dtype=torch.int32)}, "example 0, frame 0: expected 2 finite scores and token"),
+        ({"parents": torch.full((5, 2), 2, dtype=torch.int32)}, "example 0, frame 0: a parent outside the 2 beams"),
+        ({"scores": torch.full((5, 2), torch.nan, dtype=torch.float64)}, "expected 2 finite scores"),
+    ],
+)
+def test_damaged_traces_are_refused(tmp_path, tensors, message):
+    path = tmp_path / "t.trace.safetensors"
+    rewritten(path, **tensors)
+    with pytest.raises(DataError, match=message):
+        read_traces(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "t.safetensors"
+    write_safetensors(path, {"ids": torch.zeros(1)})
+    with pytest.raises(DataError, match=r"not a trace file .its header lacks 'minilm_traces_1'.; decode again"):
+        read_traces(path)
+    write_traces(path, [TRACE])
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match=r"is not a whole safetensors file"):
+        read_traces(path)
+    with pytest.raises(DataError, match=r"cannot read .*absent"):
+        read_traces(tmp_path / "absent")
+
+
+# --- the original's pickles --------------------------------------------------------------------------
+
+
+def pickled(path, *records):
+    path.write_bytes(b"".join(pickle.dumps(record) for record in records))
+    return path
+
+
+def record(trace, padding=4):
+    """As the original writes it: padded with zeros."""
+    zeros = [[0] * 2] * padding
+    return {
+        "scores": [*trace.scores, *([[0.0] * 2] * padding)],
+        "wids": [*trace.ids, *zeros],
+        "ptrs": [*trace.parents, *zeros],
+    }
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+def test_pickled_traces_lose_their_padding(tmp_path, protocol):
+    records = [{"version": 0.0, "num_samples": 2}, record(TRACE), record(OPEN, padding=0)]
+    path = tmp_path / "t.trace.pickle"
+    path.write_bytes(b"".join(pickle.dumps(one, protocol=protocol) for one in records))
+    assert list(read_original_traces(path)) == [TRACE, OPEN]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([[1, 2]], "it does not begin with a header that tells num_samples"),
+        ([{"num_samples": "2"}], "does not begin with a header"),
+        ([{"num_samples": 2}, record(TRACE)], "it ends after 1 of 2 examples; copy it again"),
+        ([{"num_samples": 0}, record(TRACE)], "it holds more than the 0 examples"),
+        ([{"num_samples": 1}, [1]], "example 0: expected scores, wids and ptrs, found a list"),
+        ([{"num_samples": 1}, {"scores": []}], "must be lists of numbers, of equal sizes"),
+        ([{"num_samples": 1}, record(TRACE) | {"wids": [[7, 8]]}], "must be lists of numbers, of equal sizes"),
+        ([{"num_samples": 1}, record(TRACE) | {"ptrs": [["a", 1]] * 7}], "must be lists of numbers"),
+        ([{"num_samples": 1}, record(TRACE) | {"ptrs": [[5, 0]] * 7}], "frame 0: a parent outside the 2 beams"),
+        ([{"num_samples": 1}, record(TRACE) | {"wids": [[-5, 0]] * 7}], "frame 0: expected 2 finite scores and token"),
+    ],
+)
+def test_damaged_pickles_are_refused(tmp_path, records, message):
+    with pytest.raises(DataError, match=message):
+        list(read_original_traces(pickled(tmp_path / "t.trace.pickle", *records)))
+
+
+def test_truncated_pickles_are_refused(tmp_path):
+    path = pickled(tmp_path / "t.trace.pickle", {"num_samples": 1}, record(TRACE))
+    whole = path.read_bytes()
+    for length in (0, 1, 7, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError):
+            list(read_original_traces(path))

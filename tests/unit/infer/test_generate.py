@@ -1,0 +1,200 @@
+"""`model.generate`, `stream` and what they refuse: order, options, cut sources, unknown tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+
+import minilm
+from minilm.errors import UsageError
+from minilm.infer.generate import GenerationSettings, Options
+from minilm.infer.task_file import SavedTask, write_task
+from minilm.model.checkpoint import read_model, write_model
+from minilm.model.heads import Model
+
+TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w2 w2", "w9"]
+
+
+@pytest.fixture
+def model(generator_dir):
+    return minilm.load(generator_dir)
+
+
+def test_one_text_for_each_in_their_order(model):
+    found = model.generate(TEXTS, max_target_tokens=8)
+    assert len(found) == len(TEXTS)
+    assert found[1] == found[4]
+    assert len(set(found)) > 2
+    assert found == model.generate((text for text in TEXTS), max_target_tokens=8)
+    assert found == [model.generate([text], max_target_tokens=8)[0] for text in TEXTS]
+    assert model.generate([]) == []
+
+
+def test_small_batches_change_nothing(model):
+    assert model.generate(TEXTS, batch_tokens=1) == model.generate(TEXTS)
+
+
+def test_windows_change_nothing(model, monkeypatch):
+    whole = model.generate(TEXTS, sample=True)
+    monkeypatch.setattr("minilm.infer.api.windows", lambda texts: ([text] for text in texts))
+    assert model.generate(TEXTS, sample=True) == whole
+
+
+def test_the_best_of_several(model):
+    best = model.generate(TEXTS)
+    several = model.generate(TEXTS, n_best=3)
+    assert [texts[0] for texts in several] == best
+    assert {len(texts) for texts in several} == {3}
+    found = model.generations(TEXTS, GenerationSettings(n_best=3, length_penalty=0.9))
+    for one in found:
+        scores = [candidate.score for candidate in one.candidates]
+        assert scores == sorted(scores, reverse=True)
+        assert one.trace is None
+    traced = model.generations(TEXTS, GenerationSettings(n_best=3, length_penalty=0.9, traces=True))
+    assert [one.candidates for one in traced] == [one.candidates for one in found]
+    assert all(one.trace.complete for one in traced)
+
+
+def test_lists_of_tokens_are_only_looked_up(model, caplog):
+    assert model.generate([["w1", "w2", "w3"]]) == model.generate(["w1 w2 w3"])
+    with caplog.at_level(logging.WARNING):
+        found = model.generate([["w1"], ["w1", "new", "w2", "newer"]])
+    assert found[1] == model.generate([["w1", "[UNK]", "w2", "[UNK]"]])[0]
+    assert "2 listed tokens are not in the vocabulary and were read as [UNK] (first: text 1, 'new')" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_long_sources_are_cut_and_told_once(model, caplog):
+    long = " ".join(["w1"] * 100)
+    with caplog.at_level(logging.WARNING):
+        found = model.generate(["w2", long, long], max_target_tokens=10)
+    assert found[1] == model.generate([" ".join(["w1"] * 52)], max_target_tokens=10)[0]
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 3 sources were longer than 52 tokens and were cut (first: text 1)"
+    ]
+
+
+def test_what_the_model_was_trained_with_is_the_default(generator_dir, caplog):
+    write_task(generator_dir, SavedTask(name="seq2seq", max_source_tokens=6, max_target_tokens=3))
+    model = minilm.load(generator_dir)
+    assert model.generate(["w1 w2 w3 w4 w5 w6 w7"], min_tokens=0) == model.generate(
+        ["w1 w2 w3 w4"], max_target_tokens=3, min_tokens=0
+    )
+    assert "longer than 4 tokens and were cut" in caplog.text
+    assert all(len(text.split()) <= 3 for text in model.generate(TEXTS, beam_size=1))
+
+
+def test_a_model_trained_by_position_shift_is_asked_that_way(generator_dir):
+    plain = minilm.load(generator_dir).generate(TEXTS)
+    write_task(generator_dir, SavedTask(name="seq2seq", mask_way="v0"))
+    assert minilm.load(generator_dir).generate(TEXTS) != plain
+
+
+def test_drawn_texts_depend_on_seed_and_place(model):
+    options = {"sample": True, "top_k": 20, "top_p": 0.95, "temperature": 1.3}
+    found = model.generate(TEXTS, seed=1, **options)
+    assert found == model.generate(TEXTS, seed=1, batch_tokens=1, **options)
+    assert found != model.generate(TEXTS, seed=2, **options)
+    assert found[1] != found[4]  # equal texts in other places
+    assert found[:2] == model.generate(TEXTS[:2], seed=1, **options)
+    several = model.generate(TEXTS, seed=1, n_best=4, **options)
+    assert all(len(set(texts)) > 1 for texts in several)
+
+
+@pytest.mark.parametrize("options", [{}, {"sample": True, "seed": 5}, {"ban_ngrams": 1}])
+def test_streamed_pieces_are_the_text(model, options):
+    for text in TEXTS:
+        pieces = list(model.stream(text, **options))
+        beams = {} if options.get("sample") else {"beam_size": 1}
+        assert "".join(pieces) == model.generate([text], **beams, **options)[0]
+        assert len(pieces) >= 1
+    assert len(list(model.stream(["w1", "w2"]))) > 1
+
+
+def test_words_that_may_repeat(model, caplog):
+    banned = model.generate(TEXTS, ban_ngrams=1)
+    assert all(len(set(text.split())) == len(text.split()) for text in banned)
+    words = "|".join(f"w{number}" for number in range(60))
+    with caplog.at_level(logging.WARNING):
+        assert model.generate(TEXTS, ban_ngrams=1, ban_ignore=f"{words}|[sep]|.|##s") == model.generate(TEXTS)
+    assert caplog.text == ""
+    model.generate(["w1"], ban_ngrams=1, ban_ignore=".|[x_sep]|w1")
+    assert "1 of 3 tokens whose n-grams may come again are not in the vocabulary (first: '[X_SEP]')" in caplog.text
+
+
+def test_bf16_gives_texts_too(generator_dir):
+    assert len(minilm.load(generator_dir, precision="bf16").generate(TEXTS)) == len(TEXTS)
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("w1", r"generate expects a list of texts, not one string; write generate\(\[text\]\)"),
+        (["w1", " "], "text 1 is empty, so there is nothing to generate from; leave it out"),
+        (["w1", []], "text 1 is empty"),
+        ([["w1", 3]], "text 0 holds something else than tokens; generate expects texts or token lists"),
+    ],
+)
+def test_sources_that_are_none(model, texts, message):
+    with pytest.raises(UsageError, match=message):
+        model.generate(texts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 3}, "top_k has a meaning only with sample; leave one of the two out"),
+        ({"temperature": 2.0}, "temperature has a meaning only with sample"),
+        ({"sample": True, "beam_size": 3}, "beam_size has a meaning only without sample"),
+        ({"sample": True, "length_penalty": 0.6}, "length_penalty has a meaning only without sample"),
+        ({"beam_size": 0}, "beam_size is 0; expected 1 or more"),
+        ({"max_target_tokens": 0}, "max_target_tokens is 0; expected 1 or more"),
+        ({"n_best": 0}, "n_best is 0; expected 1 or more"),
+        ({"n_best": 6}, "n_best is 6, but a search with 5 beams is sure of 5 hypotheses only"),
+        ({"beam_size": 1, "n_best": 2}, "n_best is 2, but one beam finds one target; raise beam_size, or sample"),
+        ({"min_tokens": 48}, "min_tokens is 48, but a target has at most 48 tokens with its end token; lower one"),
+        ({"beam_size": 99}, "beam_size is 99, but the vocabulary has 67 tokens; use fewer beams"),
+        ({"max_target_tokens": 62}, "62 target tokens leave no room for a source among 64 positions; ask for at most"),
+    ],
+)
+def test_options_that_make_no_sense(model, options, message):
+    with pytest.raises(UsageError, match=message):
+        model.generate(["w1"], **options)
+
+
+def test_traces_are_of_a_beam_search():
+    for options in ({"beam_size": 1}, {"sample": True}):
+        with pytest.raises(UsageError, match="traces are of a beam search; use a beam_size of 2 or more, without samp"):
+            GenerationSettings(traces=True, **options)
+
+
+def test_beams_cannot_be_streamed(model):
+    with pytest.raises(UsageError, match="a beam search knows its target only at the end; stream with beam_size=1"):
+        list(model.stream("w1", beam_size=2))
+
+
+def test_a_model_without_a_trained_head_encodes_and_does_not_generate(generator_dir, caplog):
+    """Also when its configuration speaks of a head whose weights are not there."""
+    vectors = minilm.load(generator_dir).encode(TEXTS)
+    encoder = read_model(generator_dir).encoder
+    config = (generator_dir / "config.json").read_text()
+    write_model(Model(encoder), generator_dir)
+    for text in (None, config):
+        if text is not None:
+            (generator_dir / "config.json").write_text(text)
+        model = minilm.load(generator_dir)
+        assert np.allclose(model.encode(TEXTS), vectors, atol=1e-6)
+        with pytest.raises(UsageError, match="cannot generate text: it has no trained head; train one with minilm fin"):
+            model.generate(["w1"])
+
+
+def test_the_keywords_are_the_settings():
+    fields = {field.name for field in dataclasses.fields(GenerationSettings)}
+    assert fields == {*get_type_hints(Options), "n_best", "traces"}
