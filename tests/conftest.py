@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPO = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+settings.register_profile("no clock", deadline=None)  # a busy machine is slow and not wrong
+settings.load_profile("no clock")
 
 
 def _shared() -> Path:
