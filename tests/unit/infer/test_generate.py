@@ -55,7 +55,10 @@ def test_the_best_of_several(model):
         assert scores == sorted(scores, reverse=True)
         assert one.trace is None
     traced = model.generations(TEXTS, GenerationSettings(n_best=3, length_penalty=0.9, traces=True))
-    assert [one.candidates for one in traced] == [one.candidates for one in found]
+    for one, other in zip(traced, found, strict=True):  # without the early stop batches differ, and so does rounding
+        assert [candidate.text for candidate in one.candidates] == [candidate.text for candidate in other.candidates]
+        scores = [candidate.score for candidate in other.candidates]
+        assert [candidate.score for candidate in one.candidates] == pytest.approx(scores, abs=1e-5)
     assert all(one.trace.complete for one in traced)
 
 
