@@ -5,28 +5,21 @@ In: a recipe (a path, or the name of a shipped one) and overrides. Out: a run fo
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
+
+from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, stoppable
 
 if TYPE_CHECKING:
     from minilm.distill.run import DistillResult
 
 
 def distill(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.", show_default="none"),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")
-    ] = False,
-    resume: Annotated[
-        Literal["auto", "never"],
-        typer.Option(help="auto continues from the newest checkpoint; never removes the run folder's results first."),
-    ] = "auto",
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    resume: Resume = "auto",
 ) -> None:
     """Distil a teacher into one or more students.
 
@@ -43,16 +36,10 @@ def distill(
         typer.echo(resolved_yaml(loaded), nl=False)
         return
     from minilm.distill.run import distill as run
-    from minilm.errors import Interrupted
     from minilm.train.distributed import is_first_process
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
-    try:
+    with stoppable():
         result = run(loaded, resume=resume)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "stopped at once; the same command goes on from the last checkpoint, if one was written"
-        ) from None
     if is_first_process():
         typer.echo(_table(result))
 

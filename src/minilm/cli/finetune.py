@@ -5,29 +5,22 @@ In: a recipe (a path, or the name of a shipped one) and overrides. Out: a run fo
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
+
+from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, stoppable
 
 if TYPE_CHECKING:
     from minilm.tasks.result import Point
 
 
 def finetune(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.", show_default="none"),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")
-    ] = False,
-    resume: Annotated[
-        Literal["auto", "never"],
-        typer.Option(help="auto continues from the newest checkpoint; never removes the run folder's results first."),
-    ] = "auto",
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    resume: Resume = "auto",
 ) -> None:
     """Fine-tune an encoder: GLUE, SQuAD, or labelled texts of your own.
 
@@ -45,17 +38,11 @@ def finetune(
     if dry_run:
         typer.echo(resolved_yaml(loaded), nl=False)
         return
-    from minilm.errors import Interrupted
     from minilm.tasks.sweep import finetune as run
     from minilm.train.distributed import is_first_process
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
-    try:
+    with stoppable():
         points = run(loaded, resume=resume)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "stopped at once; the same command goes on from the last checkpoint, if one was written"
-        ) from None
     if is_first_process():
         typer.echo(_table(points))
         typer.echo(f"everything is in {loaded.recipe.out} (report.html, model/)")

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minilm.corpus.predictions import as_text
-from minilm.corpus.readers import ROW_READERS, ByteMeter, Source, damage_is_data_error, lines, opened, require_file
-from minilm.corpus.tables import read_rows
+from minilm.corpus.readers import require_file
+from minilm.corpus.tables import is_table, read_lines, read_rows
 from minilm.errors import DataError
-
-_ROW_SUFFIXES = (".tsv", *ROW_READERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,27 +57,13 @@ def read_aligned(path: Path, *, fields: Sequence[str], several: bool = False) ->
         SystemProblem: the file cannot be read.
     """
     require_file(path)
-    if Path(path.name.lower().removesuffix(".gz")).suffix in _ROW_SUFFIXES:
+    if is_table(path):
         items = list(_row_items(path, fields, several=several))
     else:
-        items = [(number, (text,)) for number, text in _text_items(path)]
+        items = [(number, (text,)) for number, text in read_lines(path)]
     if not items:
         raise DataError(f"{path}: the file is empty; expected at least one text")
     return AlignedTexts(path=path, texts=[texts for _, texts in items], lines=[number for number, _ in items])
-
-
-def _text_items(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line from 1, text) of every line, empty ones too."""
-
-    def refuse(line: int, reason: str) -> None:
-        raise DataError(f"{path}:{line}: {reason}; correct the line")
-
-    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
-        for number, line in lines(Source(path=path, stream=stream, report=refuse, meter=ByteMeter())):
-            try:
-                yield number, line.rstrip(b"\r\n").decode()
-            except UnicodeDecodeError:
-                raise DataError(f"{path}:{number}: invalid UTF-8; write the file again as UTF-8") from None
 
 
 def _row_items(path: Path, fields: Sequence[str], *, several: bool) -> Iterator[tuple[int, tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""Read rows of several named columns from a file, one at a time.
+"""Read rows of several named columns, or plain lines, from a file, one at a time.
 
 In: a .tsv, .jsonl, .json (one object per line), .csv or .parquet file, each optionally .gz; UTF-8, with or without BOM.
 Out: `Row`s in file order; memory does not grow with the file. The formats themselves are read by `readers.py`.
@@ -19,6 +19,7 @@ from minilm.corpus.readers import (
     RowReader,
     Source,
     damage_is_data_error,
+    lines,
     opened,
     reader_for,
     require_unique,
@@ -64,6 +65,30 @@ def read_rows(path: Path, *, unnamed: Sequence[str] = ()) -> Iterator[Row]:
         **{suffix: partial(_named_rows, reader) for suffix, reader in ROW_READERS.items()},
     }
     return _rows(path, reader_for(path, readers))
+
+
+def is_table(path: Path) -> bool:
+    """Whether `read_rows` reads files of this suffix."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix in (".tsv", *ROW_READERS)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, text) of every line of a text file, empty ones too.
+
+    Raises:
+        DataError: the file is damaged or not UTF-8; names the line.
+        SystemProblem: the file cannot be read.
+    """
+
+    def refuse(line: int, reason: str) -> None:
+        raise DataError(f"{path}:{line}: {reason}; correct the line")
+
+    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
+        for number, line in lines(Source(path=path, stream=stream, report=refuse, meter=ByteMeter())):
+            try:
+                yield number, line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError:
+                raise DataError(f"{path}:{number}: invalid UTF-8; write the file again as UTF-8") from None
 
 
 def _rows(path: Path, reader: _TableReader) -> Iterator[Row]:

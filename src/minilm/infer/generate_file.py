@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from minilm.atomic import writing_aside
-from minilm.corpus.readers import ROW_READERS, ByteMeter, damage_is_data_error, lines, opened, require_file
-from minilm.corpus.readers import Source as OpenFile
-from minilm.corpus.tables import Row, read_rows
+from minilm.corpus.readers import require_file
+from minilm.corpus.tables import Row, is_table, read_lines, read_rows
 from minilm.decode.detokenize import one_line
 from minilm.decode.traces import Trace, write_traces
 from minilm.errors import DataError
@@ -27,7 +26,6 @@ from minilm.infer.sources import Part, Source
 from minilm.infer.unfinished import Unfinished
 
 _WINDOW = 1024  # sources that are sorted by length together
-_TABLES = (".tsv", *ROW_READERS)
 
 
 def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
@@ -43,26 +41,14 @@ def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
         DataError: a row cannot be read, lacks a column, or its source is empty; names file and line.
     """
     require_file(path)
-    if Path(path.name.lower().removesuffix(".gz")).suffix in _TABLES:
+    if is_table(path):
         for number, row in enumerate(read_rows(path)):
             place = f"{path}:{row.line}"
             parts = [_part(row, name, place) for name in fields]
             yield Source(parts=parts, id=row_id(row, None, number), place=place)
         return
-    for number, (line, text) in enumerate(_text_lines(path)):
+    for number, (line, text) in enumerate(read_lines(path)):
         yield Source(parts=[_required(text, f"{path}:{line}")], id=str(number), place=f"{path}:{line}")
-
-
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    def refuse(line: int, reason: str) -> None:
-        raise DataError(f"{path}:{line}: {reason}; correct the line")
-
-    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
-        for number, line in lines(OpenFile(path=path, stream=stream, report=refuse, meter=ByteMeter())):
-            try:
-                yield number, line.rstrip(b"\r\n").decode()
-            except UnicodeDecodeError:
-                raise DataError(f"{path}:{number}: invalid UTF-8; write the file again as UTF-8") from None
 
 
 def _part(row: Row, name: str, place: str) -> Part:

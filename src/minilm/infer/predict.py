@@ -15,13 +15,12 @@ from minilm.errors import DataError
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
 from minilm.tasks.squad_file import Question, read_squad
-from minilm.tasks.text_task import OfficialLayout
+from minilm.tasks.text_task import ID_COLUMNS, OfficialLayout
 
 logger = logging.getLogger(__name__)
 
 _WINDOW = 1024  # rows that are computed together
 _SPAN_WINDOW = 64  # questions; each is several windows of tokens
-_ID_FIELDS = ("id", "idx", "index")
 
 Prediction = Mapping[str, object]
 
@@ -132,5 +131,5 @@ def _text(path: Path, row: Row, column: str) -> str:
 
 def row_id(row: Row, column: str | None, number: int) -> str:
     """The id of row `number`: what `column` holds, or the usual column of ids, else the number."""
-    name = column or next((name for name in _ID_FIELDS if name in row.values), None)
+    name = column or next((name for name in ID_COLUMNS if name in row.values), None)
     return str(number if name is None else row.values.get(name, number))

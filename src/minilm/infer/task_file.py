@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from minilm import storage
 from minilm.errors import DataError
 from minilm.tasks.squad_answers import AnswerSettings, Postprocess
 
 _FILE = "task.json"
-Kind = Literal["text", "span"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -89,3 +89,12 @@ class Task(Protocol):
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
         """What the report shows of one held-out set."""
+
+
+def numbers_of_sets(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Held-out numbers by set as one row: those of the first set under their own names, of the others `set.name`."""
+    return {
+        (f"{name}.{key}" if place else key): value
+        for place, (name, numbers) in enumerate(found.items())
+        for key, value in numbers.items()
+    }

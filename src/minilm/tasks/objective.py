@@ -21,8 +21,8 @@ from minilm.errors import DataError
 from minilm.infer.batching import packed_batches
 from minilm.model.heads import Model
 from minilm.model.packing import Packed
-from minilm.tasks.base import Analysis, Array, Sequences, Task
-from minilm.train.distributed import ALONE, Ranks, gathered
+from minilm.tasks.base import Analysis, Array, Sequences, Task, numbers_of_sets
+from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 from minilm.train.loop import StepLoss
 
 
@@ -95,11 +95,9 @@ class FinetuneObjective:
 
     def evaluate(self) -> dict[str, float]:
         """Held-out numbers: those of the first set under their own names, of the others as `set.name`."""
-        numbers: dict[str, float] = {}
-        for place, (name, sequences) in enumerate(self._task.dev.items()):
-            found = self._task.metrics(name, self.predict(sequences))
-            numbers |= {(f"{name}.{key}" if place else key): value for key, value in found.items()}
-        return numbers
+        return numbers_of_sets(
+            {name: self._task.metrics(name, self.predict(sequences)) for name, sequences in self._task.dev.items()}
+        )
 
     def analyses(self) -> dict[str, Analysis]:
         """What the report shows of each held-out set."""
@@ -138,8 +136,7 @@ def predict(
     own: list[tuple[int, Array]] = []
     for chosen, packed in _batches(sequences, rows, tokens_per_batch, next(model.parameters()).device):
         own += zip(chosen.tolist(), outputs(model(packed).float(), packed), strict=True)
-    everyones = [pair for part in gathered(own, ranks) for pair in part]
-    return [output for _, output in sorted(everyones, key=lambda pair: pair[0])]
+    return gathered_in_order(own, ranks)
 
 
 def _batches(

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from minilm.corpus.order import generator, microbatches, rank_share, step_documents
 from minilm.errors import DataError
 from minilm.model.heads import HeadName, MaskedLanguageHead, Model
-from minilm.tasks.base import NUM_EXAMPLES, Analysis
+from minilm.tasks.base import NUM_EXAMPLES, Analysis, numbers_of_sets
 from minilm.tasks.seq2seq_batch import Masking, Seq2SeqBatch, Symbols, View, batch_of, heldout_view, training_view
 from minilm.tasks.seq2seq_generate import DevGeneration, generate_targets, generation_numbers
 from minilm.tasks.seq2seq_rows import Pairs
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.distributed import ALONE, Ranks, gathered
+from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 from minilm.train.loop import StepLoss
 
 _ROUNDING = 1e-5  # added to the number of targets that a loss is divided by, as published
@@ -164,17 +164,17 @@ class Seq2SeqObjective:
 
     def evaluate(self) -> dict[str, float]:
         """Held-out numbers: those of the first set under their own names, of the others as `set.name`."""
-        numbers: dict[str, float] = {}
-        for place, name in enumerate(self._task.dev):
-            found = _numbers(self._heldout(name))
-            if texts := self._generated(name):
-                found |= generation_numbers(texts, self._task.dev[name], self._task.tokenizer)
-            numbers |= {(f"{name}.{key}" if place else key): value for key, value in found.items()}
-        return numbers
+        return numbers_of_sets({name: self._numbers_of(name) for name in self._task.dev})
 
     def analyses(self) -> dict[str, Analysis]:
         """What the report shows of each held-out set."""
         return {name: self._analysis(name, self._heldout(name)) for name in self._task.dev}
+
+    def _numbers_of(self, dev_set: str) -> dict[str, float]:
+        numbers = _numbers(self._heldout(dev_set))
+        if texts := self._generated(dev_set):
+            numbers |= generation_numbers(texts, self._task.dev[dev_set], self._task.tokenizer)
+        return numbers
 
     def _scores(self, batch: Seq2SeqBatch) -> Tensor:
         """Logits at the predicted tokens, `[R, V]`."""
@@ -208,8 +208,7 @@ class Seq2SeqObjective:
             for number, loss, hits in zip(numbers, losses.split(sizes), right.split(sizes), strict=True):
                 one = _Found(loss=float(loss.sum()), tokens=len(loss), right=int(hits.sum()))
                 found.append((own[number], one))
-        everyones = [pair for part in gathered(found, self._ranks) for pair in part]
-        return [one for _, one in sorted(everyones, key=lambda pair: pair[0])]
+        return gathered_in_order(found, self._ranks)
 
     def _generated(self, dev_set: str) -> dict[int, str]:
         """Targets by number of the pair, for as many pairs as the task wants; the processes share the work."""

@@ -21,7 +21,7 @@ from minilm.tasks.labels import label_number, label_text, sorted_labels
 
 logger = logging.getLogger(__name__)
 
-_ID_COLUMNS = (*ID_FIELDS, "index")
+ID_COLUMNS = (*ID_FIELDS, "index")
 _UNLABELLED = ("-", "-1")  # MNLI and SNLI where the annotators disagree; the test sets of the hub
 
 
@@ -171,7 +171,7 @@ class _Reading:
                 continue
             if self.columns is None:
                 self.columns = self._find_columns(row)
-                self.id_column = self.columns.id or next((name for name in _ID_COLUMNS if name in row.values), None)
+                self.id_column = self.columns.id or next((name for name in ID_COLUMNS if name in row.values), None)
             yield number, row, self.columns
 
     def _table(self) -> Iterator[Row]:

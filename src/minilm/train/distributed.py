@@ -117,6 +117,12 @@ def gathered(value: V, ranks: Ranks) -> list[V]:
     return [one for one in values if one is not None]
 
 
+def gathered_in_order(own: Sequence[tuple[int, V]], ranks: Ranks) -> list[V]:
+    """The numbered values of all processes, in the order of their numbers; every process gets them."""
+    everyones = [pair for part in gathered(own, ranks) for pair in part]
+    return [value for _, value in sorted(everyones, key=lambda pair: pair[0])]
+
+
 @contextlib.contextmanager
 def first_before_others(ranks: Ranks) -> Iterator[None]:
     """Run the block in the first process, then in all others: what the first one makes is there for them."""

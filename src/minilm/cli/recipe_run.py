@@ -1,0 +1,40 @@
+"""What the commands that run a recipe share: their arguments, and what a stop means.
+
+In: the command line of `minilm distill` and `minilm finetune`. Out: typed parameters; a stop as one error.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import typer
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.", show_default="none"),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")
+]
+Resume = Annotated[
+    Literal["auto", "never"],
+    typer.Option(help="auto continues from the newest checkpoint; never removes the run folder's results first."),
+]
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Make a stop from the system a Ctrl-C, and one that came too early or twice an error that says what is kept."""
+    from minilm.errors import Interrupted
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped at once; the same command goes on from the last checkpoint, if one was written"
+        ) from None
