@@ -45,7 +45,7 @@ from minilm.train.allocator import keep_freed_memory
 from minilm.train.loop import TrainSettings, train
 from minilm.train.optim import AdamWSettings
 
-BATCH, STEPS_TIMED, STEPS_COMPARED, MAX_TOKENS, SEED = 32, 20, 50, 128, 1
+BATCH, STEPS_TIMED, STEPS_COMPARED, MAX_TOKENS, SEED = 32, 10, 50, 128, 1
 RATE, WEIGHT_DECAY, EPS = 5e-5, 0.01, 1e-8
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,8 +69,7 @@ def run_missing(chosen: argparse.Namespace, seed: int) -> None:
     file = RESULTS / f"{recipe.task.name}.json"
     setting = {"epochs": chosen.epochs, "learning_rate": chosen.learning_rate, "batch_size": recipe.train.batch_size}
     key = {"side": chosen.side, "seed": seed, "precision": chosen.precision, **setting}
-    stored = json.loads(file.read_text()) if file.exists() else {"task": recipe.task.name, "runs": []}
-    if any(all(run[name] == value for name, value in key.items()) for run in stored["runs"]):
+    if any(all(run[name] == value for name, value in key.items()) for run in stored_in(file)["runs"]):
         return
     started = time.monotonic()
     per_epoch = ours(recipe) if chosen.side == "ours" else theirs(recipe)
@@ -85,8 +85,15 @@ def run_missing(chosen: argparse.Namespace, seed: int) -> None:
     }
     data = {"train sha256": storage.sha256_file(train), "dev sha256": storage.sha256_file(dev)}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    storage.write_json(file, {**stored, **data, "runs": [*stored["runs"], row]})
+    stored = stored_in(file)  # read again: the other side may have added a run meanwhile
+    storage.write_json(file, {"task": recipe.task.name, **data, "runs": [*stored["runs"], row]})
     print({name: row[name] for name in ("side", "seed", "best", "seconds")}, flush=True)
+
+
+def stored_in(file: Path) -> dict[str, Any]:
+    """The runs of a task's file; none where it is not there yet."""
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"runs": []}
+    return found
 
 
 def recipe_of(chosen: argparse.Namespace, seed: int, train: Path, dev: Path) -> FinetuneRecipe:

@@ -11,6 +11,8 @@ from hypothesis import settings
 REPO = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # before torch: the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 settings.register_profile("no clock", deadline=None)  # a busy machine is slow and not wrong
 settings.load_profile("no clock")
 

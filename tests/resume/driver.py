@@ -2,8 +2,9 @@
 
 Usage: python driver.py JSON, with {"recipe": path, "overrides": [..], "plan": [[kind, number], ..]}. One child
 per entry of the plan, one after the other: ["call", n] kills itself at its n-th call that changes the file
-system; ["after", s] is killed after s seconds, counted from the first training step; ["steps", n] is killed
-in the middle of its n-th step; ["never", 0] runs to the end. Prints one JSON list: [exit status, calls] each.
+system; ["within", x] at a moment counted in the time its own first step took: 2.4 is 1.4 such times after the
+second step began; ["steps", n] in the middle of its n-th step; ["never", 0] runs to the end. Prints one JSON
+list: [exit status, calls] each.
 """
 
 from __future__ import annotations
@@ -58,15 +59,16 @@ def count_calls(report: int, kill_at: int) -> None:
 
 
 def kill_in_training(kind: str, number: float) -> None:
-    """Die `number` seconds after the first step begins, or in the middle of step `number` of this process."""
-    original, steps = loop._accumulate, 0
+    """Die in the middle of step `number` of this process, or `number` times its first step's seconds later."""
+    original, steps, began = loop._accumulate, 0, 0.0
 
     def accumulate(*arguments):
-        nonlocal steps
+        nonlocal steps, began
         steps += 1
-        if kind == "after" and steps == 1:
+        if kind == "within" and steps == 2:
             signal.signal(signal.SIGALRM, lambda *_: die())
-            signal.setitimer(signal.ITIMER_REAL, number + 1e-6)
+            signal.setitimer(signal.ITIMER_REAL, (number - 1) * (time.monotonic() - began))
+        began = time.monotonic()
         result = original(*arguments)
         if kind == "steps" and steps == number:
             die()
@@ -79,7 +81,7 @@ def child(recipe: str, overrides: list[str], kind: str, number: float, report: i
     status = 1
     try:
         count_calls(report, int(number) if kind == "call" else -1)
-        if kind in ("after", "steps"):
+        if kind in ("within", "steps"):
             kill_in_training(kind, number)
         loaded = load_recipe(Path(recipe), overrides)
         run = run_module.distill if loaded.recipe.kind == "distill" else finetune

@@ -9,13 +9,17 @@ import signal
 
 def test_twenty_kills_change_no_bit(tiny_task, drive, assert_same_run):
     """Kills in steps, at random moments, while checkpoints and the best weights are written and published."""
-    recipe = tiny_task.recipe(steps=60)
+    recipe = tiny_task.recipe(steps=80)
     unbroken = tiny_task.folder / "unbroken"
     [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}"])
     draw = random.Random(3)
     plan: list[tuple[str, float]] = []
     for _ in range(8):
-        plan += [("call", draw.randint(10, calls // 6)), ("steps", draw.randint(4, 9)), ("after", draw.uniform(0, 0.2))]
+        plan += [
+            ("call", draw.randint(10, calls // 12)),
+            ("steps", draw.randint(4, 9)),
+            ("within", draw.uniform(1.1, 4)),
+        ]
     results = drive(recipe, [*plan, ("never", 0)])
     assert sum(status == -signal.SIGKILL for status, _ in results) >= 18
     assert results[-1][0] == 0

@@ -20,7 +20,7 @@ def test_thirty_kills_change_no_bit(tiny, drive, assert_same_run):
         plan += [
             ("call", draw.randint(15, 15 + 2 * per_checkpoint)),
             ("steps", draw.randint(2, 7)),
-            ("after", draw.uniform(0.0, 0.15)),
+            ("within", draw.uniform(1.1, 4.0)),
         ]
     results = drive(recipe, [*plan, ("never", 0)])
     kills = sum(status == -signal.SIGKILL for status, _ in results)

@@ -21,6 +21,7 @@ from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, HeadName, Model, new_head
 from minilm.model.names import hf_names, listed, to_hf, to_ours
 from minilm.model.positions import tiled
+from minilm.model.unfilled import unfilled
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def read_model(
     if num_labels is None:
         num_labels = len(read_labels(path, config=config)) or 2
     generator = torch.Generator().manual_seed(seed)
-    with torch.device("meta"):  # no memory and no random numbers for what the file is about to fill
+    with unfilled():
         encoder = Encoder(shape)
     model = Model(encoder, None if head is None else new_head(head, shape, num_labels=num_labels, generator=generator))
     found = to_ours(tensors, model.state_dict(), family=shape.family, head=head, where=str(file))
