@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from ab import machine
 from transformers import (
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedTokenizerFast,
@@ -34,8 +35,10 @@ from transformers import (
 from minilm import storage
 from minilm.embedded import embedded_model
 from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe
+from minilm.tasks.base import Array
 from minilm.tasks.classification import ClassificationTask
 from minilm.tasks.make import make_task
+from minilm.tasks.span import SpanTask
 from minilm.tasks.sweep import finetune
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
@@ -58,21 +61,21 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     chosen = parser.parse_args()
     keep_freed_memory()
+    train, dev = (str(next((chosen.data / chosen.task).glob(f"{part}.tsv*"))) for part in ("train", "dev"))
     for seed in chosen.seeds:
-        run_missing(chosen, seed)
+        recipe = recipe_of(f"glue/{chosen.task.lower()}-bert-base", chosen, seed, train=[train], dev=dev)
+        run_missing(recipe, RESULTS / f"{recipe.task.name}.json", side=chosen.side)
 
 
-def run_missing(chosen: argparse.Namespace, seed: int) -> None:
+def run_missing(recipe: FinetuneRecipe, file: Path, *, side: str) -> None:
     """One run of one side, unless its result is stored."""
-    train, dev = (next((chosen.data / chosen.task).glob(f"{part}.tsv*")) for part in ("train", "dev"))
-    recipe = recipe_of(chosen, seed, train, dev)
-    file = RESULTS / f"{recipe.task.name}.json"
-    setting = {"epochs": chosen.epochs, "learning_rate": chosen.learning_rate, "batch_size": recipe.train.batch_size}
-    key = {"side": chosen.side, "seed": seed, "precision": chosen.precision, **setting}
+    section = recipe.train
+    setting = {"epochs": section.epochs, "learning_rate": section.learning_rate, "batch_size": section.batch_size}
+    key = {"side": side, "seed": recipe.seed, "precision": section.precision, **setting}
     if any(all(run[name] == value for name, value in key.items()) for run in stored_in(file)["runs"]):
         return
     started = time.monotonic()
-    per_epoch = ours(recipe) if chosen.side == "ours" else theirs(recipe)
+    per_epoch = ours(recipe) if side == "ours" else theirs(recipe)
     best = max(per_epoch, key=lambda numbers: numbers["main"])
     row = {
         **key,
@@ -80,11 +83,14 @@ def run_missing(chosen: argparse.Namespace, seed: int) -> None:
         "last": per_epoch[-1],
         "per epoch": [numbers["main"] for numbers in per_epoch],
         "seconds": time.monotonic() - started,
-        "command": " ".join(["python benchmarks/glue.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine(),
     }
-    data = {"train sha256": storage.sha256_file(train), "dev sha256": storage.sha256_file(dev)}
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    data = {
+        "train sha256": [storage.sha256_file(Path(name)) for name in recipe.task.train],
+        "dev sha256": [storage.sha256_file(Path(name)) for name in recipe.task.dev],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
     stored = stored_in(file)  # read again: the other side may have added a run meanwhile
     storage.write_json(file, {"task": recipe.task.name, **data, "runs": [*stored["runs"], row]})
     print({name: row[name] for name in ("side", "seed", "best", "seconds")}, flush=True)
@@ -96,21 +102,20 @@ def stored_in(file: Path) -> dict[str, Any]:
     return found
 
 
-def recipe_of(chosen: argparse.Namespace, seed: int, train: Path, dev: Path) -> FinetuneRecipe:
-    """The task's shipped recipe without its grid, on the embedded weights."""
-    name = chosen.task.lower()
+def recipe_of(name: str, chosen: argparse.Namespace, seed: int, *, train: list[str], dev: str) -> FinetuneRecipe:
+    """A shipped recipe without its grid, on the embedded weights."""
     settings = {
         "model": "embedded",
         "seed": seed,
-        "task.train": [str(train)],
-        "task.dev": [str(dev)],
+        "task.train": train,
+        "task.dev": [dev],
         "train.epochs": chosen.epochs,
         "train.learning_rate": chosen.learning_rate,
         "train.precision": chosen.precision,
         "sweep": None,
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return load_recipe(find_recipe(f"glue/{name}-bert-base"), overrides, kind=FinetuneRecipe).recipe
+    return load_recipe(find_recipe(name), overrides, kind=FinetuneRecipe).recipe
 
 
 def ours(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
@@ -127,9 +132,10 @@ def ours(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
 class Rows(torch.utils.data.Dataset):
     """Token ids, segment ids and labels of a split."""
 
-    def __init__(self, task: ClassificationTask, dev_set: str | None) -> None:
+    def __init__(self, task: ClassificationTask | SpanTask, dev_set: str | None) -> None:
         self.sequences = task.train if dev_set is None else task.dev[dev_set]
-        self.labels = task.targets if dev_set is None else None
+        self.targets = task.targets if dev_set is None else None
+        self.names = ("start_positions", "end_positions") if isinstance(task, SpanTask) else ("labels",)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -139,17 +145,35 @@ class Rows(torch.utils.data.Dataset):
             "input_ids": self.sequences.token_ids[row].tolist(),
             "token_type_ids": self.sequences.segment_ids[row].tolist(),
         }
-        return item if self.labels is None else {**item, "labels": self.labels[row].item()}
+        if self.targets is None:
+            return item
+        return {**item, **dict(zip(self.names, np.atleast_1d(self.targets[row]).tolist(), strict=True))}
+
+
+def peer_model(task: ClassificationTask | SpanTask) -> torch.nn.Module:
+    """The embedded model with a fresh head, in transformers."""
+    if isinstance(task, SpanTask):
+        return AutoModelForQuestionAnswering.from_pretrained(embedded_model())
+    return AutoModelForSequenceClassification.from_pretrained(embedded_model(), num_labels=len(task.labels) or 1)
+
+
+def outputs_of(predictions: object, task: ClassificationTask | SpanTask, dev_set: str) -> list[Array]:
+    """The Trainer's padded predictions as our tasks score them: one array a sequence."""
+    if isinstance(task, SpanTask):
+        start_BT, end_BT = (np.asarray(part, dtype=np.float32) for part in predictions)  # type: ignore[attr-defined]
+        lengths = [len(ids) for ids in task.dev[dev_set].token_ids]
+        return [np.stack([start_BT[row, :n], end_BT[row, :n]], axis=1) for row, n in enumerate(lengths)]
+    return list(np.asarray(predictions, dtype=np.float32))
 
 
 def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
-    """The transformers Trainer as run_glue uses it; the numbers after every epoch."""
+    """The transformers Trainer as run_glue and run_qa use it; the numbers after every epoch."""
     tokenizer = Tokenizer.load(embedded_model())
     task = make_task(recipe.task, tokenizer)
-    assert isinstance(task, ClassificationTask)
+    assert isinstance(task, ClassificationTask | SpanTask)
     dev_set = next(iter(task.dev))
     torch.manual_seed(recipe.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(embedded_model(), num_labels=len(task.labels) or 1)
+    model = peer_model(task)
     found: list[Mapping[str, float]] = []
     section = recipe.train
     steps = math.ceil(section.epochs * len(task.train) / section.batch_size)
@@ -165,8 +189,8 @@ def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
         )  # fmt: skip
 
         def evaluate(*_: object, **__: object) -> dict[str, float]:
-            outputs = trainer.predict(Rows(task, dev_set)).predictions
-            numbers = task.metrics(dev_set, list(np.asarray(outputs, dtype=np.float32)))
+            predictions = trainer.predict(Rows(task, dev_set)).predictions
+            numbers = task.metrics(dev_set, outputs_of(predictions, task, dev_set))
             found.append({**numbers, "main": numbers[task.main_metric]})
             return {}
 

@@ -1,6 +1,7 @@
 """The page of results on real data, written from the stored numbers: docs/results.md.
 
-In: `benchmarks/results/glue/TASK.json`, as `benchmarks/glue.py` stores them; files and runs may be missing.
+In: `benchmarks/results/glue/TASK.json` and `squad/VERSION.json`, as `benchmarks/glue.py` and `squad.py` store them;
+files and runs may be missing.
 Out: one table per task: this library, transformers on the same weights, the paper's model of that size.
 
     python benchmarks/results_page.py
@@ -14,8 +15,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "glue"
+RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 
 _Run = Mapping[str, object]
@@ -24,11 +26,12 @@ _SIDES = {"ours": "minilm", "transformers": "transformers"}
 _MISSING = "not measured yet"
 _HEAD = """# Results
 
-<!-- written by benchmarks/results_page.py from benchmarks/results/glue: edit those, not this page -->
+<!-- written by benchmarks/results_page.py from benchmarks/results: edit those, not this page -->
 
-What GLUE dev sets say of models fine-tuned with `minilm finetune`, beside the transformers Trainer: the same weights,
-rows, settings and seeds. Each number is the best epoch of a run on the dev set, then the mean over seeds; the deviation
-is that of a sample. `python benchmarks/glue.py` measures, `python benchmarks/results_page.py` writes this page.
+What the dev sets of GLUE and SQuAD say of models fine-tuned with `minilm finetune`, beside the transformers Trainer:
+the same weights, rows, settings and seeds. Each number is the best epoch of a run on the dev set, then the mean over
+seeds; the deviation is that of a sample. `benchmarks/glue.py` and `benchmarks/squad.py` measure,
+`benchmarks/results_page.py` writes this page.
 
 **These weights are not the paper's.** Both sides start from the embedded sentence model, all-MiniLM-L6-v2: a MiniLM of
 twelve layers with every second one dropped, then trained for sentence similarity. The paper's L6-H384 was distilled
@@ -39,22 +42,35 @@ So the row to compare with is transformers; the paper's row says what a model of
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a reader must know of a task: its name, what is measured, the official training set, the paper's number."""
+    """What a reader must know of a task: its name, what is measured, the training set, the paper's number."""
 
     title: str
     metric: str
-    train_examples: int
+    trained_on: str
     paper: float | None
 
 
-# File name -> task. Sizes: the official release. Paper: arXiv 2002.10957v2, MiniLM-L6xH384 of the in-house teacher.
+def _official(examples: int) -> str:
+    return f"{examples:,} training examples, the official set"
+
+
+# File name -> task. Paper: arXiv 2002.10957v2, MiniLM-L6xH384 of the in-house teacher.
 TASKS: Mapping[str, Task] = {
-    "sst-2": Task(title="SST-2", metric="accuracy", train_examples=67_349, paper=91.5),
-    "cola": Task(title="CoLA", metric="Matthews correlation times 100", train_examples=8_551, paper=47.5),
-    "rte": Task(title="RTE", metric="accuracy", train_examples=2_490, paper=68.8),
-    "mrpc": Task(title="MRPC", metric="accuracy", train_examples=3_668, paper=88.9),
-    "sts-b": Task(
-        title="STS-B", metric="mean of Pearson and Spearman, times 100", train_examples=5_749, paper=None
+    "glue/sst-2": Task(title="SST-2", metric="accuracy", trained_on=_official(67_349), paper=91.5),
+    "glue/cola": Task(title="CoLA", metric="Matthews correlation times 100", trained_on=_official(8_551), paper=47.5),
+    "glue/rte": Task(title="RTE", metric="accuracy", trained_on=_official(2_490), paper=68.8),
+    "glue/mrpc": Task(title="MRPC", metric="accuracy", trained_on=_official(3_668), paper=88.9),
+    "glue/sts-b": Task(
+        title="STS-B", metric="mean of Pearson and Spearman, times 100", trained_on=_official(5_749), paper=None
+    ),
+    "squad/1.1": Task(
+        title="SQuAD 1.1", metric="F1 on the whole dev set", paper=None,
+        trained_on="11,877 training questions, the test split of Du et al. (the official set has 87,599)",
+    ),
+    "squad/2.0": Task(
+        title="SQuAD 2.0", metric="F1 on the whole dev set", paper=75.6,
+        trained_on="16,596 training questions: the same split, and for 10 of its articles the questions of SQuAD 2.0 once "
+        "more, with 348 that have no answer (the official set has 130,319 questions, 43,498 of them without)",
     ),
 }  # fmt: skip
 
@@ -84,7 +100,7 @@ def _section(task: Task, stored: Mapping[str, object]) -> str:
     paper = "" if task.paper is None else _row("MiniLM-L6xH384, the paper's weights", f"{task.paper:.1f}", seeds="4")
     lines = [
         f"## {task.title}\n",
-        f"{task.metric[0].upper()}{task.metric[1:]}; {task.train_examples:,} training examples, the official set.\n",
+        f"{task.metric[0].upper()}{task.metric[1:]}; {task.trained_on}.\n",
         "| | mean | deviation | seeds | epochs | learning rate | batch | precision |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
         *rows,
@@ -127,12 +143,12 @@ def _row(name: str, mean: str, *, deviation: str = "", seeds: str = "", setting:
     return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
 
 
-def _conditions(stored: Mapping[str, object], runs: Sequence[_Run]) -> list[str]:
+def _conditions(stored: Mapping[str, Any], runs: Sequence[_Run]) -> list[str]:
     """Which data, which machine."""
     if not runs:
         return []
     machines = dict.fromkeys(_machine(run["machine"]) for run in runs)
-    hashes = [f"{part} file `{stored[f'{part} sha256']}`" for part in ("train", "dev") if f"{part} sha256" in stored]
+    hashes = [f"{part} file `{sha}`" for part in ("train", "dev") for sha in stored.get(f"{part} sha256", [])]
     return ["", f"Measured on {'; '.join(machines)}. SHA-256: {', '.join(hashes)}."]
 
 

@@ -84,8 +84,10 @@ def sentences() -> Iterator[str]:
 
 
 def lay_out_labelled(folder: Path) -> None:
-    """Labelled texts, RTE and SQuAD in their official layouts, a few rows each."""
+    """Labelled texts, rows to ask about, RTE and SQuAD in their official layouts, a few rows each."""
     rows = list(sentences())[::4]
+    asked = [{"passage": text, "answer": " ".join(text.split()[:2]), "question": "Who?"} for text in rows[:12]]
+    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked), encoding="utf-8")
     for name, part in (("train", rows[:24]), ("dev", rows[24:])):
         lines = [f"{text},{'thing' if 'river' in text or 'clock' in text else 'person'}\n" for text in part]
         (folder / f"{name}.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")

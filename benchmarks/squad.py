@@ -1,0 +1,41 @@
+"""SQuAD on real weights, ours against transformers: same windows, settings, seeds and start; one JSON file a version.
+
+As `glue.py`, which does the work: both sides fine-tune the embedded model, answer the dev file after each epoch and
+keep the best one. Runs that stand in the file already are not run again, so this can be stopped and started at will.
+
+    python benchmarks/squad.py --version 2.0 --train train-v2.0.json --dev dev-v2.0.json --side ours --seeds 1
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from glue import recipe_of, run_missing
+
+from minilm.train.allocator import keep_freed_memory
+
+RESULTS = Path(__file__).parent / "results" / "squad"
+
+
+def main() -> None:
+    """Run what is missing and store it, run by run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--version", choices=["1.1", "2.0"], required=True)
+    parser.add_argument("--train", nargs="+", required=True, help="official JSON or JSONL, each also .gz")
+    parser.add_argument("--dev", required=True)
+    parser.add_argument("--side", choices=["ours", "transformers"], required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--learning-rate", type=float, default=6e-5)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    chosen = parser.parse_args()
+    keep_freed_memory()
+    name = f"squad/squad{chosen.version[0]}-bert-base"
+    for seed in chosen.seeds:
+        recipe = recipe_of(name, chosen, seed, train=chosen.train, dev=chosen.dev)
+        run_missing(recipe, RESULTS / f"{chosen.version}.json", side=chosen.side)
+
+
+if __name__ == "__main__":
+    main()
