@@ -69,8 +69,8 @@ TASKS: Mapping[str, Task] = {
     ),
     "squad/2.0": Task(
         title="SQuAD 2.0", metric="F1 on the whole dev set", paper=75.6,
-        trained_on="16,596 training questions: the same split, and for 10 of its articles the questions of SQuAD 2.0 once "
-        "more, with 348 that have no answer (the official set has 130,319 questions, 43,498 of them without)",
+        trained_on="16,596 training questions: the same split, and for 10 of its articles the questions of SQuAD 2.0 "
+        "once more, with 348 that have no answer (the official set has 130,319 questions, 43,498 of them without)",
     ),
 }  # fmt: skip
 

@@ -229,6 +229,14 @@ def test_another_value_is_refused_by_its_name(finished):
     assert (whole / "recipe.resolved.yaml").read_bytes() == before
 
 
+def test_the_command_line_names_the_flag_that_starts_afresh(finished, start_cli):
+    recipe, whole = finished
+    process = start_cli("distill", recipe, "--set", f"out={whole}", "--set", "seed=7")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.splitlines()[-1].endswith("or choose another out folder, or start afresh with --resume never")
+
+
 def test_every_difference_is_named(finished):
     recipe, whole = finished
     with pytest.raises(UsageError, match=r"run: seed was 42, is 7; train\.steps was 12, is 14\. Restore"):

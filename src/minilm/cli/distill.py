@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, stoppable
+from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running
 
 if TYPE_CHECKING:
     from minilm.distill.run import DistillResult
@@ -38,7 +38,7 @@ def distill(
     from minilm.distill.run import distill as run
     from minilm.train.distributed import is_first_process
 
-    with stoppable():
+    with running():
         result = run(loaded, resume=resume)
     if is_first_process():
         typer.echo(_table(result))

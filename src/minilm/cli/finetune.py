@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, stoppable
+from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running
 
 if TYPE_CHECKING:
     from minilm.tasks.result import Point
@@ -41,7 +41,7 @@ def finetune(
     from minilm.tasks.sweep import finetune as run
     from minilm.train.distributed import is_first_process
 
-    with stoppable():
+    with running():
         points = run(loaded, resume=resume)
     if is_first_process():
         typer.echo(_table(points))

@@ -1,4 +1,4 @@
-"""What the commands that run a recipe share: their arguments, and what a stop means.
+"""What the commands that run a recipe share: their arguments, what a stop means, the way out of a refusal.
 
 In: the command line of `minilm distill` and `minilm finetune`. Out: typed parameters; a stop as one error.
 """
@@ -27,9 +27,13 @@ Resume = Annotated[
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Make a stop from the system a Ctrl-C, and one that came too early or twice an error that says what is kept."""
+def running() -> Iterator[None]:
+    """Make a stop from the system a Ctrl-C, and one that came too early or twice an error that says what is kept.
+
+    A folder that belongs to another run is refused with the flag that would start afresh.
+    """
     from minilm.errors import Interrupted
+    from minilm.train.state import AnotherRunError
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -38,3 +42,5 @@ def stoppable() -> Iterator[None]:
         raise Interrupted(
             "stopped at once; the same command goes on from the last checkpoint, if one was written"
         ) from None
+    except AnotherRunError as error:
+        raise AnotherRunError(f"{error}, or start afresh with --resume never") from None
