@@ -36,7 +36,7 @@ check: venv
 	$(PY) -m pytest -q tests/unit/test_house.py
 
 bench: venv
-	@for name in encode distill_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
+	@for name in encode distill_step decode seq2seq_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,7 +4,7 @@ Beam 5, sources of about 450 tokens, 48-token targets; `L6` and `L12` are MiniLM
 sides have the same weights, the same allocator settings and give the same targets. `short` are targets of about
 13 tokens, which the early stop notices and the original does not. Memory is the peak of a process of its own.
 
-    python benchmarks/decode.py [--examples 8] [--repetitions 5]
+    python benchmarks/decode.py [--examples 4] [--repetitions 3]
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def measured(size: str, examples: int, repetitions: int) -> list[dict[str, objec
 def main() -> None:
     """Measure and store, or report the memory of one side."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--examples", type=int, default=8)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--examples", type=int, default=4)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--size", choices=SIZES)
     parser.add_argument("--memory", choices=("ours", "original"))
     args = parser.parse_args()

@@ -33,7 +33,7 @@ from minilm.tasks.seq2seq_rows import PairColumns, PairLimits, load_nlg_tokenize
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.optim import AdamWSettings, make_optimizer
 
-SOURCE, TARGET, BATCH, SMOOTHING, PAD = 464, 48, 16, 0.1, 0
+SOURCE, TARGET, BATCH, SMOOTHING, PAD = 464, 48, 8, 0.1, 0
 LENGTH = SOURCE + 2 * TARGET
 SYMBOLS = Symbols(cls_id=101, sep_id=102, mask_id=103, vocab_size=30522)
 SETTINGS = AdamWSettings(learning_rate=1e-4)
@@ -216,7 +216,7 @@ def main(arguments: list[str]) -> None:
     rows: list[dict[str, object]] = []
     for preset in ("L6-H384",) if quick else ("L6-H384", "L12-H384"):
         for name, batch in views.items():
-            rows += compare(name, preset, batch, 1 if quick else 5)
+            rows += compare(name, preset, batch, 1 if quick else 3)
     if quick:
         for row in rows:
             print(row)
