@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from original_flags import DeadFlag, lowercase
+from original_flags import MODEL_TYPES, add_flags, lowercase, require_model_type
 
 from minilm.cli.app import run_reporting
 from minilm.cli.progress import counting_later
@@ -29,19 +29,12 @@ from minilm.infer.engine import TorchEngine
 from minilm.infer.generate import BATCH_TOKENS, Generation, GenerationSettings
 from minilm.infer.generate_file import GenerationJob, generate_file, read_sources
 from minilm.model.checkpoint import model_checksums, read_config, read_model
-from minilm.model.config import FAMILIES
 from minilm.storage import sha256_file
 from minilm.tasks.seq2seq_rows import load_nlg_tokenizer
 from minilm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("minilm.decode_seq2seq")
 
-_MODEL_TYPES: Mapping[str, str] = {
-    "minilm": "bert",
-    "unilm": "bert",
-    "electra": "bert",
-    **dict(zip(FAMILIES, FAMILIES, strict=True)),
-}
 _TEXTS = {
     "config_path": "configuration of the model where it is not in its folder",
     "input_file": "JSON lines with `src`, a text or a list of tokens",
@@ -52,7 +45,7 @@ _TEXTS = {
 _NUMBERS: Mapping[str, tuple[float, str]] = {
     "max_seq_length": (512, "positions for source and target; a source has this - 2 - max_tgt_length tokens"),
     "max_tgt_length": (128, "most tokens of a target"),
-    "subset": (0, "only so many sources; 0 for all"),
+    "subset": (0, "only so many sources; all where it is not positive"),
     "batch_size": (4, "so many sources of full length are decoded together at least; batches are cut by tokens"),
     "beam_size": (1, "beams; 1 takes the most probable token each time"),
     "length_penalty": (0.0, "scores are divided by ((5 + tokens) / 6) ** this where it is positive"),
@@ -86,19 +79,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
-    add("--model_type", required=True, help=f"one of {', '.join(_MODEL_TYPES)}")
+    add("--model_type", required=True, help=f"one of {', '.join(MODEL_TYPES)}")
     add("--tokenizer_name", required=True, help="vocab.txt, tokenizer.json or a folder with one of them")
     add("--model_path", required=True, help="a checkpoint folder, or a pattern that matches several")
     add("--mode", choices=("s2s", "l2r", "both"), default="s2s", help="l2r changes nothing, both is refused")
-    for name, text in _TEXTS.items():
-        add(f"--{name}", default="" if name == "split" else None, help=text)
-    for name, (number, text) in _NUMBERS.items():
-        add(f"--{name}", default=number, type=type(number), help=text)
-    for name, text in _SWITCHES.items():
-        add(f"--{name}", action="store_true", help=text)
-    for name, (value, text) in _DEAD.items():
-        kind = {"nargs": 0} if value is False else {"type": type(value)}
-        add(f"--{name}", action=DeadFlag, default=value, reason=text, help=f"no effect: {text}", **kind)
+    add_flags(made, texts=_TEXTS, numbers=_NUMBERS, switches=_SWITCHES, dead=_DEAD)
+    made.set_defaults(split="")
     add(
         "--parity",
         choices=("off", "head", "2020-03"),
@@ -130,8 +116,7 @@ def _require_sense(args: argparse.Namespace) -> None:
         raise UsageError("--input_file is missing: name the JSON lines to decode")
     if not re.search(r"\.jsonl?(\.gz)?$", args.input_file.lower()):
         raise UsageError(f"--input_file is {args.input_file}; expected JSON lines, in a .json or .jsonl file")
-    if args.model_type not in _MODEL_TYPES:
-        raise UsageError(f"--model_type is {args.model_type!r}, expected one of {', '.join(_MODEL_TYPES)}")
+    require_model_type(args.model_type)
     if args.mode == "both":
         raise UsageError("--mode both is not possible, as in the original; use s2s")
     if args.mode == "l2r":
@@ -149,7 +134,7 @@ def _require_sense(args: argparse.Namespace) -> None:
 
 def _folders(args: argparse.Namespace) -> list[Path]:
     """The checkpoint folders, by number."""
-    found = sorted((Path(name) for name in glob.glob(args.model_path) if Path(name).is_dir()), key=_by_number)
+    found = sorted((_named(Path(name)) for name in glob.glob(args.model_path) if Path(name).is_dir()), key=_by_number)
     if not found:
         raise UsageError(f"--model_path {args.model_path} matches no folder; name checkpoint folders, such as ckpt-*")
     if args.output_file and len(found) > 1:
@@ -159,6 +144,11 @@ def _folders(args: argparse.Namespace) -> list[Path]:
     return found
 
 
+def _named(folder: Path) -> Path:
+    """A folder by a path that ends in its name: outputs are called after it."""
+    return folder.resolve() if folder.name in ("", "..") else folder
+
+
 def _by_number(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part]
 
@@ -166,7 +156,7 @@ def _by_number(path: Path) -> list[tuple[int, str]]:
 def _settings(args: argparse.Namespace) -> GenerationSettings:
     """How to generate; minimum length and bans are for beams only, as in the original."""
     if args.beam_size == 1:
-        for name in ("forbid_duplicate_ngrams", "min_len"):
+        for name in ("forbid_duplicate_ngrams", "min_len", "length_penalty"):
             if getattr(args, name) != parser().get_default(name):
                 logger.warning("--%s has no effect with --beam_size 1, as in the original", name)
     bans = args.forbid_duplicate_ngrams and args.beam_size > 1
@@ -175,7 +165,7 @@ def _settings(args: argparse.Namespace) -> GenerationSettings:
         beam_size=args.beam_size,
         max_target_tokens=args.max_tgt_length,
         min_tokens=args.min_len if args.beam_size > 1 else 0,
-        length_penalty=args.length_penalty,
+        length_penalty=args.length_penalty if args.beam_size > 1 else 0.0,
         ban_ngrams=args.ngram_size if bans else 0,
         ban_ignore=(args.forbid_ignore_word or "") if bans else "",
         batch_tokens=max(BATCH_TOKENS, args.batch_size * width),
@@ -198,7 +188,7 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
     output = Path(args.output_file) if args.output_file else folder.with_name(f"{folder.name}.{args.split}")
     source = Path(args.input_file)
     job = GenerationJob(
-        read=lambda: islice(read_sources(source, ["src"]), args.subset or None),
+        read=lambda: islice(read_sources(source, ["src"]), args.subset if args.subset > 0 else None),
         output=output,
         as_lines=True,
         traces=output.with_name(f"{output.name}.trace.safetensors") if args.need_score_traces else None,
@@ -206,7 +196,7 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
             "model": model_checksums(folder, config=config),
             "tokenizer": tokenizer.fingerprint,
             "input": sha256_file(source),
-            "flags": {name: value for name, value in vars(args).items() if name not in _DEAD},
+            **{name: value for name, value in vars(args).items() if name not in (*_DEAD, "batch_size", "no_cuda")},
         },
     )
     generation = Generation(decoder, tokenizer, settings, max_source_tokens=room)
@@ -218,7 +208,7 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
 def _decoder(args: argparse.Namespace, folder: Path, config: Path | None, tokenizer: Tokenizer) -> Decoder:
     """The model of a checkpoint, on the GPU where there is one."""
     family = read_config(folder, config=config).family
-    if family != _MODEL_TYPES[args.model_type]:
+    if family != MODEL_TYPES[args.model_type]:
         raise UsageError(f"--model_type is {args.model_type}, but {config or folder} is a {family}: correct it")
     model = read_model(folder, config=config, head="mlm")
     tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(folder))

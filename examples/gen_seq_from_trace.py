@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from original_flags import MODEL_TYPES, require_model_type
+
 from minilm.cli.app import run_reporting
 from minilm.decode.detokenize import one_line, without_run_of_marks, words_of
 from minilm.decode.rescore import RescoreSettings, rescored
@@ -27,7 +29,6 @@ from minilm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("minilm.gen_seq_from_trace")
 
-_MODEL_TYPES = ("bert", "minilm", "roberta", "unilm", "xlm-roberta")
 _OURS, _ORIGINAL = ".trace.safetensors", ".trace.pickle"
 
 
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--input", required=True, help="an output of decode_seq2seq.py with traces, or a pattern that matches several")
-    add("--model_type", help=f"one of {', '.join(_MODEL_TYPES)}; changes nothing: the tokenizer knows its kind")
+    add("--model_type", help=f"one of {', '.join(MODEL_TYPES)}; changes nothing: the tokenizer knows its kind")
     add(
         "--tokenizer_name", "--bert_model", required=True, help="vocab.txt, tokenizer.json or a folder with one of them"
     )
@@ -62,8 +63,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Do what the flags say; returns the exit code."""
     args = parser().parse_args(arguments)
-    if args.model_type is not None and args.model_type not in _MODEL_TYPES:
-        raise UsageError(f"--model_type is {args.model_type!r}, expected one of {', '.join(_MODEL_TYPES)}")
+    if args.model_type is not None:
+        require_model_type(args.model_type)
     for name in ("min_len", "do_lower_case", "cache_dir"):
         if getattr(args, name):
             logger.warning("--%s has no effect%s", name, " but in the name of the output" if name == "min_len" else "")

@@ -14,11 +14,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from minilm.errors import UsageError
+from minilm.model.config import FAMILIES
 from minilm.recipe import FinetuneRecipe, Loaded, flat_values
 
 logger = logging.getLogger("minilm.examples")
 
 NEVER = 10**9
+MODEL_TYPES: Mapping[str, str] = {
+    **dict.fromkeys(("minilm", "unilm", "electra"), "bert"),
+    **dict(zip(FAMILIES, FAMILIES, strict=True)),
+}
+"""Names of --model_type and the family each belongs to."""
 
 
 class DeadFlag(argparse.Action):
@@ -62,7 +68,17 @@ def add_flags(
             parser.add_argument(f"--{name}", action=DeadFlag, default=False, nargs=0, help=said, reason=text)
         else:
             parser.add_argument(f"--{name}", action=DeadFlag, default=value, type=type(value), help=said, reason=text)
+
+
+def add_local_rank(parser: argparse.ArgumentParser) -> None:
+    """Add what `torch.distributed.launch` gives every process."""
     parser.add_argument("--local_rank", "--local-rank", default=-1, type=int, help="set by torch.distributed.launch")
+
+
+def require_model_type(model_type: str) -> None:
+    """Refuse a --model_type that no script knows."""
+    if model_type not in MODEL_TYPES:
+        raise UsageError(f"--model_type is {model_type!r}, expected one of {', '.join(MODEL_TYPES)}")
 
 
 def require_launcher(local_rank: int) -> None:

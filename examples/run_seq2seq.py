@@ -20,14 +20,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from original_flags import NEVER, add_flags, lowercase, recipe_of_flags, require_launcher
+from original_flags import (
+    MODEL_TYPES,
+    NEVER,
+    add_flags,
+    add_local_rank,
+    lowercase,
+    recipe_of_flags,
+    require_launcher,
+    require_model_type,
+)
 
 from minilm import storage
 from minilm.cli.app import run_reporting
 from minilm.embedded import embedded_model
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_config
-from minilm.model.config import FAMILIES
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.run import finetune_once
 from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first
@@ -36,10 +44,6 @@ from minilm.train.folder import RECIPE
 logger = logging.getLogger("minilm.run_seq2seq")
 
 _TOKENS_PER_BATCH = 16384
-_MODEL_TYPES: Mapping[str, str] = {
-    **dict.fromkeys(("minilm", "unilm", "electra"), "bert"),
-    **dict(zip(FAMILIES, FAMILIES, strict=True)),
-}
 
 _TEXTS = {
     "config_name": "configuration of the model (file or folder) where it does not lie beside it",
@@ -128,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     made.add_argument("--train_file", required=True, help="a JSON object a line: src and tgt, texts or token lists")
-    made.add_argument("--model_type", required=True, help=f"one of {', '.join(_MODEL_TYPES)}")
+    made.add_argument("--model_type", required=True, help=f"one of {', '.join(MODEL_TYPES)}")
     made.add_argument("--model_name_or_path", required=True, help="Microsoft's .bin, a model folder, or 'embedded'")
     made.add_argument("--output_dir", required=True, help="where the checkpoints are written")
     made.add_argument(
@@ -138,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
         help="v2: pseudo-masking; v1: masked target tokens; v0: the next token",
     )
     add_flags(made, texts=_TEXTS, numbers=_NUMBERS, switches=_SWITCHES, dead=_DEAD)
+    add_local_rank(made)
     return made
 
 
@@ -171,10 +176,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _require_family(args: argparse.Namespace) -> None:
-    if args.model_type not in _MODEL_TYPES:
-        raise UsageError(f"--model_type is {args.model_type!r}, expected one of {', '.join(_MODEL_TYPES)}")
+    require_model_type(args.model_type)
     found = read_config(_model(args), config=Path(args.config_name) if args.config_name else None)
-    if found.family != _MODEL_TYPES[args.model_type]:
+    if found.family != MODEL_TYPES[args.model_type]:
         raise UsageError(
             f"--model_type is {args.model_type}, but {args.config_name or args.model_name_or_path} is a "
             f"{found.family}: correct it"
@@ -190,6 +194,8 @@ def _recipe(args: argparse.Namespace, ranks: Ranks) -> Loaded[FinetuneRecipe]:
     model = _model(args)
     tokenizer = Path(args.tokenizer_name) if args.tokenizer_name else model if model.is_dir() else model.parent
     longest = args.max_source_seq_length + 2 * args.max_target_seq_length
+    if args.num_max_mask_token and args.mask_way != "v1":
+        logger.warning("--num_max_mask_token has no effect with --mask_way %s", args.mask_way)
     values = {key: getattr(args, flag) for key, flag in _FLAG_OF.items()} | {
         "kind": "finetune",
         "name": "run_seq2seq",
@@ -201,6 +207,7 @@ def _recipe(args: argparse.Namespace, ranks: Ranks) -> Loaded[FinetuneRecipe]:
         "task.train": [args.train_file],
         "task.source_mask_prob": max(0.0, args.source_mask_prob),
         "task.target_mask_prob": max(0.0, args.target_mask_prob),
+        "task.max_masked_tokens": args.num_max_mask_token if args.mask_way == "v1" else 0,
         "task.shuffle": "once",  # as the original, which shuffles the features before it caches them
         "train.steps": args.num_training_steps if args.num_training_steps > 0 else None,
         "train.batch_size": args.per_gpu_train_batch_size * ranks.world_size * args.gradient_accumulation_steps,

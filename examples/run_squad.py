@@ -19,14 +19,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from original_flags import NEVER, add_flags, lowercase, recipe_of_flags, require_launcher
+from original_flags import (
+    MODEL_TYPES,
+    NEVER,
+    add_flags,
+    add_local_rank,
+    lowercase,
+    recipe_of_flags,
+    require_launcher,
+    require_model_type,
+)
 
 from minilm import storage
 from minilm.cli.app import run_reporting
 from minilm.embedded import embedded_model
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_config, read_model, saved_head
-from minilm.model.config import FAMILIES
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.objective import predict
 from minilm.tasks.run import finetune_once
@@ -41,7 +49,6 @@ from minilm.train.state import AnotherRunError
 logger = logging.getLogger("minilm.run_squad")
 
 _TOKENS_PER_BATCH = 16384
-_MODEL_TYPES: Mapping[str, str] = {"minilm": "bert", **dict(zip(FAMILIES, FAMILIES, strict=True))}
 
 _TEXTS = {
     "data_dir": "folder of the two files below; their names are joined to it",
@@ -133,10 +140,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
-    add("--model_type", required=True, help=f"one of {', '.join(_MODEL_TYPES)}")
+    add("--model_type", required=True, help=f"one of {', '.join(MODEL_TYPES)}")
     add("--model_name_or_path", required=True, help="Microsoft's .bin, a model folder, or 'embedded'")
     add("--output_dir", required=True, help="where the model and the predictions are written")
     add_flags(made, texts=_TEXTS, numbers=_NUMBERS, switches=_SWITCHES, dead=_DEAD)
+    add_local_rank(made)
     add(
         "--postprocess",
         choices=("exact", "classic"),
@@ -181,14 +189,13 @@ def _require_sense(args: argparse.Namespace) -> None:
     if not (args.do_train or args.do_eval):
         raise UsageError("neither --do_train nor --do_eval is given: there is nothing to do")
     require_launcher(args.local_rank)
-    if args.model_type not in _MODEL_TYPES:
-        raise UsageError(f"--model_type is {args.model_type!r}, expected one of {', '.join(_MODEL_TYPES)}")
+    require_model_type(args.model_type)
 
 
 def _require_fit(args: argparse.Namespace, model: Path, config: Path | None) -> None:
     """Refuse a model of another type, with too few positions, or (when it is only asked) without a head."""
     found = read_config(model, config=config)
-    if found.family != _MODEL_TYPES[args.model_type]:
+    if found.family != MODEL_TYPES[args.model_type]:
         raise UsageError(f"--model_type is {args.model_type}, but {config or model} is a {found.family}: correct it")
     if args.max_seq_length > found.max_tokens:
         raise UsageError(

@@ -131,7 +131,7 @@ def _run(
             "precision": precision,
             "input": sha256_file(source),
             "fields": list(fields),
-            "settings": asdict(settings),
+            **{name: value for name, value in asdict(settings).items() if name != "batch_tokens"},
         },
     )
     with counting_later("generate") as started:

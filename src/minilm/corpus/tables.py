@@ -43,6 +43,32 @@ class Row:
     values: Mapping[str, object]
     misfit: str = ""
 
+    def text_or_tokens(self, name: str, place: str, *, named_by: str) -> str | list[str]:
+        """A field that holds a text or a list of tokens.
+
+        Args:
+            name: the field.
+            place: file and line, for messages.
+            named_by: the flags or keys that name fields.
+
+        Raises:
+            DataError: the row or the field cannot be read.
+        """
+        if self.misfit:
+            raise DataError(f"{place}: {self.misfit} (a text may hold a tab); correct the row")
+        if name not in self.values:
+            found = ", ".join(f"{key!r:.40}" for key in list(self.values)[:8]) or "no fields"
+            raise DataError(f"{place}: no field {name!r}, found {found}; name the file's own fields with {named_by}")
+        value = self.values[name]
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list) and all(isinstance(token, str) for token in value):
+            return value
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        if isinstance(value, list):
+            kind = "a list that holds something else than texts"
+        raise DataError(f"{place}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
+
 
 _TableReader = Callable[[Source], Iterator[Row]]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from minilm.decode.constraints import PENALTY, Constraints, banned_tokens, length_divisors, may_stop
+from minilm.decode.constraints import PENALTY, Constraints, banned_tokens, length_divisors, may_stop, require_exponent
 from minilm.decode.decoder import Decoder
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
@@ -48,6 +48,7 @@ class BeamSettings:
         for name in ("beam_size", "max_target_tokens", "n_best"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        require_exponent("length_penalty", self.length_penalty)
         if self.n_best > self.beam_size:
             raise UsageError(
                 f"n_best is {self.n_best}, but a search with {self.beam_size} beams is sure of {self.beam_size} "

@@ -18,6 +18,9 @@ PENALTY = 10000.0
 """Taken off the log-score of what is banned, and off everything that goes on behind an end token."""
 
 
+_LARGEST_EXPONENT = 100
+
+
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
     """What a target may not hold.
@@ -41,6 +44,12 @@ class Constraints:
     def bans_end(self, step: int) -> bool:
         """Whether the end token is still banned at `step`, counted from 1."""
         return step <= self.min_tokens
+
+
+def require_exponent(name: str, value: float) -> None:
+    """Raise UsageError for an exponent of lengths that is no number, or whose powers would not be."""
+    if not abs(value) <= _LARGEST_EXPONENT:  # also true of NaN
+        raise UsageError(f"{name} is {value}; expected a number from -{_LARGEST_EXPONENT} to {_LARGEST_EXPONENT}")
 
 
 def banned_tokens(sequence: Sequence[int], size: int, ignored: AbstractSet[int]) -> list[int]:

@@ -36,6 +36,16 @@ PosShift = Literal["none", "head", "2020-03"]
 _ORIGINAL_EPS = 1e-5
 
 
+def pos_shift_of(mask_way: str) -> PosShift:
+    """How a model that was trained in a mask way is asked."""
+    return "head" if mask_way == "v0" else "none"
+
+
+def source_frame(pos_shift: PosShift) -> int:
+    """Number of special tokens around a source: see `Decoder.frame`."""
+    return 1 if pos_shift == "head" else 2
+
+
 class Decoder:
     """A model with a masked-language head, ready to predict.
 
@@ -44,7 +54,7 @@ class Decoder:
     Attributes:
         end_id: the token that ends a target.
         pad_id: padding, which also ends a text.
-        vocab_size: V.
+        vocab_size: V, the tokens of the tokenizer; rows that the model's table has behind them are never chosen.
         max_positions: places for source and target together.
     """
 
@@ -69,7 +79,9 @@ class Decoder:
                 "together; use the tokenizer the model was trained with"
             )
         self._encoder, self._head, self._pos_shift = model.encoder, model.head, pos_shift
-        self._output = _output_map(model.encoder.embeddings.word.weight, model.head.bias)
+        self.vocab_size, self.max_positions = tokenizer.vocab_size, config.max_tokens
+        words = model.encoder.embeddings.word.weight[: self.vocab_size]
+        self._output = _output_map(words, model.head.bias[: self.vocab_size])
         self._cls_id, self._mask_id, self.end_id, self.pad_id = (
             tokenizer.cls_id,
             tokenizer.mask_id,
@@ -77,7 +89,6 @@ class Decoder:
             tokenizer.pad_id,
         )
         self._target_segment = min(1, config.num_segments - 1)
-        self.vocab_size, self.max_positions = config.vocab_size, config.max_tokens
 
     def source_room(self, max_target_tokens: int, *, max_positions: int | None = None) -> int:
         """How many tokens of a source fit, without its special tokens, beside `max_target_tokens`.
@@ -86,7 +97,7 @@ class Decoder:
             UsageError: none fits.
         """
         places = self.max_positions if max_positions is None else min(max_positions, self.max_positions)
-        room = places - max_target_tokens - (1 if self._pos_shift == "head" else 2)
+        room = places - max_target_tokens - source_frame(self._pos_shift)
         if room < 1:
             raise UsageError(
                 f"{max_target_tokens} target tokens leave no room for a source among {places} positions; "
@@ -96,7 +107,7 @@ class Decoder:
 
     def frame(self, token_ids: Int32s) -> Int32s:
         """`[CLS] x [SEP]`; `[CLS] x` for models trained by position shift with the last code."""
-        after = [] if self._pos_shift == "head" else [self.end_id]
+        after = [self.end_id] * (source_frame(self._pos_shift) - 1)
         return np.concatenate([[self._cls_id], token_ids, after]).astype(np.int32)
 
     @torch.inference_mode()

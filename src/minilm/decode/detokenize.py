@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from minilm.text.tokenizer import Tokenizer
+from minilm.text.vocab import SENTENCE_END
 
-_SENTENCE_END = "[X_SEP]"
 _CONTINUES = "##"
 _RUN = 4  # so many equal marks at the end are one too many
 
@@ -50,7 +50,7 @@ def text_of(ids: Sequence[int], tokenizer: Tokenizer) -> str:
 
 def one_line(words: Sequence[str]) -> str:
     """Words joined by single spaces; a line break becomes ` [X_SEP] `."""
-    return f" {_SENTENCE_END} ".join(" ".join(words).split("\n"))
+    return f" {SENTENCE_END} ".join(" ".join(words).split("\n"))
 
 
 def without_run_of_marks(words: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from minilm.decode.constraints import length_divisors
+from minilm.decode.constraints import length_divisors, require_exponent
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
 
@@ -48,6 +48,7 @@ class RescoreSettings:
         for name in ("alpha", "length_penalty", "expect"):
             if getattr(self, name) is not None and not math.isfinite(getattr(self, name)):
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number")
+        require_exponent("alpha", self.alpha or 0.0)
 
     def score(self, score: float, length: int) -> float:
         """The changed score; 0 and None mean no change, as in the original."""

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minilm.decode.decoder import Decoder
+from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
 from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order, windows
 from minilm.infer.engine import Engine, Precision, TorchEngine
@@ -217,7 +217,8 @@ class LoadedModel:
         """The text that the model makes of each text, in their order; several, best first, with `n_best` above 1.
 
         Args:
-            texts: texts, or lists of tokens that are only looked up.
+            texts: texts, or lists of tokens that are only looked up. Of one that is too long the tail is lost, also
+                where it is the answer of `passage [SEP] answer`.
             n_best: how many targets of each text.
             options: see `GenerationSettings`; by default a search with 5 beams.
 
@@ -258,15 +259,15 @@ class LoadedModel:
             UsageError: the model has no trained mlm head, or a setting makes no sense.
         """
         self.require_head("mlm")
-        shifted = self.task.mask_way == "v0"
+        pos_shift = pos_shift_of(self.task.mask_way)
         if self._decoder is None:
-            self._decoder = self._engine.decoder(self.tokenizer, pos_shift="head" if shifted else "none")
+            self._decoder = self._engine.decoder(self.tokenizer, pos_shift=pos_shift)
         most = self.task.max_source_tokens
         return Generation(
             self._decoder,
             self.tokenizer,
             settings.completed(self.task),
-            max_source_tokens=most and most - (1 if shifted else 2),
+            max_source_tokens=most and most - source_frame(pos_shift),
         )
 
     def checksums(self) -> dict[str, str]:
@@ -330,6 +331,8 @@ def _sources(texts: Iterable[Part]) -> Iterator[Source]:
     if isinstance(texts, str):
         raise UsageError("generate expects a list of texts, not one string; write generate([text])")
     for number, text in enumerate(texts):
+        if not isinstance(text, str | list | tuple):
+            raise UsageError(f"text {number} is a {type(text).__name__}; generate expects texts or token lists")
         tokens = None if isinstance(text, str) else list(text)
         if tokens is not None and not all(isinstance(token, str) for token in tokens):
             raise UsageError(f"text {number} holds something else than tokens; generate expects texts or token lists")

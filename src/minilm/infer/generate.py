@@ -89,12 +89,19 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         """Raise UsageError for what would be ignored."""
-        drawing = {"top_k": self.top_k != 0, "top_p": self.top_p != 1, "temperature": self.temperature != 1}
+        drawing = {
+            **{"top_k": self.top_k != 0, "top_p": self.top_p != 1},
+            **{"temperature": self.temperature != 1, "seed": self.seed != 0},
+        }
         searching = {"beam_size": self.beam_size is not None, "length_penalty": self.length_penalty != 0}
         given = [name for name, is_set in (searching if self.sample else drawing).items() if is_set]
         if given:
             other = "without sample" if self.sample else "with sample"
             raise UsageError(f"{given[0]} has a meaning only {other}; leave one of the two out")
+        if self.ban_ignore and not self.ban_ngrams:
+            raise UsageError("ban_ignore has a meaning only with ban_ngrams; give both or none")
+        if self.beam_size == 1 and self.length_penalty:
+            raise UsageError("length_penalty has a meaning only for several beams; leave it out or raise beam_size")
         for name in ("beam_size", "max_target_tokens", "n_best", "batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -150,9 +157,15 @@ class Generation:
         self._decoder, self._tokenizer, self._settings = decoder, tokenizer, settings
         self._sampling, self._beams = _choices(settings, settings.max_target_tokens, tokenizer)
         room = decoder.source_room(settings.max_target_tokens)
-        self._encoder = SourceEncoder(
-            tokenizer=tokenizer, frame=decoder.frame, room=min(room, max_source_tokens or room)
-        )
+        self._room = min(room, max_source_tokens or room)
+        self._encoder = self._new_encoder()
+
+    def _new_encoder(self) -> SourceEncoder:
+        return SourceEncoder(tokenizer=self._tokenizer, frame=self._decoder.frame, room=self._room)
+
+    def check(self, sources: Sequence[Source]) -> None:
+        """Raise DataError for a source without a token."""
+        self._new_encoder().encode(sources)  # what it counts is counted again when the sources are run
 
     def run(self, sources: Sequence[Source], numbers: Sequence[int]) -> Iterator[list[tuple[int, Generated]]]:
         """Generate for some sources, batch by batch, shortest first.
@@ -187,13 +200,15 @@ class Generation:
         self.report()
         draws = self._draws([0]) if self._settings.sample else None
         ids: list[int] = []
-        shown = ""
+        text = shown = ""
         for chosen in choose(self._decoder, framed, self._sampling, draws):
             ids.append(chosen.ids[0])
             text = text_of(ids, self._tokenizer)
-            if text.startswith(shown) and not text.endswith("\ufffd"):  # the rest of that character is to come
+            if len(text) > len(shown) and text.startswith(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
+        if len(text) > len(shown):  # it ends inside a character
+            yield text[len(shown) :]
 
     def _generate(self, sources: Sequence[Int32s], numbers: Sequence[int]) -> list[Generated]:
         if self._beams is None:

@@ -15,7 +15,7 @@ from typing import cast
 
 from minilm.atomic import writing_aside
 from minilm.corpus.readers import require_file
-from minilm.corpus.tables import Row, is_table, read_lines, read_rows
+from minilm.corpus.tables import is_table, read_lines, read_rows
 from minilm.decode.detokenize import one_line
 from minilm.decode.traces import Trace, write_traces
 from minilm.errors import DataError
@@ -44,25 +44,11 @@ def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
     if is_table(path):
         for number, row in enumerate(read_rows(path)):
             place = f"{path}:{row.line}"
-            parts = [_part(row, name, place) for name in fields]
+            parts = [_required(row.text_or_tokens(name, place, named_by="--field"), place) for name in fields]
             yield Source(parts=parts, id=row_id(row, None, number), place=place)
         return
     for number, (line, text) in enumerate(read_lines(path)):
         yield Source(parts=[_required(text, f"{path}:{line}")], id=str(number), place=f"{path}:{line}")
-
-
-def _part(row: Row, name: str, place: str) -> Part:
-    if row.misfit:
-        raise DataError(f"{place}: {row.misfit} (a text may hold a tab); correct the row")
-    if name not in row.values:
-        found = ", ".join(f"{key!r:.40}" for key in list(row.values)[:8]) or "no fields"
-        raise DataError(f"{place}: no field {name!r} (the row has {found}); name the right one with --field")
-    value = row.values[name]
-    if isinstance(value, list) and all(isinstance(token, str) for token in value):
-        return _required(value, place)
-    if not isinstance(value, str):
-        raise DataError(f"{place}: {name} is a {type(value).__name__}, expected a text or a list of tokens")
-    return _required(value, place)
 
 
 def _required(part: Part, place: str) -> Part:
@@ -110,7 +96,10 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
         DataError: a source cannot be read or has no token; names the line. What is finished is kept.
         SystemProblem: the machine refuses to write.
     """
-    total = sum(1 for _ in job.read())  # every row is looked at before the first is computed
+    total = 0
+    for part in windows(job.read(), _WINDOW):  # every source is looked at before the first is computed
+        generation.check(part)
+        total += len(part)
     with Unfinished(job.output, job.identity) as finished:
         advance = started(total, len(finished))
         for window in windows(enumerate(job.read()), _WINDOW):

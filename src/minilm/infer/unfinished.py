@@ -100,17 +100,22 @@ class Unfinished:
             logger.info("%s cannot be locked (%s); start no second job with this output", self.path, error.strerror)
 
     def _read(self, job: Mapping[str, object]) -> None:
-        """Find the rows that are there; begin the file where there is none, or not even a whole first line."""
-        place, number = 0, 0
+        """Find the rows that are there; begin the file where there is none, whatever job it was begun for."""
+        place = 0
+        found: Mapping[str, object] = {}
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break  # a kill came in between
             values = storage.parse_json_object(line.decode(errors="replace"), self.path, line=number)
             if number == 1:
-                self._require_same(job, values)
+                found = values
             elif isinstance(row := values.get(_ROW), int):
                 self._places[row] = place
             place += len(line)
+        if self._places:
+            self._require_same(job, found)
+        else:
+            place = 0
         with storage.reporting_writes(self.path):
             self._file.truncate(place)
             self._file.seek(place)

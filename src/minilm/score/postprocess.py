@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from minilm.errors import UsageError
+from minilm.text.vocab import SENTENCE_END
 
-SENTENCE_MARK = "[X_SEP]"
-SENTENCE_MARKS = re.compile(r"\s*(?:\[X_SEP\]|<S_SEP>|</?t>|\n)\s*")
+SENTENCE_MARKS = re.compile(rf"\s*(?:{re.escape(SENTENCE_END)}|<S_SEP>|</?t>|\n)\s*")
 """What divides sentences in a text of no task: the marks of UniLM's data, those of others' output, a newline."""
 _LEAST_WORDS = 5  # of a sentence of CNN/DailyMail
 _CNNDM_BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
@@ -102,7 +102,7 @@ def _settings(task: str) -> SummaryTask:
 
 def _cnndm_sentences(text: str, settings: SummaryTask) -> list[str]:
     """Cut a prediction into sentences; those of up to four words go."""
-    found = (_bracket_codes(retokenize(part, settings), "()[]") for part in text.strip().split(SENTENCE_MARK))
+    found = (_bracket_codes(retokenize(part, settings), "()[]") for part in text.strip().split(SENTENCE_END))
     return [sentence for sentence in found if len(sentence.split()) >= _LEAST_WORDS]
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from minilm.decode.decoder import pos_shift_of, source_frame
 from minilm.errors import UsageError
 from minilm.infer.task_file import SavedTask
 from minilm.recipe import TaskSection
@@ -156,7 +157,7 @@ def _seq2seq(section: TaskSection, tokenizer: Tokenizer) -> Seq2SeqTask:
         more = "" if section.dev_generated else "; with task.dev_generated also of " + ", ".join(GENERATED_METRICS)
         raise UsageError(f"task.metric is {section.metric!r}, expected one of {', '.join(scores)}{more}")
     columns = PairColumns(source=tuple(section.source), target=section.target)
-    special = 1 if section.mask_way == "v0" else 2  # [CLS] and [SEP]
+    special = source_frame(pos_shift_of(section.mask_way))
     limits = PairLimits(source=section.max_source_tokens - special, target=section.max_target_tokens - 1)
     return Seq2SeqTask(
         train=read_pairs(section.train, tokenizer, columns, limits=limits),

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilm.decode.decoder import Decoder
+from minilm.decode.decoder import Decoder, pos_shift_of
 from minilm.decode.detokenize import text_of
 from minilm.infer.generate import Generation, GenerationSettings
 from minilm.infer.sources import Source
 from minilm.model.heads import Model
 from minilm.score.generation import ScoredText, bleu_counts, bleu_scores
+from minilm.score.postprocess import plain_sentences
 from minilm.score.summary import ROUGE_METRICS, rouge_metrics, rouge_scores
 from minilm.tasks.seq2seq_batch import MaskWay
-from minilm.tasks.seq2seq_rows import SENTENCE_END, Pairs
+from minilm.tasks.seq2seq_rows import Pairs
 from minilm.text.stemming import rouge_stem
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered
@@ -66,7 +67,7 @@ def generate_targets(
     Returns:
         Text by number of the pair, in order; every process gets all.
     """
-    decoder = Decoder(model, tokenizer, pos_shift="head" if way == "v0" else "none")
+    decoder = Decoder(model, tokenizer, pos_shift=pos_shift_of(way))
     wanted = GenerationSettings(beam_size=settings.beam_size, max_target_tokens=max_target_tokens)
     generation = Generation(decoder, tokenizer, wanted, max_source_tokens=None)
     rows = settings.rows(len(pairs))
@@ -84,8 +85,9 @@ def generate_targets(
 
 def generation_numbers(texts: Mapping[int, str], pairs: Pairs, tokenizer: Tokenizer) -> dict[str, float]:
     """ROUGE-1, -2, -L, -Lsum and BLEU-4 of generated texts by number of the pair, times 100."""
-    predictions = [text.replace(f" {SENTENCE_END} ", "\n") for text in texts.values()]
-    rouge = rouge_metrics(rouge_scores(predictions, [[pairs.references[row]] for row in texts], stem=rouge_stem))
+    predictions = [plain_sentences(text) for text in texts.values()]
+    references = [[plain_sentences(pairs.references[row])] for row in texts]
+    rouge = rouge_metrics(rouge_scores(predictions, references, stem=rouge_stem))
     counts = [
         bleu_counts(ScoredText(text=text, references=(text_of(pairs.targets[row].tolist(), tokenizer),)))
         for row, text in texts.items()

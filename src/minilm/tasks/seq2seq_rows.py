@@ -22,12 +22,12 @@ from minilm.decode.detokenize import glued
 from minilm.errors import DataError
 from minilm.text.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
-from minilm.text.vocab import NLG_RENAMES
+from minilm.text.vocab import NLG_RENAMES, SENTENCE_END
 
 logger = logging.getLogger(__name__)
 
 Ids = NDArray[np.int32]
-SENTENCE_END = "[X_SEP]"
+_NAMED_BY = "task.source and task.target"
 _WINDOW = 1024  # rows that are tokenized together
 _MOST_UNKNOWN = 0.5  # of looked-up tokens; above it they are of another vocabulary
 
@@ -133,7 +133,9 @@ class _Reading:
     def add(self, path: str, rows: Sequence[Row]) -> None:
         """Tokenize rows of one file and keep those that are whole."""
         names = (*self.columns.source, self.columns.target)
-        values = {name: [_value(path, row, name) for row in rows] for name in names}
+        values = {
+            name: [row.text_or_tokens(name, f"{path}:{row.line}", named_by=_NAMED_BY) for row in rows] for name in names
+        }
         target_texts = [self._sentences(value) for value in values[self.columns.target]]
         ids = {name: self._ids(path, rows, values[name]) for name in self.columns.source}
         targets = self._ids(path, rows, target_texts)
@@ -201,24 +203,3 @@ class _Reading:
         for what, (found, among) in counted.items():
             if found.count:
                 yield f"{found.count} of {among} {what} (first: {found.first[0]})"
-
-
-def _value(path: str, row: Row, name: str) -> str | list[str]:
-    """One field of a row: a text or a list of tokens."""
-    place = f"{path}:{row.line}"
-    if row.misfit:
-        raise DataError(f"{place}: {row.misfit} (a text may hold a tab); correct the row")
-    if name not in row.values:
-        found = ", ".join(f"{key!r:.40}" for key in list(row.values)[:8]) or "no fields"
-        raise DataError(
-            f"{place}: no field {name!r}, found {found}; name the file's own fields in task.source and task.target"
-        )
-    value = row.values[name]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(token, str) for token in value):
-        return value
-    kind = "null" if value is None else f"a {type(value).__name__}"
-    if isinstance(value, list):
-        kind = "a list that holds something else than texts"
-    raise DataError(f"{place}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")

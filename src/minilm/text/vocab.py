@@ -16,9 +16,12 @@ from minilm.storage import read_text
 
 MAX_VOCAB_BYTES = 64 * 2**20
 
+SENTENCE_END = "[X_SEP]"
+"""Between the sentences of a target."""
+
 NLG_RENAMES: Mapping[str, str] = MappingProxyType(
     {
-        "[unused1]": "[X_SEP]",
+        "[unused1]": SENTENCE_END,
         **{f"[unused{number + 2}]": f"[SEP_{number}]" for number in range(10)},
         "[unused12]": "[S2S_SEP]",
         "[unused13]": "[S2S_CLS]",

@@ -107,10 +107,16 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             '{"src": "w1"}\n{"tgt": "w1"}\n',
             [],
             3,
-            "in.jsonl:2: no field 'src' (the row has 'tgt'); name",
+            "in.jsonl:2: no field 'src', found 'tgt'; name the file's own fields with --field",
         ),
-        ("in.jsonl", '{"src": 5}\n', [], 3, "in.jsonl:1: src is a int, expected a text or a list of tokens"),
-        ("in.jsonl", '{"src": ["w1", 5]}\n', [], 3, "in.jsonl:1: src is a list, expected a text or a list of tokens"),
+        ("in.jsonl", '{"src": 5}\n', [], 3, "in.jsonl:1: field 'src' is a int, expected a text or a list of tokens"),
+        (
+            "in.jsonl",
+            '{"src": ["w1", 5]}\n',
+            [],
+            3,
+            "in.jsonl:1: field 'src' is a list that holds something else than texts",
+        ),
         ("in.jsonl", '{"src": "w1"\n', [], 3, "in.jsonl:1: broken JSON"),
         ("in.txt", b"w1\n\xff\n", [], 3, "in.txt:2: invalid UTF-8; write the file again as UTF-8"),
         ("in.txt", "w1\n\x01\x02\n", [], 3, "in.txt:2: the source has no token, so there is nothing to generate from"),
@@ -120,6 +126,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
         ("in.txt", "w1\n", ["--output", "o.txt", "--n-best", 2], 2, "--n-best is 2, but a line of o.txt holds one tar"),
         ("in.txt", "w1\n", ["--output", "no/o.txt"], 4, "the folder does not exist: create it first"),
         ("in.txt", "w1\n", ["--top-p", 0.5], 2, "top_p has a meaning only with sample"),
+        ("in.txt", "w1\n", ["--length-penalty", "nan"], 2, "length_penalty is nan; expected a number from -100 to 100"),
     ],
 )
 def test_what_is_wrong_and_where(generate, tmp_path, name, text, words, code, message):
@@ -151,10 +158,42 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     assert not (tmp_path / "out.txt").exists()
     code, said = generate(*words, "--length-penalty", 0.5)
     assert code == 2
-    assert "holds finished rows of another job (settings differ); repeat that command, choose another output" in said
+    assert (
+        "holds finished rows of another job (length_penalty differ); repeat that command, choose another output" in said
+    )
     monkeypatch.setattr(module, "search", lambda *arguments: (searched.append(1), search(*arguments))[1])
     code, said = generate(*words)
     assert code == 0
     assert "resuming: 2 of 4 rows are finished" in said
     assert len(searched) == 4
     assert (tmp_path / "out.txt").read_text().splitlines() == expected
+
+
+def test_after_a_refused_start_the_corrected_command_runs(generate, tmp_path):
+    (tmp_path / "in.txt").write_text("w1\n")
+    words = ["--input", "in.txt", "--output", "out.txt"]
+    assert generate(*words, "--beam-size", 99)[0] == 2
+    assert generate(*words, "--beam-size", 2)[0] == 0
+
+
+def test_a_source_without_tokens_is_found_before_the_first_is_computed(generate, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("w1\n" * 3 + "\x01\x02\n")
+    monkeypatch.setattr("minilm.infer.generate_file._WINDOW", 1)
+    monkeypatch.setattr("minilm.infer.generate.Generation.run", lambda *_: pytest.fail("something was computed"))
+    code, said = generate("--input", "in.txt", "--output", "out.txt")
+    assert (code, "in.txt:4: the source has no token" in said.replace("\n", " ")) == (3, True)
+
+
+def test_another_batch_size_goes_on_another_beam_size_is_refused(generate, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("w1 w2\nw3\n")
+    words = ["--input", "in.txt", "--output", "out.txt"]
+    assert generate("--input", "in.txt", "--output", "whole.txt")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("minilm.infer.generate_file.writing_aside", lambda _: pytest.fail("stopped before the output"))
+        with pytest.raises(pytest.fail.Exception):
+            generate(*words)
+    code, said = generate(*words, "--beam-size", 3)
+    assert code == 2
+    assert "holds finished rows of another job (beam_size differ)" in said.replace("\n", " ")
+    assert generate(*words, "--batch-tokens", 64)[0] == 0
+    assert (tmp_path / "out.txt").read_text() == (tmp_path / "whole.txt").read_text()

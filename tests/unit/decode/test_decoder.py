@@ -44,6 +44,18 @@ def test_a_larger_vocabulary_is_refused(model, tmp_path):
         Decoder(model, Tokenizer.load(path))
 
 
+def test_rows_of_the_table_without_a_token_are_never_chosen(model, tmp_path):
+    """Tables of 33 rows with 30 tokens: the last three win by far, and no target holds them."""
+    path = tmp_path / "fewer.txt"
+    path.write_text(
+        "".join(f"{token}\n" for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(25))])
+    )
+    model.head.bias.data[30:] = 50.0
+    decoder = Decoder(model, Tokenizer.load(path))
+    [trace] = search(decoder, [source(decoder)], BeamSettings(beam_size=4, max_target_tokens=6))
+    assert max(token for frame in trace.ids for token in frame) < 30
+
+
 def test_an_unknown_shift_is_refused(model, tokenizer):
     with pytest.raises(UsageError, match=r"^pos_shift is 'left'; expected one of none, head, 2020-03$"):
         Decoder(model, tokenizer, pos_shift="left")

@@ -82,6 +82,11 @@ def test_numbers_that_are_none(name):
         RescoreSettings(**{name: float("nan")})
 
 
+def test_an_exponent_whose_powers_are_no_numbers():
+    with pytest.raises(UsageError, match=r"^alpha is 400\.0; expected a number from -100 to 100$"):
+        RescoreSettings(alpha=400.0)
+
+
 # --- our files ---------------------------------------------------------------------------------------
 
 

@@ -95,6 +95,17 @@ def test_a_subset_and_a_named_output(decoding, here):
     decoding.main(flags(f"{line} --subset 2 --output_file two.txt"))
     whole = (here / "out" / "ckpt-500.test").read_text().splitlines()
     assert (here / "two.txt").read_text().splitlines() == whole[:2]
+    decoding.main(flags(f"{line} --subset -1 --output_file all.txt"))
+    assert (here / "all.txt").read_text().splitlines() == whole
+
+
+def test_the_folder_at_hand_gives_its_output_its_name(decoding, here, monkeypatch):
+    words = flags("--model_path . --split test")
+    words[words.index("generator/vocab.txt")] = "../../generator/vocab.txt"
+    words[words.index("test.json")] = "../../test.json"
+    monkeypatch.chdir(here / "out" / "ckpt-500")
+    decoding.main(words)
+    assert len((here / "out" / "ckpt-500.test").read_text().splitlines()) == 4
 
 
 def test_a_stopped_run_goes_on(decoding, here, monkeypatch, capsys):

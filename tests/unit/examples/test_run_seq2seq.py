@@ -131,6 +131,13 @@ def test_the_recipe_of_a_command_is_one_of_minilm_finetune(parse, script, tmp_pa
     assert loaded.recipe.task.max_masked_tokens == 9
 
 
+def test_what_only_v1_reads_is_said_to_do_nothing(parse, script, caplog):
+    """The original accepts the number with every way."""
+    loaded = script._recipe(parse("--num_max_mask_token 10"), Ranks())
+    assert loaded.recipe.task.max_masked_tokens == 0
+    assert "--num_max_mask_token has no effect with --mask_way v2" in caplog.text
+
+
 def test_gradient_accumulation_and_processes_multiply_the_batch(parse, script):
     args = parse("--per_gpu_train_batch_size 4 --gradient_accumulation_steps 3")
     assert script._recipe(args, Ranks(rank=1, world_size=2)).recipe.train.batch_size == 24

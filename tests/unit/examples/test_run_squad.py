@@ -230,7 +230,7 @@ def test_a_bare_vocabulary_is_cased_without_the_flag(
         ("--do_train --do_eval --train_file t.json", "--predict_file is missing: name the file, or --data_dir"),
         (
             "--do_train --model_type xlnet",
-            "--model_type is 'xlnet', expected one of minilm, bert, roberta, xlm-roberta",
+            "--model_type is 'xlnet', expected one of minilm, unilm, electra, bert, roberta",
         ),
         ("--do_train --model_type roberta", "--model_type is roberta, but {model} is a bert: correct it"),
         (

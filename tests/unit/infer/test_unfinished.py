@@ -57,6 +57,16 @@ def test_another_jobs_rows_are_refused_and_kept(output):
     assert path.read_bytes() == before
 
 
+def test_a_job_that_finished_nothing_is_in_nobodys_way(output):
+    with Unfinished(output, JOB):
+        pass
+    other = JOB | {"settings": {"beam_size": 4}}
+    with Unfinished(output, other) as rows:
+        rows.add([(0, {"text": "a"})])
+    with Unfinished(output, other) as rows:
+        assert rows[0] == {"text": "a"}
+
+
 def test_a_damaged_line_is_named(output):
     with Unfinished(output, JOB) as rows:
         path = rows.path

@@ -258,16 +258,17 @@ def test_processes_share_the_pairs_that_are_generated(pairs, monkeypatch):
     assert everyone[2] == {}
 
 
-def test_scores_of_generated_texts_are_those_of_minilm_score(pairs):
+@pytest.mark.parametrize("mark", ["\n", " [X_SEP] "])
+def test_scores_of_generated_texts_are_those_of_minilm_score(pairs, mark):
     """A sentence break counts as a line for ROUGE-Lsum; BLEU-4 compares with the model's own tokens."""
     task = pairs.task()
     held = Pairs(
         sources=[np.array([6], dtype=np.int32)] * 2,
         targets=[np.array([6, 7, 8, 9], dtype=np.int32)] * 2,
-        references=["word0 word1\nword2 word3", "word0 word1 word2 word3"],
+        references=[f"word0 word1{mark}word2 word3", "word0 word1 word2 word3"],
         places=["a:1", "a:2"],
     )
-    same = {0: "word0 word1 [X_SEP] word2 word3", 1: "word0 word1 word2 word3"}
+    same = {0: "word0 word1 [X_SEP] word2 word3 [X_SEP]", 1: "word0 word1 word2 word3"}
     found = generation_numbers(same, held, task.tokenizer)
     assert (found["rouge1"], found["rougeLsum"]) == (100, 100)
     assert found["Bleu_4"] < 100  # the [X_SEP] is a word there

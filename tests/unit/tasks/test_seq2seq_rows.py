@@ -126,7 +126,7 @@ def test_lists_of_another_vocabulary_are_refused(written, tokenizer):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tgt": "b"}, "no field 'src', found 'tgt'; name the file's own fields in task.source and task.target"),
+        ({"tgt": "b"}, "no field 'src', found 'tgt'; name the file's own fields with task.source and task.target"),
         ({"src": "a"}, "no field 'tgt', found 'src'"),
         ({"src": None, "tgt": "b"}, "field 'src' is null, expected a text or a list of tokens; correct the row"),
         ({"src": 7, "tgt": "b"}, "field 'src' is a int, expected a text or a list of tokens"),
