@@ -127,8 +127,8 @@ class Unfinished:
         differing = [name for name in job if found.get(name) != job[name]]
         if differing:
             raise UsageError(
-                f"{self.path} holds finished rows of another job ({', '.join(differing)} differ); repeat that command, "
-                "choose another output, or remove the file to start afresh"
+                f"{self.path} holds finished rows of another job (not the same: {', '.join(differing)}); repeat that "
+                "command, choose another output, or remove the file to start afresh"
             )
 
     def _sync(self) -> None:

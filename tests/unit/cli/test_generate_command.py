@@ -158,9 +158,7 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     assert not (tmp_path / "out.txt").exists()
     code, said = generate(*words, "--length-penalty", 0.5)
     assert code == 2
-    assert (
-        "holds finished rows of another job (length_penalty differ); repeat that command, choose another output" in said
-    )
+    assert "holds finished rows of another job (not the same: length_penalty); repeat that command" in said
     monkeypatch.setattr(module, "search", lambda *arguments: (searched.append(1), search(*arguments))[1])
     code, said = generate(*words)
     assert code == 0
@@ -194,6 +192,6 @@ def test_another_batch_size_goes_on_another_beam_size_is_refused(generate, tmp_p
             generate(*words)
     code, said = generate(*words, "--beam-size", 3)
     assert code == 2
-    assert "holds finished rows of another job (beam_size differ)" in said.replace("\n", " ")
+    assert "holds finished rows of another job (not the same: beam_size)" in said.replace("\n", " ")
     assert generate(*words, "--batch-tokens", 64)[0] == 0
     assert (tmp_path / "out.txt").read_text() == (tmp_path / "whole.txt").read_text()

@@ -52,7 +52,7 @@ def test_another_jobs_rows_are_refused_and_kept(output):
         path = rows.path
         rows.add([(0, {"text": "a"})])
     before = path.read_bytes()
-    with pytest.raises(UsageError, match=r"holds finished rows of another job \(settings differ\); repeat that"):
+    with pytest.raises(UsageError, match=r"holds finished rows of another job \(not the same: settings\); repeat that"):
         Unfinished(output, JOB | {"settings": {"beam_size": 4}})
     assert path.read_bytes() == before
 
