@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from original_flags import MODEL_TYPES, add_flags, lowercase, require_model_type
+from original_flags import MODEL_TYPES, add_flags, lowercase, precision_of, require_model_type
 
 from minilm.cli.app import run_reporting
 from minilm.cli.progress import counting_later
@@ -56,7 +56,7 @@ _SWITCHES = {
     "forbid_duplicate_ngrams": "no n-gram comes twice in a target; not for beam_size 1",
     "need_score_traces": "also write what the search saw, for gen_seq_from_trace.py",
     "pos_shift": "for models trained by position shift (mask way v0)",
-    "fp16": "compute in bfloat16, on CPU and GPU",
+    "fp16": "compute in bfloat16 on CPUs and GPUs that have it",
     "do_lower_case": "lower the text; needed for an uncased bare vocab.txt",
     "no_cuda": "compute on the CPU (the original ignored it)",
 }
@@ -128,8 +128,6 @@ def _require_sense(args: argparse.Namespace) -> None:
             f"--max_tgt_length {args.max_tgt_length} leaves no room for a source in --max_seq_length "
             f"{args.max_seq_length}; expected at most {args.max_seq_length - 3}"
         )
-    if args.fp16:
-        logger.warning("--fp16: computed in bfloat16, not in float16")
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:
@@ -219,7 +217,7 @@ def _decoder(args: argparse.Namespace, folder: Path, config: Path | None, tokeni
     pos_shift: PosShift = "none"
     if args.pos_shift:
         pos_shift = "2020-03" if args.parity == "2020-03" else "head"
-    return TorchEngine(model, precision="bf16" if args.fp16 else "fp32").decoder(tokenizer, pos_shift=pos_shift)
+    return TorchEngine(model, precision=precision_of(fp16=args.fp16)).decoder(tokenizer, pos_shift=pos_shift)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from original_flags import (
     add_flags,
     add_local_rank,
     lowercase,
+    precision_of,
     recipe_of_flags,
     require_launcher,
     require_model_type,
@@ -78,7 +79,7 @@ _NUMBERS: Mapping[str, tuple[float, str]] = {
 _SWITCHES = {
     "do_lower_case": "lower the text; needed for an uncased bare vocab.txt",
     "no_cuda": "compute on the CPU",
-    "fp16": "train in bfloat16 autocast, on CPU and GPU; weights stay float32",
+    "fp16": "train in bfloat16 autocast on CPUs and GPUs that have it; weights stay float32",
     "fix_word_embedding": "leave the word table as it is",
 }
 _DEAD: Mapping[str, tuple[int | str | bool, str]] = {
@@ -152,8 +153,6 @@ def main(arguments: Sequence[str]) -> int:
         logging.getLogger("minilm").setLevel(logging.ERROR)  # the first process speaks for all
     args = parser().parse_args(arguments)
     require_launcher(args.local_rank)
-    if args.fp16:
-        logger.warning("--fp16: training computes in bfloat16 autocast, not in float16")
     if args.no_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
@@ -212,7 +211,7 @@ def _recipe(args: argparse.Namespace, ranks: Ranks) -> Loaded[FinetuneRecipe]:
         "train.steps": args.num_training_steps if args.num_training_steps > 0 else None,
         "train.batch_size": args.per_gpu_train_batch_size * ranks.world_size * args.gradient_accumulation_steps,
         "train.tokens_per_batch": max(_TOKENS_PER_BATCH, longest),
-        "train.precision": "bf16" if args.fp16 else "fp32",
+        "train.precision": precision_of(fp16=args.fp16),
         "train.log_every": args.logging_steps if args.logging_steps > 0 else NEVER,
         "train.checkpoint_every": args.save_steps if args.save_steps > 0 else NEVER,
     }

@@ -25,6 +25,7 @@ from original_flags import (
     add_flags,
     add_local_rank,
     lowercase,
+    precision_of,
     recipe_of_flags,
     require_launcher,
     require_model_type,
@@ -274,25 +275,12 @@ def _recipe(args: argparse.Namespace, model: Path, ranks: Ranks) -> Loaded[Finet
         "train.steps": args.max_steps if args.max_steps > 0 else None,
         "train.batch_size": args.per_gpu_train_batch_size * ranks.world_size * args.gradient_accumulation_steps,
         "train.tokens_per_batch": max(_TOKENS_PER_BATCH, args.max_seq_length),
-        "train.precision": _precision(args),
+        "train.precision": precision_of(fp16=args.fp16),
         "train.log_every": _every(args.logging_steps),
         "train.eval_every": _every(args.logging_steps) if args.evaluate_during_training else 0,
         "train.checkpoint_every": _every(args.save_steps),
     }
     return recipe_of_flags(values, _FLAG_OF, script="run_squad.py")
-
-
-def _precision(args: argparse.Namespace) -> str:
-    """With --fp16 bfloat16 where the machine has it: emulated, a step took 13 times as long as in float32."""
-    if not args.fp16:
-        return "fp32"
-    on_gpu = torch.cuda.is_available()
-    cpu_has_it = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_it:
-        logger.warning("--fp16: training computes in bfloat16 autocast, not in float16; evaluation in float32")
-        return "bf16"
-    logger.warning("--fp16: this %s has no bfloat16, training computes in float32", "GPU" if on_gpu else "CPU")
-    return "fp32"
 
 
 def _every(steps: int) -> int:

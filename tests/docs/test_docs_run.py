@@ -159,7 +159,8 @@ def test_the_blocks_of_a_page_run_in_order(
 
 
 def commands_of(page: Path) -> list[list[str]]:
-    lines = [line for block in blocks_of(page) if block.info.startswith("bash") for line in block.text.splitlines()]
+    texts = [block.text.replace("\\\n", " ") for block in blocks_of(page) if block.info.startswith("bash")]
+    lines = [line for text in texts for line in text.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines if line.startswith(("make ", "minilm "))]
     return [one for one in words if one]
 

@@ -114,6 +114,7 @@ def _run(
 ) -> int:
     """Load the model and generate, with progress."""
     from minilm.cli.progress import counting_later
+    from minilm.errors import Interrupted
     from minilm.infer.api import load
     from minilm.infer.generate_file import GenerationJob, generate_file, read_sources
     from minilm.storage import sha256_file
@@ -134,8 +135,11 @@ def _run(
             **{name: value for name, value in asdict(settings).items() if name != "batch_tokens"},
         },
     )
-    with counting_later("generate") as started:
-        return generate_file(generation, job, started=started)
+    try:
+        with counting_later("generate") as started:
+            return generate_file(generation, job, started=started)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped by the user; the same command goes on with what {output} still lacks") from None
 
 
 def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int) -> bool:
@@ -149,6 +153,8 @@ def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int) ->
     as_lines = output.suffix == ".txt"
     if as_lines and n_best > 1:
         raise UsageError(f"--n-best is {n_best}, but a line of {output} holds one target; let its name end in .jsonl")
+    if traces is not None and not traces.parent.is_dir():
+        raise UsageError(f"--traces {traces}: there is no folder {traces.parent}; create it first")
     places = [path.resolve() for path in (source, output, traces) if path is not None]
     if len(set(places)) < len(places):
         raise UsageError("--input, --output and --traces name the same file twice; give each its own")

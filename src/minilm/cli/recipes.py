@@ -5,6 +5,7 @@ In: a recipe name. Out: names or YAML on stdout, or a file to edit.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -72,4 +73,5 @@ def copy(
         raise UsageError(f"{path} already exists: give another name, or remove it first") from None
     except FileNotFoundError:
         raise UsageError(f"the folder {path.parent} does not exist: create it first") from None
-    typer.echo(f"wrote {path}; run it with: minilm distill {path}")
+    kind = re.search(r"^kind: (\w+)", text, flags=re.MULTILINE)
+    typer.echo(f"wrote {path}; run it with: minilm {kind[1] if kind else 'distill'} {path}")

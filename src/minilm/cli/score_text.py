@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -166,9 +166,24 @@ def qg(
     elif source_field is not None:
         raise UsageError(f"--source-field {source_field} names a column of --sources: give that file, or leave it out")
     items = pool([text for (text,) in given.texts], expected.texts, keys)
+    if len(items) < len(given.texts):
+        logger.warning(
+            "%s: %d of %d predictions are scored: of rows with the same source the last one, against the references of "
+            "all of them",
+            *(predictions, len(items), len(given.texts)),
+        )
+    if _has_capitals(one for row in expected.texts for one in row) and not _has_capitals(one.text for one in items):
+        logger.warning(
+            "%s has capitals and %s none, so few words match: give both tokenized and lower-cased alike",
+            *(references, predictions),
+        )
     rows = sums_of(items, _meteor(items))
     counts = {"rows": len(given.texts), "items": len(items)}
     _show(_qg_report(rows, counts, pooled=keys is not None, confidence=confidence), as_json=as_json)
+
+
+def _has_capitals(texts: Iterable[str]) -> bool:
+    return any(text != text.lower() for text in texts)
 
 
 def _read_pairs(

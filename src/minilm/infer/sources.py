@@ -59,6 +59,7 @@ class SourceEncoder:
     _seen: int = 0
     _cut: _Count = field(default_factory=_Count)
     _unknown: _Count = field(default_factory=_Count)
+    _cut_parts: _Count = field(default_factory=_Count)
 
     def encode(self, sources: Sequence[Source]) -> list[Int32s]:
         """Framed ids of each source.
@@ -82,6 +83,12 @@ class SourceEncoder:
                 "%d of %d sources were longer than %d tokens and were cut (first: %s)",
                 *(self._cut.number, self._seen, self.room, self._cut.first),
             )
+        if self._cut_parts.number:
+            logger.warning(
+                "%d of them lost a [SEP] and what follows it (first: %s): given as fields of their own, only the first "
+                "part is cut",
+                *(self._cut_parts.number, self._cut_parts.first),
+            )
         if self._unknown.number:
             logger.warning(
                 "%d listed tokens are not in the vocabulary and were read as [UNK] (first: %s)",
@@ -100,4 +107,6 @@ class SourceEncoder:
             raise DataError(f"{source.place}: the source has no token, so there is nothing to generate from")
         if len(ids) < length:
             self._cut.add(source.place)
+            if len(parts) == 1 and self.tokenizer.sep_id in parts[0][len(ids) :]:
+                self._cut_parts.add(source.place)
         return self.frame(ids)

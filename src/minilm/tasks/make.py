@@ -156,6 +156,10 @@ def _seq2seq(section: TaskSection, tokenizer: Tokenizer) -> Seq2SeqTask:
     if section.metric is not None and section.metric not in scores:
         more = "" if section.dev_generated else "; with task.dev_generated also of " + ", ".join(GENERATED_METRICS)
         raise UsageError(f"task.metric is {section.metric!r}, expected one of {', '.join(scores)}{more}")
+    if section.dev_generated and section.beam_size > tokenizer.vocab_size:
+        raise UsageError(
+            f"task.beam_size is {section.beam_size}, but the vocabulary has {tokenizer.vocab_size} tokens; use fewer"
+        )
     columns = PairColumns(source=tuple(section.source), target=section.target)
     special = source_frame(pos_shift_of(section.mask_way))
     limits = PairLimits(source=section.max_source_tokens - special, target=section.max_target_tokens - 1)

@@ -125,6 +125,13 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
         ("in.txt", "w1\n", ["--output", "in.txt"], 2, "--input, --output and --traces name the same file twice"),
         ("in.txt", "w1\n", ["--output", "o.txt", "--n-best", 2], 2, "--n-best is 2, but a line of o.txt holds one tar"),
         ("in.txt", "w1\n", ["--output", "no/o.txt"], 4, "the folder does not exist: create it first"),
+        (
+            "in.txt",
+            "w1\n",
+            ["--output", "o.txt", "--traces", "no/t.safetensors"],
+            2,
+            "there is no folder no; create it",
+        ),
         ("in.txt", "w1\n", ["--top-p", 0.5], 2, "top_p has a meaning only with sample"),
         ("in.txt", "w1\n", ["--length-penalty", "nan"], 2, "length_penalty is nan; expected a number from -100 to 100"),
     ],
@@ -154,7 +161,9 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
         return search(decoder, sources, settings)
 
     monkeypatch.setattr(module, "search", interrupted)
-    assert generate(*words)[0] == 130
+    code, said = generate(*words)
+    assert code == 130
+    assert "stopped by the user; the same command goes on with what out.txt still lacks" in said
     assert not (tmp_path / "out.txt").exists()
     code, said = generate(*words, "--length-penalty", 0.5)
     assert code == 2

@@ -46,6 +46,13 @@ def test_copy_writes_a_recipe_that_loads(minilm, tmp_path, monkeypatch):
     assert (tmp_path / "folder/tiny-embedded.yaml").is_file()
 
 
+@pytest.mark.parametrize(("name", "command"), [("tiny-embedded", "distill"), ("xsum-l6", "finetune")])
+def test_copy_names_the_command_that_runs_it(minilm, tmp_path, name, command):
+    target = tmp_path / "mine.yaml"
+    _, out, _ = minilm("recipes", "copy", name, str(target))
+    assert out.replace("\n", "") == f"wrote {target}; run it with: minilm {command} {target}"
+
+
 def test_copy_never_overwrites(minilm, tmp_path):
     target = tmp_path / "mine.yaml"
     target.write_text("precious")

@@ -195,7 +195,8 @@ def test_the_qg_table(score):
     write("s.txt", "It is .", "it  is .", "they")
     meteor_value = 100 / (0.15 / 1 + 0.85 / 0.75) * (1 - 0.6 * (1 / 3) ** 0.2)
     code, out, said = score("qg", "p.txt", "r.txt", "--sources", "s.txt")
-    assert (code, said) == (0, [])
+    assert (code, len(said)) == (0, 1)
+    assert said[0].startswith("p.txt: 2 of 3 predictions are scored: of rows with the same source the last one")
     scope = "items:by source, last prediction|n:2"
     assert out.splitlines() == [
         "            score",
@@ -219,11 +220,18 @@ def test_qg_json_from_rows(score):
     options = ["--reference-field", "questions", "--sources", "d.jsonl", "--json", "--confidence"]
     code, out, said = score("qg", "p.jsonl", "d.jsonl", *options)
     found = json.loads(out)
-    assert (code, said) == (0, [])
+    assert (code, len(said)) == (0, 1)
     assert found["Bleu_4"] == pytest.approx(100)
     assert (found["rows"], found["items"]) == (2, 1)
     assert found["confidence"]["Bleu_4"] == pytest.approx([100, 100])
     assert list(found["signature"]) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L"]
+
+
+def test_capitals_on_one_side_are_told(score):
+    write("p.txt", "what is it ?")
+    write("r.txt", "What is it?")
+    _, _, said = score("qg", "p.txt", "r.txt")
+    assert said == ["r.txt has capitals and p.txt none, so few words match: give both tokenized and lower-cased alike"]
 
 
 def test_without_meteor_the_other_numbers_come(score, monkeypatch):

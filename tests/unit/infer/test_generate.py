@@ -118,6 +118,13 @@ def test_streamed_pieces_are_the_text(model, options):
     assert len(list(model.stream(["w1", "w2"]))) > 1
 
 
+def test_a_cut_that_takes_an_answer_is_told(model, caplog):
+    long = " ".join(["w1"] * 60)
+    model.generate([f"{long} [SEP] w7", "w1 [SEP] w2", long], max_target_tokens=8)
+    assert "2 of 3 sources were longer than" in caplog.text
+    assert "1 of them lost a [SEP] and what follows it (first: text 0): given as fields" in caplog.text
+
+
 def test_words_that_may_repeat(model, caplog):
     banned = model.generate(TEXTS, ban_ngrams=1)
     assert all(len(set(text.split())) == len(text.split()) for text in banned)
