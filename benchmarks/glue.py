@@ -54,17 +54,22 @@ def main() -> None:
         "--data", type=Path, required=True, help="folder with one folder per task (CoLA/train.tsv, ...)"
     )
     parser.add_argument("--task", required=True, help="folder name of the task, such as CoLA")
-    parser.add_argument("--side", choices=["ours", "transformers"], required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    add_run_flags(parser, learning_rate=5e-5)
     chosen = parser.parse_args()
     keep_freed_memory()
     train, dev = (str(next((chosen.data / chosen.task).glob(f"{part}.tsv*"))) for part in ("train", "dev"))
     for seed in chosen.seeds:
         recipe = recipe_of(f"glue/{chosen.task.lower()}-bert-base", chosen, seed, train=[train], dev=dev)
         run_missing(recipe, RESULTS / f"{recipe.task.name}.json", side=chosen.side)
+
+
+def add_run_flags(parser: argparse.ArgumentParser, *, learning_rate: float) -> None:
+    """Add which side, which seeds, and the settings of both sides."""
+    parser.add_argument("--side", choices=["ours", "transformers"], required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
 
 
 def run_missing(recipe: FinetuneRecipe, file: Path, *, side: str) -> None:

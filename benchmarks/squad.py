@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glue import recipe_of, run_missing
+from glue import add_run_flags, recipe_of, run_missing
 
 from minilm.train.allocator import keep_freed_memory
 
@@ -24,11 +24,7 @@ def main() -> None:
     parser.add_argument("--version", choices=["1.1", "2.0"], required=True)
     parser.add_argument("--train", nargs="+", required=True, help="official JSON or JSONL, each also .gz")
     parser.add_argument("--dev", required=True)
-    parser.add_argument("--side", choices=["ours", "transformers"], required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--learning-rate", type=float, default=6e-5)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    add_run_flags(parser, learning_rate=6e-5)
     chosen = parser.parse_args()
     keep_freed_memory()
     name = f"squad/squad{chosen.version[0]}-bert-base"
