@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from original_flags import MODEL_TYPES, add_flags, lowercase, precision_of, require_model_type
+from original_flags import MODEL_TYPES, add_flags, lowercase, precision_of, require_family, require_model_type
 
 from minilm.cli.app import run_reporting
 from minilm.cli.progress import counting_later
@@ -206,8 +206,7 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
 def _decoder(args: argparse.Namespace, folder: Path, config: Path | None, tokenizer: Tokenizer) -> Decoder:
     """The model of a checkpoint, on the GPU where there is one."""
     family = read_config(folder, config=config).family
-    if family != MODEL_TYPES[args.model_type]:
-        raise UsageError(f"--model_type is {args.model_type}, but {config or folder} is a {family}: correct it")
+    require_family(args.model_type, family, config or folder)
     model = read_model(folder, config=config, head="mlm")
     tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(folder))
     if args.parity != "off":

@@ -83,6 +83,12 @@ def require_model_type(model_type: str) -> None:
         raise UsageError(f"--model_type is {model_type!r}, expected one of {', '.join(MODEL_TYPES)}")
 
 
+def require_family(model_type: str, found: str, where: str | Path) -> None:
+    """Refuse a model of another family than --model_type says."""
+    if found != MODEL_TYPES[model_type]:
+        raise UsageError(f"--model_type is {model_type}, but {where} is a {found}: correct it")
+
+
 def require_launcher(local_rank: int) -> None:
     """Refuse a rank that no launcher gave."""
     if local_rank != -1 and "WORLD_SIZE" not in os.environ:

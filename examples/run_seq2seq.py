@@ -28,6 +28,7 @@ from original_flags import (
     lowercase,
     precision_of,
     recipe_of_flags,
+    require_family,
     require_launcher,
     require_model_type,
 )
@@ -177,11 +178,7 @@ def main(arguments: Sequence[str]) -> int:
 def _require_family(args: argparse.Namespace) -> None:
     require_model_type(args.model_type)
     found = read_config(_model(args), config=Path(args.config_name) if args.config_name else None)
-    if found.family != MODEL_TYPES[args.model_type]:
-        raise UsageError(
-            f"--model_type is {args.model_type}, but {args.config_name or args.model_name_or_path} is a "
-            f"{found.family}: correct it"
-        )
+    require_family(args.model_type, found.family, args.config_name or args.model_name_or_path)
 
 
 def _model(args: argparse.Namespace) -> Path:

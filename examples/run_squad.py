@@ -27,6 +27,7 @@ from original_flags import (
     lowercase,
     precision_of,
     recipe_of_flags,
+    require_family,
     require_launcher,
     require_model_type,
 )
@@ -196,8 +197,7 @@ def _require_sense(args: argparse.Namespace) -> None:
 def _require_fit(args: argparse.Namespace, model: Path, config: Path | None) -> None:
     """Refuse a model of another type, with too few positions, or (when it is only asked) without a head."""
     found = read_config(model, config=config)
-    if found.family != MODEL_TYPES[args.model_type]:
-        raise UsageError(f"--model_type is {args.model_type}, but {config or model} is a {found.family}: correct it")
+    require_family(args.model_type, found.family, config or model)
     if args.max_seq_length > found.max_tokens:
         raise UsageError(
             f"--max_seq_length is {args.max_seq_length}, but {model} has positions for {found.max_tokens} tokens: "

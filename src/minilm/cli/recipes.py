@@ -5,7 +5,6 @@ In: a recipe name. Out: names or YAML on stdout, or a file to edit.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +60,7 @@ def copy(
       minilm recipes copy tiny-embedded recipes/mine.yaml
     """
     from minilm.errors import UsageError
-    from minilm.recipe import recipe_text
+    from minilm.recipe import load_recipe, recipe_text
 
     text = recipe_text(name)
     file_name = name.removesuffix(".yaml").rpartition("/")[2] + ".yaml"
@@ -73,5 +72,4 @@ def copy(
         raise UsageError(f"{path} already exists: give another name, or remove it first") from None
     except FileNotFoundError:
         raise UsageError(f"the folder {path.parent} does not exist: create it first") from None
-    kind = re.search(r"^kind: (\w+)", text, flags=re.MULTILINE)
-    typer.echo(f"wrote {path}; run it with: minilm {kind[1] if kind else 'distill'} {path}")
+    typer.echo(f"wrote {path}; run it with: minilm {load_recipe(path).recipe.kind} {path}")
