@@ -135,17 +135,20 @@ def ours(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
 
 
 class Rows(torch.utils.data.Dataset):
-    """Token ids, segment ids and labels of a split."""
+    """Token ids, segment ids and labels of a split; dev rows, which have no order to keep, from short to long."""
 
     def __init__(self, task: ClassificationTask | SpanTask, dev_set: str | None) -> None:
         self.sequences = task.train if dev_set is None else task.dev[dev_set]
         self.targets = task.targets if dev_set is None else None
         self.names = ("start_positions", "end_positions") if isinstance(task, SpanTask) else ("labels",)
+        lengths = [len(ids) for ids in self.sequences.token_ids]
+        self.order = np.arange(len(lengths)) if dev_set is None else np.argsort(lengths, kind="stable")
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, row: int) -> Mapping[str, object]:
+    def __getitem__(self, place: int) -> Mapping[str, object]:
+        row = self.order[place]
         item = {
             "input_ids": self.sequences.token_ids[row].tolist(),
             "token_type_ids": self.sequences.segment_ids[row].tolist(),
@@ -155,6 +158,32 @@ class Rows(torch.utils.data.Dataset):
         return {**item, **dict(zip(self.names, np.atleast_1d(self.targets[row]).tolist(), strict=True))}
 
 
+class SplitByLength(Trainer):
+    """The Trainer, with each batch computed in four parts of similar length: the same gradient, less padding.
+
+    Half the hours for the same numbers; `finetune.py`, which compares speed, takes the Trainer as it is.
+    """
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], *_: object, **__: object
+    ) -> torch.Tensor:
+        """The mean loss over the rows of a padded batch."""
+        lengths_B = inputs["attention_mask"].sum(1)
+        parts = torch.argsort(lengths_B).chunk(4)
+        return torch.stack(
+            [self.part_loss(model, inputs, rows, int(lengths_B[rows].max())) * len(rows) for rows in parts]
+        ).sum() / len(lengths_B)
+
+    @staticmethod
+    def part_loss(
+        model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, longest: int
+    ) -> torch.Tensor:
+        """The mean loss over some rows, cut where the longest of them ends."""
+        cut = {name: value[rows, :longest] if value.ndim == 2 else value[rows] for name, value in inputs.items()}
+        loss: torch.Tensor = model(**cut).loss
+        return loss
+
+
 def peer_model(task: ClassificationTask | SpanTask) -> torch.nn.Module:
     """The embedded model with a fresh head, in transformers."""
     if isinstance(task, SpanTask):
@@ -162,13 +191,14 @@ def peer_model(task: ClassificationTask | SpanTask) -> torch.nn.Module:
     return AutoModelForSequenceClassification.from_pretrained(embedded_model(), num_labels=len(task.labels) or 1)
 
 
-def outputs_of(predictions: object, task: ClassificationTask | SpanTask, dev_set: str) -> list[Array]:
-    """The Trainer's padded predictions as our tasks score them: one array a sequence."""
+def outputs_of(predictions: object, task: ClassificationTask | SpanTask, dev: Rows) -> list[Array]:
+    """The Trainer's padded predictions as our tasks score them: one array a sequence, in the order of the file."""
+    places = np.argsort(dev.order)
     if isinstance(task, SpanTask):
-        start_BT, end_BT = (np.asarray(part, dtype=np.float32) for part in predictions)  # type: ignore[attr-defined]
-        lengths = [len(ids) for ids in task.dev[dev_set].token_ids]
+        start_BT, end_BT = (np.asarray(part, dtype=np.float32)[places] for part in predictions)  # type: ignore[attr-defined]
+        lengths = [len(ids) for ids in dev.sequences.token_ids]
         return [np.stack([start_BT[row, :n], end_BT[row, :n]], axis=1) for row, n in enumerate(lengths)]
-    return list(np.asarray(predictions, dtype=np.float32))
+    return list(np.asarray(predictions, dtype=np.float32)[places])
 
 
 def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
@@ -194,12 +224,13 @@ def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
         )  # fmt: skip
 
         def evaluate(*_: object, **__: object) -> dict[str, float]:
-            predictions = trainer.predict(Rows(task, dev_set)).predictions
-            numbers = task.metrics(dev_set, outputs_of(predictions, task, dev_set))
+            rows = Rows(task, dev_set)
+            predictions = trainer.predict(rows).predictions
+            numbers = task.metrics(dev_set, outputs_of(predictions, task, rows))
             found.append({**numbers, "main": numbers[task.main_metric]})
             return {}
 
-        trainer = Trainer(
+        trainer = SplitByLength(
             model=model, args=arguments, train_dataset=Rows(task, None), eval_dataset=Rows(task, dev_set),
             data_collator=DataCollatorWithPadding(PreTrainedTokenizerFast.from_pretrained(f"{work}/tokenizer")),
         )  # fmt: skip

@@ -1,8 +1,9 @@
 """The page of results on real data, written from the stored numbers: docs/results.md.
 
-In: `benchmarks/results/glue/TASK.json` and `squad/VERSION.json`, as `benchmarks/glue.py` and `squad.py` store them;
-files and runs may be missing.
-Out: one table per task: this library, transformers on the same weights, the paper's model of that size.
+In: `benchmarks/results/glue/TASK.json`, `squad/VERSION.json` and `generation/TASK.json`, as `benchmarks/glue.py`,
+`squad.py` and `generation.py` store them; files and runs may be missing.
+Out: one table per task: this library, transformers on the same weights where both were run, the paper's model of that
+size; and generated texts beside their references.
 
     python benchmarks/results_page.py
 """
@@ -30,8 +31,8 @@ _HEAD = """# Results
 
 What the dev sets of GLUE and SQuAD say of models fine-tuned with `minilm finetune`, beside the transformers Trainer:
 the same weights, rows, settings and seeds. Each number is the best epoch of a run on the dev set, then the mean over
-seeds; the deviation is that of a sample. `benchmarks/glue.py` and `benchmarks/squad.py` measure,
-`benchmarks/results_page.py` writes this page.
+seeds; the deviation is that of a sample. Below that: questions and summaries generated for test sets.
+`benchmarks/glue.py`, `squad.py` and `generation.py` measure, `benchmarks/results_page.py` writes this page.
 
 **These weights are not the paper's.** Both sides start from the embedded sentence model, all-MiniLM-L6-v2: a MiniLM of
 twelve layers with every second one dropped, then trained for sentence similarity. The paper's L6-H384 was distilled
@@ -75,6 +76,35 @@ TASKS: Mapping[str, Task] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """A generation task: what is measured, the official training set, the paper's numbers in the order of `metrics`."""
+
+    title: str
+    metrics: Mapping[str, str]
+    official: int
+    paper: tuple[float, ...]
+    paper_epochs: int
+
+
+_QG_METRICS = {"Bleu_4": "BLEU-4", "METEOR": "METEOR", "ROUGE_L": "ROUGE-L"}
+_SUMMARY_METRICS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeLsum": "ROUGE-L"}
+# File name -> task. Paper: the same, MiniLM-L6xH384 through the teacher assistant.
+GENERATED: Mapping[str, Generated] = {
+    "generation/qg": Generated(
+        title="Question generation, the split of Du et al.", metrics=_QG_METRICS, official=75_722,
+        paper=(20.31, 23.43, 48.21), paper_epochs=25,
+    ),
+    "generation/xsum": Generated(
+        title="XSum", metrics=_SUMMARY_METRICS, official=204_045, paper=(38.79, 16.39, 31.10), paper_epochs=50
+    ),
+    "generation/cnndm": Generated(
+        title="CNN/DailyMail", metrics=_SUMMARY_METRICS, official=287_227, paper=(41.57, 19.21, 38.64), paper_epochs=25
+    ),
+}  # fmt: skip
+_SHOWN = 5  # examples on the page; the stored file holds more
+
+
 def main() -> None:
     """Write the page."""
     PAGE.write_text(page(RESULTS), encoding="utf-8")
@@ -84,11 +114,54 @@ def main() -> None:
 def page(results: Path) -> str:
     """The page for the files in `results`, of which any may be missing."""
     parts = [_HEAD]
-    for name, task in TASKS.items():
-        file = results / f"{name}.json"
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        parts.append(_section(task, stored))
+    parts += [_section(task, _stored(results, name)) for name, task in TASKS.items()]
+    parts += [_generated(task, _stored(results, name)) for name, task in GENERATED.items()]
     return "\n".join(parts)
+
+
+def _stored(results: Path, name: str) -> dict[str, Any]:
+    file = results / f"{name}.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+def _generated(task: Generated, stored: Mapping[str, Any]) -> str:
+    names = [*task.metrics.values(), "training examples", "epochs"]
+    paper = [*(f"{value:.2f}" for value in task.paper), f"{task.official:,}", str(task.paper_epochs)]
+    own = [_MISSING, *[""] * (len(names) - 1)]
+    if stored:
+        scores = [f"{stored['scores'][key]:.2f}" for key in task.metrics]
+        own = [*scores, f"{stored['training examples']:,}", f"{stored['epochs']:g}"]
+    lines = [
+        f"## {task.title}\n",
+        _cells(["", *names]),
+        "|---|" + "---:|" * len(names),
+        _cells(["minilm", *own]),
+        _cells(["MiniLM-L6xH384, the paper's weights and training set", *paper]),
+    ]
+    if stored:
+        lines += ["", *_how_generated(stored)]
+    return "\n".join(lines) + "\n"
+
+
+def _how_generated(stored: Mapping[str, Any]) -> list[str]:
+    """The conditions, then generated texts beside their references."""
+    examples = stored["examples"]
+    shown = examples[:: max(1, len(examples) // _SHOWN)][:_SHOWN]
+    rows = [_cells([one["reference"], one["prediction"]]) for one in shown]
+    return [
+        f"{stored['test examples']:,} test examples; `minilm generate {stored['decoding']}`. "
+        f"Measured on {_machine(stored['machine'])}, {stored['precision']}.\n",
+        "| reference | generated |",
+        "|---|---|",
+        *rows,
+    ]
+
+
+def _cells(texts: Sequence[str]) -> str:
+    """A row of a table; what would end a cell or a line is escaped."""
+    cells = [" ".join(text.replace("|", "\\|").split()) for text in texts]
+    return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
 
 
 def _section(task: Task, stored: Mapping[str, object]) -> str:
@@ -139,8 +212,7 @@ def _number(value: float) -> str:
 
 
 def _row(name: str, mean: str, *, deviation: str = "", seeds: str = "", setting: Sequence[str] = ("",) * 4) -> str:
-    cells = (name, mean, deviation, seeds, *setting)
-    return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
+    return _cells([name, mean, deviation, seeds, *setting])
 
 
 def _conditions(stored: Mapping[str, Any], runs: Sequence[_Run]) -> list[str]:

@@ -40,7 +40,8 @@ def test_the_page_is_what_the_stored_numbers_give(results_page):
 
 def test_without_numbers_it_says_so(results_page, tmp_path):
     page = results_page.page(tmp_path)
-    assert page.count("| minilm | not measured yet |") == page.count("| transformers | not measured yet |") == 7
+    assert page.count("| minilm | not measured yet |") == 10
+    assert page.count("| transformers | not measured yet |") == 7
     for published in ("91.5", "47.5", "68.8", "88.9", "75.6"):
         assert f"| MiniLM-L6xH384, the paper's weights | {published} | | 4 |" in page
     assert "twelve layers with every second one dropped" in " ".join(page.split())
@@ -58,3 +59,21 @@ def test_mean_and_deviation_of_each_side_and_setting(results_page, tmp_path):
     assert "| minilm | undefined | | 1 | 4 | 5e-05 | 32 | fp32 |\n" in page
     assert "| transformers | not measured yet | | | 4 | 5e-05 | 32 | fp32 |\n" in page
     assert "Measured on Some CPU, 2 threads, torch 9.9. SHA-256: train file `aa`, dev file `bb`.\n" in page
+
+
+def test_generated_texts_stand_beside_their_references(results_page, tmp_path):
+    examples = [{"source": "s", "reference": f"a|b {n}", "prediction": f"two\nlines {n}"} for n in range(20)]
+    stored = {
+        "scores": {"rouge1": 20.126, "rouge2": 3.0, "rougeL": 99.0, "rougeLsum": 15.5},
+        "training examples": 1097, "test examples": 1900, "epochs": 10.0, "precision": "fp32",
+        "decoding": "--beam-size 5", "examples": examples, "machine": MACHINE,
+    }  # fmt: skip
+    (tmp_path / "generation").mkdir()
+    (tmp_path / "generation" / "xsum.json").write_text(json.dumps(stored))
+    page = results_page.page(tmp_path)
+    assert "| minilm | 20.13 | 3.00 | 15.50 | 1,097 | 10 |\n" in page
+    assert "| MiniLM-L6xH384, the paper's weights and training set | 38.79 | 16.39 | 31.10 | 204,045 | 50 |\n" in page
+    assert "1,900 test examples; `minilm generate --beam-size 5`. Measured on Some CPU, 2 threads" in page
+    assert [line for line in page.splitlines() if "two lines" in line] == [
+        f"| a\\|b {n} | two lines {n} |" for n in (0, 4, 8, 12, 16)
+    ]
