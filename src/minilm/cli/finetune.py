@@ -52,6 +52,8 @@ def _table(points: Sequence[Point]) -> str:
     """One line per setting: its numbers' mean and deviation over the seeds."""
     from minilm.tasks.result import best_point
 
+    if not any(run.numbers for point in points for run in point.runs):
+        return "\n".join(f"{point.describe()}: not scored, task.dev names no held-out data" for point in points)
     chosen = best_point(points)
     rows = [("", "seeds", points[0].metric, "deviation", "best")]
     for point in points:

@@ -187,7 +187,7 @@ class FinetuneRecipe(Section):
     sweep: SweepSection | None = None
 
     @model_validator(mode="after")
-    def _a_text_fits_into_a_batch(self) -> FinetuneRecipe:
+    def _values_fit_together(self) -> FinetuneRecipe:
         if self.task.longest > self.train.tokens_per_batch:
             what = (
                 "task.max_tokens" if self.task.name != SEQ2SEQ else "source, target and pseudo tokens together, at most"
@@ -198,4 +198,6 @@ class FinetuneRecipe(Section):
             )
         if self.train.patience and not self.task.dev:
             raise ValueError("train.patience needs task.dev: nothing tells when the model gets no better")
+        if self.train.steps is not None and self.sweep is not None and self.sweep.epochs:
+            raise ValueError("train.steps says how long every run is, so sweep.epochs would change nothing: use one")
         return self

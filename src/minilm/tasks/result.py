@@ -47,9 +47,6 @@ class RunResult:
 class Point:
     """The runs of one setting, one per seed."""
 
-    learning_rate: float
-    epochs: float
-    batch_size: int
     runs: Sequence[RunResult]
 
     @property
@@ -74,7 +71,8 @@ class Point:
 
     def describe(self) -> str:
         """The setting in words."""
-        return f"learning rate {self.learning_rate:g}, {self.epochs:g} epochs, batch {self.batch_size}"
+        run = self.runs[0]
+        return f"learning rate {run.learning_rate:g}, {run.epochs:.3g} epochs, batch {run.batch_size}"
 
 
 def best_point(points: Sequence[Point]) -> Point:

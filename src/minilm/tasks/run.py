@@ -63,6 +63,7 @@ class _Plan:
     config: Path | None
     steps: int
     steps_per_epoch: int
+    epochs: float
     identity: Identity
 
 
@@ -129,6 +130,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
         config=config,
         steps=steps,
         steps_per_epoch=math.ceil(examples / section.batch_size),
+        epochs=section.epochs if section.steps is None else section.steps * section.batch_size / examples,
         identity={**values, **files, **checksums, "tokenizer": tokenizer.fingerprint, "device": _device()},
     )
 
@@ -170,7 +172,7 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
         folder=out,
         seed=recipe.seed,
         learning_rate=recipe.train.learning_rate,
-        epochs=recipe.train.epochs,
+        epochs=plan.epochs,
         batch_size=recipe.train.batch_size,
         main_metric=task.main_metric,
         numbers=numbers,

@@ -134,10 +134,7 @@ def _points(results: Sequence[tuple[tuple[float, float, int], RunResult]]) -> li
     runs: dict[tuple[float, float, int], list[RunResult]] = {}
     for setting, result in results:
         runs.setdefault(setting, []).append(result)
-    return [
-        Point(learning_rate=rate, epochs=epochs, batch_size=size, runs=found)
-        for (rate, epochs, size), found in runs.items()
-    ]
+    return [Point(runs=found) for found in runs.values()]
 
 
 def _run_all(

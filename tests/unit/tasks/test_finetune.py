@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from minilm.cli.finetune import _table
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
@@ -250,6 +251,18 @@ def test_a_head_of_the_same_labels_is_kept_and_another_replaced(tiny_task, caplo
 def test_without_held_out_data_the_last_weights_are_saved(tiny_task):
     [point] = run(tiny_task.recipe(steps=6), "task.dev=[]")
     assert np.isnan(point.mean)
+    assert "epochs, batch" in point.describe()
+    assert _table([point]) == f"{point.describe()}: not scored, task.dev names no held-out data"
     assert load_best(tiny_task.folder / "run") is None
     saved = read_model(tiny_task.folder / "run" / "model", head="classification").state_dict()
     assert saved["head.out.weight"].shape == (3, 48)
+
+
+def test_the_table_tells_the_epochs_that_a_number_of_steps_makes(tiny_task):
+    [point] = run(tiny_task.recipe(steps=3), "train.batch_size=10")
+    assert ", 0.5 epochs, batch 10" in point.describe()  # 30 of 60 rows
+
+
+def test_a_number_of_steps_and_a_grid_of_epochs_are_refused(tiny_task):
+    with pytest.raises(UsageError, match="so sweep.epochs would change nothing"):
+        run(tiny_task.recipe(steps=3), "sweep.epochs=[1,2]")
