@@ -35,7 +35,7 @@ from original_flags import (
 
 from minilm import storage
 from minilm.cli.app import run_reporting
-from minilm.embedded import embedded_model
+from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_config
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
@@ -177,17 +177,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _require_family(args: argparse.Namespace) -> None:
     require_model_type(args.model_type)
-    found = read_config(_model(args), config=Path(args.config_name) if args.config_name else None)
+    config = Path(args.config_name) if args.config_name else None
+    found = read_config(model_path(args.model_name_or_path), config=config)
     require_family(args.model_type, found.family, args.config_name or args.model_name_or_path)
-
-
-def _model(args: argparse.Namespace) -> Path:
-    return embedded_model() if args.model_name_or_path == "embedded" else Path(args.model_name_or_path)
 
 
 def _recipe(args: argparse.Namespace, ranks: Ranks) -> Loaded[FinetuneRecipe]:
     """The flags as a recipe."""
-    model = _model(args)
+    model = model_path(args.model_name_or_path)
     tokenizer = Path(args.tokenizer_name) if args.tokenizer_name else model if model.is_dir() else model.parent
     longest = args.max_source_seq_length + 2 * args.max_target_seq_length
     if args.num_max_mask_token and args.mask_way != "v1":

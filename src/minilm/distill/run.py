@@ -23,7 +23,7 @@ from minilm.distill.objective import DistillObjective, RelationSettings
 from minilm.distill.relations import V1_PAIRS, V2_PAIRS
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import Teacher, load_teacher
-from minilm.embedded import embedded_model
+from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.model.checkpoint import model_checksums
 from minilm.model.encoder import Encoder
@@ -86,7 +86,7 @@ def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] =
 
 def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, afresh: bool) -> DistillResult:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    teacher_folder = embedded_model() if recipe.teacher.model == "embedded" else Path(recipe.teacher.model)
+    teacher_folder = model_path(recipe.teacher.model)
     tokenizer = Tokenizer.load(teacher_folder)
     with first_before_others(ranks):
         shards = _open_corpus(recipe, out, teacher_folder, tokenizer)

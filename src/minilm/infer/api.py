@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
+from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order, windows
 from minilm.infer.engine import Engine, Precision, TorchEngine
@@ -66,16 +67,17 @@ def load(path: Path | str, *, precision: Precision = "fp32") -> LoadedModel:
     """Load a model folder of Hugging Face, sentence-transformers or minilm.
 
     Args:
-        path: a local folder; nothing is downloaded.
+        path: a local folder, or `embedded`; nothing is downloaded.
         precision: `bf16` is faster on CPUs and GPUs that compute in it, and rounds to three digits.
 
     Raises:
         DataError: no such folder, or its files do not fit together.
         UsageError: unknown precision.
+        SystemProblem: the embedded model is not installed.
     """
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"precision is {precision!r}; expected 'fp32' or 'bf16'")
-    folder = Path(path)
+    folder = model_path(path)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder")
     saved = saved_head(folder)
@@ -299,10 +301,8 @@ class LoadedModel:
         """
         if self.head != head:
             what, task = _DOES[head]
-            raise UsageError(
-                f"{self._folder} cannot {what}: it has {f'a {self.head}' if self.head else 'no trained'} head; "
-                f"train one with minilm finetune and {task}"
-            )
+            found = "it has no trained head" if self.head is None else f"its {self.head} head can {_DOES[self.head][0]}"
+            raise UsageError(f"{self._folder} cannot {what}: {found}; train one with minilm finetune and {task}")
 
 
 def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:

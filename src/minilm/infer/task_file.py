@@ -5,7 +5,7 @@ In: a model folder. Out: `SavedTask`, so that prediction cuts and frames its inp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import cast
@@ -21,9 +21,10 @@ _FILE = "task.json"
 class SavedTask:
     """How input is read and cut; of a span task also how answers are chosen.
 
-    `text`, `text_pair` and `id` are the columns of labelled files; no `text_pair` means single texts. A seq2seq
-    model was trained on sources and targets of at most `max_source_tokens` and `max_target_tokens`, special tokens
-    counted, in the way `mask_way`: after v0 the source has no [SEP] and the newest token predicts, not a [MASK].
+    `text`, `text_pair` and `id` are the columns of labelled files; no `text_pair` means single texts. `source` are
+    those whose texts together are the source of a seq2seq model. It was trained on sources and targets of at most
+    `max_source_tokens` and `max_target_tokens`, special tokens counted, in the way `mask_way`: after v0 the source has
+    no [SEP] and the newest token predicts, not a [MASK].
     """
 
     name: str = ""
@@ -38,6 +39,7 @@ class SavedTask:
     n_best: int = 20
     null_threshold: float = 0.0
     postprocess: str = "exact"
+    source: Sequence[str] = ("src",)
     max_source_tokens: int | None = None
     max_target_tokens: int | None = None
     mask_way: str = "v2"
@@ -75,10 +77,15 @@ def read_task(folder: Path) -> SavedTask:
     unknown = values.keys() - {field.name for field in fields(SavedTask)}
     if unknown:
         raise DataError(f"{file}: unknown key {min(unknown)!r}; the model is of a newer minilm: upgrade it")
-    return SavedTask(**values)  # type: ignore[arg-type]
+    fitting = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return SavedTask(**fitting)  # type: ignore[arg-type]
 
 
 def _require_kind(file: Path, name: str, value: object, kind: str) -> None:
+    if kind == "Sequence[str]":
+        if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
+            raise DataError(f"{file}: {name} is {value!r}; expected a list of texts")
+        return
     kinds: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
     allowed = tuple(one for word in kind.split(" | ") for one in kinds.get(word, (type(None),)))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):

@@ -64,6 +64,7 @@ def saved_task(section: TaskSection) -> SavedTask:
     if section.name == SEQ2SEQ:
         return SavedTask(
             name=SEQ2SEQ,
+            source=tuple(section.source),
             max_source_tokens=section.max_source_tokens,
             max_target_tokens=section.max_target_tokens,
             mask_way=section.mask_way,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minilm import storage
 from minilm.corpus.order import derived_seed
-from minilm.embedded import embedded_model
+from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.infer.task_file import write_task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
@@ -112,7 +112,7 @@ def check_files(recipe: FinetuneRecipe) -> None:
 
 
 def _plan(recipe: FinetuneRecipe) -> _Plan:
-    model = embedded_model() if recipe.model == "embedded" else Path(recipe.model)
+    model = model_path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)
     checksums = {f"model {part}": checksum for part, checksum in model_checksums(model, config=config).items()}
     tokenizer = _tokenizer(recipe, model)

@@ -10,6 +10,7 @@ import pytest
 import minilm
 from minilm.cli.app import main
 from minilm.decode.traces import read_traces
+from minilm.infer.task_file import SavedTask, write_task
 
 TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w2 w2"]
 
@@ -91,6 +92,14 @@ def test_parts_are_joined_by_sep_and_the_first_is_cut(generate, tmp_path, genera
     assert (tmp_path / "out.txt").read_text() == f"{expected}\n"
 
 
+def test_the_columns_are_those_of_training(generate, tmp_path, generator_dir):
+    write_task(generator_dir, SavedTask(name="seq2seq", source=("passage", "answer")))
+    (tmp_path / "in.jsonl").write_text(json.dumps({"src": "w9", "passage": "w1", "answer": "w7"}) + "\n")
+    assert generate("--input", "in.jsonl", "--output", "out.txt")[0] == 0
+    [expected] = minilm.load(generator_dir).generate(["w1 [SEP] w7"])
+    assert (tmp_path / "out.txt").read_text() == f"{expected}\n"
+
+
 def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
     (tmp_path / "in.txt").write_text("")
     assert generate("--input", "in.txt", "--output", "out.txt")[0] == 0
@@ -121,6 +130,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
         ("in.txt", b"w1\n\xff\n", [], 3, "in.txt:2: invalid UTF-8; write the file again as UTF-8"),
         ("in.txt", "w1\n\x01\x02\n", [], 3, "in.txt:2: the source has no token, so there is nothing to generate from"),
         ("other.txt", "w1\n", [], 2, "in.txt: no such file; check the input path"),
+        ("in.txt", "w1\n", ["--field", "src"], 2, "in.txt has no columns, a line of it is a source; leave --field out"),
         ("in.txt", "w1\n", ["--output", "out.csv"], 2, "--output is out.csv; expected a name that ends in .jsonl or"),
         ("in.txt", "w1\n", ["--output", "in.txt"], 2, "--input, --output and --traces name the same file twice"),
         ("in.txt", "w1\n", ["--output", "o.txt", "--n-best", 2], 2, "--n-best is 2, but a line of o.txt holds one tar"),

@@ -128,7 +128,7 @@ def test_a_model_without_the_head_is_refused(trained, capsys):
     assert minilm("predict", trained.model, *arguments) == 2
     assert "it has no trained head; train one with minilm finetune" in capsys.readouterr().err
     assert minilm("predict", trained.folder / "run/model", "--task", "squad", *arguments) == 2
-    assert "cannot answer questions: it has a classification head" in capsys.readouterr().err
+    assert "cannot answer questions: its classification head can classify texts" in capsys.readouterr().err
     assert minilm("predict", trained.folder / "run/model", "--task", "colla", *arguments) == 2
     assert "--task is 'colla'" in capsys.readouterr().err
 
@@ -167,7 +167,7 @@ def test_a_recipe_of_the_other_command_is_refused(tiny_task, capsys):
 
 
 def test_what_a_model_was_trained_for_survives(tmp_path):
-    task = SavedTask(name="x", max_tokens=9, text="a", text_pair="b", null_threshold=-1.5, allow_no_answer=False)
+    task = SavedTask(name="x", max_tokens=9, text="a", text_pair="b", null_threshold=-1.5, source=("p", "q"))
     write_task(tmp_path, task)
     assert read_task(tmp_path) == task
     assert read_task(tmp_path / "nowhere") == SavedTask()
@@ -179,6 +179,8 @@ def test_what_a_model_was_trained_for_survives(tmp_path):
         ({"stride": "4"}, "stride is '4'; expected int"),
         ({"stride": True}, "stride is True; expected int"),
         ({"text_pair": 1}, "text_pair is 1; expected str | None"),
+        ({"source": "src"}, "source is 'src'; expected a list of texts"),
+        ({"source": []}, "source is []; expected a list of texts"),
         ({"new": 1}, "unknown key 'new'; the model is of a newer minilm"),
     ],
 )

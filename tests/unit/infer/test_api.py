@@ -238,3 +238,7 @@ def test_other_poolings_are_refused(tmp_path, values, chosen):
 def test_the_files_of_a_model_are_enough_for_its_tokenizer(folder):
     Tokenizer.load(folder).save(folder)
     assert minilm.load(folder).encode(["a"]).shape == (1, 16)
+
+
+def test_the_embedded_model_has_a_name(real_model_dir):
+    assert np.array_equal(minilm.load("embedded").encode(["a text"]), minilm.load(real_model_dir).encode(["a text"]))

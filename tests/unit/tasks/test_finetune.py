@@ -264,5 +264,5 @@ def test_the_table_tells_the_epochs_that_a_number_of_steps_makes(tiny_task):
 
 
 def test_a_number_of_steps_and_a_grid_of_epochs_are_refused(tiny_task):
-    with pytest.raises(UsageError, match="so sweep.epochs would change nothing"):
+    with pytest.raises(UsageError, match=r"so sweep\.epochs would change nothing"):
         run(tiny_task.recipe(steps=3), "sweep.epochs=[1,2]")

@@ -115,6 +115,7 @@ def test_a_run_learns_and_leaves_a_model_to_decode_with(pairs, caplog):
     assert saved_head(out / "model") == "mlm"
     assert json.loads((out / "model" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
     task = read_task(out / "model")
+    assert task.source == ("src",)
     assert (task.name, task.max_source_tokens, task.max_target_tokens, task.mask_way) == ("seq2seq", 20, 6, "v2")
     assert load_nlg_tokenizer(out / "model").token_to_id("[X_SEP]") == 5
     assert "Held-out pairs" in (out / "report.html").read_text()
