@@ -34,6 +34,7 @@ from original_flags import (
 
 from minilm import storage
 from minilm.cli.app import run_reporting
+from minilm.corpus.squad import Question, read_squad
 from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_config, read_model, saved_head
@@ -42,7 +43,6 @@ from minilm.tasks.objective import predict
 from minilm.tasks.run import finetune_once
 from minilm.tasks.span import SpanTask, WindowSettings
 from minilm.tasks.squad_answers import AnswerSettings, official_files
-from minilm.tasks.squad_file import Question, read_squad
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first
 from minilm.train.folder import MODELS, RECIPE

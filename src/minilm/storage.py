@@ -98,6 +98,11 @@ def read_text(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> str:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise DataError(f"{path} is larger than {max_bytes} bytes, the limit for this kind of file")
+    return decode(data, path)
+
+
+def decode(data: bytes, path: Path) -> str:
+    """The text of a UTF-8 file; raises DataError when it is none (names the line)."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 """`minilm score`: compare predictions with references, as the papers do.
 
 In: two files matched by id. Out: a small table, or one JSON object with `--json`; what has no partner is warned
-about on stderr. The files are read by `minilm.corpus.predictions`, the numbers come from `minilm.score`.
+about on stderr. The files are read by `minilm.corpus`, the numbers come from `minilm.score`.
 Generated texts, matched by their place, are scored by the commands of `score_text.py`.
 """
 
@@ -64,7 +64,8 @@ def squad(
 
       minilm score squad --predictions p.jsonl --references dev.jsonl.gz --na-prob null_odds.json --na-prob-thresh 0
     """
-    from minilm.corpus.predictions import as_number, as_text, read_by_id, read_squad_references
+    from minilm.corpus.predictions import as_number, as_text, read_by_id
+    from minilm.corpus.squad import read_squad_references
     from minilm.score.matching import match_ids
     from minilm.score.squad import squad_metrics
 

@@ -1,7 +1,7 @@
-"""Read what is scored: values by id (predictions, labels, no-answer numbers), and the questions of SQuAD.
+"""Read what is scored: values by id, such as predictions, labels and no-answer numbers.
 
-In: .json (one object, id to value; SQuAD: the official nesting) or .jsonl (an object per line with an id field and
-a value field), each optionally .gz; a .json file with an object per line is read as .jsonl.
+In: .json (one object, id to value) or .jsonl (an object per line with an id field and a value field), each optionally
+.gz; a .json file with an object per line is read as .jsonl.
 Out: values by id, in file order. Nothing is skipped: whatever cannot be read is a `DataError` that names its place.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from minilm import storage
 from minilm.corpus.readers import read_file
 from minilm.errors import DataError, UsageError
-from minilm.score.squad import SquadReference
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def read_by_id(
         DataError: a row cannot be read, an id comes twice, or the file holds no value.
         SystemProblem: the file cannot be read.
     """
-    text, by_line = _text_of(path)
+    text, by_line = read_json_text(path)
 
     def entries() -> Iterator[_Entry[_T]]:
         found = _row_pairs(path, text, fields, id_fields) if by_line else _document_pairs(path, text)
@@ -75,24 +75,6 @@ def read_by_id(
                 raise DataError(f"{place}: id {_short(key)}: {error}") from None
 
     return _collect(path, entries(), allow_equal_repeats=allow_equal_repeats)
-
-
-def read_squad_references(path: Path) -> list[SquadReference]:
-    """Read the questions of a SQuAD file: the official nested .json, or .jsonl rows with `id` and `answers`.
-
-    Raises:
-        UsageError: the path is missing or of an unknown kind.
-        DataError: a field is missing or of another kind, an id comes twice, or there is no question.
-        SystemProblem: the file cannot be read.
-    """
-    text, by_line = _text_of(path)
-    questions = _rows(path, text) if by_line else _nested_questions(path, _parse(str(path), text))
-    entries = (
-        _Entry(place=place, id=_id(place, question, ID_FIELDS), value=_answers(place, question))
-        for place, question in questions
-    )
-    answers = _collect(path, entries, allow_equal_repeats=False)
-    return [SquadReference(id=key, answers=texts) for key, texts in answers.items()]
 
 
 def as_text(value: object) -> str:
@@ -156,17 +138,18 @@ def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: 
     return {key: one.value for key, one in kept.items()}
 
 
-def _text_of(path: Path) -> tuple[str, bool]:
-    """Return the text of a file, and whether it holds a JSON object per line."""
+def read_json_text(path: Path) -> tuple[str, bool]:
+    """Return the text of a .json or .jsonl file, and whether it holds a JSON object per line.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind.
+        DataError: it is not UTF-8; names the line.
+        SystemProblem: the file cannot be read.
+    """
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in (".json", ".jsonl"):
         raise UsageError(f"{path}: unknown kind of file; expected .json or .jsonl, each optionally with .gz after it")
-    data = read_file(path)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: invalid UTF-8; write the file again as UTF-8") from None
+    text = storage.decode(read_file(path), path)
     return text, suffix == ".jsonl" or _goes_on_after_an_object(text)
 
 
@@ -231,27 +214,3 @@ def _id(place: str, row: object, names: Sequence[str]) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise DataError(f"{place}: the id is {_kind(value)}, expected a string or a whole number")
     return str(value)
-
-
-def _items(place: str, parent: object, name: str) -> list[object]:
-    value = _field(place, parent, (name,))
-    if not isinstance(value, list):
-        raise DataError(f"{place}: field {name!r} is {_kind(value)}, expected a list")
-    return value
-
-
-def _nested_questions(path: Path, document: object) -> Iterator[tuple[str, object]]:
-    """Yield (place, question) of the official nesting: data, paragraphs, qas."""
-    for a, article in enumerate(_items(str(path), document, "data")):
-        for p, paragraph in enumerate(_items(f"{path}: data[{a}]", article, "paragraphs")):
-            place = f"{path}: data[{a}].paragraphs[{p}]"
-            for q, question in enumerate(_items(place, paragraph, "qas")):
-                yield f"{place}.qas[{q}]", question
-
-
-def _answers(place: str, question: object) -> tuple[str, ...]:
-    texts = [_field(place, answer, ("text",)) for answer in _items(place, question, "answers")]
-    try:
-        return tuple(map(as_text, texts))
-    except ValueError as error:
-        raise DataError(f"{place}: the text of an answer: {error}") from None

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minilm.corpus.squad import Question
 from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
@@ -33,7 +34,6 @@ from minilm.model.heads import ClassificationHead, HeadName, Model
 from minilm.model.packing import Packed
 from minilm.tasks.squad import make_windows
 from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
-from minilm.tasks.squad_file import Question
 from minilm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

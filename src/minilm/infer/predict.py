@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from minilm.corpus.squad import Question, read_squad
 from minilm.corpus.tables import Row, read_rows
 from minilm.errors import DataError
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
-from minilm.tasks.squad_file import Question, read_squad
 from minilm.tasks.text_task import ID_COLUMNS, OfficialLayout
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from minilm.corpus.squad import read_squad
 from minilm.decode.decoder import pos_shift_of, source_frame
 from minilm.errors import UsageError
 from minilm.infer.task_file import SavedTask
@@ -24,7 +25,6 @@ from minilm.tasks.seq2seq_generate import GENERATED_METRICS, DevGeneration
 from minilm.tasks.seq2seq_rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
 from minilm.tasks.span import SpanTask, WindowSettings
 from minilm.tasks.squad_answers import AnswerSettings
-from minilm.tasks.squad_file import read_squad
 from minilm.tasks.text_task import Columns, TextTask, infer_labels, read_text_rows
 from minilm.text.tokenizer import Tokenizer
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from minilm.corpus.squad import Question
 from minilm.errors import DataError, UsageError
-from minilm.tasks.squad_file import Question
 from minilm.text.pairs import PairFrame
 from minilm.text.tokenizer import Tokenizer
 

@@ -170,7 +170,7 @@ KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .g
         ("p.jsonl", '{"id": "q1", "prediction": "x"}\n{"id', "p.jsonl:2: broken JSON "
          "(Unterminated string starting at column 2); write the file again"),
         ("p.jsonl", b'{"id": "q1", "prediction": "x"}\n{"id": "\xff"}',
-         "p.jsonl:2: invalid UTF-8; write the file again as UTF-8"),
+         "p.jsonl:2: byte 0xff is not UTF-8: save the file as UTF-8"),
         ("p.tsv", "q1\tx", f"p.tsv: {KINDS}"),
         ("p.json", {"a": "x", "b": "y"},
          "p.json: no id with a prediction is among the references: ids with a prediction "
@@ -204,22 +204,24 @@ def test_a_damaged_gz_and_a_missing_file(score):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("dev.jsonl", "", "dev.jsonl: the file is empty; expected at least one id with its value"),
-        ("dev.json", nested([]), "dev.json: the file is empty; expected at least one id with its value"),
-        ("dev.json", {"q1": "x"}, "dev.json: no field 'data' (the row has 'q1')"),
+        ("dev.jsonl", "", "dev.jsonl: the file holds no question; expected at least one"),
+        ("dev.json", nested([]), "dev.json: the file holds no question; expected at least one"),
+        ("dev.json", {"q1": "x"}, "dev.json: no field 'data', found 'q1'; add the field or correct its name"),
         ("dev.json", {"data": {}}, "dev.json: field 'data' is an object, expected a list"),
-        ("dev.json", [1], "dev.json: found a list, expected an object with 'data'"),
-        ("dev.json", {"data": [{"title": "t"}]}, "dev.json: data[0]: no field 'paragraphs' (the row has 'title')"),
+        ("dev.json", [1], "dev.json:1: expected a JSON object {...}, found a list"),
+        ("dev.json", {"data": [{"title": "t"}]},
+         "dev.json: article 1: no field 'paragraphs', found 'title'; add the field or correct its name"),
         ("dev.json", nested([{"id": "a"}]),
-         "dev.json: data[0].paragraphs[0].qas[0]: no field 'answers' (the row has 'id')"),
+         "dev.json: article 1, paragraph 1, question 1: no field 'answers', found 'id', 'context', 'title'; "
+         "add the field or correct its name"),
         ("dev.json", nested([SQUAD_ROWS[0], SQUAD_ROWS[0]]),
-         "dev.json: data[0].paragraphs[0].qas[1]: id 'q1' is already in "
-         "dev.json: data[0].paragraphs[0].qas[0] (1 repeated ids in all); keep one of each"),
+         "dev.json: article 1, paragraph 1, question 2: id 'q1' is already at "
+         "dev.json: article 1, paragraph 1, question 1; keep one of them"),
         ("dev.jsonl", [{"id": "a", "answers": [{"text": 3}]}],
-         "dev.jsonl:1: the text of an answer: found a number, expected a string"),
+         "dev.jsonl:1, answer 1: field 'text' is a whole number, expected a string"),
         ("dev.jsonl", [{"id": "a", "answers": None}], "dev.jsonl:1: field 'answers' is null, expected a list"),
         ("dev.jsonl", [SQUAD_ROWS[0], SQUAD_ROWS[1], SQUAD_ROWS[0]],
-         "dev.jsonl:3: id 'q1' is already in dev.jsonl:1 (1 repeated ids in all); keep one of each"),
+         "dev.jsonl:3: id 'q1' is already at dev.jsonl:1; keep one of them"),
     ],
 )  # fmt: skip
 def test_bad_questions_are_one_clear_error(score, name, content, message):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minilm.corpus.squad import GoldAnswer, Question, read_squad
 from minilm.errors import DataError, UsageError
 from minilm.tasks.squad import Window, label_windows, make_windows
-from minilm.tasks.squad_file import GoldAnswer, Question, read_squad
 from minilm.text.tokenizer import Tokenizer
 
 WORDS = [f"w{number}" for number in range(10)]
@@ -161,7 +161,7 @@ def test_hostile_nested_files_are_one_line(tmp_path: Path, text: str, message: s
         ('{"id": "b"', r"in\.jsonl:2: broken JSON"),
         ("[" * 100_000, r"in\.jsonl:2: the JSON is nested too deep"),
         ("NaN", r"in\.jsonl:2: expected a JSON object {\.\.\.}, found a float"),
-        ('{"id": NaN}', r"in\.jsonl:2: no field 'answers'"),
+        ('{"id": NaN}', r"in\.jsonl:2: field 'id' is a number, expected a string"),
         (json.dumps(ROW), r"in\.jsonl:2: id 'q1' is already at .*in\.jsonl:1; keep one of them"),
     ],
 )

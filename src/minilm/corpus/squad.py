@@ -1,7 +1,8 @@
 """Read the questions of a SQuAD file.
 
 In: the official nested .json (v1.1 or v2.0), or .jsonl with one question a line; each optionally .gz.
-Out: checked questions in file order, each with its place. A file with anything wrong in it is refused.
+Out: checked questions in file order, each with its place; or only their right answers, for scoring. A file with
+anything wrong in it is refused.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from minilm.corpus.readers import read_file
-from minilm.errors import DataError, UsageError
+from minilm.corpus.predictions import read_json_text
+from minilm.errors import DataError
+from minilm.score.squad import SquadReference
 from minilm.storage import parse_json_object
 
 _T = TypeVar("_T")
@@ -74,31 +76,34 @@ def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
             place: file:line, or article, paragraph and question counted from 1.
         SystemProblem: the file cannot be read.
     """
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix not in (".json", ".jsonl"):
-        raise UsageError(f"{path}: unknown kind of file; expected .json or .jsonl, each optionally with .gz after it")
-    text = _decoded(read_file(path), path)
-    rows = _line_rows(text, path) if suffix == ".jsonl" else _nested_rows(text, path)
-    questions: list[Question] = []
-    places: dict[str, str] = {}
     contexts: dict[str, str] = {}  # one copy of each for all questions about it
-    for row in rows:
-        question = _question(row, contexts, labelled=labelled)
-        if question.id in places:
-            raise DataError(f"{row.place}: id {question.id!r} is already at {places[question.id]}; keep one of them")
-        places[question.id] = row.place
-        questions.append(question)
-    if not questions:
+    return [_question(key, row, contexts, labelled=labelled) for key, row in _rows_by_id(path).items()]
+
+
+def read_squad_references(path: Path) -> list[SquadReference]:
+    """Read what answers are scored against: of each question only `id` and `answers`, in the same files.
+
+    Raises:
+        UsageError, DataError, SystemProblem: as `read_squad`.
+    """
+    return [
+        SquadReference(id=key, answers=tuple(answer.text("text") for answer in row.rows("answers", "answer")))
+        for key, row in _rows_by_id(path).items()
+    ]
+
+
+def _rows_by_id(path: Path) -> dict[str, _Row]:
+    """The questions of a file, at least one, as they stand there."""
+    text, by_line = read_json_text(path)
+    found: dict[str, _Row] = {}
+    for row in _line_rows(text, path) if by_line else _nested_rows(text, path):
+        key = row.id()
+        if key in found:
+            raise DataError(f"{row.place}: id {key!r} is already at {found[key].place}; keep one of them")
+        found[key] = row
+    if not found:
         raise DataError(f"{path}: the file holds no question; expected at least one")
-    return questions
-
-
-def _decoded(data: bytes, path: Path) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8") from None
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +127,10 @@ class _Row:
         if _LONE_SURROGATE.search(value):
             raise DataError(f"{self.place}: field {name!r} holds half a surrogate pair, which is no character")
         return value
+
+    def id(self) -> str:
+        """The id: a text or a whole number."""
+        return str(self.get("id", int)) if type(self.fields.get("id")) is int else self.text("id")
 
     def rows(self, name: str, what: str) -> Iterator[_Row]:
         """The objects of a list, each with its number in the place: `what` 1, 2, ..."""
@@ -148,7 +157,7 @@ def _nested_rows(text: str, path: Path) -> Iterator[_Row]:
                 yield _Row(fields={**row.fields, **above}, place=row.place)
 
 
-def _question(row: _Row, contexts: dict[str, str], *, labelled: bool) -> Question:
+def _question(key: str, row: _Row, contexts: dict[str, str], *, labelled: bool) -> Question:
     impossible = labelled and "is_impossible" in row.fields and row.get("is_impossible", bool)
     answers = tuple(map(_answer, row.rows("answers", "answer"))) if labelled else ()
     if labelled and impossible == bool(answers):
@@ -159,7 +168,7 @@ def _question(row: _Row, contexts: dict[str, str], *, labelled: bool) -> Questio
         )
     context = row.text("context")
     return Question(
-        id=str(row.get("id", int)) if type(row.fields.get("id")) is int else row.text("id"),
+        id=key,
         question=row.text("question"),
         context=contexts.setdefault(context, context),
         title=row.text("title") if "title" in row.fields else "",
