@@ -8,8 +8,9 @@ K beams (or samples) of each source.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import TypedDict
 
 import numpy as np
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 BATCH_TOKENS = 16384
 _BEAMS, _TARGET_TOKENS = 5, 48
+_KINDS: Mapping[type, tuple[type, str]] = {
+    **{bool: (bool, "True or False"), int: (Integral, "a whole number"), float: (Real, "a number")},
+    **{str: (str, "a text"), type(None): (Integral, "a whole number or None")},
+}
 
 
 class Options(TypedDict, total=False):
@@ -88,7 +93,9 @@ class GenerationSettings:
     traces: bool = False
 
     def __post_init__(self) -> None:
-        """Raise UsageError for what would be ignored."""
+        """Raise UsageError for a value of another kind, and for what would be ignored."""
+        for field in fields(self):
+            _require_kind(field.name, getattr(self, field.name), like=field.default)
         drawing = {
             **{"top_k": self.top_k != 0, "top_p": self.top_p != 1},
             **{"temperature": self.temperature != 1, "seed": self.seed != 0},
@@ -116,6 +123,14 @@ class GenerationSettings:
             beam_size=_BEAMS if self.beam_size is None and not self.sample else self.beam_size,
             max_target_tokens=self.max_target_tokens or task.max_target_tokens or _TARGET_TOKENS,
         )
+
+
+def _require_kind(name: str, value: object, *, like: object) -> None:
+    """Refuse a value of another kind than the default, where None stands for a whole number that may be left out."""
+    kind, words = _KINDS[type(like)]
+    fits = isinstance(value, kind) and isinstance(value, bool) == isinstance(like, bool)
+    if not fits and not (value is None and like is None):
+        raise UsageError(f"{name} is {value!r}; expected {words}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
