@@ -1,0 +1,197 @@
+"""What only a GPU can show: the packed encoder, its losses and its search against the CPU; rates beside padding.
+
+`python benchmarks/gpu/checks.py` writes `benchmarks/results/gpu.json`; with `--device cpu` it tries only itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ab import save
+from decode import best, make_model, make_sources, tokenizer
+from texts import paragraphs
+
+from minilm.decode.beam import BeamSettings, search
+from minilm.distill.relations import V2_PAIRS, relation_loss
+from minilm.infer.engine import TorchEngine
+from minilm.model.config import EncoderConfig
+from minilm.model.encoder import Encoder
+from minilm.model.packing import pack
+from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
+
+SIZE = 64
+ROUNDS = 20
+
+
+def main() -> None:
+    """Compare, then measure; every row is one number with what it is."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cuda")
+    device = torch.device(parser.parse_args().device)
+    sequences = sorted(tokenizer().encode(paragraphs()[:SIZE], max_length=512), key=len)
+    rows = [*parity(sequences, device), *rates(sequences, device)]
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    rows = [{"device": name, **row} for row in rows]
+    if device.type == "cuda":
+        save("gpu", rows)
+    else:
+        print(*rows, sep="\n")
+
+
+def new_encoder(layers: int = 6) -> Encoder:
+    """L6-H384 or L12-H384 with random weights, no dropout."""
+    encoder = Encoder(EncoderConfig.preset(f"L{layers}-H384"))
+    encoder.reset(torch.Generator().manual_seed(0))
+    return encoder.eval()
+
+
+# --- the same numbers as on the CPU ----------------------------------------------------------------
+
+
+def parity(sequences: Sequence[np.ndarray], device: torch.device) -> list[dict[str, object]]:
+    """Largest differences to the CPU in fp32, least cosine in bf16, and whether a search finds the same targets."""
+    packed, pairs = pack(sequences), seq2seq_batch(sequences)
+    rows: list[dict[str, object]] = []
+    cases: dict[str, Callable[[Encoder], Tensor]] = {
+        "hidden rows": lambda encoder: encoder(packed.to(device_of(encoder))),
+        "seq2seq rows": lambda encoder: encoder.seq2seq(pairs.to(device_of(encoder))),
+    }
+    for name, run in cases.items():
+        on_cpu, moved = new_encoder(), new_encoder().to(device)
+        expected, found = run(on_cpu), run(moved)
+        rows.append({"check": f"{name}, fp32", "largest difference": difference(expected, found)})
+        expected.square().mean().backward()
+        found.square().mean().backward()
+        rows.append({"check": f"{name}, gradient, fp32", "largest difference": gradient_difference(on_cpu, moved)})
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            halved = run(moved)
+        cosine = torch.cosine_similarity(expected, halved.float().cpu(), dim=1).min()
+        rows.append({"check": f"{name}, bf16", "least cosine": float(cosine)})
+    return [*rows, relation_row(sequences, device), search_row(device)]
+
+
+def device_of(encoder: Encoder) -> torch.device:
+    """Where its weights are."""
+    return encoder.embeddings.word.weight.device
+
+
+def seq2seq_batch(sequences: Sequence[np.ndarray]) -> PackedSeq2Seq:
+    """Each sequence as a source, the first tokens of the next one as its target, with pseudo tokens."""
+    targets = [ids[:24] for ids in np.roll(np.array(sequences, dtype=object), 1)]
+    pseudo = [np.full_like(ids, tokenizer().mask_id) for ids in targets]
+    return pack_seq2seq(list(sequences), targets, pseudo=pseudo)
+
+
+def relation_row(sequences: Sequence[np.ndarray], device: torch.device) -> dict[str, object]:
+    """The distillation loss of a deeper teacher and its gradient."""
+    losses, students = [], []
+    for place in (torch.device("cpu"), device):
+        packed, teacher, student = pack(sequences).to(place), new_encoder(12).to(place), new_encoder().to(place)
+        with torch.no_grad():
+            target = teacher.relations(packed)
+        found = student.relations(packed)
+        loss = relation_loss(target, found, packed, pairs=V2_PAIRS, num_relation_heads=48).sum()
+        loss.backward()
+        losses.append(loss.detach())
+        students.append(student)
+    return {
+        "check": "relation loss, fp32",
+        "largest difference": difference(*losses),
+        "gradient": gradient_difference(*students),
+    }
+
+
+def search_row(device: torch.device) -> dict[str, object]:
+    """A beam search of long sources."""
+    settings = BeamSettings(beam_size=5, max_target_tokens=24)
+    model, sources = make_model("L6-H384", end_bias=0.0), make_sources(8)
+    engines = [TorchEngine(copy.deepcopy(model).to(place)) for place in (torch.device("cpu"), device)]
+    found = [best(search(one.decoder(tokenizer(), pos_shift="none"), sources, settings)) for one in engines]
+    same = sum(a == b for a, b in zip(*found, strict=True))
+    return {"check": "beam search, fp32", "equal targets": same, "of": len(sources)}
+
+
+def difference(expected: Tensor, found: Tensor) -> float:
+    """Largest absolute difference."""
+    return float((expected - found.cpu()).detach().abs().max())
+
+
+def gradient_difference(expected: Encoder, found: Encoder) -> float:
+    """Largest absolute difference of any gradient."""
+    return max(
+        difference(a.grad, b.grad)
+        for a, b in zip(expected.parameters(), found.parameters(), strict=True)
+        if a.grad is not None and b.grad is not None
+    )
+
+
+# --- how fast --------------------------------------------------------------------------------------
+
+
+def rates(sequences: Sequence[np.ndarray], device: torch.device) -> list[dict[str, object]]:
+    """Sequences a second of both sides in bf16, in turn: reading, and a training step without its optimizer."""
+    packed = pack(sequences).to(device)
+    ids = torch.zeros(len(sequences), packed.max_len, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.from_numpy(sequence)
+    mask, ids = (ids != 0).long().to(device), ids.to(device)
+    rows: list[dict[str, object]] = []
+    for layers in (6, 12):
+        ours = new_encoder(layers).to(device)
+        config = BertConfig(hidden_size=384, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=1536)
+        peer = BertModel(config, add_pooling_layer=False).to(device).eval()
+
+        def read(ours: Encoder = ours) -> Tensor:
+            hidden: Tensor = ours(packed)
+            return hidden
+
+        def read_padded(peer: BertModel = peer) -> Tensor:
+            hidden: Tensor = peer(input_ids=ids, attention_mask=mask).last_hidden_state
+            return hidden
+
+        for work, gradient in (("read", False), ("forward and backward", True)):
+            seconds = in_turn([read, read_padded], device, gradient=gradient)
+            rates_of = [len(sequences) / value for value in seconds]
+            rows.append(
+                {
+                    "work": work,
+                    "model": f"L{layers}-H384",
+                    "real share": packed.num_tokens / ids.numel(),
+                    "minilm sequences/s": rates_of[0],
+                    "transformers sequences/s": rates_of[1],
+                    "ratio": rates_of[0] / rates_of[1],
+                }
+            )
+    return rows
+
+
+def in_turn(sides: Sequence[Callable[[], Tensor]], device: torch.device, *, gradient: bool) -> list[float]:
+    """Median seconds of each side, A B A B."""
+    seconds: list[list[float]] = [[] for _ in sides]
+    for _ in range(ROUNDS + 1):  # the first round pays for lazy set-up
+        for number, work in enumerate(sides):
+            started = time.perf_counter()
+            with torch.autocast(device.type, dtype=torch.bfloat16), torch.set_grad_enabled(gradient):
+                hidden = work()
+            if gradient:
+                hidden.float().square().mean().backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[number].append(time.perf_counter() - started)
+    return [float(np.median(found[1:])) for found in seconds]
+
+
+if __name__ == "__main__":
+    main()
