@@ -178,6 +178,7 @@ def _section(task: Task, stored: Mapping[str, object]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---|",
         *rows,
         *([paper] if paper else []),
+        *(line for setting in _settings(runs) for line in _difference(setting, runs)),
         *_conditions(stored, runs),
     ]
     return "\n".join(lines) + "\n"
@@ -192,13 +193,28 @@ def _rows(setting: tuple[object, ...], runs: Sequence[_Run]) -> list[str]:
     """One row per side for one setting."""
     rows = []
     for side, name in _SIDES.items():
-        scores = [_main(run) for run in runs if run["side"] == side and tuple(run[key] for key in _SETTING) == setting]
+        scores = _scores(setting, runs, side)
         shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in setting]
         mean = _number(statistics.fmean(scores)) if scores else _MISSING
         deviation = _number(statistics.stdev(scores)) if len(scores) > 1 else ""
         seeds = str(len(scores)) if scores else ""
         rows.append(_row(name, mean, deviation=deviation, seeds=seeds, setting=shown))
     return rows
+
+
+def _scores(setting: tuple[object, ...], runs: Sequence[_Run], side: str) -> list[float]:
+    """The numbers of one side's seeds."""
+    return [_main(run) for run in runs if run["side"] == side and tuple(run[key] for key in _SETTING) == setting]
+
+
+def _difference(setting: tuple[object, ...], runs: Sequence[_Run]) -> list[str]:
+    """The difference of both means and its standard error, where both sides have several seeds."""
+    ours, theirs = (_scores(setting, runs, side) for side in _SIDES)
+    if min(len(ours), len(theirs)) < 2:
+        return []
+    error = math.sqrt(statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs))
+    difference = statistics.fmean(ours) - statistics.fmean(theirs)
+    return [f"\nminilm - transformers: {difference:+.1f}, standard error {error:.1f}."]
 
 
 def _main(run: _Run) -> float:

@@ -55,10 +55,20 @@ def test_mean_and_deviation_of_each_side_and_setting(results_page, tmp_path):
     (tmp_path / "glue" / "cola.json").write_text(json.dumps(stored))
     page = results_page.page(tmp_path)
     assert "| minilm | 42.0 | 2.8 | 2 | 3 | 5e-05 | 32 | fp32 |\n" in page
+    assert "standard error" not in page.partition("## CoLA")[2]  # of one seed nothing is known
     assert "| transformers | 30.0 | | 1 | 3 | 5e-05 | 32 | fp32 |\n" in page
     assert "| minilm | undefined | | 1 | 4 | 5e-05 | 32 | fp32 |\n" in page
     assert "| transformers | not measured yet | | | 4 | 5e-05 | 32 | fp32 |\n" in page
     assert "Measured on Some CPU, 2 threads, torch 9.9. SHA-256: train file `aa`, dev file `bb`.\n" in page
+
+
+def test_a_difference_comes_with_its_error(results_page, tmp_path):
+    scores = {"ours": (40.0, 44.0), "transformers": (41.0, 42.0, 46.0)}
+    runs = [run_of(side, seed, main) for side, both in scores.items() for seed, main in enumerate(both)]
+    (tmp_path / "glue").mkdir()
+    (tmp_path / "glue" / "cola.json").write_text(json.dumps({"task": "cola", "runs": runs}))
+    # variances 8 / 2 and 7 / 3
+    assert "\nminilm - transformers: -1.0, standard error 2.5.\n" in results_page.page(tmp_path)
 
 
 def test_generated_texts_stand_beside_their_references(results_page, tmp_path):
