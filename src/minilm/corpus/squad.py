@@ -1,6 +1,6 @@
 """Read the questions of a SQuAD file.
 
-In: the official nested .json (v1.1 or v2.0), or .jsonl with one question a line; each optionally .gz.
+In: the official nested .json (v1.1 or v2.0), or one question a line (.jsonl, or .json); each optionally .gz.
 Out: checked questions in file order, each with its place; or only their right answers, for scoring. A file with
 anything wrong in it is refused.
 """
@@ -66,8 +66,8 @@ def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
     """Read every question of a file.
 
     Args:
-        path: .json (`data`, `paragraphs`, `qas`) or .jsonl (fields `id`, `question`, `context`, and `answers`
-            and `is_impossible` beside them), each optionally with .gz after it.
+        path: .json (`data`, `paragraphs`, `qas`), or .jsonl or .json with an object a line (fields `id`, `question`,
+            `context`, and `answers` and `is_impossible` beside them), each optionally with .gz after it.
         labelled: read `answers` and `is_impossible`; without, they need not be there and are not looked at.
 
     Raises:
@@ -77,7 +77,7 @@ def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
         SystemProblem: the file cannot be read.
     """
     contexts: dict[str, str] = {}  # one copy of each for all questions about it
-    return [_question(key, row, contexts, labelled=labelled) for key, row in _rows_by_id(path).items()]
+    return [_question(key, row, contexts, labelled=labelled) for key, row in _rows(path)]
 
 
 def read_squad_references(path: Path) -> list[SquadReference]:
@@ -88,22 +88,22 @@ def read_squad_references(path: Path) -> list[SquadReference]:
     """
     return [
         SquadReference(id=key, answers=tuple(answer.text("text") for answer in row.rows("answers", "answer")))
-        for key, row in _rows_by_id(path).items()
+        for key, row in _rows(path)
     ]
 
 
-def _rows_by_id(path: Path) -> dict[str, _Row]:
-    """The questions of a file, at least one, as they stand there."""
+def _rows(path: Path) -> Iterator[tuple[str, _Row]]:
+    """The questions of a file with their ids, one by one, as they stand there; at least one."""
     text, by_line = read_json_text(path)
-    found: dict[str, _Row] = {}
+    places: dict[str, str] = {}
     for row in _line_rows(text, path) if by_line else _nested_rows(text, path):
         key = row.id()
-        if key in found:
-            raise DataError(f"{row.place}: id {key!r} is already at {found[key].place}; keep one of them")
-        found[key] = row
-    if not found:
+        if key in places:
+            raise DataError(f"{row.place}: id {key!r} is already at {places[key]}; keep one of them")
+        places[key] = row.place
+        yield key, row
+    if not places:
         raise DataError(f"{path}: the file holds no question; expected at least one")
-    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,9 +150,12 @@ def _line_rows(text: str, path: Path) -> Iterator[_Row]:
 def _nested_rows(text: str, path: Path) -> Iterator[_Row]:
     """The questions of the official nesting, each with the context and the title that stand above it."""
     for article in _Row(fields=parse_json_object(text, path), place=str(path)).rows("data", "article"):
-        title = article.text("title") if "title" in article.fields else ""
         for paragraph in article.rows("paragraphs", "paragraph"):
-            above = {"context": paragraph.text("context"), "title": title}
+            above = {
+                name: one.fields[name]
+                for name, one in (("context", paragraph), ("title", article))
+                if name in one.fields
+            }
             for row in paragraph.rows("qas", "question"):
                 yield _Row(fields={**row.fields, **above}, place=row.place)
 

@@ -67,7 +67,7 @@ def load(path: Path | str, *, precision: Precision = "fp32") -> LoadedModel:
     """Load a model folder of Hugging Face, sentence-transformers or minilm.
 
     Args:
-        path: a local folder, or `embedded`; nothing is downloaded.
+        path: a local folder, or the text `embedded`; nothing is downloaded.
         precision: `bf16` is faster on CPUs and GPUs that compute in it, and rounds to three digits.
 
     Raises:
@@ -302,7 +302,7 @@ class LoadedModel:
         if self.head != head:
             what, task = _DOES[head]
             found = "it has no trained head" if self.head is None else f"its {self.head} head can {_DOES[self.head][0]}"
-            raise UsageError(f"{self._folder} cannot {what}: {found}; train one with minilm finetune and {task}")
+            raise UsageError(f"{self._folder} cannot {what}: {found}; train a model with minilm finetune and {task}")
 
 
 def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:

@@ -199,5 +199,7 @@ class FinetuneRecipe(Section):
         if self.train.patience and not self.task.dev:
             raise ValueError("train.patience needs task.dev: nothing tells when the model gets no better")
         if self.train.steps is not None and self.sweep is not None and self.sweep.epochs:
-            raise ValueError("train.steps says how long every run is, so sweep.epochs would change nothing: use one")
+            raise ValueError(
+                "train.steps says how long every run is, so sweep.epochs would change nothing: set one of them to null"
+            )
         return self

@@ -61,8 +61,11 @@ class Point:
 
     @property
     def deviation(self) -> float:
-        """Sample standard deviation over the seeds; 0 for one."""
-        return statistics.stdev([run.main for run in self.runs]) if len(self.runs) > 1 else 0.0
+        """Sample standard deviation over the seeds; 0 for one, NaN where a number is."""
+        numbers = [run.main for run in self.runs]
+        if not all(map(math.isfinite, numbers)):
+            return math.nan
+        return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
     @property
     def best(self) -> RunResult:
@@ -72,7 +75,7 @@ class Point:
     def describe(self) -> str:
         """The setting in words."""
         run = self.runs[0]
-        return f"learning rate {run.learning_rate:g}, {run.epochs:.3g} epochs, batch {run.batch_size}"
+        return f"learning rate {run.learning_rate:g}, {round(run.epochs, 2):g} epochs, batch {run.batch_size}"
 
 
 def best_point(points: Sequence[Point]) -> Point:

@@ -126,7 +126,7 @@ def test_a_model_without_the_head_is_refused(trained, capsys):
     assert minilm("predict", trained.folder / "run", *arguments) == 3
     assert f"The model of this run is {trained.folder / 'run/model'}\n" in capsys.readouterr().err
     assert minilm("predict", trained.model, *arguments) == 2
-    assert "it has no trained head; train one with minilm finetune" in capsys.readouterr().err
+    assert "it has no trained head; train a model with minilm finetune" in capsys.readouterr().err
     assert minilm("predict", trained.folder / "run/model", "--task", "squad", *arguments) == 2
     assert "cannot answer questions: its classification head can classify texts" in capsys.readouterr().err
     assert minilm("predict", trained.folder / "run/model", "--task", "colla", *arguments) == 2

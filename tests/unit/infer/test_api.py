@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +243,10 @@ def test_the_files_of_a_model_are_enough_for_its_tokenizer(folder):
 
 def test_the_embedded_model_has_a_name(real_model_dir):
     assert np.array_equal(minilm.load("embedded").encode(["a text"]), minilm.load(real_model_dir).encode(["a text"]))
+
+
+@pytest.mark.parametrize("path", ["./embedded", Path("embedded")])
+def test_a_folder_may_have_that_name(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="embedded: no such model folder"):
+        minilm.load(path)

@@ -213,7 +213,7 @@ def test_a_model_without_a_trained_head_encodes_and_does_not_generate(generator_
             (generator_dir / "config.json").write_text(text)
         model = minilm.load(generator_dir)
         assert np.allclose(model.encode(TEXTS), vectors, atol=1e-6)
-        with pytest.raises(UsageError, match="cannot generate text: it has no trained head; train one with minilm fin"):
+        with pytest.raises(UsageError, match="cannot generate text: it has no trained head; train a model with mini"):
             model.generate(["w1"])
 
 

@@ -86,7 +86,7 @@ def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     out = tiny_task.folder / "run"
     recipe = tiny_task.recipe(steps=30, sweep={"seeds": [1, 2, 3], "learning_rate": [0.003, 1e-6]})
     points = run(recipe)
-    assert [(point.learning_rate, len(point.runs)) for point in points] == [(0.003, 3), (1e-6, 3)]
+    assert [(point.runs[0].learning_rate, len(point.runs)) for point in points] == [(0.003, 3), (1e-6, 3)]
     good, bad = points
     assert good.mean == pytest.approx(statistics.fmean(run.main for run in good.runs))
     assert good.deviation == pytest.approx(statistics.stdev(run.main for run in good.runs))
@@ -256,6 +256,12 @@ def test_without_held_out_data_the_last_weights_are_saved(tiny_task):
     assert load_best(tiny_task.folder / "run") is None
     saved = read_model(tiny_task.folder / "run" / "model", head="classification").state_dict()
     assert saved["head.out.weight"].shape == (3, 48)
+
+
+def test_a_sweep_without_held_out_data_has_no_numbers(tiny_task):
+    [point] = run(tiny_task.recipe(steps=2, sweep={"seeds": [1, 2]}), "task.dev=[]")
+    assert np.isnan([point.mean, point.deviation]).all()
+    assert (tiny_task.folder / "run" / "report.html").is_file()
 
 
 def test_the_table_tells_the_epochs_that_a_number_of_steps_makes(tiny_task):

@@ -135,8 +135,8 @@ def test_bad_fields_are_errors_with_their_place(tmp_path: Path, row: object, mes
         ('{"data": [1]}', "in.json: article 1 is a whole number, expected an object"),
         ('{"data": [{"paragraphs": {}}]}', "in.json: article 1: field 'paragraphs' is an object, expected a list"),
         (
-            '{"data": [{"paragraphs": [{"context": "a", "qas": []}, {"qas": []}]}]}',
-            "in.json: article 1, paragraph 2: no field 'context', found 'qas'",
+            '{"data": [{"paragraphs": [{"qas": [{"id": "a", "answers": [{"text": "a", "answer_start": 0}]}]}]}]}',
+            "in.json: article 1, paragraph 1, question 1: no field 'context', found 'id', 'answers'",
         ),
         (
             '{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "a", "answers": []}]}]}]}',
