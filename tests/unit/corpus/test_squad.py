@@ -1,0 +1,193 @@
+"""Proves that SQuAD files are read strictly."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from minilm.corpus.squad import GoldAnswer, Question, read_squad
+from minilm.errors import DataError, UsageError
+
+ROW = {
+    "id": "q1",
+    "title": "T",
+    "context": "w1 w2, w3",
+    "question": "w0 w0",
+    "is_impossible": False,
+    "answers": [{"text": "w2", "answer_start": 3}],
+}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def lines(path: Path, *rows: object) -> Path:
+    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def nested(path: Path, *questions: object, **paragraph: object) -> Path:
+    inner = {"context": ROW["context"], "qas": list(questions), **paragraph}
+    return write(path, json.dumps({"version": "v2.0", "data": [{"title": "T", "paragraphs": [inner]}]}))
+
+
+def without(*names: str, **changes: object) -> dict[str, object]:
+    return {name: value for name, value in {**ROW, **changes}.items() if name not in names}
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_both_layouts_give_the_same_questions(tmp_path: Path, packed: str) -> None:
+    impossible = without(id="q2", is_impossible=True, answers=[])
+    rows = read_squad(lines(tmp_path / f"in.jsonl{packed}", ROW, impossible))
+    deep = read_squad(nested(tmp_path / f"in.json{packed}", ROW, impossible))
+    first = Question(
+        id="q1",
+        question="w0 w0",
+        context="w1 w2, w3",
+        title="T",
+        answers=(GoldAnswer(text="w2", start=3),),
+        is_impossible=False,
+        place=f"{tmp_path}/in.jsonl{packed}:1",
+    )
+    assert rows[0] == first
+    assert (rows[1].answers, rows[1].is_impossible) == ((), True)
+    assert deep[1].place == f"{tmp_path}/in.json{packed}: article 1, paragraph 1, question 2"
+    assert [(q.id, q.context, q.answers, q.title) for q in rows] == [
+        (q.id, q.context, q.answers, q.title) for q in deep
+    ]
+
+
+def test_version_1_has_no_is_impossible_and_a_start_may_be_unknown(tmp_path: Path) -> None:
+    row = without("is_impossible", "title", id=7, answers=[{"text": "w2", "answer_start": None}])
+    (question,) = read_squad(lines(tmp_path / "in.jsonl", row))
+    assert (question.id, question.title, question.is_impossible) == ("7", "", False)
+    assert question.answers == (GoldAnswer(text="w2", start=None),)
+
+
+def test_unlabelled_questions_need_no_answers(tmp_path: Path) -> None:
+    path = lines(tmp_path / "in.jsonl", without("answers", "is_impossible"), without(id="q2", answers="anything"))
+    assert [question.answers for question in read_squad(path, labelled=False)] == [(), ()]
+    with pytest.raises(DataError, match="no field 'answers'"):
+        read_squad(path)
+
+
+def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_fine(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.jsonl", "\ufeff" + json.dumps(ROW) + "\r\n\r\n" + json.dumps(without(id="b")) + "\r\n")
+    assert [question.place[-2:] for question in read_squad(path)] == [":1", ":3"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (without("context", contxt="w1"), "no field 'context', found 'id', 'title', 'question', 'is_impossible',"),
+        (without(context=5), "field 'context' is a whole number, expected a string"),
+        (without(question=None), "field 'question' is null, expected a string"),
+        (without(id=True), "field 'id' is true or false, expected a string"),
+        (without(is_impossible="false"), "field 'is_impossible' is a string, expected true or false"),
+        (without(answers={"text": ["w2"]}), "field 'answers' is an object, expected a list"),
+        (without(answers=["w2"]), "answer 1 is a string, expected an object"),
+        (
+            without(answers=[{"text": "w2"}]),
+            "answer 1: no field 'answer_start', found 'text'; add the field or correct",
+        ),
+        (without(answers=[{"text": "w2", "answer_start": 3.0}]), "'answer_start' is a number, expected a whole number"),
+        (without(answers=[{"text": "w2", "answer_start": True}]), "'answer_start' is true or false, expected a whole"),
+        (without(answers=[]), "found no answer, expected one: 'is_impossible' is false; correct one of the two"),
+        (without("is_impossible", answers=[]), "'is_impossible' is false when it is left out; correct one of the two"),
+        (without(is_impossible=True), "found answers, expected none: 'is_impossible' is true"),
+        (without(context="a\ud800"), "field 'context' holds half a surrogate pair, which is no character"),
+    ],
+)
+def test_bad_fields_are_errors_with_their_place(tmp_path: Path, row: object, message: str) -> None:
+    with pytest.raises(DataError) as error:
+        read_squad(lines(tmp_path / "in.jsonl", without(id="fine"), row))
+    assert str(error.value).startswith(f"{tmp_path}/in.jsonl:2")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "in.json:1: broken JSON, Expecting value"),
+        ("[]", "in.json:1: expected a JSON object {...}, found a list"),
+        ('{"data": []}', "in.json: the file holds no question; expected at least one"),
+        ('{"dat": []}', "in.json: no field 'data', found 'dat'; add the field or correct its name"),
+        ('{"data": [1]}', "in.json: article 1 is a whole number, expected an object"),
+        ('{"data": [{"paragraphs": {}}]}', "in.json: article 1: field 'paragraphs' is an object, expected a list"),
+        (
+            '{"data": [{"paragraphs": [{"qas": [{"id": "a", "answers": [{"text": "a", "answer_start": 0}]}]}]}]}',
+            "in.json: article 1, paragraph 1, question 1: no field 'context', found 'id', 'answers'",
+        ),
+        (
+            '{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": "a", "answers": []}]}]}]}',
+            "in.json: article 1, paragraph 1, question 1: found no answer",
+        ),
+        ("[" * 100_000, "in.json: the JSON is nested too deep"),
+        ('{"data":' * 100_000, "in.json: the JSON is nested too deep"),
+        ('{"data": NaN}', "in.json: field 'data' is a number, expected a list"),
+        ('{"data": 1, "data": []}', 'in.json:1: key "data" is given twice'),
+    ],
+)
+def test_hostile_nested_files_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError) as error:
+        read_squad(write(tmp_path / "in.json", text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "b"', r"in\.jsonl:2: broken JSON"),
+        ("[" * 100_000, r"in\.jsonl:2: the JSON is nested too deep"),
+        ("NaN", r"in\.jsonl:2: expected a JSON object {\.\.\.}, found a float"),
+        ('{"id": NaN}', r"in\.jsonl:2: field 'id' is a number, expected a string"),
+        (json.dumps(ROW), r"in\.jsonl:2: id 'q1' is already at .*in\.jsonl:1; keep one of them"),
+    ],
+)
+def test_hostile_lines_are_errors_with_their_line(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_squad(write(tmp_path / "in.jsonl", json.dumps(ROW) + "\n" + line))
+
+
+def test_wrong_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"in\.csv: unknown kind of file; expected \.json or \.jsonl"):
+        read_squad(tmp_path / "in.csv")
+    with pytest.raises(UsageError, match=r"in\.json: no such file"):
+        read_squad(tmp_path / "in.json")
+    with pytest.raises(DataError, match=r"in\.jsonl: the file holds no question"):
+        read_squad(write(tmp_path / "in.jsonl", "\n"))
+    (tmp_path / "in.jsonl").write_bytes(b'{}\n{"id": "\xff"}')
+    with pytest.raises(DataError, match=r"in\.jsonl:2: byte 0xff is not UTF-8"):
+        read_squad(tmp_path / "in.jsonl")
+    (tmp_path / "in.json.gz").write_bytes(gzip.compress(b"{}" * 100)[:-9])
+    with pytest.raises(DataError, match="damaged or cut short"):
+        read_squad(tmp_path / "in.json.gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "impossible", "unplaced"),
+    [
+        ("squad/dev-v2.0.jsonl.gz", 11_873, 5_945, 1_425),
+        ("squad/dev-v1.1.jsonl.gz", 10_570, 0, 2_921),
+        ("official_layout/squad/train-v2.0_subset.json.gz", 4_719, 348, 0),
+    ],
+)
+def test_real_files_read_whole(data_dir: Path, name: str, rows: int, impossible: int, unplaced: int) -> None:
+    questions = read_squad(data_dir / name)
+    assert len(questions) == rows
+    assert sum(question.is_impossible for question in questions) == impossible
+    assert sum(answer.start is None for question in questions for answer in question.answers) == unplaced
+    contexts = {question.context for question in questions}
+    assert len({id(question.context) for question in questions}) == len(contexts)  # one copy of each
+
+
+# --- windows -------------------------------------------------------------------------------------
