@@ -21,9 +21,10 @@ from pathlib import Path
 from ab import machine
 
 from minilm import storage
-from minilm.corpus.tables import read_rows
+from minilm.corpus.tables import Row, read_rows
 from minilm.decode.detokenize import text_of
 from minilm.embedded import embedded_model
+from minilm.recipe import FinetuneRecipe, TaskSection, find_recipe, load_recipe
 from minilm.text.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "generation"
@@ -37,9 +38,7 @@ class Test:
     Attributes:
         recipe: the shipped recipe, with the paper's settings.
         train: files below the data folder.
-        test: file below the data folder.
-        sources: columns of the source.
-        target: column of the reference.
+        test: file below the data folder; its columns are those of the recipe.
         decoding: options of `minilm generate`; arXiv 2002.10957v2, appendix on generation.
         scoring: options of `minilm score`, the command first.
         key: the column by which questions are pooled, where they are.
@@ -48,8 +47,6 @@ class Test:
     recipe: str
     train: Sequence[str]
     test: str
-    sources: Sequence[str]
-    target: str
     decoding: Sequence[str]
     scoring: Sequence[str]
     key: str | None = None
@@ -59,18 +56,17 @@ _NO_REPEATS = ("--ban-ngrams", "3", "--ban-ignore")
 TESTS: Mapping[str, Test] = {
     "qg": Test(
         recipe="seq2seq/qg-du-l6", train=["qg/du_train_subset.jsonl.gz", "qg/du_dev.jsonl.gz"],
-        test="qg/du_test.jsonl.gz", sources=["context", "answer"], target="question",
+        test="qg/du_test.jsonl.gz",
         decoding=["--beam-size", "5", "--length-penalty", "1.3"], scoring=["qg"], key="sentence_tok",
     ),
     "xsum": Test(
         recipe="seq2seq/xsum-l6", train=["xsum/train_subset.jsonl.gz"], test="xsum/test_subset.jsonl.gz",
-        sources=["document"], target="summary",
         decoding=["--beam-size", "5", "--length-penalty", "0.9", *_NO_REPEATS, "."],
         scoring=["rouge", "--task", "xsum"],
     ),
     "cnndm": Test(
         recipe="seq2seq/cnndm-l6", train=["cnndm/train_subset.jsonl.gz", "cnndm/validation_subset.jsonl.gz"],
-        test="cnndm/test_subset.jsonl.gz", sources=["article"], target="highlights",
+        test="cnndm/test_subset.jsonl.gz",
         decoding=["--beam-size", "5", "--length-penalty", "0.7", *_NO_REPEATS, ".|[X_SEP]"],
         scoring=["rouge", "--task", "cnndm", "--trunc-len", "160"],
     ),
@@ -88,28 +84,30 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     chosen = parser.parse_args()
     test = TESTS[chosen.task]
-    scores = run(test, chosen)
+    columns = load_recipe(find_recipe(test.recipe), kind=FinetuneRecipe).recipe.task
+    rows = list(read_rows(chosen.data / test.test))
+    scores = run(test, chosen, rows, columns)
     files = {name: storage.sha256_file(chosen.data / name) for name in (*test.train, test.test)}
-    row = {
+    found = {
         "task": chosen.task,
         "training examples": sum(1 for name in test.train for _ in read_rows(chosen.data / name)),
-        "test examples": sum(1 for _ in read_rows(chosen.data / test.test)),
+        "test examples": len(rows),
         "sha256": files,
         "epochs": chosen.epochs,
         "seed": chosen.seed,
         "precision": chosen.precision,
         "decoding": shlex.join(test.decoding),
         "scores": scores,
-        "examples": examples(test, chosen.data, chosen.work / chosen.task / "test.jsonl"),
+        "examples": examples(rows, columns, chosen.work / chosen.task / "test.jsonl"),
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine(),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    storage.write_json(RESULTS / f"{chosen.task}.json", row)
+    storage.write_json(RESULTS / f"{chosen.task}.json", found)
     print(json.dumps(scores, indent=2))
 
 
-def run(test: Test, chosen: argparse.Namespace) -> dict[str, object]:
+def run(test: Test, chosen: argparse.Namespace, rows: Sequence[Row], columns: TaskSection) -> dict[str, object]:
     """Fine-tune, generate, score; the scores as `minilm score --json` prints them."""
     work: Path = chosen.work / chosen.task
     work.mkdir(parents=True, exist_ok=True)
@@ -128,15 +126,14 @@ def run(test: Test, chosen: argparse.Namespace) -> dict[str, object]:
     }
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     _minilm("finetune", test.recipe, *overrides)
-    fields = [part for name in test.sources for part in ("--field", name)]
     output = work / "test.jsonl"
     if not output.exists():
         source = str(chosen.data / test.test)
         _minilm(
-            "generate", str(work / "run" / "model"), "--input", source, *fields, "--output", str(output),
+            "generate", str(work / "run" / "model"), "--input", source, "--output", str(output),
             "--precision", chosen.precision, *test.decoding,
         )  # fmt: skip
-    references = write_references(test, chosen.data, work)
+    references = write_references(rows, columns, work, key=test.key)
     files = ["--predictions", str(output), "--references", str(references)]
     pooling = ["--sources", str(references)] if test.key else []
     found = _minilm("score", *test.scoring, *files, *pooling, "--json", capture=True)
@@ -144,30 +141,30 @@ def run(test: Test, chosen: argparse.Namespace) -> dict[str, object]:
     return scores
 
 
-def write_references(test: Test, data: Path, work: Path) -> Path:
+def write_references(rows: Sequence[Row], columns: TaskSection, work: Path, *, key: str | None) -> Path:
     """The references as rows; questions as UniLM compares them: the model's own tokens put together again."""
     tokenizer = Tokenizer.load(embedded_model())
     file = work / "references.jsonl"
     with file.open("w", encoding="utf-8") as out:
-        for row in read_rows(data / test.test):
-            text = str(row.values[test.target])
-            if test.key is None:
+        for row in rows:
+            text = str(row.values[columns.target])
+            if key is None:
                 line = {"reference": text}
             else:
                 ids = tokenizer.encode([text], special_tokens=False)[0].tolist()
-                line = {"reference": text_of(ids, tokenizer), "source": str(row.values[test.key])}
+                line = {"reference": text_of(ids, tokenizer), "source": str(row.values[key])}
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
     return file
 
 
-def examples(test: Test, data: Path, predictions: Path) -> list[dict[str, str]]:
+def examples(rows: Sequence[Row], columns: TaskSection, predictions: Path) -> list[dict[str, str]]:
     """Rows spread evenly over the test file: the source's last part, the reference, what was generated."""
-    pairs = list(zip(read_rows(data / test.test), read_rows(predictions), strict=True))
+    pairs = list(zip(rows, read_rows(predictions), strict=True))
     places = [number * len(pairs) // _EXAMPLES for number in range(_EXAMPLES)]
     return [
         {
-            "source": str(row.values[test.sources[-1]])[:200],
-            "reference": str(row.values[test.target]),
+            "source": str(row.values[columns.source[-1]])[:200],
+            "reference": str(row.values[columns.target]),
             "prediction": str(generated.values["prediction"]),
         }
         for row, generated in (pairs[place] for place in places)

@@ -207,6 +207,7 @@ def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
     task = make_task(recipe.task, tokenizer)
     assert isinstance(task, ClassificationTask | SpanTask)
     dev_set = next(iter(task.dev))
+    dev = Rows(task, dev_set)
     torch.manual_seed(recipe.seed)
     model = peer_model(task)
     found: list[Mapping[str, float]] = []
@@ -224,14 +225,13 @@ def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
         )  # fmt: skip
 
         def evaluate(*_: object, **__: object) -> dict[str, float]:
-            rows = Rows(task, dev_set)
-            predictions = trainer.predict(rows).predictions
-            numbers = task.metrics(dev_set, outputs_of(predictions, task, rows))
+            predictions = trainer.predict(dev).predictions
+            numbers = task.metrics(dev_set, outputs_of(predictions, task, dev))
             found.append({**numbers, "main": numbers[task.main_metric]})
             return {}
 
         trainer = SplitByLength(
-            model=model, args=arguments, train_dataset=Rows(task, None), eval_dataset=Rows(task, dev_set),
+            model=model, args=arguments, train_dataset=Rows(task, None), eval_dataset=dev,
             data_collator=DataCollatorWithPadding(PreTrainedTokenizerFast.from_pretrained(f"{work}/tokenizer")),
         )  # fmt: skip
         trainer.evaluate = evaluate  # type: ignore[method-assign]

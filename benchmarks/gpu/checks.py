@@ -8,18 +8,19 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ab import save
+from ab import interleaved, save
 from decode import best, make_model, make_sources, tokenizer
 from texts import paragraphs, real_share
 
@@ -33,6 +34,7 @@ from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 
 SIZE = 64
 ROUNDS = 20
+CPU = torch.device("cpu")
 
 
 def main() -> None:
@@ -64,27 +66,22 @@ def parity(sequences: Sequence[np.ndarray], device: torch.device) -> list[dict[s
     """Largest differences to the CPU in fp32, least cosine in bf16, and whether a search finds the same targets."""
     packed, pairs = pack(sequences), seq2seq_batch(sequences)
     rows: list[dict[str, object]] = []
-    cases: dict[str, Callable[[Encoder], Tensor]] = {
-        "hidden rows": lambda encoder: encoder(packed.to(device_of(encoder))),
-        "seq2seq rows": lambda encoder: encoder.seq2seq(pairs.to(device_of(encoder))),
+    cases: dict[str, Callable[[Encoder, torch.device], Tensor]] = {
+        "hidden rows": lambda encoder, place: encoder(packed.to(place)),
+        "seq2seq rows": lambda encoder, place: encoder.seq2seq(pairs.to(place)),
     }
     for name, run in cases.items():
         on_cpu, moved = new_encoder(), new_encoder().to(device)
-        expected, found = run(on_cpu), run(moved)
+        expected, found = run(on_cpu, CPU), run(moved, device)
         rows.append({"check": f"{name}, fp32", "largest difference": difference(expected, found)})
         expected.square().mean().backward()
         found.square().mean().backward()
         rows.append({"check": f"{name}, gradient, fp32", "largest difference": gradient_difference(on_cpu, moved)})
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            halved = run(moved)
+            halved = run(moved, device)
         cosine = torch.cosine_similarity(expected, halved.float().cpu(), dim=1).min()
         rows.append({"check": f"{name}, bf16", "least cosine": float(cosine)})
     return [*rows, relation_row(sequences, device), search_row(device)]
-
-
-def device_of(encoder: Encoder) -> torch.device:
-    """Where its weights are."""
-    return encoder.embeddings.word.weight.device
 
 
 def seq2seq_batch(sequences: Sequence[np.ndarray]) -> PackedSeq2Seq:
@@ -97,7 +94,7 @@ def seq2seq_batch(sequences: Sequence[np.ndarray]) -> PackedSeq2Seq:
 def relation_row(sequences: Sequence[np.ndarray], device: torch.device) -> dict[str, object]:
     """The distillation loss of a deeper teacher and its gradient."""
     losses, students = [], []
-    for place in (torch.device("cpu"), device):
+    for place in (CPU, device):
         packed, teacher, student = pack(sequences).to(place), new_encoder(12).to(place), new_encoder().to(place)
         with torch.no_grad():
             target = teacher.relations(packed)
@@ -117,7 +114,7 @@ def search_row(device: torch.device) -> dict[str, object]:
     """A beam search of long sources."""
     settings = BeamSettings(beam_size=5, max_target_tokens=24)
     model, sources = make_model("L6-H384", end_bias=0.0), make_sources(8)
-    engines = [TorchEngine(copy.deepcopy(model).to(place)) for place in (torch.device("cpu"), device)]
+    engines = [TorchEngine(copy.deepcopy(model).to(place)) for place in (CPU, device)]
     found = [best(search(one.decoder(tokenizer(), pos_shift="none"), sources, settings)) for one in engines]
     same = sum(a == b for a, b in zip(*found, strict=True))
     return {"check": "beam search, fp32", "equal targets": same, "of": len(sources)}
@@ -141,10 +138,8 @@ def gradient_difference(expected: Encoder, found: Encoder) -> float:
 def rates(sequences: Sequence[np.ndarray], device: torch.device) -> list[dict[str, object]]:
     """Sequences a second of both sides in bf16, in turn: reading, and a training step without its optimizer."""
     packed = pack(sequences).to(device)
-    ids = torch.zeros(len(sequences), packed.max_len, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.from_numpy(sequence)
-    mask, ids = (ids != 0).long().to(device), ids.to(device)
+    ids = pad_sequence([torch.from_numpy(sequence).long() for sequence in sequences], batch_first=True).to(device)
+    mask = (ids != 0).long()
     rows: list[dict[str, object]] = []
     for layers in (6, 12):
         ours = new_encoder(layers).to(device)
@@ -160,8 +155,10 @@ def rates(sequences: Sequence[np.ndarray], device: torch.device) -> list[dict[st
             return hidden
 
         for work, gradient in (("read", False), ("forward and backward", True)):
-            seconds = in_turn([read, read_padded], device, gradient=gradient)
-            rates_of = [len(sequences) / value for value in seconds]
+            sides = {"minilm": read, "transformers": read_padded}
+            timed = {name: partial(run_once, side, device, gradient=gradient) for name, side in sides.items()}
+            seconds = interleaved(timed, repetitions=ROUNDS)
+            rates_of = [len(sequences) / seconds[name] for name in sides]
             rows.append(
                 {
                     "work": work,
@@ -175,20 +172,14 @@ def rates(sequences: Sequence[np.ndarray], device: torch.device) -> list[dict[st
     return rows
 
 
-def in_turn(sides: Sequence[Callable[[], Tensor]], device: torch.device, *, gradient: bool) -> list[float]:
-    """Median seconds of each side, A B A B."""
-    seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(ROUNDS + 1):  # the first round pays for lazy set-up
-        for number, work in enumerate(sides):
-            started = time.perf_counter()
-            with torch.autocast(device.type, dtype=torch.bfloat16), torch.set_grad_enabled(gradient):
-                hidden = work()
-            if gradient:
-                hidden.float().square().mean().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[number].append(time.perf_counter() - started)
-    return [float(np.median(found[1:])) for found in seconds]
+def run_once(side: Callable[[], Tensor], device: torch.device, *, gradient: bool) -> None:
+    """One pass in bf16, to its end on the device."""
+    with torch.autocast(device.type, dtype=torch.bfloat16), torch.set_grad_enabled(gradient):
+        hidden = side()
+    if gradient:
+        hidden.float().square().mean().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

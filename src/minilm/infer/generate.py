@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
 from typing import TypedDict
 
 import numpy as np
@@ -24,6 +23,7 @@ from minilm.decode.rescore import Hypothesis, best_hypotheses
 from minilm.decode.sampling import SamplingSettings, choose, choose_all
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
+from minilm.infer.kinds import of_kind
 from minilm.infer.sources import Source, SourceEncoder
 from minilm.infer.task_file import SavedTask
 from minilm.text.pairs import Int32s
@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 BATCH_TOKENS = 16384
 _BEAMS, _TARGET_TOKENS = 5, 48
-_KINDS: Mapping[type, tuple[type, str]] = {
-    **{bool: (bool, "True or False"), int: (Integral, "a whole number"), float: (Real, "a number")},
-    **{str: (str, "a text"), type(None): (Integral, "a whole number or None")},
+_KINDS: Mapping[str, str] = {
+    **{"bool": "True or False", "int": "a whole number", "float": "a number", "str": "a text"},
+    "int | None": "a whole number or None",
 }
 
 
@@ -95,7 +95,9 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         """Raise UsageError for a value of another kind, and for what would be ignored."""
         for field in fields(self):
-            _require_kind(field.name, getattr(self, field.name), like=field.default)
+            value, kind = getattr(self, field.name), str(field.type)
+            if not of_kind(value, kind):
+                raise UsageError(f"{field.name} is {value!r}; expected {_KINDS[kind]}")
         drawing = {
             **{"top_k": self.top_k != 0, "top_p": self.top_p != 1},
             **{"temperature": self.temperature != 1, "seed": self.seed != 0},
@@ -123,14 +125,6 @@ class GenerationSettings:
             beam_size=_BEAMS if self.beam_size is None and not self.sample else self.beam_size,
             max_target_tokens=self.max_target_tokens or task.max_target_tokens or _TARGET_TOKENS,
         )
-
-
-def _require_kind(name: str, value: object, *, like: object) -> None:
-    """Refuse a value of another kind than the default, where None stands for a whole number that may be left out."""
-    kind, words = _KINDS[type(like)]
-    fits = isinstance(value, kind) and isinstance(value, bool) == isinstance(like, bool)
-    if not fits and not (value is None and like is None):
-        raise UsageError(f"{name} is {value!r}; expected {words}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,13 +5,14 @@ In: a model folder. Out: `SavedTask`, so that prediction cuts and frames its inp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import cast
 
 from minilm import storage
 from minilm.errors import DataError
+from minilm.infer.kinds import of_kind
 from minilm.tasks.squad_answers import AnswerSettings, Postprocess
 
 _FILE = "task.json"
@@ -72,21 +73,11 @@ def read_task(folder: Path) -> SavedTask:
         return SavedTask()
     values = storage.read_json(file)
     for field in fields(SavedTask):
-        if field.name in values:
-            _require_kind(file, field.name, values[field.name], str(field.type))
+        if field.name in values and not of_kind(values[field.name], str(field.type)):
+            expected = "a list of texts" if field.type == "Sequence[str]" else field.type
+            raise DataError(f"{file}: {field.name} is {values[field.name]!r}; expected {expected}")
     unknown = values.keys() - {field.name for field in fields(SavedTask)}
     if unknown:
         raise DataError(f"{file}: unknown key {min(unknown)!r}; the model is of a newer minilm: upgrade it")
     fitting = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return SavedTask(**fitting)  # type: ignore[arg-type]
-
-
-def _require_kind(file: Path, name: str, value: object, kind: str) -> None:
-    if kind == "Sequence[str]":
-        if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
-            raise DataError(f"{file}: {name} is {value!r}; expected a list of texts")
-        return
-    kinds: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
-    allowed = tuple(one for word in kind.split(" | ") for one in kinds.get(word, (type(None),)))
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise DataError(f"{file}: {name} is {value!r}; expected {kind}")

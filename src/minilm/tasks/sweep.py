@@ -41,10 +41,9 @@ _BULKY = ("checkpoints", "best")
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One run of a sweep: its recipe, where it lies in the recipe's grid."""
+    """One run of a sweep: its recipe, and what it is called."""
 
     loaded: Loaded[FinetuneRecipe]
-    setting: tuple[float, float, int]
     label: str
 
     @property
@@ -73,10 +72,10 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
     with joined() as ranks:
         if recipe.sweep is None:
             result = finetune_once(recipe, resolved=resolved_yaml(loaded), afresh=afresh, ranks=ranks)
-            return _points([(_setting(recipe), result)])
+            return _points([result])
         jobs = _jobs(loaded)
         if not ranks.is_first:
-            return _points([(job.setting, _run_here(job, ranks)) for job in jobs])
+            return _points([_run_here(job, ranks) for job in jobs])
         out = Path(recipe.out)
         with run_folder(out, recipe=resolved_yaml(loaded)):
             if afresh:
@@ -118,37 +117,30 @@ def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
         jobs.append(
             _Job(
                 loaded=Loaded(recipe=run, origins={**origins, "sweep": "default"}),
-                setting=(learning_rate, epochs, batch_size),
                 label=f"run {number}/{len(grid)} {name}",
             )
         )
     return jobs
 
 
-def _setting(recipe: FinetuneRecipe) -> tuple[float, float, int]:
-    return recipe.train.learning_rate, recipe.train.epochs, recipe.train.batch_size
-
-
-def _points(results: Sequence[tuple[tuple[float, float, int], RunResult]]) -> list[Point]:
+def _points(results: Sequence[RunResult]) -> list[Point]:
     """Runs of equal setting together, settings in the order of the grid."""
     runs: dict[tuple[float, float, int], list[RunResult]] = {}
-    for setting, result in results:
-        runs.setdefault(setting, []).append(result)
+    for result in results:
+        runs.setdefault((result.learning_rate, result.epochs, result.batch_size), []).append(result)
     return [Point(runs=found) for found in runs.values()]
 
 
-def _run_all(
-    jobs: Sequence[_Job], recipe: FinetuneRecipe, ranks: Ranks
-) -> list[tuple[tuple[float, float, int], RunResult]]:
+def _run_all(jobs: Sequence[_Job], recipe: FinetuneRecipe, ranks: Ranks) -> list[RunResult]:
     devices = _devices(recipe, ranks)
     if not devices:
-        return [(job.setting, _run_here(job, ranks)) for job in jobs]
+        return [_run_here(job, ranks) for job in jobs]
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
         free.put(device)
     with ThreadPoolExecutor(len(devices)) as threads:
         list(threads.map(lambda job: _run_apart(job, free, len(devices)), jobs))
-    return [(job.setting, _run_here(job, ALONE)) for job in jobs]  # finished: their results are read
+    return [_run_here(job, ALONE) for job in jobs]  # finished: their results are read
 
 
 def _devices(recipe: FinetuneRecipe, ranks: Ranks) -> list[str]:
