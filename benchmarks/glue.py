@@ -16,7 +16,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from ab import machine
 from transformers import (
-    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedTokenizerFast,
@@ -35,7 +34,6 @@ from transformers import (
 from minilm import storage
 from minilm.embedded import embedded_model
 from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe
-from minilm.tasks.base import Array
 from minilm.tasks.classification import ClassificationTask
 from minilm.tasks.make import make_task
 from minilm.tasks.span import SpanTask
@@ -59,7 +57,7 @@ def main() -> None:
     keep_freed_memory()
     train, dev = (str(next((chosen.data / chosen.task).glob(f"{part}.tsv*"))) for part in ("train", "dev"))
     for seed in chosen.seeds:
-        recipe = recipe_of(f"glue/{chosen.task.lower()}-bert-base", chosen, seed, train=[train], dev=dev)
+        recipe = recipe_of(f"glue/{chosen.task.lower()}-bert-base", chosen, seed, train=[train], dev=[dev])
         run_missing(recipe, RESULTS / f"{recipe.task.name}.json", side=chosen.side)
 
 
@@ -74,20 +72,36 @@ def add_run_flags(parser: argparse.ArgumentParser, *, learning_rate: float) -> N
 
 def run_missing(recipe: FinetuneRecipe, file: Path, *, side: str) -> None:
     """One run of one side, unless its result is stored."""
-    section = recipe.train
-    setting = {"epochs": section.epochs, "learning_rate": section.learning_rate, "batch_size": section.batch_size}
-    key = {"side": side, "seed": recipe.seed, "precision": section.precision, **setting}
-    if any(all(run[name] == value for name, value in key.items()) for run in stored_in(file)["runs"]):
+    if is_stored(recipe, file, side=side):
         return
     started = time.monotonic()
     per_epoch = ours(recipe) if side == "ours" else theirs(recipe)
-    best = max(per_epoch, key=lambda numbers: numbers["main"])
+    store(recipe, file, side=side, per_epoch=per_epoch, seconds=time.monotonic() - started)
+
+
+def run_key(recipe: FinetuneRecipe, *, side: str) -> dict[str, object]:
+    """What tells runs of one task apart."""
+    section = recipe.train
+    setting = {"epochs": section.epochs, "learning_rate": section.learning_rate, "batch_size": section.batch_size}
+    return {"side": side, "seed": recipe.seed, "precision": section.precision, **setting}
+
+
+def is_stored(recipe: FinetuneRecipe, file: Path, *, side: str) -> bool:
+    """Whether the file has such a run."""
+    key = run_key(recipe, side=side)
+    return any(all(run[name] == value for name, value in key.items()) for run in stored_in(file)["runs"])
+
+
+def store(
+    recipe: FinetuneRecipe, file: Path, *, side: str, per_epoch: Sequence[Mapping[str, float]], seconds: float
+) -> None:
+    """Add a run to the file; `per_epoch` are the numbers of its evaluations, `main` among them."""
     row = {
-        **key,
-        "best": best,
+        **run_key(recipe, side=side),
+        "best": max(per_epoch, key=lambda numbers: numbers["main"]),
         "last": per_epoch[-1],
         "per epoch": [numbers["main"] for numbers in per_epoch],
-        "seconds": time.monotonic() - started,
+        "seconds": seconds,
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine(),
     }
@@ -107,13 +121,13 @@ def stored_in(file: Path) -> dict[str, Any]:
     return found
 
 
-def recipe_of(name: str, chosen: argparse.Namespace, seed: int, *, train: list[str], dev: str) -> FinetuneRecipe:
+def recipe_of(name: str, chosen: argparse.Namespace, seed: int, *, train: list[str], dev: list[str]) -> FinetuneRecipe:
     """A shipped recipe without its grid, on the embedded weights."""
     settings = {
         "model": "embedded",
         "seed": seed,
         "task.train": train,
-        "task.dev": [dev],
+        "task.dev": dev,
         "train.epochs": chosen.epochs,
         "train.learning_rate": chosen.learning_rate,
         "train.precision": chosen.precision,
@@ -184,56 +198,45 @@ class SplitByLength(Trainer):
         return loss
 
 
-def peer_model(task: ClassificationTask | SpanTask) -> torch.nn.Module:
-    """The embedded model with a fresh head, in transformers."""
-    if isinstance(task, SpanTask):
-        return AutoModelForQuestionAnswering.from_pretrained(embedded_model())
-    return AutoModelForSequenceClassification.from_pretrained(embedded_model(), num_labels=len(task.labels) or 1)
-
-
-def outputs_of(predictions: object, task: ClassificationTask | SpanTask, dev: Rows) -> list[Array]:
-    """The Trainer's padded predictions as our tasks score them: one array a sequence, in the order of the file."""
-    places = np.argsort(dev.order)
-    if isinstance(task, SpanTask):
-        start_BT, end_BT = (np.asarray(part, dtype=np.float32)[places] for part in predictions)  # type: ignore[attr-defined]
-        lengths = [len(ids) for ids in dev.sequences.token_ids]
-        return [np.stack([start_BT[row, :n], end_BT[row, :n]], axis=1) for row, n in enumerate(lengths)]
-    return list(np.asarray(predictions, dtype=np.float32)[places])
+def peer_arguments(recipe: FinetuneRecipe, rows: int, out: Path, **more: str | int) -> TrainingArguments:
+    """The recipe's settings as the Trainer takes them, for a training set of so many rows."""
+    section = recipe.train
+    steps = math.ceil(section.epochs * rows / section.batch_size)
+    return TrainingArguments(
+        output_dir=str(out), num_train_epochs=section.epochs, per_device_train_batch_size=section.batch_size,
+        per_device_eval_batch_size=64, learning_rate=section.learning_rate, weight_decay=section.weight_decay,
+        warmup_steps=int(section.warmup_fraction * steps), adam_epsilon=section.adam_eps,
+        max_grad_norm=section.max_grad_norm, lr_scheduler_type="linear", bf16=section.precision == "bf16",
+        use_cpu=True, report_to=[], logging_strategy="no", disable_tqdm=True, seed=recipe.seed, **more,
+    )  # fmt: skip
 
 
 def theirs(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
-    """The transformers Trainer with the settings of run_glue and run_qa; the numbers after every epoch."""
+    """The transformers Trainer with the settings of run_glue; the numbers after every epoch."""
     tokenizer = Tokenizer.load(embedded_model())
     task = make_task(recipe.task, tokenizer)
-    assert isinstance(task, ClassificationTask | SpanTask)
+    assert isinstance(task, ClassificationTask)
     dev_set = next(iter(task.dev))
     dev = Rows(task, dev_set)
     torch.manual_seed(recipe.seed)
-    model = peer_model(task)
+    model = AutoModelForSequenceClassification.from_pretrained(embedded_model(), num_labels=len(task.labels) or 1)
     found: list[Mapping[str, float]] = []
-    section = recipe.train
-    steps = math.ceil(section.epochs * len(task.train) / section.batch_size)
     with tempfile.TemporaryDirectory() as work:
         tokenizer.save(Path(work) / "tokenizer")
-        arguments = TrainingArguments(
-            output_dir=work, num_train_epochs=section.epochs, per_device_train_batch_size=section.batch_size,
-            per_device_eval_batch_size=64, learning_rate=section.learning_rate, weight_decay=section.weight_decay,
-            warmup_steps=int(section.warmup_fraction * steps), adam_epsilon=section.adam_eps,
-            max_grad_norm=section.max_grad_norm,
-            lr_scheduler_type="linear", bf16=section.precision == "bf16", use_cpu=True, report_to=[],
-            save_strategy="no", eval_strategy="epoch", logging_strategy="no", disable_tqdm=True, seed=recipe.seed,
-        )  # fmt: skip
 
         def evaluate(*_: object, **__: object) -> dict[str, float]:
-            predictions = trainer.predict(dev).predictions
-            numbers = task.metrics(dev_set, outputs_of(predictions, task, dev))
+            predictions_BC = np.asarray(trainer.predict(dev).predictions, dtype=np.float32)
+            numbers = task.metrics(dev_set, list(predictions_BC[np.argsort(dev.order)]))
             found.append({**numbers, "main": numbers[task.main_metric]})
             return {}
 
         trainer = SplitByLength(
-            model=model, args=arguments, train_dataset=Rows(task, None), eval_dataset=dev,
+            model=model,
+            args=peer_arguments(recipe, len(task.train), Path(work), eval_strategy="epoch", save_strategy="no"),
+            train_dataset=Rows(task, None),
+            eval_dataset=dev,
             data_collator=DataCollatorWithPadding(PreTrainedTokenizerFast.from_pretrained(f"{work}/tokenizer")),
-        )  # fmt: skip
+        )
         trainer.evaluate = evaluate  # type: ignore[method-assign]
         trainer.train()
     return found
