@@ -100,6 +100,8 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, a
         section.name: make_student(section, teacher=teacher_folder, tokenizer=tokenizer, seed=recipe.seed).to(device)
         for section in recipe.students
     }
+    for student in students.values():
+        student.attention_dropout = recipe.train.attention_dropout
     _require_positions(shards, teacher, students)
     objective = make_objective(recipe, teacher, students, shards, device, ranks)
     identity = {**_identity(recipe, shards, teacher_folder, teacher), "device": device}

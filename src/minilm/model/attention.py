@@ -3,7 +3,8 @@
 In: query, key, value of T packed tokens.
 Out: the attended values of the same rows, of each sequence's first row only, or of the rows a seq2seq loss reads.
 
-On CUDA one variable-length kernel; on other devices one fused call per run of equal lengths.
+On CUDA one variable-length kernel; on other devices one fused call per run of equal lengths. Neither can drop
+probabilities: with `dropout` (a share of them, 0 unless given) each run takes the plain way and keeps whole matrices.
 
 B sequences, T packed tokens, N tokens of one sequence, H heads, D head width, Q query rows per sequence.
 """
@@ -26,51 +27,58 @@ def attend(
     *,
     scale: float | None = None,
     window: int | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Bidirectional attention of every token over its own sequence, `[T, H, D]` -> `[T, H, D]`.
 
-    softmax(QK^T scale) V within each sequence, scale = 1 / sqrt(D) unless given; no dropout on the
-    probabilities. Keys and values may have fewer heads (each then serves a group of query heads). With
-    `window`, tokens see only those less than `window` places away (local attention of some teachers).
+    softmax(QK^T scale) V within each sequence, scale = 1 / sqrt(D) unless given. Keys and values may have fewer
+    heads (each then serves a group of query heads). With `window`, tokens see only those less than `window` places
+    away (local attention of some teachers).
     """
-    if query_THD.is_cuda and query_THD.dtype in (torch.float16, torch.bfloat16):
+    if query_THD.is_cuda and query_THD.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _attend_cuda(query_THD, key_THD, value_THD, packed, scale, window)
     sizes = [count * length for count, length in packed.runs]
     parts = zip(packed.runs, *(rows.split(sizes) for rows in (query_THD, key_THD, value_THD)), strict=True)
     attended = [
-        _attend_run(query, key, value, count, scale=scale, mask_NN=_band(length, window, query.device))
+        _attend_run(query, key, value, count, scale=scale, mask_NN=_band(length, window, query.device), dropout=dropout)
         for (count, length), query, key, value in parts
     ]
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
-def attend_first(query_BHD: Tensor, key_THD: Tensor, value_THD: Tensor, packed: Packed) -> Tensor:
+def attend_first(
+    query_BHD: Tensor, key_THD: Tensor, value_THD: Tensor, packed: Packed, *, dropout: float = 0.0
+) -> Tensor:
     """Attention of one query per sequence (its first token) over that sequence, `[B, H, D]` -> `[B, H, D]`."""
     sizes = [count * length for count, length in packed.runs]
     counts = [count for count, _ in packed.runs]
     parts = zip(counts, query_BHD.split(counts), key_THD.split(sizes), value_THD.split(sizes), strict=True)
-    return torch.cat([_attend_run(query, key, value, count) for count, query, key, value in parts])
+    return torch.cat([_attend_run(query, key, value, count, dropout=dropout) for count, query, key, value in parts])
 
 
-def attend_seq2seq(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq) -> Tensor:
+def attend_seq2seq(
+    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq, *, dropout: float = 0.0
+) -> Tensor:
     """Seq2seq attention: sources over their own source, tails as `tail_masks` says, `[T, H, D]` -> `[T, H, D]`."""
     if query_THD.is_cuda:
-        return _attend_seq2seq_cuda(query_THD, key_THD, value_THD, batch)
+        return _attend_seq2seq_cuda(query_THD, key_THD, value_THD, batch, dropout)
     lengths = list(batch.packed.lengths)
     parts = [length for both in zip(batch.source_lengths, batch.tail_lengths, strict=True) for length in both]
     queries = query_THD.split(parts)
     attended: list[Tensor] = []
     for number, (key, value) in enumerate(zip(key_THD.split(lengths), value_THD.split(lengths), strict=True)):
         source, mask = batch.source_lengths[number], batch.tail_masks[number]
-        attended.append(_attend_run(queries[2 * number], key[:source], value[:source], 1))
-        attended.append(_attend_run(queries[2 * number + 1], key, value, 1, mask_NN=mask))
+        attended.append(_attend_run(queries[2 * number], key[:source], value[:source], 1, dropout=dropout))
+        attended.append(_attend_run(queries[2 * number + 1], key, value, 1, mask_NN=mask, dropout=dropout))
     return torch.cat(attended)
 
 
-def attend_seq2seq_read(query_RHD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq) -> Tensor:
+def attend_seq2seq_read(
+    query_RHD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq, *, dropout: float = 0.0
+) -> Tensor:
     """Seq2seq attention of the rows that are read, `[R, H, D]` -> `[R, H, D]`."""
     if query_RHD.is_cuda:
-        return _attend_padded(query_RHD, key_THD, value_THD, batch.padded_read)
+        return _attend_padded(query_RHD, key_THD, value_THD, batch.padded_read, dropout)
     lengths = list(batch.packed.lengths)
     parts = zip(
         query_RHD.split(list(batch.read_lengths)),
@@ -79,19 +87,25 @@ def attend_seq2seq_read(query_RHD: Tensor, key_THD: Tensor, value_THD: Tensor, b
         batch.read_masks,
         strict=True,
     )
-    return torch.cat([_attend_run(query, key, value, 1, mask_NN=mask) for query, key, value, mask in parts])
+    return torch.cat(
+        [_attend_run(query, key, value, 1, mask_NN=mask, dropout=dropout) for query, key, value, mask in parts]
+    )
 
 
-def _attend_seq2seq_cuda(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq) -> Tensor:
+def _attend_seq2seq_cuda(
+    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq, dropout: float = 0.0
+) -> Tensor:
     """Sources in one variable-length call, tails in one masked call: on GPUs the number of calls decides."""
     rows = batch.source_rows
-    sources = attend(query_THD[rows], key_THD[rows], value_THD[rows], batch.sources)
-    tails = _attend_padded(query_THD[batch.tail_rows], key_THD, value_THD, batch.padded_tails)
+    sources = attend(query_THD[rows], key_THD[rows], value_THD[rows], batch.sources, dropout=dropout)
+    tails = _attend_padded(query_THD[batch.tail_rows], key_THD, value_THD, batch.padded_tails, dropout)
     attended = torch.zeros_like(query_THD).index_copy(0, rows, sources)
     return attended.index_copy(0, batch.tail_rows, tails)
 
 
-def _attend_padded(query: Tensor, key_THD: Tensor, value_THD: Tensor, padded: PaddedRows) -> Tensor:
+def _attend_padded(
+    query: Tensor, key_THD: Tensor, value_THD: Tensor, padded: PaddedRows, dropout: float = 0.0
+) -> Tensor:
     """Some rows of each sequence over all of it, padded for this one call."""
     shape = (len(padded.mask), -1, *query.shape[1:])
     query_BHQD, key_BHND, value_BHND = (
@@ -99,7 +113,9 @@ def _attend_padded(query: Tensor, key_THD: Tensor, value_THD: Tensor, padded: Pa
         for rows, index in ((query, padded.queries), (key_THD, padded.keys), (value_THD, padded.keys))
     )
     with torch.autocast(query.device.type, enabled=False):
-        attended = scaled_dot_product_attention(query_BHQD, key_BHND, value_BHND, attn_mask=padded.mask)
+        attended = scaled_dot_product_attention(
+            query_BHQD, key_BHND, value_BHND, attn_mask=padded.mask, dropout_p=dropout
+        )
     return attended.transpose(1, 2).flatten(0, 1)[padded.kept]
 
 
@@ -111,8 +127,9 @@ def _attend_run(
     *,
     scale: float | None = None,
     mask_NN: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """`count` sequences of equal length in one fused call, on views of the rows."""
+    """`count` sequences of equal length in one call, fused unless probabilities are dropped, on views of the rows."""
     query_BHND, key_BHND, value_BHND = (
         rows.view(count, -1, *rows.shape[1:]).transpose(1, 2) for rows in (query, key, value)
     )
@@ -125,6 +142,7 @@ def _attend_run(
             key_BHND,
             value_BHND,
             attn_mask=mask_NN,
+            dropout_p=dropout,
             scale=scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )

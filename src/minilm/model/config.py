@@ -60,7 +60,8 @@ class EncoderConfig:
     """Sizes of a post-norm BERT-style encoder (erf GELU).
 
     `attention_dropout` is what the published configuration says. It is kept in the files; training applies
-    none, because the fused attention kernels have none and a run must mean the same on every device.
+    none unless a recipe says so (`train.attention_dropout`), because the fused attention kernels have none and a run
+    must mean the same on every device.
     """
 
     vocab_size: int = 30522

@@ -93,15 +93,15 @@ class Layer(nn.Module):
         query, key, value = self.qkv(hidden_TE).view(-1, *self.head_shape).unbind(1)
         return query, key, value
 
-    def forward(self, hidden_TE: Tensor, packed: Packed) -> Tensor:
-        """`[T, E]` -> `[T, E]`."""
-        return self._finish(hidden_TE, attend(*self.project(hidden_TE), packed))
+    def forward(self, hidden_TE: Tensor, packed: Packed, *, dropout: float = 0.0) -> Tensor:
+        """`[T, E]` -> `[T, E]`; `dropout` is of attention probabilities."""
+        return self._finish(hidden_TE, attend(*self.project(hidden_TE), packed, dropout=dropout))
 
-    def forward_first(self, hidden_TE: Tensor, packed: Packed) -> Tensor:
+    def forward_first(self, hidden_TE: Tensor, packed: Packed, *, dropout: float = 0.0) -> Tensor:
         """Only each sequence's first row: `[T, E]` -> `[B, E]`."""
         query, key, value = self.project(hidden_TE)
         rows = packed.first_rows
-        return self._finish(hidden_TE[rows], attend_first(query[rows], key, value, packed))
+        return self._finish(hidden_TE[rows], attend_first(query[rows], key, value, packed, dropout=dropout))
 
     def forward_with(self, hidden_TE: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
         """`[T, E]` -> `[T, E]` with the caller's attention; only `rows` (int64) of it where given."""
@@ -119,12 +119,17 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers and an optional pooler (the dense map that classification reads through tanh)."""
+    """Embeddings, layers and an optional pooler (the dense map that classification reads through tanh).
+
+    `attention_dropout` is the share of attention probabilities dropped in training: none unless it is set, whatever
+    the configuration says.
+    """
 
     def __init__(self, config: EncoderConfig, *, pooler: bool = True) -> None:
         """Make an encoder whose weights are not yet set; see `reset` and `minilm.model.checkpoint`."""
         super().__init__()
         self.config = config
+        self.attention_dropout = 0.0
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
@@ -136,16 +141,18 @@ class Encoder(nn.Module):
     def first(self, packed: Packed) -> Tensor:
         """Hidden row of each sequence's first token, `[B, E]`; the last layer is computed for those only."""
         last = self._layer(len(self.layers))
-        return last.forward_first(self._run(packed, len(self.layers) - 1), packed)
+        before_last_TE = self._run(packed, len(self.layers) - 1)
+        return last.forward_first(before_last_TE, packed, dropout=self._dropped())
 
     def seq2seq(self, batch: PackedSeq2Seq) -> Tensor:
         """Hidden rows that a seq2seq loss reads, `[R, E]`; the last layer is computed for those only."""
         _require_fits(batch.max_positions, self.config)
         hidden_TE: Tensor = self.embeddings(batch.packed)
         for number in range(1, len(self.layers)):
-            hidden_TE = self._layer(number).forward_with(hidden_TE, partial(attend_seq2seq, batch=batch))
-        last, read = self._layer(len(self.layers)), partial(attend_seq2seq_read, batch=batch)
-        return last.forward_with(hidden_TE, read, batch.read_rows)
+            inner = partial(attend_seq2seq, batch=batch, dropout=self._dropped())
+            hidden_TE = self._layer(number).forward_with(hidden_TE, inner)
+        read = partial(attend_seq2seq_read, batch=batch, dropout=self._dropped())
+        return self._layer(len(self.layers)).forward_with(hidden_TE, read, batch.read_rows)
 
     def pooled(self, packed: Packed) -> Tensor:
         """tanh(dense(first row)), `[B, E]`: what a classifier reads."""
@@ -177,6 +184,9 @@ class Encoder(nn.Module):
         with torch.no_grad():
             self.embeddings.word.weight[self.config.pad_token_id] = 0
 
+    def _dropped(self) -> float:
+        return self.attention_dropout if self.training else 0.0
+
     def _layer(self, number: int) -> Layer:
         layer = self.layers[number - 1]
         assert isinstance(layer, Layer)
@@ -186,7 +196,7 @@ class Encoder(nn.Module):
         _require_fits(packed.max_len, self.config)
         hidden_TE: Tensor = self.embeddings(packed)
         for number in range(1, num_layers + 1):
-            hidden_TE = self._layer(number)(hidden_TE, packed)
+            hidden_TE = self._layer(number)(hidden_TE, packed, dropout=self._dropped())
         return hidden_TE
 
 

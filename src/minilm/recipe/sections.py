@@ -42,6 +42,7 @@ class OptimizationSection(Section):
     adam_eps: Annotated[float, Field(gt=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     log_every: PositiveInt = 10
     eval_every: Count = 0

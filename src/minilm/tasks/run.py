@@ -155,6 +155,7 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
     out, task = Path(recipe.out), plan.task
     model = start_model(plan.model, task, seed=recipe.seed, config=plan.config).to(_device())
     plan.tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(plan.model))
+    model.encoder.attention_dropout = recipe.train.attention_dropout
     objective = _objective(recipe, task, model, ranks)
     logger.info("%s: %d examples, %d steps, model %s", label, len(task.train), plan.steps, plan.model)
     started = time.monotonic()

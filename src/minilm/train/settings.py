@@ -5,10 +5,14 @@ In: the section, and what only the run knows: how many steps, how often it evalu
 
 from __future__ import annotations
 
+import logging
+
 from minilm.recipe import OptimizationSection
 from minilm.train.best import BestRule
 from minilm.train.loop import TrainSettings
 from minilm.train.optim import AdamWSettings
+
+logger = logging.getLogger(__name__)
 
 # What may change between a run and its continuation: how often something is written.
 CADENCE = frozenset({"log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps"})
@@ -24,7 +28,12 @@ def train_settings(
     label: str,
     best: BestRule | None = None,
 ) -> TrainSettings:
-    """Join what the recipe says with what the run found out."""
+    """Join what the recipe says with what the run found out; a choice that slows the run is told."""
+    if section.attention_dropout:
+        logger.info(
+            "train.attention_dropout %g: attention takes the plain path, slower and with whole matrices in memory",
+            section.attention_dropout,
+        )
     return TrainSettings(
         steps=steps,
         optimizer=AdamWSettings(

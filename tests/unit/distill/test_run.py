@@ -238,3 +238,8 @@ def test_the_library_leaves_logging_as_it_was(tiny):
     before = (root.level, list(root.handlers))
     run(tiny.recipe())
     assert (root.level, list(root.handlers)) == before
+
+
+def test_attention_dropout_is_of_every_student(tiny):
+    losses = [run(tiny.recipe(f"run{share}", steps=5, attention_dropout=share)).metrics for share in (0.0, 0.3)]
+    assert losses[0] != losses[1]

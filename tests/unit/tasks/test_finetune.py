@@ -272,3 +272,17 @@ def test_the_table_tells_the_epochs_that_a_number_of_steps_makes(tiny_task):
 def test_a_number_of_steps_and_a_grid_of_epochs_are_refused(tiny_task):
     with pytest.raises(UsageError, match=r"so sweep\.epochs would change nothing"):
         run(tiny_task.recipe(steps=3), "sweep.epochs=[1,2]")
+
+
+def test_attention_dropout_changes_the_run_and_is_told(tiny_task, caplog):
+    caplog.set_level("INFO", logger="minilm")
+    losses = {}
+    for share in (0.0, 0.3):
+        out = tiny_task.folder / f"run{share}"
+        run(tiny_task.recipe(out.name, steps=6), f"train.attention_dropout={share}")
+        losses[share] = [row["loss"] for row in read_metrics(out) if "loss" in row]
+    assert losses[0.0] != losses[0.3]
+    told = [record.message for record in caplog.records if "plain path" in record.message]
+    assert told == [
+        "train.attention_dropout 0.3: attention takes the plain path, slower and with whole matrices in memory"
+    ]

@@ -1,0 +1,99 @@
+"""Proves that attention probabilities are dropped where a recipe says so, in training alone, on every way through."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from minilm.model.attention import attend, attend_first
+from minilm.model.config import EncoderConfig
+from minilm.model.encoder import Encoder
+from minilm.model.packing import pack
+from minilm.model.seq2seq import pack_seq2seq
+
+COUNT, LENGTH, HEADS, WIDTH = 3, 7, 4, 8
+
+
+def ids(*lengths: int) -> list[np.ndarray]:
+    return [np.arange(10, 10 + length, dtype=np.int32) for length in lengths]
+
+
+def rows(seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(COUNT * LENGTH, HEADS, WIDTH, generator=generator) for _ in range(3)]
+
+
+def test_it_is_dropout_on_the_softmax():
+    """Equal to the formula with the same draws."""
+    query, key, value = rows()
+    torch.manual_seed(5)
+    found = attend(query, key, value, pack(ids(*[LENGTH] * COUNT)), dropout=0.3)
+    q, k, v = (part.view(COUNT, LENGTH, HEADS, WIDTH).transpose(1, 2) for part in (query, key, value))
+    probabilities = (q @ k.transpose(-1, -2) / WIDTH**0.5).softmax(-1)
+    torch.manual_seed(5)
+    expected = functional.dropout(probabilities, 0.3) @ v
+    torch.testing.assert_close(found, expected.transpose(1, 2).reshape(query.shape))
+
+
+@pytest.mark.parametrize("way", ["all rows", "first rows"])
+def test_its_mean_is_attention_without_it(way):
+    query, key, value = rows()
+    batch = pack(ids(*[LENGTH] * COUNT))
+
+    def once(dropout: float) -> torch.Tensor:
+        if way == "all rows":
+            return attend(query, key, value, batch, dropout=dropout)
+        return attend_first(query[batch.first_rows], key, value, batch, dropout=dropout)
+
+    torch.manual_seed(0)
+    mean = torch.stack([once(0.2) for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, once(0.0), atol=0.05, rtol=0)
+
+
+def encoder() -> Encoder:
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 4, "intermediate_size": 24, "vocab_size": 90}
+    made = Encoder(EncoderConfig(**sizes, max_positions=16, hidden_dropout=0.0, initializer_range=0.5))
+    made.reset(torch.Generator().manual_seed(0))
+    return made
+
+
+@pytest.mark.parametrize("way", ["rows", "first rows", "seq2seq", "relations"])
+def test_an_encoder_drops_in_training_only_and_only_when_it_is_set(way):
+    model = encoder()
+    batch = pack(ids(5, 5, 9))
+    pairs = pack_seq2seq(ids(5, 6), ids(2, 3), pseudo=ids(2, 3))
+
+    def drawn(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        if way == "rows":
+            return model(batch)
+        if way == "seq2seq":
+            return model.seq2seq(pairs)
+        return model.first(batch) if way == "first rows" else model.relations(batch).value
+
+    model.train()
+    plain = drawn(1)
+    assert torch.equal(plain, drawn(2)), "the configuration says 0.1, and nothing is dropped"
+    model.attention_dropout = 0.5
+    dropped = drawn(1)
+    assert torch.equal(dropped, drawn(1))
+    assert not torch.equal(dropped, drawn(2))
+    assert not torch.equal(dropped, plain)
+    model.eval()
+    torch.testing.assert_close(drawn(1), plain)
+
+
+def test_the_first_layer_of_the_first_rows_drops_too():
+    """With one layer, the rows that are read are all that attention computes."""
+    model = Encoder(
+        EncoderConfig(
+            hidden_size=16, num_layers=1, num_heads=4, intermediate_size=24, vocab_size=90, hidden_dropout=0.0
+        )
+    )
+    model.reset(torch.Generator().manual_seed(0))
+    model.train().attention_dropout = 0.5
+    pairs = pack_seq2seq(ids(5, 6), ids(2, 3), pseudo=ids(2, 3))
+    assert not torch.equal(model.first(pack(ids(5, 9))), model.first(pack(ids(5, 9))))
+    assert not torch.equal(model.seq2seq(pairs), model.seq2seq(pairs))
