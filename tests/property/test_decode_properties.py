@@ -48,13 +48,15 @@ def tokenizer():
 
 @functools.cache
 def tiny_model(seed, end_bias=0.0):
+    """Odd seeds are RoBERTa's: positions begin behind the padding id, and there is one segment."""
+    roberta = {"family": "roberta", "pad_token_id": 1, "num_segments": 1, "max_positions": 42}
     config = EncoderConfig(
+        **(roberta if seed % 2 else {"max_positions": 40}),
         hidden_size=16,
         num_layers=2,
         num_heads=2,
         intermediate_size=24,
         vocab_size=len(VOCAB),
-        max_positions=40,
         initializer_range=0.5,
         hidden_dropout=0.0,
     )
@@ -81,7 +83,7 @@ def next_scores(model, source, target):
     """Log-probabilities of the token after `target`: source and target and [MASK] in one dense, masked pass."""
     ids = torch.tensor([*source.tolist(), *target, tokenizer().mask_id])
     length = len(ids)
-    segments = (torch.arange(length) >= len(source)).long()
+    segments = (torch.arange(length) >= len(source)).long() * (model.encoder.config.num_segments - 1)
     seen = torch.ones(length, length, dtype=torch.bool).tril()
     seen[:, : len(source)] = True
     hidden = model.encoder.embeddings.rows(ids, torch.arange(length), segments)
