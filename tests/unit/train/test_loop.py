@@ -90,6 +90,14 @@ def test_logged_numbers_are_sums_over_microbatches_and_means_over_steps(tmp_path
     assert rows[0]["learning_rate"] == pytest.approx(0.9e-30)
 
 
+def test_freed_memory_is_given_back_now_and_then(monkeypatch):
+    calls = []
+    monkeypatch.setattr(loop, "_GIVE_BACK_EVERY", 2)
+    monkeypatch.setattr(loop, "give_back_freed_memory", lambda: calls.append(1))
+    train(Toy(), settings(steps=5))
+    assert len(calls) == 2
+
+
 def test_each_group_is_clipped_alone(monkeypatch):
     """The huge gradient of one group leaves the direction and size of the other alone."""
     toy, seen = Toy(), []
