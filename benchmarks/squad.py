@@ -10,28 +10,37 @@ both dev files, by the same code; those of SQuAD 1.1 always with a span. One JSO
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from glue import Rows, SplitByLength, add_run_flags, is_stored, peer_arguments, recipe_of, store
+from glue import (
+    CHECKPOINT_EVERY,
+    Rows,
+    SplitByLength,
+    add_run_flags,
+    finetuned,
+    is_stored,
+    peer_arguments,
+    recipe_of,
+    run_key,
+    store,
+)
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedTokenizerFast
-from transformers.trainer_utils import get_last_checkpoint
 
+from minilm import storage
 from minilm.embedded import embedded_model
 from minilm.model.checkpoint import read_model
-from minilm.recipe import FinetuneRecipe, Loaded, flat_values
+from minilm.recipe import FinetuneRecipe
 from minilm.tasks.make import make_task
 from minilm.tasks.objective import predict
 from minilm.tasks.span import SpanTask
-from minilm.tasks.sweep import finetune
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
+from minilm.train.state import require_same
 
 RESULTS = Path(__file__).parent / "results" / "squad"
 VERSIONS = ("1.1", "2.0")
-_CHECKPOINT_EVERY = 50  # steps
 
 
 def main() -> None:
@@ -55,26 +64,22 @@ def main() -> None:
 def run_missing(recipe: FinetuneRecipe, dev: Mapping[str, str], out: Path, side: str) -> None:
     """One training of one side and its answers, unless they are stored."""
     files = {version: RESULTS / f"{version}.json" for version in dev}
-    if all(is_stored(recipe, file, side=side) for file in files.values()):
+    missing = {version: file for version, file in files.items() if not is_stored(recipe, file, side=side)}
+    if not missing:
         return
-    started = time.monotonic()
-    model = ours(recipe, out) if side == "ours" else theirs(recipe, out)
-    for version, file in files.items():
+    if side == "ours":
+        finetuned(recipe, out)
+    else:
+        train_theirs(recipe, out)
+    for version, file in missing.items():
         task = recipe.task.model_copy(update={"version": version, "dev": [dev[version]]})
         asked = recipe.model_copy(update={"task": task})
-        store(asked, file, side=side, per_epoch=[scores(model, asked)], seconds=time.monotonic() - started)
+        store(asked, file, side=side, per_epoch=[scores(out / "model", asked)])
 
 
-def ours(recipe: FinetuneRecipe, out: Path) -> Path:
-    """`minilm finetune`; the folder of the model."""
-    settings = recipe.train.model_copy(update={"checkpoint_every": _CHECKPOINT_EVERY})
-    run = recipe.model_copy(update={"out": str(out), "train": settings})
-    finetune(Loaded(recipe=run, origins=dict.fromkeys(flat_values(run), "benchmark")))
-    return out / "model"
-
-
-def theirs(recipe: FinetuneRecipe, out: Path) -> Path:
-    """The transformers Trainer with the settings of run_qa; the folder of the model."""
+def train_theirs(recipe: FinetuneRecipe, out: Path) -> None:
+    """The transformers Trainer with the settings of run_qa; the model in `model/`."""
+    require_same_run(recipe, out)
     tokenizer = Tokenizer.load(embedded_model())
     task = make_task(recipe.task, tokenizer)
     assert isinstance(task, SpanTask)
@@ -83,14 +88,27 @@ def theirs(recipe: FinetuneRecipe, out: Path) -> Path:
     trainer = SplitByLength(
         model=AutoModelForQuestionAnswering.from_pretrained(embedded_model()),
         args=peer_arguments(
-            recipe, len(task.train), out, save_strategy="steps", save_steps=_CHECKPOINT_EVERY, save_total_limit=1
+            recipe, len(task.train), out, save_strategy="steps", save_steps=CHECKPOINT_EVERY, save_total_limit=2
         ),
         train_dataset=Rows(task, None),
         data_collator=DataCollatorWithPadding(PreTrainedTokenizerFast.from_pretrained(str(out / "model"))),
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)))
+    states = sorted(out.glob("checkpoint-*/trainer_state.json"), key=lambda file: int(file.parent.name.split("-")[1]))
+    trainer.train(resume_from_checkpoint=str(states[-1].parent) if states else None)  # the state is written last
     trainer.save_model(str(out / "model"))
-    return out / "model"
+
+
+def require_same_run(recipe: FinetuneRecipe, out: Path) -> None:
+    """Ours refuses a folder of another run by itself; the Trainer would go on with whatever lies there."""
+    identity = {
+        **run_key(recipe, side="transformers"),
+        "train sha256": [storage.sha256_file(Path(name)) for name in recipe.task.train],
+    }
+    file = out / "run.json"
+    if file.exists():
+        require_same(storage.read_json(file), identity, out)
+    out.mkdir(parents=True, exist_ok=True)
+    storage.write_json(file, identity)
 
 
 def scores(model: Path, recipe: FinetuneRecipe) -> Mapping[str, float]:

@@ -4,7 +4,8 @@ In: query, key, value of T packed tokens.
 Out: the attended values of the same rows, of each sequence's first row only, or of the rows a seq2seq loss reads.
 
 On CUDA one variable-length kernel; on other devices one fused call per run of equal lengths. Neither can drop
-probabilities: with `dropout` (a share of them, 0 unless given) each run takes the plain way and keeps whole matrices.
+probabilities: with `dropout` (a share of them, 0 unless given) it is one call per run of equal lengths everywhere,
+which on CPUs keeps whole matrices.
 
 B sequences, T packed tokens, N tokens of one sequence, H heads, D head width, Q query rows per sequence.
 """
@@ -93,7 +94,7 @@ def attend_seq2seq_read(
 
 
 def _attend_seq2seq_cuda(
-    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq, dropout: float = 0.0
+    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq, dropout: float
 ) -> Tensor:
     """Sources in one variable-length call, tails in one masked call: on GPUs the number of calls decides."""
     rows = batch.source_rows
@@ -103,9 +104,7 @@ def _attend_seq2seq_cuda(
     return attended.index_copy(0, batch.tail_rows, tails)
 
 
-def _attend_padded(
-    query: Tensor, key_THD: Tensor, value_THD: Tensor, padded: PaddedRows, dropout: float = 0.0
-) -> Tensor:
+def _attend_padded(query: Tensor, key_THD: Tensor, value_THD: Tensor, padded: PaddedRows, dropout: float) -> Tensor:
     """Some rows of each sequence over all of it, padded for this one call."""
     shape = (len(padded.mask), -1, *query.shape[1:])
     query_BHQD, key_BHND, value_BHND = (
@@ -129,7 +128,7 @@ def _attend_run(
     mask_NN: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """`count` sequences of equal length in one call, fused unless probabilities are dropped, on views of the rows."""
+    """`count` sequences of equal length in one call, fused where the device can, on views of the rows."""
     query_BHND, key_BHND, value_BHND = (
         rows.view(count, -1, *rows.shape[1:]).transpose(1, 2) for rows in (query, key, value)
     )

@@ -142,16 +142,16 @@ class Encoder(nn.Module):
         """Hidden row of each sequence's first token, `[B, E]`; the last layer is computed for those only."""
         last = self._layer(len(self.layers))
         before_last_TE = self._run(packed, len(self.layers) - 1)
-        return last.forward_first(before_last_TE, packed, dropout=self._dropped())
+        return last.forward_first(before_last_TE, packed, dropout=self._dropout_now())
 
     def seq2seq(self, batch: PackedSeq2Seq) -> Tensor:
         """Hidden rows that a seq2seq loss reads, `[R, E]`; the last layer is computed for those only."""
         _require_fits(batch.max_positions, self.config)
         hidden_TE: Tensor = self.embeddings(batch.packed)
         for number in range(1, len(self.layers)):
-            inner = partial(attend_seq2seq, batch=batch, dropout=self._dropped())
+            inner = partial(attend_seq2seq, batch=batch, dropout=self._dropout_now())
             hidden_TE = self._layer(number).forward_with(hidden_TE, inner)
-        read = partial(attend_seq2seq_read, batch=batch, dropout=self._dropped())
+        read = partial(attend_seq2seq_read, batch=batch, dropout=self._dropout_now())
         return self._layer(len(self.layers)).forward_with(hidden_TE, read, batch.read_rows)
 
     def pooled(self, packed: Packed) -> Tensor:
@@ -184,7 +184,7 @@ class Encoder(nn.Module):
         with torch.no_grad():
             self.embeddings.word.weight[self.config.pad_token_id] = 0
 
-    def _dropped(self) -> float:
+    def _dropout_now(self) -> float:
         return self.attention_dropout if self.training else 0.0
 
     def _layer(self, number: int) -> Layer:
@@ -196,7 +196,7 @@ class Encoder(nn.Module):
         _require_fits(packed.max_len, self.config)
         hidden_TE: Tensor = self.embeddings(packed)
         for number in range(1, num_layers + 1):
-            hidden_TE = self._layer(number)(hidden_TE, packed, dropout=self._dropped())
+            hidden_TE = self._layer(number)(hidden_TE, packed, dropout=self._dropout_now())
         return hidden_TE
 
 

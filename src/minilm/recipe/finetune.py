@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from minilm.recipe.sections import Count, OptimizationSection, PositiveInt, Section, Seed, Text
+from minilm.recipe.sections import Count, OptimizationSection, PositiveInt, Section, Seed, Share, Text
 
 SQUAD, SEQ2SEQ = "squad", "seq2seq"
 _TEXT_KEYS = ("text", "text_pair", "label", "id", "labels", "regression", "metric")
@@ -25,7 +25,6 @@ _SEQ2SEQ_KEYS = (
 )
 _SQUAD_TOKENS = 384
 _PositiveFloat = Annotated[float, Field(gt=0)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
 _Grid = Annotated[list[_PositiveFloat], Field(min_length=1)]
 
 
@@ -64,10 +63,10 @@ class TaskSection(Section):
     target: Text = "tgt"
     max_source_tokens: Annotated[int, Field(ge=3)] = 464
     max_target_tokens: Annotated[int, Field(ge=2)] = 48
-    label_smoothing: _Share = 0.1
+    label_smoothing: Share = 0.1
     mask_way: Literal["v0", "v1", "v2"] = "v2"
-    source_mask_prob: _Share = 0.0
-    target_mask_prob: _Share = 0.0
+    source_mask_prob: Share = 0.0
+    target_mask_prob: Share = 0.0
     random_prob: Annotated[float, Field(ge=0, le=1)] = 0.1
     keep_prob: Annotated[float, Field(ge=0, le=1)] = 0.1
     max_masked_tokens: Count = 0
@@ -130,7 +129,7 @@ class FinetuneTrainSection(OptimizationSection):
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 32
     learning_rate: _PositiveFloat = 5e-5
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup_fraction: Share = 0.1
     warmup_steps: Count | None = None
     adam_eps: _PositiveFloat = 1e-8
     patience: Count = 0

@@ -16,7 +16,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _pair(value: object) -> object:
@@ -38,11 +38,11 @@ class OptimizationSection(Section):
     batch_size: PositiveInt
     tokens_per_batch: PositiveInt = 16384
     learning_rate: Annotated[float, Field(gt=0)]
-    adam_betas: Annotated[tuple[Beta, Beta], BeforeValidator(_pair)] = (0.9, 0.999)
+    adam_betas: Annotated[tuple[Share, Share], BeforeValidator(_pair)] = (0.9, 0.999)
     adam_eps: Annotated[float, Field(gt=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    attention_dropout: Share = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     log_every: PositiveInt = 10
     eval_every: Count = 0

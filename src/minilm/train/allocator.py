@@ -2,8 +2,8 @@
 
 In: a process that trains. Out: glibc no longer hands large blocks back to the system after every step, which
 on CPUs costs a page fault for every page when the next step takes them again. What it keeps breaks into pieces, since
-no two batches have the same sizes, and grows (threefold in some hundred steps of SQuAD): hence `give_back`. Other C
-libraries and systems are left as they are.
+no two batches have the same sizes, and grows (threefold in some hundred steps of SQuAD): hence
+`give_back_freed_memory`. Other C libraries and systems are left as they are.
 """
 
 from __future__ import annotations

@@ -321,7 +321,7 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
     if run.is_checkpoint_due:
         _save(run, objective)
         _tell(run)
-    if run.step % _GIVE_BACK_EVERY == 0:
+    if run.is_over or run.step % _GIVE_BACK_EVERY == 0:
         give_back_freed_memory()
 
 

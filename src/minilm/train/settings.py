@@ -31,7 +31,8 @@ def train_settings(
     """Join what the recipe says with what the run found out; a choice that slows the run is told."""
     if section.attention_dropout:
         logger.info(
-            "train.attention_dropout %g: attention takes the plain path, slower and with whole matrices in memory",
+            "train.attention_dropout %g: the fastest attention has none, so training is slower and, on CPUs, takes "
+            "memory in the square of the length",
             section.attention_dropout,
         )
     return TrainSettings(

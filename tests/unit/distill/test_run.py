@@ -241,5 +241,12 @@ def test_the_library_leaves_logging_as_it_was(tiny):
 
 
 def test_attention_dropout_is_of_every_student(tiny):
-    losses = [run(tiny.recipe(f"run{share}", steps=5, attention_dropout=share)).metrics for share in (0.0, 0.3)]
-    assert losses[0] != losses[1]
+    shape = {"num_layers": 2, "hidden_size": 24, "num_heads": 6, "intermediate_size": 48}
+    losses = []
+    for share in (0.0, 0.3):
+        recipe = tiny.recipe(f"run{share}", attention_dropout=share)
+        students = [{"name": name, **shape} for name in ("one", "two")]
+        losses.append(run(change(recipe, students=students)).metrics)
+    plain, dropped = losses
+    assert len(plain) == 2
+    assert all(plain[name] != dropped[name] for name in plain)

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from minilm.model.attention import attend, attend_first
+from minilm.model.attention import (
+    _attend_padded,
+    _attend_seq2seq_cuda,
+    attend,
+    attend_first,
+    attend_seq2seq,
+    attend_seq2seq_read,
+)
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
@@ -37,19 +44,33 @@ def test_it_is_dropout_on_the_softmax():
     torch.testing.assert_close(found, expected.transpose(1, 2).reshape(query.shape))
 
 
-@pytest.mark.parametrize("way", ["all rows", "first rows"])
-def test_its_mean_is_attention_without_it(way):
+def drawn_by(way: str, dropout: float) -> torch.Tensor:
+    """Attention of some packed sequences, or pairs, by one of the functions."""
+    pairs = pack_seq2seq(ids(5, 6), ids(2, 3), pseudo=ids(2, 3))
+    batch = pack(ids(5, 6, 6, 4))
     query, key, value = rows()
-    batch = pack(ids(*[LENGTH] * COUNT))
-
-    def once(dropout: float) -> torch.Tensor:
-        if way == "all rows":
+    if way in ("attend", "attend_first"):
+        if way == "attend":
             return attend(query, key, value, batch, dropout=dropout)
         return attend_first(query[batch.first_rows], key, value, batch, dropout=dropout)
+    read = query[pairs.read_rows]
+    return {
+        "attend_seq2seq": lambda: attend_seq2seq(query, key, value, pairs, dropout=dropout),
+        "attend_seq2seq_read": lambda: attend_seq2seq_read(read, key, value, pairs, dropout=dropout),
+        "of GPUs": lambda: _attend_seq2seq_cuda(query, key, value, pairs, dropout),
+        "of GPUs, read": lambda: _attend_padded(read, key, value, pairs.padded_read, dropout),
+    }[way]()
 
+
+@pytest.mark.parametrize(
+    "way", ["attend", "attend_first", "attend_seq2seq", "attend_seq2seq_read", "of GPUs", "of GPUs, read"]
+)
+def test_every_row_drops_and_the_mean_is_attention_without_it(way):
     torch.manual_seed(0)
-    mean = torch.stack([once(0.2) for _ in range(4000)]).mean(0)
-    torch.testing.assert_close(mean, once(0.0), atol=0.05, rtol=0)
+    draws = torch.stack([drawn_by(way, 0.2) for _ in range(1500)])
+    plain = drawn_by(way, 0.0)
+    assert (draws.std(0).flatten(1) > 0.01).any(1).all()
+    torch.testing.assert_close(draws.mean(0), plain, atol=0.1, rtol=0)
 
 
 def encoder() -> Encoder:
@@ -85,7 +106,7 @@ def test_an_encoder_drops_in_training_only_and_only_when_it_is_set(way):
     torch.testing.assert_close(drawn(1), plain)
 
 
-def test_the_first_layer_of_the_first_rows_drops_too():
+def test_the_last_layer_drops_too():
     """With one layer, the rows that are read are all that attention computes."""
     model = Encoder(
         EncoderConfig(

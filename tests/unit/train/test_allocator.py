@@ -1,4 +1,4 @@
-"""Proves that freed memory stays in the process until it is given back, and that a long run gives it back."""
+"""Proves that freed memory stays in the process until it is given back."""
 
 from __future__ import annotations
 
