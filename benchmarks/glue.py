@@ -40,12 +40,10 @@ from minilm.tasks.make import make_task
 from minilm.tasks.span import SpanTask
 from minilm.tasks.sweep import finetune
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.allocator import give_back_freed_memory, keep_freed_memory
+from minilm.train.allocator import GIVE_BACK_EVERY, give_back_freed_memory, keep_freed_memory
 from minilm.train.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "glue"
-CHECKPOINT_EVERY = 50  # steps
-_GIVE_BACK_EVERY = 100  # steps
 
 
 def main() -> None:
@@ -139,7 +137,6 @@ def recipe_of(name: str, chosen: argparse.Namespace, seed: int, *, train: list[s
         "train.epochs": chosen.epochs,
         "train.learning_rate": chosen.learning_rate,
         "train.precision": chosen.precision,
-        "train.checkpoint_every": CHECKPOINT_EVERY,
         "sweep": None,
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
@@ -201,7 +198,7 @@ class SplitByLength(Trainer):
 
     def training_step(self, *inputs: object, **more: object) -> torch.Tensor:
         """As it is; now and then what was freed is given back, as our loop does."""
-        if self.state.global_step % _GIVE_BACK_EVERY == 0:
+        if self.state.global_step % GIVE_BACK_EVERY == 0:
             give_back_freed_memory()
         return super().training_step(*inputs, **more)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from glue import (
-    CHECKPOINT_EVERY,
     Rows,
     SplitByLength,
     add_run_flags,
@@ -41,6 +40,7 @@ from minilm.train.state import require_same
 
 RESULTS = Path(__file__).parent / "results" / "squad"
 VERSIONS = ("1.1", "2.0")
+_CHECKPOINT_EVERY = 50  # steps
 
 
 def main() -> None:
@@ -55,7 +55,9 @@ def main() -> None:
     keep_freed_memory()
     train, dev = ([str(chosen.data / name) for name in names] for names in (chosen.train, chosen.dev))
     for seed in chosen.seeds:
-        recipe = recipe_of("squad/squad2-bert-base", chosen, seed, train=train, dev=[])
+        plain = recipe_of("squad/squad2-bert-base", chosen, seed, train=train, dev=[])
+        often = plain.train.model_copy(update={"checkpoint_every": _CHECKPOINT_EVERY})
+        recipe = plain.model_copy(update={"train": often})
         run_missing(
             recipe, dict(zip(VERSIONS, dev, strict=True)), chosen.work / f"{chosen.side}-seed{seed}", chosen.side
         )
@@ -88,7 +90,12 @@ def train_theirs(recipe: FinetuneRecipe, out: Path) -> None:
     trainer = SplitByLength(
         model=AutoModelForQuestionAnswering.from_pretrained(embedded_model()),
         args=peer_arguments(
-            recipe, len(task.train), out, save_strategy="steps", save_steps=CHECKPOINT_EVERY, save_total_limit=2
+            recipe,
+            len(task.train),
+            out,
+            save_strategy="steps",
+            save_steps=recipe.train.checkpoint_every,
+            save_total_limit=2,
         ),
         train_dataset=Rows(task, None),
         data_collator=DataCollatorWithPadding(PreTrainedTokenizerFast.from_pretrained(str(out / "model"))),

@@ -148,8 +148,8 @@ class Encoder(nn.Module):
         """Hidden rows that a seq2seq loss reads, `[R, E]`; the last layer is computed for those only."""
         _require_fits(batch.max_positions, self.config)
         hidden_TE: Tensor = self.embeddings(batch.packed)
+        inner = partial(attend_seq2seq, batch=batch, dropout=self._dropout_now())
         for number in range(1, len(self.layers)):
-            inner = partial(attend_seq2seq, batch=batch, dropout=self._dropout_now())
             hidden_TE = self._layer(number).forward_with(hidden_TE, inner)
         read = partial(attend_seq2seq_read, batch=batch, dropout=self._dropout_now())
         return self._layer(len(self.layers)).forward_with(hidden_TE, read, batch.read_rows)

@@ -12,6 +12,7 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+GIVE_BACK_EVERY = 100  # steps of training; the next one pays for its pages again
 
 
 def keep_freed_memory() -> bool:

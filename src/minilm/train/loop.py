@@ -27,7 +27,7 @@ from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.model.packing import Packed
-from minilm.train.allocator import give_back_freed_memory, keep_freed_memory
+from minilm.train.allocator import GIVE_BACK_EVERY, give_back_freed_memory, keep_freed_memory
 from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
@@ -39,7 +39,6 @@ from minilm.train.state import Identity, TrainState, load_newest, save_checkpoin
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
-_GIVE_BACK_EVERY = 100  # steps; the next one pays for its pages again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +320,7 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
     if run.is_checkpoint_due:
         _save(run, objective)
         _tell(run)
-    if run.is_over or run.step % _GIVE_BACK_EVERY == 0:
+    if last or run.step % GIVE_BACK_EVERY == 0:
         give_back_freed_memory()
 
 

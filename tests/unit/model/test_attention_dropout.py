@@ -49,12 +49,10 @@ def drawn_by(way: str, dropout: float) -> torch.Tensor:
     pairs = pack_seq2seq(ids(5, 6), ids(2, 3), pseudo=ids(2, 3))
     batch = pack(ids(5, 6, 6, 4))
     query, key, value = rows()
-    if way in ("attend", "attend_first"):
-        if way == "attend":
-            return attend(query, key, value, batch, dropout=dropout)
-        return attend_first(query[batch.first_rows], key, value, batch, dropout=dropout)
-    read = query[pairs.read_rows]
+    first, read = query[batch.first_rows], query[pairs.read_rows]
     return {
+        "attend": lambda: attend(query, key, value, batch, dropout=dropout),
+        "attend_first": lambda: attend_first(first, key, value, batch, dropout=dropout),
         "attend_seq2seq": lambda: attend_seq2seq(query, key, value, pairs, dropout=dropout),
         "attend_seq2seq_read": lambda: attend_seq2seq_read(read, key, value, pairs, dropout=dropout),
         "of GPUs": lambda: _attend_seq2seq_cuda(query, key, value, pairs, dropout),

@@ -92,7 +92,7 @@ def test_logged_numbers_are_sums_over_microbatches_and_means_over_steps(tmp_path
 
 def test_freed_memory_is_given_back_now_and_then(monkeypatch):
     calls = []
-    monkeypatch.setattr(loop, "_GIVE_BACK_EVERY", 2)
+    monkeypatch.setattr(loop, "GIVE_BACK_EVERY", 2)
     monkeypatch.setattr(loop, "give_back_freed_memory", lambda: calls.append(1))
     train(Toy(), settings(steps=5))
     assert len(calls) == 3  # and at the end
