@@ -39,6 +39,7 @@ from minilm.model.heads import Model, new_head
 from minilm.tasks.classification import ClassificationTask
 from minilm.tasks.glue import GLUE
 from minilm.tasks.objective import FinetuneObjective
+from minilm.tasks.run import hold_used_words
 from minilm.tasks.text_task import read_text_rows
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
@@ -136,6 +137,7 @@ def our_run(
 ) -> Callable[[], object]:
     """Our loop, ready to run from the same start."""
     model = read_model(folder, head="classification", num_labels=len(task.labels)).train()
+    hold_used_words(model, task)
     objective = FinetuneObjective(model, task, batch_size=BATCH, tokens_per_batch=16384, seed=SEED)
     settings = TrainSettings(
         steps=steps,

@@ -40,7 +40,7 @@ from minilm.tasks.make import make_task
 from minilm.tasks.span import SpanTask
 from minilm.tasks.sweep import finetune
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.allocator import GIVE_BACK_EVERY, give_back_freed_memory, keep_freed_memory
+from minilm.train.allocator import KeptMemory, keep_freed_memory
 from minilm.train.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "glue"
@@ -186,6 +186,11 @@ class SplitByLength(Trainer):
     With less padding it takes half the hours; `finetune.py`, which compares speed, takes the Trainer as it is.
     """
 
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 (those of the Trainer)
+        """As it is."""
+        super().__init__(**arguments)
+        self.memory = KeptMemory()
+
     def compute_loss(
         self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], *_: object, **__: object
     ) -> torch.Tensor:
@@ -197,9 +202,8 @@ class SplitByLength(Trainer):
         ).sum() / len(lengths_B)
 
     def training_step(self, *inputs: object, **more: object) -> torch.Tensor:
-        """As it is; now and then what was freed is given back, as our loop does."""
-        if self.state.global_step % GIVE_BACK_EVERY == 0:
-            give_back_freed_memory()
+        """As it is; what was freed is given back when it has piled up, as our loop does."""
+        self.memory.after_step()
         return super().training_step(*inputs, **more)
 
     @staticmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 
 import typer
 
@@ -33,12 +34,11 @@ def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
             done += rows
             now = time.monotonic()
             rate = done / max(now - started, 1e-9)
-            bar.update(task, completed=done, rate=f"{rate:,.0f} rows/s")
+            bar.update(task, completed=done, rate=f"{rate:,.1f} rows/s")
             if not console.is_terminal and now - shown >= _SECONDS_BETWEEN_LINES:
                 shown = now
-                typer.echo(
-                    f"{label} {done:,}/{total:,}  {rate:,.0f} rows/s  {(total - done) / rate:.0f} s left", err=True
-                )
+                left = timedelta(seconds=round((total - done) / rate))
+                typer.echo(f"{label} {done:,}/{total:,}  {rate:,.1f} rows/s  {left} left", err=True)
 
         yield advance
 

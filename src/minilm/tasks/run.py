@@ -19,7 +19,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from minilm import storage
 from minilm.corpus.order import derived_seed
@@ -199,17 +198,17 @@ def _objective(
         grow_positions(model.encoder, task.max_positions)
         return Seq2SeqObjective(model, task, batch_size=size, tokens_per_batch=budget, seed=seed, ranks=ranks)
     _require_positions(task, model, recipe.task.max_tokens)
-    words = model.encoder.embeddings
-    assert isinstance(words.word, torch.nn.Embedding)
-    words.word = CompactTable(words.word, _used_ids(task))
+    hold_used_words(model, task)
     return FinetuneObjective(model, task, batch_size=size, tokens_per_batch=budget, seed=seed, ranks=ranks)
 
 
-def _used_ids(task: Task) -> Tensor:
-    """The token ids that its texts use, held-out ones included; the other rows of the word table learn nothing."""
+def hold_used_words(model: Model, task: Task) -> None:
+    """Train only the rows of the word table that the task's texts use, held-out ones included; others learn nothing."""
     parts = (task.train, *task.dev.values())
     used = np.unique(np.concatenate([ids for part in parts for ids in part.token_ids]))
-    return torch.from_numpy(used.astype(np.int64))
+    words = model.encoder.embeddings
+    assert isinstance(words.word, torch.nn.Embedding)
+    words.word = CompactTable(words.word, torch.from_numpy(used.astype(np.int64)))
 
 
 def start_model(path: Path, task: Task | Seq2SeqTask, *, seed: int, config: Path | None = None) -> Model:

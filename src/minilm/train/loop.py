@@ -27,12 +27,12 @@ from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.model.packing import Packed
-from minilm.train.allocator import GIVE_BACK_EVERY, give_back_freed_memory, keep_freed_memory
+from minilm.train.allocator import KeptMemory, give_back_freed_memory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
 from minilm.train.optim import AdamWSettings, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from minilm.train.progress import StepProgress, resident_gib
+from minilm.train.progress import StepProgress
 from minilm.train.schedule import linear_schedule
 from minilm.train.state import Identity, TrainState, load_newest, save_checkpoint
 
@@ -114,6 +114,7 @@ class _Run:
     optimizer: torch.optim.AdamW
     ranks: Ranks
     on_checkpoint: Callable[[int], None] | None = None
+    memory: KeptMemory = field(default_factory=KeptMemory)
     step: int = 0
     bad_steps: int = 0
     tokens: int = 0
@@ -174,7 +175,6 @@ def train(
         DataError: more than `max_bad_steps` steps had a loss or gradient that is not finite.
         UsageError: the checkpoint in `folder` belongs to another run.
     """
-    keep_freed_memory()
     run = _Run(
         settings=settings,
         folder=folder,
@@ -320,8 +320,10 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
     if run.is_checkpoint_due:
         _save(run, objective)
         _tell(run)
-    if last or run.step % GIVE_BACK_EVERY == 0:
+    if last:
         give_back_freed_memory()
+    else:
+        run.memory.after_step()
 
 
 def _keep_best(run: _Run, objective: Objective[B], numbers: Mapping[str, float]) -> None:

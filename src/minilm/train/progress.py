@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from minilm.train.allocator import resident_gib
+
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
-
-
-def resident_gib() -> float:
-    """Memory this process holds, GiB (0 where the system does not say)."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            kib = next(line.split()[1] for line in file if line.startswith("VmRSS"))
-    except (OSError, StopIteration):
-        return 0.0
-    return int(kib) / 2**20
 
 
 class StepProgress:
@@ -68,4 +61,5 @@ class StepProgress:
         if due and not self._silent and not self._console.is_terminal:
             self._last_line = now
             left_s = (now - self._started) / (self._done - self._first) * (self._total - self._done)
-            logger.info("%s %d/%d  %s  %.0f s left", self._label, self._done, self._total, status, left_s)
+            left = timedelta(seconds=round(left_s))
+            logger.info("%s %d/%d  %s  %s left", self._label, self._done, self._total, status, left)

@@ -90,12 +90,12 @@ def test_logged_numbers_are_sums_over_microbatches_and_means_over_steps(tmp_path
     assert rows[0]["learning_rate"] == pytest.approx(0.9e-30)
 
 
-def test_freed_memory_is_given_back_now_and_then(monkeypatch):
+def test_freed_memory_is_watched_at_each_step_and_given_back_at_the_end(monkeypatch):
     calls = []
-    monkeypatch.setattr(loop, "GIVE_BACK_EVERY", 2)
-    monkeypatch.setattr(loop, "give_back_freed_memory", lambda: calls.append(1))
-    train(Toy(), settings(steps=5))
-    assert len(calls) == 3  # and at the end
+    monkeypatch.setattr(loop.KeptMemory, "after_step", lambda _: calls.append("step"))
+    monkeypatch.setattr(loop, "give_back_freed_memory", lambda: calls.append("end"))
+    train(Toy(), settings(steps=3))
+    assert calls == ["step", "step", "end"]
 
 
 def test_each_group_is_clipped_alone(monkeypatch):
@@ -192,7 +192,7 @@ def test_lines_in_a_pipe_show_loss_speed_and_time_left(caplog, monkeypatch):
     train(Toy(), settings(steps=3, label="distill"))
     lines = [record.getMessage() for record in caplog.records if record.name == "minilm.train.progress"]
     assert len(lines) == 3
-    assert re.fullmatch(r"distill 1/3  loss [\d.]+  [\d,]+ tokens/s  [\d.]+ GiB  \d+ s left", lines[0]), lines[0]
+    assert re.fullmatch(r"distill 1/3  loss [\d.]+  [\d,]+ tokens/s  [\d.]+ GiB  \d+:\d\d:\d\d left", lines[0]), lines[0]
 
 
 def test_means_leave_out_what_is_not_finite():
