@@ -42,7 +42,7 @@ from minilm.tasks.objective import FinetuneObjective
 from minilm.tasks.run import hold_used_words
 from minilm.tasks.text_task import read_text_rows
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.allocator import keep_freed_memory
+from minilm.train import allocator, loop
 from minilm.train.loop import TrainSettings, train
 from minilm.train.optim import AdamWSettings
 
@@ -175,6 +175,13 @@ def peer_alone(name: str, file: Path, precision: str) -> float:
         folder = start(Path(work) / "start", len(task.labels))
         trainer, _ = peer_trainer(folder, task, STEPS_TIMED, bf16=precision == "bf16", log=False)
         return interleaved({"peer": trainer.train}, repetitions=3)["peer"]
+
+
+def keep_freed_memory() -> None:
+    """A block of steps is a piece of a long run: what it frees stays for the next block, on both sides."""
+    allocator.keep_freed_memory()
+    for module in (allocator, loop):
+        module.give_back_freed_memory = lambda: False  # type: ignore[attr-defined]
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 As `glue.py`, but training goes on where it was stopped: what is finished lies in `--work`. One model a side and seed is
 trained as for SQuAD 2.0, without a look at the dev files. Then the last weights of both sides answer the questions of
-both dev files, by the same code; those of SQuAD 1.1 always with a span. One JSON file a version.
+both dev files, by the same code, those that are in both once; those of SQuAD 1.1 always with a span. One JSON file a
+version.
 
     python benchmarks/squad.py --data DATA --train train-v2.0.json --work runs/squad --side ours --seeds 1
 """
@@ -31,6 +32,7 @@ from minilm import storage
 from minilm.embedded import embedded_model
 from minilm.model.checkpoint import read_model
 from minilm.recipe import FinetuneRecipe
+from minilm.tasks.base import Array, Sequences
 from minilm.tasks.make import make_task
 from minilm.tasks.objective import predict
 from minilm.tasks.span import SpanTask
@@ -73,10 +75,11 @@ def run_missing(recipe: FinetuneRecipe, dev: Mapping[str, str], out: Path, side:
         finetuned(recipe, out)
     else:
         train_theirs(recipe, out)
+    outputs: dict[bytes, Array] = {}
     for version, file in missing.items():
         task = recipe.task.model_copy(update={"version": version, "dev": [dev[version]]})
         asked = recipe.model_copy(update={"task": task})
-        store(asked, file, side=side, per_epoch=[scores(out / "model", asked)])
+        store(asked, file, side=side, per_epoch=[scores(out / "model", asked, outputs)])
 
 
 def train_theirs(recipe: FinetuneRecipe, out: Path) -> None:
@@ -118,16 +121,25 @@ def require_same_run(recipe: FinetuneRecipe, out: Path) -> None:
     storage.write_json(file, identity)
 
 
-def scores(model: Path, recipe: FinetuneRecipe) -> Mapping[str, float]:
-    """The official scores of a model's answers to the recipe's dev file."""
+def scores(model: Path, recipe: FinetuneRecipe, outputs: dict[bytes, Array]) -> Mapping[str, float]:
+    """The official scores of a model's answers to the recipe's dev file.
+
+    `outputs` are what the model says of a window, by its token ids; windows that are not there are asked and added.
+    """
     section = recipe.task.model_copy(update={"train": []})
     task = make_task(section, Tokenizer.load(model))
     assert isinstance(task, SpanTask)
-    ((name, sequences),) = task.dev.items()
-    outputs = predict(
-        read_model(model, head="span"), sequences, task.outputs, tokens_per_batch=recipe.train.tokens_per_batch
+    ((name, windows),) = task.dev.items()
+    keys = [ids.tobytes() for ids in windows.token_ids]
+    new = [row for row, key in enumerate(keys) if key not in outputs]
+    asked = Sequences(
+        token_ids=[windows.token_ids[row] for row in new], segment_ids=[windows.segment_ids[row] for row in new]
     )
-    numbers = task.metrics(name, outputs)
+    answered = predict(
+        read_model(model, head="span"), asked, task.outputs, tokens_per_batch=recipe.train.tokens_per_batch
+    )
+    outputs.update(zip((keys[row] for row in new), answered, strict=True))
+    numbers = task.metrics(name, [outputs[key] for key in keys])
     return {**numbers, "main": numbers[task.main_metric]}
 
 
