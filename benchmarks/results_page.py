@@ -31,12 +31,12 @@ _HEAD = """# Results
 
 What the dev sets of GLUE and SQuAD say of models fine-tuned with `minilm finetune`, beside the transformers Trainer:
 the same weights, rows and settings, but that transformers also drops attention probabilities (0.1), which minilm does
-only when it is told to; the tables say how many seeds. Each number is the best epoch of a run on the dev
-set, then the mean over seeds; the deviation is that of a sample. So that it takes half the hours, the Trainer computes
-each batch in four parts of similar length (the same gradient but for the draws of dropout, less padding), but for the
-first seeds of CoLA, RTE and MRPC. SQuAD: one model a run, trained as for 2.0, its last weights asked for both dev
-sets; for 1.1 it must answer. Below that: questions and summaries generated for test sets. `benchmarks/glue.py`,
-`squad.py` and `generation.py` measure, `benchmarks/results_page.py` writes this page.
+only when it is told to; the tables say how many seeds. Each number is the best epoch of a run on the dev set, then the
+mean over seeds; the deviation is that of a sample. So that it takes half the hours, the Trainer computes each batch in
+four parts of similar length (the same gradient but for the draws of dropout, less padding), but for the first seeds of
+CoLA, RTE and MRPC. SQuAD: one model a run, trained as for 2.0, its last weights asked for both dev sets; for 1.1 it
+must answer. Below that: questions and summaries generated for test sets. `benchmarks/glue.py`, `squad.py` and
+`generation.py` measure, `benchmarks/results_page.py` writes this page.
 
 **These weights are not the paper's.** Both sides start from the embedded sentence model, all-MiniLM-L6-v2: a MiniLM of
 twelve layers with every second one dropped, then trained for sentence similarity. The paper's L6-H384 was distilled
@@ -254,7 +254,8 @@ def _conditions(stored: Mapping[str, Any], runs: Sequence[_Run]) -> list[str]:
 
 def _machine(facts: object) -> str:
     assert isinstance(facts, dict)
-    return f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}"
+    threads = facts["threads"]
+    return f"{facts['cpu']}, {threads} thread{'' if threads == 1 else 's'}, torch {facts['torch']}"
 
 
 if __name__ == "__main__":
