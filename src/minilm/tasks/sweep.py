@@ -101,7 +101,8 @@ def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
     )
     jobs = []
     for number, (learning_rate, epochs, batch_size, seed) in enumerate(grid, start=1):
-        name = f"lr{learning_rate:g}-epochs{epochs:g}-batch{batch_size}-seed{seed}"
+        length = f"epochs{epochs:g}" if recipe.train.steps is None else f"steps{recipe.train.steps}"
+        name = f"lr{learning_rate:g}-{length}-batch{batch_size}-seed{seed}"
         changed = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
         run = recipe.model_copy(
             update={

@@ -104,6 +104,7 @@ def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     assert not [path for path in (out / "runs").glob("*/*") if path.name in ("checkpoints", "best", "model")]
     stored = json.loads((out / "results.json").read_text())
     assert len(stored["runs"]) == 6
+    assert best.folder.name == f"lr0.003-steps30-batch{best.batch_size}-seed{best.seed}"
     before = (out / "results.json").read_bytes()
     assert [point.mean for point in run(recipe)] == [point.mean for point in points]  # nothing is run again
     assert (out / "results.json").read_bytes() == before

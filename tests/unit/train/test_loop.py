@@ -192,7 +192,8 @@ def test_lines_in_a_pipe_show_loss_speed_and_time_left(caplog, monkeypatch):
     train(Toy(), settings(steps=3, label="distill"))
     lines = [record.getMessage() for record in caplog.records if record.name == "minilm.train.progress"]
     assert len(lines) == 3
-    assert re.fullmatch(r"distill 1/3  loss [\d.]+  [\d,]+ tokens/s  [\d.]+ GiB  \d+:\d\d:\d\d left", lines[0]), lines[0]
+    line = r"distill 1/3  loss [\d.]+  [\d,]+ tokens/s  [\d.]+ GiB  \d+:\d\d:\d\d left"
+    assert re.fullmatch(line, lines[0]), lines[0]
 
 
 def test_means_leave_out_what_is_not_finite():
