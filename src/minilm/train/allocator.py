@@ -12,7 +12,7 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_GROWTH = 1.5
+_SETTLING_STEPS, _GROWTH = 10, 1.5
 
 
 class KeptMemory:
@@ -21,19 +21,20 @@ class KeptMemory:
     def __init__(self) -> None:
         """Tell the C library to keep it."""
         keep_freed_memory()
-        self._level_gib = 0.0
+        self._steps, self._level_gib = 0, 0.0
 
     def after_step(self) -> None:
-        """Give free pages back if the process has grown by half since the first step, or the first after the last time.
+        """Give free pages back if the process has grown by half since its first ten steps, or the ten after last time.
 
         The next step pays for its pages again.
         """
         held = resident_gib()
-        if self._level_gib == 0.0:
-            self._level_gib = held
+        self._steps += 1
+        if self._steps <= _SETTLING_STEPS:
+            self._level_gib = max(self._level_gib, held)
         elif held > _GROWTH * self._level_gib:
             give_back_freed_memory()
-            self._level_gib = 0.0
+            self._steps, self._level_gib = 0, 0.0
 
 
 def resident_gib() -> float:

@@ -34,22 +34,23 @@ def test_freed_memory_is_kept_until_it_is_given_back():
 
 
 def test_memory_is_given_back_when_the_process_has_grown_by_half(monkeypatch):
-    held = iter([2.0, 2.9, 3.0, 3.1, 2.2, 3.2, 3.4])
-    calls = []
-    monkeypatch.setattr(allocator, "resident_gib", lambda: next(held))
-    monkeypatch.setattr(allocator, "give_back_freed_memory", lambda: calls.append(1))
-    memory = KeptMemory()
-    given_back = []
-    for _ in range(7):
-        calls.clear()
-        memory.after_step()
-        given_back.append(bool(calls))
-    assert given_back == [False, False, False, True, False, False, True]
+    """The level is the highest of ten steps: one long batch among short ones is no growth."""
+    first, second = [1.0, 2.0, *[1.0] * 8, 1.0, 3.0, 3.1], [2.2, *[2.0] * 9, 3.2, 3.4]
+    given_back = given_back_at([*first, *second], monkeypatch)
+    assert given_back == [len(first), len(first) + len(second)]
 
 
 def test_where_the_system_tells_no_memory_nothing_is_given_back(monkeypatch):
-    monkeypatch.setattr(allocator, "resident_gib", lambda: 0.0)
-    monkeypatch.setattr(allocator, "give_back_freed_memory", lambda: pytest.fail("given back"))
+    assert given_back_at([0.0] * 15, monkeypatch) == []
+
+
+def given_back_at(held, monkeypatch):
+    """The steps, from 1, after which memory was given back, where the process held so many GiB after each."""
+    seen, steps = [], []
+    monkeypatch.setattr(allocator, "resident_gib", lambda: seen[-1])
+    monkeypatch.setattr(allocator, "give_back_freed_memory", lambda: steps.append(len(seen)))
     memory = KeptMemory()
-    for _ in range(3):
+    for gib in held:
+        seen.append(gib)
         memory.after_step()
+    return steps
