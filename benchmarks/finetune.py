@@ -42,7 +42,7 @@ from minilm.tasks.objective import FinetuneObjective
 from minilm.tasks.run import hold_used_words
 from minilm.tasks.text_task import read_text_rows
 from minilm.text.tokenizer import Tokenizer
-from minilm.train import allocator, loop
+from minilm.train import allocator
 from minilm.train.loop import TrainSettings, train
 from minilm.train.optim import AdamWSettings
 
@@ -177,11 +177,10 @@ def peer_alone(name: str, file: Path, precision: str) -> float:
         return interleaved({"peer": trainer.train}, repetitions=3)["peer"]
 
 
-def keep_freed_memory() -> None:
+def never_give_memory_back() -> None:
     """A block of steps is a piece of a long run: what it frees stays for the next block, on both sides."""
     allocator.keep_freed_memory()
-    for module in (allocator, loop):
-        module.give_back_freed_memory = lambda: False  # type: ignore[attr-defined]
+    allocator.give_back_freed_memory = lambda: False
 
 
 def main() -> None:
@@ -202,7 +201,7 @@ def compare(name: str, file: Path, *, bf16: list[bool]) -> list[dict[str, object
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as work:
         untuned = {half: untuned_peer_seconds(name, file, bf16=half) for half in bf16}
-        keep_freed_memory()
+        never_give_memory_back()
         task = task_of(name, file, Tokenizer.load(embedded_model()))
         folder = start(Path(work) / "start", len(task.labels))
         difference = loss_difference(folder, task, Path(work))

@@ -40,7 +40,7 @@ from minilm.tasks.make import make_task
 from minilm.tasks.span import SpanTask
 from minilm.tasks.sweep import finetune
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.allocator import KeptMemory, keep_freed_memory
+from minilm.train.allocator import KeptMemory
 from minilm.train.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "glue"
@@ -55,7 +55,6 @@ def main() -> None:
     parser.add_argument("--task", required=True, help="folder name of the task, such as CoLA")
     add_run_flags(parser, learning_rate=5e-5)
     chosen = parser.parse_args()
-    keep_freed_memory()
     train, dev = (str(next((chosen.data / chosen.task).glob(f"{part}.tsv*"))) for part in ("train", "dev"))
     for seed in chosen.seeds:
         recipe = recipe_of(f"glue/{chosen.task.lower()}-bert-base", chosen, seed, train=[train], dev=[dev])

@@ -33,8 +33,12 @@ class KeptMemory:
         if self._steps <= _SETTLING_STEPS:
             self._level_gib = max(self._level_gib, held)
         elif held > _GROWTH * self._level_gib:
-            give_back_freed_memory()
-            self._steps, self._level_gib = 0, 0.0
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Give free pages back now."""
+        give_back_freed_memory()
+        self._steps, self._level_gib = 0, 0.0
 
 
 def resident_gib() -> float:

@@ -27,7 +27,7 @@ from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.model.packing import Packed
-from minilm.train.allocator import KeptMemory, give_back_freed_memory, resident_gib
+from minilm.train.allocator import KeptMemory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
@@ -321,7 +321,7 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
         _save(run, objective)
         _tell(run)
     if last:
-        give_back_freed_memory()
+        run.memory.give_back()
     else:
         run.memory.after_step()
 
