@@ -118,7 +118,7 @@ def run(test: Test, chosen: argparse.Namespace, rows: Sequence[Row], columns: Ta
         "task.train": [str(chosen.data / name) for name in test.train],
         "task.dev": [],
         "train.epochs": chosen.epochs,
-        "train.batch_size": 32,  # the sets are small: more steps
+        "train.batch_size": 8,  # the sets are small: more steps
         "train.warmup_steps": None,
         "train.warmup_fraction": 0.1,
         "train.precision": chosen.precision,
