@@ -157,13 +157,17 @@ def _settings(args: argparse.Namespace) -> GenerationSettings:
         for name in ("forbid_duplicate_ngrams", "min_len", "length_penalty"):
             if getattr(args, name) != parser().get_default(name):
                 logger.warning("--%s has no effect with --beam_size 1, as in the original", name)
+    if args.length_penalty < 0:
+        logger.warning(
+            "--length_penalty %s has no effect, as in the original: it is used where positive", args.length_penalty
+        )
     bans = args.forbid_duplicate_ngrams and args.beam_size > 1
     width = args.max_seq_length + args.beam_size * args.max_tgt_length
     return GenerationSettings(
         beam_size=args.beam_size,
         max_target_tokens=args.max_tgt_length,
         min_tokens=args.min_len if args.beam_size > 1 else 0,
-        length_penalty=args.length_penalty if args.beam_size > 1 else 0.0,
+        length_penalty=max(0.0, args.length_penalty) if args.beam_size > 1 else 0.0,
         ban_ngrams=args.ngram_size if bans else 0,
         ban_ignore=(args.forbid_ignore_word or "") if bans else "",
         batch_tokens=max(BATCH_TOKENS, args.batch_size * width),
@@ -184,12 +188,15 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
         )
     room = decoder.source_room(args.max_tgt_length, max_positions=args.max_seq_length)
     output = Path(args.output_file) if args.output_file else folder.with_name(f"{folder.name}.{args.split}")
+    traces = output.with_name(f"{output.name}.trace.safetensors")
+    if traces.is_file() and not args.need_score_traces:
+        logger.warning("%s is of an earlier run: remove it, or decode with --need_score_traces", traces)
     source = Path(args.input_file)
     job = GenerationJob(
         read=lambda: islice(read_sources(source, ["src"]), args.subset if args.subset > 0 else None),
         output=output,
         as_lines=True,
-        traces=output.with_name(f"{output.name}.trace.safetensors") if args.need_score_traces else None,
+        traces=traces if args.need_score_traces else None,
         identity={
             "model": model_checksums(folder, config=config),
             "tokenizer": tokenizer.fingerprint,

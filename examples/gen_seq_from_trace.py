@@ -1,7 +1,8 @@
 """Microsoft's command line for choosing targets from score traces again, unchanged. A thin shim over `minilm`.
 
-In: the flags of `gen_seq_from_trace.py` of microsoft/unilm s2s-ft; outputs of decode_seq2seq.py whose traces lie
-beside them: `<output>.trace.safetensors`, or the original's `<output>.trace.pickle` (nothing in it is executed).
+In: the flags of `gen_seq_from_trace.py` of microsoft/unilm s2s-ft; outputs of decode_seq2seq.py or `minilm generate`
+whose traces lie beside them: `<output>.trace.safetensors` or `.trace.jsonl`, or the original's `<output>.trace.pickle`
+(nothing in it is executed).
 Out: beside each, `<output>.` + the settings (`lenp0.5`, `exp12.0`, `alp0.9`, `minl8`), a target a line.
 
     python examples/gen_seq_from_trace.py --input 'out/ckpt-*.test' --model_type minilm --tokenizer_name vocab.txt ...
@@ -21,7 +22,7 @@ from original_flags import MODEL_TYPES, require_model_type
 from minilm.cli.app import run_reporting
 from minilm.decode.detokenize import one_line, without_run_of_marks, words_of
 from minilm.decode.rescore import RescoreSettings, rescored
-from minilm.decode.traces import Trace, read_original_traces, read_traces
+from minilm.decode.traces import TRACE_SUFFIXES, Trace, read_original_traces, read_traces
 from minilm.errors import DataError, UsageError
 from minilm.storage import atomic_write
 from minilm.tasks.seq2seq_rows import load_nlg_tokenizer
@@ -29,7 +30,8 @@ from minilm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("minilm.gen_seq_from_trace")
 
-_OURS, _ORIGINAL = ".trace.safetensors", ".trace.pickle"
+_ORIGINAL = ".trace.pickle"
+_SUFFIXES = (*(f".trace{suffix}" for suffix in TRACE_SUFFIXES), _ORIGINAL)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,16 +70,24 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("min_len", "do_lower_case", "cache_dir"):
         if getattr(args, name):
             logger.warning("--%s has no effect%s", name, " but in the name of the output" if name == "min_len" else "")
+    if args.expect and not args.length_penalty:
+        logger.warning("--expect %s has no effect without --length_penalty but in the name of the output", args.expect)
+    if args.alpha and args.length_penalty:
+        logger.warning("--alpha %s has no effect beside --length_penalty but in the name of the output", args.alpha)
     settings = RescoreSettings(
         alpha=args.alpha, length_penalty=args.length_penalty, expect=args.expect, swapped=args.parity == "swapped"
     )
     tokenizer = load_nlg_tokenizer(Path(args.tokenizer_name))
     found = [Path(name) for name in sorted(glob.glob(args.input)) if _trace_file(Path(name)) is not None]
     if not found:
-        raise UsageError(f"--input {args.input} matches no output with a {_OURS} or {_ORIGINAL} beside it")
+        raise UsageError(
+            f"--input {args.input} matches no output with its traces beside it: expected its name and then "
+            f"{' or '.join(_SUFFIXES)}"
+        )
     for path in found:
         output = path.with_name(f"{path.name}.{_ending(args)}")
         lines = [_line(trace, settings, tokenizer, path) for trace in _traces(path)]
+        _require_same_run(path, len(lines))
         atomic_write(output, "".join(f"{line}\n" for line in lines))
         print(f"{len(lines)} targets are in {output}")
     return 0
@@ -90,14 +100,27 @@ def _ending(args: argparse.Namespace) -> str:
 
 
 def _trace_file(path: Path) -> Path | None:
-    candidates = (path.with_name(path.name + suffix) for suffix in (_OURS, _ORIGINAL))
+    candidates = (path.with_name(path.name + suffix) for suffix in _SUFFIXES)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _traces(path: Path) -> Iterable[Trace]:
     file = _trace_file(path)
     assert file is not None, "looked for before"
-    return read_traces(file) if file.name.endswith(_OURS) else read_original_traces(file)
+    return read_original_traces(file) if file.name.endswith(_ORIGINAL) else read_traces(file)
+
+
+def _require_same_run(path: Path, count: int) -> None:
+    """Refuse our traces of another run; of the original's output only the name is needed."""
+    file = _trace_file(path)
+    assert file is not None, "looked for before"
+    with path.open("rb") as lines:
+        size = sum(1 for _ in lines)
+    if size != count and not file.name.endswith(_ORIGINAL):
+        raise DataError(
+            f"{file} holds {count} traces, but {path} {size} targets: they are of different runs; decode again "
+            "with traces"
+        )
 
 
 def _line(trace: Trace, settings: RescoreSettings, tokenizer: Tokenizer, path: Path) -> str:

@@ -166,11 +166,13 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError(f"--output_dir {out} holds ckpt-* but no run of this script: name another one")
         wait_for_first(ranks)  # all have looked before one writes
         loaded = _recipe(args, ranks)
+        options = json.dumps(vars(args), indent=2, sort_keys=True) + "\n"
         if ranks.is_first and not (out / "train_opt.json").is_file():
             storage.make_folder(out)
-            storage.atomic_write(out / "train_opt.json", json.dumps(vars(args), indent=2, sort_keys=True) + "\n")
+            storage.atomic_write(out / "train_opt.json", options)
         finetune_once(loaded.recipe, resolved=resolved_yaml(loaded), ranks=ranks, label="run_seq2seq", models=out)
         if ranks.is_first:
+            storage.atomic_write(out / "train_opt.json", options)  # not those of a start that was refused before
             print(f"Training is done: the checkpoints are {out}/ckpt-*")
     return 0
 

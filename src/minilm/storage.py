@@ -37,6 +37,7 @@ __all__ = [
     "map_arrays",
     "parse_json_object",
     "read_json",
+    "read_json_lines",
     "read_legacy_bin",
     "read_plain_pickles",
     "read_safetensors",
@@ -101,12 +102,12 @@ def read_text(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> str:
     return decode(data, path)
 
 
-def decode(data: bytes, path: Path) -> str:
-    """The text of a UTF-8 file; raises DataError when it is none (names the line)."""
+def decode(data: bytes, path: Path, *, line: int = 1) -> str:
+    """The text of a UTF-8 file, or of what begins at `line`; raises DataError when it is none (names the line)."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line += data.count(b"\n", 0, error.start)
         raise DataError(
             f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8"
         ) from error
@@ -119,6 +120,17 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, objec
         DataError: not readable, not UTF-8, not JSON, nested too deep, a key given twice, or not an object.
     """
     return parse_json_object(read_text(path, max_bytes=max_bytes), path)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield (number from 1, object) of every line of a file that holds a JSON object a line.
+
+    Raises:
+        DataError: as `read_json`; names the line.
+    """
+    with _reading(path), path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield number, parse_json_object(decode(line, path, line=number).rstrip(), path, line=number)
 
 
 class _DuplicateKeyError(ValueError):

@@ -152,17 +152,20 @@ def test_cached_decoding_is_full_recomputation(ids, seed, end_bias, ban, least, 
 # --- laws --------------------------------------------------------------------------------------------
 
 
-@given(sources, seeds, st.integers(1, 3), st.integers(2, 5))
+@given(sources, seeds, st.integers(1, 3), st.integers(2, 5), st.frozensets(st.integers(5, 39), max_size=9))
 @FEW
-def test_no_banned_ngram_comes_twice(batch, seed, size, beams):
+def test_no_banned_ngram_comes_twice(batch, seed, size, beams, ignored):
+    """But for those that hold a token whose n-grams may come again."""
     fast = decoder(seed, -20.0)
-    options = BeamSettings(beam_size=beams, max_target_tokens=20, constraints=Constraints(ban_ngrams=size))
-    greedy = SamplingSettings(max_target_tokens=20, constraints=Constraints(ban_ngrams=size))
+    rules = Constraints(ban_ngrams=size, ignored=ignored)
+    options = BeamSettings(beam_size=beams, max_target_tokens=20, constraints=rules)
+    greedy = SamplingSettings(max_target_tokens=20, constraints=rules)
     own = framed(fast, batch)
     found = [best_hypotheses(trace, end_id=3, length_penalty=0.0, n_best=beams) for trace in search(fast, own, options)]
     for hypotheses in [*found, *choose_all(fast, own, greedy)]:
         for hypothesis in hypotheses:
             ngrams = [hypothesis.ids[at : at + size] for at in range(len(hypothesis.ids) - size + 1)]
+            ngrams = [ngram for ngram in ngrams if ignored.isdisjoint(ngram)]
             assert len(set(ngrams)) == len(ngrams)
 
 
@@ -212,9 +215,10 @@ def test_company_and_order_do_not_matter(batch, seed, random, is_sampled):
     st.sampled_from([0.0, 0.3, 0.9, 2.5]),
     st.integers(1, 4),
     st.integers(0, 4),
+    st.sampled_from([0, 1, 2]),
 )
-@settings(max_examples=40, deadline=None, derandomize=True)
-def test_the_early_stop_never_shows(batch, seed, end_bias, penalty, n_best, least):
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_early_stop_never_shows(batch, seed, end_bias, penalty, n_best, least, ban):
     fast = decoder(seed, end_bias)
     own = framed(fast, batch)
     found = []
@@ -224,7 +228,7 @@ def test_the_early_stop_never_shows(batch, seed, end_bias, penalty, n_best, leas
             max_target_tokens=14,
             length_penalty=penalty,
             n_best=n_best,
-            constraints=Constraints(min_tokens=least),
+            constraints=Constraints(min_tokens=least, ban_ngrams=ban, ignored=frozenset([7, 8])),
             early_stop=early_stop,
         )
         traces = search(fast, own, options)

@@ -29,7 +29,9 @@ _Input = Annotated[
     typer.Option("--input", metavar="FILE", help=".jsonl, .csv, .tsv, .parquet, or a text a line; each maybe .gz."),
 ]
 _Output = Annotated[Path, typer.Option(metavar="FILE", help=".jsonl or .txt to write; appears when it is complete.")]
-_Traces = Annotated[Path | None, typer.Option(metavar="FILE", help=".safetensors for the score traces of the search.")]
+_Traces = Annotated[
+    Path | None, typer.Option(metavar="FILE", help=".safetensors or .jsonl for the score traces of the search.")
+]
 _Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy.", show_default="5")]
 _MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Most tokens of a target.", show_default="of the model, else 48")
@@ -52,7 +54,7 @@ _Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 is faste
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model fine-tuned on seq2seq.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model fine-tuned on seq2seq.")],
     *,
     source: _Input,
     output: _Output,
@@ -103,7 +105,7 @@ def generate(
 
 
 def _run(
-    model: Path,
+    model: str,
     source: Path,
     output: Path,
     traces: Path | None,
@@ -148,6 +150,7 @@ def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fi
     """Whether the output is lines of text; raises UsageError for flags that do not fit together."""
     from minilm.corpus.readers import require_file
     from minilm.corpus.tables import is_table
+    from minilm.decode.traces import require_trace_name
     from minilm.errors import UsageError
 
     require_file(source)
@@ -158,8 +161,8 @@ def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fi
         raise UsageError(f"--n-best is {n_best}, but a line of {output} holds one target; let its name end in .jsonl")
     if fields and not is_table(source):
         raise UsageError(f"--field {fields[0]}: {source} has no columns, a line of it is a source; leave --field out")
-    if traces is not None and not traces.parent.is_dir():
-        raise UsageError(f"--traces {traces}: there is no folder {traces.parent}; create it first")
+    if traces is not None:
+        require_trace_name(traces, "--traces")
     places = [path.resolve() for path in (source, output, traces) if path is not None]
     if len(set(places)) < len(places):
         raise UsageError("--input, --output and --traces name the same file twice; give each its own")

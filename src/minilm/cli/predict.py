@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")],
     *,
     source: Annotated[
         Path,

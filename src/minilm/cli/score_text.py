@@ -244,7 +244,7 @@ def _prepared(
     duplicate_rate: float | None,
 ) -> tuple[list[str], list[tuple[str, ...]]]:
     """Return the texts that are scored: predictions, and the references of each."""
-    from minilm.score.postprocess import plain_sentences, prepare_prediction, prepare_reference
+    from minilm.score.postprocess import plain_sentences, prepare_prediction, prepare_reference, without_bracket_codes
 
     predictions = [text for (text,) in given.texts]
     if task is None:
@@ -258,7 +258,8 @@ def _prepared(
             "%s: --task %s leaves nothing of %d predictions, which match nothing (first: line %d)",
             *(given.path, task, len(emptied), given.lines[emptied[0]]),
         )
-    return texts, [tuple(prepare_reference(text, task) for text in several) for several in expected.texts]
+    golds = [tuple(prepare_reference(text, task) for text in several) for several in expected.texts]
+    return [*map(without_bracket_codes, texts)], [tuple(map(without_bracket_codes, several)) for several in golds]
 
 
 def _preparation(task: str | None, trunc_len: int | None, duplicate_rate: float | None) -> str:
@@ -270,7 +271,9 @@ def _preparation(task: str | None, trunc_len: int | None, duplicate_rate: float 
     own = SUMMARY_TASKS[task]
     length = own.trunc_len if trunc_len is None else trunc_len
     rate = own.duplicate_rate if duplicate_rate is None else duplicate_rate
-    return f"task:{task}|trunc_len:{length}" + (f"|duplicate_rate:{rate:g}" if task == "cnndm" else "")
+    return f"task:{task}|bracket codes:no words|trunc_len:{length}" + (
+        f"|duplicate_rate:{rate:g}" if task == "cnndm" else ""
+    )
 
 
 def _rouge_report(scores: NDArray[np.float64], preparation: str, *, confidence: bool) -> _Report:
@@ -344,7 +347,10 @@ def _json(report: _Report) -> str:
     found |= report.counts
     if report.intervals:
         found["confidence"] = {name: list(ends) for name, ends in report.intervals.items()}
-    return json.dumps({**found, "signature": report.signatures})
+    signatures = dict(report.signatures)
+    for part in report.parts:
+        signatures |= {f"{name}_{part}": signature for name, signature in report.signatures.items()}
+    return json.dumps({**found, "signature": signatures})
 
 
 def _table(report: _Report) -> str:

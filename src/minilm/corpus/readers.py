@@ -175,8 +175,10 @@ def require_file(path: Path) -> None:
     """Raise UsageError when the path is missing or no file."""
     if not path.exists():
         raise UsageError(f"{path}: no such file; check the input path")
-    if not path.is_file():
+    if path.is_dir():
         raise UsageError(f"{path}: not a file; give the files inside it, for example {path}/*.jsonl")
+    if not path.is_file():
+        raise UsageError(f"{path}: not a regular file; write what it holds to a file and give that")
 
 
 @contextmanager

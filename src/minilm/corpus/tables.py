@@ -58,7 +58,9 @@ class Row:
             raise DataError(f"{place}: {self.misfit} (a text may hold a tab); correct the row")
         if name not in self.values:
             found = ", ".join(f"{key!r:.40}" for key in list(self.values)[:8]) or "no fields"
-            raise DataError(f"{place}: no field {name!r}, found {found}; name the file's own fields with {named_by}")
+            raise DataError(
+                f"{place}: no field {name!r}, found {found}; correct the row, or name its fields with {named_by}"
+            )
         value = self.values[name]
         if isinstance(value, str):
             return value

@@ -1,7 +1,7 @@
 """Score traces: everything a beam search saw, kept so that targets can be scored again without decoding.
 
-In: frames of searches, a trace file of ours (safetensors), or one of the original (pickle; nothing in it is
-executed). Out: the same traces.
+In: frames of searches, a trace file of ours (safetensors, or a JSON object a line), or one of the original (pickle;
+nothing in it is executed). Out: the same traces.
 
 N examples, F frames of one example, T frames of all, K beams.
 """
@@ -18,10 +18,12 @@ from typing import TypeVar
 import torch
 
 from minilm import storage
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 
 _Number = TypeVar("_Number", int, float)
 _FORMAT = "minilm_traces_1"
+TRACE_SUFFIXES = (".safetensors", ".jsonl")
+_LISTS = ("scores", "ids", "parents")
 _TENSORS = {"scores": torch.float64, "ids": torch.int32, "parents": torch.int32, "frames": torch.int64}
 
 
@@ -42,13 +44,30 @@ class Trace:
     complete: bool = True
 
 
+def require_trace_name(path: Path, what: str) -> None:
+    """Refuse a name of another kind of file; `what` names the flag or argument.
+
+    Raises:
+        UsageError: the name ends neither in .safetensors nor in .jsonl.
+    """
+    if path.suffix not in TRACE_SUFFIXES:
+        raise UsageError(f"{what} is {path}; expected a name that ends in {' or '.join(TRACE_SUFFIXES)}")
+
+
 def write_traces(path: Path, traces: Sequence[Trace]) -> None:
-    """Write complete traces of one number of beams as safetensors: `scores`, `ids`, `parents` `[T, K]`, `frames` `[N]`.
+    """Write complete traces of one number of beams.
+
+    A name that ends in .jsonl gives a JSON object a trace: `scores`, `ids`, `parents`, `[F][K]` each. Else it is
+    safetensors: `scores`, `ids`, `parents` `[T, K]`, `frames` `[N]`.
 
     Raises:
         SystemProblem: the machine refuses to write.
     """
     assert all(trace.complete for trace in traces), "a trace of a stopped search cannot be scored again"
+    if path.suffix == ".jsonl":
+        lines = (json.dumps({name: getattr(trace, name) for name in _LISTS}) + "\n" for trace in traces)
+        storage.atomic_write(path, "".join(lines))
+        return
     beams, total = (len(traces[0].ids[0]) if traces else 0), sum(len(trace.ids) for trace in traces)
     tensors = {
         name: torch.tensor([frame for trace in traces for frame in getattr(trace, name)], dtype=kind)
@@ -61,11 +80,13 @@ def write_traces(path: Path, traces: Sequence[Trace]) -> None:
 
 
 def read_traces(path: Path) -> list[Trace]:
-    """Read a trace file of ours.
+    """Read a trace file of ours, of the kind that its name says.
 
     Raises:
-        DataError: missing, truncated, no trace file, or tensors that do not fit together.
+        DataError: missing, truncated, no trace file, or numbers that do not fit together.
     """
+    if path.suffix == ".jsonl":
+        return list(_read_lines(path))
     info, metadata = storage.read_safetensors_header(path)
     if _FORMAT not in metadata or info.keys() != _TENSORS.keys():
         raise DataError(f"{path}: not a trace file (its header lacks {_FORMAT!r}); decode again with traces")
@@ -86,6 +107,12 @@ def read_traces(path: Path) -> list[Trace]:
     for number, trace in enumerate(traces):
         _require_sense(trace, f"{path}: example {number}")
     return traces
+
+
+def _read_lines(path: Path) -> Iterator[Trace]:
+    """Read traces of a JSON object a line."""
+    for number, record in storage.read_json_lines(path):
+        yield _checked_lists(*map(record.get, _LISTS), names=_LISTS, where=f"{path}:{number}")
 
 
 def read_original_traces(path: Path) -> Iterator[Trace]:
@@ -112,14 +139,23 @@ def _checked(record: object, where: str) -> Trace:
     """A trace of the original's `{scores, wids, ptrs}`; padding frames are all zeros."""
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected scores, wids and ptrs, found a {type(record).__name__}")
-    scores = _frames(record.get("scores"), float)
-    ids, parents = (_frames(record.get(name), int) for name in ("wids", "ptrs"))
-    if not scores or not list(map(len, scores)) == list(map(len, ids)) == list(map(len, parents)):
-        raise DataError(f"{where}: scores, wids and ptrs must be lists of numbers, of equal sizes")
-    used = len(scores)
-    while used > 1 and not any(scores[used - 1]) and not any(ids[used - 1]) and not any(parents[used - 1]):
+    names = ("scores", "wids", "ptrs")
+    trace = _checked_lists(*map(record.get, names), names=names, where=where)
+    used = len(trace.scores)
+    while used > 1 and not any((*trace.scores[used - 1], *trace.ids[used - 1], *trace.parents[used - 1])):
         used -= 1
-    trace = Trace(scores=scores[:used], ids=ids[:used], parents=parents[:used])
+    return Trace(scores=trace.scores[:used], ids=trace.ids[:used], parents=trace.parents[:used])
+
+
+def _checked_lists(scores: object, ids: object, parents: object, *, names: tuple[str, str, str], where: str) -> Trace:
+    """A trace of lists that came from a file."""
+    frames = _frames(scores, float)
+    tokens, places = _frames(ids, int), _frames(parents, int)
+    if not frames or not list(map(len, frames)) == list(map(len, tokens)) == list(map(len, places)):
+        raise DataError(
+            f"{where}: {', '.join(names)} must be lists of lists of numbers, of equal sizes; decode again with traces"
+        )
+    trace = Trace(scores=frames, ids=tokens, parents=places)
     _require_sense(trace, where)
     return trace
 

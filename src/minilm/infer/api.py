@@ -227,7 +227,10 @@ class LoadedModel:
         Raises:
             UsageError: the model has no trained mlm head, a text is empty, or an option makes no sense.
         """
-        found = self.generations(texts, GenerationSettings(n_best=n_best, **options))
+        settings = GenerationSettings(n_best=n_best, **options)
+        if settings.traces:
+            raise UsageError("generate returns texts only; for their traces call generations(texts, settings)")
+        found = self.generations(texts, settings)
         if n_best == 1:
             return [one.text for one in found]
         return [[candidate.text for candidate in one.candidates] for one in found]

@@ -109,6 +109,8 @@ class GenerationSettings:
             raise UsageError(f"{given[0]} has a meaning only {other}; leave one of the two out")
         if self.ban_ignore and not self.ban_ngrams:
             raise UsageError("ban_ignore has a meaning only with ban_ngrams; give both or none")
+        if self.length_penalty < 0:
+            raise UsageError(f"length_penalty is {self.length_penalty}; expected 0 (none) or more")
         if self.beam_size == 1 and self.length_penalty:
             raise UsageError("length_penalty has a meaning only for several beams; leave it out or raise beam_size")
         for name in ("beam_size", "max_target_tokens", "n_best", "batch_tokens"):
@@ -205,6 +207,8 @@ class Generation:
         """The text of one target, piece by piece as its tokens come; raises UsageError for a beam search."""
         if self._beams is not None:
             raise UsageError("a beam search knows its target only at the end; stream with beam_size=1 or sample=True")
+        if self._settings.n_best > 1:
+            raise UsageError(f"n_best is {self._settings.n_best}, but a stream is of one target; leave it out")
         framed = self._encoder.encode([source])
         self.report()
         draws = self._draws([0]) if self._settings.sample else None

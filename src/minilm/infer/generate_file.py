@@ -18,7 +18,7 @@ from minilm.corpus.readers import require_file
 from minilm.corpus.tables import is_table, read_lines, read_rows
 from minilm.decode.detokenize import one_line
 from minilm.decode.traces import Trace, write_traces
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.infer.batching import windows
 from minilm.infer.generate import Generated, Generation
 from minilm.infer.predict import row_id
@@ -92,10 +92,16 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
         How many sources there were.
 
     Raises:
-        UsageError: finished sources of another job are in the way, or another process is at work.
+        UsageError: a file cannot be where it should be written, finished sources of another job are in the way, or
+            another process is at work.
         DataError: a source cannot be read or has no token; names the line. What is finished is kept.
         SystemProblem: the machine refuses to write.
     """
+    for path in filter(None, (job.output, job.traces)):  # noticed now, not when all is computed
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name the file to write in it")
+    if job.traces is not None and not job.traces.parent.is_dir():
+        raise UsageError(f"{job.traces}: there is no folder {job.traces.parent}; create it first")
     total = 0
     for part in windows(job.read(), _WINDOW):  # every source is looked at before the first is computed
         generation.check(part)

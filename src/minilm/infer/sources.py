@@ -72,7 +72,10 @@ class SourceEncoder:
         encoded = iter(self.tokenizer.encode(texts, special_tokens=False))
         framed = []
         for source in sources:
-            ids = [next(encoded) if isinstance(part, str) else self._look_up(part, source) for part in source.parts]
+            ids = [
+                self._counted(next(encoded), source) if isinstance(part, str) else self._look_up(part, source)
+                for part in source.parts
+            ]
             framed.append(self._framed(ids, source))
         return framed
 
@@ -91,9 +94,14 @@ class SourceEncoder:
             )
         if self._unknown.number:
             logger.warning(
-                "%d listed tokens are not in the vocabulary and were read as [UNK] (first: %s)",
+                "%d tokens are not in the vocabulary and were read as [UNK] (first: %s)",
                 *(self._unknown.number, self._unknown.first),
             )
+
+    def _counted(self, ids: Int32s, source: Source) -> Int32s:
+        if unknown := int((ids == self.tokenizer.unk_id).sum()):
+            self._unknown.add(source.place, unknown)
+        return ids
 
     def _look_up(self, tokens: Sequence[str], source: Source) -> Int32s:
         ids, unknown = look_up(tokens, self.tokenizer)

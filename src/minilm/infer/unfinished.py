@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from minilm import storage
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,10 @@ class Unfinished:
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break  # a kill came in between
-            values = storage.parse_json_object(line.decode(errors="replace"), self.path, line=number)
+            try:
+                values = storage.parse_json_object(line.decode(errors="replace"), self.path, line=number)
+            except DataError as error:
+                raise DataError(f"{error}; remove the file, and the rows that it keeps are computed again") from None
             if number == 1:
                 found = values
             elif isinstance(row := values.get(_ROW), int):

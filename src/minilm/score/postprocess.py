@@ -20,6 +20,7 @@ SENTENCE_MARKS = re.compile(rf"\s*(?:{re.escape(SENTENCE_END)}|<S_SEP>|</?t>|\n)
 """What divides sentences in a text of no task: the marks of UniLM's data, those of others' output, a newline."""
 _LEAST_WORDS = 5  # of a sentence of CNN/DailyMail
 _CNNDM_BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
+_BRACKET_CODES = re.compile("-[lr][rsc]b-", re.IGNORECASE)
 _GIGAWORD_WORDS = {
     **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
     **{"[UNK]": "UNK", "<unk>": "UNK", "&": "&amp;", "<": "&lt;", ">": "&gt;"},
@@ -54,6 +55,15 @@ SUMMARY_TASKS: Mapping[str, SummaryTask] = {
 def plain_sentences(text: str) -> str:
     """Divide a text of no task into sentences at the marks that are no words; nothing else changes."""
     return SENTENCE_MARKS.sub("\n", text).strip("\n")
+
+
+def without_bracket_codes(text: str) -> str:
+    """Take out the Penn Treebank's codes of brackets, which ROUGE would count as words (`lrb`).
+
+    UniLM does so to both sides when it scores with the Perl program, as the papers do: it maps the codes back to
+    brackets, which are no words. Its other way, py-rouge, counts them.
+    """
+    return _BRACKET_CODES.sub(" ", text)
 
 
 def prepare_reference(text: str, task: str) -> str:

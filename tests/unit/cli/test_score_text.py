@@ -87,7 +87,20 @@ def test_rouge_json_holds_everything(score):
     assert (found["rouge1_precision"], found["rouge1_recall"]) == pytest.approx((50, 80))
     assert found["pairs"] == 1
     assert found["confidence"]["rouge1"] == pytest.approx([found["rouge1"]] * 2)
-    assert list(found["signature"]) == list(found["confidence"]) == ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    metrics = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    assert list(found["confidence"]) == metrics
+    assert list(found["signature"]) == metrics + [
+        f"{name}_{part}" for part in ("precision", "recall") for name in metrics
+    ]
+
+
+@pytest.mark.parametrize("task", ["xsum", "cnndm"])
+def test_brackets_are_words_on_neither_side_of_a_task(score, task):
+    """A prediction's brackets become codes there; the references have brackets or codes."""
+    write("p.txt", "the minister ( labour ) spoke well today", "the minister ( labour ) spoke well today")
+    write("r.txt", "The minister (Labour) spoke well today", "the minister -LRB- labour -rrb- spoke well today")
+    found = json.loads(score("rouge", "p.txt", "r.txt", "--task", task, "--json")[1])
+    assert (found["rouge1_precision"], found["rouge1_recall"], found["rougeLsum"]) == (100, 100, 100)
 
 
 def test_intervals_are_the_same_each_time_and_around_the_score(score):
@@ -110,7 +123,7 @@ def test_a_task_prepares_both_sides(score):
     found = json.loads(out)
     assert code == 0
     assert found["rougeLsum"] == pytest.approx(100 * 14 / 17 / 2)
-    assert "|task:cnndm|trunc_len:7|duplicate_rate:0.7|pairs:2" in found["signature"]["rouge1"]
+    assert "|task:cnndm|bracket codes:no words|trunc_len:7|duplicate_rate:0.7|pairs:2" in found["signature"]["rouge1"]
     assert said == ["p.txt: --task cnndm leaves nothing of 1 predictions, which match nothing (first: line 2)"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -99,6 +100,38 @@ def test_written_traces_are_read_again(tmp_path, traces):
     assert header == {"minilm_traces_1": f'{{"num_samples": {len(traces)}}}'}
 
 
+@pytest.mark.parametrize("traces", [[TRACE, OPEN], []])
+def test_traces_as_json_lines(tmp_path, traces):
+    path = tmp_path / "t.trace.jsonl"
+    write_traces(path, traces)
+    assert read_traces(path) == traces
+    assert [json.loads(line).keys() for line in path.read_text().splitlines()] == [{"scores", "ids", "parents"}] * len(
+        traces
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"scores": [[-1.0, -2.0]], "ids": [[1, 2]], "parents": [[0', r"t\.jsonl:2.*JSON"),
+        ('{"scores": [[-1.0, -2.0]], "ids": [[1, 2]]}', r"t\.jsonl:2: scores, ids, parents must be lists of lists"),
+        (
+            '{"scores": [[-1.0]], "ids": [["a"]], "parents": [[0]]}',
+            r"t\.jsonl:2: scores, ids, parents must be lists of",
+        ),
+        ('{"scores": [[-1.0]], "ids": [[1]], "parents": [[1]]}', r"t\.jsonl:2, frame 0: a parent outside the 1 beams"),
+        ('{"scores": [[NaN]], "ids": [[1]], "parents": [[0]]}', r"t\.jsonl:2"),
+        ("\xff", r"t\.jsonl:2: byte 0xff is not UTF-8"),
+    ],
+)
+def test_damaged_json_lines_are_refused(tmp_path, line, message):
+    path = tmp_path / "t.jsonl"
+    write_traces(path, [TRACE])
+    path.write_bytes(path.read_bytes() + line.encode("latin-1") + b"\n")
+    with pytest.raises(DataError, match=message):
+        read_traces(path)
+
+
 def rewritten(path, **tensors):
     """The file with some tensors replaced."""
     write_traces(path, [TRACE, OPEN])
@@ -175,9 +208,15 @@ def test_pickled_traces_lose_their_padding(tmp_path, protocol):
         ([{"num_samples": 2}, record(TRACE)], "it ends after 1 of 2 examples; copy it again"),
         ([{"num_samples": 0}, record(TRACE)], "it holds more than the 0 examples"),
         ([{"num_samples": 1}, [1]], "example 0: expected scores, wids and ptrs, found a list"),
-        ([{"num_samples": 1}, {"scores": []}], "must be lists of numbers, of equal sizes"),
-        ([{"num_samples": 1}, record(TRACE) | {"wids": [[7, 8]]}], "must be lists of numbers, of equal sizes"),
-        ([{"num_samples": 1}, record(TRACE) | {"ptrs": [["a", 1]] * 7}], "must be lists of numbers"),
+        ([{"num_samples": 1}, {"scores": []}], "scores, wids, ptrs must be lists of lists of numbers, of equal sizes"),
+        (
+            [{"num_samples": 1}, record(TRACE) | {"wids": [[7, 8]]}],
+            "scores, wids, ptrs must be lists of lists of numbers, of equal sizes",
+        ),
+        (
+            [{"num_samples": 1}, record(TRACE) | {"ptrs": [["a", 1]] * 7}],
+            "scores, wids, ptrs must be lists of lists of numbers",
+        ),
         ([{"num_samples": 1}, record(TRACE) | {"ptrs": [[5, 0]] * 7}], "frame 0: a parent outside the 2 beams"),
         ([{"num_samples": 1}, record(TRACE) | {"wids": [[-5, 0]] * 7}], "frame 0: expected 2 finite scores and token"),
     ],

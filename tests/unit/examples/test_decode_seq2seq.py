@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from minilm.cli.app import run_reporting
-from minilm.decode.traces import Trace, read_traces
+from minilm.decode.traces import Trace, read_traces, write_traces
 from minilm.errors import UsageError
 from minilm.infer import generate as generate_module
 from minilm.storage import read_safetensors
@@ -196,6 +196,29 @@ def test_traces_are_written_and_scored_again(decoding, rescoring, here, capsys, 
     assert (here / "out" / "ckpt-500.test.").read_text() == (here / "out" / "ckpt-500.test").read_text()
 
 
+def test_traces_of_minilm_generate_and_of_another_run(decoding, rescoring, here, capsys, caplog):
+    write_traces(here / "a.jsonl.trace.jsonl", [Trace(scores=[[-1.0, -2.0]], ids=[[8, 9]], parents=[[0, 0]])])
+    (here / "a.jsonl").write_text('{"prediction": "w1"}\n')
+    words = shlex.split("--input a.jsonl --tokenizer_name generator/vocab.txt --expect 5 --alpha 0.9")
+    with caplog.at_level(logging.WARNING):
+        assert rescoring.main(words) == 0
+    assert (here / "a.jsonl.exp5.0alp0.9").read_text() == "w1\n"
+    assert "--expect 5.0 has no effect without --length_penalty but in the name of the output" in caplog.text
+    (here / "a.jsonl").write_text('{"prediction": "w1"}\n' * 2)
+    assert run_reporting(lambda: rescoring.main(words)) == 3
+    assert "a.jsonl.trace.jsonl holds 1 traces, but a.jsonl 2 targets: they are of different" in capsys.readouterr().err
+
+
+def test_old_traces_and_a_negative_penalty_are_told(decoding, here, caplog):
+    (here / "a.txt.trace.safetensors").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        decoding.main(flags("--model_path out/ckpt-500 --output_file a.txt --beam_size 3 --length_penalty -1"))
+        decoding.main(flags("--model_path out/ckpt-500 --output_file b.txt --beam_size 3"))
+    assert "a.txt.trace.safetensors is of an earlier run: remove it, or decode with --need_score_traces" in caplog.text
+    assert "--length_penalty -1.0 has no effect, as in the original" in caplog.text
+    assert (here / "a.txt").read_text() == (here / "b.txt").read_text()
+
+
 def test_pickled_traces_are_read_too(rescoring, here):
     trace = Trace(scores=[[-1.0, -2.0]], ids=[[8, 9]], parents=[[0, 0]])
     records = [{"version": 0.0, "num_samples": 1}, {"scores": trace.scores, "wids": trace.ids, "ptrs": trace.parents}]
@@ -213,7 +236,7 @@ def test_traces_of_another_vocabulary_are_refused(rescoring, here, capsys):
     assert run_reporting(lambda: rescoring.main(shlex.split(line))) == 3
     said = capsys.readouterr().err
     assert "its trace holds token id 999, but the tokenizer has 67 tokens: they do not belong together" in said
-    with pytest.raises(UsageError, match=r"--input none matches no output with a .trace.safetensors or .trace.pickle"):
+    with pytest.raises(UsageError, match=r"--input none matches no output with its traces beside it: expected its"):
         rescoring.main(shlex.split("--input none --tokenizer_name generator/vocab.txt"))
 
 

@@ -239,5 +239,8 @@ def test_checkpoints_of_something_else_are_not_mixed_with_ours(fail, given):
 
 
 def test_other_settings_in_the_same_folder_are_refused(fail, script, given):
+    fail(2, flags(given, train_file="none.json"))
     script.main(flags(given))
     assert "train.learning_rate" in fail(2, flags(given, learning_rate=2e-3))
+    options = json.loads((given / "out" / "train_opt.json").read_text())  # those that trained
+    assert (options["train_file"], options["learning_rate"]) == (str(given / "train.json"), 1e-3)

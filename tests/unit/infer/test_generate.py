@@ -67,7 +67,7 @@ def test_lists_of_tokens_are_only_looked_up(model, caplog):
     with caplog.at_level(logging.WARNING):
         found = model.generate([["w1"], ["w1", "new", "w2", "newer"]])
     assert found[1] == model.generate([["w1", "[UNK]", "w2", "[UNK]"]])[0]
-    assert "2 listed tokens are not in the vocabulary and were read as [UNK] (first: text 1, 'new')" in caplog.text
+    assert "2 tokens are not in the vocabulary and were read as [UNK] (first: text 1, 'new')" in caplog.text
     assert len(caplog.records) == 1
 
 
@@ -169,7 +169,9 @@ def test_sources_that_are_none(model, texts, message):
         ({"ban_ignore": "."}, "ban_ignore has a meaning only with ban_ngrams; give both or none"),
         ({"beam_size": 1, "length_penalty": 0.9}, "length_penalty has a meaning only for several beams; leave it out"),
         ({"length_penalty": float("nan")}, "length_penalty is nan; expected a number from -100 to 100"),
-        ({"length_penalty": -400.0}, "length_penalty is -400.0; expected a number from -100 to 100"),
+        ({"length_penalty": 400.0}, "length_penalty is 400.0; expected a number from -100 to 100"),
+        ({"length_penalty": -0.5}, r"length_penalty is -0.5; expected 0 .none. or more"),
+        ({"traces": True}, r"generate returns texts only; for their traces call generations.texts, settings."),
         ({"beam_size": "5"}, "beam_size is '5'; expected a whole number or None"),
         ({"beam_size": 2.0}, "beam_size is 2.0; expected a whole number or None"),
         ({"min_tokens": True}, "min_tokens is True; expected a whole number"),
@@ -200,6 +202,16 @@ def test_traces_are_of_a_beam_search():
 def test_beams_cannot_be_streamed(model):
     with pytest.raises(UsageError, match="a beam search knows its target only at the end; stream with beam_size=1"):
         list(model.stream("w1", beam_size=2))
+
+
+def test_a_stream_is_of_one_target(model):
+    with pytest.raises(UsageError, match="n_best is 2, but a stream is of one target; leave it out"):
+        list(model.stream("w1", sample=True, n_best=2))
+
+
+def test_unknown_characters_of_texts_are_counted(model, caplog):
+    model.generate(["w1 w2", "w1 \u2603 \u2603", "\u2603"])
+    assert "3 tokens are not in the vocabulary and were read as [UNK] (first: text 1)" in caplog.text
 
 
 def test_a_model_without_a_trained_head_encodes_and_does_not_generate(generator_dir, caplog):

@@ -73,7 +73,7 @@ def test_a_damaged_line_is_named(output):
         rows.add([(0, {}), (1, {})])
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + "{broken\n" + lines[2])
-    with pytest.raises(DataError, match=r"\.out\.jsonl\.unfinished:2: broken JSON"):
+    with pytest.raises(DataError, match=r"\.out\.jsonl\.unfinished:2: broken JSON.*; remove the file, and the"):
         Unfinished(output, JOB)
 
 

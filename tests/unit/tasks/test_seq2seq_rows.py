@@ -113,6 +113,12 @@ def test_unknown_listed_tokens_are_counted(written, tokenizer, caplog):
     assert f"(first: {path}:1: token 'zebra')" in caplog.text
 
 
+def test_unknown_characters_of_texts_are_counted(written, tokenizer, caplog):
+    path = written({"src": "a \u2603", "tgt": "\u2603 \u2603 b"})
+    read(path, tokenizer)
+    assert f"3 of 5 tokens of texts are not in the vocabulary and were read as [UNK] (first: {path}:1:" in caplog.text
+
+
 def test_lists_of_another_vocabulary_are_refused(written, tokenizer):
     path = written({"src": ["Ġzebra", "Ġlion", "a"], "tgt": ["b", "Ġox"]})
     with pytest.raises(DataError) as caught:
@@ -126,7 +132,10 @@ def test_lists_of_another_vocabulary_are_refused(written, tokenizer):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tgt": "b"}, "no field 'src', found 'tgt'; name the file's own fields with task.source and task.target"),
+        (
+            {"tgt": "b"},
+            "no field 'src', found 'tgt'; correct the row, or name its fields with task.source and task.target",
+        ),
         ({"src": "a"}, "no field 'tgt', found 'src'"),
         ({"src": None, "tgt": "b"}, "field 'src' is null, expected a text or a list of tokens; correct the row"),
         ({"src": 7, "tgt": "b"}, "field 'src' is a int, expected a text or a list of tokens"),
