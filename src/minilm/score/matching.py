@@ -33,7 +33,8 @@ class IdMatch:
         """Say in one sentence which ids have no reference; "" when all have one."""
         if not self.extra:
             return ""
-        return f"{len(self.extra):,} ids have a {self.what} but no reference and are ignored (first: {self.extra[0]!r})"
+        some = f"1 {self.what} has" if len(self.extra) == 1 else f"{len(self.extra):,} {self.what}s have"
+        return f"{some} no reference and no effect (first: {self.extra[0]!r})"
 
 
 def match_ids(references: Collection[str], others: Collection[str], *, what: str = "prediction") -> IdMatch:

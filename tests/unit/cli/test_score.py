@@ -126,8 +126,8 @@ def test_ids_without_a_partner_are_warned_about_once(score):
     assert json.loads(out)["exact"] == pytest.approx(100 / 3)
     assert said == [
         "p.json: 2 of 3 references have no prediction and count as wrong (first: 'q2')",
-        "p.json: 2 ids have a prediction but no reference and are ignored (first: 'x')",
-        "na.json: 1 ids have a na_prob but no reference and are ignored (first: 'z')",
+        "p.json: 2 predictions have no reference and no effect (first: 'x')",
+        "na.json: 1 na_prob has no reference and no effect (first: 'z')",
     ]
 
 
@@ -335,7 +335,7 @@ def test_missing_and_extra_labels(score):
     assert (code, out) == (0, '{"matthews_correlation": 0.0}\n')
     assert said == [
         "p.json: 2 of 4 references have no prediction and count as wrong (first: '2')",
-        "p.json: 1 ids have a prediction but no reference and are ignored (first: 'x')",
+        "p.json: 1 prediction has no reference and no effect (first: 'x')",
     ]
 
 

@@ -144,7 +144,7 @@ def test_ids_without_a_partner_are_counted_with_the_first():
     match = match_ids(["a", "b", "c"], ["x", "c", "y"])
     assert (match.missing, match.extra) == (("a", "b"), ("x", "y"))
     assert match.missing_finding() == "2 of 3 references have no prediction and count as wrong (first: 'a')"
-    assert match.extra_finding() == "2 ids have a prediction but no reference and are ignored (first: 'x')"
+    assert match.extra_finding() == "2 predictions have no reference and no effect (first: 'x')"
     whole = match_ids(["a"], ["a"])
     assert (whole.missing_finding(), whole.extra_finding()) == ("", "")
 
