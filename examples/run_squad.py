@@ -34,7 +34,7 @@ from original_flags import (
 
 from minilm import storage
 from minilm.cli.app import run_reporting
-from minilm.corpus.squad import Question, read_squad
+from minilm.corpus.squad import read_squad
 from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_config, read_model, saved_head
@@ -171,16 +171,21 @@ def main(arguments: Sequence[str]) -> int:
     with joined() as ranks:
         if ranks.world_size == 1 and torch.cuda.device_count() > 1:
             logger.warning("one of %d GPUs is used: start with torchrun to use all", torch.cuda.device_count())
-        questions = read_squad(_file(args, "predict_file")) if args.do_eval else []  # before hours of training
-        if args.do_train:
-            _train(args, model, ranks)
-            tokenizer = Tokenizer.load(Path(args.output_dir))
+        path = _tokenizer_path(args, model)
+        lowered = lowercase(args.do_lower_case, path)
+        # what is wrong is said before hours of training, flags first
+        recipe = _recipe(args, lowered, ranks) if args.do_train else None
+        if recipe:
+            _require_own_folder(args)
+        file = _file(args, "predict_file") if args.do_eval else None
+        tokenizer = Tokenizer.load(path, lowercase=lowered)
+        task = _task(args, file, tokenizer) if file else None
+        if recipe:
+            _train(args, recipe, ranks)
             model, config = Path(args.output_dir), None
-        else:
-            path = _tokenizer_path(args, model)
-            tokenizer = Tokenizer.load(path, lowercase=lowercase(args.do_lower_case, path))
-        if args.do_eval:
-            _evaluate(args, questions, tokenizer, (model, config), ranks)
+        if task is not None:
+            tokenizer.require_vocab_size(read_config(model, config=config).vocab_size, where=str(model))
+            _evaluate(args, task, (model, config), ranks)
     return 0
 
 
@@ -233,8 +238,8 @@ def _tokenizer_path(args: argparse.Namespace, model: Path) -> Path:
 # --- training --------------------------------------------------------------------------------------
 
 
-def _train(args: argparse.Namespace, model: Path, ranks: Ranks) -> None:
-    """Train in `run/`, or go on there, then put the model into --output_dir."""
+def _require_own_folder(args: argparse.Namespace) -> None:
+    """Refuse to write among the files of something else."""
     out = Path(args.output_dir)
     foreign = not (out / "run" / RECIPE).is_file() and [path for path in out.glob("*") if path.name != "run"]
     if foreign and not args.overwrite_output_dir:
@@ -242,12 +247,16 @@ def _train(args: argparse.Namespace, model: Path, ranks: Ranks) -> None:
             f"--output_dir {out} is not empty and holds no run of this script: name another one, or give "
             "--overwrite_output_dir"
         )
+
+
+def _train(args: argparse.Namespace, recipe: Loaded[FinetuneRecipe], ranks: Ranks) -> None:
+    """Train in `run/`, or go on there, then put the model into --output_dir."""
+    out = Path(args.output_dir)
     wait_for_first(ranks)  # all have looked before one writes
-    loaded = _recipe(args, model, ranks)
     try:
         finetune_once(
-            loaded.recipe,
-            resolved=resolved_yaml(loaded),
+            recipe.recipe,
+            resolved=resolved_yaml(recipe),
             afresh=args.overwrite_output_dir,
             ranks=ranks,
             label="run_squad",
@@ -261,13 +270,13 @@ def _train(args: argparse.Namespace, model: Path, ranks: Ranks) -> None:
     wait_for_first(ranks)
 
 
-def _recipe(args: argparse.Namespace, model: Path, ranks: Ranks) -> Loaded[FinetuneRecipe]:
+def _recipe(args: argparse.Namespace, lowered: bool | None, ranks: Ranks) -> Loaded[FinetuneRecipe]:
     """The flags as a recipe; raises UsageError naming the flag that cannot be."""
     values: dict[str, object] = {key: getattr(args, flag) for key, flag in _FLAG_OF.items()} | {
         "kind": "finetune",
         "name": "run_squad",
         "out": str(Path(args.output_dir, "run")),
-        "lowercase": lowercase(args.do_lower_case, _tokenizer_path(args, model)),
+        "lowercase": lowered,
         "task.name": "squad",
         "task.train": [str(_file(args, "train_file"))],
         "task.dev": [str(_file(args, "predict_file"))] if args.evaluate_during_training else [],
@@ -291,22 +300,11 @@ def _every(steps: int) -> int:
 # --- answers ---------------------------------------------------------------------------------------
 
 
-def _evaluate(
-    args: argparse.Namespace,
-    questions: Sequence[Question],
-    tokenizer: Tokenizer,
-    source: tuple[Path, Path | None],
-    ranks: Ranks,
-) -> None:
-    """Answer and score `questions` with the model, then with each checkpoint where that is asked for."""
-    path, config = source
-    out = Path(args.output_dir)
-    storage.make_folder(out)
-    tokenizer.require_vocab_size(read_config(path, config=config).vocab_size, where=str(path))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    task = SpanTask(
+def _task(args: argparse.Namespace, file: Path, tokenizer: Tokenizer) -> SpanTask:
+    """The questions to answer, cut into windows."""
+    return SpanTask(
         [],
-        {"dev": questions},
+        {"dev": read_squad(file)},
         tokenizer,
         windows=WindowSettings(
             max_tokens=args.max_seq_length, stride=args.doc_stride, max_question_tokens=args.max_query_length
@@ -319,6 +317,14 @@ def _evaluate(
             postprocess=args.postprocess,
         ),
     )
+
+
+def _evaluate(args: argparse.Namespace, task: SpanTask, source: tuple[Path, Path | None], ranks: Ranks) -> None:
+    """Answer and score the questions with the model, then with each checkpoint where that is asked for."""
+    path, config = source
+    out = Path(args.output_dir)
+    storage.make_folder(out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     results: dict[str, float] = {}
     for step, folder in [("", path), *_checkpoints(args)]:
         model = read_model(folder, config=None if step else config, head="span").to(device)

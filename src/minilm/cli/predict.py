@@ -6,7 +6,8 @@ In: a model folder and a file of texts, pairs or questions. Out: one JSON line p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,37 +17,58 @@ if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
     from minilm.infer.predict import Columns, Prediction
 
+logger = logging.getLogger(__name__)
+
+
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")]
+_Input = Annotated[
+    Path,
+    typer.Option(
+        "--input", metavar="FILE", help=".jsonl, .csv, .tsv or .parquet, each optionally .gz; SQuAD also .json."
+    ),
+]
+_Output = Annotated[Path, typer.Option(metavar="FILE", help="JSON lines to write; appears when it is complete.")]
+_Task = Annotated[
+    str | None,
+    typer.Option(
+        help="A GLUE task (its columns), `squad`, or `text`; what the model was trained for if not given.",
+        show_default="of the model",
+    ),
+]
+_Text = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the text.", show_default="of the task")]
+_TextPair = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Column of the second text.", show_default="of the task")
+]
+_Id = Annotated[
+    str | None,
+    typer.Option("--id", metavar="COLUMN", help="Column of the id.", show_default="id, idx, index or row number"),
+]
+_NullThreshold = Annotated[
+    float | None,
+    typer.Option(help="SQuAD 2.0: no answer where the null odds are above this.", show_default="of the model"),
+]
+_Postprocess = Annotated[
+    Literal["exact", "classic"] | None,
+    typer.Option(
+        help="SQuAD: `classic` guesses the characters of an answer as the original script does.",
+        show_default="of the model",
+    ),
+]
+_Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 is faster where the machine computes in it.")]
+
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")],
+    model: _Model,
     *,
-    source: Annotated[
-        Path,
-        typer.Option(
-            "--input", metavar="FILE", help=".jsonl, .csv, .tsv or .parquet, each optionally .gz; SQuAD also .json."
-        ),
-    ],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="JSON lines to write; appears when it is complete.")],
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="A GLUE task (its columns), `squad`, or `text`; what the model was trained for if not given.",
-            show_default="of the model",
-        ),
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of the text.", show_default="of the task")
-    ] = None,
-    text_pair: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of the second text.", show_default="of the task")
-    ] = None,
-    id_column: Annotated[
-        str | None,
-        typer.Option("--id", metavar="COLUMN", help="Column of the id.", show_default="id, idx, index or row number"),
-    ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="bf16 is faster where the machine computes in it.")
-    ] = "fp32",
+    source: _Input,
+    output: _Output,
+    task: _Task = None,
+    text: _Text = None,
+    text_pair: _TextPair = None,
+    id_column: _Id = None,
+    null_threshold: _NullThreshold = None,
+    postprocess: _Postprocess = None,
+    precision: _Precision = "fp32",
 ) -> None:
     """Predict labels, numbers or answers for every row of a file, in its order.
 
@@ -57,9 +79,43 @@ def predict(
     from minilm.infer.api import load
 
     loaded = load(model, precision=precision)
-    rows, total = _plan(loaded, source, task, text=text, text_pair=text_pair, id_column=id_column)
+    given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
+    if task == "squad" or (task is None and loaded.head == "span"):
+        _refuse(given, ("--text", "--text-pair"), "are of texts, but this model answers questions")
+        changed = {"null_threshold": null_threshold, "postprocess": postprocess}
+        rows, total = _plan_answers(loaded, source, id_column, changed)
+    else:
+        _refuse(given, ("--null-threshold", "--postprocess"), "are of questions, but this model labels texts")
+        rows, total = _plan(loaded, source, task, text=text, text_pair=text_pair, id_column=id_column)
     written = _write(rows, total, output)
     typer.echo(f"{written:,} predictions are in {output}")
+
+
+def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:
+    """Refuse options of the other kind of model."""
+    from minilm.errors import UsageError
+
+    found = [name for name in names if given[name] is not None]
+    if found:
+        raise UsageError(f"{' and '.join(names)} {why}; leave {found[0]} out")
+
+
+def _plan_answers(
+    model: LoadedModel, source: Path, id_column: str | None, changed: Mapping[str, object]
+) -> tuple[Iterator[list[Prediction]], int]:
+    """The answers to come and how many there will be; every question is looked at before the first is computed."""
+    from dataclasses import replace
+
+    from minilm.errors import UsageError
+    from minilm.infer.predict import Columns, answered, is_official_squad, own_ids, read_questions
+
+    model.require_head("span")
+    if id_column and is_official_squad(source):
+        raise UsageError(f"--id {id_column}: questions of a .json file have the id `id`; leave it out")
+    columns = Columns(text="question", text_pair="context", id=id_column)
+    columns = columns if is_official_squad(source) else own_ids(source, columns)
+    settings = replace(model.task.answers, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
+    return answered(model, read_questions(source, columns), settings), sum(1 for _ in read_questions(source, columns))
 
 
 def _plan(
@@ -72,21 +128,24 @@ def _plan(
     id_column: str | None,
 ) -> tuple[Iterator[list[Prediction]], int]:
     """The predictions to come and how many there will be; every row is looked at before the first is computed."""
-    from minilm.infer.predict import Columns, answered, classified, read_questions, read_texts
-    from minilm.tasks.text_task import OfficialLayout
+    from minilm.corpus.readers import BadRows
+    from minilm.infer.predict import Columns, classified, own_ids, read_texts
 
-    if task == "squad" or (task is None and model.head == "span"):
-        model.require_head("span")
-        return answered(model, read_questions(source)), sum(1 for _ in read_questions(source))
     model.require_head("classification")
     columns = _columns(model, task)
     columns = Columns(
         text=text or columns.text,
         text_pair=text_pair or columns.text_pair,
         id=id_column or columns.id,
-        official=OfficialLayout() if text or text_pair else columns.official,
+        official=None if text or text_pair else columns.official,
     )
-    return classified(model, read_texts(source, columns)), sum(1 for _ in read_texts(source, columns))
+    columns, misfits = own_ids(source, columns), BadRows()
+    total = sum(1 for _ in read_texts(source, columns, misfits))
+    if misfits.count:
+        logger.warning(
+            "%d rows with more or fewer columns than expected are left out (first: %s)", misfits.count, misfits.first[0]
+        )
+    return classified(model, read_texts(source, columns, BadRows())), total
 
 
 def _columns(model: LoadedModel, task: str | None) -> Columns:
@@ -94,10 +153,9 @@ def _columns(model: LoadedModel, task: str | None) -> Columns:
     from minilm.errors import UsageError
     from minilm.infer.predict import Columns
     from minilm.tasks.glue import GLUE, find_glue_task
-    from minilm.tasks.text_task import OfficialLayout
 
     known = find_glue_task(task or model.task.name)
-    official = (known.official if known is not None else None) or OfficialLayout()
+    official = known.official if known is not None else None
     if task in (None, "text"):
         own = model.task
         return Columns(text=own.text, text_pair=own.text_pair, id=own.id, official=official)

@@ -21,9 +21,9 @@ from minilm.decode.traces import Trace, write_traces
 from minilm.errors import DataError, UsageError
 from minilm.infer.batching import windows
 from minilm.infer.generate import Generated, Generation
-from minilm.infer.predict import row_id
 from minilm.infer.sources import Part, Source
 from minilm.infer.unfinished import Unfinished
+from minilm.tasks.text_task import usual_id_column
 
 _WINDOW = 1024  # sources that are sorted by length together
 
@@ -45,7 +45,8 @@ def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
         for number, row in enumerate(read_rows(path)):
             place = f"{path}:{row.line}"
             parts = [_required(row.text_or_tokens(name, place, named_by="--field"), place) for name in fields]
-            yield Source(parts=parts, id=row_id(row, None, number), place=place)
+            name = usual_id_column(row)  # for the reader: targets are matched by their place
+            yield Source(parts=parts, id=str(number if name is None else row.values[name]), place=place)
         return
     for number, (line, text) in enumerate(read_lines(path)):
         yield Source(parts=[_required(text, f"{path}:{line}")], id=str(number), place=f"{path}:{line}")

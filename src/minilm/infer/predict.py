@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minilm.corpus.readers import BadRows
 from minilm.corpus.squad import Question, read_squad
 from minilm.corpus.tables import Row, read_rows
 from minilm.errors import DataError
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
-from minilm.tasks.text_task import ID_COLUMNS, OfficialLayout
+from minilm.tasks.squad_answers import AnswerSettings
+from minilm.tasks.text_task import OfficialLayout, are_ids, usual_id_column
 
 logger = logging.getLogger(__name__)
 
@@ -27,19 +29,25 @@ Prediction = Mapping[str, object]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns hold the texts and the id, also in the published files of a GLUE task.
+    """Which columns hold the texts and the id, also in the published files of a GLUE task (`official`).
 
-    Without `id` it is the first of `id`, `idx` and `index` that is there, else the row number from 0.
+    Without `id` rows are numbered from 0; see `own_ids`.
     """
 
     text: str
     text_pair: str | None = None
     id: str | None = None
-    official: OfficialLayout = field(default_factory=OfficialLayout)
+    official: OfficialLayout | None = None
+
+    @property
+    def unnamed(self) -> tuple[str, ...]:
+        """Names of the columns of published files without a header."""
+        return self.official.unnamed if self.official else ()
 
     def of(self, row: Row) -> Columns:
         """The columns under the names that the file of `row` has; as they are when it has none of them."""
-        ways = (self, *(replace(self, text=way.text, text_pair=way.text_pair) for way in self.official.columns))
+        published = self.official.columns if self.official else ()
+        ways = (self, *(replace(self, text=way.text, text_pair=way.text_pair) for way in published))
         return next((way for way in ways if {way.text, way.text_pair or way.text} <= row.values.keys()), self)
 
 
@@ -50,40 +58,74 @@ class _Texts:
     text_pair: str | None
 
 
-def read_texts(path: Path, columns: Columns) -> Iterator[_Texts]:
-    """The texts of a file, one by one.
+def own_ids(path: Path, columns: Columns) -> Columns:
+    """The columns with the `id` that the rows have: the named one, or the first of `id`, `idx` and `index` there is.
+
+    Where none was named and the values are no ids, or not all different, that is warned about, and there is none: as
+    `minilm finetune` and `minilm score` take the same file.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind.
+        DataError: a row lacks the column that was named, or its value is no id; names file and line.
+    """
+    rows = (row for row in read_rows(path, unnamed=columns.unnamed) if not row.misfit)
+    first = next(rows, None)
+    name = columns.id or (usual_id_column(first) if first is not None else None)
+    if first is None or name is None:
+        return columns
+    values = (
+        (_id_value(path, row, name, named=columns.id is not None), f"{path}:{row.line}") for row in (first, *rows)
+    )
+    return replace(columns, id=name if are_ids(values, name, named=columns.id is not None) else None)
+
+
+def _id_value(path: Path, row: Row, name: str, *, named: bool) -> object:
+    if named:
+        _require(path, row, name)
+    return row.values.get(name)
+
+
+def read_texts(path: Path, columns: Columns, misfits: BadRows) -> Iterator[_Texts]:
+    """The texts of a file, one by one; in published files rows of the wrong width are left out (`misfits`).
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, or lacks a text; names file and line.
     """
-    for number, row in enumerate(read_rows(path, unnamed=columns.official.unnamed)):
-        if row.misfit:
+    found: Columns | None = None
+    for number, row in enumerate(read_rows(path, unnamed=columns.unnamed)):
+        if row.misfit and columns.official is None:
             raise DataError(f"{path}:{row.line}: {row.misfit} (a text may hold a tab); correct the row")
-        columns = columns if number else columns.of(row)
-        if columns.id is not None:
-            _require(path, row, columns.id)
-        pair = None if columns.text_pair is None else _text(path, row, columns.text_pair)
-        yield _Texts(id=row_id(row, columns.id, number), text=_text(path, row, columns.text), text_pair=pair)
+        if row.misfit:
+            misfits.add(path, row.line, row.misfit)
+            continue
+        found = found or columns.of(row)
+        pair = None if found.text_pair is None else _text(path, row, found.text_pair)
+        yield _Texts(id=_id(row, columns, number), text=_text(path, row, found.text), text_pair=pair)
 
 
-def read_questions(path: Path) -> Iterator[Question]:
-    """The questions of a file: official nested .json whole, rows of any other kind one by one.
+def read_questions(path: Path, columns: Columns) -> Iterator[Question]:
+    """The questions of a file: official nested .json whole, rows of any other kind one by one, with ids of `columns`.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, or lacks question or context; names file and line.
     """
-    if path.name.lower().removesuffix(".gz").endswith(".json"):
+    if is_official_squad(path):
         yield from read_squad(path, labelled=False)
         return
     for number, row in enumerate(read_rows(path)):
         yield Question(
-            id=row_id(row, None, number),
+            id=_id(row, columns, number),
             question=_text(path, row, "question"),
             context=_text(path, row, "context"),
             place=f"{path}:{row.line}",
         )
+
+
+def is_official_squad(path: Path) -> bool:
+    """Whether a file of questions is read as the official nested .json, which has ids of its own."""
+    return path.name.lower().removesuffix(".gz").endswith(".json")
 
 
 def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Iterator[list[Prediction]]:
@@ -99,7 +141,7 @@ def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Iterator[list[Pred
         ]
 
 
-def answered(model: LoadedModel, questions: Iterator[Question]) -> Iterator[list[Prediction]]:
+def answered(model: LoadedModel, questions: Iterator[Question], settings: AnswerSettings) -> Iterator[list[Prediction]]:
     """Answer, probability, null odds and place of each question, window by window."""
     for window in windows(questions, _SPAN_WINDOW):
         yield [
@@ -111,7 +153,7 @@ def answered(model: LoadedModel, questions: Iterator[Question]) -> Iterator[list
                 "start": answer.start,
                 "end": answer.end,
             }
-            for answer in model.answers(window)
+            for answer in model.answers(window, settings=settings)
         ]
 
 
@@ -129,7 +171,5 @@ def _text(path: Path, row: Row, column: str) -> str:
     return value
 
 
-def row_id(row: Row, column: str | None, number: int) -> str:
-    """The id of row `number`: what `column` holds, or the usual column of ids, else the number."""
-    name = column or next((name for name in ID_COLUMNS if name in row.values), None)
-    return str(number if name is None else row.values.get(name, number))
+def _id(row: Row, columns: Columns, number: int) -> str:
+    return str(number if columns.id is None else row.values[columns.id])

@@ -18,7 +18,7 @@ from minilm.recipe import TaskSection
 from minilm.recipe.finetune import SEQ2SEQ, SQUAD
 from minilm.tasks.base import Task
 from minilm.tasks.classification import ClassificationTask
-from minilm.tasks.glue import GLUE, find_glue_task
+from minilm.tasks.glue import COMBINED, GLUE, find_glue_task
 from minilm.tasks.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.tasks.seq2seq_batch import Masking
 from minilm.tasks.seq2seq_generate import GENERATED_METRICS, DevGeneration
@@ -108,8 +108,9 @@ def text_task(section: TaskSection) -> TextTask:
         if not section.regression:
             labels = tuple(section.labels) or infer_labels(section.train, task)
             task = replace(task, labels=labels, metrics=metrics if len(labels) == 2 else metrics[:1])
-    if section.metric is not None and section.metric not in (*task.metrics, task.main):
-        raise UsageError(f"task.metric is {section.metric!r}; task {task.name!r} has {', '.join(task.metrics)}")
+    has = (*task.metrics, *((COMBINED,) if len(task.metrics) == 2 else ()))
+    if section.metric is not None and section.metric not in has:
+        raise UsageError(f"task.metric is {section.metric!r}; task {task.name!r} has {', '.join(has)}")
     return replace(task, main=section.metric or task.main)
 
 

@@ -125,8 +125,9 @@ class _Cutter:
         room = self._max_tokens - self._frame.num_special - len(ids)
         if room < 1:
             raise UsageError(
-                f"{question.where}: the question takes {len(ids)} of max_tokens={self._max_tokens} "
-                "tokens and leaves no room for its context: raise max_tokens or lower max_question_tokens"
+                f"{question.where}: the question takes {len(ids)} of a window's {self._max_tokens} tokens and leaves "
+                "no room for its context: lower the most tokens of a question (task.max_question_tokens; "
+                "--max_query_length of run_squad.py) or raise those of a window"
             )
         starts = _window_starts(len(context_ids), room, min(self._stride, room))
         if len(starts) > 1 and room < self._stride:

@@ -8,7 +8,7 @@ only rows without a label, and in GLUE files rows of the wrong width, are skippe
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -171,7 +171,7 @@ class _Reading:
                 continue
             if self.columns is None:
                 self.columns = self._find_columns(row)
-                self.id_column = self.columns.id or next((name for name in ID_COLUMNS if name in row.values), None)
+                self.id_column = self.columns.id or usual_id_column(row)
             yield number, row, self.columns
 
     def _table(self) -> Iterator[Row]:
@@ -256,19 +256,37 @@ class _Reading:
         """The rows with the ids of their column; rows that have none keep their numbers."""
         if self.id_column is None:
             return rows
-        places: dict[str, str] = {}
-        for row, value in zip(rows, ids, strict=True):
-            name = str(value)
-            if isinstance(value, bool) or not isinstance(value, (str, int)) or not name:
-                found = "null" if value is None else f"{value!r:.40}"
-                problem = f"column {self.id_column!r} is {found}, expected a text or a whole number"
-            elif name in places:
-                problem = f"column {self.id_column!r}: id {name!r:.60} is already at {places[name]}"
-            else:
-                places[name] = row.place
-                continue
-            if self.columns is not None and self.columns.id is not None:
-                raise DataError(f"{row.place}: {problem}; correct the row, or name another id column")
-            logger.warning("%s: %s; the rows of this file are numbered from 0 instead", row.place, problem)
+        named = self.columns is not None and self.columns.id is not None
+        found = ((value, row.place) for row, value in zip(rows, ids, strict=True))
+        if not are_ids(found, self.id_column, named=named):
             return rows
         return [replace(row, id=str(value)) for row, value in zip(rows, ids, strict=True)]
+
+
+def usual_id_column(row: Row) -> str | None:
+    """The column that holds ids where none was named."""
+    return next((name for name in ID_COLUMNS if name in row.values), None)
+
+
+def are_ids(values: Iterable[tuple[object, str]], column: str, *, named: bool) -> bool:
+    """Whether (value, place) of all rows are ids, each another one; where not, it is told and rows are numbered.
+
+    Raises:
+        DataError: they are not, and the user has `named` the column.
+    """
+    places: dict[str, str] = {}
+    for value, place in values:
+        name = str(value)
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or not name:
+            found = "missing or null" if value is None else f"{value!r:.40}"
+            problem = f"column {column!r} is {found}, expected a text or a whole number"
+        elif name in places:
+            problem = f"column {column!r}: id {name!r:.60} is already at {places[name]}"
+        else:
+            places[name] = place
+            continue
+        if named:
+            raise DataError(f"{place}: {problem}; correct the row, or name another id column")
+        logger.warning("%s: %s; the rows of this file are numbered from 0 instead", place, problem)
+        return False
+    return True

@@ -11,6 +11,8 @@ import pytest
 from minilm.cli import app
 from minilm.infer.api import load
 from minilm.infer.task_file import SavedTask, read_task, write_task
+from minilm.tasks.glue import glue_text_task
+from minilm.tasks.text_task import read_text_rows
 
 
 def minilm(*arguments: object) -> int:
@@ -85,6 +87,9 @@ def test_compressed_csv_with_other_columns(trained):
         ("mrpc", "dev.tsv", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t8\t9\tword1\tword2\n", ["0"]),
         ("mrpc", "dev.jsonl", '{"idx": 7, "sentence1": "word1", "sentence2": "word2"}\n', ["7"]),
         ("qqp", "test.tsv", "id\tquestion1\tquestion2\n3\tword1\tword2\n", ["3"]),
+        ("rte", "dev.tsv", "index\tsentence1\tsentence2\n4\tword1\tword2\n4\tword3\tword1\n", ["0", "1"]),
+        ("qqp", "rows.tsv", "id\tquestion1\tquestion2\n3\tword1\n5\tword1\tword2\n", ["5"]),
+        ("cola", "rows.tsv", "index\tsentence\n\n5\tword1\tmore\n6\tword1\n6\tword2\n", None),
     ],
 )
 def test_published_files_of_a_glue_task_are_read_as_they_are(trained, task, name, text, expected):
@@ -92,7 +97,32 @@ def test_published_files_of_a_glue_task_are_read_as_they_are(trained, task, name
     source.write_text(text)
     arguments = ("--task", task, "--input", source, "--output", out)
     assert minilm("predict", trained.folder / "run/model", *arguments) == 0
-    assert [row["id"] for row in rows_of(out)] == expected
+    labelled = read_text_rows(source, glue_text_task(task), labelled=False)  # as training and scoring take them
+    assert [row["id"] for row in rows_of(out)] == [row.id for row in labelled]
+    assert expected is None or [row["id"] for row in rows_of(out)] == expected
+
+
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        ('"text": "word2"', "column 'id' is missing or null, expected a text or a whole number"),
+        ('"id": null, "text": "word2"', "column 'id' is missing or null"),
+        ('"id": ["x"], "text": "word2"', "column 'id' is ['x'], expected a text or a whole number"),
+        ('"id": "1", "text": "word2"', "column 'id': id '1' is already at"),
+    ],
+)
+def test_rows_whose_ids_are_none_are_numbered(trained, second, problem, caplog, capsys):
+    source, out = trained.folder / "mixed.jsonl", trained.folder / "out.jsonl"
+    source.write_text('{"id": "1", "text": "word1"}\n{' + second + "}\n")
+    arguments = (trained.folder / "run/model", "--input", source, "--output", out)
+    assert minilm("predict", *arguments) == 0
+    assert f"{source}:2: {problem}" in caplog.text
+    assert "the rows of this file are numbered from 0 instead" in caplog.text
+    assert [row["id"] for row in rows_of(out)] == ["0", "1"]
+    out.unlink()
+    assert minilm("predict", *arguments, "--id", "id") == 3
+    assert f"{source}:2: " in capsys.readouterr().err.replace("\n", " ")
+    assert not out.exists()
 
 
 def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
@@ -112,6 +142,12 @@ def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     assert f"{source}:2: 3 columns, expected 2 (a text may hold a tab)" in capsys.readouterr().err
     assert not out.exists()
     assert not [path for path in trained.folder.iterdir() if path.name.startswith(".out")]
+
+
+def test_options_of_the_other_kind_of_model_are_refused(trained, capsys):
+    arguments = (trained.folder / "run/model", "--input", trained.folder / "dev.jsonl", "--output", "out.jsonl")
+    assert minilm("predict", *arguments, "--postprocess", "classic") == 2
+    assert "--null-threshold and --postprocess are of questions, but this model labels" in capsys.readouterr().err
 
 
 def test_an_empty_file_gives_an_empty_file(trained):
@@ -144,6 +180,20 @@ def test_answers_are_those_of_the_run(reader):
     answer = load(model).answer("word21", context)
     assert answer.text == ("" if answer.start is None else context[answer.start : answer.end])
     assert load(model).task.stride == 4
+
+
+def test_answers_with_other_settings_and_ids(reader, capsys):
+    model, source, out = reader.folder / "run" / "model", reader.folder / "squad.jsonl", reader.folder / "a.jsonl"
+    rows = [{**row, "nr": number} for number, row in enumerate(rows_of(source))]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for threshold, has_answers in ((-1e9, False), (1e9, True)):
+        words = ("--null-threshold", threshold, "--postprocess", "classic", "--id", "nr")
+        assert minilm("predict", model, "--input", source, "--output", out, *words) == 0
+        assert [bool(row["prediction"]) for row in rows_of(out)] == [has_answers] * len(rows)
+        assert [row["id"] for row in rows_of(out)] == [str(row["nr"]) for row in rows]
+    for flag in ("--text", "--text-pair"):
+        assert minilm("predict", model, "--input", source, "--output", out, flag, "context") == 2
+        assert "--text and --text-pair are of texts, but this model answers questions" in capsys.readouterr().err
 
 
 def test_the_report_lists_all_numbers_and_draws_the_scores(reader):

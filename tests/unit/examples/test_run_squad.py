@@ -125,7 +125,7 @@ def test_an_unknown_flag_or_value_ends_with_2(line, parse, capsys):
 
 def recipe_of(script, line, *, processes=1):
     args = script.parser().parse_args(shlex.split(line))
-    return script._recipe(args, script.Path(args.model_name_or_path), Ranks(world_size=processes))
+    return script._recipe(args, args.do_lower_case or None, Ranks(world_size=processes))
 
 
 def test_the_command_of_the_readme_is_this_recipe(script, monkeypatch, tmp_path):

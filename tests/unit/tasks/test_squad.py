@@ -81,8 +81,8 @@ def test_a_stride_that_would_leave_gaps_is_shortened_and_said(
 def test_sizes_that_leave_no_room_are_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(
         UsageError,
-        match="f:1: the question takes 2 of max_tokens=5 tokens and leaves no room for its context: "
-        "raise max_tokens or lower max_question_tokens",
+        match="f:1: the question takes 2 of a window's 5 tokens and leaves no room for its context: "
+        "lower the most tokens of a question",
     ):
         make_windows([asked("w1")], tokenizer, max_tokens=5)
     assert len(make_windows([asked("w1 w2")], tokenizer, max_tokens=6, stride=1)) == 2

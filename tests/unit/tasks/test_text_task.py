@@ -157,7 +157,7 @@ def test_ids_are_those_of_the_column_or_the_row_numbers(jsonl):
     ("second", "problem"),
     [
         (1, "column 'id': id '1' is already at in.jsonl:1"),
-        (None, "column 'id' is null, expected a text or a whole number"),
+        (None, "column 'id' is missing or null, expected a text or a whole number"),
         (2.5, "column 'id' is 2.5, expected a text or a whole number"),
         ("", "column 'id' is '', expected a text or a whole number"),
     ],
