@@ -57,6 +57,18 @@ def alone(squad_files, finish, tmp_path_factory):
     return out, results_of(finish(command(squad_files, out, *TRAINING, "--per_gpu_train_batch_size", "8")))
 
 
+def test_a_question_without_room_is_found_before_training(squad_files, start, tmp_path):
+    data = json.loads((squad_files.folder / "data" / "dev-v2.0.json").read_text())
+    data["data"][0]["paragraphs"][0]["qas"][0]["question"] = " ".join(["word1"] * 60)
+    (tmp_path / "dev.json").write_text(json.dumps(data))
+    long = ["--predict_file", str(tmp_path / "dev.json"), "--max_query_length", "60"]
+    process = start(command(squad_files, tmp_path / "out", *TRAINING, *long))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "--max_query_length of run_squad.py" in errors
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_process_is_two(alone, squad_files, finish, largest_difference, tmp_path):
     """The same global batches: weights to 1e-5 without dropout, the same answers, scores printed once."""
     out, first = alone
