@@ -126,11 +126,17 @@ def glue(
     from minilm.corpus.predictions import ID_FIELDS, as_number, read_by_id
     from minilm.score.glue import Label, align, compute_metrics, glue_task, parse_label
     from minilm.score.matching import match_ids
+    from minilm.tasks.glue import glue_text_task
+    from minilm.tasks.labels import label_number
 
     scored = glue_task(task)
 
     def parse(value: object) -> Label:
         return parse_label(value, scored.labels) if scored.labels else Label(number=as_number(value), named=False)
+
+    def parse_reference(value: object) -> Label:
+        number = None if scored.labels else label_number(value, (), label_range=glue_text_task(task).label_range)
+        return parse(value) if number is None else Label(number=number, named=False)
 
     fields = (label_field,) if label_field else ("label", "score")
     ids = (id_field,) if id_field else ID_FIELDS
@@ -139,7 +145,7 @@ def glue(
             raise UsageError(f"{references}: a .tsv is read as published: leave out --id-field and --label-field")
         right = _published(references, task)
     else:
-        right = read_by_id(references, parse, fields=fields, id_fields=ids)
+        right = read_by_id(references, parse_reference, fields=fields, id_fields=ids)
     given = read_by_id(predictions, parse, fields=("prediction",), id_fields=ids, allow_equal_repeats=True)
     with _about(predictions):
         match = match_ids(right, given)

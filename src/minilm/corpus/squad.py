@@ -96,12 +96,16 @@ def _rows(path: Path) -> Iterator[tuple[str, _Row]]:
     """The questions of a file with their ids, one by one, as they stand there; at least one."""
     text, by_line = read_json_text(path)
     places: dict[str, str] = {}
+    repeated: list[str] = []
     for row in _line_rows(text, path) if by_line else _nested_rows(text, path):
         key = row.id()
         if key in places:
-            raise DataError(f"{row.place}: id {key!r} is already at {places[key]}; keep one of them")
+            repeated.append(f"{row.place}: id {key!r} is already at {places[key]}")
+            continue
         places[key] = row.place
         yield key, row
+    if repeated:
+        raise DataError(f"{repeated[0]} ({len(repeated):,} repeated ids in all); keep one of each")
     if not places:
         raise DataError(f"{path}: the file holds no question; expected at least one")
 

@@ -216,12 +216,12 @@ def test_a_damaged_gz_and_a_missing_file(score):
          "add the field or correct its name"),
         ("dev.json", nested([SQUAD_ROWS[0], SQUAD_ROWS[0]]),
          "dev.json: article 1, paragraph 1, question 2: id 'q1' is already at "
-         "dev.json: article 1, paragraph 1, question 1; keep one of them"),
+         "dev.json: article 1, paragraph 1, question 1 (1 repeated ids in all); keep one of each"),
         ("dev.jsonl", [{"id": "a", "answers": [{"text": 3}]}],
          "dev.jsonl:1, answer 1: field 'text' is a whole number, expected a string"),
         ("dev.jsonl", [{"id": "a", "answers": None}], "dev.jsonl:1: field 'answers' is null, expected a list"),
         ("dev.jsonl", [SQUAD_ROWS[0], SQUAD_ROWS[1], SQUAD_ROWS[0]],
-         "dev.jsonl:3: id 'q1' is already at dev.jsonl:1; keep one of them"),
+         "dev.jsonl:3: id 'q1' is already at dev.jsonl:1 (1 repeated ids in all); keep one of each"),
     ],
 )  # fmt: skip
 def test_bad_questions_are_one_clear_error(score, name, content, message):
@@ -337,6 +337,15 @@ def test_missing_and_extra_labels(score):
         "p.json: 2 of 4 references have no prediction and count as wrong (first: '2')",
         "p.json: 1 prediction has no reference and no effect (first: 'x')",
     ]
+
+
+@pytest.mark.usefixtures("packages")
+def test_a_reference_out_of_range_is_refused(score):
+    write("dev.jsonl", [{"idx": 0, "score": 2.5}, {"idx": 1, "score": 7}])
+    code, _, said = score("glue", write("p.json", {"0": 2.0, "1": 6.5}), "dev.jsonl", "--task", "sts-b")
+    assert (code, len(said)) == (3, 1)
+    assert said[0].startswith("dev.jsonl:2: ")
+    assert "from 0 to 5" in said[0]
 
 
 @pytest.mark.usefixtures("packages")

@@ -150,7 +150,10 @@ def test_hostile_nested_files_are_one_line(tmp_path: Path, text: str, message: s
         ("[" * 100_000, r"in\.jsonl:2: the JSON is nested too deep"),
         ("NaN", r"in\.jsonl:2: expected a JSON object {\.\.\.}, found a float"),
         ('{"id": NaN}', r"in\.jsonl:2: field 'id' is a number, expected a string"),
-        (json.dumps(ROW), r"in\.jsonl:2: id 'q1' is already at .*in\.jsonl:1; keep one of them"),
+        (
+            json.dumps(ROW),
+            r"in\.jsonl:2: id 'q1' is already at .*in\.jsonl:1 \(1 repeated ids in all\); keep one of each",
+        ),
     ],
 )
 def test_hostile_lines_are_errors_with_their_line(tmp_path: Path, line: str, message: str) -> None:
