@@ -88,7 +88,7 @@ def test_names_are_refused_with_what_they_are(refused):
 def test_lists_that_hold_themselves_are_refused(refused):
     own = [[-1.0]]
     own.append(own)
-    assert "must be lists of numbers" in refused(pickle.dumps(HEADER) + pickle.dumps(RECORD | {"scores": own}))
+    assert "must be lists of lists of numbers" in refused(pickle.dumps(HEADER) + pickle.dumps(RECORD | {"scores": own}))
 
 
 def test_a_pickle_of_endless_instructions_is_refused(refused, monkeypatch):
