@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,15 +20,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_STANDARD = Path("-")
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")]
 _Input = Annotated[
     Path,
     typer.Option(
-        "--input", metavar="FILE", help=".jsonl, .csv, .tsv or .parquet, each optionally .gz; SQuAD also .json."
+        "--input",
+        metavar="FILE",
+        help=".jsonl, .csv, .tsv or .parquet, each optionally .gz; SQuAD also .json; - for .jsonl on standard input.",
     ),
 ]
-_Output = Annotated[Path, typer.Option(metavar="FILE", help="JSON lines to write; appears when it is complete.")]
+_Output = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="JSON lines to write; appears when it is complete; - for standard output, part by part.",
+    ),
+]
 _Task = Annotated[
     str | None,
     typer.Option(
@@ -75,20 +85,42 @@ def predict(
     Examples:
       minilm predict runs/cola/model --input dev.jsonl --output predictions.jsonl
       minilm predict runs/squad/model --task squad --input dev-v2.0.json --output answers.jsonl
+      zcat reviews.jsonl.gz | minilm predict runs/sst-2/model --input - --output - | head
     """
     from minilm.infer.api import load
 
     loaded = load(model, precision=precision)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
-    if task == "squad" or (task is None and loaded.head == "span"):
-        _refuse(given, ("--text", "--text-pair"), "are of texts, but this model answers questions")
-        changed = {"null_threshold": null_threshold, "postprocess": postprocess}
-        rows, total = _plan_answers(loaded, source, id_column, changed)
-    else:
-        _refuse(given, ("--null-threshold", "--postprocess"), "are of questions, but this model labels texts")
-        rows, total = _plan(loaded, source, task, text=text, text_pair=text_pair, id_column=id_column)
-    written = _write(rows, total, output)
-    typer.echo(f"{written:,} predictions are in {output}")
+    with _as_file(source) as file:
+        if task == "squad" or (task is None and loaded.head == "span"):
+            _refuse(given, ("--text", "--text-pair"), "are of texts, but this model answers questions")
+            changed = {"null_threshold": null_threshold, "postprocess": postprocess}
+            rows, total = _plan_answers(loaded, file, id_column, changed)
+        else:
+            _refuse(given, ("--null-threshold", "--postprocess"), "are of questions, but this model labels texts")
+            rows, total = _plan(loaded, file, task, text=text, text_pair=text_pair, id_column=id_column)
+        written = _write(rows, total, output)
+    if output != _STANDARD:
+        typer.echo(f"{written:,} predictions are in {output}")
+
+
+@contextmanager
+def _as_file(source: Path) -> Iterator[Path]:
+    """`source`; what comes on standard input is kept in a file for as long, since all of it is looked at first."""
+    import shutil
+    import sys
+    import tempfile
+
+    from minilm.atomic import reporting_writes
+
+    if source != _STANDARD:
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "standard-input.jsonl")
+        with reporting_writes(file), file.open("wb") as kept:
+            shutil.copyfileobj(sys.stdin.buffer, kept)
+        yield file
 
 
 def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:
@@ -165,16 +197,19 @@ def _columns(model: LoadedModel, task: str | None) -> Columns:
 
 
 def _write(rows: Iterator[list[Prediction]], total: int, output: Path) -> int:
-    """Write as it comes, aside, with progress."""
+    """Write as it comes, with progress: to standard output, or aside until the file is complete."""
     import json
+    import sys
 
     from minilm.atomic import writing_aside
     from minilm.cli.progress import counting
 
     written = 0
-    with writing_aside(output) as file, counting("predict", total) as advance:
+    target = nullcontext(sys.stdout.buffer) if output == _STANDARD else writing_aside(output)
+    with target as file, counting("predict", total) as advance:
         for window in rows:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in window).encode("utf-8"))
+            file.flush()
             written += len(window)
             advance(len(window))
     return written

@@ -32,6 +32,7 @@ from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding
 from minilm.model.heads import ClassificationHead, HeadName, Model
 from minilm.model.packing import Packed
+from minilm.tally import Tally
 from minilm.tasks.squad import make_windows
 from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
 from minilm.text.tokenizer import Tokenizer
@@ -131,6 +132,7 @@ class LoadedModel:
         self.labels = tuple(labels)
         self.task = task or SavedTask()
         self._decoder: Decoder | None = None
+        self._has_told = False
 
     @property
     def max_tokens(self) -> int:
@@ -147,9 +149,13 @@ class LoadedModel:
             UsageError: a single string was given, or an item is not a string.
         """
         vectors = [torch.empty(0, self.config.hidden_size)]
-        for window in windows(_checked(texts, "encode")):
-            sequences = self.tokenizer.encode(window, max_length=self.embedding.max_tokens)
+        tally, limit = Tally(), self.embedding.max_tokens
+        for window in windows(enumerate(_checked(texts, "encode"))):
+            cut: list[int] = []
+            sequences = self.tokenizer.encode([text for _, text in window], max_length=limit, cut=cut)
+            tally.add_cut(cut, [f"text {number}" for number, _ in window], max_tokens=limit)
             vectors.append(torch.stack(in_order(sequences, None, self._embed)))
+        self._tell_once(tally)
         joined: NDArray[np.float32] = torch.cat(vectors).numpy()
         return joined
 
@@ -166,14 +172,25 @@ class LoadedModel:
         self.require_head("classification")
         found: list[Classified] = []
         firsts, seconds = _checked(texts, "classify"), None if pairs is None else iter(_checked(pairs, "classify"))
+        tally = Tally()
         for window in windows(firsts):
             second = None if seconds is None else list(islice(seconds, len(window)))
-            rows = self.tokenizer.encode_pairs(window, second, max_length=self.max_tokens)
-            scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], self._engine.scores)
-            found += [self._classified(row) for row in scores]
+            places = [f"text {number}" for number in range(len(found), len(found) + len(window))]
+            found += self.classify_part(window, second, places=places, tally=tally)
         if seconds is not None and next(seconds, None) is not None:
             raise UsageError(f"found more second texts than the {len(found)} texts, expected one for each")
+        self._tell_once(tally)
         return found
+
+    def classify_part(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, *, places: Sequence[str], tally: Tally
+    ) -> list[Classified]:
+        """As `classify`, for those who bring their texts part by part: `tally` takes the `places` of those cut."""
+        cut: list[int] = []
+        rows = self.tokenizer.encode_pairs(texts, pairs, max_length=self.max_tokens, cut=cut)
+        tally.add_cut(cut, places, max_tokens=self.max_tokens)
+        scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], self._engine.scores)
+        return [self._classified(row) for row in scores]
 
     def answer(self, question: str, context: str) -> Answer:
         """The answer to `question` in `context`: its text, score and place.
@@ -187,8 +204,12 @@ class LoadedModel:
         question, context = _checked([question, context], "answer")
         return self.answers([Question(id="0", question=question, context=context)])[0]
 
-    def answers(self, questions: Sequence[Question], *, settings: AnswerSettings | None = None) -> list[Answer]:
+    def answers(
+        self, questions: Sequence[Question], *, settings: AnswerSettings | None = None, tally: Tally | None = None
+    ) -> list[Answer]:
         """The answers to several questions, in their order; `settings` other than those of training.
+
+        What had to be cut is warned about, or left to `tally` for those who bring their questions part by part.
 
         Raises:
             UsageError: the model answers no questions, or a question leaves no room for the context.
@@ -200,6 +221,7 @@ class LoadedModel:
             max_tokens=min(self.task.max_tokens or _SPAN_TOKENS, self.config.max_tokens),
             stride=self.task.stride,
             max_question_tokens=self.task.max_question_tokens,
+            tally=tally,
         )
         token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]
         scores = in_order(token_ids, segment_ids, self._spans)
@@ -278,6 +300,11 @@ class LoadedModel:
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files that the model was loaded from."""
         return model_checksums(self._folder)
+
+    def _tell_once(self, tally: Tally) -> None:
+        """Warn about texts that were cut, at the first call that had some."""
+        if not self._has_told:
+            self._has_told = tally.report()
 
     def _embed(self, packed: Packed) -> Tensor:
         if self.embedding.pooling == "cls":

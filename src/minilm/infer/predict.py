@@ -16,6 +16,7 @@ from minilm.corpus.tables import Row, read_rows
 from minilm.errors import DataError
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
+from minilm.tally import Tally
 from minilm.tasks.squad_answers import AnswerSettings
 from minilm.tasks.text_task import OfficialLayout, are_ids, usual_id_column
 
@@ -56,6 +57,7 @@ class _Texts:
     id: str
     text: str
     text_pair: str | None
+    place: str
 
 
 def own_ids(path: Path, columns: Columns) -> Columns:
@@ -101,7 +103,8 @@ def read_texts(path: Path, columns: Columns, misfits: BadRows) -> Iterator[_Text
             continue
         found = found or columns.of(row)
         pair = None if found.text_pair is None else _text(path, row, found.text_pair)
-        yield _Texts(id=_id(row, columns, number), text=_text(path, row, found.text), text_pair=pair)
+        text, place = _text(path, row, found.text), f"{path}:{row.line}"
+        yield _Texts(id=_id(row, columns, number), text=text, text_pair=pair, place=place)
 
 
 def read_questions(path: Path, columns: Columns) -> Iterator[Question]:
@@ -130,19 +133,23 @@ def is_official_squad(path: Path) -> bool:
 
 def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Iterator[list[Prediction]]:
     """Label and probability of each row, window by window; the number alone for a regression model."""
+    tally = Tally()
     for window in windows(rows, _WINDOW):
         pairs = [row.text_pair or "" for row in window] if window[0].text_pair is not None else None
-        found = model.classify([row.text for row in window], pairs)
+        places = [row.place for row in window]
+        found = model.classify_part([row.text for row in window], pairs, places=places, tally=tally)
         yield [
             {"id": row.id, "prediction": one.label, "score": round(one.score, 6)}
             if one.label
             else {"id": row.id, "prediction": one.score}
             for row, one in zip(window, found, strict=True)
         ]
+    tally.report()
 
 
 def answered(model: LoadedModel, questions: Iterator[Question], settings: AnswerSettings) -> Iterator[list[Prediction]]:
     """Answer, probability, null odds and place of each question, window by window."""
+    tally = Tally()
     for window in windows(questions, _SPAN_WINDOW):
         yield [
             {
@@ -153,8 +160,9 @@ def answered(model: LoadedModel, questions: Iterator[Question], settings: Answer
                 "start": answer.start,
                 "end": answer.end,
             }
-            for answer in model.answers(window, settings=settings)
+            for answer in model.answers(window, settings=settings, tally=tally)
         ]
+    tally.report()
 
 
 def _require(path: Path, row: Row, column: str) -> None:

@@ -48,13 +48,28 @@ def attend(
 
 
 def attend_first(
-    query_BHD: Tensor, key_THD: Tensor, value_THD: Tensor, packed: Packed, *, dropout: float = 0.0
+    query: Tensor,
+    key_THD: Tensor,
+    value_THD: Tensor,
+    packed: Packed,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Attention of one query per sequence (its first token) over that sequence, `[B, H, D]` -> `[B, H, D]`."""
+    """Attention of Q queries per sequence (one: its first token) over that sequence, `[B Q, H, D]` -> `[B Q, H, D]`."""
+    queries = len(query) // packed.num_sequences
     sizes = [count * length for count, length in packed.runs]
     counts = [count for count, _ in packed.runs]
-    parts = zip(counts, query_BHD.split(counts), key_THD.split(sizes), value_THD.split(sizes), strict=True)
-    return torch.cat([_attend_run(query, key, value, count, dropout=dropout) for count, query, key, value in parts])
+    parts = zip(
+        counts,
+        query.split([count * queries for count in counts]),
+        key_THD.split(sizes),
+        value_THD.split(sizes),
+        strict=True,
+    )
+    return torch.cat(
+        [_attend_run(query, key, value, count, scale=scale, dropout=dropout) for count, query, key, value in parts]
+    )
 
 
 def attend_seq2seq(

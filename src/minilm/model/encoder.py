@@ -99,9 +99,27 @@ class Layer(nn.Module):
 
     def forward_first(self, hidden_TE: Tensor, packed: Packed, *, dropout: float = 0.0) -> Tensor:
         """Only each sequence's first row: `[T, E]` -> `[B, E]`."""
+        rows_BE = hidden_TE[packed.first_rows]
+        if isinstance(self.qkv, nn.Linear) and not dropout:
+            return self._finish(rows_BE, self._attend_hidden(rows_BE, hidden_TE, packed))
         query, key, value = self.project(hidden_TE)
-        rows = packed.first_rows
-        return self._finish(hidden_TE[rows], attend_first(query[rows], key, value, packed, dropout=dropout))
+        return self._finish(rows_BE, attend_first(query[packed.first_rows], key, value, packed, dropout=dropout))
+
+    def _attend_hidden(self, rows_BE: Tensor, hidden_TE: Tensor, packed: Packed) -> Tensor:
+        """Attention of first rows, with the key and value maps on their side (B rows, not T): `[B, H, D]`.
+
+        q (W_k h + b_k) = (W_k^T q) h + a constant, which softmax ignores; sum p (W_v h + b_v) = W_v (sum p h) + b_v.
+        """
+        heads, size = self.head_shape[1:]
+        query_map_EE, key_map_EE, value_map_EE = self.qkv.weight.chunk(3)
+        query_bias, _, value_bias = self.qkv.bias.chunk(3)
+        key_map_HDE, value_map_HDE = (part.view(heads, size, -1) for part in (key_map_EE, value_map_EE))
+        query_BHD = functional.linear(rows_BE, query_map_EE, query_bias).view(-1, heads, size)
+        asked_BHE = torch.einsum("bhd,hde->bhe", query_BHD, key_map_HDE).to(hidden_TE.dtype)
+        hidden_T1E = hidden_TE[:, None]
+        mixed = attend_first(asked_BHE.flatten(0, 1)[:, None], hidden_T1E, hidden_T1E, packed, scale=size**-0.5)
+        values_BHD = torch.einsum("bhe,hde->bhd", mixed.view_as(asked_BHE), value_map_HDE)
+        return values_BHD + value_bias.view(heads, size)
 
     def forward_with(self, hidden_TE: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
         """`[T, E]` -> `[T, E]` with the caller's attention; only `rows` (int64) of it where given."""

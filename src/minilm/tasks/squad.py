@@ -8,7 +8,6 @@ N tokens of one window, C of them from the context, T tokens of the whole contex
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,10 +16,9 @@ from numpy.typing import NDArray
 
 from minilm.corpus.squad import Question
 from minilm.errors import DataError, UsageError
+from minilm.tally import Tally
 from minilm.text.pairs import PairFrame
 from minilm.text.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 Int32s = NDArray[np.int32]
 Bools = NDArray[np.bool_]
@@ -73,6 +71,7 @@ def make_windows(
     max_tokens: int = 384,
     stride: int = 128,
     max_question_tokens: int = 64,
+    tally: Tally | None = None,
 ) -> list[Window]:
     """Cut the context of each question into windows that go with the question.
 
@@ -86,6 +85,7 @@ def make_windows(
         max_tokens: longest window, special tokens included.
         stride: context tokens from the start of a window to that of the next.
         max_question_tokens: a longer question is cut.
+        tally: takes what was cut, for a caller with more questions to come; without it that is warned about here.
 
     Returns:
         All windows, in the order of the questions.
@@ -105,9 +105,12 @@ def make_windows(
     for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
         windows += cutter.windows(number, question, ids[:max_question_tokens], *encoded[question.context])
     cut = [question.where for question, ids in zip(questions, asked, strict=True) if len(ids) > max_question_tokens]
-    _warn(f"are longer than {max_question_tokens} tokens and were cut", cut, len(questions))
     closer = f"leave less than stride={stride} tokens of a window for the context: their windows start closer together"
-    _warn(closer, cutter.crowded, len(questions))
+    found = Tally() if tally is None else tally
+    found.add(f"questions are longer than {max_question_tokens} tokens and were cut", cut, of=len(questions))
+    found.add(f"questions {closer}", cutter.crowded, of=len(questions))
+    if tally is None:
+        found.report()
     return windows
 
 
@@ -195,7 +198,9 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
             lost.append(question.where)
     if lost and len(lost) == len(questions):
         raise DataError(f"no question can be learned from: none has its answer in its context (first: {lost[0]})")
-    _warn("are left out: the answer is not in the context, or not where the file says", lost, len(questions))
+    tally, left_out = Tally(), "are left out: the answer is not in the context, or not where the file says"
+    tally.add(f"questions {left_out}", lost, of=len(questions))
+    tally.report()
     kept, positions = [], []
     for window in windows:
         span = spans[window.question]
@@ -221,8 +226,3 @@ def _in_window(span: tuple[int, int], window: Window) -> tuple[int, int]:
     if first < 0 or last >= len(window.max_context):
         return 0, 0
     return first + window.first, last + window.first
-
-
-def _warn(what: str, places: Sequence[str], of: int) -> None:
-    if places:
-        logger.warning("%d of %d questions %s (first: %s)", len(places), of, what, places[0])

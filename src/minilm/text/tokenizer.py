@@ -89,7 +89,12 @@ class Tokenizer:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def encode(
-        self, texts: Sequence[str], *, max_length: int | None = None, special_tokens: bool = True
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        special_tokens: bool = True,
+        cut: list[int] | None = None,
     ) -> list[Int32s]:
         """Turn texts into ids.
 
@@ -97,6 +102,8 @@ class Tokenizer:
             texts: the texts; empty ones, NUL characters and lone surrogates are fine.
             max_length: longest result, special tokens included; the tail is cut, the final [SEP] is kept.
             special_tokens: frame each text with [CLS] and [SEP].
+            cut: takes the places in `texts` of those that were cut, for a caller who tells of them; without it the
+                first time is warned about here.
 
         Returns:
             One int32 array per text, not padded.
@@ -111,9 +118,7 @@ class Tokenizer:
         arrays = [np.array(item.ids, dtype=np.int32) for item in self._encode_batch(texts, special_tokens)]
         if max_length is None:
             return arrays
-        too_long = sum(len(ids) > max_length for ids in arrays)
-        if too_long:
-            self._warn_once("%d of %d texts were longer than %d tokens and were cut", too_long, len(arrays), max_length)
+        self._tell_cut([place for place, ids in enumerate(arrays) if len(ids) > max_length], arrays, max_length, cut)
         return [self._cut(ids, max_length, special_tokens) for ids in arrays]
 
     @cached_property
@@ -122,7 +127,7 @@ class Tokenizer:
         return read_pair_frame(self._backend, cls_id=self.cls_id, sep_id=self.sep_id, where=self._definition.where)
 
     def encode_pairs(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int
+        self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int, cut: list[int] | None = None
     ) -> list[tuple[Int32s, Int32s]]:
         """Turn texts, or pairs of texts, into framed ids and segment ids.
 
@@ -130,6 +135,7 @@ class Tokenizer:
             texts: the texts, or the first text of each pair.
             pairs: the second text of each pair; None for single texts, as `encode` frames them.
             max_length: longest result, special tokens included; of a pair the longer text is cut first.
+            cut: as for `encode`.
 
         Returns:
             (ids, segment ids) of each row, int32 `[N]`, not padded.
@@ -139,19 +145,15 @@ class Tokenizer:
             DataError: the tokenizer cannot frame a pair.
         """
         if pairs is None:
-            return [(ids, np.zeros_like(ids)) for ids in self.encode(texts, max_length=max_length)]
+            return [(ids, np.zeros_like(ids)) for ids in self.encode(texts, max_length=max_length, cut=cut)]
         if len(texts) != len(pairs):
             raise UsageError(f"found {len(texts)} texts and {len(pairs)} second texts, expected one for each")
         room = max_length - self.pair_frame.num_special
         if room < 0:
             raise UsageError(f"max_length={max_length} leaves no room for the special tokens: use {-room} more")
         firsts, seconds = (self.encode(column, special_tokens=False) for column in (texts, pairs))
-        rows, cut = frame_pairs(self.pair_frame, firsts, seconds, room=room)
-        if cut:
-            self._warn_once(
-                "%d of %d pairs were longer than %d tokens and were cut (first: pair %d)",
-                *(len(cut), len(rows), max_length, cut[0] + 1),
-            )
+        rows, too_long = frame_pairs(self.pair_frame, firsts, seconds, room=room)
+        self._tell_cut(too_long, rows, max_length, cut)
         return rows
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int32s, Int32s]]:
@@ -212,6 +214,15 @@ class Tokenizer:
         if special_tokens:
             short[-1] = self.sep_id
         return short
+
+    def _tell_cut(self, places: Sequence[int], rows: Sequence[object], max_length: int, cut: list[int] | None) -> None:
+        if cut is not None:
+            cut += places
+        elif places:
+            self._warn_once(
+                "%d of %d texts were longer than %d tokens and were cut (first: text %d)",
+                *(len(places), len(rows), max_length, places[0]),
+            )
 
     def _warn_once(self, message: str, *values: object) -> None:
         if message not in self._warned:

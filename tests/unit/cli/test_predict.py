@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,47 @@ def test_predictions_are_those_of_the_run_and_score_the_same(trained, capsys):
     assert [(row["id"], row["prediction"]) for row in rows_of(out)] == [
         (row["id"], row["prediction"]) for row in written
     ]
+
+
+def test_a_pipe_gives_what_files_give(trained, capsys, monkeypatch):
+    source, out = trained.folder / "dev.jsonl", trained.folder / "out.jsonl"
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+    capsys.readouterr()
+    assert minilm("predict", trained.folder / "run/model", "--input", "-", "--output", "-") == 0
+    assert capsys.readouterr().out == out.read_text(encoding="utf-8")
+
+
+def test_a_pipe_with_a_broken_row_says_which(trained, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "word1"}\n{"text"\n')))
+    assert minilm("predict", trained.folder / "run/model", "--input", "-", "--output", "-") == 3
+    captured = capsys.readouterr()
+    assert "standard-input.jsonl:2: " in captured.err
+    assert not captured.out
+
+
+def test_what_was_cut_is_counted_over_the_whole_file(trained, caplog):
+    source = trained.folder / "long.jsonl"
+    lengths = [2] * 1500 + [200] + [2] * 1000 + [200] * 2
+    source.write_text("".join(json.dumps({"text": "word1 " * length}) + "\n" for length in lengths))
+    arguments = ("--input", source, "--output", trained.folder / "out.jsonl")
+    assert minilm("predict", trained.folder / "run/model", *arguments) == 0
+    limit = read_task(trained.folder / "run/model").max_tokens
+    told = f"3 of 2503 texts were longer than {limit} tokens and were cut (first: {source}:1501)"
+    assert [message for message in caplog.messages if "were cut" in message] == [told]
+
+
+def test_questions_that_were_cut_are_counted_over_the_whole_file(reader, caplog):
+    source = reader.folder / "asked.jsonl"
+    sizes = [1] * 70 + [80] + [1] * 70 + [90]
+    rows = [{"id": str(n), "question": "word1 " * size, "context": "word2"} for n, size in enumerate(sizes)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = reader.folder / "run/model"
+    write_task(model, replace(read_task(model), max_question_tokens=12))
+    caplog.clear()
+    assert minilm("predict", model, "--input", source, "--output", reader.folder / "out.jsonl") == 0
+    told = f"2 of 142 questions are longer than 12 tokens and were cut (first: {source}:71)"
+    assert [message for message in caplog.messages if "were cut" in message] == [told]
 
 
 def test_compressed_csv_with_other_columns(trained):

@@ -50,7 +50,7 @@ def test_each_glue_task_has_recipes_of_both_kinds():
     assert {recipe(name).task.name for name in NAMES} == {*GLUE, "squad"}
     for task in GLUE:
         assert f"glue/{task}-bert-base" in NAMES
-        assert {f"glue/{task}-in-house", f"glue/{task}-in-house-l12"} & set(NAMES)
+        assert {f"glue/{task}-in-house-l12", f"glue/{task}-in-house-l6"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("task", GLUE)
@@ -62,19 +62,28 @@ def test_glue_grids_are_the_papers(task):
         assert grid(f"{task}-in-house-l12") == ([1, 2, 3, 4], [1.5e-5], [3, 4, 5, 10], [32, 48])
         assert grid(f"{task}-in-house-l6") == ([1, 2, 3, 4], RATES, [3, 4, 5, 10], [32, 48])
     else:
-        assert grid(f"{task}-in-house") == ([1, 2, 3, 4], RATES, [3, 4, 5], [32, 48])
+        assert grid(f"{task}-in-house-l12") == ([1, 2, 3, 4], RATES, [3, 4, 5], [32, 48])
+        assert grid(f"{task}-in-house-l6") == ([1, 2, 3, 4], RATES, [3, 4, 5], [32, 48])
 
 
 @pytest.mark.parametrize("task", GLUE)
 def test_the_published_numbers_stand_in_the_comment(task):
+    kinds = ("bert-base", "in-house-l12", "in-house-l6")
     if task not in PUBLISHED:
-        assert all("# Not in the paper" in recipe_text(f"{task}-{kind}") for kind in ("bert-base", "in-house"))
+        assert all("# Not in the paper" in recipe_text(f"{task}-{kind}") for kind in kinds)
         return
     bert_base, deep, shallow = PUBLISHED[task]
     assert f" {bert_base} (L6-H768" in recipe_text(f"{task}-bert-base")
-    longer = task in LONG
-    assert f" {deep} (L12-H384)" in recipe_text(f"{task}-in-house{'-l12' if longer else ''}")
-    assert f" {shallow} (L6-H384" in recipe_text(f"{task}-in-house{'-l6' if longer else ''}")
+    assert f" {deep} (L12-H384)" in recipe_text(f"{task}-in-house-l12")
+    assert f" {shallow} (L6-H384" in recipe_text(f"{task}-in-house-l6")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "-in-house-" in name])
+def test_a_students_recipe_starts_from_the_student_it_names(name):
+    six = name.endswith("-l6")
+    start = "runs/v1-l12-h384-to-l6-h384/model" if six else "models/minilm-l12-h384-uncased"
+    assert recipe(name).model == start
+    assert f"{'L6' if six else 'L12'}-H384 of the in-house teacher" in recipe_text(name).splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +94,7 @@ def test_the_published_numbers_stand_in_the_comment(task):
         ("squad2-in-house-l6", "2.0", 32, 6e-5, 3, "75.6"),
         ("squad2-bert-base", "2.0", 32, 6e-5, 3, "76.4"),
         ("squad1-in-house-l12", "1.1", 48, 4e-5, 3, "Not in the paper"),
+        ("squad1-in-house-l6", "1.1", 32, 6e-5, 3, "Not in the paper"),
         ("squad1-bert-base", "1.1", 32, 6e-5, 3, "Not in the paper"),
     ],
 )

@@ -148,7 +148,7 @@ def test_questions_without_a_findable_answer_are_left_out_and_counted(
     assert labelled.positions.dtype == np.int64
     assert caplog.record_tuples == [
         (
-            "minilm.tasks.squad",
+            "minilm.tally",
             logging.WARNING,
             "6 of 8 questions are left out: the answer is not in the context, or not where the file says (first: f:1)",
         )

@@ -83,7 +83,7 @@ def test_two_long_texts_are_cut_in_no_time() -> None:
 def test_cutting_is_told_once_with_a_count_and_the_first(bert: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         bert.encode_pairs(["a", "a b", "a b c"], ["c", "c", "c"], max_length=5)
-    assert caplog.messages == ["2 of 3 pairs were longer than 5 tokens and were cut (first: pair 2) (told once)"]
+    assert caplog.messages == ["2 of 3 texts were longer than 5 tokens and were cut (first: text 1) (told once)"]
     assert caplog.records[0].levelno == logging.WARNING
 
 

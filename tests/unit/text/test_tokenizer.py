@@ -73,7 +73,7 @@ def test_cutting_is_told_once_with_a_count(folder: Path, caplog: pytest.LogCaptu
     tokenizer = Tokenizer.load(folder)
     for _ in range(2):
         tokenizer.encode(["a b c", "a", "b c a"], max_length=3)
-    assert caplog.messages == ["2 of 3 texts were longer than 3 tokens and were cut (told once)"]
+    assert caplog.messages == ["2 of 3 texts were longer than 3 tokens and were cut (first: text 0) (told once)"]
     assert tokenizer.encode(["a b c"], max_length=1, special_tokens=False)[0].tolist() == [7]
 
 

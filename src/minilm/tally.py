@@ -1,0 +1,36 @@
+"""What had to be cut or left out, counted over a whole run and told once each.
+
+In: findings, part by part, with where they are. Out: one warning per kind, with how many of how many and the first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+class Tally:
+    """Counts; empty until something is added."""
+
+    def __init__(self) -> None:
+        """Start with nothing found."""
+        self._found: dict[str, tuple[int, int, str]] = {}
+
+    def add(self, what: str, places: Sequence[str], *, of: int) -> None:
+        """Add the findings of one more part: `places`, one each, among `of` items."""
+        number, items, first = self._found.get(what, (0, 0, ""))
+        self._found[what] = number + len(places), items + of, first or next(iter(places), "")
+
+    def add_cut(self, cut: Sequence[int], places: Sequence[str], *, max_tokens: int) -> None:
+        """Add the texts of one more part that were cut: their numbers among `places`."""
+        what = f"texts were longer than {max_tokens} tokens and were cut"
+        self.add(what, [places[number] for number in cut], of=len(places))
+
+    def report(self) -> bool:
+        """Warn about all that was found; True when there was something."""
+        found = [(number, items, what, first) for what, (number, items, first) in self._found.items() if number]
+        for finding in found:
+            logger.warning("%d of %d %s (first: %s)", *finding)
+        return bool(found)

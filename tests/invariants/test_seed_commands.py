@@ -1,0 +1,102 @@
+"""Microsoft's published commands on real rows, from the real weights, one after the other as a user types them.
+
+Word for word as in docs/how-to.md, but for paths, numbers of steps and epochs, and numbers of processes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shlex
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from minilm.decode.traces import read_traces
+from minilm.storage import read_safetensors
+
+REPO = Path(__file__).resolve().parents[2]
+NAME = "minilm-l12-h384-uncased"  # as the commands call it, here the embedded model
+TRAINING, HELD_OUT = 24, 6
+
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, list[str]]:
+    """Words of each command of the guide, by the name of its script."""
+    text = (REPO / "docs" / "how-to.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if re.match(r"(python|torchrun) .*examples/\w+\.py --", line)]
+    words = {Path(next(word for word in line.split() if word.endswith(".py"))).stem: line for line in lines}
+    return {name: shlex.split(line.partition(".py")[2]) for name, line in words.items()}
+
+
+@pytest.fixture
+def folder(tmp_path, real_model_dir) -> Path:
+    """The files that the commands name, here those of the embedded model."""
+    torch.save(read_safetensors(real_model_dir / "model.safetensors"), tmp_path / f"{NAME}.bin")
+    for name, source in ((f"{NAME}-config.json", "config.json"), ("vocab.txt", "vocab.txt")):
+        (tmp_path / name).write_bytes((real_model_dir / source).read_bytes())
+    return tmp_path
+
+
+def rows_of(path: Path, count: int) -> list[dict]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in islice(file, count)]
+
+
+def run(folder: Path, name: str, words: list[str], **changes: object) -> subprocess.CompletedProcess:
+    """A command with other values for some of its flags."""
+    words = [*words]
+    for flag, value in changes.items():
+        place = words.index(f"--{flag}")
+        words[place + 1] = str(value)
+    script = Path(sys.executable).with_name("minilm") if name == "minilm" else REPO / "examples" / f"{name}.py"
+    launched = ["-m", "torch.distributed.launch", "--nproc_per_node=2"] if name == "run_squad" else []
+    command = [sys.executable, *launched, str(script), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_train_decode_rescore_and_evaluate_summaries(folder, commands, data_dir):
+    rows = rows_of(data_dir / "xsum" / "train_subset.jsonl.gz", TRAINING)
+    (folder / "train.json").write_text(
+        "".join(json.dumps({"src": row["document"], "tgt": row["summary"]}) + "\n" for row in rows)
+    )
+    held_out = rows_of(data_dir / "xsum" / "test_subset.jsonl.gz", HELD_OUT)
+    (folder / "test.json").write_text("".join(json.dumps({"src": row["document"]}) + "\n" for row in held_out))
+    (folder / "gold").write_text("".join(" ".join(row["summary"].split()) + "\n" for row in held_out))
+    steps = {"num_training_steps": 3, "num_warmup_steps": 1}
+    trained = run(folder, "run_seq2seq", commands["run_seq2seq"], per_gpu_train_batch_size=8, **steps)
+    assert "no trained mlm head" in trained.stderr
+    words = [word.replace("ckpt-108000", "ckpt-3") for word in commands["decode_seq2seq"]]
+    run(folder, "decode_seq2seq", words)
+    found = (folder / "out" / "ckpt-3.test").read_text(encoding="utf-8").splitlines()
+    assert len(found) == HELD_OUT
+    assert len(read_traces(folder / "out" / "ckpt-3.test.trace.safetensors")) == HELD_OUT
+    words = [word.replace("ckpt-108000", "ckpt-3") for word in commands["gen_seq_from_trace"]]
+    run(folder, "gen_seq_from_trace", words)
+    again = folder / "out" / "ckpt-3.test.alp0.9"
+    assert len(again.read_text(encoding="utf-8").splitlines()) == HELD_OUT
+    scored = ["score", "rouge", "--predictions", str(again), "--references", "gold", "--task", "xsum", "--json"]
+    numbers = json.loads(run(folder, "minilm", scored).stdout)
+    assert 0 <= numbers["rouge2"] <= numbers["rouge1"] <= 100
+
+
+def test_train_and_answer_questions(folder, commands, data_dir):
+    data = folder / "data"
+    data.mkdir()
+    for name, source, count in (("train", "train-v2.0_subset", TRAINING), ("dev", "dev-v2.0", HELD_OUT)):
+        rows = rows_of(data_dir / "squad" / f"{source}.jsonl.gz", count)
+        (data / f"{name}-v2.0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train_file": "train-v2.0.jsonl", "predict_file": "dev-v2.0.jsonl"}
+    done = run(folder, "run_squad", commands["run_squad"], output_dir="out", data_dir=data, num_train_epochs=1, **files)
+    results = json.loads(done.stdout.splitlines()[-1].removeprefix("Results: ").replace("'", '"'))
+    assert results["total"] == HELD_OUT
+    for name in ("predictions_", "nbest_predictions_", "null_odds_"):
+        assert len(json.loads((folder / "out" / f"{name}.json").read_text())) == HELD_OUT
