@@ -68,6 +68,7 @@ def parity(sequences: Sequence[np.ndarray], device: torch.device) -> list[dict[s
     rows: list[dict[str, object]] = []
     cases: dict[str, Callable[[Encoder, torch.device], Tensor]] = {
         "hidden rows": lambda encoder, place: encoder(packed.to(place)),
+        "first rows": lambda encoder, place: encoder.first(packed.to(place)),
         "seq2seq rows": lambda encoder, place: encoder.seq2seq(pairs.to(place)),
     }
     for name, run in cases.items():

@@ -1,4 +1,4 @@
-"""What had to be cut or left out, counted over a whole run and told once each.
+"""What had to be cut or left out, counted over all parts of an input and told once each.
 
 In: findings, part by part, with where they are. Out: one warning per kind, with how many of how many and the first.
 """
@@ -6,7 +6,8 @@ In: findings, part by part, with where they are. Out: one warning per kind, with
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
@@ -34,3 +35,13 @@ class Tally:
         for finding in found:
             logger.warning("%d of %d %s (first: %s)", *finding)
         return bool(found)
+
+
+@contextmanager
+def telling() -> Iterator[Tally]:
+    """A tally that is reported when the block ends, also before all parts have come."""
+    tally = Tally()
+    try:
+        yield tally
+    finally:
+        tally.report()

@@ -122,6 +122,8 @@ def _exit_code_of(arguments: list[str]) -> int:
         group.commands = {verb: group.commands[verb] for verb in VERBS}
         group.main(args=arguments, prog_name="minilm")
     except SystemExit as done:
+        if isinstance(done.__context__, BrokenPipeError):  # typer calls that a failure
+            return _pipe_closed()
         code = done.code
     else:
         code = 0

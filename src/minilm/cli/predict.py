@@ -7,8 +7,8 @@ In: a model folder and a file of texts, pairs or questions. Out: one JSON line p
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_STANDARD = Path("-")
+_STANDARD = "-"  # `./-` is a file
+_GZIP, _PART = b"\x1f\x8b", 2**20
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")]
 _Input = Annotated[
-    Path,
+    str,
     typer.Option(
         "--input",
         metavar="FILE",
@@ -32,7 +33,7 @@ _Input = Annotated[
     ),
 ]
 _Output = Annotated[
-    Path,
+    str,
     typer.Option(
         metavar="FILE",
         help="JSON lines to write; appears when it is complete; - for standard output, part by part.",
@@ -89,6 +90,7 @@ def predict(
     """
     from minilm.infer.api import load
 
+    _require_open(source, output)
     loaded = load(model, precision=precision)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
     with _as_file(source) as file:
@@ -105,22 +107,44 @@ def predict(
 
 
 @contextmanager
-def _as_file(source: Path) -> Iterator[Path]:
-    """`source`; what comes on standard input is kept in a file for as long, since all of it is looked at first."""
-    import shutil
-    import sys
+def _as_file(source: str) -> Iterator[Path]:
+    """The file `source`; standard input is kept in one for as long, since all of it is looked at first."""
     import tempfile
 
     from minilm.atomic import reporting_writes
 
     if source != _STANDARD:
-        yield source
+        yield Path(source)
         return
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "standard-input.jsonl")
+        parts = _standard_input()
+        first = next(parts, b"")
+        file = Path(folder, f"standard-input.jsonl{'.gz' if first.startswith(_GZIP) else ''}")
         with reporting_writes(file), file.open("wb") as kept:
-            shutil.copyfileobj(sys.stdin.buffer, kept)
+            kept.write(first)
+            kept.writelines(parts)
         yield file
+
+
+def _standard_input() -> Iterator[bytes]:
+    import sys
+
+    from minilm.corpus.readers import damage_is_data_error
+
+    with damage_is_data_error(Path("standard input")):
+        while part := sys.stdin.buffer.read(_PART):
+            yield part
+
+
+def _require_open(source: str, output: str) -> None:
+    """Refuse a standard stream that the shell has closed, before anything is loaded."""
+    import sys
+
+    from minilm.errors import UsageError
+
+    for option, value, stream in (("--input", source, sys.stdin), ("--output", output, sys.stdout)):
+        if value == _STANDARD and stream is None:
+            raise UsageError(f"{option} is -, but that stream is closed; name a file or open it")
 
 
 def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:
@@ -134,7 +158,7 @@ def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None
 
 def _plan_answers(
     model: LoadedModel, source: Path, id_column: str | None, changed: Mapping[str, object]
-) -> tuple[Iterator[list[Prediction]], int]:
+) -> tuple[Generator[list[Prediction], None, None], int]:
     """The answers to come and how many there will be; every question is looked at before the first is computed."""
     from dataclasses import replace
 
@@ -158,7 +182,7 @@ def _plan(
     text: str | None,
     text_pair: str | None,
     id_column: str | None,
-) -> tuple[Iterator[list[Prediction]], int]:
+) -> tuple[Generator[list[Prediction], None, None], int]:
     """The predictions to come and how many there will be; every row is looked at before the first is computed."""
     from minilm.corpus.readers import BadRows
     from minilm.infer.predict import Columns, classified, own_ids, read_texts
@@ -196,7 +220,7 @@ def _columns(model: LoadedModel, task: str | None) -> Columns:
     return Columns(text=known.columns.text, text_pair=known.columns.text_pair, official=official)
 
 
-def _write(rows: Iterator[list[Prediction]], total: int, output: Path) -> int:
+def _write(rows: Generator[list[Prediction], None, None], total: int, output: str) -> int:
     """Write as it comes, with progress: to standard output, or aside until the file is complete."""
     import json
     import sys
@@ -205,10 +229,11 @@ def _write(rows: Iterator[list[Prediction]], total: int, output: Path) -> int:
     from minilm.cli.progress import counting
 
     written = 0
-    target = nullcontext(sys.stdout.buffer) if output == _STANDARD else writing_aside(output)
-    with target as file, counting("predict", total) as advance:
+    target = nullcontext(sys.stdout.buffer) if output == _STANDARD else writing_aside(Path(output))
+    with target as file, counting("predict", total) as advance, closing(rows):
         for window in rows:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in window).encode("utf-8"))
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in window)
+            file.write(lines.encode(errors="backslashreplace"))  # a lone surrogate: the escape that it came from
             file.flush()
             written += len(window)
             advance(len(window))

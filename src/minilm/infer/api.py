@@ -8,6 +8,7 @@ B sequences, T packed tokens, N tokens of one sequence, E hidden width, C labels
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -149,13 +150,13 @@ class LoadedModel:
             UsageError: a single string was given, or an item is not a string.
         """
         vectors = [torch.empty(0, self.config.hidden_size)]
-        tally, limit = Tally(), self.embedding.max_tokens
-        for window in windows(enumerate(_checked(texts, "encode"))):
-            cut: list[int] = []
-            sequences = self.tokenizer.encode([text for _, text in window], max_length=limit, cut=cut)
-            tally.add_cut(cut, [f"text {number}" for number, _ in window], max_tokens=limit)
-            vectors.append(torch.stack(in_order(sequences, None, self._embed)))
-        self._tell_once(tally)
+        limit = self.embedding.max_tokens
+        with self._telling() as tally:
+            for window in windows(enumerate(_checked(texts, "encode"))):
+                cut: list[int] = []
+                sequences = self.tokenizer.encode([text for _, text in window], max_length=limit, cut=cut)
+                tally.add_cut(cut, [f"text {number}" for number, _ in window], max_tokens=limit)
+                vectors.append(torch.stack(in_order(sequences, None, self._embed)))
         joined: NDArray[np.float32] = torch.cat(vectors).numpy()
         return joined
 
@@ -172,14 +173,13 @@ class LoadedModel:
         self.require_head("classification")
         found: list[Classified] = []
         firsts, seconds = _checked(texts, "classify"), None if pairs is None else iter(_checked(pairs, "classify"))
-        tally = Tally()
-        for window in windows(firsts):
-            second = None if seconds is None else list(islice(seconds, len(window)))
-            places = [f"text {number}" for number in range(len(found), len(found) + len(window))]
-            found += self.classify_part(window, second, places=places, tally=tally)
+        with self._telling() as tally:
+            for window in windows(firsts):
+                second = None if seconds is None else list(islice(seconds, len(window)))
+                places = [f"text {number}" for number in range(len(found), len(found) + len(window))]
+                found += self.classify_part(window, second, places=places, tally=tally)
         if seconds is not None and next(seconds, None) is not None:
             raise UsageError(f"found more second texts than the {len(found)} texts, expected one for each")
-        self._tell_once(tally)
         return found
 
     def classify_part(
@@ -301,10 +301,15 @@ class LoadedModel:
         """SHA-256 of the files that the model was loaded from."""
         return model_checksums(self._folder)
 
-    def _tell_once(self, tally: Tally) -> None:
-        """Warn about texts that were cut, at the first call that had some."""
-        if not self._has_told:
-            self._has_told = tally.report()
+    @contextmanager
+    def _telling(self) -> Iterator[Tally]:
+        """A tally of texts that were cut, reported at the end of the first call that had some."""
+        tally = Tally()
+        try:
+            yield tally
+        finally:
+            if not self._has_told:
+                self._has_told = tally.report()
 
     def _embed(self, packed: Packed) -> Tensor:
         if self.embedding.pooling == "cls":

@@ -6,7 +6,7 @@ In: a loaded model with a head, a file of texts, pairs or questions. Out: window
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from minilm.corpus.tables import Row, read_rows
 from minilm.errors import DataError
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
-from minilm.tally import Tally
+from minilm.tally import telling
 from minilm.tasks.squad_answers import AnswerSettings
 from minilm.tasks.text_task import OfficialLayout, are_ids, usual_id_column
 
@@ -131,38 +131,38 @@ def is_official_squad(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(".json")
 
 
-def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Iterator[list[Prediction]]:
+def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Generator[list[Prediction], None, None]:
     """Label and probability of each row, window by window; the number alone for a regression model."""
-    tally = Tally()
-    for window in windows(rows, _WINDOW):
-        pairs = [row.text_pair or "" for row in window] if window[0].text_pair is not None else None
-        places = [row.place for row in window]
-        found = model.classify_part([row.text for row in window], pairs, places=places, tally=tally)
-        yield [
-            {"id": row.id, "prediction": one.label, "score": round(one.score, 6)}
-            if one.label
-            else {"id": row.id, "prediction": one.score}
-            for row, one in zip(window, found, strict=True)
-        ]
-    tally.report()
+    with telling() as tally:
+        for window in windows(rows, _WINDOW):
+            pairs = [row.text_pair or "" for row in window] if window[0].text_pair is not None else None
+            places = [row.place for row in window]
+            found = model.classify_part([row.text for row in window], pairs, places=places, tally=tally)
+            yield [
+                {"id": row.id, "prediction": one.label, "score": round(one.score, 6)}
+                if one.label
+                else {"id": row.id, "prediction": one.score}
+                for row, one in zip(window, found, strict=True)
+            ]
 
 
-def answered(model: LoadedModel, questions: Iterator[Question], settings: AnswerSettings) -> Iterator[list[Prediction]]:
+def answered(
+    model: LoadedModel, questions: Iterator[Question], settings: AnswerSettings
+) -> Generator[list[Prediction], None, None]:
     """Answer, probability, null odds and place of each question, window by window."""
-    tally = Tally()
-    for window in windows(questions, _SPAN_WINDOW):
-        yield [
-            {
-                "id": answer.id,
-                "prediction": answer.text,
-                "score": round(answer.score, 6),
-                **({} if answer.null_odds is None else {"null_odds": answer.null_odds}),
-                "start": answer.start,
-                "end": answer.end,
-            }
-            for answer in model.answers(window, settings=settings, tally=tally)
-        ]
-    tally.report()
+    with telling() as tally:
+        for window in windows(questions, _SPAN_WINDOW):
+            yield [
+                {
+                    "id": answer.id,
+                    "prediction": answer.text,
+                    "score": round(answer.score, 6),
+                    **({} if answer.null_odds is None else {"null_odds": answer.null_odds}),
+                    "start": answer.start,
+                    "end": answer.end,
+                }
+                for answer in model.answers(window, settings=settings, tally=tally)
+            ]
 
 
 def _require(path: Path, row: Row, column: str) -> None:

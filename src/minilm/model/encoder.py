@@ -98,7 +98,10 @@ class Layer(nn.Module):
         return self._finish(hidden_TE, attend(*self.project(hidden_TE), packed, dropout=dropout))
 
     def forward_first(self, hidden_TE: Tensor, packed: Packed, *, dropout: float = 0.0) -> Tensor:
-        """Only each sequence's first row: `[T, E]` -> `[B, E]`."""
+        """Only each sequence's first row: `[T, E]` -> `[B, E]`.
+
+        Keys and values are projected only where probabilities are dropped or the maps are prepacked.
+        """
         rows_BE = hidden_TE[packed.first_rows]
         if isinstance(self.qkv, nn.Linear) and not dropout:
             return self._finish(rows_BE, self._attend_hidden(rows_BE, hidden_TE, packed))

@@ -136,6 +136,7 @@ def test_a_closed_pipe_is_quiet():
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False)
     os.close(write)
     assert done.stderr == ""
+    assert done.returncode == 0
 
 
 def test_a_full_disk_is_exit_code_4():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +87,52 @@ def test_a_pipe_with_a_broken_row_says_which(trained, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert "standard-input.jsonl:2: " in captured.err
     assert not captured.out
+
+
+def test_a_reader_who_leaves_early_ends_it_quietly_and_hears_what_was_cut(trained):
+    """`minilm predict ... --output - | head -1` is a success."""
+    source = trained.folder / "many.jsonl"
+    lines = [json.dumps({"text": "word1 " * (200 if number == 3 else 2)}) + "\n" for number in range(9000)]
+    source.write_text("".join(lines))
+    command = [sys.executable, "-m", "minilm.cli.app", "predict", str(trained.folder / "run/model"), "--output", "-"]
+    with source.open() as stream:
+        running = subprocess.Popen([*command, "--input", "-"], stdin=stream, stdout=subprocess.PIPE, stderr=-1)
+        assert json.loads(running.stdout.readline())["id"] == "0"
+        running.stdout.close()
+        told = running.stderr.read().decode()
+        running.stderr.close()
+    assert running.wait() == 0
+    assert "Traceback" not in told
+    assert "texts were longer than" in told
+
+
+def test_a_path_like_the_sign_for_a_pipe_is_a_file(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained.folder)
+    assert minilm("predict", "run/model", "--input", "dev.jsonl", "--output", "./-") == 0
+    assert len(rows_of(Path("-"))) == 30
+    assert minilm("predict", "run/model", "--input", "./-", "--output", "out.jsonl") == 2
+    assert "-: unknown kind of file" in capsys.readouterr().err
+
+
+def test_a_compressed_pipe(trained, monkeypatch):
+    packed = gzip.compress(b'{"text": "word1"}\n{"text": "word2"}\n')
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed)))
+    out = trained.folder / "out.jsonl"
+    assert minilm("predict", trained.folder / "run/model", "--input", "-", "--output", out) == 0
+    assert len(rows_of(out)) == 2
+
+
+def test_a_closed_stream_is_refused(trained, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    assert minilm("predict", trained.folder / "run/model", "--input", "-", "--output", "o.jsonl") == 2
+    assert "--input is -, but that stream is closed" in capsys.readouterr().err
+
+
+def test_an_id_that_is_no_character_is_written_as_it_came(trained):
+    source, out = trained.folder / "odd.jsonl", trained.folder / "out.jsonl"
+    source.write_text('{"id": "\\ud800", "text": "word1"}\n')
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
+    assert '{"id": "\\ud800", ' in out.read_text()
 
 
 def test_what_was_cut_is_counted_over_the_whole_file(trained, caplog):

@@ -1,0 +1,43 @@
+"""What was cut or left out is counted over all parts and told once each, with the first place."""
+
+from __future__ import annotations
+
+from minilm.tally import Tally, telling
+
+
+def test_parts_are_added_up_and_the_first_place_is_kept(caplog):
+    tally = Tally()
+    tally.add("rows were cut", [], of=10)
+    tally.add("rows were cut", ["f:13", "f:17"], of=10)
+    tally.add("rows were cut", ["f:21"], of=5)
+    tally.add("tokens are unknown", ["f:2"], of=400)
+    tally.add("rows are empty", [], of=25)
+    assert tally.report()
+    assert caplog.messages == ["3 of 25 rows were cut (first: f:13)", "1 of 400 tokens are unknown (first: f:2)"]
+
+
+def test_texts_that_were_cut_are_named_by_their_places(caplog):
+    tally = Tally()
+    tally.add_cut([1, 2], ["a", "b", "c"], max_tokens=7)
+    tally.report()
+    assert caplog.messages == ["2 of 3 texts were longer than 7 tokens and were cut (first: b)"]
+
+
+def test_nothing_found_is_not_told(caplog):
+    tally = Tally()
+    tally.add("rows were cut", [], of=10)
+    assert not tally.report()
+    assert not caplog.messages
+
+
+def test_it_is_told_too_when_the_work_breaks_off(caplog):
+    def work():
+        with telling() as tally:
+            tally.add("rows were cut", ["f:1"], of=2)
+            yield 1
+            tally.add("rows were cut", ["f:3"], of=2)
+
+    parts = work()
+    next(parts)
+    parts.close()
+    assert caplog.messages == ["1 of 2 rows were cut (first: f:1)"]
