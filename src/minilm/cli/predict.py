@@ -90,7 +90,7 @@ def predict(
     """
     from minilm.infer.api import load
 
-    _require_open(source, output)
+    _require_sense(source, output)
     loaded = load(model, precision=precision)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
     with _as_file(source) as file:
@@ -101,6 +101,10 @@ def predict(
         else:
             _refuse(given, ("--null-threshold", "--postprocess"), "are of questions, but this model labels texts")
             rows, total = _plan(loaded, file, task, text=text, text_pair=text_pair, id_column=id_column)
+        if not total:
+            logger.warning(
+                "%s has no row, so nothing is predicted", source if source != _STANDARD else "standard input"
+            )
         written = _write(rows, total, output)
     if output != _STANDARD:
         typer.echo(f"{written:,} predictions are in {output}")
@@ -136,8 +140,8 @@ def _standard_input() -> Iterator[bytes]:
             yield part
 
 
-def _require_open(source: str, output: str) -> None:
-    """Refuse a standard stream that the shell has closed, before anything is loaded."""
+def _require_sense(source: str, output: str) -> None:
+    """Refuse a standard stream that the shell has closed, and an output over the input, before anything is loaded."""
     import sys
 
     from minilm.errors import UsageError
@@ -145,6 +149,8 @@ def _require_open(source: str, output: str) -> None:
     for option, value, stream in (("--input", source, sys.stdin), ("--output", output, sys.stdout)):
         if value == _STANDARD and stream is None:
             raise UsageError(f"{option} is -, but that stream is closed; name a file or open it")
+    if source != _STANDARD and Path(source).resolve() == Path(output).resolve():
+        raise UsageError(f"--input and --output are the same file, {source}; give each its own")
 
 
 def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:

@@ -33,7 +33,7 @@ from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding
 from minilm.model.heads import ClassificationHead, HeadName, Model
 from minilm.model.packing import Packed
-from minilm.tally import Tally
+from minilm.tally import Tally, telling
 from minilm.tasks.squad import make_windows
 from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
 from minilm.text.tokenizer import Tokenizer
@@ -261,12 +261,12 @@ class LoadedModel:
         """As `generate`, with scores and, where asked for, traces."""
         generation = self.generation(settings)
         found: list[Generated] = []
-        for window in windows(_sources(texts)):
-            finished: dict[int, Generated] = {}
-            for batch in generation.run(window, range(len(found), len(found) + len(window))):
-                finished.update(batch)
-            found += [finished[place] for place in range(len(window))]
-        generation.report()
+        with telling() as tally:
+            for window in windows(_sources(texts)):
+                finished: dict[int, Generated] = {}
+                for batch in generation.run(window, range(len(found), len(found) + len(window)), tally):
+                    finished.update(batch)
+                found += [finished[place] for place in range(len(window))]
         return found
 
     def stream(self, text: Part, **options: Unpack[Options]) -> Iterator[str]:

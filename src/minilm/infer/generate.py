@@ -26,6 +26,7 @@ from minilm.errors import UsageError
 from minilm.infer.kinds import of_kind
 from minilm.infer.sources import Source, SourceEncoder
 from minilm.infer.task_file import SavedTask
+from minilm.tally import Tally, telling
 from minilm.text.pairs import Int32s
 from minilm.text.tokenizer import Tokenizer
 
@@ -169,21 +170,21 @@ class Generation:
         self._sampling, self._beams = _choices(settings, settings.max_target_tokens, tokenizer)
         room = decoder.source_room(settings.max_target_tokens)
         self._room = min(room, max_source_tokens or room)
-        self._encoder = self._new_encoder()
+        self._encoder = SourceEncoder(tokenizer=tokenizer, frame=decoder.frame, room=self._room)
 
-    def _new_encoder(self) -> SourceEncoder:
-        return SourceEncoder(tokenizer=self._tokenizer, frame=self._decoder.frame, room=self._room)
+    def check(self, sources: Sequence[Source], tally: Tally) -> None:
+        """Count what will be cut or is unknown; raise DataError for a source without a token."""
+        self._encoder.encode(sources, tally)
 
-    def check(self, sources: Sequence[Source]) -> None:
-        """Raise DataError for a source without a token."""
-        self._new_encoder().encode(sources)  # what it counts is counted again when the sources are run
-
-    def run(self, sources: Sequence[Source], numbers: Sequence[int]) -> Iterator[list[tuple[int, Generated]]]:
+    def run(
+        self, sources: Sequence[Source], numbers: Sequence[int], tally: Tally
+    ) -> Iterator[list[tuple[int, Generated]]]:
         """Generate for some sources, batch by batch, shortest first.
 
         Args:
             sources: the sources.
             numbers: the number of each source, by which its random numbers are drawn.
+            tally: takes what was cut or is unknown.
 
         Yields:
             (place among `sources`, what was generated) of the sources of one batch.
@@ -191,7 +192,7 @@ class Generation:
         Raises:
             DataError: a source has no token.
         """
-        framed = self._encoder.encode(sources)
+        framed = self._encoder.encode(sources, tally)
         width = self._beams.beam_size if self._beams else self._settings.n_best
         columns = np.array([len(ids) for ids in framed]) + width * self._sampling.max_target_tokens
         for part in microbatches(columns, token_budget=self._settings.batch_tokens):
@@ -199,18 +200,14 @@ class Generation:
             found = self._generate([framed[place] for place in places], [numbers[place] for place in places])
             yield list(zip(places, found, strict=True))
 
-    def report(self) -> None:
-        """Warn about sources that were cut and tokens that are unknown."""
-        self._encoder.report()
-
     def stream(self, source: Source) -> Iterator[str]:
         """The text of one target, piece by piece as its tokens come; raises UsageError for a beam search."""
         if self._beams is not None:
             raise UsageError("a beam search knows its target only at the end; stream with beam_size=1 or sample=True")
         if self._settings.n_best > 1:
             raise UsageError(f"n_best is {self._settings.n_best}, but a stream is of one target; leave it out")
-        framed = self._encoder.encode([source])
-        self.report()
+        with telling() as tally:
+            framed = self._encoder.encode([source], tally)
         draws = self._draws([0]) if self._settings.sample else None
         ids: list[int] = []
         text = shown = ""

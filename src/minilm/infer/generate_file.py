@@ -8,6 +8,7 @@ Finished sources are kept in a file beside the output (`unfinished.py`) until th
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ from minilm.infer.batching import windows
 from minilm.infer.generate import Generated, Generation
 from minilm.infer.sources import Part, Source
 from minilm.infer.unfinished import Unfinished
+from minilm.tally import Tally, telling
 from minilm.tasks.text_task import usual_id_column
+
+logger = logging.getLogger(__name__)
 
 _WINDOW = 1024  # sources that are sorted by length together
 
@@ -104,17 +108,20 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
     if job.traces is not None and not job.traces.parent.is_dir():
         raise UsageError(f"{job.traces}: there is no folder {job.traces.parent}; create it first")
     total = 0
-    for part in windows(job.read(), _WINDOW):  # every source is looked at before the first is computed
-        generation.check(part)
-        total += len(part)
+    with telling() as tally:
+        for part in windows(job.read(), _WINDOW):  # every source is looked at before the first is computed
+            generation.check(part, tally)
+            total += len(part)
+    if not total:
+        logger.warning("the input has no source, so %s will be empty", job.output)
     with Unfinished(job.output, job.identity) as finished:
         advance = started(total, len(finished))
         for window in windows(enumerate(job.read()), _WINDOW):
             left = [(number, source) for number, source in window if number not in finished]
-            for batch in generation.run([source for _, source in left], [number for number, _ in left]):
+            sources, numbers = [source for _, source in left], [number for number, _ in left]
+            for batch in generation.run(sources, numbers, Tally()):  # told above, of all sources
                 finished.add([_record(*left[place], one) for place, one in batch])
                 advance(len(batch))
-        generation.report()
         if job.traces is not None:
             write_traces(job.traces, [_trace(finished[number]) for number in range(total)])
         with writing_aside(job.output) as file:

@@ -137,6 +137,7 @@ def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Generator[list[Pre
         for window in windows(rows, _WINDOW):
             pairs = [row.text_pair or "" for row in window] if window[0].text_pair is not None else None
             places = [row.place for row in window]
+            tally.add("texts are empty", [row.place for row in window if not row.text.strip()], of=len(window))
             found = model.classify_part([row.text for row in window], pairs, places=places, tally=tally)
             yield [
                 {"id": row.id, "prediction": one.label, "score": round(one.score, 6)}
@@ -152,6 +153,8 @@ def answered(
     """Answer, probability, null odds and place of each question, window by window."""
     with telling() as tally:
         for window in windows(questions, _SPAN_WINDOW):
+            empty = [one.where for one in window if not (one.question.strip() and one.context.strip())]
+            tally.add("questions or their contexts are empty", empty, of=len(window))
             yield [
                 {
                     "id": answer.id,
@@ -175,7 +178,8 @@ def _text(path: Path, row: Row, column: str) -> str:
     _require(path, row, column)
     value = row.values[column]
     if not isinstance(value, str):
-        raise DataError(f"{path}:{row.line}: {column} is a {type(value).__name__}, expected a string")
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        raise DataError(f"{path}:{row.line}: {column} is {kind}, expected a string; correct the row")
     return value
 
 

@@ -8,13 +8,16 @@ What is too long is cut, unknown tokens become [UNK]: both are counted and told 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from minilm.errors import DataError
 from minilm.tally import Tally
 from minilm.text.pairs import Int32s
 from minilm.text.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
+
+_UNKNOWN = "tokens are not in the vocabulary and were read as [UNK]"
+_LOST_PART = "sources lost a [SEP] and what follows it: given as fields of their own, only the first part is cut"
 
 Part = str | Sequence[str]
 """A text, or a list of tokens."""
@@ -29,9 +32,9 @@ class Source:
     place: str
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceEncoder:
-    """Turns sources into framed ids and remembers what it had to change.
+    """Turns sources into framed ids.
 
     Attributes:
         tokenizer: of the model.
@@ -42,54 +45,42 @@ class SourceEncoder:
     tokenizer: Tokenizer
     frame: Callable[[Int32s], Int32s]
     room: int
-    _tally: Tally = field(default_factory=Tally)
 
-    def encode(self, sources: Sequence[Source]) -> list[Int32s]:
-        """Framed ids of each source.
+    def encode(self, sources: Sequence[Source], tally: Tally) -> list[Int32s]:
+        """Framed ids of each source; `tally` takes what was cut or unknown.
 
         Raises:
             DataError: a source has no token.
         """
         texts = [part for source in sources for part in source.parts if isinstance(part, str)]
         encoded = iter(self.tokenizer.encode(texts, special_tokens=False))
-        return [
-            self._framed(
-                [
-                    self._counted(next(encoded), source) if isinstance(part, str) else self._look_up(part, source)
-                    for part in source.parts
-                ],
-                source,
-            )
-            for source in sources
-        ]
+        framed = []
+        for source in sources:
+            ids = [
+                self._counted(next(encoded), source, tally)
+                if isinstance(part, str)
+                else self._look_up(part, source, tally)
+                for part in source.parts
+            ]
+            framed.append(self._framed(ids, source, tally))
+        return framed
 
-    def report(self) -> None:
-        """Warn about what was cut or unknown."""
-        self._tally.report()
-
-    def _counted(self, ids: Int32s, source: Source) -> Int32s:
-        self._count_unknown([source.place] * int((ids == self.tokenizer.unk_id).sum()), of=len(ids))
+    def _counted(self, ids: Int32s, source: Source, tally: Tally) -> Int32s:
+        tally.add(_UNKNOWN, [source.place] * int((ids == self.tokenizer.unk_id).sum()), of=len(ids))
         return ids
 
-    def _look_up(self, tokens: Sequence[str], source: Source) -> Int32s:
+    def _look_up(self, tokens: Sequence[str], source: Source, tally: Tally) -> Int32s:
         ids, unknown = look_up(tokens, self.tokenizer)
-        self._count_unknown([f"{source.place}, {token!r:.60}" for token in unknown], of=len(tokens))
+        tally.add(_UNKNOWN, [f"{source.place}, {token!r:.60}" for token in unknown], of=len(tokens))
         return ids
 
-    def _count_unknown(self, places: Sequence[str], *, of: int) -> None:
-        self._tally.add("tokens are not in the vocabulary and were read as [UNK]", places, of=of)
-
-    def _framed(self, parts: Sequence[Int32s], source: Source) -> Int32s:
+    def _framed(self, parts: Sequence[Int32s], source: Source, tally: Tally) -> Int32s:
         ids, length = joined(parts, separator_id=self.tokenizer.sep_id, room=self.room)
         if not len(ids):
             raise DataError(f"{source.place}: the source has no token, so there is nothing to generate from")
         is_cut = len(ids) < length
         loses_part = is_cut and len(parts) == 1 and self.tokenizer.sep_id in parts[0][len(ids) :]
-        for what, found in {
-            f"sources were longer than {self.room} tokens and were cut": is_cut,
-            "sources lost a [SEP] and what follows it: given as fields of their own, only the first part is cut": (
-                loses_part
-            ),
-        }.items():
-            self._tally.add(what, [source.place] if found else [], of=1)
+        cut = f"sources were longer than {self.room} tokens and were cut"
+        tally.add(cut, [source.place] if is_cut else [], of=1)
+        tally.add(_LOST_PART, [source.place] if loses_part else [], of=1)
         return self.frame(ids)

@@ -21,6 +21,7 @@ from minilm.model.heads import Model
 from minilm.score.generation import ScoredText, bleu_counts, bleu_scores
 from minilm.score.postprocess import plain_sentences
 from minilm.score.summary import ROUGE_METRICS, rouge_metrics, rouge_scores
+from minilm.tally import Tally
 from minilm.tasks.seq2seq_batch import MaskWay
 from minilm.tasks.seq2seq_rows import Pairs
 from minilm.text.stemming import rouge_stem
@@ -76,7 +77,7 @@ def generate_targets(
         Source(parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", place="")
         for row in own
     ]
-    found = {own[place]: one.text for batch in generation.run(sources, own) for place, one in batch}
+    found = {own[place]: one.text for batch in generation.run(sources, own, Tally()) for place, one in batch}
     everyones: dict[int, str] = {}
     for part in gathered(found, ranks):
         everyones |= part

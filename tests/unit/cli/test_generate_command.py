@@ -206,6 +206,34 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     assert (tmp_path / "out.txt").read_text().splitlines() == expected
 
 
+def test_what_is_cut_is_told_of_all_sources_before_the_first_and_after_a_restart(
+    generate, tmp_path, monkeypatch, caplog
+):
+    from minilm.infer import generate as module
+
+    (tmp_path / "in.txt").write_text(" ".join(["w1"] * 90) + "\n" + " ".join(["w2"] * 91) + "\n")
+    words = ["--input", "in.txt", "--output", "out.txt", "--batch-tokens", 1, "--max-target-tokens", 10]
+    search, searched = module.search, []
+
+    def interrupted(decoder, sources, settings):
+        if searched:
+            raise KeyboardInterrupt
+        searched.append(len(sources))
+        return search(decoder, sources, settings)
+
+    for step, code in ((interrupted, 130), (search, 0)):
+        monkeypatch.setattr(module, "search", step)
+        caplog.clear()
+        assert generate(*words)[0] == code
+        assert caplog.messages == ["2 of 2 sources were longer than 52 tokens and were cut (first: in.txt:1)"]
+
+
+def test_a_file_without_sources_is_told(generate, tmp_path, caplog):
+    (tmp_path / "in.jsonl").write_text("\n")
+    assert generate("--input", "in.jsonl", "--output", "out.jsonl")[0] == 0
+    assert "the input has no source, so out.jsonl will be empty" in caplog.messages
+
+
 def test_after_a_refused_start_the_corrected_command_runs(generate, tmp_path):
     (tmp_path / "in.txt").write_text("w1\n")
     words = ["--input", "in.txt", "--output", "out.txt"]

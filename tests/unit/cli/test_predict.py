@@ -114,6 +114,32 @@ def test_a_path_like_the_sign_for_a_pipe_is_a_file(trained, monkeypatch, capsys)
     assert "-: unknown kind of file" in capsys.readouterr().err
 
 
+def test_the_input_is_never_written_over(trained, capsys):
+    source = trained.folder / "dev.jsonl"
+    before = source.read_bytes()
+    same = trained.folder / "run" / ".." / "dev.jsonl"
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", same) == 2
+    assert "--input and --output are the same file" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_empty_texts_and_empty_files_are_told(trained, caplog):
+    source, out = trained.folder / "some.jsonl", trained.folder / "out.jsonl"
+    source.write_text('{"text": "word1"}\n{"text": " "}\n')
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
+    assert f"1 of 2 texts are empty (first: {source}:2)" in caplog.messages
+    source.write_text("\n")
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
+    assert f"{source} has no row, so nothing is predicted" in caplog.messages
+
+
+def test_empty_questions_are_told(reader, caplog):
+    source, out = reader.folder / "some.jsonl", reader.folder / "out.jsonl"
+    source.write_text('{"question": "", "context": "word1"}\n{"question": "word1", "context": ""}\n')
+    assert minilm("predict", reader.folder / "run/model", "--input", source, "--output", out) == 0
+    assert f"2 of 2 questions or their contexts are empty (first: {source}:1)" in caplog.messages
+
+
 def test_a_compressed_pipe(trained, monkeypatch):
     packed = gzip.compress(b'{"text": "word1"}\n{"text": "word2"}\n')
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed)))
