@@ -2,10 +2,9 @@
 
 Beam 5, sources of about 450 tokens, 48-token targets; `L6` and `L12` are MiniLM's sizes with random weights. Both
 sides have the same weights, the same allocator settings and give the same targets. `short` are targets of about
-13 tokens, which the early stop notices and the original does not, in batches of 16 sources (`minilm generate` makes
-larger ones, the published command has 32). Memory is the peak of a process of its own.
+13 tokens, which the early stop notices and the original does not. Memory is the peak of a process of its own.
 
-    python benchmarks/decode.py [--examples 4] [--short-examples 16] [--repetitions 3]
+    python benchmarks/decode.py [--examples 4] [--repetitions 3]
 """
 
 from __future__ import annotations
@@ -134,13 +133,13 @@ def _peak_kib() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def measured(size: str, *, examples: int, short_examples: int, repetitions: int) -> list[dict[str, object]]:
+def measured(size: str, examples: int, repetitions: int) -> list[dict[str, object]]:
     """Rows of one model size."""
-    cases = (("48 tokens", -20.0, LONG_SEARCH, examples), ("short", 20.0, SHORT_SEARCH, short_examples))
+    sources = make_sources(examples)
     rows: list[dict[str, object]] = []
     precisions = [name for name in DTYPES if name == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()]
-    for name, end_bias, settings, count in cases:
-        model, sources = make_model(size, end_bias=end_bias), make_sources(count)
+    for name, end_bias, settings in (("48 tokens", -20.0, LONG_SEARCH), ("short", 20.0, SHORT_SEARCH)):
+        model = make_model(size, end_bias=end_bias)
         sides = {"original": original_side(model, sources, settings)}
         sides |= {precision: our_side(model, sources, settings, precision) for precision in precisions}
         expected, found = best(sides["original"]()), best(sides["fp32"]())
@@ -149,12 +148,11 @@ def measured(size: str, *, examples: int, short_examples: int, repetitions: int)
             row = {
                 "model": size,
                 "targets": name,
-                "sources": count,
                 "precision": precision,
-                "original s/source": seconds["original"] / count,
-                "s/source": seconds[precision] / count,
+                "original s/source": seconds["original"] / examples,
+                "s/source": seconds[precision] / examples,
                 "ratio": seconds["original"] / seconds[precision],
-                "equal targets": sum(a == b for a, b in zip(expected, found, strict=True)) / count,
+                "equal targets": sum(a == b for a, b in zip(expected, found, strict=True)) / examples,
                 "mean tokens": float(np.mean([len(ids) for ids in found])),
             }
             rows.append(row)
@@ -167,7 +165,6 @@ def main() -> None:
     """Measure and store, or report the memory of one side."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--examples", type=int, default=4)
-    parser.add_argument("--short-examples", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--size", choices=SIZES)
     parser.add_argument("--memory", choices=("ours", "original"))
@@ -178,8 +175,7 @@ def main() -> None:
     keep_freed_memory()
     rows = []
     for size in [args.size] if args.size else SIZES:
-        counts = {"examples": args.examples, "short_examples": args.short_examples}
-        rows += measured(size, **counts, repetitions=args.repetitions)
+        rows += measured(size, args.examples, args.repetitions)
     sources = make_sources(args.examples)
     model = make_model("L12-H384", end_bias=-20.0)
     sides = {"transformers 6+6": peer_side(sources), "L12-H384": our_side(model, sources, LONG_SEARCH)}
