@@ -35,9 +35,9 @@ only when it is told to; the tables say how many seeds. Each number is the best 
 mean over seeds; the deviation is that of a sample. So that it takes half the hours, the Trainer computes each batch in
 four parts of similar length (the same gradient but for the draws of dropout, less padding), but for the first seeds of
 CoLA, RTE and MRPC. SQuAD: one model a run, trained as for 2.0, its last weights asked for both dev sets; for 1.1 it
-must answer. Where ours is lower (MRPC), it is within half a standard error; with three seeds a side STS-B was lower too,
-with five it is not. Below that: questions and summaries generated for test sets. `benchmarks/glue.py`, `squad.py` and
-`generation.py` measure, `benchmarks/results_page.py` writes this page.
+must answer. Where ours is lower (MRPC), it is within half a standard error; with three seeds a side STS-B was lower,
+with five it is higher. Below that: questions and summaries generated for test sets. `benchmarks/glue.py`, `squad.py`
+and `generation.py` measure, `benchmarks/results_page.py` writes this page.
 
 **These weights are not the paper's.** Both sides start from the embedded sentence model, all-MiniLM-L6-v2: a MiniLM of
 twelve layers with every second one dropped, then trained for sentence similarity. The paper's L6-H384 was distilled
