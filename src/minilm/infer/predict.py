@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from minilm.corpus.readers import BadRows
@@ -76,7 +77,7 @@ def own_ids(path: Path, columns: Columns) -> Columns:
     if first is None or name is None:
         return columns
     values = (
-        (_id_value(path, row, name, named=columns.id is not None), f"{path}:{row.line}") for row in (first, *rows)
+        (_id_value(path, row, name, named=columns.id is not None), f"{path}:{row.line}") for row in chain([first], rows)
     )
     return replace(columns, id=name if are_ids(values, name, named=columns.id is not None) else None)
 

@@ -19,7 +19,7 @@ from minilm.errors import DataError
 from minilm.model.heads import HeadName
 from minilm.model.packing import Packed
 from minilm.score.glue import compute_metrics
-from minilm.tally import Tally
+from minilm.tally import telling
 from minilm.tasks.base import NUM_EXAMPLES, Analysis, Array, Sequences
 from minilm.tasks.text_task import TextRow, TextTask
 from minilm.text.tokenizer import Tokenizer
@@ -68,9 +68,8 @@ class ClassificationTask:
         pairs = [row.text_pair or "" for row in rows] if self._spec.columns.text_pair is not None else None
         cut: list[int] = []
         encoded = self._tokenizer.encode_pairs(texts, pairs, max_length=self._max_tokens, cut=cut)
-        tally = Tally()
-        tally.add_cut(cut, [row.place for row in rows], max_tokens=self._max_tokens)
-        tally.report()
+        with telling() as tally:
+            tally.add_cut(cut, [row.place for row in rows], max_tokens=self._max_tokens)
         return Sequences(token_ids=[ids for ids, _ in encoded], segment_ids=[segments for _, segments in encoded])
 
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ N tokens of one window, C of them from the context, T tokens of the whole contex
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from minilm.corpus.squad import Question
 from minilm.errors import DataError, UsageError
-from minilm.tally import Tally
+from minilm.tally import Tally, telling
 from minilm.text.pairs import PairFrame
 from minilm.text.tokenizer import Tokenizer
 
@@ -105,12 +106,10 @@ def make_windows(
     for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
         windows += cutter.windows(number, question, ids[:max_question_tokens], *encoded[question.context])
     cut = [question.where for question, ids in zip(questions, asked, strict=True) if len(ids) > max_question_tokens]
-    closer = f"leave less than stride={stride} tokens of a window for the context: their windows start closer together"
-    found = Tally() if tally is None else tally
-    found.add(f"questions are longer than {max_question_tokens} tokens and were cut", cut, of=len(questions))
-    found.add(f"questions {closer}", cutter.crowded, of=len(questions))
-    if tally is None:
-        found.report()
+    with telling() if tally is None else nullcontext(tally) as found:
+        found.add(f"questions are longer than {max_question_tokens} tokens and were cut", cut, of=len(questions))
+        closer = f"questions leave less than stride={stride} tokens of a window for the context: their windows start "
+        found.add(f"{closer}closer together", cutter.crowded, of=len(questions))
     return windows
 
 
@@ -198,9 +197,9 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
             lost.append(question.where)
     if lost and len(lost) == len(questions):
         raise DataError(f"no question can be learned from: none has its answer in its context (first: {lost[0]})")
-    tally, left_out = Tally(), "are left out: the answer is not in the context, or not where the file says"
-    tally.add(f"questions {left_out}", lost, of=len(questions))
-    tally.report()
+    with telling() as tally:
+        left_out = "questions are left out: the answer is not in the context, or not where the file says"
+        tally.add(left_out, lost, of=len(questions))
     kept, positions = [], []
     for window in windows:
         span = spans[window.question]
