@@ -20,10 +20,11 @@ from pathlib import Path
 
 from ab import machine
 
-from minilm import storage
-from minilm.corpus.tables import Row, read_rows
 from minilm.decode.detokenize import text_of
 from minilm.embedded import embedded_model
+from minilm.files.json import write_json
+from minilm.files.regular import sha256_file
+from minilm.files.rows import Row, read_rows
 from minilm.recipe import FinetuneRecipe, TaskSection, find_recipe, load_recipe
 from minilm.text.tokenizer import Tokenizer
 
@@ -87,7 +88,7 @@ def main() -> None:
     columns = load_recipe(find_recipe(test.recipe), kind=FinetuneRecipe).recipe.task
     rows = list(read_rows(chosen.data / test.test))
     scores = run(test, chosen, rows, columns)
-    files = {name: storage.sha256_file(chosen.data / name) for name in (*test.train, test.test)}
+    files = {name: sha256_file(chosen.data / name) for name in (*test.train, test.test)}
     found = {
         "task": chosen.task,
         "training examples": sum(1 for name in test.train for _ in read_rows(chosen.data / name)),
@@ -103,7 +104,7 @@ def main() -> None:
         "machine": machine(),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    storage.write_json(RESULTS / f"{chosen.task}.json", found)
+    write_json(RESULTS / f"{chosen.task}.json", found)
     print(json.dumps(scores, indent=2))
 
 

@@ -32,8 +32,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from minilm import storage
 from minilm.embedded import embedded_model
+from minilm.files.json import write_json
+from minilm.files.regular import sha256_file
 from minilm.recipe import FinetuneRecipe, Loaded, find_recipe, flat_values, load_recipe
 from minilm.tasks.classification import ClassificationTask
 from minilm.tasks.make import make_task
@@ -111,12 +112,12 @@ def store(
         "machine": machine(),
     }
     data = {
-        "train sha256": [storage.sha256_file(Path(name)) for name in recipe.task.train],
-        "dev sha256": [storage.sha256_file(Path(name)) for name in recipe.task.dev],
+        "train sha256": [sha256_file(Path(name)) for name in recipe.task.train],
+        "dev sha256": [sha256_file(Path(name)) for name in recipe.task.dev],
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     stored = stored_in(file)  # read again: the other side may have added a run meanwhile
-    storage.write_json(file, {"task": recipe.task.name, **data, "runs": [*stored["runs"], row]})
+    write_json(file, {"task": recipe.task.name, **data, "runs": [*stored["runs"], row]})
     print({name: row[name] for name in ("side", "seed", "best")}, flush=True)
 
 

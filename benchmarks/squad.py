@@ -28,8 +28,9 @@ from glue import (
 )
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedTokenizerFast
 
-from minilm import storage
 from minilm.embedded import embedded_model
+from minilm.files.json import read_json, write_json
+from minilm.files.regular import sha256_file
 from minilm.model.checkpoint import read_model
 from minilm.recipe import FinetuneRecipe
 from minilm.tasks.base import Array, Sequences
@@ -112,13 +113,13 @@ def require_same_run(recipe: FinetuneRecipe, out: Path) -> None:
     """Ours refuses a folder of another run by itself; the Trainer would go on with whatever lies there."""
     identity = {
         **run_key(recipe, side="transformers"),
-        "train sha256": [storage.sha256_file(Path(name)) for name in recipe.task.train],
+        "train sha256": [sha256_file(Path(name)) for name in recipe.task.train],
     }
     file = out / "run.json"
     if file.exists():
-        require_same(storage.read_json(file), identity, out)
+        require_same(read_json(file), identity, out)
     out.mkdir(parents=True, exist_ok=True)
-    storage.write_json(file, identity)
+    write_json(file, identity)
 
 
 def scores(model: Path, recipe: FinetuneRecipe, outputs: dict[bytes, Array]) -> Mapping[str, float]:

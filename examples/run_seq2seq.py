@@ -33,10 +33,10 @@ from original_flags import (
     require_model_type,
 )
 
-from minilm import storage
 from minilm.cli.app import run_reporting
 from minilm.embedded import model_path
 from minilm.errors import UsageError
+from minilm.files.atomic import atomic_write, make_folder
 from minilm.model.checkpoint import read_config
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.run import finetune_once
@@ -168,11 +168,11 @@ def main(arguments: Sequence[str]) -> int:
         loaded = _recipe(args, ranks)
         options = json.dumps(vars(args), indent=2, sort_keys=True) + "\n"
         if ranks.is_first and not (out / "train_opt.json").is_file():
-            storage.make_folder(out)
-            storage.atomic_write(out / "train_opt.json", options)
+            make_folder(out)
+            atomic_write(out / "train_opt.json", options)
         finetune_once(loaded.recipe, resolved=resolved_yaml(loaded), ranks=ranks, label="run_seq2seq", models=out)
         if ranks.is_first:
-            storage.atomic_write(out / "train_opt.json", options)  # not those of a start that was refused before
+            atomic_write(out / "train_opt.json", options)  # not those of a start that was refused before
             print(f"Training is done: the checkpoints are {out}/ckpt-*")
     return 0
 

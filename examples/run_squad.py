@@ -32,11 +32,12 @@ from original_flags import (
     require_model_type,
 )
 
-from minilm import storage
 from minilm.cli.app import run_reporting
 from minilm.corpus.squad import read_squad
 from minilm.embedded import model_path
 from minilm.errors import UsageError
+from minilm.files.atomic import atomic_write, make_folder
+from minilm.files.json import write_json
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.objective import predict
@@ -266,7 +267,7 @@ def _train(args: argparse.Namespace, recipe: Loaded[FinetuneRecipe], ranks: Rank
         raise AnotherRunError(f"{error}, or give --overwrite_output_dir") from None
     if ranks.is_first:
         for file in sorted((out / "run" / "model").iterdir()):
-            storage.atomic_write(out / file.name, file.read_bytes())
+            atomic_write(out / file.name, file.read_bytes())
     wait_for_first(ranks)
 
 
@@ -323,7 +324,7 @@ def _evaluate(args: argparse.Namespace, task: SpanTask, source: tuple[Path, Path
     """Answer and score the questions with the model, then with each checkpoint where that is asked for."""
     path, config = source
     out = Path(args.output_dir)
-    storage.make_folder(out)
+    make_folder(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results: dict[str, float] = {}
     for step, folder in [("", path), *_checkpoints(args)]:
@@ -332,9 +333,9 @@ def _evaluate(args: argparse.Namespace, task: SpanTask, source: tuple[Path, Path
         answers = task.chosen("dev", outputs)
         results |= {f"{key}_{step}" if step else key: value for key, value in task.scores("dev", answers).items()}
         for name, content in official_files(answers).items() if ranks.is_first else ():
-            storage.atomic_write(out / f"{name}_{step}.json", json.dumps(content, indent=4) + "\n")
+            atomic_write(out / f"{name}_{step}.json", json.dumps(content, indent=4) + "\n")
     if ranks.is_first:
-        storage.write_json(out / "results.json", results)
+        write_json(out / "results.json", results)
         print(f"Results: {results}")
 
 

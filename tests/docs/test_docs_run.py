@@ -109,11 +109,11 @@ def lay_out_files(folder: Path, model: Path) -> None:
     """What the pages say the reader has; Microsoft's model is a tiny one with its names and format."""
     import torch
 
+    from minilm.files.tensors import read_safetensors
     from minilm.model.checkpoint import write_model
     from minilm.model.config import EncoderConfig
     from minilm.model.encoder import Encoder
     from minilm.model.heads import Model
-    from minilm.storage import read_safetensors
 
     rows = list(sentences())
     (folder / "my.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from minilm.corpus.build import build_shards
-from minilm.corpus.readers import BadRows
 from minilm.corpus.shards import Shards
 from minilm.corpus.tokenizing import tokenize_in_workers
 from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.files.formats import BadRows
 
 LINE = "the cat sat on the mat\n"
 

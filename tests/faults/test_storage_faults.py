@@ -17,8 +17,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from minilm import atomic, storage
 from minilm.errors import SystemProblem
+from minilm.files import atomic
+from minilm.files.atomic import atomic_folder, atomic_write
+from minilm.files.json import write_json
+from minilm.files.tensors import write_arrays, write_safetensors
 from minilm.text.tokenizer import Tokenizer
 
 BIG = b"x" * 2_000_000
@@ -26,14 +29,14 @@ BIG = b"x" * 2_000_000
 
 def writers() -> dict[str, Callable[[Path], None]]:
     def folder(path: Path) -> None:
-        with storage.atomic_folder(path.with_name("folder")) as aside:
+        with atomic_folder(path.with_name("folder")) as aside:
             (aside / "part").write_bytes(BIG)
 
     return {
-        "atomic_write": lambda path: storage.atomic_write(path, BIG),
-        "write_json": lambda path: storage.write_json(path, {"a": "x" * len(BIG)}),
-        "write_arrays": lambda path: storage.write_arrays(path, {"a": np.zeros(len(BIG), dtype=np.uint8)}),
-        "write_safetensors": lambda path: storage.write_safetensors(path, {"a": torch.zeros(len(BIG))}),
+        "atomic_write": lambda path: atomic_write(path, BIG),
+        "write_json": lambda path: write_json(path, {"a": "x" * len(BIG)}),
+        "write_arrays": lambda path: write_arrays(path, {"a": np.zeros(len(BIG), dtype=np.uint8)}),
+        "write_safetensors": lambda path: write_safetensors(path, {"a": torch.zeros(len(BIG))}),
         "atomic_folder": folder,
     }
 
@@ -112,7 +115,7 @@ def test_what_the_tensor_library_says_of_the_disk_is_understood(
     path.write_text("old")
     monkeypatch.setattr("safetensors.torch.serialize_file", refuse)
     with pytest.raises(SystemProblem, match=f"cannot write {path}: {message}"):
-        storage.write_safetensors(path, {"a": torch.zeros(3)})
+        write_safetensors(path, {"a": torch.zeros(3)})
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["f"]
 
@@ -151,12 +154,12 @@ def test_a_path_below_a_file_is_a_clear_error(tmp_path: Path, name: str) -> None
 
 def test_a_missing_folder_and_a_folder_in_the_way_are_named(tmp_path: Path) -> None:
     with pytest.raises(SystemProblem, match=r"none/f: the folder does not exist: create it first$"):
-        storage.atomic_write(tmp_path / "none" / "f", "x")
+        atomic_write(tmp_path / "none" / "f", "x")
     (tmp_path / "d").mkdir()
     with pytest.raises(SystemProblem, match=r"/d: a folder of that name is in the way: choose another path$"):
-        storage.atomic_write(tmp_path / "d", "x")
+        atomic_write(tmp_path / "d", "x")
     with pytest.raises(SystemProblem, match=r"the name is too long: choose a shorter one$"):
-        storage.atomic_write(tmp_path / ("n" * 250), "x")
+        atomic_write(tmp_path / ("n" * 250), "x")
     assert os.listdir(tmp_path) == ["d"]
 
 
@@ -167,11 +170,11 @@ def test_tokenizer_save_reports_the_same_way(tmp_path: Path) -> None:
 
 
 def test_other_errors_inside_a_folder_pass_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), storage.atomic_folder(tmp_path / "out"):
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "out"):
         Path(tmp_path / "input").read_text()
     with (
         pytest.raises(SystemProblem, match=r"cannot write .*out: the disk is full"),
-        storage.atomic_folder(tmp_path / "out"),
+        atomic_folder(tmp_path / "out"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert os.listdir(tmp_path) == []
@@ -189,7 +192,7 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
         rename(source, target)
 
     monkeypatch.setattr(atomic, "os", SimpleNamespace(**{**vars(os), "rename": fail_on_publish}))
-    with pytest.raises(SystemProblem, match="the disk is full"), storage.atomic_folder(path, replace=True):
+    with pytest.raises(SystemProblem, match="the disk is full"), atomic_folder(path, replace=True):
         pass
     assert os.listdir(tmp_path) == ["out"]
     assert os.listdir(path) == ["old"]
@@ -197,15 +200,15 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_kill_in_the_middle_leaves_the_old_and_is_cleaned_up_later(tmp_path: Path, kind: str) -> None:
-    storage.atomic_write(tmp_path / "f", "old")
-    with storage.atomic_folder(tmp_path / "d") as aside:
+    atomic_write(tmp_path / "f", "old")
+    with atomic_folder(tmp_path / "d") as aside:
         (aside / "old").touch()
     body = {
         "file": f"with writing_aside(Path({str(tmp_path / 'f')!r})) as f:\n    f.write(b'half'); f.flush()",
         "folder": f"with atomic_folder(Path({str(tmp_path / 'd')!r}), replace=True) as d:\n    (d / 'h').touch()",
     }[kind]
     process = python(
-        "import time; from pathlib import Path; from minilm.atomic import writing_aside, atomic_folder\n"
+        "import time; from pathlib import Path; from minilm.files.atomic import writing_aside, atomic_folder\n"
         f"{body}\n    print('ready', flush=True); time.sleep(60)\n"
     )
     assert process.stdout is not None
@@ -215,18 +218,18 @@ def test_a_kill_in_the_middle_leaves_the_old_and_is_cleaned_up_later(tmp_path: P
     assert (tmp_path / "f").read_text() == "old"
     assert os.listdir(tmp_path / "d") == ["old"]
     assert len(os.listdir(tmp_path)) == 3  # the leftover
-    storage.atomic_write(tmp_path / "f", "new")
-    with storage.atomic_folder(tmp_path / "d", replace=True) as aside:
+    atomic_write(tmp_path / "f", "new")
+    with atomic_folder(tmp_path / "d", replace=True) as aside:
         (aside / "new").touch()
     assert sorted(os.listdir(tmp_path)) == ["d", "f"]
 
 
 def test_random_kills_never_show_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    storage.atomic_write(path, b"0" * 300_000)
+    atomic_write(path, b"0" * 300_000)
     for delay in (0.0, 0.004, 0.011, 0.023):
         process = python(
-            "from pathlib import Path; from minilm.storage import atomic_write\nprint('ready', flush=True)\n"
+            "from pathlib import Path; from minilm.files.tensors import atomic_write\nprint('ready', flush=True)\n"
             f"for i in range(10**6): atomic_write(Path({str(path)!r}), str(i % 10).encode() * 300_000)\n"
         )
         assert process.stdout is not None
@@ -237,5 +240,5 @@ def test_random_kills_never_show_half_a_file(tmp_path: Path) -> None:
         content = path.read_bytes()
         assert len(content) == 300_000
         assert len(set(content)) == 1
-    storage.atomic_write(path, "end")
+    atomic_write(path, "end")
     assert os.listdir(tmp_path) == ["f"]

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from minilm.files.tensors import read_safetensors
 from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
-from minilm.storage import read_safetensors
 
 REPO = Path(__file__).resolve().parents[2]
 WORDS = [f"word{number}" for number in range(95)]

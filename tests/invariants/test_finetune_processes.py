@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from minilm.storage import read_json
+from minilm.files.json import read_json
 from minilm.train.metrics import read_metrics
 
 TIMES = {"tokens_per_second", "memory_gib"}

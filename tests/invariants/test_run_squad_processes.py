@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from minilm.storage import read_json, read_safetensors
+from minilm.files.json import read_json
+from minilm.files.tensors import read_safetensors
 from minilm.train.metrics import read_metrics
 
 SCRIPT = str(Path(__file__).resolve().parents[2] / "examples" / "run_squad.py")

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from minilm.decode.traces import read_traces
-from minilm.storage import read_safetensors
+from minilm.files.tensors import read_safetensors
 
 REPO = Path(__file__).resolve().parents[2]
 NAME = "minilm-l12-h384-uncased"  # as the commands call it, here the embedded model

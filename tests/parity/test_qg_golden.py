@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minilm.files.meteor_java import meteor_counts
 from minilm.score.generation import FloatArray, ScoredText, generation_metrics, pool, sums_of
-from minilm.tasks.meteor import meteor_counts
 
 BLEU = [f"Bleu_{order}" for order in (1, 2, 3, 4)]
 PUBLISHED = {"Bleu_1": 56.57, "Bleu_2": 40.25, "Bleu_3": 30.62, "Bleu_4": 23.88, "METEOR": 25.64, "ROUGE_L": 51.68}

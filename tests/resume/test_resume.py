@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from minilm import storage
 from minilm.distill import run as run_module
 from minilm.distill.run import distill
 from minilm.distill.teacher import Teacher
 from minilm.errors import Interrupted, UsageError
+from minilm.files.json import read_json
+from minilm.files.regular import sha256_file
+from minilm.files.tensors import read_safetensors
 from minilm.recipe import load_recipe
 from minilm.train import loop
 from minilm.train.metrics import read_metrics
@@ -244,7 +246,7 @@ def test_every_difference_is_named(finished):
 
 
 def sums(out: Path) -> dict[str, str]:
-    identity = storage.read_json(next(out.glob("checkpoints/*/state.json")))["identity"]
+    identity = read_json(next(out.glob("checkpoints/*/state.json")))["identity"]
     assert isinstance(identity, dict)
     return identity
 
@@ -305,7 +307,7 @@ def test_never_starts_afresh_and_leaves_nothing_of_the_old_run(finished, tiny, c
     ]
     assert [row["step"] for row in read_metrics(whole)] == [4]
     run(recipe, f"out={tiny.folder / 'fresh'}", "train.steps=4", "train.learning_rate=0.1")
-    assert storage.sha256_file(whole / "model" / "model.safetensors") == storage.sha256_file(
+    assert sha256_file(whole / "model" / "model.safetensors") == sha256_file(
         tiny.folder / "fresh" / "model" / "model.safetensors"
     )
 
@@ -363,8 +365,6 @@ def test_each_of_several_students_learns_as_if_alone_from_one_teacher_pass(tiny,
         name = str(student["name"])
         assert together.folders[name] == tiny.folder / "both" / "model" / name
         assert together.metrics[f"{name}.heldout_loss"] == alone.metrics[f"{name}.heldout_loss"]
-        ours, theirs = (
-            storage.read_safetensors(result.folders[name] / "model.safetensors") for result in (together, alone)
-        )
+        ours, theirs = (read_safetensors(result.folders[name] / "model.safetensors") for result in (together, alone))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

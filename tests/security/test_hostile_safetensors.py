@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minilm.errors import DataError
-from minilm.storage import map_arrays, read_safetensors, read_safetensors_header
+from minilm.files.tensors import map_arrays, read_safetensors, read_safetensors_header
 
 
 def tensor_file(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:

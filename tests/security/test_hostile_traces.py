@@ -92,7 +92,7 @@ def test_lists_that_hold_themselves_are_refused(refused):
 
 
 def test_a_pickle_of_endless_instructions_is_refused(refused, monkeypatch):
-    monkeypatch.setattr("minilm.legacy_bin._MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr("minilm.files.torch_bin._MAX_INSTRUCTIONS", 1000)
     assert "far too large for plain data" in refused(b"\x80\x02" + b"N" * 2000 + b".")
 
 

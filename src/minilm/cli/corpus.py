@@ -17,8 +17,8 @@ import typer
 
 if TYPE_CHECKING:
     from minilm.corpus.build import BuildProgress
-    from minilm.corpus.readers import BadRows
     from minilm.corpus.shards import ShardManifest
+    from minilm.files.formats import BadRows
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -68,7 +68,7 @@ def build(
       minilm corpus build --input reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
     """
     from minilm.corpus.build import build_shards
-    from minilm.corpus.readers import BadRows
+    from minilm.files.formats import BadRows
 
     files = [*inputs, *(more_inputs or [])]
     bad_rows = BadRows()

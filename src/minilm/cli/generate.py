@@ -118,9 +118,9 @@ def _run(
     """Load the model and generate, with progress."""
     from minilm.cli.progress import counting_later
     from minilm.errors import Interrupted
+    from minilm.files.regular import sha256_file
     from minilm.infer.api import load
     from minilm.infer.generate_file import GenerationJob, generate_file, read_sources
-    from minilm.storage import sha256_file
 
     loaded = load(model, precision=precision)
     columns = list(fields or loaded.task.source)
@@ -148,10 +148,10 @@ def _run(
 
 def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fields: Sequence[str] | None) -> bool:
     """Whether the output is lines of text; raises UsageError for flags that do not fit together."""
-    from minilm.corpus.readers import require_file
-    from minilm.corpus.tables import is_table
     from minilm.decode.traces import require_trace_name
     from minilm.errors import UsageError
+    from minilm.files.formats import require_file
+    from minilm.files.rows import is_table
 
     require_file(source)
     if output.suffix not in (".jsonl", ".json", ".txt"):

@@ -115,7 +115,7 @@ def _as_file(source: str) -> Iterator[Path]:
     """The file `source`; standard input is kept in one for as long, since all of it is looked at first."""
     import tempfile
 
-    from minilm.atomic import reporting_writes
+    from minilm.files.atomic import reporting_writes
 
     if source != _STANDARD:
         yield Path(source)
@@ -133,7 +133,7 @@ def _as_file(source: str) -> Iterator[Path]:
 def _standard_input() -> Iterator[bytes]:
     import sys
 
-    from minilm.corpus.readers import damage_is_data_error
+    from minilm.files.formats import damage_is_data_error
 
     with damage_is_data_error(Path("standard input")):
         while part := sys.stdin.buffer.read(_PART):
@@ -190,7 +190,7 @@ def _plan(
     id_column: str | None,
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The predictions to come and how many there will be; every row is looked at before the first is computed."""
-    from minilm.corpus.readers import BadRows
+    from minilm.files.formats import BadRows
     from minilm.infer.predict import Columns, classified, own_ids, read_texts
 
     model.require_head("classification")
@@ -231,8 +231,8 @@ def _write(rows: Generator[list[Prediction], None, None], total: int, output: st
     import json
     import sys
 
-    from minilm.atomic import writing_aside
     from minilm.cli.progress import counting
+    from minilm.files.atomic import writing_aside
 
     written = 0
     target = nullcontext(sys.stdout.buffer) if output == _STANDARD else writing_aside(Path(output))

@@ -64,8 +64,8 @@ def squad(
 
       minilm score squad --predictions p.jsonl --references dev.jsonl.gz --na-prob null_odds.json --na-prob-thresh 0
     """
-    from minilm.corpus.predictions import as_number, as_text, read_by_id
     from minilm.corpus.squad import read_squad_references
+    from minilm.files.by_id import as_number, as_text, read_by_id
     from minilm.score.matching import match_ids
     from minilm.score.squad import squad_metrics
 
@@ -123,7 +123,7 @@ def glue(
 
       minilm score glue --task mnli --predictions p.jsonl --references dev.jsonl --label-field gold_label --json
     """
-    from minilm.corpus.predictions import ID_FIELDS, as_number, read_by_id
+    from minilm.files.by_id import ID_FIELDS, as_number, read_by_id
     from minilm.score.glue import Label, align, compute_metrics, glue_task, parse_label
     from minilm.score.matching import match_ids
     from minilm.tasks.glue import glue_text_task

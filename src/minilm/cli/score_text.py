@@ -1,7 +1,7 @@
 """`minilm score rouge` and `minilm score qg`: compare generated texts with references, matched by their place.
 
 In: two files (for `qg` also one of sources) with as many items. Out: a table, or one JSON object with `--json`; each
-number comes with a signature that says how it was made. Files are read by `minilm.corpus.aligned`, numbers come from
+number comes with a signature that says how it was made. Files are read by `minilm.files.by_location`, numbers come from
 `minilm.score`. The commands are registered in `score.py`.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from minilm.corpus.aligned import AlignedTexts
+    from minilm.files.by_location import AlignedTexts
     from minilm.score.generation import ScoredText
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def qg(
 
       minilm score qg --predictions p.jsonl --references r.jsonl --reference-field questions --json
     """
-    from minilm.corpus.aligned import read_aligned
+    from minilm.files.by_location import read_aligned
     from minilm.score.generation import pool, sums_of
 
     given, expected = _read_pairs(predictions, references, prediction_field, reference_field, cut_references=False)
@@ -197,7 +197,7 @@ def _read_pairs(
     """Read both sides, warn about what is empty, and see that there are as many of each."""
     from dataclasses import replace
 
-    from minilm.corpus.aligned import read_aligned
+    from minilm.files.by_location import read_aligned
 
     given = read_aligned(predictions, fields=(prediction_field,) if prediction_field else _PREDICTION_FIELDS)
     expected = read_aligned(
@@ -301,7 +301,7 @@ def _rouge_report(scores: NDArray[np.float64], preparation: str, *, confidence: 
 
 
 def _meteor(items: Sequence[ScoredText]) -> NDArray[np.float64] | None:
-    from minilm.tasks.meteor import meteor_counts
+    from minilm.files.meteor_java import meteor_counts
 
     try:
         return meteor_counts(items)

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from minilm.corpus.readers import BadRows, ByteMeter, read_texts
 from minilm.corpus.shards import DTYPES, MANIFEST_NAME, ShardInfo, ShardManifest, shard_name
 from minilm.corpus.tokenizing import Int32s, TokenizedBatch, batches, tokenize_here, tokenize_in_workers
 from minilm.errors import DataError, UsageError
-from minilm.storage import atomic_folder, sha256_file, write_arrays, write_json
+from minilm.files.atomic import atomic_folder
+from minilm.files.formats import BadRows, ByteMeter, read_texts
+from minilm.files.json import write_json
+from minilm.files.regular import sha256_file
+from minilm.files.tensors import write_arrays
 from minilm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

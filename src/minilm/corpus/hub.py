@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from minilm.corpus.tables import Row
 from minilm.errors import SystemProblem, UsageError
+from minilm.files.rows import Row
 from minilm.score.glue import glue_name
 
 _PREFIX = "hub:"

@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm.errors import DataError
-from minilm.storage import map_arrays, read_json, sha256_file
+from minilm.files.json import read_json
+from minilm.files.regular import sha256_file
+from minilm.files.tensors import map_arrays
 
 MANIFEST_NAME = "manifest.json"
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from minilm.corpus.predictions import read_json_text
 from minilm.errors import DataError
+from minilm.files.by_id import read_json_text
+from minilm.files.json import parse_json_object
 from minilm.score.squad import SquadReference
-from minilm.storage import parse_json_object
 
 _T = TypeVar("_T")
 _KINDS: dict[type, str] = {

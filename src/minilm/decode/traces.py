@@ -17,8 +17,11 @@ from typing import TypeVar
 
 import torch
 
-from minilm import storage
 from minilm.errors import DataError, UsageError
+from minilm.files.atomic import atomic_write
+from minilm.files.json import parse_json_object, read_json_lines
+from minilm.files.tensors import read_safetensors, read_safetensors_header, write_safetensors
+from minilm.files.torch_bin import read_plain_pickles
 
 _Number = TypeVar("_Number", int, float)
 _FORMAT = "minilm_traces_1"
@@ -66,7 +69,7 @@ def write_traces(path: Path, traces: Sequence[Trace]) -> None:
     assert all(trace.complete for trace in traces), "a trace of a stopped search cannot be scored again"
     if path.suffix == ".jsonl":
         lines = (json.dumps({name: getattr(trace, name) for name in _LISTS}) + "\n" for trace in traces)
-        storage.atomic_write(path, "".join(lines))
+        atomic_write(path, "".join(lines))
         return
     beams, total = (len(traces[0].ids[0]) if traces else 0), sum(len(trace.ids) for trace in traces)
     tensors = {
@@ -76,7 +79,7 @@ def write_traces(path: Path, traces: Sequence[Trace]) -> None:
     }
     tensors = {name: tensor.view(total, beams) for name, tensor in tensors.items()}
     tensors["frames"] = torch.tensor([len(trace.ids) for trace in traces], dtype=_TENSORS["frames"])
-    storage.write_safetensors(path, tensors, metadata={_FORMAT: json.dumps({"num_samples": len(traces)})})
+    write_safetensors(path, tensors, metadata={_FORMAT: json.dumps({"num_samples": len(traces)})})
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -87,11 +90,11 @@ def read_traces(path: Path) -> list[Trace]:
     """
     if path.suffix == ".jsonl":
         return list(_read_lines(path))
-    info, metadata = storage.read_safetensors_header(path)
+    info, metadata = read_safetensors_header(path)
     if _FORMAT not in metadata or info.keys() != _TENSORS.keys():
         raise DataError(f"{path}: not a trace file (its header lacks {_FORMAT!r}); decode again with traces")
-    count = storage.parse_json_object(metadata[_FORMAT], path).get("num_samples")
-    tensors = storage.read_safetensors(path)
+    count = parse_json_object(metadata[_FORMAT], path).get("num_samples")
+    tensors = read_safetensors(path)
     shapes = {tuple(tensors[name].shape) for name in ("scores", "ids", "parents")}
     wrong = [name for name, kind in _TENSORS.items() if tensors[name].dtype != kind]
     frames = tensors["frames"].flatten().tolist()
@@ -111,7 +114,7 @@ def read_traces(path: Path) -> list[Trace]:
 
 def _read_lines(path: Path) -> Iterator[Trace]:
     """Read traces of a JSON object a line."""
-    for number, record in storage.read_json_lines(path):
+    for number, record in read_json_lines(path):
         yield _checked_lists(*map(record.get, _LISTS), names=_LISTS, where=f"{path}:{number}")
 
 
@@ -121,7 +124,7 @@ def read_original_traces(path: Path) -> Iterator[Trace]:
     Raises:
         DataError: not such a file, truncated, or it asks for anything but plain data: refused, nothing is executed.
     """
-    records = storage.read_plain_pickles(path)
+    records = read_plain_pickles(path)
     header = next(records, None)
     count = header.get("num_samples") if isinstance(header, dict) else None
     if type(count) is not int or count < 0:

@@ -16,7 +16,6 @@ from typing import Literal
 
 import torch
 
-from minilm import storage
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
@@ -25,6 +24,9 @@ from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import Teacher, load_teacher
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
+from minilm.files.atomic import atomic_folder, atomic_write
+from minilm.files.json import read_json, write_json
+from minilm.files.regular import sha256_file
 from minilm.model.checkpoint import model_checksums
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
@@ -110,7 +112,7 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, a
             remove_results(out)
         require_run(out / "checkpoints", identity)
         if ranks.is_first:
-            storage.atomic_write(out / RECIPE, resolved)
+            atomic_write(out / RECIPE, resolved)
     logger.info(
         "distilling layer %d of %s into %s; %d documents",
         teacher.layer,
@@ -164,7 +166,7 @@ def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Toke
         if not path.is_file():
             raise DataError(f"data.inputs: {path} does not exist; expected a text file")
     source = {
-        "files": [[path.name, storage.sha256_file(path)] for path in inputs],
+        "files": [[path.name, sha256_file(path)] for path in inputs],
         "field": recipe.data.field,
         "max_tokens": recipe.data.max_tokens,
         "tokenizer": tokenizer.fingerprint,
@@ -172,7 +174,7 @@ def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Toke
     folder = out / "corpus"
     if _was_built_from(source, folder / "source.json"):
         return folder / "shards"
-    with storage.atomic_folder(folder, replace=True) as aside:
+    with atomic_folder(folder, replace=True) as aside:
         build_shards(
             inputs,
             tokenizer=teacher,
@@ -181,13 +183,13 @@ def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Toke
             field=recipe.data.field,
             workers=recipe.data.workers,
         )
-        storage.write_json(aside / "source.json", source)
+        write_json(aside / "source.json", source)
     return folder / "shards"
 
 
 def _was_built_from(source: Mapping[str, object], record: Path) -> bool:
     try:
-        return storage.read_json(record) == source
+        return read_json(record) == source
     except DataError:  # none there, or a damaged one
         return False
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.errors import UsageError
+from minilm.files.atomic import atomic_folder, atomic_write
+from minilm.files.json import read_json
 from minilm.model.checkpoint import read_config, read_model, write_model
 from minilm.model.config import EncoderConfig, with_vocabulary_of
 from minilm.model.embedding import read_embedding, write_embedding
@@ -42,11 +43,11 @@ def save_student(student: Encoder, folder: Path, *, teacher: Path, tokenizer: To
     """Write a Hugging Face folder that also embeds the way the teacher does; an earlier one is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
-    with storage.atomic_folder(folder, replace=True) as aside:
+    with atomic_folder(folder, replace=True) as aside:
         write_model(Model(student), aside)
         tokenizer.save(aside)
         write_embedding(aside, embedding, hidden_size=student.config.hidden_size)
-        storage.atomic_write(aside / "README.md", card)
+        atomic_write(aside / "README.md", card)
 
 
 def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer) -> EncoderConfig:
@@ -54,7 +55,7 @@ def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer)
 
     A teacher of a family this encoder does not build gives only its vocabulary; the student is then BERT.
     """
-    if EncoderConfig.is_family(storage.read_json(teacher / "config.json")):
+    if EncoderConfig.is_family(read_json(teacher / "config.json")):
         return with_vocabulary_of(shape, read_config(teacher))
     return replace(shape, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
 

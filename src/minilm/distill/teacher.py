@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm import storage
 from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.files.tensors import read_safetensors_header
 from minilm.model.attention import attend
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed, pack
@@ -144,7 +144,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
     if not folder.is_dir():
         raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
     for weights in folder.glob("*.safetensors"):
-        storage.read_safetensors_header(weights)  # a damaged file is one clear error, not the library's
+        read_safetensors_header(weights)  # a damaged file is one clear error, not the library's
     AttentionInterface.register(_INTERFACE, _packed_attention)
     transformers_logging.disable_progress_bar()
     try:

@@ -23,7 +23,7 @@ from minilm.decode.rescore import Hypothesis, best_hypotheses
 from minilm.decode.sampling import SamplingSettings, choose, choose_all
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
-from minilm.infer.kinds import of_kind
+from minilm.files.kinds import of_kind
 from minilm.infer.sources import Source, SourceEncoder
 from minilm.infer.task_file import SavedTask
 from minilm.tally import Tally, telling

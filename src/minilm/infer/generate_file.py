@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from minilm.atomic import writing_aside
-from minilm.corpus.readers import require_file
-from minilm.corpus.tables import is_table, read_lines, read_rows
 from minilm.decode.detokenize import one_line
 from minilm.decode.traces import Trace, write_traces
 from minilm.errors import DataError, UsageError
+from minilm.files.atomic import writing_aside
+from minilm.files.formats import require_file
+from minilm.files.rows import is_table, read_lines, read_rows
 from minilm.infer.batching import windows
 from minilm.infer.generate import Generated, Generation
 from minilm.infer.sources import Part, Source

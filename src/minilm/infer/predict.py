@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from minilm.corpus.readers import BadRows
 from minilm.corpus.squad import Question, read_squad
-from minilm.corpus.tables import Row, read_rows
 from minilm.errors import DataError
+from minilm.files.formats import BadRows
+from minilm.files.rows import Row, read_rows
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
 from minilm.tally import telling

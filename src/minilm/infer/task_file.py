@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import cast
 
-from minilm import storage
 from minilm.errors import DataError
-from minilm.infer.kinds import of_kind
+from minilm.files.json import read_json, write_json
+from minilm.files.kinds import of_kind
 from minilm.tasks.squad_answers import AnswerSettings, Postprocess
 
 _FILE = "task.json"
@@ -59,7 +59,7 @@ class SavedTask:
 
 def write_task(folder: Path, task: SavedTask) -> None:
     """Write `task.json` into a model folder; raises SystemProblem when the machine refuses."""
-    storage.write_json(folder / _FILE, asdict(task))
+    write_json(folder / _FILE, asdict(task))
 
 
 def read_task(folder: Path) -> SavedTask:
@@ -71,7 +71,7 @@ def read_task(folder: Path) -> SavedTask:
     file = folder / _FILE
     if not file.is_file():
         return SavedTask()
-    values = storage.read_json(file)
+    values = read_json(file)
     for field in fields(SavedTask):
         if field.name in values and not of_kind(values[field.name], str(field.type)):
             expected = "a list of texts" if field.type == "Sequence[str]" else field.type

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from minilm import storage
 from minilm.errors import DataError, UsageError
+from minilm.files.atomic import reporting_writes
+from minilm.files.json import parse_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Unfinished:
         """
         self.path = output.with_name(f".{output.name}.unfinished")
         self._places: dict[int, int] = {}
-        with storage.reporting_writes(self.path):
+        with reporting_writes(self.path):
             self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
             self._lock()
@@ -71,13 +72,13 @@ class Unfinished:
     def __getitem__(self, number: int) -> dict[str, object]:
         """The finished row of that number."""
         self._file.seek(self._places[number])
-        row = storage.parse_json_object(self._file.readline().decode(), self.path)
+        row = parse_json_object(self._file.readline().decode(), self.path)
         del row[_ROW]
         return row
 
     def add(self, rows: Sequence[tuple[int, Mapping[str, object]]]) -> None:
         """Keep finished rows; when this returns, they are on the disk."""
-        with storage.reporting_writes(self.path):
+        with reporting_writes(self.path):
             place = self._file.seek(0, os.SEEK_END)
             lines = [(json.dumps({_ROW: number, **row}) + "\n").encode() for number, row in rows]
             self._file.write(b"".join(lines))
@@ -88,7 +89,7 @@ class Unfinished:
 
     def remove(self) -> None:
         """Remove the file: the output is there."""
-        with storage.reporting_writes(self.path):
+        with reporting_writes(self.path):
             self.path.unlink()
 
     def _lock(self) -> None:
@@ -107,7 +108,7 @@ class Unfinished:
             if not line.endswith(b"\n"):
                 break  # a kill came in between
             try:
-                values = storage.parse_json_object(line.decode(errors="replace"), self.path, line=number)
+                values = parse_json_object(line.decode(errors="replace"), self.path, line=number)
             except DataError as error:
                 raise DataError(f"{error}; remove the file, and the rows that it keeps are computed again") from None
             if number == 1:
@@ -119,7 +120,7 @@ class Unfinished:
             self._require_same(job, found)
         else:
             place = 0
-        with storage.reporting_writes(self.path):
+        with reporting_writes(self.path):
             self._file.truncate(place)
             self._file.seek(place)
             if not place:

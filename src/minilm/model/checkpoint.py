@@ -14,8 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minilm import storage
 from minilm.errors import DataError, UsageError
+from minilm.files.json import read_json, write_json
+from minilm.files.regular import sha256_file, sha256_text
+from minilm.files.tensors import read_safetensors, write_safetensors
+from minilm.files.torch_bin import read_legacy_bin
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, HeadName, Model, new_head
@@ -41,13 +44,13 @@ def read_config(path: Path | str, *, config: Path | None = None) -> EncoderConfi
         DataError: no configuration file, or one this encoder cannot follow.
     """
     file = _config_file(Path(path), config)
-    return EncoderConfig.from_hf(storage.read_json(file), where=str(file))
+    return EncoderConfig.from_hf(read_json(file), where=str(file))
 
 
 def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
     """Label names in id order from `id2label`, or none."""
     file = _config_file(Path(path), config)
-    values = storage.read_json(file).get("id2label") or {}
+    values = read_json(file).get("id2label") or {}
     if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
         raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
     return tuple(str(values[str(index)]) for index in range(len(values)))
@@ -55,7 +58,7 @@ def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, .
 
 def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:
     """Which head the `architectures` of the configuration says the model holds."""
-    names = storage.read_json(_config_file(Path(path), config)).get("architectures")
+    names = read_json(_config_file(Path(path), config)).get("architectures")
     if not isinstance(names, list) or not names:
         return None
     return next((head for suffix, head in _ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
@@ -70,8 +73,8 @@ def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str
     path = Path(path)
     files = [path] if _is_microsoft(path) else sorted(path.glob("*.safetensors")) or [path / "pytorch_model.bin"]
     return {
-        "config": storage.sha256_file(_config_file(path, config)),
-        "weights": storage.sha256_text("".join(storage.sha256_file(file) for file in files)),
+        "config": sha256_file(_config_file(path, config)),
+        "weights": sha256_text("".join(sha256_file(file) for file in files)),
     }
 
 
@@ -145,8 +148,8 @@ def write_model(
     if regression:
         values["problem_type"] = "regression"
     tensors = to_hf(model.state_dict(), family=config.family, head=head)
-    storage.write_safetensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
-    storage.write_json(folder / "config.json", values)
+    write_safetensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
+    write_json(folder / "config.json", values)
 
 
 def _is_microsoft(path: Path) -> bool:
@@ -175,22 +178,22 @@ def _config_file(path: Path, config: Path | None) -> Path:
 def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of the model at `path`, and the file to name in messages."""
     if _is_microsoft(path):
-        return path, storage.read_legacy_bin(path)
+        return path, read_legacy_bin(path)
     single, index, legacy = (
         path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     )
     if single.is_file():
-        return single, storage.read_safetensors(single)
+        return single, read_safetensors(single)
     if index.is_file():
         shards = [path / name for name in _shard_names(index)]
-        return index, {key: value for shard in shards for key, value in storage.read_safetensors(shard).items()}
+        return index, {key: value for shard in shards for key, value in read_safetensors(shard).items()}
     if legacy.is_file():
-        return legacy, storage.read_legacy_bin(legacy)
+        return legacy, read_legacy_bin(legacy)
     raise DataError(f"{path}: no weights; expected model.safetensors or pytorch_model.bin")
 
 
 def _shard_names(index: Path) -> list[str]:
-    weight_map = storage.read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{index}: weight_map must map tensor names to file names")

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from minilm import storage
 from minilm.errors import DataError
+from minilm.files.atomic import atomic_write
+from minilm.files.json import read_json, write_json
+from minilm.files.regular import read_text
 
 Pooling = Literal["mean", "cls"]
 
@@ -58,10 +60,10 @@ def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: i
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for index, (path, kind) in enumerate(kinds)
     ]
-    storage.atomic_write(folder / "modules.json", json.dumps(modules, indent=2) + "\n")
+    atomic_write(folder / "modules.json", json.dumps(modules, indent=2) + "\n")
     for path, _ in kinds[1:]:
         (folder / path).mkdir(exist_ok=True)
-    storage.write_json(
+    write_json(
         folder / "1_Pooling" / "config.json",
         {
             "word_embedding_dimension": hidden_size,
@@ -71,14 +73,12 @@ def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: i
             "pooling_mode_mean_sqrt_len_tokens": False,
         },
     )
-    storage.write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": settings.max_tokens, "do_lower_case": False}
-    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": settings.max_tokens, "do_lower_case": False})
 
 
 def _read_list(file: Path) -> list[Mapping[str, object]]:
     try:
-        values = json.loads(storage.read_text(file))
+        values = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg}); expected a list of modules") from None
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
@@ -88,7 +88,7 @@ def _read_list(file: Path) -> list[Mapping[str, object]]:
 
 def _read_pooling(file: Path) -> Pooling:
     """Both spellings: `pooling_mode: mean` (newer) and `pooling_mode_mean_tokens: true` (older)."""
-    values = storage.read_json(file)
+    values = read_json(file)
     chosen = [str(values["pooling_mode"])] if "pooling_mode" in values else []
     prefix = "pooling_mode_"
     chosen += [
@@ -109,5 +109,5 @@ def _max_tokens(folder: Path, model_max_tokens: int) -> int:
         ("tokenizer_config.json", "model_max_length"),
     ):
         if (folder / name).is_file():
-            limits.append(storage.read_json(folder / name).get(key))
+            limits.append(read_json(folder / name).get(key))
     return int(min(limit for limit in limits if isinstance(limit, (int, float)) and limit > 0))

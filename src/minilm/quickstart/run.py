@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from minilm import storage
 from minilm.corpus.shards import Shards
 from minilm.distill.run import distill, make_objective
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import load_teacher
 from minilm.embedded import embedded_model
+from minilm.files.atomic import atomic_write, make_folder
+from minilm.files.json import write_json
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
 from minilm.quickstart.text import Labelled, QuickstartText
@@ -51,11 +52,11 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
         SystemProblem: the embedded teacher or transformers is missing.
         Interrupted: Ctrl-C; finished parts are kept.
     """
-    storage.make_folder(out)
+    make_folder(out)
     teacher = embedded_model()
     tokenizer = Tokenizer.load(teacher)
     lines = (json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled)
-    storage.atomic_write(out / "text.jsonl", "".join(lines))
+    atomic_write(out / "text.jsonl", "".join(lines))
     heldout = min(256, len(text.unlabelled) // 5)
     overrides = {
         "data.inputs.0": str(out / "text.jsonl"),
@@ -87,7 +88,7 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
         )
         for name, folder in folders.items()
     ]
-    storage.write_json(out / "summary.json", {"rows": [asdict(row) for row in rows]})
+    write_json(out / "summary.json", {"rows": [asdict(row) for row in rows]})
     _report(text, rows, out)
     return rows
 
@@ -118,7 +119,7 @@ def _fine_tune(name: str, folder: Path, text: QuickstartText, out: Path) -> floa
 
 def _write_labelled(rows: Sequence[Labelled], labels: Sequence[str], file: Path) -> None:
     lines = (json.dumps({"text": row.text, "label": labels[row.label]}) + "\n" for row in rows)
-    storage.atomic_write(file, "".join(lines))
+    atomic_write(file, "".join(lines))
 
 
 def _report(text: QuickstartText, rows: Sequence[Row], out: Path) -> None:

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilm.corpus.readers import BadRows, read_texts
 from minilm.errors import DataError, SystemProblem
+from minilm.files.formats import BadRows, read_texts
 
 logger = logging.getLogger(__name__)
 

@@ -84,7 +84,7 @@ def sums_of(items: Sequence[ScoredText], meteor: FloatArray | None = None) -> Fl
 
     Args:
         items: K of them.
-        meteor: `[K, 23]`, what METEOR 1.5 says of them; see `minilm.tasks.meteor`.
+        meteor: `[K, 23]`, what METEOR 1.5 says of them; see `minilm.files.meteor_java`.
 
     Returns:
         `[K, 11]`, or `[K, 34]` with METEOR; rows may be added up.

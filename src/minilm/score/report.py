@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from minilm.files.atomic import atomic_write
 from minilm.score.curves import Curve, draw
-from minilm.storage import atomic_write
 
 # Chart title -> the metrics it shows, by name or by "<student>." plus name.
 _CHARTS: Mapping[str, tuple[str, ...]] = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from minilm.corpus.predictions import as_number
 from minilm.errors import UsageError
+from minilm.files.by_id import as_number
 from minilm.score.glue import parse_label
 
 MOST_LABELS = 1000

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from minilm import storage
+from minilm.files.json import read_json
 from minilm.recipe import FinetuneRecipe
 from minilm.score.curves import Curve
 from minilm.score.report import curve_of, write_report
@@ -103,7 +103,7 @@ def _joined_metrics(runs: Sequence[RunResult]) -> list[dict[str, float]]:
 
 def _shown(folder: Path) -> tuple[dict[str, _Rows], dict[str, Sequence[Curve]], list[Mapping[str, str]]]:
     """Tables, plots and examples of a run's analysis; those of several held-out sets under their names."""
-    analyses = cast("Mapping[str, Mapping[str, object]]", storage.read_json(folder / ANALYSIS))
+    analyses = cast("Mapping[str, Mapping[str, object]]", read_json(folder / ANALYSIS))
     tables: dict[str, _Rows] = {}
     plots: dict[str, Sequence[Curve]] = {}
     examples: list[Mapping[str, str]] = []

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from minilm import storage
 from minilm.errors import DataError
+from minilm.files.json import read_json, write_json
 from minilm.train.best import comparable
 from minilm.train.state import Identity, require_same
 
@@ -86,7 +86,7 @@ def best_point(points: Sequence[Point]) -> Point:
 def write_result(result: RunResult, identity: Identity) -> None:
     """Record that the run is finished, in its folder."""
     values = {**asdict(result), "folder": ".", "identity": dict(identity)}
-    storage.write_json(result.folder / RESULT, values)
+    write_json(result.folder / RESULT, values)
 
 
 def read_result(out: Path, identity: Identity) -> RunResult | None:
@@ -98,7 +98,7 @@ def read_result(out: Path, identity: Identity) -> RunResult | None:
     """
     if not (out / RESULT).is_file():
         return None
-    values = storage.read_json(out / RESULT)
+    values = read_json(out / RESULT)
     try:
         require_same(cast("Identity", values.pop("identity")), identity, out / RESULT)
         return RunResult(**{**values, "folder": out})  # type: ignore[arg-type]

@@ -20,10 +20,12 @@ from typing import cast
 import numpy as np
 import torch
 
-from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.embedded import model_path
 from minilm.errors import UsageError
+from minilm.files.atomic import atomic_folder, atomic_write
+from minilm.files.json import write_json
+from minilm.files.regular import sha256_file
 from minilm.infer.task_file import write_task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
 from minilm.model.compact import CompactTable
@@ -99,7 +101,7 @@ def finetune_once(
             if afresh:
                 remove_results(out)
             require_run(out / "checkpoints", plan.identity)
-            storage.atomic_write(out / RECIPE, resolved)
+            atomic_write(out / RECIPE, resolved)
         wait_for_first(ranks)
         finished = read_result(out, plan.identity)
         return finished if finished is not None else _run(recipe, plan, ranks, label, models)
@@ -121,7 +123,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
     values = {key: value for key, value in values.items() if not key.startswith("sweep")}
-    files = {f"{part} file {path.name}": storage.sha256_file(path) for part, path in _files(recipe)}
+    files = {f"{part} file {path.name}": sha256_file(path) for part, path in _files(recipe)}
     return _Plan(
         task=task,
         tokenizer=tokenizer,
@@ -258,18 +260,18 @@ def _write(
 ) -> None:
     """The model, the record of the run, what it predicted; the record last: with it the run is finished."""
     out = result.folder
-    with storage.atomic_folder(out / "model", replace=True) as aside:
+    with atomic_folder(out / "model", replace=True) as aside:
         _write_model(recipe, plan, model, aside)
-        storage.atomic_write(aside / "README.md", _card(recipe, result))
-    with storage.atomic_folder(out / "predictions", replace=True) as aside:
+        atomic_write(aside / "README.md", _card(recipe, result))
+    with atomic_folder(out / "predictions", replace=True) as aside:
         for name, analysis in analyses.items():
             rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in analysis.predictions)
-            storage.atomic_write(aside / f"{name}.jsonl", rows)
+            atomic_write(aside / f"{name}.jsonl", rows)
     shown = {
         name: {"tables": analysis.tables, "curves": analysis.curves, "examples": analysis.examples}
         for name, analysis in analyses.items()
     }
-    storage.write_json(out / ANALYSIS, cast("Mapping[str, object]", shown))
+    write_json(out / ANALYSIS, cast("Mapping[str, object]", shown))
     report_run(recipe, result)
     write_result(result, plan.identity)
 
@@ -291,7 +293,7 @@ def _write_checkpoint(recipe: FinetuneRecipe, plan: _Plan, model: Model, models:
     """The model of one checkpoint, once."""
     folder = models / f"ckpt-{step}"
     if not folder.exists():
-        with storage.atomic_folder(folder) as aside:
+        with atomic_folder(folder) as aside:
             _write_model(recipe, plan, model, aside)
 
 

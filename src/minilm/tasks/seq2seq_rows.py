@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.corpus.readers import BadRows
-from minilm.corpus.tables import Row, read_rows
 from minilm.decode.detokenize import glued
 from minilm.errors import DataError
+from minilm.files.formats import BadRows
+from minilm.files.rows import Row, read_rows
 from minilm.text.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
 from minilm.text.vocab import NLG_RENAMES, SENTENCE_END

@@ -24,8 +24,9 @@ from typing import Literal
 
 import torch
 
-from minilm import storage
 from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, UsageError
+from minilm.files.atomic import atomic_folder, atomic_write, make_folder
+from minilm.files.json import read_json, write_json
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.report import report_sweep, run_rows
 from minilm.tasks.result import RESULT, Point, RunResult, best_point
@@ -81,7 +82,7 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
             if afresh:
                 check_files(jobs[0].loaded.recipe)
                 remove_results(out)
-            storage.atomic_write(out / RECIPE, resolved_yaml(loaded))
+            atomic_write(out / RECIPE, resolved_yaml(loaded))
             points = _points(_run_all(jobs, recipe, ranks))
             _finish(recipe, out, points)
         return points
@@ -171,9 +172,9 @@ def _run_here(job: _Job, ranks: Ranks) -> RunResult:
 def _run_apart(job: _Job, free: SimpleQueue[str], num_devices: int) -> None:
     """One run in a process that sees one device only; it is the same command a user would type."""
     folder = Path(job.loaded.recipe.out)
-    storage.make_folder(folder)
+    make_folder(folder)
     file = folder / "recipe.yaml"
-    storage.atomic_write(file, job.resolved)
+    atomic_write(file, job.resolved)
     device = free.get()
     try:
         logger.info("%s on %s", job.label, device)
@@ -213,7 +214,7 @@ def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> None:
     best = best_point(points).best
     kept = _kept_model(out)
     if (best.folder / "model").is_dir():
-        with storage.atomic_folder(out / "model", replace=True) as aside:
+        with atomic_folder(out / "model", replace=True) as aside:
             shutil.copytree(best.folder / "model", aside, dirs_exist_ok=True)
         kept = best.folder.name
     elif kept != best.folder.name:
@@ -226,12 +227,12 @@ def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> None:
         for run in point.runs:
             shutil.rmtree(run.folder / "model", ignore_errors=True)
     report_sweep(recipe, out, points)
-    storage.write_json(out / RESULTS, {"metric": best.main_metric, "model": kept, "runs": run_rows(points)})
+    write_json(out / RESULTS, {"metric": best.main_metric, "model": kept, "runs": run_rows(points)})
 
 
 def _kept_model(out: Path) -> str | None:
     """The run whose model an earlier sweep left in `out`."""
     if not (out / RESULTS).is_file() or not (out / "model").is_dir():
         return None
-    name = storage.read_json(out / RESULTS).get("model")
+    name = read_json(out / RESULTS).get("model")
     return name if isinstance(name, str) else None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from minilm.errors import DataError, UsageError
-from minilm.storage import read_json
+from minilm.files.json import read_json
 from minilm.text.vocab import read_vocab, rename_tokens
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from minilm.errors import DataError, UsageError
-from minilm.storage import atomic_write, make_folder, write_json
+from minilm.files.atomic import atomic_write, make_folder
+from minilm.files.json import write_json
 from minilm.text.definition import Definition, load_definition
 from minilm.text.pairs import Int32s, PairFrame, frame_pairs, read_pair_frame
 

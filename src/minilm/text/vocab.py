@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from minilm.errors import DataError
-from minilm.storage import read_text
+from minilm.files.regular import read_text
 
 MAX_VOCAB_BYTES = 64 * 2**20
 

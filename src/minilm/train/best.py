@@ -12,8 +12,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minilm import storage
 from minilm.errors import DataError
+from minilm.files.atomic import atomic_folder
+from minilm.files.json import read_json, write_json
+from minilm.files.tensors import read_safetensors, write_safetensors
 from minilm.train.metrics import restored, storable
 
 _FOLDER, _RECORD, _WEIGHTS = "best", "best.json", "model.safetensors"
@@ -65,9 +67,9 @@ class Best:
 
 def save_best(folder: Path, weights: Mapping[str, Tensor], numbers: Mapping[str, float], *, step: int) -> None:
     """Replace the best weights of the run in `folder`, whole or not at all."""
-    with storage.atomic_folder(folder / _FOLDER, replace=True) as aside:
-        storage.write_safetensors(aside / _WEIGHTS, weights)
-        storage.write_json(aside / _RECORD, {"step": step, "numbers": storable(numbers)})
+    with atomic_folder(folder / _FOLDER, replace=True) as aside:
+        write_safetensors(aside / _WEIGHTS, weights)
+        write_json(aside / _RECORD, {"step": step, "numbers": storable(numbers)})
 
 
 def load_best(folder: Path) -> tuple[int, dict[str, float], dict[str, Tensor]] | None:
@@ -78,8 +80,8 @@ def load_best(folder: Path) -> tuple[int, dict[str, float], dict[str, Tensor]] |
     """
     if not (folder / _FOLDER).is_dir():
         return None
-    record = storage.read_json(folder / _FOLDER / _RECORD)
+    record = read_json(folder / _FOLDER / _RECORD)
     step = record.get("step")
     if not isinstance(step, int):
         raise DataError(f"{folder / _FOLDER / _RECORD}: step is {step!r}; expected an integer: remove the folder")
-    return step, restored(record.get("numbers")), storage.read_safetensors(folder / _FOLDER / _WEIGHTS)
+    return step, restored(record.get("numbers")), read_safetensors(folder / _FOLDER / _WEIGHTS)

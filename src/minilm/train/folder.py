@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
-from minilm import storage
 from minilm.environment import examine
 from minilm.errors import MinilmError, SystemProblem, UsageError
+from minilm.files.atomic import atomic_write, make_folder, reporting_writes
+from minilm.files.json import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,11 @@ def run_folder(out: Path, *, recipe: str) -> Iterator[None]:
         UsageError: another process runs there, or the folder holds results that no run made.
         SystemProblem: the machine refuses to write.
     """
-    storage.make_folder(out)
+    make_folder(out)
     _claim(out, recipe)
     with _logging_to(out / "log.txt") as log:
         try:
-            storage.write_json(out / "env.json", cast("Mapping[str, object]", examine()))
+            write_json(out / "env.json", cast("Mapping[str, object]", examine()))
             yield
         except BaseException as error:
             with contextlib.suppress(SystemProblem):  # the log may be what cannot be written
@@ -57,7 +58,7 @@ def remove_results(out: Path) -> None:
     """
     found = [out / name for name in _RESULTS if (out / name).exists()]
     for path in found:
-        with storage.reporting_writes(path):
+        with reporting_writes(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if found:
         logger.warning("starting afresh: removed %s from %s", ", ".join(path.name for path in found), out)
@@ -72,7 +73,7 @@ def _claim(out: Path, recipe: str) -> None:
         raise UsageError(
             f"{out} holds {', '.join(found)} but no {RECIPE}, so no run made them; choose another out folder"
         )
-    storage.atomic_write(out / RECIPE, recipe)
+    atomic_write(out / RECIPE, recipe)
 
 
 def _log_end(log: logging.Handler, error: BaseException) -> None:
@@ -86,7 +87,7 @@ def _log_end(log: logging.Handler, error: BaseException) -> None:
 @contextlib.contextmanager
 def _logging_to(file: Path) -> Iterator[logging.Handler]:
     """Everything the library logs also goes to `file`, which is locked against a second run."""
-    with storage.reporting_writes(file):
+    with reporting_writes(file):
         handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.handleError = lambda record: _report_failed_line(file)  # type: ignore[method-assign]
@@ -120,5 +121,5 @@ def _report_failed_line(file: Path) -> None:
     """A line could not be written: the run ends with the reason instead of going on without its log."""
     error = sys.exc_info()[1]
     assert error is not None, "called by logging while it handles an error"
-    with storage.reporting_writes(file):
+    with reporting_writes(file):
         raise error

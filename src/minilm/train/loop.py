@@ -23,9 +23,10 @@ from typing import Literal, NoReturn, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minilm import storage
 from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, Interrupted, UsageError
+from minilm.files.atomic import make_folder
+from minilm.files.tensors import write_safetensors
 from minilm.model.packing import Packed
 from minilm.train.allocator import KeptMemory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
@@ -302,7 +303,7 @@ def _save_batch(folder: Path, step: int, batches: Sequence[Batch]) -> Path:
         for number, batch in enumerate(batches)
         for name in ("token_ids", "segment_ids", "cu_seqlens")
     }
-    storage.write_safetensors(file, tensors)
+    write_safetensors(file, tensors)
     return file
 
 
@@ -372,7 +373,7 @@ def _tell(run: _Run) -> None:
 def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
     """Go on from the newest checkpoint; metrics written after it are dropped, they will be written again."""
     if run.own_folder is not None:
-        storage.make_folder(folder)
+        make_folder(folder)
     state = load_newest(folder / "checkpoints", run.identity)
     if state is not None:
         objective.module.load_state_dict(dict(state.model))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from minilm import storage
+from minilm.files.atomic import atomic_write, reporting_writes
 
 _FILE = "metrics.jsonl"
 
@@ -41,7 +41,7 @@ def keep_metrics(folder: Path, *, up_to: int) -> None:
         SystemProblem: the machine refuses to write.
     """
     rows = [row for row in read_metrics(folder) if row["step"] <= up_to]
-    storage.atomic_write(folder / _FILE, "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write(folder / _FILE, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def append_metrics(folder: Path, row: Row) -> None:
@@ -50,7 +50,7 @@ def append_metrics(folder: Path, row: Row) -> None:
     Raises:
         SystemProblem: the machine refuses to write.
     """
-    with storage.reporting_writes(folder / _FILE), (folder / _FILE).open("a", encoding="utf-8") as file:
+    with reporting_writes(folder / _FILE), (folder / _FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(storable(row)) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -21,8 +21,11 @@ from typing import cast
 
 from torch import Tensor
 
-from minilm import storage
 from minilm.errors import DataError, UsageError
+from minilm.files.atomic import atomic_folder, make_folder
+from minilm.files.json import read_json, write_json
+from minilm.files.regular import sha256_file, sha256_text
+from minilm.files.tensors import read_safetensors, write_safetensors
 from minilm.train.best import Best
 from minilm.train.metrics import restored, storable
 
@@ -65,10 +68,10 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
         SystemProblem: disk full or read-only; earlier checkpoints are untouched.
     """
     target = folder / f"step-{state.step:08d}"
-    storage.make_folder(folder)
-    with storage.atomic_folder(target, replace=True) as aside:
+    make_folder(folder)
+    with atomic_folder(target, replace=True) as aside:
         for name, tensors in zip(_FILES, (state.model, state.optimizer), strict=True):
-            storage.write_safetensors(aside / name, tensors)
+            write_safetensors(aside / name, tensors)
         values: dict[str, object] = {
             "step": state.step,
             "bad_steps": state.bad_steps,
@@ -76,9 +79,9 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
             "held_out": storable(state.held_out),
             "best": state.best.stored(),
             "identity": dict(state.identity),
-            "sha256": {name: storage.sha256_file(aside / name) for name in _FILES},
+            "sha256": {name: sha256_file(aside / name) for name in _FILES},
         }
-        storage.write_json(aside / "state.json", {**values, "sha256 of this": _checksum(values)})
+        write_json(aside / "state.json", {**values, "sha256 of this": _checksum(values)})
     found = _folders(folder)
     kept = [path for path in found if _step(path) <= state.step][:keep]
     for old in found:
@@ -147,13 +150,13 @@ def _shown(identity: Identity, key: str) -> str:
 
 
 def _checksum(values: Mapping[str, object]) -> str:
-    return storage.sha256_text(json.dumps(values, sort_keys=True))
+    return sha256_text(json.dumps(values, sort_keys=True))
 
 
 def _read_values(folder: Path) -> dict[str, object]:
     """`state.json`, checked against its own checksum and the folder's name."""
     file = folder / "state.json"
-    values = storage.read_json(file)
+    values = read_json(file)
     if values.pop("sha256 of this", None) != _checksum(values):
         raise DataError(f"{file}: contents do not match its checksum")
     if values["step"] != _step(folder):
@@ -164,14 +167,14 @@ def _read_values(folder: Path) -> dict[str, object]:
 def _load(folder: Path, values: Mapping[str, object]) -> TrainState:
     sums = cast("Mapping[str, str]", values["sha256"])
     for name in _FILES:
-        if storage.sha256_file(folder / name) != sums.get(name):
+        if sha256_file(folder / name) != sums.get(name):
             raise DataError(f"{folder / name}: contents do not match state.json")
     return TrainState(
         step=cast("int", values["step"]),
         bad_steps=cast("int", values["bad_steps"]),
         identity=cast("Identity", values["identity"]),
-        model=storage.read_safetensors(folder / "model.safetensors"),
-        optimizer=storage.read_safetensors(folder / "optimizer.safetensors"),
+        model=read_safetensors(folder / "model.safetensors"),
+        optimizer=read_safetensors(folder / "optimizer.safetensors"),
         recent=[restored(row) for row in cast("list[object]", values["recent"])],
         held_out=restored(values["held_out"]),
         best=Best.restore(cast("Mapping[str, float | None]", values["best"])),

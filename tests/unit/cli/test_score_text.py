@@ -12,8 +12,8 @@ import pytest
 from minilm import __version__
 from minilm.cli import app
 from minilm.errors import SystemProblem
+from minilm.files import meteor_java as meteor
 from minilm.score.generation import METEOR_NUMBERS
-from minilm.tasks import meteor
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import pytest
 
 from minilm.corpus import tokenizing
 from minilm.corpus.build import BuildProgress, build_shards
-from minilm.corpus.readers import BadRows
 from minilm.corpus.shards import MANIFEST_NAME, Shards
 from minilm.errors import DataError, UsageError
+from minilm.files.formats import BadRows
 from minilm.text.tokenizer import Tokenizer
 
 TEXTS = [f"the cat {number} sat on the mat ." * (number % 7 + 1) for number in range(200)]

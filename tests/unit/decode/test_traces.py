@@ -11,7 +11,7 @@ import torch
 from minilm.decode.rescore import RescoreSettings, best_hypotheses, rescored
 from minilm.decode.traces import Trace, read_original_traces, read_traces, write_traces
 from minilm.errors import DataError, UsageError
-from minilm.storage import read_safetensors, read_safetensors_header, write_safetensors
+from minilm.files.tensors import read_safetensors, read_safetensors_header, write_safetensors
 
 END, PAD = 3, 0
 # b ends first and short; a goes on and ends in the last frame, in which all have ended

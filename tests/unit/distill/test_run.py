@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from minilm import storage
 from minilm.cli.distill import _table
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.run import DistillResult, distill
 from minilm.errors import DataError, UsageError
+from minilm.files.json import read_json
+from minilm.files.tensors import read_safetensors
 from minilm.model.checkpoint import read_model
 from minilm.model.packing import pack
 from minilm.recipe import load_recipe
@@ -43,7 +44,7 @@ def test_the_run_folder_holds_everything(tiny):
         "checkpoints", "corpus", "env.json", "log.txt", "metrics.jsonl", "model", "recipe.resolved.yaml", "report.html",
     ]  # fmt: skip
     assert load_recipe(out / "recipe.resolved.yaml").recipe == load_recipe(recipe, ["train.steps=3"]).recipe
-    assert storage.read_json(out / "env.json")
+    assert read_json(out / "env.json")
     assert "distilling layer 3 of" in (out / "log.txt").read_text()
     [row] = read_metrics(out)
     assert set(row) == {
@@ -79,7 +80,7 @@ def test_the_model_loads_in_transformers_and_gives_the_same_rows(tiny):
 def test_the_model_in_the_folder_is_the_one_that_was_evaluated(tiny):
     """The saved weights are those of the last checkpoint."""
     run(tiny.recipe())
-    state = storage.read_safetensors(tiny.folder / "run/checkpoints/step-00000003/model.safetensors")
+    state = read_safetensors(tiny.folder / "run/checkpoints/step-00000003/model.safetensors")
     saved = read_model(tiny.folder / "run" / "model").encoder.state_dict()
     assert all(torch.equal(state[f"0.{name}"], value) for name, value in saved.items())
 

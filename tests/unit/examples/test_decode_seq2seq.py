@@ -15,8 +15,8 @@ import torch
 from minilm.cli.app import run_reporting
 from minilm.decode.traces import Trace, read_traces, write_traces
 from minilm.errors import UsageError
+from minilm.files.tensors import read_safetensors
 from minilm.infer import generate as generate_module
-from minilm.storage import read_safetensors
 
 # spec.md, section 2.5
 DEFAULTS = {

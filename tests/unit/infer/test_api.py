@@ -12,6 +12,7 @@ import torch
 
 import minilm
 from minilm.errors import DataError, UsageError
+from minilm.files.json import write_json
 from minilm.infer import batching
 from minilm.infer.api import mean_rows
 from minilm.model.checkpoint import write_model
@@ -20,7 +21,6 @@ from minilm.model.embedding import EmbeddingSettings, read_embedding, write_embe
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
 from minilm.model.packing import pack
-from minilm.storage import write_json
 from minilm.text.tokenizer import Tokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnop"]

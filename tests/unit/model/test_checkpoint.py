@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minilm import storage
 from minilm.errors import DataError, UsageError
+from minilm.files.json import read_json, write_json
+from minilm.files.regular import sha256_file
 from minilm.model.checkpoint import (
     model_checksums,
     read_config,
@@ -301,7 +302,7 @@ def test_a_configuration_elsewhere_is_used_by_every_reader(folder, tmp_path_fact
         assert read_labels(bin_file, config=config) == ("no", "yes")
         assert saved_head(bin_file, config=config) == "span"
         assert same(read_model(bin_file, config=config), make())
-        assert model_checksums(bin_file, config=config)["config"] == storage.sha256_file(elsewhere / "config.json")
+        assert model_checksums(bin_file, config=config)["config"] == sha256_file(elsewhere / "config.json")
     with pytest.raises(DataError, match=r"cannot read .*nothing\.json"):
         read_model(bin_file, config=elsewhere / "nothing.json")
 
@@ -379,8 +380,8 @@ def test_the_position_table_of_a_bin_is_tiled_or_cut_as_its_configuration_asks(f
 
 
 def test_a_grown_position_table_is_the_one_of_the_original_code(golden_dir, tmp_path):
-    values = storage.read_json(golden_dir / "model" / "config.json")
-    storage.write_json(tmp_path / "m-config.json", {**values, "max_position_embeddings": 144})
+    values = read_json(golden_dir / "model" / "config.json")
+    write_json(tmp_path / "m-config.json", {**values, "max_position_embeddings": 144})
     torch.save(load_file(golden_dir / "model" / "model.safetensors"), tmp_path / "m.bin")
     expected = load_file(golden_dir / "s2s_train" / "s2sft-202003_resize_pseudo_ls0.safetensors")
     table = read_model(tmp_path / "m.bin", head="mlm").encoder.embeddings.position.weight

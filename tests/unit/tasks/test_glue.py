@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from minilm.corpus.readers import read_file
 from minilm.errors import SystemProblem, UsageError
+from minilm.files.formats import read_file
 from minilm.score.glue import GLUE_TASKS
 from minilm.tasks.glue import GLUE, find_glue_task, glue_text_task
 from minilm.tasks.text_task import TextRow, infer_labels, read_text_rows

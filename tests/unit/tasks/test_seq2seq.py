@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from minilm.errors import DataError, UsageError
+from minilm.files.tensors import read_safetensors
 from minilm.infer.api import load
 from minilm.infer.task_file import read_task
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.recipe import FinetuneRecipe, load_recipe
-from minilm.storage import read_safetensors
 from minilm.tasks import seq2seq_generate
 from minilm.tasks.make import make_task
 from minilm.tasks.run import finetune_once, start_model

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minilm.cli import app
-from minilm.corpus.tables import read_rows
+from minilm.files.rows import read_rows
 from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe, recipe_names, recipe_text
 
 NAMES = [name for name in recipe_names() if name.startswith("seq2seq/")]

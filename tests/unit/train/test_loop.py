@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minilm import storage
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
 from minilm.distill.relations import V2_PAIRS
 from minilm.distill.teacher import load_teacher
 from minilm.errors import DataError
+from minilm.files.tensors import read_safetensors
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.packing import Packed, pack
@@ -154,7 +154,7 @@ def test_too_many_bad_steps_stop_the_run_and_leave_the_batch(tmp_path):
         "step 4: 2 steps had a loss or gradient that is not finite (train.max_bad_steps is 1); "
         f"the last batch is in {file}; lower train.learning_rate or check the data"
     )
-    saved = storage.read_safetensors(file)
+    saved = read_safetensors(file)
     assert saved["0.token_ids"].tolist() == [2, 8, 3]
     assert saved["1.cu_seqlens"].tolist() == [0, 2]
     assert len(saved) == 6

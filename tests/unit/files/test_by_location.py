@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minilm.corpus.aligned import read_aligned
 from minilm.errors import DataError, UsageError
+from minilm.files.by_location import read_aligned
 
 TEXTS = ["the cat", "", "naïve — 猫 \u2028 it"]
 

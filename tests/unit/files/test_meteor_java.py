@@ -9,9 +9,9 @@ import time
 import pytest
 
 from minilm.errors import SystemProblem
+from minilm.files import meteor_java as meteor
+from minilm.files.meteor_java import meteor_counts
 from minilm.score.generation import METEOR_NUMBERS, ScoredText
-from minilm.tasks import meteor
-from minilm.tasks.meteor import meteor_counts
 
 ITEMS = [ScoredText(text="a  b", references=("c", "d ||| e")), ScoredText(text="", references=("f",))]
 ROW = " ".join(f"{number}.0" for number in range(METEOR_NUMBERS))

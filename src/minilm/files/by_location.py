@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilm.corpus.predictions import as_text
-from minilm.corpus.readers import require_file
-from minilm.corpus.tables import is_table, read_lines, read_rows
 from minilm.errors import DataError
+from minilm.files.by_id import as_text
+from minilm.files.formats import require_file
+from minilm.files.rows import is_table, read_lines, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)

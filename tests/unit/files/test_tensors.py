@@ -14,8 +14,11 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from minilm import storage
 from minilm.errors import DataError, UsageError
+from minilm.files.atomic import atomic_folder, atomic_write
+from minilm.files.json import read_json, write_json
+from minilm.files.regular import read_text, sha256_file, sha256_text
+from minilm.files.tensors import map_arrays, read_safetensors, read_safetensors_header, write_arrays, write_safetensors
 
 SHAPES = [(3, 4), (1,), (), (0, 5), (2, 3, 1)]
 TORCH_DTYPES = [
@@ -55,14 +58,14 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
 def test_hashes_are_sha256_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes("é".encode())
-    assert storage.sha256_file(path) == storage.sha256_text("é")
-    assert storage.sha256_text("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_file(path) == sha256_text("é")
+    assert sha256_text("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_json_comes_back_equal_in_the_given_order(tmp_path: Path) -> None:
     value = {"z": [1, 2.5, None, True], "a": {"é": "\u2028"}}
-    storage.write_json(tmp_path / "v.json", value)
-    assert list(storage.read_json(tmp_path / "v.json").items()) == list(value.items())
+    write_json(tmp_path / "v.json", value)
+    assert list(read_json(tmp_path / "v.json").items()) == list(value.items())
     assert (tmp_path / "v.json").read_bytes().endswith(b"}\n")
 
 
@@ -85,20 +88,20 @@ def test_json_comes_back_equal_in_the_given_order(tmp_path: Path) -> None:
 def test_bad_json_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "v.json").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        storage.read_json(tmp_path / "v.json")
+        read_json(tmp_path / "v.json")
 
 
 def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text("{}")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match=r"v\.json is larger than 1 bytes"):
-        storage.read_json(tmp_path / "v.json", max_bytes=1)
+        read_json(tmp_path / "v.json", max_bytes=1)
     with pytest.raises(DataError, match="pipe is not a regular file"):
-        storage.read_json(tmp_path / "pipe")
+        read_json(tmp_path / "pipe")
     with pytest.raises(DataError, match=r"cannot read .*none: No such file"):
-        storage.sha256_file(tmp_path / "none")
+        sha256_file(tmp_path / "none")
     with pytest.raises(DataError, match="NUL character"):
-        storage.read_text(tmp_path / "a\0b")
+        read_text(tmp_path / "a\0b")
 
 
 # --- atomic writes -------------------------------------------------------------------------------
@@ -106,15 +109,15 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
 
 def test_write_replaces_whole_files_and_leaves_nothing_beside(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    storage.atomic_write(path, "old")
-    storage.atomic_write(path, b"new")
+    atomic_write(path, "old")
+    atomic_write(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["f"]
 
 
 def test_folder_appears_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out"
-    with storage.atomic_folder(path) as aside:
+    with atomic_folder(path) as aside:
         (aside / "sub").mkdir()
         (aside / "sub" / "f").write_text("x")
         assert not path.exists()
@@ -127,7 +130,7 @@ def test_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.mkdir()
     (path / "old").touch()
-    with pytest.raises(ZeroDivisionError), storage.atomic_folder(path, replace=True) as aside:
+    with pytest.raises(ZeroDivisionError), atomic_folder(path, replace=True) as aside:
         (aside / str(1 // len(os.listdir(aside)))).touch()
     assert os.listdir(path) == ["old"]
     assert os.listdir(tmp_path) == ["out"]
@@ -136,21 +139,21 @@ def test_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
 def test_folder_that_exists_is_kept_unless_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.mkdir()
-    with storage.atomic_folder(path) as aside:  # an empty one may be used
+    with atomic_folder(path) as aside:  # an empty one may be used
         (aside / "old").touch()
     with (
         pytest.raises(UsageError, match=r"out already exists \(a folder that is not empty\): remove it or"),
-        storage.atomic_folder(path),
+        atomic_folder(path),
     ):
         pass
-    with storage.atomic_folder(path, replace=True) as aside:
+    with atomic_folder(path, replace=True) as aside:
         (aside / "new").touch()
     assert os.listdir(path) == ["new"]
     assert os.listdir(tmp_path) == ["out"]
     (tmp_path / "file").touch()
     with (
         pytest.raises(UsageError, match=r"file already exists \(a file\)"),
-        storage.atomic_folder(tmp_path / "file", replace=True),
+        atomic_folder(tmp_path / "file", replace=True),
     ):
         pass
 
@@ -165,7 +168,7 @@ def test_leftovers_of_dead_processes_are_removed_and_others_kept(tmp_path: Path)
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").touch()
     (tmp_path / f".out.tmp-{dead}-1").touch()
-    with storage.atomic_folder(tmp_path / "out"):
+    with atomic_folder(tmp_path / "out"):
         pass
     assert sorted(os.listdir(tmp_path)) == sorted([f".other.tmp-{dead}", f".out.tmp-{alive}", "out"])
 
@@ -174,7 +177,7 @@ def test_folder_lost_between_two_renames_comes_back(tmp_path: Path) -> None:
     old = tmp_path / f".out.old-{dead_pid()}"
     old.mkdir()
     (old / "kept").touch()
-    with pytest.raises(KeyError), storage.atomic_folder(tmp_path / "out", replace=True):
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "out", replace=True):
         raise KeyError
     assert os.listdir(tmp_path / "out") == ["kept"]
 
@@ -184,10 +187,10 @@ def test_folder_lost_between_two_renames_comes_back(tmp_path: Path) -> None:
 
 def test_tensors_of_every_type_and_shape_come_back(tmp_path: Path) -> None:
     path, tensors = tmp_path / "t.safetensors", all_kinds()
-    storage.write_safetensors(path, tensors, {"format": "pt", "é": "ü"})
-    same(storage.read_safetensors(path), tensors)
+    write_safetensors(path, tensors, {"format": "pt", "é": "ü"})
+    same(read_safetensors(path), tensors)
     same(safetensors.torch.load_file(path), tensors)
-    info, metadata = storage.read_safetensors_header(path)
+    info, metadata = read_safetensors_header(path)
     assert metadata == {"format": "pt", "é": "ü"}
     assert info["bfloat16.0"] == ("BF16", (3, 4))
     assert info["bool.2"] == ("BOOL", ())
@@ -196,8 +199,8 @@ def test_tensors_of_every_type_and_shape_come_back(tmp_path: Path) -> None:
 def test_files_of_the_safetensors_library_are_read(tmp_path: Path) -> None:
     path, tensors = tmp_path / "t.safetensors", all_kinds()
     safetensors.torch.save_file(tensors, path, metadata={"a": "b"})
-    same(storage.read_safetensors(path), tensors)
-    assert storage.read_safetensors_header(path)[1] == {"a": "b"}
+    same(read_safetensors(path), tensors)
+    assert read_safetensors_header(path)[1] == {"a": "b"}
 
 
 def test_views_tied_tensors_and_parameters_are_written_by_value(tmp_path: Path) -> None:
@@ -209,17 +212,17 @@ def test_views_tied_tensors_and_parameters_are_written_by_value(tmp_path: Path) 
         "tied": base,
         "param": torch.nn.Parameter(base[:, 1:3]),
     }
-    storage.write_safetensors(tmp_path / "t", tensors)
-    read = storage.read_safetensors(tmp_path / "t")
+    write_safetensors(tmp_path / "t", tensors)
+    read = read_safetensors(tmp_path / "t")
     same(read, {name: tensor.detach() for name, tensor in tensors.items()})
     read["t"].add_(1)  # its memory is its own
-    same(storage.read_safetensors(tmp_path / "t"), {name: tensor.detach() for name, tensor in tensors.items()})
+    same(read_safetensors(tmp_path / "t"), {name: tensor.detach() for name, tensor in tensors.items()})
 
 
 def test_no_tensors_at_all(tmp_path: Path) -> None:
-    storage.write_safetensors(tmp_path / "t", {})
-    assert storage.read_safetensors(tmp_path / "t") == {}
-    assert storage.map_arrays(tmp_path / "t") == {}
+    write_safetensors(tmp_path / "t", {})
+    assert read_safetensors(tmp_path / "t") == {}
+    assert map_arrays(tmp_path / "t") == {}
 
 
 def test_arrays_are_mapped_read_only(tmp_path: Path) -> None:
@@ -232,9 +235,9 @@ def test_arrays_are_mapped_read_only(tmp_path: Path) -> None:
         "flags": np.array([True, False]),
         "none": np.zeros((0, 3), dtype=np.float64),
     }
-    storage.write_arrays(path, arrays)
+    write_arrays(path, arrays)
     library = safetensors.numpy.load_file(path)
-    for name, mapped in storage.map_arrays(path).items():
+    for name, mapped in map_arrays(path).items():
         assert mapped.dtype == arrays[name].dtype
         np.testing.assert_array_equal(mapped, arrays[name])
         np.testing.assert_array_equal(mapped, library[name])
@@ -244,20 +247,20 @@ def test_arrays_are_mapped_read_only(tmp_path: Path) -> None:
 
 
 def test_bfloat16_has_no_numpy_twin(tmp_path: Path) -> None:
-    storage.write_safetensors(tmp_path / "t", {"w": torch.zeros(2, dtype=torch.bfloat16)})
+    write_safetensors(tmp_path / "t", {"w": torch.zeros(2, dtype=torch.bfloat16)})
     with pytest.raises(DataError, match="array 'w' has type BF16, which numpy does not have"):
-        storage.map_arrays(tmp_path / "t")
+        map_arrays(tmp_path / "t")
 
 
 def test_importing_storage_imports_no_torch() -> None:
-    code = "import sys, minilm.storage, minilm.text.tokenizer; print('torch' in sys.modules)"
+    code = "import sys, minilm.files.tensors, minilm.text.tokenizer; print('torch' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert result.stdout.strip() == "False"
 
 
 def test_header_is_plain_json_with_aligned_data(tmp_path: Path) -> None:
-    storage.write_arrays(tmp_path / "a", {"x": np.zeros(3, dtype=np.int8)})
+    write_arrays(tmp_path / "a", {"x": np.zeros(3, dtype=np.int8)})
     data = (tmp_path / "a").read_bytes()
     length = int.from_bytes(data[:8], "little")
     assert (8 + length) % 8 == 0

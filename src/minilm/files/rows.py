@@ -13,7 +13,8 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from minilm.corpus.readers import (
+from minilm.errors import DataError
+from minilm.files.formats import (
     ROW_READERS,
     ByteMeter,
     RowReader,
@@ -25,7 +26,6 @@ from minilm.corpus.readers import (
     require_unique,
     text_lines,
 )
-from minilm.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minilm.corpus.tables import read_rows
 from minilm.errors import DataError, UsageError
+from minilm.files.rows import read_rows
 
 BOM = b"\xef\xbb\xbf"
 ROWS = [

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minilm.corpus import readers
-from minilm.corpus.readers import BadRows, ByteMeter, read_texts
 from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.files import formats as readers
+from minilm.files.formats import BadRows, ByteMeter, read_texts
 
 TEXTS = ["the cat sat", "naïve café — 猫", 'she said "hi", twice', "  kept  as is  "]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minilm.errors import DataError
-from minilm.storage import read_legacy_bin
+from minilm.files.torch_bin import read_legacy_bin
 
 ZIP_AND_STREAM = pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from minilm import storage
-from minilm.corpus.readers import read_file
 from minilm.errors import DataError, UsageError
+from minilm.files.formats import read_file
+from minilm.files.regular import decode
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def read_json_text(path: Path) -> tuple[str, bool]:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in (".json", ".jsonl"):
         raise UsageError(f"{path}: unknown kind of file; expected .json or .jsonl, each optionally with .gz after it")
-    text = storage.decode(read_file(path), path)
+    text = decode(read_file(path), path)
     return text, suffix == ".jsonl" or _goes_on_after_an_object(text)
 
 

@@ -1,0 +1,102 @@
+"""JSON, strictly: one object, no key twice, every problem with its line.
+
+In: paths or texts that may be foreign, truncated or hostile; values to write.
+Out: checked values, or one `DataError`; written files are whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from minilm.errors import DataError
+from minilm.files.atomic import atomic_write
+from minilm.files.regular import MAX_TEXT_BYTES, decode, read_text, reading
+
+
+def read_json(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> dict[str, object]:
+    """Read a JSON file that holds one object, strictly.
+
+    Raises:
+        DataError: not readable, not UTF-8, not JSON, nested too deep, a key given twice, or not an object.
+    """
+    return parse_json_object(read_text(path, max_bytes=max_bytes), path)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield (number from 1, object) of every line of a file that holds a JSON object a line.
+
+    Raises:
+        DataError: as `read_json`; names the line.
+    """
+    with reading(path), path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield number, parse_json_object(decode(line, path, line=number).rstrip(), path, line=number)
+
+
+class _DuplicateKeyError(ValueError):
+    """Raised inside the JSON parser; the place is looked up afterwards."""
+
+
+def parse_json_object(text: str, path: Path, *, line: int = 1) -> dict[str, object]:
+    """Return the one JSON object that `text` holds; `line` is where the text begins in the file.
+
+    Raises:
+        DataError: not JSON, nested too deep, a key given twice, or not an object; names the line.
+    """
+    where = path if line == 1 else f"{path}:{line}"
+    try:
+        value: object = json.loads(text, object_pairs_hook=_unique_keys)
+    except _DuplicateKeyError:
+        below, key = _find_duplicate(text)
+        place = f"{path}:{line + below - 1}"
+        raise DataError(f"{place}: key {key} is given twice in one object: keep one of them") from None
+    except json.JSONDecodeError as error:
+        place = f"{path}:{line + error.lineno - 1}"
+        raise DataError(f"{place}: broken JSON, {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise DataError(f"{where}: the JSON is nested too deep") from None
+    except ValueError as error:  # numbers of thousands of digits
+        raise DataError(f"{where}: broken JSON, {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}:{line}: expected a JSON object {{...}}, found a {type(value).__name__}")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _DuplicateKeyError
+    return value
+
+
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?|[{}\[\]]')
+
+
+def _find_duplicate(text: str) -> tuple[int, str]:
+    """Return the line and the key (as written) of the first key that an object gives twice."""
+    open_objects: list[set[str]] = []
+    for token in _JSON_TOKEN.finditer(text):
+        if token[0] in "{[":
+            open_objects.append(set())
+        elif token[0] in "}]":
+            open_objects.pop()
+        elif token[1]:
+            written = token[0][: -len(token[1])]
+            key = json.loads(written, strict=False)
+            if key in open_objects[-1]:
+                return text.count("\n", 0, token.start()) + 1, written
+            open_objects[-1].add(key)
+    raise AssertionError("called for a text without a duplicate key")
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Write a JSON object atomically: indent 2, keys in the given order, UTF-8, a newline at the end.
+
+    Raises:
+        SystemProblem: the machine refuses to write.
+        ValueError: the value holds NaN or infinity, which are not JSON.
+    """
+    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

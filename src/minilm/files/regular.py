@@ -1,0 +1,69 @@
+"""Regular files that may be foreign: opened with the system's refusals as one sentence, decoded strictly, hashed.
+
+In: paths. Out: UTF-8 text or SHA-256 sums; or one `DataError` that says what is wrong with the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from minilm.errors import DataError
+
+MAX_TEXT_BYTES = 256 * 2**20
+_CHUNK_BYTES = 2**20
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one sentence; only regular files are opened."""
+    try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is not a regular file: give the path of a file")
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        if "null byte" in str(error) or "null character" in str(error):
+            raise DataError(f"cannot read {str(path)!r}: the path holds a NUL character") from error
+        raise
+
+
+def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Read a UTF-8 text file whole, line ends untouched.
+
+    Raises:
+        DataError: missing, unreadable, larger than `max_bytes`, or not UTF-8 (names the line).
+    """
+    with reading(path), path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise DataError(f"{path} is larger than {max_bytes} bytes, the limit for this kind of file")
+    return decode(data, path)
+
+
+def decode(data: bytes, path: Path, *, line: int = 1) -> str:
+    """The text of a UTF-8 file, or of what begins at `line`; raises DataError when it is none (names the line)."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line += data.count(b"\n", 0, error.start)
+        raise DataError(
+            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8"
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes; raises DataError when it cannot be read."""
+    digest = hashlib.sha256()
+    with reading(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Return the hex SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,159 @@
+"""Tensor files: safetensors, read and written by the library of that name.
+
+In: paths of files that may be foreign, truncated or hostile; tensors or arrays to keep.
+Out: checked tensors, or one `DataError` that says what is wrong; written files are whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from minilm.errors import DataError
+from minilm.files.atomic import writing_aside
+from minilm.files.regular import reading
+
+if TYPE_CHECKING:
+    import torch
+
+# What numpy has of the types of a tensor file; it has no BF16 and no F8.
+_NUMPY_TYPES = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "F16": np.dtype("<f2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "F32": np.dtype("<f4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+}
+_MAX_REASON = 300  # characters of a library's message, which may quote a foreign file
+
+
+@contextlib.contextmanager
+def _open_tensors(path: Path, *, framework: str) -> Iterator[safe_open]:
+    """Open a tensor file; the library checks header, types, shapes and that they cover the file exactly."""
+    try:
+        with (
+            reading(path),
+            path.open("rb"),  # its refusals say more than the library's
+            safe_open(path, framework=framework, backend="pread") as file,
+        ):
+            yield file
+    except (SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes that torch refuses
+        raise DataError(f"{path} is not a whole safetensors file ({_quoted(error)}): copy or save it again") from None
+
+
+def _quoted(error: Exception) -> str:
+    """The first words of a library's message, printable, on one line: it may quote a foreign file."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(error)[:_MAX_REASON])
+
+
+def read_safetensors_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
+    """Return ({tensor name: (dtype such as "F32", shape)}, metadata), in file order, without the tensors.
+
+    Raises:
+        DataError: the file is missing, truncated or malformed in any way.
+    """
+    with _open_tensors(path, framework="numpy") as file:
+        views = [(name, file.get_slice(name)) for name in file.offset_keys()]
+        info = {name: (view.get_dtype(), tuple(view.get_shape())) for name, view in views}
+        return info, file.metadata() or {}
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read every tensor of a safetensors file into memory of its own, on the CPU.
+
+    Raises:
+        DataError: the file is missing, truncated or malformed in any way.
+    """
+    with _open_tensors(path, framework="pt") as file:
+        tensors: dict[str, torch.Tensor] = file.get_tensors()
+    return tensors
+
+
+def map_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Map the arrays of a safetensors file read-only; pages come from disk when they are touched.
+
+    The library has found the file to be whole: 8 bytes that give the header's length, the header, then the
+    arrays without gaps.
+
+    Raises:
+        DataError: the file is malformed, or holds a type numpy does not have (BF16, F8).
+    """
+    info, _ = read_safetensors_header(path)
+    with reading(path):
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+    position = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    arrays = {}
+    for name, (dtype, shape) in info.items():
+        if dtype not in _NUMPY_TYPES:
+            raise DataError(f"{path}: array {name!r:.80} has type {dtype}, which numpy does not have")
+        end = position + math.prod(shape) * _NUMPY_TYPES[dtype].itemsize
+        try:
+            arrays[name] = data[position:end].view(_NUMPY_TYPES[dtype]).reshape(shape)
+        except ValueError as error:
+            raise DataError(f"{path}: array {name!r:.80}: {_quoted(error)}") from None
+        position = end
+    return arrays
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors (any device, any strides; tied ones are written twice) atomically as safetensors.
+
+    Raises:
+        SystemProblem: the machine refuses to write; an older file at `path` is untouched.
+    """
+    from safetensors.torch import save_file
+
+    own: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        rows = tensor.detach().to("cpu").contiguous()
+        memory = rows.untyped_storage().data_ptr()
+        own[name] = rows.clone() if memory in taken else rows  # the library refuses memory it has seen
+        taken.add(memory)
+    with _saving(path) as aside:
+        save_file(own, aside, metadata=dict(metadata) if metadata else None)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write numpy arrays atomically as safetensors; raises SystemProblem when the machine refuses."""
+    from safetensors.numpy import save_file
+
+    with _saving(path) as aside:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, aside)
+
+
+@contextlib.contextmanager
+def _saving(path: Path) -> Iterator[Path]:
+    """Yield where the library shall save; it copies nothing in memory, and puts a new file in that place.
+
+    That file is neither synced nor readable by others yet, and refusals of the system come as text.
+    """
+    with writing_aside(path) as file:
+        aside = Path(file.name)
+        mode = stat.S_IMODE(aside.stat().st_mode)
+        try:
+            yield aside
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            raise OSError(int(number[1]) if number else None, _quoted(error)) from error
+        aside.chmod(mode)
+        with aside.open("rb") as whole:
+            os.fsync(whole.fileno())
