@@ -24,7 +24,7 @@ FULL = "the disk is full: free some space or choose another folder"
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
     """Drawing is slow and not what is tested here."""
-    monkeypatch.setattr("minilm.score.report.draw", lambda curves, **_: None)
+    monkeypatch.setattr("minilm.report.page.draw", lambda curves, **_: None)
 
 
 def run(recipe: Path, *overrides: str):

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from minilm.score.bootstrap import interval, resampled_sums
-from minilm.score.postprocess import prepare_prediction, prepare_reference
-from minilm.score.summary import ROUGE_METRICS, rouge_metrics, rouge_scores, rouge_words
-from minilm.text.stemming import rouge_stem
+from minilm.score.rouge.postprocess import prepare_prediction, prepare_reference
+from minilm.score.rouge.scores import ROUGE_METRICS, rouge_metrics, rouge_scores, rouge_words
+from minilm.score.rouge.stemming import rouge_stem
 
 ROUNDING = 1.01e-5  # the program prints five digits
 SETS = ("edge", "qg_first_ref", "qg_multi_ref", "summary")

@@ -23,7 +23,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import minilm.distill.run as run_module
 from minilm.recipe import load_recipe
-from minilm.score import report as report_module
+from minilm.report import page as report_module
 from minilm.tasks.sweep import finetune
 from minilm.train import loop
 

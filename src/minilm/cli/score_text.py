@@ -110,8 +110,8 @@ def rouge(
 
       minilm score rouge --predictions p.jsonl --references r.jsonl --reference-field summary --confidence --json
     """
-    from minilm.score.summary import rouge_scores
-    from minilm.text.stemming import rouge_stem
+    from minilm.score.rouge.scores import rouge_scores
+    from minilm.score.rouge.stemming import rouge_stem
 
     _require_use(task, trunc_len, duplicate_rate)
     given, expected = _read_pairs(
@@ -244,7 +244,12 @@ def _prepared(
     duplicate_rate: float | None,
 ) -> tuple[list[str], list[tuple[str, ...]]]:
     """Return the texts that are scored: predictions, and the references of each."""
-    from minilm.score.postprocess import plain_sentences, prepare_prediction, prepare_reference, without_bracket_codes
+    from minilm.score.rouge.postprocess import (
+        plain_sentences,
+        prepare_prediction,
+        prepare_reference,
+        without_bracket_codes,
+    )
 
     predictions = [text for (text,) in given.texts]
     if task is None:
@@ -264,7 +269,7 @@ def _prepared(
 
 def _preparation(task: str | None, trunc_len: int | None, duplicate_rate: float | None) -> str:
     """Say in a signature how texts were prepared."""
-    from minilm.score.postprocess import SUMMARY_TASKS
+    from minilm.score.rouge.postprocess import SUMMARY_TASKS
 
     if task is None:
         return "task:none"
@@ -279,7 +284,7 @@ def _preparation(task: str | None, trunc_len: int | None, duplicate_rate: float 
 def _rouge_report(scores: NDArray[np.float64], preparation: str, *, confidence: bool) -> _Report:
     from minilm import __version__
     from minilm.score.bootstrap import interval, resampled_sums
-    from minilm.score.summary import ROUGE_METRICS, ROUGE_PARTS, rouge_metrics
+    from minilm.score.rouge.scores import ROUGE_METRICS, ROUGE_PARTS, rouge_metrics
 
     metrics = rouge_metrics(scores)
     common = (

@@ -31,7 +31,7 @@ from minilm.model.checkpoint import model_checksums
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
 from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
-from minilm.score.report import write_report
+from minilm.report.page import write_report
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks, first_before_others, joined, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder

@@ -24,7 +24,7 @@ from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
 from minilm.quickstart.text import Labelled, QuickstartText
 from minilm.recipe import DistillRecipe, FinetuneRecipe, find_recipe, load_recipe, resolved_yaml
-from minilm.score.report import write_report
+from minilm.report.page import write_report
 from minilm.tasks.run import finetune_once
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.metrics import read_metrics

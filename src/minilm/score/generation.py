@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import DataError
-from minilm.score.lcs import lcs_length
+from minilm.score.rouge.lcs import lcs_length
 
 FloatArray = NDArray[np.float64]
 

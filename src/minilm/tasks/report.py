@@ -12,8 +12,8 @@ from typing import cast
 
 from minilm.files.json import read_json
 from minilm.recipe import FinetuneRecipe
-from minilm.score.curves import Curve
-from minilm.score.report import curve_of, write_report
+from minilm.report.curves import Curve
+from minilm.report.page import curve_of, write_report
 from minilm.tasks.result import ANALYSIS, Point, RunResult, best_point
 from minilm.train.metrics import read_metrics
 

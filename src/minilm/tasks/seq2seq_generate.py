@@ -19,12 +19,12 @@ from minilm.infer.generate import Generation, GenerationSettings
 from minilm.infer.sources import Source
 from minilm.model.heads import Model
 from minilm.score.generation import ScoredText, bleu_counts, bleu_scores
-from minilm.score.postprocess import plain_sentences
-from minilm.score.summary import ROUGE_METRICS, rouge_metrics, rouge_scores
+from minilm.score.rouge.postprocess import plain_sentences
+from minilm.score.rouge.scores import ROUGE_METRICS, rouge_metrics, rouge_scores
+from minilm.score.rouge.stemming import rouge_stem
 from minilm.tally import Tally
 from minilm.tasks.seq2seq_batch import MaskWay
 from minilm.tasks.seq2seq_rows import Pairs
-from minilm.text.stemming import rouge_stem
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered
 

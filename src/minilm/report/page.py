@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 
 from minilm.files.atomic import atomic_write
-from minilm.score.curves import Curve, draw
+from minilm.report.curves import Curve, draw
 
 # Chart title -> the metrics it shows, by name or by "<student>." plus name.
 _CHARTS: Mapping[str, tuple[str, ...]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minilm.errors import UsageError
-from minilm.score.postprocess import (
+from minilm.score.rouge.postprocess import (
     SUMMARY_TASKS,
     plain_sentences,
     prepare_prediction,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import DataError
-from minilm.score.lcs import lcs_length, lcs_positions
+from minilm.score.rouge.lcs import lcs_length, lcs_positions
 
 FloatArray = NDArray[np.float64]
 Stemmer = Callable[[str], str]

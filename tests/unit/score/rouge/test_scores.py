@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minilm.errors import DataError
-from minilm.score.summary import (
+from minilm.score.rouge.scores import (
     ROUGE_METRICS,
     Overlap,
     rouge_metrics,
@@ -13,7 +13,7 @@ from minilm.score.summary import (
     rouge_scores,
     rouge_words,
 )
-from minilm.text.stemming import rouge_stem
+from minilm.score.rouge.stemming import rouge_stem
 
 
 def hits(prediction: str, *references: str) -> dict[str, tuple[int, int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minilm.text.stemming import porter_stem, rouge_stem, word_exceptions
+from minilm.score.rouge.stemming import porter_stem, rouge_stem, word_exceptions
 
 # Words and what the Perl program's stemmer makes of them, one or more for each rule.
 STEMS = """

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from minilm.score import curves
-from minilm.score.report import write_report
+from minilm.report import curves
+from minilm.report.page import write_report
 
 METRICS = [{"step": s, "loss": 3 / (s + 1), "learning_rate": 1e-4, "tokens_per_second": 9e3} for s in range(5)]
 METRICS[4]["heldout_loss"] = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm.score.lcs import lcs_length, lcs_positions
+from minilm.score.rouge.lcs import lcs_length, lcs_positions
 
 words = st.lists(st.sampled_from("abcd"), max_size=12)
 
