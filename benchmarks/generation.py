@@ -20,12 +20,12 @@ from pathlib import Path
 
 from ab import machine
 
-from minilm.decode.detokenize import text_of
 from minilm.embedded import embedded_model
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.rows import Row, read_rows
 from minilm.recipe import FinetuneRecipe, TaskSection, find_recipe, load_recipe
+from minilm.text.detokenize import text_of
 from minilm.text.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "generation"

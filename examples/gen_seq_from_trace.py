@@ -20,12 +20,12 @@ from pathlib import Path
 from original_flags import MODEL_TYPES, require_model_type
 
 from minilm.cli.app import run_reporting
-from minilm.decode.detokenize import one_line, without_run_of_marks, words_of
 from minilm.decode.rescore import RescoreSettings, rescored
 from minilm.decode.traces import TRACE_SUFFIXES, Trace, read_original_traces, read_traces
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_write
 from minilm.tasks.seq2seq_rows import load_nlg_tokenizer
+from minilm.text.detokenize import one_line, without_run_of_marks, words_of
 from minilm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("minilm.gen_seq_from_trace")

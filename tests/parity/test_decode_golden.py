@@ -15,12 +15,12 @@ import torch
 from minilm.decode.beam import BeamSettings, search
 from minilm.decode.constraints import Constraints
 from minilm.decode.decoder import Decoder, use_original_eps
-from minilm.decode.detokenize import cut_at_end, text_of
 from minilm.decode.rescore import RescoreSettings, best_hypotheses, rescored
 from minilm.decode.sampling import SamplingSettings, choose_all
 from minilm.decode.traces import Trace
 from minilm.files.tensors import read_safetensors
 from minilm.model.checkpoint import read_model
+from minilm.text.detokenize import cut_at_end, text_of
 from minilm.text.tokenizer import Tokenizer
 
 EPS = ("eps1e-12", "eps1e-5")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from minilm.text.tokenizer import Tokenizer
-from minilm.text.vocab import NLG_RENAMES
+from minilm.text.vocabulary import NLG_RENAMES
 
 REAL_VOCAB = ("vocab", "bert-base-uncased-vocab.txt")
 SPLIT_X_SEP = {True: "[UNK] x [UNK] s ##e ##p [UNK]", False: "[UNK] [UNK] [UNK] [UNK] [UNK]"}

@@ -18,7 +18,6 @@ from minilm.corpus.order import generator, microbatches
 from minilm.decode.beam import BeamSettings, search
 from minilm.decode.constraints import Constraints
 from minilm.decode.decoder import Decoder
-from minilm.decode.detokenize import text_of
 from minilm.decode.rescore import Hypothesis, best_hypotheses
 from minilm.decode.sampling import SamplingSettings, choose, choose_all
 from minilm.decode.traces import Trace
@@ -27,6 +26,7 @@ from minilm.files.kinds import of_kind
 from minilm.infer.sources import Source, SourceEncoder
 from minilm.infer.task_file import SavedTask
 from minilm.tally import Tally, telling
+from minilm.text.detokenize import text_of
 from minilm.text.pairs import Int32s
 from minilm.text.tokenizer import Tokenizer
 

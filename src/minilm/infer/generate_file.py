@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from minilm.decode.detokenize import one_line
 from minilm.decode.traces import Trace, write_traces
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import writing_aside
@@ -26,6 +25,7 @@ from minilm.infer.sources import Part, Source
 from minilm.infer.unfinished import Unfinished
 from minilm.tally import Tally, telling
 from minilm.tasks.text_task import usual_id_column
+from minilm.text.detokenize import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from minilm.decode.decoder import Decoder, pos_shift_of
-from minilm.decode.detokenize import text_of
 from minilm.infer.generate import Generation, GenerationSettings
 from minilm.infer.sources import Source
 from minilm.model.heads import Model
@@ -25,6 +24,7 @@ from minilm.score.rouge.stemming import rouge_stem
 from minilm.tally import Tally
 from minilm.tasks.seq2seq_batch import MaskWay
 from minilm.tasks.seq2seq_rows import Pairs
+from minilm.text.detokenize import text_of
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered
 

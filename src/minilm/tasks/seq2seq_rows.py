@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.decode.detokenize import glued
 from minilm.errors import DataError
 from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
+from minilm.text.detokenize import glued
 from minilm.text.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
-from minilm.text.vocab import NLG_RENAMES, SENTENCE_END
+from minilm.text.vocabulary import NLG_RENAMES, SENTENCE_END
 
 logger = logging.getLogger(__name__)
 

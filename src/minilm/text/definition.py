@@ -16,7 +16,7 @@ from typing import cast
 
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
-from minilm.text.vocab import read_vocab, rename_tokens
+from minilm.text.vocabulary import read_vocab, rename_tokens
 
 logger = logging.getLogger(__name__)
 

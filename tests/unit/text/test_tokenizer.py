@@ -17,7 +17,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from minilm.errors import DataError, UsageError
 from minilm.text.tokenizer import Tokenizer
-from minilm.text.vocab import NLG_RENAMES
+from minilm.text.vocabulary import NLG_RENAMES
 
 VOCAB = "[PAD] [unused1] [unused2] [UNK] [CLS] [SEP] [MASK] a b c ##a ##b ##c É é e , x sep ##_ [ ] _ mask"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from minilm.errors import UsageError
-from minilm.text.vocab import SENTENCE_END
+from minilm.text.vocabulary import SENTENCE_END
 
 SENTENCE_MARKS = re.compile(rf"\s*(?:{re.escape(SENTENCE_END)}|<S_SEP>|</?t>|\n)\s*")
 """What divides sentences in a text of no task: the marks of UniLM's data, those of others' output, a newline."""

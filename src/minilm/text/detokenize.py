@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from minilm.text.tokenizer import Tokenizer
-from minilm.text.vocab import SENTENCE_END
+from minilm.text.vocabulary import SENTENCE_END
 
 _CONTINUES = "##"
 _RUN = 4  # so many equal marks at the end are one too many

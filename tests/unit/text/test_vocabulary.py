@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minilm.errors import DataError
-from minilm.text.vocab import NLG_RENAMES, read_vocab, rename_tokens
+from minilm.text.vocabulary import NLG_RENAMES, read_vocab, rename_tokens
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minilm.decode.detokenize import one_line, text_of, without_run_of_marks, words_of
+from minilm.text.detokenize import one_line, text_of, without_run_of_marks, words_of
 
 
 def ids(tokenizer, text):
