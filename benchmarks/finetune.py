@@ -33,13 +33,13 @@ from transformers import (
 
 from minilm.corpus.order import step_documents
 from minilm.embedded import embedded_model
+from minilm.finetune.objective import FinetuneObjective
+from minilm.finetune.run import hold_used_words
+from minilm.finetune.text import ClassificationTask
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model, new_head
-from minilm.tasks.classification import ClassificationTask
 from minilm.tasks.glue import GLUE
-from minilm.tasks.objective import FinetuneObjective
-from minilm.tasks.run import hold_used_words
 from minilm.tasks.text_task import read_text_rows
 from minilm.text.tokenizer import Tokenizer
 from minilm.train import allocator

@@ -35,11 +35,11 @@ from transformers import (
 from minilm.embedded import embedded_model
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
+from minilm.finetune.make import make_task
+from minilm.finetune.squad import SpanTask
+from minilm.finetune.sweep import finetune
+from minilm.finetune.text import ClassificationTask
 from minilm.recipe import FinetuneRecipe, Loaded, find_recipe, flat_values, load_recipe
-from minilm.tasks.classification import ClassificationTask
-from minilm.tasks.make import make_task
-from minilm.tasks.span import SpanTask
-from minilm.tasks.sweep import finetune
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import KeptMemory
 from minilm.train.metrics import read_metrics

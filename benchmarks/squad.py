@@ -31,12 +31,12 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 from minilm.embedded import embedded_model
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
+from minilm.finetune.make import make_task
+from minilm.finetune.objective import predict
+from minilm.finetune.squad import SpanTask
+from minilm.finetune.task import Array, Sequences
 from minilm.model.checkpoint import read_model
 from minilm.recipe import FinetuneRecipe
-from minilm.tasks.base import Array, Sequences
-from minilm.tasks.make import make_task
-from minilm.tasks.objective import predict
-from minilm.tasks.span import SpanTask
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.state import require_same

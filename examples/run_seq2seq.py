@@ -37,9 +37,9 @@ from minilm.cli.app import run_reporting
 from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_write, make_folder
+from minilm.finetune.run import finetune_once
 from minilm.model.checkpoint import read_config
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
-from minilm.tasks.run import finetune_once
 from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first
 from minilm.train.folder import RECIPE
 

@@ -38,11 +38,11 @@ from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
+from minilm.finetune.objective import predict
+from minilm.finetune.run import finetune_once
+from minilm.finetune.squad import SpanTask, WindowSettings
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
-from minilm.tasks.objective import predict
-from minilm.tasks.run import finetune_once
-from minilm.tasks.span import SpanTask, WindowSettings
 from minilm.tasks.squad_answers import AnswerSettings, official_files
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first

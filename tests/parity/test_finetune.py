@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from minilm.corpus.order import step_documents
+from minilm.finetune.objective import FinetuneObjective
+from minilm.finetune.squad import SpanTask
+from minilm.finetune.task import Sequences
 from minilm.model.checkpoint import read_model
 from minilm.model.packing import pack
-from minilm.tasks.base import Sequences
-from minilm.tasks.objective import FinetuneObjective
-from minilm.tasks.span import SpanTask
 from minilm.train.loop import TrainSettings, train
 from minilm.train.metrics import read_metrics
 from minilm.train.optim import AdamWSettings, is_decayed
@@ -58,7 +58,7 @@ class Labelled:
     dev: dict[str, Sequences] = {}  # noqa: RUF012 - the name of the protocol
 
     def __init__(self, head: str, *, labels: int = 3) -> None:
-        from minilm.tasks.classification import ClassificationTask
+        from minilm.finetune.text import ClassificationTask
 
         self.head, self.labels = head, [str(n) for n in range(labels)] if labels > 1 else []
         self.train = sequences(20)

@@ -22,9 +22,9 @@ import transformers.models.bert.modeling_bert
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import minilm.distill.run as run_module
+from minilm.finetune.sweep import finetune
 from minilm.recipe import load_recipe
 from minilm.report import page as report_module
-from minilm.tasks.sweep import finetune
 from minilm.train import loop
 
 _CALLS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")

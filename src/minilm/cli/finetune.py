@@ -13,7 +13,7 @@ import typer
 from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running
 
 if TYPE_CHECKING:
-    from minilm.tasks.result import Point
+    from minilm.finetune.result import Point
 
 
 def finetune(
@@ -38,7 +38,7 @@ def finetune(
     if dry_run:
         typer.echo(resolved_yaml(loaded), nl=False)
         return
-    from minilm.tasks.sweep import finetune as run
+    from minilm.finetune.sweep import finetune as run
     from minilm.train.distributed import is_first_process
 
     with running():
@@ -50,7 +50,7 @@ def finetune(
 
 def _table(points: Sequence[Point]) -> str:
     """One line per setting: its numbers' mean and deviation over the seeds."""
-    from minilm.tasks.result import best_point
+    from minilm.finetune.result import best_point
 
     if not any(run.numbers for point in points for run in point.runs):
         return "\n".join(f"{point.describe()}: not scored, task.dev names no held-out data" for point in points)

@@ -20,12 +20,12 @@ from minilm.distill.teacher import load_teacher
 from minilm.embedded import embedded_model
 from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
+from minilm.finetune.run import finetune_once
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
 from minilm.quickstart.text import Labelled, QuickstartText
 from minilm.recipe import DistillRecipe, FinetuneRecipe, find_recipe, load_recipe, resolved_yaml
 from minilm.report.page import write_report
-from minilm.tasks.run import finetune_once
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.metrics import read_metrics
 

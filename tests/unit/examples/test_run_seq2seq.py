@@ -166,7 +166,7 @@ def test_it_trains_and_writes_checkpoints_that_decode(script, given, capsys):
 
 def test_the_same_command_again_goes_on_where_it_was_killed(script, given, monkeypatch):
     script.main(flags(given, "whole"))
-    from minilm.tasks.seq2seq import Seq2SeqObjective
+    from minilm.finetune.seq2seq import Seq2SeqObjective
 
     microbatches = Seq2SeqObjective.microbatches
 

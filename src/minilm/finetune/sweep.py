@@ -27,10 +27,10 @@ import torch
 from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write, make_folder
 from minilm.files.json import read_json, write_json
+from minilm.finetune.report import report_sweep, run_rows
+from minilm.finetune.result import RESULT, Point, RunResult, best_point
+from minilm.finetune.run import check_files, finetune_once
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
-from minilm.tasks.report import report_sweep, run_rows
-from minilm.tasks.result import RESULT, Point, RunResult, best_point
-from minilm.tasks.run import check_files, finetune_once
 from minilm.train.distributed import ALONE, Ranks, joined
 from minilm.train.folder import RECIPE, remove_results, run_folder
 

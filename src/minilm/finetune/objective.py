@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from minilm.corpus.order import rank_share, step_documents
 from minilm.errors import DataError
+from minilm.finetune.task import Analysis, Array, Sequences, Task, numbers_of_sets
 from minilm.infer.batching import packed_batches
 from minilm.model.heads import Model
 from minilm.model.packing import Packed
-from minilm.tasks.base import Analysis, Array, Sequences, Task, numbers_of_sets
 from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 from minilm.train.loop import StepLoss
 

@@ -13,11 +13,11 @@ import torch
 
 from minilm.cli.finetune import _table
 from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.finetune.run import start_model
+from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
 from minilm.recipe import FinetuneRecipe, load_recipe
-from minilm.tasks.run import start_model
-from minilm.tasks.sweep import finetune
 from minilm.train.best import load_best
 from minilm.train.metrics import read_metrics
 

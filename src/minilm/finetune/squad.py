@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minilm.corpus.squad import Question
+from minilm.finetune.task import NUM_EXAMPLES, Analysis, Array, Sequences
 from minilm.model.heads import HeadName
 from minilm.model.packing import Packed
 from minilm.score.squad import SquadReference, per_question_scores, squad_metrics, threshold_curve
-from minilm.tasks.base import NUM_EXAMPLES, Analysis, Array, Sequences
 from minilm.tasks.squad import Window, label_windows, make_windows
 from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
 from minilm.text.tokenizer import Tokenizer

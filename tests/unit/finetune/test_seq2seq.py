@@ -12,18 +12,18 @@ import torch
 
 from minilm.errors import DataError, UsageError
 from minilm.files.tensors import read_safetensors
+from minilm.finetune import seq2seq_generation as seq2seq_generate
+from minilm.finetune.make import make_task
+from minilm.finetune.run import finetune_once, start_model
+from minilm.finetune.seq2seq import Seq2SeqObjective, Seq2SeqTask
+from minilm.finetune.seq2seq_generation import generation_numbers
+from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.infer.task_file import read_task
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.recipe import FinetuneRecipe, load_recipe
-from minilm.tasks import seq2seq_generate
-from minilm.tasks.make import make_task
-from minilm.tasks.run import finetune_once, start_model
-from minilm.tasks.seq2seq import Seq2SeqObjective, Seq2SeqTask
 from minilm.tasks.seq2seq_batch import Masking
-from minilm.tasks.seq2seq_generate import generation_numbers
 from minilm.tasks.seq2seq_rows import Pairs, load_nlg_tokenizer
-from minilm.tasks.sweep import finetune
 from minilm.train import loop
 from minilm.train.distributed import ALONE, Ranks
 from minilm.train.metrics import read_metrics

@@ -10,13 +10,13 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
 from minilm.recipe import FinetuneRecipe, load_recipe
-from minilm.tasks.sweep import finetune
 
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 WORDS = ("Zoë", "ran", "Über", "naïve", "DOGS")

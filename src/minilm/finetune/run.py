@@ -26,6 +26,12 @@ from minilm.errors import UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
+from minilm.finetune.make import make_task, saved_task, task_tokenizer
+from minilm.finetune.objective import FinetuneObjective
+from minilm.finetune.report import report_run
+from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
+from minilm.finetune.seq2seq import Seq2SeqObjective, Seq2SeqTask
+from minilm.finetune.task import Analysis, Task
 from minilm.infer.task_file import write_task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
 from minilm.model.compact import CompactTable
@@ -33,12 +39,6 @@ from minilm.model.encoder import reset_weights
 from minilm.model.heads import Model, new_head
 from minilm.model.positions import grow_positions
 from minilm.recipe import FinetuneRecipe, flat_values
-from minilm.tasks.base import Analysis, Task
-from minilm.tasks.make import make_task, saved_task, task_tokenizer
-from minilm.tasks.objective import FinetuneObjective
-from minilm.tasks.report import report_run
-from minilm.tasks.result import ANALYSIS, RunResult, read_result, write_result
-from minilm.tasks.seq2seq import Seq2SeqObjective, Seq2SeqTask
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.best import BestRule, load_best
 from minilm.train.distributed import ALONE, Ranks, wait_for_first

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import cast
 
 from minilm.files.json import read_json
+from minilm.finetune.result import ANALYSIS, Point, RunResult, best_point
 from minilm.recipe import FinetuneRecipe
 from minilm.report.curves import Curve
 from minilm.report.page import curve_of, write_report
-from minilm.tasks.result import ANALYSIS, Point, RunResult, best_point
 from minilm.train.metrics import read_metrics
 
 _Rows = Sequence[Mapping[str, object]]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from minilm.corpus.order import generator, microbatches, rank_share, step_documents
 from minilm.errors import DataError
+from minilm.finetune.seq2seq_generation import DevGeneration, generate_targets, generation_numbers
+from minilm.finetune.task import NUM_EXAMPLES, Analysis, numbers_of_sets
 from minilm.model.heads import HeadName, MaskedLanguageHead, Model
-from minilm.tasks.base import NUM_EXAMPLES, Analysis, numbers_of_sets
 from minilm.tasks.seq2seq_batch import Masking, Seq2SeqBatch, Symbols, View, batch_of, heldout_view, training_view
-from minilm.tasks.seq2seq_generate import DevGeneration, generate_targets, generation_numbers
 from minilm.tasks.seq2seq_rows import Pairs
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks, gathered_in_order

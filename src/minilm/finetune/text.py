@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from minilm.errors import DataError
+from minilm.finetune.task import NUM_EXAMPLES, Analysis, Array, Sequences
 from minilm.model.heads import HeadName
 from minilm.model.packing import Packed
 from minilm.score.glue import compute_metrics
 from minilm.tally import telling
-from minilm.tasks.base import NUM_EXAMPLES, Analysis, Array, Sequences
 from minilm.tasks.text_task import TextRow, TextTask
 from minilm.text.tokenizer import Tokenizer
 

@@ -1,0 +1,1 @@
+"""Fine-tuning: one task protocol, one file per kind of task, runs, sweeps and their reports."""
