@@ -39,8 +39,8 @@ from minilm.finetune.text import ClassificationTask
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model, new_head
-from minilm.tasks.glue import GLUE
-from minilm.tasks.text_task import read_text_rows
+from minilm.tasks.text.glue import GLUE
+from minilm.tasks.text.rows import read_text_rows
 from minilm.text.tokenizer import Tokenizer
 from minilm.train import allocator
 from minilm.train.loop import TrainSettings, train

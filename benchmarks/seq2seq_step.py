@@ -28,8 +28,8 @@ from minilm.finetune.seq2seq import smoothed_losses
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
-from minilm.tasks.seq2seq_batch import Masking, Symbols, View, batch_of, training_view
-from minilm.tasks.seq2seq_rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
+from minilm.tasks.seq2seq.masking import Masking, Symbols, View, batch_of, training_view
+from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.optim import AdamWSettings, make_optimizer
 

@@ -30,7 +30,7 @@ from minilm.infer.engine import TorchEngine
 from minilm.infer.generate import BATCH_TOKENS, Generation, GenerationSettings
 from minilm.infer.generate_file import GenerationJob, generate_file, read_sources
 from minilm.model.checkpoint import model_checksums, read_config, read_model
-from minilm.tasks.seq2seq_rows import load_nlg_tokenizer
+from minilm.tasks.seq2seq.rows import load_nlg_tokenizer
 from minilm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("minilm.decode_seq2seq")

@@ -24,7 +24,7 @@ from minilm.decode.rescore import RescoreSettings, rescored
 from minilm.decode.traces import TRACE_SUFFIXES, Trace, read_original_traces, read_traces
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_write
-from minilm.tasks.seq2seq_rows import load_nlg_tokenizer
+from minilm.tasks.seq2seq.rows import load_nlg_tokenizer
 from minilm.text.detokenize import one_line, without_run_of_marks, words_of
 from minilm.text.tokenizer import Tokenizer
 

@@ -33,7 +33,6 @@ from original_flags import (
 )
 
 from minilm.cli.app import run_reporting
-from minilm.corpus.squad import read_squad
 from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_write, make_folder
@@ -43,7 +42,8 @@ from minilm.finetune.run import finetune_once
 from minilm.finetune.squad import SpanTask, WindowSettings
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
-from minilm.tasks.squad_answers import AnswerSettings, official_files
+from minilm.tasks.squad.answers import AnswerSettings, official_files
+from minilm.tasks.squad.read import read_squad
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first
 from minilm.train.folder import MODELS, RECIPE

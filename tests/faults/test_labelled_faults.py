@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from minilm.errors import DataError, MinilmError, UsageError
-from minilm.tasks.glue import GLUE
-from minilm.tasks.text_task import read_text_rows
+from minilm.tasks.text.glue import GLUE
+from minilm.tasks.text.rows import read_text_rows
 
 SST = GLUE["sst-2"]
 TSV = b"sentence\tlabel\n" + b"a fine film\t1\na dull film\t0\n" * 200

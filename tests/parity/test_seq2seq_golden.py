@@ -17,7 +17,7 @@ from minilm.model.heads import Model
 from minilm.model.names import hf_names, to_hf
 from minilm.model.positions import grow_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
-from minilm.tasks.seq2seq_batch import Masking, Symbols, batch_of, training_view
+from minilm.tasks.seq2seq.masking import Masking, Symbols, batch_of, training_view
 
 SYMBOLS = Symbols(cls_id=7, sep_id=8, mask_id=9, vocab_size=600)
 CODES = ("202003", "HEAD")

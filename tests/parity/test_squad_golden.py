@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from minilm.corpus.squad import read_squad_references
 from minilm.files.by_id import as_number, as_text, read_by_id
 from minilm.score.squad import SquadReference, squad_metrics, threshold_curve
+from minilm.tasks.squad.read import read_squad_references
 
 OPTIONS = ("plain", "-n na_prob.json", "-n na_prob.json -t 0.5", "-n null_odds.json -t 0.0", "-n null_odds.json")
 MISSING = "every 10th prediction missing"

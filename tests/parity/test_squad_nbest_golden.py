@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from minilm.corpus.squad import Question, read_squad
-from minilm.tasks.squad import Window, label_windows, make_windows
-from minilm.tasks.squad_answers import AnswerSettings, best_answers, official_files
+from minilm.tasks.squad.answers import AnswerSettings, best_answers, official_files
+from minilm.tasks.squad.read import Question, read_squad
+from minilm.tasks.squad.windows import Window, label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
 
 SIZES = {

@@ -14,7 +14,7 @@ from minilm.finetune.seq2seq import smoothed_losses
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
-from minilm.tasks.seq2seq_batch import Masking, Symbols, batch_of, training_view
+from minilm.tasks.seq2seq.masking import Masking, Symbols, batch_of, training_view
 
 SYMBOLS = Symbols(cls_id=1, sep_id=2, mask_id=3, vocab_size=50)
 FEW = settings(max_examples=15, deadline=None)

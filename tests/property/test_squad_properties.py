@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm.corpus.squad import GoldAnswer, Question
-from minilm.tasks.squad import label_windows, make_windows
-from minilm.tasks.squad_answers import AnswerSettings, best_answers
+from minilm.tasks.squad.answers import AnswerSettings, best_answers
+from minilm.tasks.squad.read import GoldAnswer, Question
+from minilm.tasks.squad.windows import label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
 
 few = settings(max_examples=40, deadline=None)

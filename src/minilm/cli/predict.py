@@ -214,7 +214,7 @@ def _columns(model: LoadedModel, task: str | None) -> Columns:
     """The columns of the GLUE task that is named, else of the task the model was trained for."""
     from minilm.errors import UsageError
     from minilm.infer.predict import Columns
-    from minilm.tasks.glue import GLUE, find_glue_task
+    from minilm.tasks.text.glue import GLUE, find_glue_task
 
     known = find_glue_task(task or model.task.name)
     official = known.official if known is not None else None

@@ -64,10 +64,10 @@ def squad(
 
       minilm score squad --predictions p.jsonl --references dev.jsonl.gz --na-prob null_odds.json --na-prob-thresh 0
     """
-    from minilm.corpus.squad import read_squad_references
     from minilm.files.by_id import as_number, as_text, read_by_id
     from minilm.score.matching import match_ids
     from minilm.score.squad import squad_metrics
+    from minilm.tasks.squad.read import read_squad_references
 
     if math.isnan(na_prob_thresh):
         raise UsageError("--na-prob-thresh nan: expected a number")
@@ -126,8 +126,8 @@ def glue(
     from minilm.files.by_id import ID_FIELDS, as_number, read_by_id
     from minilm.score.glue import Label, align, compute_metrics, glue_task, parse_label
     from minilm.score.matching import match_ids
-    from minilm.tasks.glue import glue_text_task
-    from minilm.tasks.labels import label_number
+    from minilm.tasks.text.glue import glue_text_task
+    from minilm.tasks.text.labels import label_number
 
     scored = glue_task(task)
 
@@ -157,8 +157,8 @@ def glue(
 def _published(path: Path, task: str) -> dict[str, Label]:
     """The labels of a file in the layout of the official release, with the ids that `minilm predict` gives its rows."""
     from minilm.score.glue import Label, parse_label
-    from minilm.tasks.glue import glue_text_task
-    from minilm.tasks.text_task import read_text_rows
+    from minilm.tasks.text.glue import glue_text_task
+    from minilm.tasks.text.rows import read_text_rows
 
     spec = glue_text_task(task)
     numbers = {row.id: row.label or 0 for row in read_text_rows(path, spec)}

@@ -10,7 +10,6 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from minilm.corpus.squad import read_squad
 from minilm.decode.decoder import pos_shift_of, source_frame
 from minilm.errors import UsageError
 from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
@@ -18,14 +17,15 @@ from minilm.finetune.seq2seq_generation import GENERATED_METRICS, DevGeneration
 from minilm.finetune.squad import SpanTask, WindowSettings
 from minilm.finetune.task import Task
 from minilm.finetune.text import ClassificationTask
-from minilm.infer.task_file import SavedTask
 from minilm.recipe import TaskSection
 from minilm.recipe.finetune import SEQ2SEQ, SQUAD
-from minilm.tasks.glue import COMBINED, GLUE, find_glue_task
-from minilm.tasks.seq2seq_batch import Masking
-from minilm.tasks.seq2seq_rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
-from minilm.tasks.squad_answers import AnswerSettings
-from minilm.tasks.text_task import Columns, TextTask, infer_labels, read_text_rows
+from minilm.tasks.saved import SavedTask
+from minilm.tasks.seq2seq.masking import Masking
+from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
+from minilm.tasks.squad.answers import AnswerSettings
+from minilm.tasks.squad.read import read_squad
+from minilm.tasks.text.glue import COMBINED, GLUE, find_glue_task
+from minilm.tasks.text.rows import Columns, TextTask, infer_labels, read_text_rows
 from minilm.text.tokenizer import Tokenizer
 
 _CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two for two labels

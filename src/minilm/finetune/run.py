@@ -32,13 +32,13 @@ from minilm.finetune.report import report_run
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
 from minilm.finetune.seq2seq import Seq2SeqObjective, Seq2SeqTask
 from minilm.finetune.task import Analysis, Task
-from minilm.infer.task_file import write_task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
 from minilm.model.compact import CompactTable
 from minilm.model.encoder import reset_weights
 from minilm.model.heads import Model, new_head
 from minilm.model.positions import grow_positions
 from minilm.recipe import FinetuneRecipe, flat_values
+from minilm.tasks.saved import write_task
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.best import BestRule, load_best
 from minilm.train.distributed import ALONE, Ranks, wait_for_first

@@ -21,8 +21,8 @@ from minilm.errors import DataError
 from minilm.finetune.seq2seq_generation import DevGeneration, generate_targets, generation_numbers
 from minilm.finetune.task import NUM_EXAMPLES, Analysis, numbers_of_sets
 from minilm.model.heads import HeadName, MaskedLanguageHead, Model
-from minilm.tasks.seq2seq_batch import Masking, Seq2SeqBatch, Symbols, View, batch_of, heldout_view, training_view
-from minilm.tasks.seq2seq_rows import Pairs
+from minilm.tasks.seq2seq.masking import Masking, Seq2SeqBatch, Symbols, View, batch_of, heldout_view, training_view
+from minilm.tasks.seq2seq.rows import Pairs
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 from minilm.train.loop import StepLoss

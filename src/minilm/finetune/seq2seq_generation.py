@@ -22,8 +22,8 @@ from minilm.score.rouge.postprocess import plain_sentences
 from minilm.score.rouge.scores import ROUGE_METRICS, rouge_metrics, rouge_scores
 from minilm.score.rouge.stemming import rouge_stem
 from minilm.tally import Tally
-from minilm.tasks.seq2seq_batch import MaskWay
-from minilm.tasks.seq2seq_rows import Pairs
+from minilm.tasks.seq2seq.masking import MaskWay
+from minilm.tasks.seq2seq.rows import Pairs
 from minilm.text.detokenize import text_of
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minilm.corpus.squad import Question
 from minilm.finetune.task import NUM_EXAMPLES, Analysis, Array, Sequences
 from minilm.model.heads import HeadName
 from minilm.model.packing import Packed
 from minilm.score.squad import SquadReference, per_question_scores, squad_metrics, threshold_curve
-from minilm.tasks.squad import Window, label_windows, make_windows
-from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.windows import Window, label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
 
 

@@ -21,7 +21,7 @@ from minilm.model.heads import HeadName
 from minilm.model.packing import Packed
 from minilm.score.glue import compute_metrics
 from minilm.tally import telling
-from minilm.tasks.text_task import TextRow, TextTask
+from minilm.tasks.text.rows import TextRow, TextTask
 from minilm.text.tokenizer import Tokenizer
 
 _MOST_IN_TABLE = 40  # classes; a larger confusion matrix helps nobody

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minilm.corpus.squad import Question
 from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
@@ -27,15 +26,16 @@ from minilm.infer.batching import in_order, windows
 from minilm.infer.engine import Engine, Precision, TorchEngine
 from minilm.infer.generate import Generated, Generation, GenerationSettings, Options
 from minilm.infer.sources import Part, Source
-from minilm.infer.task_file import SavedTask, read_task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding
 from minilm.model.heads import ClassificationHead, HeadName, Model
 from minilm.model.packing import Packed
 from minilm.tally import Tally, telling
-from minilm.tasks.squad import make_windows
-from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.saved import SavedTask, read_task
+from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.windows import make_windows
 from minilm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from minilm.decode.traces import Trace
 from minilm.errors import UsageError
 from minilm.files.kinds import of_kind
 from minilm.infer.sources import Source, SourceEncoder
-from minilm.infer.task_file import SavedTask
 from minilm.tally import Tally, telling
+from minilm.tasks.saved import SavedTask
 from minilm.text.detokenize import text_of
 from minilm.text.pairs import Int32s
 from minilm.text.tokenizer import Tokenizer

@@ -24,7 +24,7 @@ from minilm.infer.generate import Generated, Generation
 from minilm.infer.sources import Part, Source
 from minilm.infer.unfinished import Unfinished
 from minilm.tally import Tally, telling
-from minilm.tasks.text_task import usual_id_column
+from minilm.tasks.text.rows import usual_id_column
 from minilm.text.detokenize import one_line
 
 logger = logging.getLogger(__name__)

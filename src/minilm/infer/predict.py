@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from minilm.corpus.squad import Question, read_squad
 from minilm.errors import DataError
 from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
 from minilm.tally import telling
-from minilm.tasks.squad_answers import AnswerSettings
-from minilm.tasks.text_task import OfficialLayout, are_ids, usual_id_column
+from minilm.tasks.squad.answers import AnswerSettings
+from minilm.tasks.squad.read import Question, read_squad
+from minilm.tasks.text.rows import OfficialLayout, are_ids, usual_id_column
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from minilm.errors import DataError
 from minilm.tally import Tally
+from minilm.tasks.seq2seq.parts import joined, look_up
 from minilm.text.pairs import Int32s
-from minilm.text.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
 
 _UNKNOWN = "tokens are not in the vocabulary and were read as [UNK]"

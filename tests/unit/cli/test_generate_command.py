@@ -10,7 +10,7 @@ import pytest
 import minilm
 from minilm.cli.app import main
 from minilm.decode.traces import read_traces
-from minilm.infer.task_file import SavedTask, write_task
+from minilm.tasks.saved import SavedTask, write_task
 
 TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w2 w2"]
 

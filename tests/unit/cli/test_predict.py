@@ -14,9 +14,9 @@ import pytest
 
 from minilm.cli import app
 from minilm.infer.api import load
-from minilm.infer.task_file import SavedTask, read_task, write_task
-from minilm.tasks.glue import glue_text_task
-from minilm.tasks.text_task import read_text_rows
+from minilm.tasks.saved import SavedTask, read_task, write_task
+from minilm.tasks.text.glue import glue_text_task
+from minilm.tasks.text.rows import read_text_rows
 
 
 def minilm(*arguments: object) -> int:

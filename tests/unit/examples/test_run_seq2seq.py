@@ -18,10 +18,10 @@ import torch
 
 from minilm.cli.app import run_reporting
 from minilm.files.tensors import read_safetensors
-from minilm.infer.task_file import read_task
 from minilm.model.checkpoint import read_model
 from minilm.model.names import to_hf
 from minilm.recipe import load_recipe, resolved_yaml
+from minilm.tasks.saved import read_task
 from minilm.train.distributed import Ranks
 from minilm.train.metrics import read_metrics
 

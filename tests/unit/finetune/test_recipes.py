@@ -13,7 +13,7 @@ from minilm.recipe import (
     recipe_names,
     recipe_text,
 )
-from minilm.tasks.glue import GLUE
+from minilm.tasks.text.glue import GLUE
 
 NAMES = [name for name in recipe_names() if name.startswith(("glue/", "squad/"))]
 RATES = [2e-5, 3e-5, 4e-5, 5e-5]

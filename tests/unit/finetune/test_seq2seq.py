@@ -19,11 +19,11 @@ from minilm.finetune.seq2seq import Seq2SeqObjective, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import generation_numbers
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
-from minilm.infer.task_file import read_task
 from minilm.model.checkpoint import read_config, read_model, saved_head
 from minilm.recipe import FinetuneRecipe, load_recipe
-from minilm.tasks.seq2seq_batch import Masking
-from minilm.tasks.seq2seq_rows import Pairs, load_nlg_tokenizer
+from minilm.tasks.saved import read_task
+from minilm.tasks.seq2seq.masking import Masking
+from minilm.tasks.seq2seq.rows import Pairs, load_nlg_tokenizer
 from minilm.train import loop
 from minilm.train.distributed import ALONE, Ranks
 from minilm.train.metrics import read_metrics

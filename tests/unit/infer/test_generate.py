@@ -13,9 +13,9 @@ import pytest
 import minilm
 from minilm.errors import UsageError
 from minilm.infer.generate import GenerationSettings, Options
-from minilm.infer.task_file import SavedTask, write_task
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.heads import Model
+from minilm.tasks.saved import SavedTask, write_task
 
 TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w2 w2", "w9"]
 

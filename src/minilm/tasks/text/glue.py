@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from minilm.errors import UsageError
 from minilm.score.glue import GLUE_TASKS, glue_name
-from minilm.tasks.text_task import Columns, OfficialLayout, TextTask
+from minilm.tasks.text.rows import Columns, OfficialLayout, TextTask
 
 COMBINED = "combined"
 """The mean of a task's two metrics, as the GLUE leaderboard counts it."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.tasks.seq2seq_batch import Masking, Symbols, batch_of, heldout_view, training_view
+from minilm.tasks.seq2seq.masking import Masking, Symbols, batch_of, heldout_view, training_view
 
 SYMBOLS = Symbols(cls_id=1, sep_id=2, mask_id=3, vocab_size=1000)
 SOURCE, TARGET = np.arange(100, 110, dtype=np.int32), np.arange(200, 204, dtype=np.int32)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minilm.errors import DataError, UsageError
-from minilm.tasks.seq2seq_rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
+from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
 from minilm.text.tokenizer import Tokenizer
 
 WORDS = ["[PAD]", "[unused1]", "[unused2]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "##x", "q"]

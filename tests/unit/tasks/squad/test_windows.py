@@ -7,9 +7,9 @@ import logging
 import numpy as np
 import pytest
 
-from minilm.corpus.squad import GoldAnswer, Question
 from minilm.errors import DataError, UsageError
-from minilm.tasks.squad import Window, label_windows, make_windows
+from minilm.tasks.squad.read import GoldAnswer, Question
+from minilm.tasks.squad.windows import Window, label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
 
 WORDS = [f"w{number}" for number in range(10)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from minilm.corpus.squad import GoldAnswer, Question, read_squad
 from minilm.errors import DataError, UsageError
+from minilm.tasks.squad.read import GoldAnswer, Question, read_squad
 
 ROW = {
     "id": "q1",

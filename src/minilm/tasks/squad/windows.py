@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.corpus.squad import Question
 from minilm.errors import DataError, UsageError
 from minilm.tally import Tally, telling
+from minilm.tasks.squad.read import Question
 from minilm.text.pairs import PairFrame
 from minilm.text.tokenizer import Tokenizer
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from minilm.errors import DataError
 from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
+from minilm.tasks.seq2seq.parts import joined, look_up
 from minilm.text.detokenize import glued
-from minilm.text.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
 from minilm.text.vocabulary import NLG_RENAMES, SENTENCE_END
 

@@ -13,10 +13,10 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import models, pre_tokenizers, processors
 
-from minilm.corpus.squad import Question
 from minilm.errors import DataError, UsageError
-from minilm.tasks.squad import Window, make_windows
-from minilm.tasks.squad_answers import Answer, AnswerSettings, best_answers, official_files
+from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers, official_files
+from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.windows import Window, make_windows
 from minilm.text.tokenizer import Tokenizer
 
 CONTEXT = "Alpha  béta, gammas"  # tokens: alpha beta , gamma ##s

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from minilm.errors import DataError, UsageError
-from minilm.tasks.labels import MOST_LABELS, label_number, label_text
-from minilm.tasks.text_task import Columns, OfficialLayout, TextTask, infer_labels, read_text_rows
+from minilm.tasks.text.labels import MOST_LABELS, label_number, label_text
+from minilm.tasks.text.rows import Columns, OfficialLayout, TextTask, infer_labels, read_text_rows
 
 TASK = TextTask(
     name="mood",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilm.text.parts import joined, look_up
+from minilm.tasks.seq2seq.parts import joined, look_up
 from minilm.text.tokenizer import Tokenizer
 
 FIRST, SECOND = np.array([1, 2, 3], dtype=np.int32), np.array([4, 5], dtype=np.int32)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from minilm.tasks.squad import Window
+from minilm.tasks.squad.windows import Window
 from minilm.text.tokenizer import Tokenizer
 
 FindText = Callable[[str, Window, int, int], tuple[str, int, int]]

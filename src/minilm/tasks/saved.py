@@ -13,7 +13,7 @@ from typing import cast
 from minilm.errors import DataError
 from minilm.files.json import read_json, write_json
 from minilm.files.kinds import of_kind
-from minilm.tasks.squad_answers import AnswerSettings, Postprocess
+from minilm.tasks.squad.answers import AnswerSettings, Postprocess
 
 _FILE = "task.json"
 

@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.corpus.squad import Question
 from minilm.errors import DataError, UsageError
-from minilm.tasks.squad import Window
-from minilm.tasks.squad_text import FindText, classic_text, exact_text
+from minilm.tasks.squad.characters import FindText, classic_text, exact_text
+from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.windows import Window
 from minilm.text.tokenizer import Tokenizer
 
 Postprocess = Literal["exact", "classic"]

@@ -13,8 +13,8 @@ import pytest
 from minilm.errors import SystemProblem, UsageError
 from minilm.files.formats import read_file
 from minilm.score.glue import GLUE_TASKS
-from minilm.tasks.glue import GLUE, find_glue_task, glue_text_task
-from minilm.tasks.text_task import TextRow, infer_labels, read_text_rows
+from minilm.tasks.text.glue import GLUE, find_glue_task, glue_text_task
+from minilm.tasks.text.rows import TextRow, infer_labels, read_text_rows
 
 FOLDERS = {
     **{"cola": "CoLA", "sst-2": "SST-2", "mrpc": "MRPC", "sts-b": "STS-B"},

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from minilm.corpus.hub import is_hub_address, read_hub_rows
 from minilm.errors import DataError, UsageError
 from minilm.files.by_id import ID_FIELDS
 from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
-from minilm.tasks.labels import label_number, label_text, sorted_labels
+from minilm.tasks.text.hub import is_hub_address, read_hub_rows
+from minilm.tasks.text.labels import label_number, label_text, sorted_labels
 
 logger = logging.getLogger(__name__)
 
