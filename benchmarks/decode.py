@@ -27,7 +27,7 @@ from minilm.decode.constraints import Constraints
 from minilm.decode.decoder import Decoder
 from minilm.decode.rescore import best_hypotheses
 from minilm.embedded import embedded_model
-from minilm.infer.engine import DTYPES, Precision, TorchEngine
+from minilm.infer.engines.torch import DTYPES, Precision, TorchEngine
 from minilm.model.config import PRESETS, EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head

@@ -26,9 +26,9 @@ from minilm.cli.progress import counting_later
 from minilm.decode.decoder import Decoder, PosShift, use_original_eps
 from minilm.errors import UsageError
 from minilm.files.regular import sha256_file
-from minilm.infer.engine import TorchEngine
+from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
+from minilm.infer.engines.torch import TorchEngine
 from minilm.infer.generate import BATCH_TOKENS, Generation, GenerationSettings
-from minilm.infer.generate_file import GenerationJob, generate_file, read_sources
 from minilm.model.checkpoint import model_checksums, read_config, read_model
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer
 from minilm.text.tokenizer import Tokenizer

@@ -26,7 +26,7 @@ from texts import paragraphs, real_share
 
 from minilm.decode.beam import BeamSettings, search
 from minilm.distill.relations import V2_PAIRS, relation_loss
-from minilm.infer.engine import TorchEngine
+from minilm.infer.engines.torch import TorchEngine
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack

@@ -19,8 +19,9 @@ import tokenizers
 import torch
 
 from minilm.cli.app import main
-from minilm.infer import api, generate_file
+from minilm.infer import api
 from minilm.infer import generate as generate_module
+from minilm.infer.bulk import generate as generate_file
 
 _CALLS = ("fsync", "replace", "unlink")
 

@@ -120,7 +120,7 @@ def _run(
     from minilm.errors import Interrupted
     from minilm.files.regular import sha256_file
     from minilm.infer.api import load
-    from minilm.infer.generate_file import GenerationJob, generate_file, read_sources
+    from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
 
     loaded = load(model, precision=precision)
     columns = list(fields or loaded.task.source)

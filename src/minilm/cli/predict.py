@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
-    from minilm.infer.predict import Columns, Prediction
+    from minilm.infer.bulk.predict import Columns, Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _plan_answers(
     from dataclasses import replace
 
     from minilm.errors import UsageError
-    from minilm.infer.predict import Columns, answered, is_official_squad, own_ids, read_questions
+    from minilm.infer.bulk.predict import Columns, answered, is_official_squad, own_ids, read_questions
 
     model.require_head("span")
     if id_column and is_official_squad(source):
@@ -191,7 +191,7 @@ def _plan(
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The predictions to come and how many there will be; every row is looked at before the first is computed."""
     from minilm.files.formats import BadRows
-    from minilm.infer.predict import Columns, classified, own_ids, read_texts
+    from minilm.infer.bulk.predict import Columns, classified, own_ids, read_texts
 
     model.require_head("classification")
     columns = _columns(model, task)
@@ -213,7 +213,7 @@ def _plan(
 def _columns(model: LoadedModel, task: str | None) -> Columns:
     """The columns of the GLUE task that is named, else of the task the model was trained for."""
     from minilm.errors import UsageError
-    from minilm.infer.predict import Columns
+    from minilm.infer.bulk.predict import Columns
     from minilm.tasks.text.glue import GLUE, find_glue_task
 
     known = find_glue_task(task or model.task.name)

@@ -23,7 +23,7 @@ from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order, windows
-from minilm.infer.engine import Engine, Precision, TorchEngine
+from minilm.infer.engines.torch import Engine, Precision, TorchEngine
 from minilm.infer.generate import Generated, Generation, GenerationSettings, Options
 from minilm.infer.sources import Part, Source
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head

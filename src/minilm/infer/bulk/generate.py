@@ -20,9 +20,9 @@ from minilm.files.atomic import writing_aside
 from minilm.files.formats import require_file
 from minilm.files.rows import is_table, read_lines, read_rows
 from minilm.infer.batching import windows
+from minilm.infer.bulk.journal import Unfinished
 from minilm.infer.generate import Generated, Generation
 from minilm.infer.sources import Part, Source
-from minilm.infer.unfinished import Unfinished
 from minilm.tally import Tally, telling
 from minilm.tasks.text.rows import usual_id_column
 from minilm.text.detokenize import one_line

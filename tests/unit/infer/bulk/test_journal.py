@@ -7,7 +7,7 @@ import json
 import pytest
 
 from minilm.errors import DataError, SystemProblem, UsageError
-from minilm.infer.unfinished import Unfinished
+from minilm.infer.bulk.journal import Unfinished
 
 JOB = {"model": {"weights": "ab"}, "settings": {"beam_size": 5, "length_penalty": 0.9}}
 
