@@ -8,9 +8,7 @@ Every problem is a one-line UsageError that names file:line or the override.
 
 from __future__ import annotations
 
-from minilm.recipe.finetune import FinetuneRecipe, FinetuneTrainSection, SweepSection, TaskSection
-from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
-from minilm.recipe.schema import (
+from minilm.recipe.distill import (
     DataSection,
     DistillRecipe,
     LossSection,
@@ -18,6 +16,8 @@ from minilm.recipe.schema import (
     TeacherSection,
     TrainSection,
 )
+from minilm.recipe.finetune import FinetuneRecipe, FinetuneTrainSection, SweepSection, TaskSection
+from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
 from minilm.recipe.sections import OptimizationSection
 from minilm.recipe.shipped import find_recipe, recipe_names, recipe_text
 

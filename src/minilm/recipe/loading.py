@@ -14,10 +14,10 @@ from typing import Generic, TypeVar, cast, overload
 from pydantic import BaseModel, ValidationError
 
 from minilm.errors import UsageError
+from minilm.recipe.distill import DistillRecipe
 from minilm.recipe.finetune import FinetuneRecipe
 from minilm.recipe.overrides import apply_override
 from minilm.recipe.problems import first_problem
-from minilm.recipe.schema import DistillRecipe
 from minilm.recipe.strict_yaml import Document, Keys, describe, dump_scalar, read_document
 
 Recipe = DistillRecipe | FinetuneRecipe
