@@ -22,12 +22,12 @@ from ab import interleaved, save
 from torch import Tensor
 from torch.nn import functional
 
-from minilm.corpus.order import derived_seed
 from minilm.embedded import embedded_model
 from minilm.finetune.seq2seq import smoothed_losses
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
+from minilm.randomness import derived_seed
 from minilm.tasks.seq2seq.masking import Masking, Symbols, View, batch_of, training_view
 from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
 from minilm.train.allocator import keep_freed_memory

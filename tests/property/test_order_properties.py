@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm.corpus.order import microbatches, rank_share, step_documents
+from minilm.corpus.order import rank_share, step_documents
+from minilm.model.token_budget import microbatches
 
 sizes = st.integers(1, 200)
 seeds = st.integers(-(2**70), 2**70)

@@ -7,14 +7,13 @@ Only bit-generator streams and a stable sort are used, which NumPy keeps the sam
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from minilm.errors import UsageError
+from minilm.randomness import bit_generator
 
 Int64s = npt.NDArray[np.int64]
 
@@ -60,51 +59,9 @@ def rank_share(documents: Int64s, *, rank: int, world_size: int) -> Int64s:
     return documents[rank::world_size]
 
 
-def microbatches(lengths: npt.NDArray[np.integer], *, token_budget: int) -> list[Int64s]:
-    """Cut documents into groups of similar length that each fit the token budget.
-
-    Args:
-        lengths: tokens per document [n].
-        token_budget: most tokens of one group; a single longer document is a group of its own.
-
-    Returns:
-        Index arrays (int64) into `lengths`, shortest documents first, that together hold every index once.
-    """
-    _require_at_least("token_budget", token_budget, 1)
-    order = np.argsort(lengths, kind="stable").astype(np.int64)
-    ends = np.cumsum(np.asarray(lengths, dtype=np.int64)[order])
-    groups: list[Int64s] = []
-    start = 0
-    while start < len(order):
-        used = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, used + token_budget, side="right"))
-        stop = max(stop, start + 1)
-        groups.append(order[start:stop])
-        start = stop
-    return groups
-
-
-def generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """Return a fresh random generator that depends on nothing but the seed and the purpose."""
-    return np.random.Generator(_bits(seed, *purpose))
-
-
-def derived_seed(seed: int, *purpose: str | int) -> int:
-    """Return a 63-bit seed for other libraries that depends on nothing but the seed and the purpose."""
-    return int.from_bytes(_digest(seed, *purpose)[:8], "big") >> 1
-
-
-def _digest(seed: int, *purpose: str | int) -> bytes:
-    return hashlib.sha256(json.dumps([seed, *purpose]).encode()).digest()
-
-
-def _bits(seed: int, *purpose: str | int) -> np.random.PCG64:
-    return np.random.PCG64(int.from_bytes(_digest(seed, *purpose)[:16], "big"))
-
-
 @lru_cache(maxsize=2)  # a batch spans two epochs at most, unless the corpus is smaller than a batch
 def _permutation(num_documents: int, seed: int, epoch: int) -> Int64s:
-    keys = _bits(seed, "epoch", epoch).random_raw(num_documents)
+    keys = bit_generator(seed, "epoch", epoch).random_raw(num_documents)
     order = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
     order.setflags(write=False)
     return order

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.corpus.order import derived_seed, microbatches, rank_share, step_documents
+from minilm.corpus.order import rank_share, step_documents
 from minilm.corpus.shards import Shards
 from minilm.distill.relations import Normalization, Pair, relation_loss
 from minilm.distill.teacher import Teacher
 from minilm.errors import DataError
 from minilm.model.encoder import Encoder, Relations
 from minilm.model.packing import Packed, pack
+from minilm.model.token_budget import microbatches
+from minilm.randomness import derived_seed
 from minilm.train.distributed import ALONE, Ranks, sum_over_ranks
 from minilm.train.loop import StepLoss
 

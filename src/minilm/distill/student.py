@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from minilm.corpus.order import derived_seed
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json
@@ -21,6 +20,7 @@ from minilm.model.config import EncoderConfig, with_vocabulary_of
 from minilm.model.embedding import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
+from minilm.randomness import derived_seed
 from minilm.recipe import StudentSection
 from minilm.text.tokenizer import Tokenizer
 

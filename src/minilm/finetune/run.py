@@ -20,7 +20,6 @@ from typing import cast
 import numpy as np
 import torch
 
-from minilm.corpus.order import derived_seed
 from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
@@ -37,6 +36,7 @@ from minilm.model.compact import CompactTable
 from minilm.model.encoder import reset_weights
 from minilm.model.heads import Model, new_head
 from minilm.model.positions import grow_positions
+from minilm.randomness import derived_seed
 from minilm.recipe import FinetuneRecipe, flat_values
 from minilm.tasks.saved import write_task
 from minilm.text.tokenizer import Tokenizer

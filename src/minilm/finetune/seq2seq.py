@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.corpus.order import generator, microbatches, rank_share, step_documents
+from minilm.corpus.order import rank_share, step_documents
 from minilm.errors import DataError
 from minilm.finetune.seq2seq_generation import DevGeneration, generate_targets, generation_numbers
 from minilm.finetune.task import NUM_EXAMPLES, Analysis, numbers_of_sets
 from minilm.model.heads import HeadName, MaskedLanguageHead, Model
+from minilm.model.token_budget import microbatches
+from minilm.randomness import generator
 from minilm.tasks.seq2seq.masking import Masking, Seq2SeqBatch, Symbols, View, batch_of, heldout_view, training_view
 from minilm.tasks.seq2seq.rows import Pairs
 from minilm.text.tokenizer import Tokenizer

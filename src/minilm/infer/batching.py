@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.corpus.order import microbatches
 from minilm.model.packing import Packed, pack
+from minilm.model.token_budget import microbatches
 
 WINDOW = 4096  # texts that are tokenized and sorted together
 TOKEN_BUDGET = 4096  # tokens of one batch

@@ -14,7 +14,6 @@ from typing import TypedDict
 
 import numpy as np
 
-from minilm.corpus.order import generator, microbatches
 from minilm.decode.beam import BeamSettings, search
 from minilm.decode.constraints import Constraints
 from minilm.decode.decoder import Decoder
@@ -24,6 +23,8 @@ from minilm.decode.traces import Trace
 from minilm.errors import UsageError
 from minilm.files.kinds import of_kind
 from minilm.infer.sources import Source, SourceEncoder
+from minilm.model.token_budget import microbatches
+from minilm.randomness import generator
 from minilm.tally import Tally, telling
 from minilm.tasks.saved import SavedTask
 from minilm.text.detokenize import text_of

@@ -23,11 +23,11 @@ from typing import Literal, NoReturn, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minilm.corpus.order import derived_seed
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
 from minilm.files.tensors import write_safetensors
 from minilm.model.packing import Packed
+from minilm.randomness import derived_seed
 from minilm.train.allocator import KeptMemory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first

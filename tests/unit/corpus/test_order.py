@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilm.corpus.order import derived_seed, generator, microbatches, rank_share, step_documents
+from minilm.corpus.order import rank_share, step_documents
 from minilm.errors import UsageError
+from minilm.model.token_budget import microbatches
+from minilm.randomness import derived_seed, generator
 
 
 def test_order_never_changes_between_releases():
