@@ -41,7 +41,7 @@ from minilm.finetune.sweep import finetune
 from minilm.finetune.text import ClassificationTask
 from minilm.recipe import FinetuneRecipe, Loaded, find_recipe, flat_values, load_recipe
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.allocator import KeptMemory
+from minilm.train.allocator import FreedMemory
 from minilm.train.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "glue"
@@ -189,7 +189,7 @@ class SplitByLength(Trainer):
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 (those of the Trainer)
         """As it is."""
         super().__init__(**arguments)
-        self.memory = KeptMemory()
+        self.memory = FreedMemory()
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], *_: object, **__: object

@@ -28,7 +28,7 @@ from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
 from minilm.randomness import derived_seed
-from minilm.tasks.seq2seq.masking import Masking, Symbols, View, batch_of, training_view
+from minilm.tasks.seq2seq.masking import MaskedPair, Masking, Symbols, batch_of, training_view
 from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.optim import AdamWSettings, make_optimizer
@@ -44,7 +44,7 @@ COLUMNS = {
 Attention = Literal["eager", "sdpa"]
 
 
-def drawn_views() -> list[View]:
+def drawn_views() -> list[MaskedPair]:
     """Pairs of random ids: a third of the sources are cut at the limit, targets are of 15 to 40 tokens."""
     draw = np.random.default_rng(3)
     lengths = np.where(draw.random(BATCH) < 0.33, SOURCE - 2, draw.integers(225, SOURCE - 2, BATCH))
@@ -53,7 +53,7 @@ def drawn_views() -> list[View]:
     return masked(*ids)
 
 
-def file_views(name: str, file: Path) -> list[View]:
+def file_views(name: str, file: Path) -> list[MaskedPair]:
     """The middle batch of the first hundred by its tokens."""
     tokenizer = load_nlg_tokenizer(embedded_model())
     pairs = read_pairs([file], tokenizer, COLUMNS[name], limits=PairLimits(source=SOURCE - 2, target=TARGET - 1))
@@ -62,7 +62,7 @@ def file_views(name: str, file: Path) -> list[View]:
     return sorted(batches, key=lambda views: sum(view.num_tokens for view in views))[len(batches) // 2]
 
 
-def masked(sources: list[np.ndarray], targets: list[np.ndarray]) -> list[View]:
+def masked(sources: list[np.ndarray], targets: list[np.ndarray]) -> list[MaskedPair]:
     """As training masks them by default."""
     draw = np.random.default_rng(0)
     return [training_view(*pair, Masking(), SYMBOLS, draw) for pair in zip(sources, targets, strict=True)]
@@ -85,7 +85,7 @@ class PaddedWay:
         self.model, self.attention, self.bf16 = copy.deepcopy(model), attention, bf16
         self.optimizer = make_optimizer(dict(self.model.named_parameters()), SETTINGS)
 
-    def step(self, views: list[View]) -> float:
+    def step(self, views: list[MaskedPair]) -> float:
         """One update; returns the loss."""
         self.optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
@@ -94,7 +94,7 @@ class PaddedWay:
         self.optimizer.step()
         return float(loss.detach())
 
-    def _loss(self, views: list[View]) -> Tensor:
+    def _loss(self, views: list[MaskedPair]) -> Tensor:
         ids, places, kinds, mask, labels, real = self._rows(views)
         encoder, head = self.model.encoder, self.model.head
         assert isinstance(head, MaskedLanguageHead)
@@ -123,7 +123,7 @@ class PaddedWay:
         return layer.ffn_norm(hidden + layer.ffn_out(layer.ffn_in(hidden)))
 
     @staticmethod
-    def _rows(views: list[View]) -> tuple[Tensor, ...]:
+    def _rows(views: list[MaskedPair]) -> tuple[Tensor, ...]:
         """Padded ids, positions, segments, mask, labels, and which labels are real."""
         shape = (len(views), LENGTH)
         ids, places, kinds = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
@@ -163,7 +163,7 @@ class Ours:
         self.model, self.bf16 = copy.deepcopy(model), bf16
         self.optimizer = make_optimizer(dict(self.model.named_parameters()), SETTINGS)
 
-    def step(self, views: list[View]) -> float:
+    def step(self, views: list[MaskedPair]) -> float:
         """One update; returns the loss."""
         encoder, head = self.model.encoder, self.model.head
         assert isinstance(head, MaskedLanguageHead)
@@ -178,7 +178,7 @@ class Ours:
         return float(loss.detach())
 
 
-def compare(name: str, preset: str, views: list[View], repetitions: int) -> list[dict[str, object]]:
+def compare(name: str, preset: str, views: list[MaskedPair], repetitions: int) -> list[dict[str, object]]:
     """Ratios at one kind of lengths, and how far the first losses are apart."""
     model, rows = model_of(preset), []
     tokens = sum(view.num_tokens for view in views)

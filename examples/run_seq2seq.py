@@ -40,7 +40,7 @@ from minilm.files.atomic import atomic_write, make_folder
 from minilm.finetune.run import finetune_once
 from minilm.model.checkpoint import read_config
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
-from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first
+from minilm.train.distributed import Ranks, is_first_process, process_group, wait_for_first
 from minilm.train.folder import RECIPE
 
 logger = logging.getLogger("minilm.run_seq2seq")
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop from the system is a Ctrl-C
     _require_family(args)
     out = Path(args.output_dir)
-    with joined() as ranks:
+    with process_group() as ranks:
         if ranks.world_size == 1 and torch.cuda.device_count() > 1:
             logger.warning("one of %d GPUs is used: start with torchrun to use all", torch.cuda.device_count())
         if not (out / "run" / RECIPE).is_file() and any(out.glob("ckpt-*")):

@@ -45,7 +45,7 @@ from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.squad.answers import AnswerSettings, official_files
 from minilm.tasks.squad.read import read_squad
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.distributed import Ranks, is_first_process, joined, wait_for_first
+from minilm.train.distributed import Ranks, is_first_process, process_group, wait_for_first
 from minilm.train.folder import MODELS, RECIPE
 from minilm.train.state import AnotherRunError
 
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str]) -> int:
     model = model_path(args.model_name_or_path)
     config = Path(args.config_name) if args.config_name else None
     _require_fit(args, model, config)
-    with joined() as ranks:
+    with process_group() as ranks:
         if ranks.world_size == 1 and torch.cuda.device_count() > 1:
             logger.warning("one of %d GPUs is used: start with torchrun to use all", torch.cuda.device_count())
         path = _tokenizer_path(args, model)

@@ -38,7 +38,7 @@ class Tally:
 
 
 @contextmanager
-def telling() -> Iterator[Tally]:
+def reporting_tally() -> Iterator[Tally]:
     """A tally that is reported when the block ends, also before all parts have come."""
     tally = Tally()
     try:

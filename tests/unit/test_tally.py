@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minilm.tally import Tally, telling
+from minilm.tally import Tally, reporting_tally
 
 
 def test_parts_are_added_up_and_the_first_place_is_kept(caplog):
@@ -32,7 +32,7 @@ def test_nothing_found_is_not_told(caplog):
 
 def test_it_is_told_too_when_the_work_breaks_off(caplog):
     def work():
-        with telling() as tally:
+        with reporting_tally() as tally:
             tally.add("rows were cut", ["f:1"], of=2)
             yield 1
             tally.add("rows were cut", ["f:3"], of=2)

@@ -13,7 +13,7 @@ import typer
 from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running
 
 if TYPE_CHECKING:
-    from minilm.finetune.result import Point
+    from minilm.finetune.result import SettingRuns
 
 
 def finetune(
@@ -48,7 +48,7 @@ def finetune(
         typer.echo(f"everything is in {loaded.recipe.out} (report.html, model/)")
 
 
-def _table(points: Sequence[Point]) -> str:
+def _table(points: Sequence[SettingRuns]) -> str:
     """One line per setting: its numbers' mean and deviation over the seeds."""
     from minilm.finetune.result import best_point
 

@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
-    from minilm.infer.bulk.predict import Columns, Prediction
+    from minilm.infer.bulk.predict import InputColumns, Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -169,12 +169,12 @@ def _plan_answers(
     from dataclasses import replace
 
     from minilm.errors import UsageError
-    from minilm.infer.bulk.predict import Columns, answered, is_official_squad, own_ids, read_questions
+    from minilm.infer.bulk.predict import InputColumns, answered, is_official_squad, own_ids, read_questions
 
     model.require_head("span")
     if id_column and is_official_squad(source):
         raise UsageError(f"--id {id_column}: questions of a .json file have the id `id`; leave it out")
-    columns = Columns(text="question", text_pair="context", id=id_column)
+    columns = InputColumns(text="question", text_pair="context", id=id_column)
     columns = columns if is_official_squad(source) else own_ids(source, columns)
     settings = replace(model.task.answers, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
     return answered(model, read_questions(source, columns), settings), sum(1 for _ in read_questions(source, columns))
@@ -191,39 +191,39 @@ def _plan(
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The predictions to come and how many there will be; every row is looked at before the first is computed."""
     from minilm.files.formats import BadRows
-    from minilm.infer.bulk.predict import Columns, classified, own_ids, read_texts
+    from minilm.infer.bulk.predict import InputColumns, classified, own_ids, read_text_inputs
 
     model.require_head("classification")
     columns = _columns(model, task)
-    columns = Columns(
+    columns = InputColumns(
         text=text or columns.text,
         text_pair=text_pair or columns.text_pair,
         id=id_column or columns.id,
         official=None if text or text_pair else columns.official,
     )
     columns, misfits = own_ids(source, columns), BadRows()
-    total = sum(1 for _ in read_texts(source, columns, misfits))
+    total = sum(1 for _ in read_text_inputs(source, columns, misfits))
     if misfits.count:
         logger.warning(
             "%d rows with more or fewer columns than expected are left out (first: %s)", misfits.count, misfits.first[0]
         )
-    return classified(model, read_texts(source, columns, BadRows())), total
+    return classified(model, read_text_inputs(source, columns, BadRows())), total
 
 
-def _columns(model: LoadedModel, task: str | None) -> Columns:
+def _columns(model: LoadedModel, task: str | None) -> InputColumns:
     """The columns of the GLUE task that is named, else of the task the model was trained for."""
     from minilm.errors import UsageError
-    from minilm.infer.bulk.predict import Columns
+    from minilm.infer.bulk.predict import InputColumns
     from minilm.tasks.text.glue import GLUE, find_glue_task
 
     known = find_glue_task(task or model.task.name)
     official = known.official if known is not None else None
     if task in (None, "text"):
         own = model.task
-        return Columns(text=own.text, text_pair=own.text_pair, id=own.id, official=official)
+        return InputColumns(text=own.text, text_pair=own.text_pair, id=own.id, official=official)
     if known is None:
         raise UsageError(f"--task is {task!r}; expected squad, text, or one of {', '.join(GLUE)}")
-    return Columns(text=known.columns.text, text_pair=known.columns.text_pair, official=official)
+    return InputColumns(text=known.columns.text, text_pair=known.columns.text_pair, official=official)
 
 
 def _write(rows: Generator[list[Prediction], None, None], total: int, output: str) -> int:

@@ -26,7 +26,7 @@ from minilm.model.encoder import Layer
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.model.packing import Packed, pack
 from minilm.model.prepacked import prepack
-from minilm.model.unfilled import unfilled
+from minilm.model.without_weights import without_weights
 from minilm.text.pairs import Int32s
 from minilm.text.tokenizer import Tokenizer
 
@@ -200,7 +200,7 @@ def _attend_source(cache: Cache, layer: int, packed: Packed, query: Tensor, key:
 
 def _output_map(words_VE: Tensor, bias: Tensor) -> nn.Module:
     """The tied output projection as a module of its own, prepacked where that is faster."""
-    with unfilled():
+    with without_weights():
         linear = nn.Linear(words_VE.shape[1], words_VE.shape[0])
     linear.weight, linear.bias = nn.Parameter(words_VE.detach()), nn.Parameter(bias.detach())
     output = nn.Sequential(linear).requires_grad_(False)

@@ -33,7 +33,7 @@ from minilm.model.packing import pack
 from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
 from minilm.report.page import write_report
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.distributed import ALONE, Ranks, first_before_others, joined, wait_for_first
+from minilm.train.distributed import ALONE, Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder
 from minilm.train.loop import train
 from minilm.train.metrics import read_metrics
@@ -81,7 +81,7 @@ def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] =
     """
     out = Path(loaded.recipe.out)
     resolved = resolved_yaml(loaded)
-    with joined() as ranks, run_folder(out, recipe=resolved) if ranks.is_first else contextlib.nullcontext():
+    with process_group() as ranks, run_folder(out, recipe=resolved) if ranks.is_first else contextlib.nullcontext():
         wait_for_first(ranks)
         return _distill(loaded.recipe, out, resolved, ranks, afresh=resume == "never")
 

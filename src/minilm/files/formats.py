@@ -71,7 +71,7 @@ class ByteMeter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class OpenFile:
     """One open file and where its findings go.
 
     Attributes:
@@ -91,7 +91,7 @@ class Source:
 
 Rows = Iterator[tuple[int, Mapping[str, object]]]
 """(1-based line or row, value by column) of every row that can be read."""
-RowReader = Callable[[Source], Rows]
+RowReader = Callable[[OpenFile], Rows]
 _Reader = TypeVar("_Reader")
 
 
@@ -131,7 +131,7 @@ def _read_all(
     for path, reader in files:
         with damage_is_data_error(path), opened(path, meter) as stream:
             report = partial(bad_rows.add, path)
-            source = Source(path=path, stream=stream, report=report, meter=meter, field=field)
+            source = OpenFile(path=path, stream=stream, report=report, meter=meter, field=field)
             for line, row in reader(source):
                 try:
                     text = _text(row, field)
@@ -232,7 +232,7 @@ def opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
             yield stream
 
 
-def lines(source: Source) -> Iterator[tuple[int, bytes]]:
+def lines(source: OpenFile) -> Iterator[tuple[int, bytes]]:
     """Yield (1-based number, line with its end); an overlong line is a bad row and is not kept in memory."""
     number = 0
     while line := source.stream.readline(MAX_LINE_BYTES):
@@ -245,7 +245,7 @@ def lines(source: Source) -> Iterator[tuple[int, bytes]]:
         yield number, line.removeprefix(_BOM) if number == 1 else line
 
 
-def text_lines(source: Source) -> Iterator[tuple[int, str]]:
+def text_lines(source: OpenFile) -> Iterator[tuple[int, str]]:
     """Yield (1-based number, text without its end) of every line that is not blank; broken UTF-8 is a bad row."""
     for number, line in lines(source):
         stripped = line.rstrip(b"\r\n")
@@ -257,12 +257,12 @@ def text_lines(source: Source) -> Iterator[tuple[int, str]]:
             source.report(number, f"invalid UTF-8 at byte {error.start + 1} of the line")
 
 
-def _txt_rows(source: Source) -> Rows:
+def _txt_rows(source: OpenFile) -> Rows:
     for number, line in text_lines(source):
         yield number, {source.field or "text": line}
 
 
-def _json_rows(source: Source) -> Rows:
+def _json_rows(source: OpenFile) -> Rows:
     for number, line in text_lines(source):
         try:
             row = json.loads(line)
@@ -277,7 +277,7 @@ def _json_rows(source: Source) -> Rows:
                 source.report(number, f"a JSON {type(row).__name__}, expected one object per line")
 
 
-def _csv_rows(source: Source) -> Rows:
+def _csv_rows(source: OpenFile) -> Rows:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     last_line = 0
 
@@ -303,7 +303,7 @@ def _csv_rows(source: Source) -> Rows:
             yield line, row
 
 
-def require_unique(source: Source, names: Sequence[str], wanted: Sequence[str], where: str) -> None:
+def require_unique(source: OpenFile, names: Sequence[str], wanted: Sequence[str], where: str) -> None:
     """Check the names of the columns; raises DataError when one of `wanted` is not there exactly once."""
     for name in wanted:
         if names.count(name) != 1:
@@ -321,7 +321,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _csv_cells(
-    source: Source, rows: Iterator[list[str]], last_line: Callable[[], int]
+    source: OpenFile, rows: Iterator[list[str]], last_line: Callable[[], int]
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, cells) of every non-blank row; a row the csv module refuses is a bad row."""
     while True:
@@ -337,7 +337,7 @@ def _csv_cells(
             yield first, row
 
 
-def _parquet_rows(source: Source) -> Rows:
+def _parquet_rows(source: OpenFile) -> Rows:
     import pyarrow as pa
 
     size, start = source.path.stat().st_size, source.meter.done
@@ -358,11 +358,11 @@ def _parquet_rows(source: Source) -> Rows:
             ) from error
 
 
-def _advance(source: Source, start: int, size: int, share: float) -> None:
+def _advance(source: OpenFile, start: int, size: int, share: float) -> None:
     source.meter.done = max(source.meter.done, start + int(size * share))
 
 
-def _unpacked_parquet_rows(source: Source, stream: IO[bytes], on_share: Callable[[float], None]) -> Rows:
+def _unpacked_parquet_rows(source: OpenFile, stream: IO[bytes], on_share: Callable[[float], None]) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -386,7 +386,7 @@ def _unpacked_parquet_rows(source: Source, stream: IO[bytes], on_share: Callable
         raise pa.ArrowInvalid(f"{row} rows found, {num_rows} announced")
 
 
-def _require_text_column(source: Source, name: str, schema: pa.Schema) -> None:
+def _require_text_column(source: OpenFile, name: str, schema: pa.Schema) -> None:
     import pyarrow.types as pa_types
 
     index = schema.get_field_index(name)

@@ -17,8 +17,8 @@ from minilm.errors import DataError
 from minilm.files.formats import (
     ROW_READERS,
     ByteMeter,
+    OpenFile,
     RowReader,
-    Source,
     damage_is_data_error,
     lines,
     opened,
@@ -72,7 +72,7 @@ class Row:
         raise DataError(f"{place}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
 
 
-_TableReader = Callable[[Source], Iterator[Row]]
+_TableReader = Callable[[OpenFile], Iterator[Row]]
 
 
 def read_rows(path: Path, *, unnamed: Sequence[str] = ()) -> Iterator[Row]:
@@ -112,7 +112,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}:{line}: {reason}; correct the line")
 
     with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
-        for number, line in lines(Source(path=path, stream=stream, report=refuse, meter=ByteMeter())):
+        for number, line in lines(OpenFile(path=path, stream=stream, report=refuse, meter=ByteMeter())):
             try:
                 yield number, line.rstrip(b"\r\n").decode()
             except UnicodeDecodeError:
@@ -124,15 +124,15 @@ def _rows(path: Path, reader: _TableReader) -> Iterator[Row]:
         raise DataError(f"{path}:{line}: {reason}; correct the row or remove it")
 
     with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
-        yield from reader(Source(path=path, stream=stream, report=refuse, meter=ByteMeter()))
+        yield from reader(OpenFile(path=path, stream=stream, report=refuse, meter=ByteMeter()))
 
 
-def _named_rows(reader: RowReader, source: Source) -> Iterator[Row]:
+def _named_rows(reader: RowReader, source: OpenFile) -> Iterator[Row]:
     for line, values in reader(source):
         yield Row(line=line, values=values)
 
 
-def _tsv_rows(source: Source, *, unnamed: Sequence[str]) -> Iterator[Row]:
+def _tsv_rows(source: OpenFile, *, unnamed: Sequence[str]) -> Iterator[Row]:
     lines: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in text_lines(source))
     first = next(lines, None)
     if first is None:

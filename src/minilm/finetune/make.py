@@ -25,7 +25,7 @@ from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenize
 from minilm.tasks.squad.answers import AnswerSettings
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import COMBINED, GLUE, find_glue_task
-from minilm.tasks.text.rows import Columns, TextTask, infer_labels, read_text_rows
+from minilm.tasks.text.rows import TextColumns, TextTask, infer_labels, read_text_rows
 from minilm.text.tokenizer import Tokenizer
 
 _CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two for two labels
@@ -114,11 +114,11 @@ def text_task(section: TaskSection) -> TextTask:
     return replace(task, main=section.metric or task.main)
 
 
-def _columns(section: TaskSection) -> Columns:
+def _columns(section: TaskSection) -> TextColumns:
     """The columns the recipe names, else those of the GLUE task, else `text` and `label`."""
     known = find_glue_task(section.name)
-    base = known.columns if known is not None else Columns(text="text", label="label")
-    return Columns(
+    base = known.columns if known is not None else TextColumns(text="text", label="label")
+    return TextColumns(
         text=section.text or base.text,
         label=section.label or base.label,
         text_pair=section.text_pair or base.text_pair,

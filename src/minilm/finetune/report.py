@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from minilm.files.json import read_json
-from minilm.finetune.result import ANALYSIS, Point, RunResult, best_point
+from minilm.finetune.result import ANALYSIS, RunResult, SettingRuns, best_point
 from minilm.recipe import FinetuneRecipe
 from minilm.report.curves import Curve
 from minilm.report.page import curve_of, write_report
@@ -36,7 +36,7 @@ def report_run(recipe: FinetuneRecipe, result: RunResult) -> None:
     )
 
 
-def report_sweep(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> None:
+def report_sweep(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns]) -> None:
     """`report.html` of a sweep: mean, deviation and best of each point, every run, and the best run's analysis."""
     best = best_point(points)
     run = best.best
@@ -59,7 +59,7 @@ def report_sweep(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> 
     )
 
 
-def point_rows(points: Sequence[Point]) -> list[dict[str, object]]:
+def point_rows(points: Sequence[SettingRuns]) -> list[dict[str, object]]:
     """One row per setting: its values, mean, deviation and best over the seeds; the best setting is marked."""
     chosen = best_point(points)
     return [
@@ -75,7 +75,7 @@ def point_rows(points: Sequence[Point]) -> list[dict[str, object]]:
     ]
 
 
-def run_rows(points: Sequence[Point]) -> list[dict[str, object]]:
+def run_rows(points: Sequence[SettingRuns]) -> list[dict[str, object]]:
     """One row per run with all its numbers."""
     return [
         {"setting": point.describe(), "seed": run.seed, **run.numbers, "best step": run.best_step}

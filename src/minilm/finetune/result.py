@@ -1,6 +1,6 @@
 """What a finished run is, and what several seeds of one setting amount to.
 
-In: `result.json` of runs. Out: `RunResult`, and `Point` with mean and deviation over seeds.
+In: `result.json` of runs. Out: `RunResult`, and `SettingRuns` with mean and deviation over seeds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RunResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class SettingRuns:
     """The runs of one setting, one per seed."""
 
     runs: Sequence[RunResult]
@@ -78,7 +78,7 @@ class Point:
         return f"learning rate {run.learning_rate:g}, {round(run.epochs, 2):g} epochs, batch {run.batch_size}"
 
 
-def best_point(points: Sequence[Point]) -> Point:
+def best_point(points: Sequence[SettingRuns]) -> SettingRuns:
     """The setting with the best mean over its seeds, as papers report; the first of equals."""
     return max(points, key=lambda point: comparable(point.metric, point.mean))
 

@@ -23,7 +23,15 @@ from minilm.finetune.task import NUM_EXAMPLES, Analysis, numbers_of_sets
 from minilm.model.heads import HeadName, MaskedLanguageHead, Model
 from minilm.model.token_budget import microbatches
 from minilm.randomness import generator
-from minilm.tasks.seq2seq.masking import Masking, Seq2SeqBatch, Symbols, View, batch_of, heldout_view, training_view
+from minilm.tasks.seq2seq.masking import (
+    MaskedPair,
+    Masking,
+    Seq2SeqBatch,
+    Symbols,
+    batch_of,
+    heldout_view,
+    training_view,
+)
 from minilm.tasks.seq2seq.rows import Pairs
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks, gathered_in_order
@@ -184,7 +192,7 @@ class Seq2SeqObjective:
         assert isinstance(head, MaskedLanguageHead), "the task's head"
         return head.score(encoder.seq2seq(batch.seq2seq), encoder)
 
-    def _batches(self, views: Sequence[View], *, scale: float = 1.0) -> Iterator[tuple[list[int], Seq2SeqBatch]]:
+    def _batches(self, views: Sequence[MaskedPair], *, scale: float = 1.0) -> Iterator[tuple[list[int], Seq2SeqBatch]]:
         """Batches of views, shortest first, each with the numbers of its views."""
         lengths = np.array([view.num_tokens for view in views])
         for part in microbatches(lengths, token_budget=self._tokens_per_batch):

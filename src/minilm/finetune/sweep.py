@@ -28,10 +28,10 @@ from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, Us
 from minilm.files.atomic import atomic_folder, atomic_write, make_folder
 from minilm.files.json import read_json, write_json
 from minilm.finetune.report import report_sweep, run_rows
-from minilm.finetune.result import RESULT, Point, RunResult, best_point
+from minilm.finetune.result import RESULT, RunResult, SettingRuns, best_point
 from minilm.finetune.run import check_files, finetune_once
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
-from minilm.train.distributed import ALONE, Ranks, joined
+from minilm.train.distributed import ALONE, Ranks, process_group
 from minilm.train.folder import RECIPE, remove_results, run_folder
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class _Job:
         return resolved_yaml(self.loaded)
 
 
-def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"] = "auto") -> list[Point]:
+def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"] = "auto") -> list[SettingRuns]:
     """Run a recipe, all of its sweep, to the end; the same call goes on after a kill.
 
     Args:
@@ -70,7 +70,7 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
         Interrupted: Ctrl-C; the state is saved.
     """
     recipe, afresh = loaded.recipe, resume == "never"
-    with joined() as ranks:
+    with process_group() as ranks:
         if recipe.sweep is None:
             result = finetune_once(recipe, resolved=resolved_yaml(loaded), afresh=afresh, ranks=ranks)
             return _points([result])
@@ -125,12 +125,12 @@ def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
     return jobs
 
 
-def _points(results: Sequence[RunResult]) -> list[Point]:
+def _points(results: Sequence[RunResult]) -> list[SettingRuns]:
     """Runs of equal setting together, settings in the order of the grid."""
     runs: dict[tuple[float, float, int], list[RunResult]] = {}
     for result in results:
         runs.setdefault((result.learning_rate, result.epochs, result.batch_size), []).append(result)
-    return [Point(runs=found) for found in runs.values()]
+    return [SettingRuns(runs=found) for found in runs.values()]
 
 
 def _run_all(jobs: Sequence[_Job], recipe: FinetuneRecipe, ranks: Ranks) -> list[RunResult]:
@@ -209,7 +209,7 @@ def _require_success(job: _Job, done: subprocess.CompletedProcess[str]) -> None:
     raise kinds.get(done.returncode, SystemProblem)(f"{job.label} ended with code {done.returncode}: {last}")
 
 
-def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[Point]) -> None:
+def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns]) -> None:
     """Keep the model of the best run of the best setting; write what the sweep found."""
     best = best_point(points).best
     kept = _kept_model(out)

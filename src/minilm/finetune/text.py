@@ -20,7 +20,7 @@ from minilm.finetune.task import NUM_EXAMPLES, Analysis, Array, Sequences
 from minilm.model.heads import HeadName
 from minilm.model.packing import Packed
 from minilm.score.glue import compute_metrics
-from minilm.tally import telling
+from minilm.tally import reporting_tally
 from minilm.tasks.text.rows import TextRow, TextTask
 from minilm.text.tokenizer import Tokenizer
 
@@ -68,7 +68,7 @@ class ClassificationTask:
         pairs = [row.text_pair or "" for row in rows] if self._spec.columns.text_pair is not None else None
         cut: list[int] = []
         encoded = self._tokenizer.encode_pairs(texts, pairs, max_length=self._max_tokens, cut=cut)
-        with telling() as tally:
+        with reporting_tally() as tally:
             tally.add_cut(cut, [row.place for row in rows], max_tokens=self._max_tokens)
         return Sequences(token_ids=[ids for ids, _ in encoded], segment_ids=[segments for _, segments in encoded])
 

@@ -31,7 +31,7 @@ from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding
 from minilm.model.heads import ClassificationHead, HeadName, Model
 from minilm.model.packing import Packed
-from minilm.tally import Tally, telling
+from minilm.tally import Tally, reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
 from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers
 from minilm.tasks.squad.read import Question
@@ -151,7 +151,7 @@ class LoadedModel:
         """
         vectors = [torch.empty(0, self.config.hidden_size)]
         limit = self.embedding.max_tokens
-        with self._telling() as tally:
+        with self._reporting() as tally:
             for window in windows(enumerate(_checked(texts, "encode"))):
                 cut: list[int] = []
                 sequences = self.tokenizer.encode([text for _, text in window], max_length=limit, cut=cut)
@@ -173,7 +173,7 @@ class LoadedModel:
         self.require_head("classification")
         found: list[Classified] = []
         firsts, seconds = _checked(texts, "classify"), None if pairs is None else iter(_checked(pairs, "classify"))
-        with self._telling() as tally:
+        with self._reporting() as tally:
             for window in windows(firsts):
                 second = None if seconds is None else list(islice(seconds, len(window)))
                 places = [f"text {number}" for number in range(len(found), len(found) + len(window))]
@@ -261,7 +261,7 @@ class LoadedModel:
         """As `generate`, with scores and, where asked for, traces."""
         generation = self.generation(settings)
         found: list[Generated] = []
-        with telling() as tally:
+        with reporting_tally() as tally:
             for window in windows(_sources(texts)):
                 finished: dict[int, Generated] = {}
                 for batch in generation.run(window, range(len(found), len(found) + len(window)), tally):
@@ -302,7 +302,7 @@ class LoadedModel:
         return model_checksums(self._folder)
 
     @contextmanager
-    def _telling(self) -> Iterator[Tally]:
+    def _reporting(self) -> Iterator[Tally]:
         """A tally of texts that were cut, reported at the end of the first call that had some."""
         tally = Tally()
         try:

@@ -25,7 +25,7 @@ from minilm.files.kinds import of_kind
 from minilm.infer.sources import Source, SourceEncoder
 from minilm.model.token_budget import microbatches
 from minilm.randomness import generator
-from minilm.tally import Tally, telling
+from minilm.tally import Tally, reporting_tally
 from minilm.tasks.saved import SavedTask
 from minilm.text.detokenize import text_of
 from minilm.text.pairs import Int32s
@@ -132,7 +132,7 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class GeneratedText:
     """One target of a source.
 
     `score` is its log-probability; of a search with a length penalty, the penalised one.
@@ -146,7 +146,7 @@ class Candidate:
 class Generated:
     """What was generated for one source: `n_best` candidates, best first, and the trace where it was asked for."""
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[GeneratedText, ...]
     trace: Trace | None = None
 
     @property
@@ -207,7 +207,7 @@ class Generation:
             raise UsageError("a beam search knows its target only at the end; stream with beam_size=1 or sample=True")
         if self._settings.n_best > 1:
             raise UsageError(f"n_best is {self._settings.n_best}, but a stream is of one target; leave it out")
-        with telling() as tally:
+        with reporting_tally() as tally:
             framed = self._encoder.encode([source], tally)
         draws = self._draws([0]) if self._settings.sample else None
         ids: list[int] = []
@@ -239,7 +239,7 @@ class Generation:
         ]
 
     def _finished(self, hypotheses: Sequence[Hypothesis], trace: Trace | None = None) -> Generated:
-        candidates = (Candidate(text=text_of(one.ids, self._tokenizer), score=one.score) for one in hypotheses)
+        candidates = (GeneratedText(text=text_of(one.ids, self._tokenizer), score=one.score) for one in hypotheses)
         return Generated(candidates=tuple(candidates), trace=trace)
 
     def _draws(self, numbers: Sequence[int]) -> list[list[np.ndarray]]:

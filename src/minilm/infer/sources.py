@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from minilm.errors import DataError
 from minilm.tally import Tally
-from minilm.tasks.seq2seq.parts import joined, look_up
+from minilm.tasks.seq2seq.parts import join_parts, look_up
 from minilm.text.pairs import Int32s
 from minilm.text.tokenizer import Tokenizer
 
@@ -75,7 +75,7 @@ class SourceEncoder:
         return ids
 
     def _framed(self, parts: Sequence[Int32s], source: Source, tally: Tally) -> Int32s:
-        ids, length = joined(parts, separator_id=self.tokenizer.sep_id, room=self.room)
+        ids, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=self.room)
         if not len(ids):
             raise DataError(f"{source.place}: the source has no token, so there is nothing to generate from")
         is_cut = len(ids) < length

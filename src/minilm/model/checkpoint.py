@@ -23,8 +23,8 @@ from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, HeadName, Model, new_head
 from minilm.model.names import hf_names, listed, to_hf, to_ours
-from minilm.model.positions import tiled
-from minilm.model.unfilled import unfilled
+from minilm.model.positions import tile_positions
+from minilm.model.without_weights import without_weights
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def read_model(
     if num_labels is None:
         num_labels = len(read_labels(path, config=config)) or 2
     generator = torch.Generator().manual_seed(seed)
-    with unfilled():
+    with without_weights():
         encoder = Encoder(shape)
     model = Model(encoder, None if head is None else new_head(head, shape, num_labels=num_labels, generator=generator))
     found = to_ours(tensors, model.state_dict(), family=shape.family, head=head, where=str(file))
@@ -213,7 +213,7 @@ def _resize_positions(found: dict[str, Tensor], config: EncoderConfig) -> dict[s
         len(table),
         config.max_positions,
     )
-    return {**found, name: tiled(table, config.max_positions, first=config.first_position)}
+    return {**found, name: tile_positions(table, config.max_positions, first=config.first_position)}
 
 
 def _drop_or_start_missing(

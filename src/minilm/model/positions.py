@@ -16,7 +16,7 @@ from minilm.model.encoder import Encoder
 logger = logging.getLogger(__name__)
 
 
-def tiled(table: Tensor, rows: int, *, first: int = 0) -> Tensor:
+def tile_positions(table: Tensor, rows: int, *, first: int = 0) -> Tensor:
     """`table` with `rows` rows: cut, or its rows from `first` on repeated."""
     repeats = -(-(rows - first) // (len(table) - first))
     return torch.cat([table[:first], table[first:].repeat(repeats, 1)])[:rows]
@@ -33,5 +33,7 @@ def grow_positions(encoder: Encoder, tokens: int) -> None:
         "the position table is grown from %d to %d tokens: the new rows repeat the old ones until they are trained",
         *(config.max_tokens, tokens),
     )
-    encoder.embeddings.position = nn.Embedding.from_pretrained(tiled(old, tokens + first, first=first), freeze=False)
+    encoder.embeddings.position = nn.Embedding.from_pretrained(
+        tile_positions(old, tokens + first, first=first), freeze=False
+    )
     encoder.config = replace(config, max_positions=tokens + first)

@@ -2,7 +2,7 @@
 
 Out: glibc no longer hands large blocks back to the system after every step, which on CPUs costs a page fault for
 every page when the next step takes them again. What it keeps breaks into pieces, since no two batches have the same
-sizes, and grows: twofold in 35 steps of summaries, fourfold in some hundred of SQuAD. So `KeptMemory` gives all free
+sizes, and grows: twofold in 35 steps of summaries, fourfold in some hundred of SQuAD. So `FreedMemory` gives all free
 pages back when the process has grown by half. Other C libraries and systems are left as they are.
 """
 
@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _SETTLING_STEPS, _GROWTH = 10, 1.5
 
 
-class KeptMemory:
+class FreedMemory:
     """Memory that a loop's steps free and take again."""
 
     def __init__(self) -> None:

@@ -41,7 +41,7 @@ ALONE = Ranks()
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
+def process_group() -> Iterator[Ranks]:
     """Join the processes torchrun started, for the length of the block; `ALONE` outside torchrun.
 
     NCCL on GPUs (process i of a machine takes GPU i), gloo on CPUs.

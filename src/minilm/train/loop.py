@@ -28,7 +28,7 @@ from minilm.files.atomic import make_folder
 from minilm.files.tensors import write_safetensors
 from minilm.model.packing import Packed
 from minilm.randomness import derived_seed
-from minilm.train.allocator import KeptMemory, resident_gib
+from minilm.train.allocator import FreedMemory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
@@ -115,7 +115,7 @@ class _Run:
     optimizer: torch.optim.AdamW
     ranks: Ranks
     on_checkpoint: Callable[[int], None] | None = None
-    memory: KeptMemory = field(default_factory=KeptMemory)
+    memory: FreedMemory = field(default_factory=FreedMemory)
     step: int = 0
     bad_steps: int = 0
     tokens: int = 0

@@ -12,7 +12,7 @@ from minilm.errors import DataError, UsageError
 from minilm.model import attention
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
-from minilm.model.positions import grow_positions, tiled
+from minilm.model.positions import grow_positions, tile_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 
 SOURCES, TARGETS = (5, 1, 9, 9), (2, 3, 1, 4)
@@ -115,9 +115,9 @@ def test_positions_are_counted_once_for_target_and_pseudo_token():
 
 def test_tables_are_tiled_or_cut():
     table = torch.arange(3.0)[:, None]
-    assert tiled(table, 7).flatten().tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert tiled(table, 2).flatten().tolist() == [0, 1]
-    assert tiled(table, 6, first=1).flatten().tolist() == [0, 1, 2, 1, 2, 1]
+    assert tile_positions(table, 7).flatten().tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert tile_positions(table, 2).flatten().tolist() == [0, 1]
+    assert tile_positions(table, 6, first=1).flatten().tolist() == [0, 1, 2, 1, 2, 1]
 
 
 def test_a_table_with_reserved_rows_grows_behind_them(caplog):

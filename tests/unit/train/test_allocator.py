@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from minilm.train import allocator
-from minilm.train.allocator import KeptMemory
+from minilm.train.allocator import FreedMemory
 
 # Blocks between which others stay, so that nothing lies free at the end of the heap.
 PROGRAM = """
@@ -49,7 +49,7 @@ def given_back_at(held, monkeypatch):
     seen, steps = [], []
     monkeypatch.setattr(allocator, "resident_gib", lambda: seen[-1])
     monkeypatch.setattr(allocator, "give_back_freed_memory", lambda: steps.append(len(seen)))
-    memory = KeptMemory()
+    memory = FreedMemory()
     for gib in held:
         seen.append(gib)
         memory.after_step()

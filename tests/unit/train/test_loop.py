@@ -92,8 +92,8 @@ def test_logged_numbers_are_sums_over_microbatches_and_means_over_steps(tmp_path
 
 def test_freed_memory_is_watched_at_each_step_and_given_back_at_the_end(monkeypatch):
     calls = []
-    monkeypatch.setattr(loop.KeptMemory, "after_step", lambda _: calls.append("step"))
-    monkeypatch.setattr(loop.KeptMemory, "give_back", lambda _: calls.append("end"))
+    monkeypatch.setattr(loop.FreedMemory, "after_step", lambda _: calls.append("step"))
+    monkeypatch.setattr(loop.FreedMemory, "give_back", lambda _: calls.append("end"))
     train(Toy(), settings(steps=3))
     assert calls == ["step", "step", "end"]
 

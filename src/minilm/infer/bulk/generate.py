@@ -23,7 +23,7 @@ from minilm.infer.batching import windows
 from minilm.infer.bulk.journal import Unfinished
 from minilm.infer.generate import Generated, Generation
 from minilm.infer.sources import Part, Source
-from minilm.tally import Tally, telling
+from minilm.tally import Tally, reporting_tally
 from minilm.tasks.text.rows import usual_id_column
 from minilm.text.detokenize import one_line
 
@@ -108,7 +108,7 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
     if job.traces is not None and not job.traces.parent.is_dir():
         raise UsageError(f"{job.traces}: there is no folder {job.traces.parent}; create it first")
     total = 0
-    with telling() as tally:
+    with reporting_tally() as tally:
         for part in windows(job.read(), _WINDOW):  # every source is looked at before the first is computed
             generation.check(part, tally)
             total += len(part)

@@ -16,7 +16,7 @@ from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import windows
-from minilm.tally import telling
+from minilm.tally import reporting_tally
 from minilm.tasks.squad.answers import AnswerSettings
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.text.rows import OfficialLayout, are_ids, usual_id_column
@@ -30,7 +30,7 @@ Prediction = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
+class InputColumns:
     """Which columns hold the texts and the id, also in the published files of a GLUE task (`official`).
 
     Without `id` rows are numbered from 0; see `own_ids`.
@@ -46,7 +46,7 @@ class Columns:
         """Names of the columns of published files without a header."""
         return self.official.unnamed if self.official else ()
 
-    def of(self, row: Row) -> Columns:
+    def of(self, row: Row) -> InputColumns:
         """The columns under the names that the file of `row` has; as they are when it has none of them."""
         published = self.official.columns if self.official else ()
         ways = (self, *(replace(self, text=way.text, text_pair=way.text_pair) for way in published))
@@ -61,7 +61,7 @@ class _Texts:
     place: str
 
 
-def own_ids(path: Path, columns: Columns) -> Columns:
+def own_ids(path: Path, columns: InputColumns) -> InputColumns:
     """The columns with the `id` that the rows have: the named one, or the first of `id`, `idx` and `index` there is.
 
     Where none was named and the values are no ids, or not all different, that is warned about, and there is none: as
@@ -88,14 +88,14 @@ def _id_value(path: Path, row: Row, name: str, *, named: bool) -> object:
     return row.values.get(name)
 
 
-def read_texts(path: Path, columns: Columns, misfits: BadRows) -> Iterator[_Texts]:
+def read_text_inputs(path: Path, columns: InputColumns, misfits: BadRows) -> Iterator[_Texts]:
     """The texts of a file, one by one; in published files rows of the wrong width are left out (`misfits`).
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, or lacks a text; names file and line.
     """
-    found: Columns | None = None
+    found: InputColumns | None = None
     for number, row in enumerate(read_rows(path, unnamed=columns.unnamed)):
         if row.misfit and columns.official is None:
             raise DataError(f"{path}:{row.line}: {row.misfit} (a text may hold a tab); correct the row")
@@ -108,7 +108,7 @@ def read_texts(path: Path, columns: Columns, misfits: BadRows) -> Iterator[_Text
         yield _Texts(id=_id(row, columns, number), text=text, text_pair=pair, place=place)
 
 
-def read_questions(path: Path, columns: Columns) -> Iterator[Question]:
+def read_questions(path: Path, columns: InputColumns) -> Iterator[Question]:
     """The questions of a file: official nested .json whole, rows of any other kind one by one, with ids of `columns`.
 
     Raises:
@@ -134,7 +134,7 @@ def is_official_squad(path: Path) -> bool:
 
 def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Generator[list[Prediction], None, None]:
     """Label and probability of each row, window by window; the number alone for a regression model."""
-    with telling() as tally:
+    with reporting_tally() as tally:
         for window in windows(rows, _WINDOW):
             pairs = [row.text_pair or "" for row in window] if window[0].text_pair is not None else None
             places = [row.place for row in window]
@@ -152,7 +152,7 @@ def answered(
     model: LoadedModel, questions: Iterator[Question], settings: AnswerSettings
 ) -> Generator[list[Prediction], None, None]:
     """Answer, probability, null odds and place of each question, window by window."""
-    with telling() as tally:
+    with reporting_tally() as tally:
         for window in windows(questions, _SPAN_WINDOW):
             empty = [one.where for one in window if not (one.question.strip() and one.context.strip())]
             tally.add("questions or their contexts are empty", empty, of=len(window))
@@ -184,5 +184,5 @@ def _text(path: Path, row: Row, column: str) -> str:
     return value
 
 
-def _id(row: Row, columns: Columns, number: int) -> str:
+def _id(row: Row, columns: InputColumns, number: int) -> str:
     return str(number if columns.id is None else row.values[columns.id])

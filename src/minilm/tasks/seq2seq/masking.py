@@ -1,6 +1,6 @@
 """What the model sees of a pair, and what it must predict: UniLM's three ways of masking.
 
-In: token ids of source and target, a generator. Out: `View`s, and batches of them.
+In: token ids of source and target, a generator. Out: `MaskedPair`s, and batches of them.
 
 v2 (pseudo-masking): every target token has a pseudo token, mostly [MASK], that predicts it. v1: some target tokens are
 masked in place and predicted. v0: every target token predicts the next one, and the source has no [SEP].
@@ -64,7 +64,7 @@ class Masking:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class View:
+class MaskedPair:
     """One pair as the model sees it.
 
     Attributes:
@@ -87,7 +87,9 @@ class View:
         return len(self.source) + len(self.target) + (0 if self.pseudo is None else len(self.pseudo))
 
 
-def training_view(source: Ids, target: Ids, masking: Masking, symbols: Symbols, draw: np.random.Generator) -> View:
+def training_view(
+    source: Ids, target: Ids, masking: Masking, symbols: Symbols, draw: np.random.Generator
+) -> MaskedPair:
     """Frame and mask one pair; everything random comes from `draw`."""
     source, target, labels = _framed(source, target, masking.way, symbols)
     hidden = (draw.random(len(source)) < masking.source_prob) & ~np.isin(source, (symbols.cls_id, symbols.sep_id))
@@ -96,19 +98,23 @@ def training_view(source: Ids, target: Ids, masking: Masking, symbols: Symbols, 
     if masking.way == "v1":
         read = np.sort(draw.permutation(len(target))[: masking.num_predicted(len(target))])
         chosen = np.isin(np.arange(len(target)), read)
-        return View(source=source, target=np.where(chosen, masked, target), pseudo=None, read=read, labels=labels[read])
+        return MaskedPair(
+            source=source, target=np.where(chosen, masked, target), pseudo=None, read=read, labels=labels[read]
+        )
     chosen = draw.random(len(target)) < masking.target_prob
     if masking.way == "v0":
         chosen[0] = False  # the [SEP] that starts the target
     target = np.where(chosen, masked, target)
-    return View(source=source, target=target, pseudo=masked if masking.way == "v2" else None, read=None, labels=labels)
+    return MaskedPair(
+        source=source, target=target, pseudo=masked if masking.way == "v2" else None, read=None, labels=labels
+    )
 
 
-def heldout_view(source: Ids, target: Ids, way: MaskWay, symbols: Symbols) -> View:
+def heldout_view(source: Ids, target: Ids, way: MaskWay, symbols: Symbols) -> MaskedPair:
     """One pair as decoding sees it: nothing is hidden but what is predicted, each token once."""
     source, target, labels = _framed(source, target, way, symbols)
     pseudo = None if way == "v0" else np.full(len(target), symbols.mask_id, dtype=np.int32)
-    return View(source=source, target=target, pseudo=pseudo, read=None, labels=labels)
+    return MaskedPair(source=source, target=target, pseudo=pseudo, read=None, labels=labels)
 
 
 def _framed(source: Ids, target: Ids, way: MaskWay, symbols: Symbols) -> tuple[Ids, Ids, Ids]:
@@ -131,7 +137,7 @@ def _masked(ids: Ids, masking: Masking, symbols: Symbols, draw: np.random.Genera
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqBatch:
-    """Views end to end and their labels `[R]`; `scale` is what the sum of their losses is multiplied with."""
+    """Masked pairs end to end and their labels `[R]`; `scale` is what the sum of their losses is multiplied with."""
 
     seq2seq: PackedSeq2Seq
     labels: Tensor
@@ -144,7 +150,7 @@ class Seq2SeqBatch:
 
 
 def batch_of(
-    views: Sequence[View], *, device: torch.device, target_segment: int = 1, scale: float = 1.0
+    views: Sequence[MaskedPair], *, device: torch.device, target_segment: int = 1, scale: float = 1.0
 ) -> Seq2SeqBatch:
     """Lay views of one way end to end."""
     pseudo = [view.pseudo for view in views if view.pseudo is not None]

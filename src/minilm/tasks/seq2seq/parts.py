@@ -21,7 +21,7 @@ def look_up(tokens: Sequence[str], tokenizer: Tokenizer) -> tuple[Int32s, list[s
     return np.array(ids, dtype=np.int32), unknown
 
 
-def joined(parts: Sequence[Int32s], *, separator_id: int, room: int) -> tuple[Int32s, int]:
+def join_parts(parts: Sequence[Int32s], *, separator_id: int, room: int) -> tuple[Int32s, int]:
     """Parts with a separator between them, and how many tokens they would be uncut.
 
     Where that is more than `room`, the tail of the first part is cut (of a passage, not of the answer behind it).

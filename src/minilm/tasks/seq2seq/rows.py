@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from minilm.errors import DataError
 from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
-from minilm.tasks.seq2seq.parts import joined, look_up
+from minilm.tasks.seq2seq.parts import join_parts, look_up
 from minilm.text.detokenize import glued
 from minilm.text.tokenizer import Tokenizer
 from minilm.text.vocabulary import NLG_RENAMES, SENTENCE_END
@@ -177,7 +177,7 @@ class _Reading:
         if not all(map(len, (*parts, target))):
             self.empty.add(Path(path), row.line, f"empty {'source' if len(target) else 'target'}")
             return
-        source, length = joined(parts, separator_id=self.tokenizer.sep_id, room=self.limits.source)
+        source, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=self.limits.source)
         if length > len(source):
             self.long_sources.add(Path(path), row.line, f"{length} tokens")
         if len(target) > self.limits.target:

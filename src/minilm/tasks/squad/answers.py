@@ -59,7 +59,7 @@ class AnswerSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class SpanCandidate:
     """One entry of an n-best list; `start` and `end` are characters of the context, None for no answer."""
 
     text: str
@@ -90,7 +90,7 @@ class Answer:
     end: int | None
     score: float
     null_odds: float | None
-    nbest: tuple[Candidate, ...]
+    nbest: tuple[SpanCandidate, ...]
 
 
 def best_answers(
@@ -205,13 +205,13 @@ def _no_answer(score: NDArray[np.float64]) -> _Logits:
     return float(score[0, 0]), float(score[0, 1])
 
 
-def _candidates(nbest: Mapping[str, tuple[_Characters, _Logits]]) -> list[Candidate]:
+def _candidates(nbest: Mapping[str, tuple[_Characters, _Logits]]) -> list[SpanCandidate]:
     """Entries with the softmax of their sums as probability."""
     sums = [sum(logits) for _, logits in nbest.values()]
     powers = [math.exp(one - max(sums)) for one in sums]
     total = sum(powers)
     return [
-        Candidate(
+        SpanCandidate(
             text=text,
             start=place[0],
             end=place[1],

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import DataError, UsageError
-from minilm.tally import Tally, telling
+from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question
 from minilm.text.pairs import PairFrame
 from minilm.text.tokenizer import Tokenizer
@@ -106,7 +106,7 @@ def make_windows(
     for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
         windows += cutter.windows(number, question, ids[:max_question_tokens], *encoded[question.context])
     cut = [question.where for question, ids in zip(questions, asked, strict=True) if len(ids) > max_question_tokens]
-    with telling() if tally is None else nullcontext(tally) as found:
+    with reporting_tally() if tally is None else nullcontext(tally) as found:
         found.add(f"questions are longer than {max_question_tokens} tokens and were cut", cut, of=len(questions))
         closer = f"questions leave less than stride={stride} tokens of a window for the context: their windows start "
         found.add(f"{closer}closer together", cutter.crowded, of=len(questions))
@@ -197,7 +197,7 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
             lost.append(question.where)
     if lost and len(lost) == len(questions):
         raise DataError(f"no question can be learned from: none has its answer in its context (first: {lost[0]})")
-    with telling() as tally:
+    with reporting_tally() as tally:
         left_out = "questions are left out: the answer is not in the context, or not where the file says"
         tally.add(left_out, lost, of=len(questions))
     kept, positions = [], []

@@ -12,19 +12,19 @@ from collections.abc import Mapping
 
 from minilm.errors import UsageError
 from minilm.score.glue import GLUE_TASKS, glue_name
-from minilm.tasks.text.rows import Columns, OfficialLayout, TextTask
+from minilm.tasks.text.rows import OfficialLayout, TextColumns, TextTask
 
 COMBINED = "combined"
 """The mean of a task's two metrics, as the GLUE leaderboard counts it."""
 
 
-def _pair(text: str, text_pair: str, label: str = "label") -> Columns:
-    return Columns(text=text, text_pair=text_pair, label=label)
+def _pair(text: str, text_pair: str, label: str = "label") -> TextColumns:
+    return TextColumns(text=text, text_pair=text_pair, label=label)
 
 
-_SENTENCE = Columns(text="sentence", label="label")
+_SENTENCE = TextColumns(text="sentence", label="label")
 _SENTENCES = _pair("sentence1", "sentence2")
-_COLUMNS: Mapping[str, Columns] = {
+_COLUMNS: Mapping[str, TextColumns] = {
     "cola": _SENTENCE,
     "sst-2": _SENTENCE,
     "mrpc": _SENTENCES,

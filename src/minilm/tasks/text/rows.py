@@ -26,7 +26,7 @@ _UNLABELLED = ("-", "-1")  # MNLI and SNLI where the annotators disagree; the te
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Columns:
+class TextColumns:
     """Names of the columns; without `id` it is the first of `id`, `idx` and `index` that is there."""
 
     text: str
@@ -44,7 +44,7 @@ class OfficialLayout:
         unnamed: names for the columns of .tsv files that have no header.
     """
 
-    columns: tuple[Columns, ...] = ()
+    columns: tuple[TextColumns, ...] = ()
     unnamed: tuple[str, ...] = ()
 
 
@@ -63,7 +63,7 @@ class TextTask:
     """
 
     name: str
-    columns: Columns
+    columns: TextColumns
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     main: str
@@ -158,10 +158,10 @@ class _Reading:
     misfits: BadRows = field(default_factory=BadRows)
     unlabelled: BadRows = field(default_factory=BadRows)
     numbered: BadRows = field(default_factory=BadRows)
-    columns: Columns | None = None
+    columns: TextColumns | None = None
     id_column: str | None = None
 
-    def rows(self) -> Iterator[tuple[int, Row, Columns]]:
+    def rows(self) -> Iterator[tuple[int, Row, TextColumns]]:
         """Rows that are whole, each with its number in the file from 0; the first one decides the columns."""
         for number, row in enumerate(self._table()):
             if row.misfit and self.task.official is None:
@@ -179,7 +179,7 @@ class _Reading:
             return read_hub_rows(self.path, labels=self.task.labels)
         return read_rows(Path(self.path), unnamed=self.task.official.unnamed if self.task.official else ())
 
-    def _find_columns(self, row: Row) -> Columns:
+    def _find_columns(self, row: Row) -> TextColumns:
         ways = [self.task.columns, *(self.task.official.columns if self.task.official else ())]
         for way in ways:
             if all(name in row.values for name in self._needed(way)):
@@ -191,7 +191,7 @@ class _Reading:
             f"name the file's own columns in the task, or rename them"
         )
 
-    def _needed(self, way: Columns) -> list[str]:
+    def _needed(self, way: TextColumns) -> list[str]:
         named = [way.id, way.text, way.text_pair, way.label if self.labelled else None]
         return [name for name in named if name is not None]
 
@@ -203,7 +203,7 @@ class _Reading:
             raise DataError(f"{self.place(row)}: no column {name!r}, which the first row has; add it or remove the row")
         return row.values[name]
 
-    def texts(self, row: Row, columns: Columns) -> tuple[str, str | None]:
+    def texts(self, row: Row, columns: TextColumns) -> tuple[str, str | None]:
         text = self._text(row, columns.text)
         pair = None if columns.text_pair is None else self._text(row, columns.text_pair)
         if self.labelled and not text.strip() and not (pair or "").strip():
@@ -218,7 +218,7 @@ class _Reading:
             raise DataError(f"{self.place(row)}: column {name!r} is {kind}, expected a text; correct the row")
         return value
 
-    def label(self, row: Row, columns: Columns) -> int | float | None:
+    def label(self, row: Row, columns: TextColumns) -> int | float | None:
         """The row's label; None (and counted) when the row says that it has none."""
         task = self.task
         value = self.value(row, columns.label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilm.tasks.seq2seq.parts import joined, look_up
+from minilm.tasks.seq2seq.parts import join_parts, look_up
 from minilm.text.tokenizer import Tokenizer
 
 FIRST, SECOND = np.array([1, 2, 3], dtype=np.int32), np.array([4, 5], dtype=np.int32)
@@ -24,7 +24,7 @@ FIRST, SECOND = np.array([1, 2, 3], dtype=np.int32), np.array([4, 5], dtype=np.i
     ],
 )
 def test_parts_are_joined_and_the_first_is_cut(parts, room, expected, length):
-    ids, uncut = joined(parts, separator_id=0, room=room)
+    ids, uncut = join_parts(parts, separator_id=0, room=room)
     assert (ids.tolist(), ids.dtype, uncut) == (expected, np.int32, length)
 
 

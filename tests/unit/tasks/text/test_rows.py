@@ -10,16 +10,16 @@ import pytest
 
 from minilm.errors import DataError, UsageError
 from minilm.tasks.text.labels import MOST_LABELS, label_number, label_text
-from minilm.tasks.text.rows import Columns, OfficialLayout, TextTask, infer_labels, read_text_rows
+from minilm.tasks.text.rows import OfficialLayout, TextColumns, TextTask, infer_labels, read_text_rows
 
 TASK = TextTask(
     name="mood",
-    columns=Columns(text="text", label="label"),
+    columns=TextColumns(text="text", label="label"),
     labels=("bad", "good"),
     metrics=("accuracy",),
     main="accuracy",
 )
-PAIRS = replace(TASK, columns=Columns(text="a", text_pair="b", label="label"))
+PAIRS = replace(TASK, columns=TextColumns(text="a", text_pair="b", label="label"))
 STARS = replace(TASK, labels=("1", "2", "3"))
 NUMBER = replace(TASK, labels=(), metrics=("pearson",), main="pearson")
 OFFICIAL = replace(TASK, official=OfficialLayout())
@@ -179,7 +179,7 @@ def test_unlabelled_files_need_no_label_and_may_hold_empty_texts(jsonl):
 
 
 def test_official_names_of_columns_are_found_by_the_first_row(jsonl):
-    other = OfficialLayout(columns=(Columns(text="sentence", label="gold"),))
+    other = OfficialLayout(columns=(TextColumns(text="sentence", label="gold"),))
     task = replace(TASK, official=other)
     assert labels(jsonl({"sentence": "x", "gold": "good"}), task) == [1]
     assert labels(jsonl({"text": "x", "label": "good"}), task) == [1]

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def unfilled() -> Iterator[None]:
+def without_weights() -> Iterator[None]:
     """Modules made inside take no memory and no random numbers.
 
     Their initialisation is skipped too: on the meta device it would compute nothing, and the first call would load
