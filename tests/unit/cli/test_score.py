@@ -267,13 +267,6 @@ def test_a_threshold_without_meaning_is_a_usage_error(score, value, message):
 # --- GLUE ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def packages():
-    for package in ("sklearn", "scipy"):
-        pytest.importorskip(package, reason="GLUE metrics need it: pip install 'minilm[score]'")
-
-
-@pytest.mark.usefixtures("packages")
 def test_glue_matches_whole_number_ids(score):
     write("dev.jsonl.gz", [{"idx": n, "label": n % 2, "sentence": "s"} for n in range(4)])
     write("p.jsonl", [{"id": str(n), "prediction": 1} for n in (3, 2, 1, 0)])
@@ -284,7 +277,6 @@ def test_glue_matches_whole_number_ids(score):
     )
 
 
-@pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize(
     ("task", "text", "predictions", "expected"),
     [
@@ -305,7 +297,6 @@ def test_glue_references_may_be_the_official_file(score, task, text, predictions
     assert score("glue", "p.json", "dev.tsv", "--task", task, "--id-field", "id") == (2, "", [message])
 
 
-@pytest.mark.usefixtures("packages")
 def test_glue_fields_can_be_named(score):
     write("dev.jsonl", [{"id": 9, "guid": "a", "gold": "neutral", "label": "-"}])
     write("p.jsonl", [{"id": 9, "guid": "a", "prediction": "neutral"}])
@@ -313,7 +304,6 @@ def test_glue_fields_can_be_named(score):
     assert score("glue", "p.jsonl", "dev.jsonl", *options) == (0, '{"accuracy": 100.0}\n', [])
 
 
-@pytest.mark.usefixtures("packages")
 def test_numbers_beside_names_are_read_in_a_stated_order(score):
     write("dev.jsonl", [{"idx": 0, "label": "contradiction"}, {"idx": 1, "label": "neutral"}])
     write("p.json", {"0": 0, "1": "1"})
@@ -327,7 +317,6 @@ def test_numbers_beside_names_are_read_in_a_stated_order(score):
     )
 
 
-@pytest.mark.usefixtures("packages")
 def test_missing_and_extra_labels(score):
     write("dev.jsonl", [{"idx": n, "label": n % 2} for n in range(4)])
     write("p.json", {"0": 0, "1": 1, "x": 0})
@@ -339,7 +328,6 @@ def test_missing_and_extra_labels(score):
     ]
 
 
-@pytest.mark.usefixtures("packages")
 def test_a_reference_out_of_range_is_refused(score):
     write("dev.jsonl", [{"idx": 0, "score": 2.5}, {"idx": 1, "score": 7}])
     code, _, said = score("glue", write("p.json", {"0": 2.0, "1": 6.5}), "dev.jsonl", "--task", "sts-b")
@@ -348,7 +336,6 @@ def test_a_reference_out_of_range_is_refused(score):
     assert "from 0 to 5" in said[0]
 
 
-@pytest.mark.usefixtures("packages")
 def test_an_undefined_correlation_is_null_in_json(score):
     write("dev.jsonl", [{"idx": n, "score": n / 2} for n in range(4)])
     write("p.json", dict.fromkeys("0123", 2.5))

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 
 import pytest
 
-from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.errors import DataError, UsageError
 from minilm.score.glue import GLUE_TASKS, Label, align, compute_metrics, glue_task, parse_label
 
 NLI = GLUE_TASKS["mnli"].labels
 
 
-@pytest.fixture
-def packages():
-    pytest.importorskip("sklearn", reason="GLUE metrics need it: pip install 'minilm[score]'")
-    pytest.importorskip("scipy", reason="GLUE metrics need it: pip install 'minilm[score]'")
-
-
-@pytest.mark.usefixtures("packages")
 def test_every_metric_is_times_100():
     labels, predictions = [1, 1, 0, 0], [1, 0, 0, 0]
     found = compute_metrics(("accuracy", "f1", "matthews_correlation"), labels, predictions)
@@ -29,12 +21,10 @@ def test_every_metric_is_times_100():
     assert found == pytest.approx({"pearson": 100 * 8 / math.sqrt(2 * 38), "spearmanr": 100})
 
 
-@pytest.mark.usefixtures("packages")
 def test_f1_is_that_of_label_1():
     assert compute_metrics(("f1",), [0, 0, 0, 1], [0, 0, 0, 0]) == {"f1": 0.0}
 
 
-@pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize("predictions", [[2.0, 2.0, 2.0], [1.0, math.nan, 2.0]], ids=["constant", "nan"])
 def test_an_undefined_correlation_is_nan_and_quiet(predictions):
     with warnings.catch_warnings():
@@ -43,7 +33,6 @@ def test_an_undefined_correlation_is_nan_and_quiet(predictions):
     assert all(map(math.isnan, found.values()))
 
 
-@pytest.mark.usefixtures("packages")
 def test_a_correlation_of_one_pair_is_undefined():
     assert math.isnan(compute_metrics(("pearson",), [1.0], [2.0])["pearson"])
 
@@ -54,15 +43,6 @@ def test_unequal_or_no_rows_are_an_error(labels, predictions):
         DataError, match=r"^found \d labels and \d predictions; expected at least one, and equally many$"
     ):
         compute_metrics(("accuracy",), labels, predictions)
-
-
-@pytest.mark.parametrize(("package", "metric"), [("sklearn", "f1"), ("scipy", "spearmanr")])
-def test_a_missing_package_names_the_extra(monkeypatch, package, metric):
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(SystemProblem, match=rf"^the package {package}.* is not installed; .* 'minilm\[score\]'$"):
-        compute_metrics((metric,), [1.0, 2.0], [2.0, 3.0])
 
 
 @pytest.mark.parametrize("name", ["sst-2", "SST-2", "sst2", "SST_2"])
