@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -27,10 +28,11 @@ from minilm.decode.constraints import Constraints
 from minilm.decode.decoder import Decoder
 from minilm.decode.rescore import best_hypotheses
 from minilm.embedded import embedded_model
-from minilm.infer.engines.torch import DTYPES, Precision, TorchEngine
+from minilm.infer.engines.torch import TorchEngine
 from minilm.model.config import PRESETS, EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
+from minilm.model.precision import Precision
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
 
@@ -137,7 +139,9 @@ def measured(size: str, examples: int, repetitions: int) -> list[dict[str, objec
     """Rows of one model size."""
     sources = make_sources(examples)
     rows: list[dict[str, object]] = []
-    precisions = [name for name in DTYPES if name == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()]
+    precisions = [
+        name for name in get_args(Precision) if name == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ]
     for name, end_bias, settings in (("48 tokens", -20.0, LONG_SEARCH), ("short", 20.0, SHORT_SEARCH)):
         model = make_model(size, end_bias=end_bias)
         sides = {"original": original_side(model, sources, settings)}

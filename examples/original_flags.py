@@ -10,13 +10,13 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import ValidationError
 
 from minilm.errors import UsageError
 from minilm.model.config import FAMILIES
+from minilm.model.precision import Precision
 from minilm.recipe import FinetuneRecipe, Loaded, flat_values
 
 logger = logging.getLogger("minilm.examples")
@@ -98,7 +98,7 @@ def require_launcher(local_rank: int) -> None:
         )
 
 
-def precision_of(*, fp16: bool) -> Literal["fp32", "bf16"]:
+def precision_of(*, fp16: bool) -> Precision:
     """With --fp16 bfloat16 where the machine has it: emulated, a step took 13 times as long as in float32."""
     if not fp16:
         return "fp32"

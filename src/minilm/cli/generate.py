@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minilm.cli.options import PrecisionOption
+
 if TYPE_CHECKING:
     from minilm.infer.generate import GenerationSettings
-
+    from minilm.model.precision import Precision
 
 _Fields = Annotated[
     list[str] | None,
@@ -50,7 +52,6 @@ _BatchTokens = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens in memory at once, of sources and all beams' targets.", show_default="16384"),
 ]
-_Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 is faster where the machine computes in it.")]
 
 
 def generate(
@@ -73,7 +74,7 @@ def generate(
     n_best: _NBest = 1,
     traces: _Traces = None,
     batch_tokens: _BatchTokens = None,
-    precision: _Precision = "fp32",
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Generate a target for every source of a file; start again after a stop and nothing is computed twice.
 
@@ -113,7 +114,7 @@ def _run(
     *,
     fields: Sequence[str] | None,
     as_lines: bool,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
 ) -> int:
     """Load the model and generate, with progress."""
     from minilm.cli.progress import counting_later

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minilm.cli.options import PrecisionOption
+
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
     from minilm.infer.bulk.predict import InputColumns, Prediction
@@ -65,7 +67,6 @@ _Postprocess = Annotated[
         show_default="of the model",
     ),
 ]
-_Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 is faster where the machine computes in it.")]
 
 
 def predict(
@@ -79,7 +80,7 @@ def predict(
     id_column: _Id = None,
     null_threshold: _NullThreshold = None,
     postprocess: _Postprocess = None,
-    precision: _Precision = "fp32",
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Predict labels, numbers or answers for every row of a file, in its order.
 

@@ -30,6 +30,7 @@ from minilm.files.regular import sha256_file
 from minilm.model.checkpoint import model_checksums
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
+from minilm.model.precision import torch_dtype
 from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
 from minilm.report.page import write_report
 from minilm.text.tokenizer import Tokenizer
@@ -95,7 +96,7 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, a
     teacher = load_teacher(
         teacher_folder,
         layer=None if recipe.teacher.layer == "last" else recipe.teacher.layer,
-        precision=torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32,
+        precision=torch_dtype(recipe.train.precision),
         device=device,
     )
     students = {

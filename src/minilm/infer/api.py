@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, get_args, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order, windows
-from minilm.infer.engines.torch import Engine, Precision, TorchEngine
+from minilm.infer.engines.torch import Engine, TorchEngine
 from minilm.infer.generate import Generated, Generation, GenerationSettings, Options
 from minilm.infer.sources import Part, Source
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head
@@ -31,6 +31,7 @@ from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding
 from minilm.model.heads import ClassificationHead, HeadName, Model
 from minilm.model.packing import Packed
+from minilm.model.precision import Precision
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
 from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers
@@ -77,8 +78,9 @@ def load(path: Path | str, *, precision: Precision = "fp32") -> LoadedModel:
         UsageError: unknown precision.
         SystemProblem: the embedded model is not installed.
     """
-    if precision not in ("fp32", "bf16"):
-        raise UsageError(f"precision is {precision!r}; expected 'fp32' or 'bf16'")
+    if precision not in get_args(Precision):
+        expected = " or ".join(map(repr, get_args(Precision)))
+        raise UsageError(f"precision is {precision!r}; expected {expected}")
     folder = model_path(path)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder")

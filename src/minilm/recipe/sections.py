@@ -6,10 +6,11 @@ Out: frozen pydantic models; a broken rule raises ValueError inside pydantic, `p
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from minilm.model.precision import Precision
 from minilm.recipe.strict_yaml import describe
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -43,7 +44,7 @@ class OptimizationSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     attention_dropout: Share = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     log_every: PositiveInt = 10
     eval_every: Count = 0
     checkpoint_every: PositiveInt = 500

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
 from minilm.files.tensors import write_safetensors
 from minilm.model.packing import Packed
+from minilm.model.precision import Precision
 from minilm.randomness import derived_seed
 from minilm.train.allocator import FreedMemory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
@@ -38,8 +39,6 @@ from minilm.train.schedule import linear_schedule
 from minilm.train.state import Identity, TrainState, load_newest, save_checkpoint
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ B sequences, T packed tokens, E hidden width, C labels.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,11 +15,9 @@ from torch import Tensor
 from minilm.decode.decoder import Decoder, PosShift
 from minilm.model.heads import Model
 from minilm.model.packing import Packed
+from minilm.model.precision import Precision, torch_dtype
 from minilm.model.prepacked import prepack
 from minilm.text.tokenizer import Tokenizer
-
-Precision = Literal["fp32", "bf16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Engine(Protocol):
@@ -43,7 +41,7 @@ class TorchEngine:
 
     def __init__(self, model: Model, *, precision: Precision = "fp32") -> None:
         """Take over `model`: its weights are converted and frozen in place."""
-        self._model = model.eval().requires_grad_(False).to(DTYPES[precision])
+        self._model = model.eval().requires_grad_(False).to(torch_dtype(precision))
         self._device = self._model.encoder.embeddings.word.weight.device
         prepack(self._model)
 
