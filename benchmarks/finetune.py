@@ -34,7 +34,6 @@ from transformers import (
 from minilm.corpus.order import step_documents
 from minilm.embedded import embedded_model
 from minilm.finetune.objective import FinetuneObjective
-from minilm.finetune.run import hold_used_words
 from minilm.finetune.text import ClassificationTask
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
@@ -137,7 +136,7 @@ def our_run(
 ) -> Callable[[], object]:
     """Our loop, ready to run from the same start."""
     model = read_model(folder, head="classification", num_labels=len(task.labels)).train()
-    hold_used_words(model, task)
+    task.prepare(model)
     objective = FinetuneObjective(model, task, batch_size=BATCH, tokens_per_batch=16384, seed=SEED)
     settings = TrainSettings(
         steps=steps,

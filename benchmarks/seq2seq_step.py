@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from minilm.embedded import embedded_model
-from minilm.finetune.seq2seq import smoothed_losses
+from minilm.finetune.seq2seq import batch_of, smoothed_losses
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
 from minilm.randomness import derived_seed
-from minilm.tasks.seq2seq.masking import MaskedPair, Masking, Symbols, batch_of, training_view
+from minilm.tasks.seq2seq.masking import MaskedPair, Masking, Symbols, training_view
 from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.optim import AdamWSettings, make_optimizer
@@ -167,7 +167,7 @@ class Ours:
         """One update; returns the loss."""
         encoder, head = self.model.encoder, self.model.head
         assert isinstance(head, MaskedLanguageHead)
-        batch = batch_of(sorted(views, key=lambda view: view.num_tokens), device=torch.device("cpu"))
+        batch = batch_of(sorted(views, key=lambda view: view.num_tokens), pad_id=PAD)
         self.optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
             logits = head.score(encoder.seq2seq(batch.seq2seq), encoder).float()

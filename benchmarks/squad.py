@@ -32,9 +32,8 @@ from minilm.embedded import embedded_model
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
 from minilm.finetune.make import make_task
-from minilm.finetune.objective import predict
+from minilm.finetune.sequences import Array, Sequences
 from minilm.finetune.squad import SpanTask
-from minilm.finetune.task import Array, Sequences
 from minilm.model.checkpoint import read_model
 from minilm.recipe import FinetuneRecipe
 from minilm.text.tokenizer import Tokenizer
@@ -136,9 +135,8 @@ def scores(model: Path, recipe: FinetuneRecipe, outputs: dict[bytes, Array]) -> 
     asked = Sequences(
         token_ids=[windows.token_ids[row] for row in new], segment_ids=[windows.segment_ids[row] for row in new]
     )
-    answered = predict(
-        read_model(model, head="span"), asked, task.outputs, tokens_per_batch=recipe.train.tokens_per_batch
-    )
+    trained = read_model(model, head="span").eval()
+    answered = task.predict(trained, asked, token_budget=recipe.train.tokens_per_batch)
     outputs.update(zip((keys[row] for row in new), answered, strict=True))
     numbers = task.metrics(name, [outputs[key] for key in keys])
     return {**numbers, "main": numbers[task.main_metric]}

@@ -37,7 +37,6 @@ from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
-from minilm.finetune.objective import predict
 from minilm.finetune.run import finetune_once
 from minilm.finetune.squad import SpanTask, WindowSettings
 from minilm.model.checkpoint import read_config, read_model, saved_head
@@ -328,8 +327,8 @@ def _evaluate(args: argparse.Namespace, task: SpanTask, source: tuple[Path, Path
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results: dict[str, float] = {}
     for step, folder in [("", path), *_checkpoints(args)]:
-        model = read_model(folder, config=None if step else config, head="span").to(device)
-        outputs = predict(model, task.dev["dev"], task.outputs, tokens_per_batch=_TOKENS_PER_BATCH, ranks=ranks)
+        model = read_model(folder, config=None if step else config, head="span").eval().to(device)
+        outputs = task.predict(model, task.dev["dev"], token_budget=_TOKENS_PER_BATCH, ranks=ranks)
         answers = task.chosen("dev", outputs)
         results |= {f"{key}_{step}" if step else key: value for key, value in task.scores("dev", answers).items()}
         for name, content in official_files(answers).items() if ranks.is_first else ():

@@ -48,7 +48,7 @@ def objective(tiny, ranks: Ranks, *, normalization: str = "sequence") -> Distill
 
 def loss_and_gradient(one: DistillObjective, step: int) -> tuple[float, torch.Tensor]:
     total = 0.0
-    for batch in one.microbatches(step):
+    for batch in one.batch(step).parts:
         loss = one.loss(batch).value
         loss.backward()
         total += loss.item()

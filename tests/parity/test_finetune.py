@@ -10,8 +10,8 @@ import torch
 
 from minilm.corpus.order import step_documents
 from minilm.finetune.objective import FinetuneObjective
+from minilm.finetune.sequences import Sequences, SequenceTask
 from minilm.finetune.squad import SpanTask
-from minilm.finetune.task import Sequences
 from minilm.model.checkpoint import read_model
 from minilm.model.packing import pack
 from minilm.train.loop import TrainSettings, train
@@ -54,8 +54,8 @@ def padded(part: Sequences, rows: list[int]) -> dict[str, torch.Tensor]:
 class Labelled:
     """A task without files: random sequences and targets, the loss of the real task."""
 
-    main_metric = "none"
-    dev: dict[str, Sequences] = {}  # noqa: RUF012 - the name of the protocol
+    dev_sets, reshuffles, num_examples = (), True, 20
+    batch, parameters = SequenceTask.batch, SequenceTask.parameters
 
     def __init__(self, head: str, *, labels: int = 3) -> None:
         from minilm.finetune.text import ClassificationTask

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from minilm.files.tensors import read_safetensors
-from minilm.finetune.seq2seq import smoothed_losses
+from minilm.finetune.seq2seq import batch_of, smoothed_losses
 from minilm.model.checkpoint import read_model
 from minilm.model.heads import Model
 from minilm.model.names import hf_names, to_hf
 from minilm.model.positions import grow_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
-from minilm.tasks.seq2seq.masking import Masking, Symbols, batch_of, training_view
+from minilm.tasks.seq2seq.masking import Masking, Symbols, training_view
 
 SYMBOLS = Symbols(cls_id=7, sep_id=8, mask_id=9, vocab_size=600)
 CODES = ("202003", "HEAD")
@@ -213,7 +213,7 @@ def test_twelve_steps_of_the_whole_original_loop(name: str, golden_dir: Path, mo
                 draw = np.random.default_rng(0)
                 views.append(training_view(source[:22], target[:11], masking, SYMBOLS, draw))
             read += size
-            batch = batch_of(views, device=torch.device("cpu"))
+            batch = batch_of(views, pad_id=0)
             loss = loss_of(model, batch.seq2seq, batch.labels, 0.1)
             assert loss.item() == pytest.approx(expected, rel=1e-5), f"step {number}"
             (loss / len(step["micro_losses"])).backward()

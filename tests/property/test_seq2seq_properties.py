@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm.finetune.seq2seq import smoothed_losses
+from minilm.finetune.seq2seq import batch_of, smoothed_losses
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
-from minilm.tasks.seq2seq.masking import Masking, Symbols, batch_of, training_view
+from minilm.tasks.seq2seq.masking import Masking, Symbols, training_view
 
 SYMBOLS = Symbols(cls_id=1, sep_id=2, mask_id=3, vocab_size=50)
 FEW = settings(max_examples=15, deadline=None)
@@ -86,7 +86,7 @@ def dense_losses(view):
 @given(pairs, ways, seeds)
 def test_packed_is_dense(lengths, way, seed):
     made = views(lengths, way, seed)
-    found = losses(batch_of(made, device=CPU))
+    found = losses(batch_of(made, pad_id=0))
     expected = torch.cat([dense_losses(view) for view in made])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     weights = list(model().encoder.layers.parameters())
@@ -101,8 +101,8 @@ def test_the_order_and_the_cut_change_nothing(lengths, way, seed):
     made = views(lengths, way, seed)
     order = np.random.default_rng(seed).permutation(len(made))
     with torch.no_grad():
-        alone = [losses(batch_of([view], device=CPU)) for view in made]
-        mixed = losses(batch_of([made[place] for place in order], device=CPU))
+        alone = [losses(batch_of([view], pad_id=0)) for view in made]
+        mixed = losses(batch_of([made[place] for place in order], pad_id=0))
     torch.testing.assert_close(mixed, torch.cat([alone[place] for place in order]), atol=1e-5, rtol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_a_prediction_depends_on_nothing_it_must_not_see(source, target, seed, w
     masking = Masking(way="v2" if way == "v1" else way, keep_prob=0.0, random_prob=0.0)
     both = [training_view(source_ids, ids, masking, SYMBOLS, np.random.default_rng(0)) for ids in (target_ids, changed)]
     with torch.no_grad():
-        first, second = (model().encoder.seq2seq(batch_of([view], device=CPU).seq2seq) for view in both)
+        first, second = (model().encoder.seq2seq(batch_of([view], pad_id=0).seq2seq) for view in both)
     torch.testing.assert_close(first[: place + 1], second[: place + 1], atol=1e-6, rtol=1e-6)
     assert not torch.allclose(first[place + 1 :], second[place + 1 :], atol=1e-6)
 

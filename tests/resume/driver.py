@@ -60,7 +60,7 @@ def count_calls(report: int, kill_at: int) -> None:
 
 def kill_in_training(kind: str, number: float) -> None:
     """Die in the middle of step `number` of this process, or `number` times its first step's seconds later."""
-    original, steps, began = loop._accumulate, 0, 0.0
+    original, steps, began = loop.accumulate_in, 0, 0.0
 
     def accumulate(*arguments):
         nonlocal steps, began
@@ -74,7 +74,7 @@ def kill_in_training(kind: str, number: float) -> None:
             die()
         return result
 
-    loop._accumulate = accumulate
+    loop.accumulate_in = accumulate
 
 
 def child(recipe: str, overrides: list[str], kind: str, number: float, report: int) -> None:

@@ -64,7 +64,7 @@ def test_resuming_at_any_checkpoint_is_the_unbroken_run(tiny, finished, assert_s
 
 
 def stop_at_step(monkeypatch, step: int, number: signal.Signals, *, times: int = 1) -> None:
-    original = loop._accumulate
+    original = loop.accumulate_in
     seen = Counter[str]()
 
     def accumulate(*arguments):
@@ -74,7 +74,7 @@ def stop_at_step(monkeypatch, step: int, number: signal.Signals, *, times: int =
             signal.raise_signal(number)
         return result
 
-    monkeypatch.setattr(loop, "_accumulate", accumulate)
+    monkeypatch.setattr(loop, "accumulate_in", accumulate)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -23,8 +23,8 @@ from minilm.model.encoder import Encoder, Relations
 from minilm.model.packing import Packed, pack
 from minilm.model.token_budget import microbatches
 from minilm.randomness import derived_seed
+from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.distributed import ALONE, Ranks, sum_over_ranks
-from minilm.train.loop import StepLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,15 @@ class RelationBatch:
     packed: Packed
     weight: float
     place: tuple[int, int]  # step, number within the step
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.packed.num_tokens
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of its documents."""
+        return self.packed.tensors()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +104,7 @@ class DistillObjective:
         """One group per student."""
         return [student.relation_parameters() for student in self._students.values()]
 
-    def microbatches(self, step: int) -> list[RelationBatch]:
+    def batch(self, step: int) -> Microbatches[RelationBatch]:
         """This process's share of the documents of `step`, sorted by length, cut by the token budget."""
         documents = step_documents(
             num_documents=self._num_documents,
@@ -104,9 +113,13 @@ class DistillObjective:
             step=step,
         )
         own = rank_share(documents, rank=self._ranks.rank, world_size=self._ranks.world_size)
-        return list(self._batches(own, of=documents, step=step))
+        return Microbatches(parts=list(self._batches(own, of=documents, step=step)))
 
-    def loss(self, batch: RelationBatch) -> StepLoss:
+    def accumulate(self, batch: Microbatches[RelationBatch], backward: Backward) -> StepLoss:
+        """The loss of a step, microbatch by microbatch."""
+        return accumulate(map(self.loss, batch.parts), backward)
+
+    def loss(self, batch: RelationBatch) -> PartLoss:
         """Sum over students and relation pairs, times the batch's weight; one teacher pass for all students."""
         teacher = self._teacher.relations(batch.packed)
         parts: dict[str, Tensor] = {}
@@ -116,7 +129,7 @@ class DistillObjective:
             losses = self._losses(teacher, student, batch)
             for (a, b), value in zip(self._settings.pairs, losses, strict=True):
                 parts[f"{name}.{a}-{b}"] = value
-        return StepLoss(value=torch.stack(list(parts.values())).sum(), parts=parts)
+        return PartLoss(value=torch.stack(list(parts.values())).sum(), parts=parts)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

@@ -38,7 +38,7 @@ def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) 
     return load(path, lowercase=lowercase)
 
 
-def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task | Seq2SeqTask:
+def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
     """Read and tokenize what a recipe names.
 
     Raises:
@@ -184,7 +184,7 @@ def _seq2seq(section: TaskSection, tokenizer: Tokenizer) -> Seq2SeqTask:
         max_positions=section.max_source_tokens + section.max_target_tokens,
         main_metric=section.metric or HELDOUT_METRICS[0],
         generation=DevGeneration(pairs=section.dev_generated, beam_size=section.beam_size),
-        reshuffle=section.shuffle == "epoch",
+        reshuffles=section.shuffle == "epoch",
         freeze_words=section.freeze_words,
     )
 

@@ -17,11 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 
 from minilm.embedded import model_path
-from minilm.errors import UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
@@ -29,13 +27,11 @@ from minilm.finetune.make import make_task, saved_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.report import report_run
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
-from minilm.finetune.seq2seq import Seq2SeqObjective, Seq2SeqTask
 from minilm.finetune.task import Analysis, Task
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
-from minilm.model.compact import CompactTable
+from minilm.model.compact import whole_table
 from minilm.model.encoder import reset_weights
 from minilm.model.heads import Model, new_head
-from minilm.model.positions import grow_positions
 from minilm.randomness import derived_seed
 from minilm.recipe import FinetuneRecipe, flat_values
 from minilm.tasks.saved import write_task
@@ -43,7 +39,7 @@ from minilm.text.tokenizer import Tokenizer
 from minilm.train.best import BestRule, load_best
 from minilm.train.distributed import ALONE, Ranks, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder
-from minilm.train.loop import Batch, Objective, TrainSettings, train
+from minilm.train.loop import TrainSettings, train
 from minilm.train.settings import CADENCE, train_settings
 from minilm.train.state import Identity, require_run
 
@@ -58,7 +54,7 @@ _NOT_IDENTITY = {"name", *_PLACES, *(f"train.{key}" for key in CADENCE)}
 class _Plan:
     """What the files of a recipe turned out to be."""
 
-    task: Task | Seq2SeqTask
+    task: Task
     tokenizer: Tokenizer
     model: Path
     config: Path | None
@@ -119,7 +115,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     tokenizer = _tokenizer(recipe, model)
     task = make_task(recipe.task, tokenizer)
     section = recipe.train
-    examples = len(task.train)
+    examples = task.num_examples
     steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
     values = {key: value for key, value in values.items() if not key.startswith("sweep")}
@@ -157,13 +153,20 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
     model = start_model(plan.model, task, seed=recipe.seed, config=plan.config).to(_device())
     plan.tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(plan.model))
     model.encoder.attention_dropout = recipe.train.attention_dropout
-    objective = _objective(recipe, task, model, ranks)
-    logger.info("%s: %d examples, %d steps, model %s", label, len(task.train), plan.steps, plan.model)
+    task.prepare(model)
+    objective = FinetuneObjective(
+        model,
+        task,
+        batch_size=recipe.train.batch_size,
+        tokens_per_batch=recipe.train.tokens_per_batch,
+        seed=recipe.seed,
+        ranks=ranks,
+    )
+    logger.info("%s: %d examples, %d steps, model %s", label, task.num_examples, plan.steps, plan.model)
     started = time.monotonic()
     settings = _settings(recipe, plan, label)
     on_checkpoint = None if models is None else partial(_write_checkpoint, recipe, plan, model, models)
-    own = cast("Objective[Batch]", objective)  # what its batches are is its own business
-    numbers = train(own, settings, folder=out, identity=plan.identity, ranks=ranks, on_checkpoint=on_checkpoint)
+    numbers = train(objective, settings, folder=out, identity=plan.identity, ranks=ranks, on_checkpoint=on_checkpoint)
     best_step = plan.steps
     best = load_best(out)
     if best is not None:
@@ -180,7 +183,7 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
         numbers=numbers,
         best_step=best_step,
         steps=plan.steps,
-        train_examples=len(task.train),
+        train_examples=task.num_examples,
         parameters=model.encoder.config.num_parameters(),
         seconds=time.monotonic() - started,
     )
@@ -190,30 +193,7 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
     return result
 
 
-def _objective(
-    recipe: FinetuneRecipe, task: Task | Seq2SeqTask, model: Model, ranks: Ranks
-) -> FinetuneObjective | Seq2SeqObjective:
-    """The task as the loop trains it; the model gets room for its longest example, or is refused."""
-    section = recipe.train
-    size, budget, seed = section.batch_size, section.tokens_per_batch, recipe.seed
-    if isinstance(task, Seq2SeqTask):
-        grow_positions(model.encoder, task.max_positions)
-        return Seq2SeqObjective(model, task, batch_size=size, tokens_per_batch=budget, seed=seed, ranks=ranks)
-    _require_positions(task, model, recipe.task.max_tokens)
-    hold_used_words(model, task)
-    return FinetuneObjective(model, task, batch_size=size, tokens_per_batch=budget, seed=seed, ranks=ranks)
-
-
-def hold_used_words(model: Model, task: Task) -> None:
-    """Train only the rows of the word table that the task's texts use, held-out ones included; others learn nothing."""
-    parts = (task.train, *task.dev.values())
-    used = np.unique(np.concatenate([ids for part in parts for ids in part.token_ids]))
-    words = model.encoder.embeddings
-    assert isinstance(words.word, torch.nn.Embedding)
-    words.word = CompactTable(words.word, torch.from_numpy(used.astype(np.int64)))
-
-
-def start_model(path: Path, task: Task | Seq2SeqTask, *, seed: int, config: Path | None = None) -> Model:
+def start_model(path: Path, task: Task, *, seed: int, config: Path | None = None) -> Model:
     """The encoder at `path` with the task's head: the one of the file where it fits, else a fresh one.
 
     `config` is where its configuration lies when that is elsewhere.
@@ -232,18 +212,8 @@ def start_model(path: Path, task: Task | Seq2SeqTask, *, seed: int, config: Path
     return Model(encoder, new_head(task.head, encoder.config, num_labels=num_labels, generator=generator)).train()
 
 
-def _require_positions(task: Task, model: Model, max_tokens: int) -> None:
-    limit = model.encoder.config.max_tokens
-    longest = max(len(ids) for part in (task.train, *task.dev.values()) for ids in part.token_ids)
-    if longest > limit:
-        raise UsageError(
-            f"task.max_tokens is {max_tokens}, but the model has positions for {limit} tokens; "
-            f"set it to {limit} or less"
-        )
-
-
 def _settings(recipe: FinetuneRecipe, plan: _Plan, label: str) -> TrainSettings:
-    section, has_dev = recipe.train, bool(plan.task.dev)
+    section, has_dev = recipe.train, bool(plan.task.dev_sets)
     return train_settings(
         section,
         steps=plan.steps,
@@ -280,11 +250,8 @@ def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path
     """All that another program needs to use the model."""
     task = plan.task
     regression = task.head == "classification" and not task.labels
-    words = model.encoder.embeddings
-    table = words.word
-    words.word = table.expanded() if isinstance(table, CompactTable) else table
-    write_model(model, folder, head=task.head, labels=task.labels, regression=regression)
-    words.word = table
+    with whole_table(model.encoder.embeddings):
+        write_model(model, folder, head=task.head, labels=task.labels, regression=regression)
     plan.tokenizer.save(folder)
     write_task(folder, saved_task(recipe.task))
 

@@ -1,7 +1,7 @@
-"""Sequence-to-sequence fine-tuning of an encoder: pairs, masking, the loss at predicted tokens, held-out numbers.
+"""Sequence-to-sequence fine-tuning of an encoder as a task: masking, the loss at predicted tokens, held-out numbers.
 
-In: pairs of token ids, a model with the masked-language head. Out: per step this process's share of the batches and
-their loss; loss and accuracy per token of held-out pairs, and the scores of targets generated for some of them.
+In: pairs of token ids, a model with the masked-language head. Out: per step this process's share of the batch and
+its loss; loss and accuracy per token of held-out pairs, and the scores of targets generated for some of them.
 
 B pairs, T packed tokens, R predicted tokens, E hidden width, V vocabulary.
 """
@@ -10,38 +10,107 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.corpus.order import rank_share, step_documents
-from minilm.errors import DataError
 from minilm.finetune.seq2seq_generation import DevGeneration, generate_targets, generation_numbers
-from minilm.finetune.task import NUM_EXAMPLES, Analysis, numbers_of_sets
+from minilm.finetune.task import NUM_EXAMPLES, Analysis, IndependentParts, Scored, StepRows
 from minilm.model.heads import HeadName, MaskedLanguageHead, Model
+from minilm.model.positions import grow_positions
+from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 from minilm.model.token_budget import microbatches
 from minilm.randomness import generator
-from minilm.tasks.seq2seq.masking import (
-    MaskedPair,
-    Masking,
-    Seq2SeqBatch,
-    Symbols,
-    batch_of,
-    heldout_view,
-    training_view,
-)
+from minilm.tasks.seq2seq.masking import MaskedPair, Masking, Symbols, heldout_view, training_view
 from minilm.tasks.seq2seq.rows import Pairs
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.distributed import ALONE, Ranks, gathered_in_order
-from minilm.train.loop import StepLoss
+from minilm.train.distributed import Ranks, gathered_in_order
 
 _ROUNDING = 1e-5  # added to the number of targets that a loss is divided by, as published
 _WORDS, _POOLER = "encoder.embeddings.word.weight", "encoder.pooler."
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seq2SeqBatch:
+    """Pairs end to end, and how they are scored.
+
+    Attributes:
+        seq2seq: the tokens.
+        labels: `[R]` int64, what is to be predicted.
+        pad_id: a label that counts nothing.
+        smoothing: share of the probability that other tokens than the right one should get.
+        scale: what the sum of the losses is multiplied by.
+    """
+
+    seq2seq: PackedSeq2Seq
+    labels: Tensor
+    pad_id: int
+    smoothing: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.seq2seq.packed.num_tokens
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tokens and labels."""
+        return {**self.seq2seq.packed.tensors(), "labels": self.labels}
+
+    def to(self, device: torch.device) -> Seq2SeqBatch:
+        """The same batch on `device`."""
+        return replace(self, seq2seq=self.seq2seq.to(device), labels=self.labels.to(device))
+
+    def scores(self, model: Model) -> Tensor:
+        """Logits at the predicted tokens in float32, `[R, V]`."""
+        head, encoder = model.head, model.encoder
+        assert isinstance(head, MaskedLanguageHead), "the task's head"
+        return head.score(encoder.seq2seq(self.seq2seq), encoder).float()
+
+    def losses(self, scores_RV: Tensor) -> Tensor:
+        """Loss of each predicted token, `[R]`."""
+        return smoothed_losses(scores_RV, self.labels, smoothing=self.smoothing, pad_id=self.pad_id)
+
+    def loss(self, model: Model) -> Tensor:
+        """Sum of the losses of its predicted tokens, times `scale`."""
+        return self.losses(self.scores(model)).sum() * self.scale
+
+
+def batch_of(
+    views: Sequence[MaskedPair],
+    *,
+    pad_id: int,
+    target_segment: int = 1,
+    smoothing: float = 0.0,
+    scale: float = 1.0,
+) -> Seq2SeqBatch:
+    """Lay pairs that are masked in one way end to end."""
+    pseudo = [view.pseudo for view in views if view.pseudo is not None]
+    read = [view.read for view in views if view.read is not None]
+    packed = pack_seq2seq(
+        [view.source for view in views],
+        [view.target for view in views],
+        pseudo=pseudo or None,
+        read=read or None,
+        target_segment=target_segment,
+    )
+    labels = torch.from_numpy(np.concatenate([view.labels for view in views]).astype(np.int64))
+    return Seq2SeqBatch(seq2seq=packed, labels=labels, pad_id=pad_id, smoothing=smoothing, scale=scale)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """One held-out pair: sum of the losses of its tokens, how many there are, how many have the highest score."""
+
+    loss: float
+    tokens: int
+    right: int
+
+
+@dataclass(kw_only=True)
 class Seq2SeqTask:
     """What is learned: pairs, and how they are masked.
 
@@ -55,7 +124,7 @@ class Seq2SeqTask:
         max_positions: positions that the longest possible pair takes.
         main_metric: the number that chooses the best checkpoint.
         generation: which held-out pairs are generated at each evaluation.
-        reshuffle: a new order for each epoch; else all have the first one's.
+        reshuffles: a new order for each epoch; else all have the first one's.
         freeze_words: leave the word table, which is also the output matrix, as it is.
     """
 
@@ -68,10 +137,11 @@ class Seq2SeqTask:
     max_positions: int
     main_metric: str = "heldout_loss"
     generation: DevGeneration = field(default_factory=DevGeneration)
-    reshuffle: bool = True
+    reshuffles: bool = True
     freeze_words: bool = False
     head: HeadName = field(default="mlm", init=False)
     labels: Sequence[str] = field(default=(), init=False)
+    _target_segment: int = field(default=1, init=False)
 
     @property
     def symbols(self) -> Symbols:
@@ -83,169 +153,110 @@ class Seq2SeqTask:
             vocab_size=self.tokenizer.vocab_size,
         )
 
+    @property
+    def num_examples(self) -> int:
+        """Training pairs."""
+        return len(self.train)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """One held-out pair: sum of the losses of its tokens, how many there are, how many have the highest score."""
+    @property
+    def dev_sets(self) -> Sequence[str]:
+        """Names of the held-out sets."""
+        return list(self.dev)
 
-    loss: float
-    tokens: int
-    right: int
-
-
-class Seq2SeqObjective:
-    """Loss per predicted token over the global batch."""
-
-    def __init__(
-        self,
-        model: Model,
-        task: Seq2SeqTask,
-        *,
-        batch_size: int,
-        tokens_per_batch: int,
-        seed: int,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        """Train `model` on `task` in batches of `batch_size` pairs over all processes.
-
-        Raises:
-            DataError: nothing to train on.
-            UsageError: the batch cannot be shared evenly by the processes.
-        """
-        if not len(task.train):
-            raise DataError("no pair is left to train on; check task.train")
-        rank_share(np.arange(batch_size), rank=ranks.rank, world_size=ranks.world_size)  # refuse before work begins
-        self._model, self._task, self._ranks = model, task, ranks
-        self._batch_size, self._tokens_per_batch, self._seed = batch_size, tokens_per_batch, seed
-        self._device = next(model.parameters()).device
+    def prepare(self, model: Model) -> None:
+        """Give the model positions for the longest possible pair; see which segment its targets have."""
+        grow_positions(model.encoder, self.max_positions)
         self._target_segment = min(1, model.encoder.config.num_segments - 1)
-        model.encoder.embeddings.word.weight.requires_grad_(not task.freeze_words)
+        model.encoder.embeddings.word.weight.requires_grad_(not self.freeze_words)
         model.has_fresh_weights = False  # before anybody asks it for a text, it is trained
 
-    @property
-    def module(self) -> nn.Module:
-        """The model."""
-        return self._model
-
-    @property
-    def parameters(self) -> Mapping[str, nn.Parameter]:
+    def parameters(self, model: Model) -> dict[str, nn.Parameter]:
         """All weights that the loss depends on; without the word table when it is frozen."""
-        left_out = (_POOLER, _WORDS) if self._task.freeze_words else (_POOLER,)
-        return {name: weight for name, weight in self._model.named_parameters() if not name.startswith(left_out)}
+        left_out = (_POOLER, _WORDS) if self.freeze_words else (_POOLER,)
+        return {name: weight for name, weight in model.named_parameters() if not name.startswith(left_out)}
 
-    @property
-    def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
-        """One group."""
-        return [list(self.parameters.values())]
-
-    def microbatches(self, step: int) -> list[Seq2SeqBatch]:
-        """This process's share of the pairs of `step`, masked anew, sorted by length, cut by the token budget."""
-        task = self._task
-        rows = step_documents(
-            num_documents=len(task.train),
-            batch_size=self._batch_size,
-            seed=self._seed,
-            step=step,
-            reshuffle=task.reshuffle,
-        )
-        predicted = sum(task.masking.num_predicted(len(task.train.targets[row]) + 1) for row in rows)
-        places = rank_share(np.arange(len(rows)), rank=self._ranks.rank, world_size=self._ranks.world_size)
+    def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:
+        """The pairs of a step that this process reads, masked anew."""
+        predicted = sum(self.masking.num_predicted(len(self.train.targets[row]) + 1) for row in chosen.rows)
         views = [
             training_view(
-                task.train.sources[rows[place]],
-                task.train.targets[rows[place]],
-                task.masking,
-                task.symbols,
-                generator(self._seed, "masking", step, int(place)),
+                self.train.sources[row],
+                self.train.targets[row],
+                self.masking,
+                self.symbols,
+                generator(chosen.seed, "masking", chosen.step, int(place)),
             )
-            for place in places
+            for place, row in zip(chosen.own, chosen.rows[chosen.own], strict=True)
         ]
-        return [batch for _, batch in self._batches(views, scale=1 / (predicted + _ROUNDING))]
+        scale = 1 / (predicted + _ROUNDING)
+        batches = self._batches(views, token_budget, smoothing=self.label_smoothing, scale=scale)
+        return IndependentParts(parts=[batch for _, batch in batches])
 
-    def loss(self, batch: Seq2SeqBatch) -> StepLoss:
-        """Sum of the losses of its predicted tokens over those of the step."""
-        losses_R = smoothed_losses(
-            self._scores(batch).float(),
-            batch.labels,
-            smoothing=self._task.label_smoothing,
-            pad_id=self._task.tokenizer.pad_id,
-        )
-        return StepLoss(value=losses_R.sum() * batch.scale, parts={})
+    def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks) -> Scored:
+        """Loss and accuracy per token of a held-out set, and the scores of what is generated for it."""
+        found = self._heldout(model, dev_set, token_budget, ranks)
+        texts = self._generated(model, dev_set, ranks)
+        numbers = _numbers(found)
+        if texts:
+            numbers |= generation_numbers(texts, self.dev[dev_set], self.tokenizer)
+        return Scored(numbers=numbers, analyse=partial(self._analysis, self.dev[dev_set], found, texts))
 
-    def evaluate(self) -> dict[str, float]:
-        """Held-out numbers: those of the first set under their own names, of the others as `set.name`."""
-        return numbers_of_sets({name: self._numbers_of(name) for name in self._task.dev})
-
-    def analyses(self) -> dict[str, Analysis]:
-        """What the report shows of each held-out set."""
-        return {name: self._analysis(name, self._heldout(name)) for name in self._task.dev}
-
-    def _numbers_of(self, dev_set: str) -> dict[str, float]:
-        numbers = _numbers(self._heldout(dev_set))
-        if texts := self._generated(dev_set):
-            numbers |= generation_numbers(texts, self._task.dev[dev_set], self._task.tokenizer)
-        return numbers
-
-    def _scores(self, batch: Seq2SeqBatch) -> Tensor:
-        """Logits at the predicted tokens, `[R, V]`."""
-        head, encoder = self._model.head, self._model.encoder
-        assert isinstance(head, MaskedLanguageHead), "the task's head"
-        return head.score(encoder.seq2seq(batch.seq2seq), encoder)
-
-    def _batches(self, views: Sequence[MaskedPair], *, scale: float = 1.0) -> Iterator[tuple[list[int], Seq2SeqBatch]]:
+    def _batches(
+        self, views: Sequence[MaskedPair], token_budget: int, *, smoothing: float = 0.0, scale: float = 1.0
+    ) -> Iterator[tuple[list[int], Seq2SeqBatch]]:
         """Batches of views, shortest first, each with the numbers of its views."""
-        lengths = np.array([view.num_tokens for view in views])
-        for part in microbatches(lengths, token_budget=self._tokens_per_batch):
-            chosen = [views[number] for number in part]
-            yield (
-                part.tolist(),
-                batch_of(chosen, device=self._device, target_segment=self._target_segment, scale=scale),
+        for part in microbatches(np.array([view.num_tokens for view in views]), token_budget=token_budget):
+            batch = batch_of(
+                [views[number] for number in part],
+                pad_id=self.tokenizer.pad_id,
+                target_segment=self._target_segment,
+                smoothing=smoothing,
+                scale=scale,
             )
+            yield part.tolist(), batch
 
     @torch.no_grad()
-    def _heldout(self, dev_set: str) -> list[_Found]:
+    def _heldout(self, model: Model, dev_set: str, token_budget: int, ranks: Ranks) -> list[_Found]:
         """What the model makes of each pair of a held-out set; the processes share the work."""
-        self._model.eval()
-        pairs, task = self._task.dev[dev_set], self._task
-        own = range(self._ranks.rank, len(pairs), self._ranks.world_size)
-        views = [heldout_view(pairs.sources[row], pairs.targets[row], task.masking.way, task.symbols) for row in own]
+        pairs, device = self.dev[dev_set], next(model.parameters()).device
+        own = range(ranks.rank, len(pairs), ranks.world_size)
+        views = [heldout_view(pairs.sources[row], pairs.targets[row], self.masking.way, self.symbols) for row in own]
         found: list[tuple[int, _Found]] = []
-        for numbers, batch in self._batches(views):
-            scores_RV = self._scores(batch).float()
-            losses = smoothed_losses(scores_RV, batch.labels, smoothing=0.0, pad_id=task.tokenizer.pad_id)
-            right = scores_RV.argmax(1) == batch.labels
+        for numbers, batch in self._batches(views, token_budget):
+            moved = batch.to(device)
+            scores_RV = moved.scores(model)
+            right = scores_RV.argmax(1) == moved.labels
             sizes = list(batch.seq2seq.read_lengths)
-            for number, loss, hits in zip(numbers, losses.split(sizes), right.split(sizes), strict=True):
+            for number, loss, hits in zip(
+                numbers, moved.losses(scores_RV).split(sizes), right.split(sizes), strict=True
+            ):
                 one = _Found(loss=float(loss.sum()), tokens=len(loss), right=int(hits.sum()))
                 found.append((own[number], one))
-        return gathered_in_order(found, self._ranks)
+        return gathered_in_order(found, ranks)
 
-    def _generated(self, dev_set: str) -> dict[int, str]:
+    def _generated(self, model: Model, dev_set: str, ranks: Ranks) -> dict[int, str]:
         """Targets by number of the pair, for as many pairs as the task wants; the processes share the work."""
-        task = self._task
-        if not task.generation.pairs:
+        if not self.generation.pairs:
             return {}
-        self._model.eval()
         return generate_targets(
-            self._model,
-            task.dev[dev_set],
-            task.tokenizer,
-            task.generation,
-            max_target_tokens=task.max_target_tokens,
-            way=task.masking.way,
-            ranks=self._ranks,
+            model,
+            self.dev[dev_set],
+            self.tokenizer,
+            self.generation,
+            max_target_tokens=self.max_target_tokens,
+            way=self.masking.way,
+            ranks=ranks,
         )
 
-    def _analysis(self, dev_set: str, found: Sequence[_Found]) -> Analysis:
+    def _analysis(self, pairs: Pairs, found: Sequence[_Found], texts: Mapping[int, str]) -> Analysis:
         """The worst pairs, or (where targets are generated) the first of those."""
-        pairs, decode, texts = self._task.dev[dev_set], self._task.tokenizer.decode, self._generated(dev_set)
         shown = list(texts) or sorted(range(len(found)), key=lambda row: -found[row].loss / found[row].tokens)
         return Analysis(
             tables={"Held-out pairs": [{"pairs": len(found), **_numbers(found)}]},
             curves={},
             examples=[
                 {
-                    "source": decode(pairs.sources[row], special_tokens=True),
+                    "source": self.tokenizer.decode(pairs.sources[row], special_tokens=True),
                     "target": pairs.references[row],
                     **({"generated": texts[row]} if texts else {}),
                     "loss per token": f"{found[row].loss / found[row].tokens:.3f}",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from minilm.finetune.task import NUM_EXAMPLES, Analysis, Array, Sequences
+from minilm.finetune.sequences import Array, Sequences, SequenceTask
+from minilm.finetune.task import NUM_EXAMPLES, Analysis
 from minilm.model.heads import HeadName
 from minilm.model.packing import Packed
 from minilm.score.squad import SquadReference, per_question_scores, squad_metrics, threshold_curve
@@ -46,7 +46,7 @@ class _DevSet:
         ]
 
 
-class SpanTask:
+class SpanTask(SequenceTask):
     """Answers as spans of the context; a window without the answer is trained to point at [CLS]."""
 
     head: HeadName = "span"
@@ -70,10 +70,13 @@ class SpanTask:
         """
         self._tokenizer, self._windows, self._answers = tokenizer, windows, answers
         labelled = label_windows(train, self._cut(train))
-        self.train = _sequences(labelled.windows)
-        self.targets: NDArray[np.generic] = labelled.positions
         self._dev = {name: _DevSet(questions=part, windows=self._cut(part)) for name, part in dev.items()}
-        self.dev = {name: _sequences(part.windows) for name, part in self._dev.items()}
+        super().__init__(
+            _sequences(labelled.windows),
+            labelled.positions,
+            {name: _sequences(part.windows) for name, part in self._dev.items()},
+            max_tokens=windows.max_tokens,
+        )
 
     def _cut(self, questions: Sequence[Question]) -> list[Window]:
         settings = self._windows

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from minilm.errors import DataError
-from minilm.finetune.task import NUM_EXAMPLES, Analysis, Array, Sequences
+from minilm.finetune.sequences import Array, Sequences, SequenceTask
+from minilm.finetune.task import NUM_EXAMPLES, Analysis
 from minilm.model.heads import HeadName
 from minilm.model.packing import Packed
 from minilm.score.glue import compute_metrics
@@ -27,7 +28,7 @@ from minilm.text.tokenizer import Tokenizer
 _MOST_IN_TABLE = 40  # classes; a larger confusion matrix helps nobody
 
 
-class ClassificationTask:
+class ClassificationTask(SequenceTask):
     """Cross-entropy over the labels, or squared error when the task has none."""
 
     head: HeadName = "classification"
@@ -49,24 +50,27 @@ class ClassificationTask:
         self._spec, self._rows = spec, {**dev}
         self.labels = spec.labels
         self.main_metric = spec.main
-        self._tokenizer, self._max_tokens = tokenizer, max_tokens
-        self.train = self._encoded(train)
+        self._tokenizer = tokenizer
         targets = [row.label for row in train]
-        self.targets: NDArray[np.generic] = np.array(targets, dtype=np.int64 if self.labels else np.float32)
+        super().__init__(
+            self._encoded(train, max_tokens),
+            np.array(targets, dtype=np.int64 if self.labels else np.float32),
+            {name: self._encoded(rows, max_tokens) for name, rows in dev.items()},
+            max_tokens=max_tokens,
+        )
         if self.labels and len(set(targets)) < 2:
             raise DataError(
                 f"all {len(targets)} training rows have the label {self.labels[int(targets[0] or 0)]!r}; "
                 f"expected at least two labels (first row: {train[0].place})"
             )
-        self.dev = {name: self._encoded(rows) for name, rows in dev.items()}
 
-    def _encoded(self, rows: Sequence[TextRow]) -> Sequences:
+    def _encoded(self, rows: Sequence[TextRow], max_tokens: int) -> Sequences:
         texts = [row.text for row in rows]
         pairs = [row.text_pair or "" for row in rows] if self._spec.columns.text_pair is not None else None
         cut: list[int] = []
-        encoded = self._tokenizer.encode_pairs(texts, pairs, max_length=self._max_tokens, cut=cut)
+        encoded = self._tokenizer.encode_pairs(texts, pairs, max_length=max_tokens, cut=cut)
         with reporting_tally() as tally:
-            tally.add_cut(cut, [row.place for row in rows], max_tokens=self._max_tokens)
+            tally.add_cut(cut, [row.place for row in rows], max_tokens=max_tokens)
         return Sequences(token_ids=[ids for ids, _ in encoded], segment_ids=[segments for _, segments in encoded])
 
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:

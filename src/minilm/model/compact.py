@@ -11,9 +11,18 @@ V vocabulary, U rows in use, E hidden width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from minilm.model.encoder import Embeddings
 
 
 class CompactTable(nn.Module):
@@ -45,3 +54,20 @@ class CompactTable(nn.Module):
         full[self._used_ids] = self.weight.detach()
         table: nn.Embedding = nn.Embedding.from_pretrained(full, freeze=False, padding_idx=self._padding_idx)
         return table
+
+
+def hold_rows(embeddings: Embeddings, used_ids: NDArray[np.int64]) -> None:
+    """Train only the rows `used_ids` (unique) of a word table."""
+    assert isinstance(embeddings.word, nn.Embedding)
+    embeddings.word = CompactTable(embeddings.word, torch.from_numpy(used_ids))
+
+
+@contextmanager
+def whole_table(embeddings: Embeddings) -> Iterator[None]:
+    """Put the full table in the place of a compact one for the length of the block, such as to write it."""
+    table = embeddings.word
+    embeddings.word = table.expanded() if isinstance(table, CompactTable) else table
+    try:
+        yield
+    finally:
+        embeddings.word = table

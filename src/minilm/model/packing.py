@@ -63,6 +63,10 @@ class Packed:
         """`[B]` int64: the row of each sequence's first token (`[CLS]`)."""
         return self.cu_seqlens[:-1].long()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What defines the batch, by name; positions follow from the lengths."""
+        return {"token_ids": self.token_ids, "segment_ids": self.segment_ids, "cu_seqlens": self.cu_seqlens}
+
     def to(self, device: torch.device | str) -> Packed:
         """The same batch on `device`."""
         return Packed(

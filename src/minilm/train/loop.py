@@ -1,10 +1,10 @@
 """The training loop: any objective in, trained weights out, whatever interrupts it.
 
-In: an `Objective` (which batches a step reads, what their loss is) and `TrainSettings`.
+In: an `Objective` (what a step reads, what its loss is) and `TrainSettings`.
 Out: the objective's module trained in place; `metrics.jsonl` and `checkpoints/` in the run folder.
 
-A step is one optimizer update over a global batch, read as microbatches that fit a token budget; their
-losses are weighted so that any cut into microbatches gives the same gradient.
+A step is one optimizer update over a global batch. How its loss is accumulated is up to the objective: mostly over
+microbatches that fit a token budget, weighted so that any cut gives the same gradient (`accumulate.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol, TypeVar
@@ -26,9 +27,9 @@ from torch import Tensor, nn
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
 from minilm.files.tensors import write_safetensors
-from minilm.model.packing import Packed
 from minilm.model.precision import Precision
 from minilm.randomness import derived_seed
+from minilm.train.accumulate import Backward, Batch, StepLoss
 from minilm.train.allocator import FreedMemory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
@@ -39,22 +40,6 @@ from minilm.train.schedule import linear_schedule
 from minilm.train.state import Identity, TrainState, load_newest, save_checkpoint
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepLoss:
-    """Loss of one microbatch, already weighted by its share of the step, and the parts worth logging."""
-
-    value: Tensor
-    parts: Mapping[str, Tensor]
-
-
-class Batch(Protocol):
-    """What an objective reads at a time."""
-
-    @property
-    def packed(self) -> Packed:
-        """The tokens, for counting and for saving a batch whose loss is not finite."""
 
 
 B = TypeVar("B", bound=Batch)
@@ -75,11 +60,11 @@ class Objective(Protocol[B]):
     def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
         """Gradients of each group are clipped together (one group per independent model)."""
 
-    def microbatches(self, step: int) -> Sequence[B]:
-        """The batches of `step`; a pure function of the step."""
+    def batch(self, step: int) -> B:
+        """This process's share of `step`; a pure function of the step."""
 
-    def loss(self, batch: B) -> StepLoss:
-        """The weighted loss of one of them."""
+    def accumulate(self, batch: B, backward: Backward) -> StepLoss:
+        """The loss of a batch, whose gradient is added up by calling `backward` for each part of it."""
 
     def evaluate(self) -> Mapping[str, float]:
         """Held-out numbers."""
@@ -220,17 +205,16 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     own = [run.ranks.rank] if run.ranks.rank else []
     torch.manual_seed(derived_seed(settings.seed, "dropout", run.step, *own))
     run.optimizer.zero_grad(set_to_none=True)
-    batches = objective.microbatches(run.step)
-    total, parts = _accumulate(objective, batches, settings.precision)
-    tokens = sum(batch.packed.num_tokens for batch in batches)
-    total, parts, tokens = _summed(run, total, parts, tokens, interrupted=interrupted)
+    batch = objective.batch(run.step)
+    loss = accumulate_in(settings.precision, objective, batch)
+    total, parts, tokens = _summed(run, loss, batch.num_tokens, interrupted=interrupted)
     if math.isfinite(total):
         sum_gradients(list(objective.parameters.values()), run.ranks)
     norms = _clip(objective.clip_groups, settings.max_grad_norm)
     if math.isfinite(total) and all(math.isfinite(norm) for norm in norms):
         run.optimizer.step()
     else:
-        _skip(run, batches, total)
+        _skip(run, batch, total)
     run.step += 1
     run.tokens += tokens
     run.seconds += time.perf_counter() - started
@@ -238,42 +222,42 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     return total
 
 
-def _accumulate(objective: Objective[B], batches: Sequence[B], precision: Precision) -> tuple[float, dict[str, float]]:
-    total, parts = 0.0, dict[str, float]()
+def accumulate_in(precision: Precision, objective: Objective[B], batch: B) -> StepLoss:
+    """Loss and gradient of a batch, computed in `precision`: in bf16 the forward pass alone is."""
+    device = next(iter(objective.parameters.values())).device.type
+    autocast = partial(torch.autocast, device, dtype=torch.bfloat16)
+
+    def backward(loss: Tensor) -> float:
+        value = float(loss.detach())
+        if math.isfinite(value):
+            with autocast(enabled=False):
+                loss.backward()
+            torch.clear_autocast_cache()  # rounded weights belong to one graph
+        return value
+
     objective.module.train()
-    for batch in batches:
-        device = batch.packed.token_ids.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = objective.loss(batch)
-        value = float(loss.value.detach())
-        if not math.isfinite(value):
-            return value, {}
-        loss.value.backward()
-        total += value
-        for name, part in loss.parts.items():
-            parts[name] = parts.get(name, 0.0) + float(part.detach())
-    return total, parts
+    with autocast(enabled=precision == "bf16"):
+        return objective.accumulate(batch, backward)
 
 
-def _summed(
-    run: _Run, loss: float, parts: dict[str, float], tokens: int, *, interrupted: bool
-) -> tuple[float, dict[str, float], int]:
+def _summed(run: _Run, loss: StepLoss, tokens: int, *, interrupted: bool) -> tuple[float, Mapping[str, float], int]:
     """Loss, its parts and tokens over all processes, which also learn whether any of them was interrupted."""
     if run.ranks.world_size == 1:
-        return loss, parts, tokens
+        return loss.value, loss.parts, tokens
     device = run.optimizer.param_groups[0]["params"][0].device
-    loss, all_tokens, stops = sum_over_ranks([loss, tokens, float(interrupted)], run.ranks, device)
+    total, all_tokens, stops = sum_over_ranks([loss.value, tokens, float(interrupted)], run.ranks, device)
     run.interrupted = stops > 0
-    if math.isfinite(loss):  # otherwise some process has no parts
+    parts = loss.parts
+    if math.isfinite(total):  # otherwise some process has no parts
         parts = dict(zip(parts, sum_over_ranks(list(parts.values()), run.ranks, device), strict=True))
-    return loss, parts, int(all_tokens)
+    return total, parts, int(all_tokens)
 
 
 def _clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> list[float]:
     return [float(nn.utils.clip_grad_norm_(group, max_norm or math.inf)) for group in groups]
 
 
-def _skip(run: _Run, batches: Sequence[Batch], loss: float) -> None:
+def _skip(run: _Run, batch: Batch, loss: float) -> None:
     """Count a step without an update; past the limit, save its batch and stop."""
     run.bad_steps += 1
     logger.warning(
@@ -286,7 +270,7 @@ def _skip(run: _Run, batches: Sequence[Batch], loss: float) -> None:
         return
     where = ""
     if run.own_folder is not None:
-        where = f"; the last batch is in {_save_batch(run.own_folder, run.step + 1, batches)}"
+        where = f"; the last batch is in {_save_batch(run.own_folder, run.step + 1, batch)}"
     raise DataError(
         f"step {run.step + 1}: {run.bad_steps} steps had a loss or gradient that is not finite "
         f"(train.max_bad_steps is {run.settings.max_bad_steps}){where}; "
@@ -294,15 +278,10 @@ def _skip(run: _Run, batches: Sequence[Batch], loss: float) -> None:
     )
 
 
-def _save_batch(folder: Path, step: int, batches: Sequence[Batch]) -> Path:
-    """The tokens of a step's microbatches, `0.token_ids` and so on, to look at or to run again."""
+def _save_batch(folder: Path, step: int, batch: Batch) -> Path:
+    """The tensors of a step, such as `0.token_ids` of its first microbatch, to look at or to run again."""
     file = folder / f"bad-batch-step-{step:08d}.safetensors"
-    tensors = {
-        f"{number}.{name}": getattr(batch.packed, name)
-        for number, batch in enumerate(batches)
-        for name in ("token_ids", "segment_ids", "cu_seqlens")
-    }
-    write_safetensors(file, tensors)
+    write_safetensors(file, batch.tensors())
     return file
 
 

@@ -166,17 +166,17 @@ def test_it_trains_and_writes_checkpoints_that_decode(script, given, capsys):
 
 def test_the_same_command_again_goes_on_where_it_was_killed(script, given, monkeypatch):
     script.main(flags(given, "whole"))
-    from minilm.finetune.seq2seq import Seq2SeqObjective
+    from minilm.finetune.objective import FinetuneObjective
 
-    microbatches = Seq2SeqObjective.microbatches
+    batch = FinetuneObjective.batch
 
     def die(self, step):
         if step == 6:
             raise RuntimeError("killed")
-        return microbatches(self, step)
+        return batch(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Seq2SeqObjective, "microbatches", die)
+        patch.setattr(FinetuneObjective, "batch", die)
         with pytest.raises(RuntimeError):
             script.main(flags(given, "broken"))
     assert not (given / "broken" / "ckpt-8").exists()

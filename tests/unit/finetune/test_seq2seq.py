@@ -14,15 +14,17 @@ from minilm.errors import DataError, UsageError
 from minilm.files.tensors import read_safetensors
 from minilm.finetune import seq2seq_generation as seq2seq_generate
 from minilm.finetune.make import make_task
+from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.run import finetune_once, start_model
-from minilm.finetune.seq2seq import Seq2SeqObjective, Seq2SeqTask
+from minilm.finetune.seq2seq import Seq2SeqTask, batch_of
 from minilm.finetune.seq2seq_generation import generation_numbers
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_config, read_model, saved_head
+from minilm.model.heads import Model
 from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.tasks.saved import read_task
-from minilm.tasks.seq2seq.masking import Masking
+from minilm.tasks.seq2seq.masking import Masking, Symbols, training_view
 from minilm.tasks.seq2seq.rows import Pairs, load_nlg_tokenizer
 from minilm.train import loop
 from minilm.train.distributed import ALONE, Ranks
@@ -79,10 +81,15 @@ class TinySeq2Seq:
         assert isinstance(task, Seq2SeqTask)
         return task
 
-    def objective(self, *, ranks: Ranks = ALONE, tokens_per_batch: int = 64, **changes: object) -> Seq2SeqObjective:
+    def prepared(self, **changes: object) -> tuple[Seq2SeqTask, Model]:
         task = self.task(**changes)
         model = start_model(self.model, task, seed=5).eval()
-        return Seq2SeqObjective(model, task, batch_size=8, tokens_per_batch=tokens_per_batch, seed=5, ranks=ranks)
+        task.prepare(model)
+        return task, model
+
+    def objective(self, *, ranks: Ranks = ALONE, tokens_per_batch: int = 64, **changes: object) -> FinetuneObjective:
+        task, model = self.prepared(**changes)
+        return FinetuneObjective(model, task, batch_size=8, tokens_per_batch=tokens_per_batch, seed=5, ranks=ranks)
 
 
 @pytest.fixture
@@ -96,8 +103,8 @@ def run(recipe: Path):
     return point.runs[0]
 
 
-def step_loss(objective: Seq2SeqObjective, step: int) -> float:
-    return sum(objective.loss(batch).value.item() for batch in objective.microbatches(step))
+def step_loss(objective: FinetuneObjective, step: int) -> float:
+    return objective.accumulate(objective.batch(step), lambda loss: float(loss.detach())).value
 
 
 def test_a_run_learns_and_leaves_a_model_to_decode_with(pairs, caplog):
@@ -131,15 +138,15 @@ def test_a_killed_run_ends_in_the_same_bits(pairs, monkeypatch):
     noisy = {"source_mask_prob": 0.2, "target_mask_prob": 0.3}
     run(pairs.recipe(out="whole", task=noisy))
     recipe = pairs.recipe(out="broken", name="broken.json", task=noisy)
-    microbatches = Seq2SeqObjective.microbatches
+    batch = FinetuneObjective.batch
 
     def die_at_15(self, step):
         if step == 15:
             raise RuntimeError("killed")
-        return microbatches(self, step)
+        return batch(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Seq2SeqObjective, "microbatches", die_at_15)
+        patch.setattr(FinetuneObjective, "batch", die_at_15)
         with pytest.raises(RuntimeError, match="killed"):
             run(recipe)
     run(recipe)
@@ -179,7 +186,7 @@ def test_a_model_that_a_kill_prevented_is_written_when_the_run_goes_on(pairs, mo
 @pytest.mark.parametrize("changes", [{}, {"mask_way": "v1", "target_mask_prob": 0.6}, {"mask_way": "v0"}], ids=str)
 def test_the_cut_into_microbatches_changes_nothing(pairs, changes):
     small, large = (pairs.objective(tokens_per_batch=size, **changes) for size in (30, 4096))
-    assert len(small.microbatches(3)) > len(large.microbatches(3)) == 1
+    assert len(small.batch(3).parts) > len(large.batch(3).parts) == 1
     assert step_loss(small, 3) == pytest.approx(step_loss(large, 3), rel=1e-6)
 
 
@@ -187,7 +194,7 @@ def test_processes_share_the_pairs_and_see_the_same_masks(pairs):
     alone = pairs.objective(target_mask_prob=0.5)
     shares = [pairs.objective(ranks=Ranks(rank=rank, world_size=2), target_mask_prob=0.5) for rank in range(2)]
     assert sum(step_loss(share, 2) for share in shares) == pytest.approx(step_loss(alone, 2), rel=1e-6)
-    tokens = [sum(batch.packed.num_tokens for batch in one.microbatches(2)) for one in (alone, *shares)]
+    tokens = [one.batch(2).num_tokens for one in (alone, *shares)]
     assert tokens[0] == tokens[1] + tokens[2]
 
 
@@ -195,8 +202,9 @@ def test_masks_are_drawn_anew_each_epoch_and_order_only_when_asked_for(pairs):
     """10 steps are an epoch of 80 pairs; step 10 begins the next."""
 
     def sources(step, **changes):
-        [batch] = pairs.objective(tokens_per_batch=4096, **changes).microbatches(step)
-        return batch.packed.token_ids[batch.seq2seq.source_rows].tolist(), batch.packed.token_ids.tolist()
+        [batch] = pairs.objective(tokens_per_batch=4096, **changes).batch(step).parts
+        token_ids = batch.seq2seq.packed.token_ids
+        return token_ids[batch.seq2seq.source_rows].tolist(), token_ids.tolist()
 
     first, first_all = sources(0, shuffle="once")
     again, again_all = sources(10, shuffle="once")
@@ -248,13 +256,13 @@ def test_processes_share_the_pairs_that_are_generated(pairs, monkeypatch):
         everyone.append(value)
         return [value]
 
-    alone = pairs.objective(**wanted)._generated("held")
+    task, model = pairs.prepared(**wanted)
+    alone = task._generated(model, "held", ALONE)
     assert list(alone) == [0, 10]
     monkeypatch.setattr(seq2seq_generate, "gathered", pretend)
     for rank in range(3):
-        objective = pairs.objective(ranks=Ranks(rank=rank, world_size=4), **wanted)
         with pytest.raises(KeyError):  # the pretended gathering leaves out what the others found
-            objective._generated("held")
+            task._generated(model, "held", Ranks(rank=rank, world_size=4))
     assert everyone[0] | everyone[1] == alone
     assert everyone[2] == {}
 
@@ -339,10 +347,10 @@ def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
         max_target_tokens=4,
         max_positions=8,
     )
-    with pytest.raises(DataError, match=r"no pair is left to train on; check task\.train"):
-        Seq2SeqObjective(model, nothing, batch_size=8, tokens_per_batch=64, seed=0)
+    with pytest.raises(DataError, match=r"no example is left to train on; check task\.train"):
+        FinetuneObjective(model, nothing, batch_size=8, tokens_per_batch=64, seed=0)
     with pytest.raises(UsageError, match="a batch of 8 documents cannot be shared evenly by 3 processes"):
-        Seq2SeqObjective(model, task, batch_size=8, tokens_per_batch=64, seed=0, ranks=Ranks(rank=0, world_size=3))
+        FinetuneObjective(model, task, batch_size=8, tokens_per_batch=64, seed=0, ranks=Ranks(rank=0, world_size=3))
 
 
 @pytest.mark.parametrize(
@@ -376,3 +384,16 @@ def test_the_random_head_depends_on_the_seed_alone(pairs):
     assert torch.equal(first.head.dense.weight, again.head.dense.weight)
     assert not torch.equal(first.head.dense.weight, other.head.dense.weight)
     assert float(np.abs(first.head.bias.detach().numpy()).max()) == 0
+
+
+def test_a_batch_holds_the_pairs_end_to_end():
+    symbols = Symbols(cls_id=1, sep_id=2, mask_id=3, vocab_size=1000)
+    source, target = np.arange(100, 110, dtype=np.int32), np.arange(200, 204, dtype=np.int32)
+    views = [training_view(source, target[:length], Masking(), symbols, np.random.default_rng(0)) for length in (4, 1)]
+    batch = batch_of(views, pad_id=0, scale=0.5)
+    assert batch.seq2seq.packed.lengths == (22, 16)
+    assert batch.labels.tolist() == [*target, 2, target[0], 2]
+    assert batch.num_tokens == 38
+    assert set(batch.tensors()) == {"token_ids", "segment_ids", "cu_seqlens", "labels"}
+    single = batch_of(views[:1], pad_id=0, target_segment=0)  # a model without segments
+    assert single.seq2seq.packed.segment_ids.max() == 0

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from minilm.model.packing import Packed, pack
+from minilm.model.packing import pack
+from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.best import Best, BestRule, comparable, load_best
-from minilm.train.loop import StepLoss, TrainSettings, train
+from minilm.train.loop import TrainSettings, train
 from minilm.train.metrics import read_metrics
 from minilm.train.optim import AdamWSettings
 
@@ -33,22 +34,17 @@ class Counting:
     def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
         return [list(self.module.parameters())]
 
-    def microbatches(self, step: int) -> Sequence[_Batch]:
+    def batch(self, step: int) -> Microbatches:
         self.step = step
-        return [_Batch(pack([np.array([1, 2])]))]
+        return Microbatches(parts=[pack([np.array([1, 2])])])
 
-    def loss(self, batch: _Batch) -> StepLoss:
-        return StepLoss(value=-self.module.weight.sum(), parts={})
+    def accumulate(self, batch: Microbatches, backward: Backward) -> StepLoss:
+        return accumulate([PartLoss(value=-self.module.weight.sum())], backward)
 
     def evaluate(self) -> Mapping[str, float]:
         if self.step + 1 == self.kill_at:
             raise KeyboardInterrupt
         return {"score": self.scores[self.step]}
-
-
-class _Batch:
-    def __init__(self, packed: Packed) -> None:
-        self.packed = packed
 
 
 def settings(steps: int, patience: int = 0) -> TrainSettings:

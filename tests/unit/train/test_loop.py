@@ -25,7 +25,8 @@ from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.packing import Packed, pack
 from minilm.train import loop, progress
-from minilm.train.loop import StepLoss, TrainSettings, train
+from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
+from minilm.train.loop import TrainSettings, accumulate_in, train
 from minilm.train.metrics import means, read_metrics
 from minilm.train.optim import AdamWSettings
 
@@ -34,6 +35,13 @@ from minilm.train.optim import AdamWSettings
 class Batch:
     packed: Packed
     factor: float
+
+    @property
+    def num_tokens(self) -> int:
+        return self.packed.num_tokens
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self.packed.tensors()
 
 
 class Toy:
@@ -55,15 +63,18 @@ class Toy:
     def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
         return [[self.module.weight], [self.other]]
 
-    def microbatches(self, step: int) -> Sequence[Batch]:
+    def batch(self, step: int) -> Microbatches[Batch]:
         factor = self.factors[step] if step < len(self.factors) else 1.0
         tokens = [np.array([2, step + 5, 3]), np.array([2, 3])]
-        return [Batch(pack(tokens[:1]), 1.0), Batch(pack(tokens[1:]), factor)]
+        return Microbatches(parts=[Batch(pack(tokens[:1]), 1.0), Batch(pack(tokens[1:]), factor)])
 
-    def loss(self, batch: Batch) -> StepLoss:
+    def accumulate(self, batch: Microbatches[Batch], backward: Backward) -> StepLoss:
+        return accumulate(map(self.loss, batch.parts), backward)
+
+    def loss(self, batch: Batch) -> PartLoss:
         near = 0.5 * batch.factor * ((self.module.weight - 3) ** 2).sum() / 2
         far = 0.5 * batch.factor * 1e4 * (self.other**2).sum() / 2
-        return StepLoss(value=near + far, parts={"near": near, "far": far})
+        return PartLoss(value=near + far, parts={"near": near, "far": far})
 
     def evaluate(self) -> Mapping[str, float]:
         self.evaluations += 1
@@ -232,11 +243,11 @@ def test_any_cut_into_microbatches_gives_the_same_gradient(objective, normalizat
     gradients, totals, counts = [], [], []
     for budget in (10_000, 100, 32):
         made = objective(budget, normalization)
-        batches = made.microbatches(3)
-        counts.append(len(batches))
-        total, parts = loop._accumulate(made, batches, "fp32")
-        assert sum(parts.values()) == pytest.approx(total)
-        totals.append(total)
+        batch = made.batch(3)
+        counts.append(len(batch.parts))
+        loss = accumulate_in("fp32", made, batch)
+        assert sum(loss.parts.values()) == pytest.approx(loss.value)
+        totals.append(loss.value)
         gradients.append({name: parameter.grad for name, parameter in made.parameters.items()})
     assert counts[0] == 1 < counts[1] < counts[2]
     for total, found in zip(totals[1:], gradients[1:], strict=True):
@@ -253,7 +264,7 @@ def test_heldout_loss_does_not_depend_on_the_cut(objective):
 
 def test_everything_trained_gets_a_gradient_and_nothing_else(objective):
     made = objective(10_000)
-    loop._accumulate(made, made.microbatches(0), "fp32")
+    accumulate_in("fp32", made, made.batch(0))
     got = {name for name, parameter in made.module.named_parameters() if parameter.grad is not None}
     assert got == made.parameters.keys()
     assert not any("layers.1.ffn" in name or "pooler" in name for name in got)
@@ -261,8 +272,8 @@ def test_everything_trained_gets_a_gradient_and_nothing_else(objective):
 
 def test_bf16_trains_in_its_precision_with_weights_in_float32(objective):
     exact, rounded = objective(10_000), objective(10_000)
-    first, _ = loop._accumulate(exact, exact.microbatches(0), "fp32")
-    second, _ = loop._accumulate(rounded, rounded.microbatches(0), "bf16")
+    first = accumulate_in("fp32", exact, exact.batch(0)).value
+    second = accumulate_in("bf16", rounded, rounded.batch(0)).value
     assert second != first
     assert second == pytest.approx(first, rel=0.05)
     assert all(parameter.grad.dtype == torch.float32 for parameter in rounded.parameters.values())

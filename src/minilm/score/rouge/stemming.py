@@ -65,7 +65,7 @@ def rouge_stem(word: str) -> str:
 @cache
 def word_exceptions() -> Mapping[str, str]:
     """Return the irregular forms and what stands for them, from the table beside this file."""
-    lines = files("minilm.text").joinpath("wordnet_exceptions.txt").read_text(encoding="utf-8").splitlines()
+    lines = files("minilm.score.rouge").joinpath("wordnet_exceptions.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split(" ") for line in lines if line and not line.startswith("#"))
 
 

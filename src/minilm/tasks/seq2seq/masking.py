@@ -1,6 +1,6 @@
 """What the model sees of a pair, and what it must predict: UniLM's three ways of masking.
 
-In: token ids of source and target, a generator. Out: `MaskedPair`s, and batches of them.
+In: token ids of source and target, a generator. Out: `MaskedPair`s.
 
 v2 (pseudo-masking): every target token has a pseudo token, mostly [MASK], that predicts it. v1: some target tokens are
 masked in place and predicted. v0: every target token predicts the next one, and the source has no [SEP].
@@ -10,17 +10,11 @@ S source tokens, M target tokens with the final [SEP], R predicted tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from minilm.model.packing import Packed
-from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 
 Ids = NDArray[np.int32]
 MaskWay = Literal["v0", "v1", "v2"]
@@ -133,34 +127,3 @@ def _masked(ids: Ids, masking: Masking, symbols: Symbols, draw: np.random.Genera
     kept = np.where(chance < masking.keep_prob, ids, np.int32(symbols.mask_id))
     is_random = (chance >= masking.keep_prob) & (chance < masking.keep_prob + masking.random_prob)
     return np.where(is_random, random_ids, kept)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seq2SeqBatch:
-    """Masked pairs end to end and their labels `[R]`; `scale` is what the sum of their losses is multiplied with."""
-
-    seq2seq: PackedSeq2Seq
-    labels: Tensor
-    scale: float = 1.0
-
-    @property
-    def packed(self) -> Packed:
-        """The tokens."""
-        return self.seq2seq.packed
-
-
-def batch_of(
-    views: Sequence[MaskedPair], *, device: torch.device, target_segment: int = 1, scale: float = 1.0
-) -> Seq2SeqBatch:
-    """Lay views of one way end to end."""
-    pseudo = [view.pseudo for view in views if view.pseudo is not None]
-    read = [view.read for view in views if view.read is not None]
-    packed = pack_seq2seq(
-        [view.source for view in views],
-        [view.target for view in views],
-        pseudo=pseudo or None,
-        read=read or None,
-        target_segment=target_segment,
-    )
-    labels = torch.from_numpy(np.concatenate([view.labels for view in views]).astype(np.int64))
-    return Seq2SeqBatch(seq2seq=packed.to(device), labels=labels.to(device), scale=scale)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from minilm.tasks.seq2seq.masking import Masking, Symbols, batch_of, heldout_view, training_view
+from minilm.tasks.seq2seq.masking import Masking, Symbols, heldout_view, training_view
 
 SYMBOLS = Symbols(cls_id=1, sep_id=2, mask_id=3, vocab_size=1000)
 SOURCE, TARGET = np.arange(100, 110, dtype=np.int32), np.arange(200, 204, dtype=np.int32)
@@ -89,12 +88,3 @@ def test_the_same_generator_gives_the_same_view(way):
     first, again, other = (view(masking, seed=seed) for seed in (1, 1, 2))
     assert all(np.array_equal(getattr(first, name), getattr(again, name)) for name in ("source", "target", "labels"))
     assert not np.array_equal(first.source, other.source)
-
-
-def test_a_batch_holds_the_views_end_to_end():
-    batch = batch_of([view(Masking()), view(Masking(), target=TARGET[:1])], device=torch.device("cpu"), scale=0.5)
-    assert batch.packed.lengths == (22, 16)
-    assert batch.labels.tolist() == [*TARGET, 2, TARGET[0], 2]
-    assert batch.scale == 0.5
-    single = batch_of([view(Masking())], device=torch.device("cpu"), target_segment=0)  # a model without segments
-    assert single.packed.segment_ids.max() == 0

@@ -1,0 +1,174 @@
+"""Tasks whose examples are single sequences with a target: packed batches, a loss on the head's scores.
+
+In: sequences of token ids with their targets. Out: what `Task` asks for, but for losses, outputs and metrics, which
+the task's own file adds.
+
+B sequences, T packed tokens, C labels, N tokens of one sequence.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from minilm.errors import UsageError
+from minilm.finetune.task import Analysis, IndependentParts, Scored, StepRows
+from minilm.model.compact import hold_rows
+from minilm.model.heads import Model
+from minilm.model.packing import Packed, pack
+from minilm.model.token_budget import microbatches
+from minilm.train.distributed import ALONE, Ranks, gathered_in_order
+
+Array = NDArray[np.float32]
+Losses = Callable[[Tensor, Packed, Tensor], Tensor]
+"""(scores of a head in float32, the batch, its targets) to the loss of each sequence, `[B]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """Token ids and segment ids of n sequences, each `[N]` int32."""
+
+    token_ids: Sequence[NDArray[np.int32]]
+    segment_ids: Sequence[NDArray[np.int32]]
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.token_ids)
+
+    def batches(self, rows: NDArray[np.int64], *, token_budget: int) -> Iterator[tuple[NDArray[np.int64], Packed]]:
+        """The sequences of `rows` in packed batches of similar lengths, each with the rows it holds."""
+        for part in microbatches(np.array([len(self.token_ids[row]) for row in rows]), token_budget=token_budget):
+            own = rows[part]
+            yield own, pack([self.token_ids[row] for row in own], segments=[self.segment_ids[row] for row in own])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetBatch:
+    """Packed sequences, their targets `[B, ...]`, and the number of examples of the whole step."""
+
+    packed: Packed
+    targets: Tensor
+    losses: Losses
+    step_size: int
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.packed.num_tokens
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sequences."""
+        return self.packed.tensors()
+
+    def to(self, device: torch.device) -> TargetBatch:
+        """The same batch on `device`."""
+        return replace(self, packed=self.packed.to(device), targets=self.targets.to(device))
+
+    def loss(self, model: Model) -> Tensor:
+        """Sum of the losses of its sequences over the size of the step."""
+        losses_B = self.losses(model(self.packed).float(), self.packed, self.targets)
+        return losses_B.sum() / self.step_size
+
+
+class SequenceTask(ABC):
+    """A task over sequences; the head's scores are `[B, C]` (classification) or `[T, 2]` (span)."""
+
+    reshuffles = True
+
+    def __init__(
+        self,
+        train: Sequences,
+        targets: NDArray[np.generic],
+        dev: Mapping[str, Sequences],
+        *,
+        max_tokens: int,
+    ) -> None:
+        """Keep what was tokenized.
+
+        Args:
+            train: what is learned from.
+            targets: one row per training sequence, `[n, ...]`.
+            dev: held-out sets by name.
+            max_tokens: the longest sequence that was asked for, for messages.
+        """
+        self.train, self.targets, self.dev = train, targets, dev
+        self._max_tokens = max_tokens
+
+    @abstractmethod
+    def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
+        """Loss of each sequence, `[B]`, from the head's scores in float32."""
+
+    @abstractmethod
+    def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
+        """What scoring needs of each sequence: its logits `[C]`, or start and end scores `[N, 2]`."""
+
+    @abstractmethod
+    def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
+        """Numbers of one held-out set from the outputs of all its sequences, in their order."""
+
+    @abstractmethod
+    def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
+        """What the report shows of one held-out set."""
+
+    @property
+    def num_examples(self) -> int:
+        """Training sequences."""
+        return len(self.train)
+
+    @property
+    def dev_sets(self) -> Sequence[str]:
+        """Names of the held-out sets."""
+        return list(self.dev)
+
+    def prepare(self, model: Model) -> None:
+        """Check that the model has positions for all sequences; hold the rows of the word table that they use.
+
+        Raises:
+            UsageError: it has too few positions.
+        """
+        parts = (self.train, *self.dev.values())
+        longest = max((len(ids) for part in parts for ids in part.token_ids), default=0)
+        limit = model.encoder.config.max_tokens
+        if longest > limit:
+            raise UsageError(
+                f"task.max_tokens is {self._max_tokens}, but the model has positions for {limit} tokens; "
+                f"set it to {limit} or less"
+            )
+        used = np.unique(np.concatenate([ids for part in parts for ids in part.token_ids]))
+        hold_rows(model.encoder.embeddings, used.astype(np.int64))
+
+    def parameters(self, model: Model) -> dict[str, nn.Parameter]:
+        """All weights."""
+        return dict(model.named_parameters())
+
+    def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:
+        """The sequences of a step that this process reads, with their targets."""
+        targets, batches = torch.from_numpy(self.targets), self.train.batches
+        parts = [
+            TargetBatch(packed=packed, targets=targets[rows], losses=self.losses, step_size=len(chosen.rows))
+            for rows, packed in batches(chosen.rows[chosen.own], token_budget=token_budget)
+        ]
+        return IndependentParts(parts=parts)
+
+    def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
+        """Numbers of a held-out set."""
+        outputs = self.predict(model, self.dev[dev_set], token_budget=token_budget, ranks=ranks)
+        return Scored(numbers=self.metrics(dev_set, outputs), analyse=partial(self.analyse, dev_set, outputs))
+
+    @torch.no_grad()
+    def predict(self, model: Model, sequences: Sequences, *, token_budget: int, ranks: Ranks = ALONE) -> list[Array]:
+        """Outputs of a model in evaluation mode for any sequences, in their order; the processes share the work."""
+        rows = np.arange(len(sequences))[ranks.rank :: ranks.world_size]
+        device = next(model.parameters()).device
+        own: list[tuple[int, Array]] = []
+        for chosen, packed in sequences.batches(rows, token_budget=token_budget):
+            moved = packed.to(device)
+            own += zip(chosen.tolist(), self.outputs(model(moved).float(), moved), strict=True)
+        return gathered_in_order(own, ranks)
