@@ -36,7 +36,7 @@ class Golden:
         self.model = read_model(folder / "model", head="mlm").requires_grad_(False)
         if eps == "eps1e-5":
             use_original_eps(self.model)
-        lines = (folder / "decode" / "sources.jsonl").read_text().splitlines()
+        lines = (folder / "decode" / "sources.jsonl").read_text().rstrip("\n").split("\n")
         self.sources = [
             np.array([self.tokenizer.token_to_id(token) for token in json.loads(line)["src"]], dtype=np.int32)
             for line in lines
@@ -45,7 +45,7 @@ class Golden:
         self.predictions = self.rows("beam_preds")
 
     def rows(self, name):
-        return [json.loads(line) for line in (self.folder / f"{name}.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (self.folder / f"{name}.jsonl").read_text().split("\n") if line]
 
     def decoder(self, pos_shift="none"):
         decoder = Decoder(self.model, self.tokenizer, pos_shift=pos_shift)

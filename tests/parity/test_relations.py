@@ -61,7 +61,7 @@ def golden_case(golden_dir, case):
         Relations(**{ours: inputs[f"{side}.{theirs}"][mask].unflatten(1, (1, -1)) for theirs, ours in PARTS.items()})
         for side in ("teacher", "student")
     ]
-    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().split("\n") if line]
     lines = [line for line in lines if line["case"] == case and "loss" in line]
     return batch_of(mask.sum(1).tolist()), *sides, lines, {name: grad[mask] for name, grad in grads.items()}
 
@@ -98,7 +98,7 @@ def test_golden_token_means(golden_dir, case, loss):
 def test_golden_end_to_end(golden_dir, line):
     """Teacher, student, loss and every gradient norm, as an independent implementation computes them."""
     folder = golden_dir / "distil"
-    golden = json.loads((folder / "tiny_end_to_end.jsonl").read_text().splitlines()[line])
+    golden = json.loads((folder / "tiny_end_to_end.jsonl").read_text().split("\n")[line])
     batch = load_file(folder / golden["inputs"])
     real = batch["attention_mask"].bool()
     ids, kinds = (

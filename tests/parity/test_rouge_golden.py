@@ -40,7 +40,7 @@ XSUM = {
 def rows(path: Path) -> list[dict[str, object]]:
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def pairs_of(golden_dir: Path, name: str) -> Iterator[tuple[str, list[str]]]:

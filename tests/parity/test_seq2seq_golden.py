@@ -38,7 +38,7 @@ def case(request, golden_dir: Path):
     """What the original was given and found: its summary, its tensors."""
     folder = golden_dir / "s2s_train"
     file = f"s2sft-{request.param}.safetensors"
-    rows = (folder / f"s2sft-{request.param.split('_')[0]}_summary.jsonl").read_text().splitlines()
+    rows = (folder / f"s2sft-{request.param.split('_')[0]}_summary.jsonl").read_text().rstrip("\n").split("\n")
     summary = next(row for row in map(json.loads, rows) if row["file"] == file)
     return summary, read_safetensors(folder / file)
 
@@ -143,7 +143,7 @@ def test_the_grown_position_table_is_that_of_the_original(case, model, caplog):
 
 def test_uncorrupted_pairs_are_framed_and_cut_like_the_originals(golden_dir: Path):
     """With nothing masked at random our views are the original's inputs, and each way predicts what it predicted."""
-    rows = (golden_dir / "s2s_train" / "s2sft-HEAD_summary.jsonl").read_text().splitlines()
+    rows = (golden_dir / "s2s_train" / "s2sft-HEAD_summary.jsonl").read_text().rstrip("\n").split("\n")
     for summary in map(json.loads, rows):
         tensors = read_safetensors(golden_dir / "s2s_train" / summary["file"])
         way, most_source = summary["mask_way"], summary["max_source_seq_length"]

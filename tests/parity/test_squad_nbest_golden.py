@@ -34,7 +34,7 @@ class Golden:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         text = (self.folder / f"nbest_len{self.length}_{name}.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.split("\n") if line]
 
     def answers(self, settings: dict[str, Any], postprocess: str) -> list[Any]:
         tables = load_file(self.folder / f"nbest_len{self.length}_logits.safetensors")

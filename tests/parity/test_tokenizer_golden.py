@@ -29,7 +29,7 @@ NASTY = [
 
 
 def golden_rows(golden_dir: Path) -> list[dict[str, Any]]:
-    lines = (golden_dir / "tokenizer" / "bert_tokenizer.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (golden_dir / "tokenizer" / "bert_tokenizer.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
     return [json.loads(line) for line in lines]
 
 

@@ -45,6 +45,8 @@ def test_a_search_may_stop_when_nothing_can_overtake():
     assert may_stop([-2.0], 1, -4.0, [1.0, 2.0])
     assert not may_stop([-2.0], 2, -9.0, [1.0])  # the second best is open
     assert may_stop([-2.0, -8.0], 2, -9.0, [1.0])
+    assert not may_stop([-9.5, -2.0], 2, -9.0, [1.0])  # the best is certain, the second best can be overtaken
+    assert not may_stop([-8.0, -9.5, -2.0], 3, -9.0, [1.0])
     assert not may_stop([], 1, -9.0, [1.0])
     assert not may_stop([-2.0], 1, -9.0, [])  # at the last frame every entry counts
 

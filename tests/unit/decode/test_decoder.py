@@ -131,3 +131,26 @@ def test_the_original_eps_changes_the_scores_a_little(model, tokenizer):
     use_original_eps(model)
     [after] = search(Decoder(model, tokenizer), [np.array([2, 7, 3])], BeamSettings(max_target_tokens=1))
     assert 0 < torch.tensor(before.scores).sub(torch.tensor(after.scores)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(("n_best", "penalty"), [(2, 0.0), (4, 0.9)])
+def test_the_early_stop_waits_for_every_hypothesis_asked_for(decoder, n_best, penalty):
+    """A search that is sure of the best alone stops sooner, and its second best is not the second best."""
+    sources = [source(decoder, length) for length in range(1, 25)]
+    decoder._head.bias[3] = 3.0
+
+    def targets(**options):
+        settings = BeamSettings(beam_size=4, max_target_tokens=14, length_penalty=penalty, **options)
+        traces = search(decoder, sources, settings)
+        frames = sum(len(trace.ids) for trace in traces)
+        return frames, [
+            [one.ids for one in best_hypotheses(trace, end_id=3, length_penalty=penalty, n_best=n_best)]
+            for trace in traces
+        ]
+
+    whole_frames, whole = targets(n_best=n_best, early_stop=False)
+    frames, stopped = targets(n_best=n_best)
+    too_early_frames, too_early = targets(n_best=1)
+    assert stopped == whole
+    assert too_early != whole
+    assert too_early_frames < frames < whole_frames

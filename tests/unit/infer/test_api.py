@@ -13,13 +13,12 @@ import torch
 import minilm
 from minilm.errors import DataError, UsageError
 from minilm.files.json import write_json
-from minilm.infer import batching
 from minilm.infer.api import mean_rows
-from minilm.model.checkpoint import write_model
+from minilm.model.checkpoint import read_config, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding, write_embedding
 from minilm.model.encoder import Encoder
-from minilm.model.heads import Model
+from minilm.model.heads import Model, new_head
 from minilm.model.packing import pack
 from minilm.text.tokenizer import Tokenizer
 
@@ -71,28 +70,87 @@ def test_the_company_of_a_text_does_not_change_its_vector(model):
     np.testing.assert_allclose(vectors, model.encode(TEXTS)[order], atol=1e-5)
 
 
-def test_windows_and_token_budgets_do_not_change_vectors(model, monkeypatch):
-    whole = model.encode(TEXTS)
-    for window, budget in ((1, 4096), (3, 5), (4096, 1)):
-        monkeypatch.setattr(batching, "WINDOW", window)
-        monkeypatch.setattr(batching, "TOKEN_BUDGET", budget)
-        np.testing.assert_allclose(model.encode(TEXTS), whole, atol=1e-5)
+MANY = 9000  # texts: several chunks that are tokenized together, each of several batches of tokens
 
 
-def test_any_iterable_is_read_window_by_window(model, monkeypatch):
-    monkeypatch.setattr(batching, "WINDOW", 2)
-    taken = []
+@pytest.fixture
+def chunks(monkeypatch):
+    """How many texts were tokenized together, call by call."""
+    sizes = []
+    inner = Tokenizer.encode
+
+    def counted(self, texts, *rest, **named):
+        sizes.append(len(texts))
+        return inner(self, texts, *rest, **named)
+
+    monkeypatch.setattr(Tokenizer, "encode", counted)
+    return sizes
+
+
+@pytest.fixture
+def batches(model, monkeypatch):
+    """How many sequences and tokens were computed together, batch by batch."""
+    sizes = []
+    inner = Encoder.forward
+
+    def counted(self, packed, *rest, **named):
+        sizes.append((packed.num_sequences, packed.num_tokens))
+        return inner(self, packed, *rest, **named)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    return sizes
+
+
+def many():
+    return [TEXTS[number % 8] for number in range(MANY)]
+
+
+def test_every_text_of_a_long_list_gets_its_vector(model, chunks, batches):
+    expected = model.encode(TEXTS)[np.arange(MANY) % 8]
+    chunks.clear()
+    batches.clear()
+    np.testing.assert_allclose(model.encode(many()), expected, atol=1e-5)
+    assert sum(chunks) == sum(sequences for sequences, _ in batches) == MANY
+    assert len(chunks) > 2
+    assert len(batches) > 2 * len(chunks)
+    assert max(tokens for _, tokens in batches) <= 4096
+
+
+def test_any_iterable_is_read_chunk_by_chunk(model, chunks):
+    """A stream is never read further than what is tokenized next."""
+    taken, ahead = [], []
 
     def stream():
-        for text in TEXTS:
+        for text in many():
+            ahead.append(len(taken) - sum(chunks))
             taken.append(text)
             yield text
 
-    whole = model.encode(TEXTS)
-    np.testing.assert_allclose(model.encode(stream()), whole, atol=1e-5)
-    np.testing.assert_allclose(model.encode(tuple(TEXTS)), whole, atol=1e-5)
-    np.testing.assert_allclose(model.encode(dict.fromkeys(TEXTS[:5])), whole[:5], atol=1e-5)
-    assert taken == TEXTS
+    expected = model.encode(TEXTS)[np.arange(MANY) % 8]
+    chunks.clear()
+    np.testing.assert_allclose(model.encode(stream()), expected, atol=1e-5)
+    assert taken == many()
+    assert max(ahead) < max(chunks) < MANY / 2
+    np.testing.assert_allclose(model.encode(tuple(TEXTS)), expected[:8], atol=1e-5)
+    np.testing.assert_allclose(model.encode(dict.fromkeys(TEXTS[:5])), expected[:5], atol=1e-5)
+
+
+def test_every_pair_of_a_long_list_is_classified(folder, chunks):
+    """The second texts keep step with the first, chunk by chunk."""
+    encoder = Encoder(read_config(folder))
+    encoder.reset(torch.Generator().manual_seed(0))
+    head = new_head("classification", encoder.config, num_labels=3, generator=torch.Generator().manual_seed(1))
+    write_model(Model(encoder, head), folder, head="classification", labels=["x", "y", "z"])
+    model = minilm.load(folder)
+    seconds = TEXTS[::-1]
+    expected = [one.probabilities for one in model.classify(TEXTS, seconds)]
+    assert len(set(expected)) > 5
+    chunks.clear()
+    found = model.classify(iter(many()), (seconds[number % 8] for number in range(MANY)))
+    assert sum(chunks) == 2 * MANY
+    assert max(chunks) < MANY / 2
+    rows = np.array([one.probabilities for one in found])
+    np.testing.assert_allclose(rows, np.array(expected)[np.arange(MANY) % 8], atol=1e-5)
 
 
 @pytest.mark.parametrize("nothing", [[], (), iter([])])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,6 +26,7 @@ from minilm.model.checkpoint import (
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import HEADS, Model, new_head
+from minilm.model.packing import pack
 
 CONFIG = EncoderConfig(hidden_size=8, num_layers=2, num_heads=2, intermediate_size=12, vocab_size=20, max_positions=16)
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -377,6 +380,27 @@ def test_the_position_table_of_a_bin_is_tiled_or_cut_as_its_configuration_asks(f
     table = read_model(folder / "m.bin").encoder.embeddings.position.weight
     assert torch.equal(table, make().encoder.embeddings.position.weight[list(source)])
     assert caplog.messages == [f"position table resized from 16 to {rows} rows, as the configuration asks"]
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta"])
+@pytest.mark.parametrize(
+    ("rows", "source"), [(37, [0, 1, *range(2, 16), *range(2, 16), *range(2, 9)]), (9, range(9))], ids=["tiled", "cut"]
+)
+def test_positions_up_to_the_padding_id_are_never_repeated(tmp_path, caplog, family, rows, source):
+    """RoBERTa's rows 0 and 1 belong to no token: the first token has row 2, and the rows that repeat start there."""
+    config = replace(CONFIG, family=family, pad_token_id=1, num_segments=1)
+    original = make("mlm", config=config)
+    write_model(original, tmp_path, head="mlm")
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "m.bin")
+    edit_config(tmp_path, max_position_embeddings=rows)
+    model = read_model(tmp_path / "m.bin", head="mlm")
+    old, new = (one.encoder.embeddings.position.weight for one in (original, model))
+    assert torch.equal(new, old[list(source)])
+    assert model.encoder.config.max_tokens == rows - 2
+    assert caplog.messages == [f"position table resized from 16 to {rows} rows, as the configuration asks"]
+    with torch.inference_mode():
+        before, after = (one.encoder(pack([np.arange(5, 12)])) for one in (original.eval(), model))
+    torch.testing.assert_close(after, before)
 
 
 def test_a_grown_position_table_is_the_one_of_the_original_code(golden_dir, tmp_path):
