@@ -285,7 +285,8 @@ def test_scores_of_generated_texts_are_those_of_minilm_score(pairs, mark):
 
 
 def test_a_model_trained_by_position_shift_is_generated_with_as_such(pairs):
-    assert set(pairs.objective(mask_way="v0", dev_generated=1)._generated("held")) == {0}
+    task, model = pairs.prepared(mask_way="v0", dev_generated=1)
+    assert set(task._generated(model, "held", ALONE)) == {0}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Run a recipe of any kind from Python: what `minilm distill` and `minilm finetune` do, less their tables.
+
+In: a recipe as `load_recipe` returns it. Out: what the run left in its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from minilm.recipe import DistillRecipe, Loaded, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder, with `report.html`.
+        models: model folders by name: each student of a distillation; `model` of a fine-tuning, the best one.
+        numbers: held-out numbers; of a sweep, those of the best run of the best setting.
+    """
+
+    folder: Path
+    models: Mapping[str, Path]
+    numbers: Mapping[str, float]
+
+
+def run(loaded: Loaded[Recipe], *, resume: Literal["auto", "never"] = "auto") -> RunSummary:
+    """Run a recipe to its end; the same call after a kill continues from the newest checkpoint.
+
+    Args:
+        loaded: from `load_recipe`.
+        resume: `never` removes the results of an earlier run in the same folder and starts from the first step.
+
+    Raises:
+        UsageError: the run folder belongs to another run; what differs is named.
+        DataError: a data file or a model cannot be used.
+        SystemProblem: the machine refuses to write.
+        Interrupted: Ctrl-C; the state is saved.
+    """
+    recipe, folder = loaded.recipe, Path(loaded.recipe.out)
+    if isinstance(recipe, DistillRecipe):
+        from minilm.distill.run import distill
+
+        result = distill(Loaded(recipe=recipe, origins=loaded.origins), resume=resume)
+        return RunSummary(folder=folder, models=result.folders, numbers=result.metrics)
+    from minilm.finetune.result import best_point
+    from minilm.finetune.sweep import finetune
+
+    best = best_point(finetune(Loaded(recipe=recipe, origins=loaded.origins), resume=resume)).best
+    return RunSummary(folder=folder, models={"model": folder / "model"}, numbers=best.numbers)
