@@ -2,15 +2,17 @@
 
 In: a title, rows of results, rows of metrics over steps, notes, examples.
 Out: `report.html` with a table, curves as inline SVG (drawn when matplotlib is installed) and examples.
-Everything that came from the run is escaped.
+`page.html.j2` holds the HTML and escapes everything that comes from the run.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from minilm.files.atomic import atomic_write
 from minilm.report.curves import Curve, draw
@@ -24,35 +26,39 @@ _CHARTS: Mapping[str, tuple[str, ...]] = {
 _MAX_POINTS = 1000
 _NO_PLOT = "No curves: matplotlib is not installed. To get them: pip install 'minilm[plot]', then run again"
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --line: #dcdfe4; --back: #ffffff;
-  --card: #f6f7f9;
-  --c0: #2563c9; --c1: #c2560c; --c2: #1f8a4c; --c3: #8a3fc0; --c4: #b3261e; --c5: #0f7f8c; }
-@media (prefers-color-scheme: dark) { :root {
-  --ink: #e6e8eb; --soft: #9ba1a9; --line: #33373d; --back: #15171a;
-  --card: #1e2125;
-  --c0: #79a9ff; --c1: #f0a060; --c2: #6fd49a; --c3: #c99bf5; --c4: #ff8a80; --c5: #66cbd6; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 46rem; padding: 2.5rem 1.25rem 4rem; background: var(--back);
-  color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1.5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2.5rem 0 .75rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .75rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-.number { text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { padding-left: 0; }
-th:last-child, td:last-child { padding-right: 0; }
-figure { margin: 0 0 1.5rem; }
-figcaption { color: var(--soft); font-size: .9rem; }
-svg { width: 100%; height: auto; display: block; }
-.card { background: var(--card); border-radius: .5rem; padding: .25rem 1rem; margin: 0 0 .75rem; }
-dt { color: var(--soft); font-size: .85rem; margin-top: .5rem; }
-dd { margin: 0 0 .5rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-li { margin: .25rem 0; overflow-wrap: anywhere; }
-"""
+_TEMPLATES = Environment(
+    loader=PackageLoader("minilm", "report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """A column of a table; numbers are aligned to the right."""
+
+    name: str
+    is_number: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """A table of texts under its heading; without columns it is left out."""
+
+    heading: str
+    columns: Sequence[_Column]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figure:
+    """A drawn chart."""
+
+    caption: str
+    svg: str
 
 
 def write_report(
@@ -84,40 +90,28 @@ def write_report(
     Raises:
         SystemProblem: the file cannot be written.
     """
-    charts = {**_CHARTS, "Held-out scores": tuple(scores)}
-    figures = {title: _chart_curves(metrics, names) for title, names in charts.items()}
-    sections = [_section("Results", _table(table)), _section("Curves", _figures({**figures, **(plots or {})}))]
-    sections += [_section(escape(heading), _table(rows)) for heading, rows in (tables or {}).items()]
-    sections += [_section("Examples", _examples(examples)), _section("Notes", _notes(notes))]
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{''.join(sections)}</body>\n</html>\n"
+    scored = {**_CHARTS, "Held-out scores": tuple(scores)}
+    charts = {heading: _chart_curves(metrics, names) for heading, names in scored.items()}
+    figures = _figures({**charts, **(plots or {})})
+    page = _TEMPLATES.get_template("page.html.j2").render(
+        title=title,
+        results=_table("Results", table),
+        figures=figures,
+        no_plot=_NO_PLOT if figures is None else "",
+        tables=[_table(heading, rows) for heading, rows in (tables or {}).items()],
+        examples=examples,
+        notes=notes,
     )
     atomic_write(folder / "report.html", page.encode("utf-8", "replace"))
 
 
-def _section(heading: str, body: str) -> str:
-    return f"<h2>{heading}</h2>\n{body}\n" if body else ""
-
-
-def _table(rows: Sequence[Mapping[str, object]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    if not columns:
-        return ""
-    numeric = {key: all(_is_number(row[key]) for row in rows if row.get(key) is not None) for key in columns}
-    head = "".join(_cell("th", key, number=numeric[key]) for key in columns)
-    body = "".join(
-        "<tr>" + "".join(_cell("td", _text(row.get(key)), number=numeric[key]) for key in columns) + "</tr>\n"
-        for row in rows
-    )
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
-
-
-def _cell(tag: str, text: str, *, number: bool) -> str:
-    kind = ' class="number"' if number else ""
-    return f"<{tag}{kind}>{escape(text)}</{tag}>"
+def _table(heading: str, rows: Sequence[Mapping[str, object]]) -> _Table:
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [
+        _Column(name=name, is_number=all(_is_number(row[name]) for row in rows if row.get(name) is not None))
+        for name in names
+    ]
+    return _Table(heading=heading, columns=columns, rows=[[_text(row.get(name)) for name in names] for row in rows])
 
 
 def _is_number(value: object) -> bool:
@@ -136,16 +130,17 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _figures(charts: Mapping[str, Sequence[Curve]]) -> str:
+def _figures(charts: Mapping[str, Sequence[Curve]]) -> list[_Figure] | None:
+    """Draw the charts that have curves; None where matplotlib is not installed."""
     figures = []
     for title, curves in charts.items():
         if not curves:
             continue
         svg = draw(curves, x_label=title.rpartition(" over ")[2] if " over " in title else "step")
         if svg is None:
-            return f"<p>{escape(_NO_PLOT)}</p>"
-        figures.append(f"<figure>\n<figcaption>{escape(title)}{_thinned(curves)}</figcaption>\n{svg}</figure>\n")
-    return "".join(figures)
+            return None
+        figures.append(_Figure(caption=f"{title}{_thinned(curves)}", svg=svg))
+    return figures
 
 
 def _thinned(curves: Sequence[Curve]) -> str:
@@ -170,15 +165,3 @@ def curve_of(name: str, points: Sequence[tuple[float, float]]) -> Curve:
     stride = max(1, math.ceil(len(finite) / _MAX_POINTS))
     drawn = finite[::stride]
     return Curve(name=name, steps=[x for x, _ in drawn], values=[y for _, y in drawn], stride=stride)
-
-
-def _notes(notes: Sequence[str]) -> str:
-    return "<ul>\n" + "".join(f"<li>{escape(note)}</li>\n" for note in notes) + "</ul>" if notes else ""
-
-
-def _examples(examples: Sequence[Mapping[str, str]]) -> str:
-    cards = []
-    for example in examples:
-        items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>\n" for name, text in example.items())
-        cards.append(f'<div class="card"><dl>\n{items}</dl></div>\n')
-    return "".join(cards)

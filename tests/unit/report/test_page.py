@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from minilm.report import curves
+from minilm.report.curves import Curve
 from minilm.report.page import write_report
 
 METRICS = [{"step": s, "loss": 3 / (s + 1), "learning_rate": 1e-4, "tokens_per_second": 9e3} for s in range(5)]
@@ -63,12 +64,36 @@ def test_it_loads_nothing_from_elsewhere_and_runs_nothing(page):
     assert "prefers-color-scheme: dark" in html
 
 
+HOSTILE = '<script>alert("x")</script>&\ud800'
+
+
 def test_everything_is_escaped(page):
-    evil = '<script>alert("x")</script>&\ud800'
-    html = page(title=evil, table=[{evil: evil}], notes=[evil], examples=[{evil: evil}])
+    table = [{HOSTILE: HOSTILE}]
+    html = page(title=HOSTILE, table=table, tables={HOSTILE: table}, notes=[HOSTILE], examples=table)
     assert "<script" not in html
-    assert html.count("&lt;script&gt;") == 7
+    assert html.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&amp;?") == 10
     parsed(html)
+
+
+def test_names_of_curves_are_escaped(page):
+    pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
+    curve = Curve(name="<script>", steps=[0.0, 1.0], values=[1.0, 2.0])
+    html = page(plots={"<script> over <b>": [curve, curve]})
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert html.count("&lt;script&gt;") >= 3  # the caption and both lines of the legend
+    parsed(html)
+
+
+def test_template_syntax_in_a_text_is_a_text(page):
+    html = page(title="{{ 6 * 7 }}", notes=["{% for x in y %}", "{# gone #}"])
+    assert "<h1>{{ 6 * 7 }}</h1>" in html
+    assert "<li>{% for x in y %}</li>\n<li>{# gone #}</li>" in html
+
+
+def test_texts_keep_their_white_space(page):
+    """Cards show line breaks as they are, so the template adds none."""
+    assert "<dt>in</dt><dd>  a\n\n b </dd>" in page(examples=[{"in": "  a\n\n b "}])
 
 
 def test_numbers_are_aligned_and_readable(page):
@@ -83,7 +108,7 @@ def test_without_matplotlib_a_note_says_how_to_get_curves(page, monkeypatch):
     monkeypatch.setattr(curves, "find_spec", lambda name: None)
     html = page(metrics=METRICS)
     assert "<svg" not in html
-    assert "No curves: matplotlib is not installed. To get them: pip install &#x27;minilm[plot]&#x27;" in html
+    assert "No curves: matplotlib is not installed. To get them: pip install &#39;minilm[plot]&#39;" in html
 
 
 def test_without_metrics_there_is_no_curve_section(page):
