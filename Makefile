@@ -4,15 +4,18 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test check bench clean
+.PHONY: help venv quickstart test test-fast test-install mutants check bench clean
 
 help:
-	@echo "make venv        create .venv with the tested versions"
-	@echo "make quickstart  distil, fine-tune and compare on what is installed, offline"
-	@echo "make test        run all tests"
-	@echo "make check       lint, format, types, house rules"
-	@echo "make bench       run the benchmarks"
-	@echo "make clean       remove .venv, caches and build results (runs/ stays)"
+	@echo "make venv          create .venv with the tested versions"
+	@echo "make quickstart    distil, fine-tune and compare on what is installed, offline"
+	@echo "make test          run all tests"
+	@echo "make test-fast     run the tests that are not marked slow, about a minute"
+	@echo "make check         lint, format, types, house rules"
+	@echo "make test-install  install wheel, sdist and the lowest promised versions in new environments (package index)"
+	@echo "make mutants       change the code in 60 places, one at a time, and count what the tests catch"
+	@echo "make bench         run the benchmarks"
+	@echo "make clean         remove .venv, caches and build results (runs/ stays)"
 
 venv: $(STAMP)
 
@@ -28,6 +31,15 @@ quickstart: venv
 
 test: venv
 	$(PY) -m pytest
+
+test-fast: venv
+	$(PY) -m pytest -m "not slow"
+
+test-install: venv
+	$(PY) tests/install/run.py
+
+mutants: venv
+	$(PY) tests/mutants/run.py
 
 check: venv
 	$(PY) -m ruff check .
