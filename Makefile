@@ -45,7 +45,7 @@ check: venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q tests/unit/test_house.py
+	$(PY) -m pytest -q tests/house
 
 bench: venv
 	@for name in encode distill_step decode seq2seq_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done

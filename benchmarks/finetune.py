@@ -154,7 +154,7 @@ def loss_difference(folder: Path, task: ClassificationTask, work: Path) -> float
     trainer.train()
     out = work / f"curve-{time.monotonic_ns()}"
     our_run(folder, task, STEPS_COMPARED, bf16=False, out=out)()
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().split("\n") if line]
     found = np.array([row["loss"] for row in rows])
     return float(np.abs(found - np.array(losses.found)).max())
 

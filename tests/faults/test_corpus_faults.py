@@ -88,7 +88,7 @@ def test_killed_build_leaves_no_corpus_and_no_process(workers, vocab, texts, tmp
     children = [int(pid) for pid in process.stdout.readline().split()]
     assert process.poll() is None, "the build must be in the middle of its work here"
     process.kill()
-    process.wait()
+    process.wait(timeout=300)
     process.stdout.close()
     assert not out.exists()
     assert len(list(tmp_path.glob(".corpus.tmp-*"))) == 1

@@ -214,7 +214,7 @@ def test_a_kill_in_the_middle_leaves_the_old_and_is_cleaned_up_later(tmp_path: P
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=300)
     assert (tmp_path / "f").read_text() == "old"
     assert os.listdir(tmp_path / "d") == ["old"]
     assert len(os.listdir(tmp_path)) == 3  # the leftover
@@ -236,7 +236,7 @@ def test_random_kills_never_show_half_a_file(tmp_path: Path) -> None:
         process.stdout.readline()
         time.sleep(delay)
         process.kill()
-        process.communicate()
+        process.communicate(timeout=300)
         content = path.read_bytes()
         assert len(content) == 300_000
         assert len(set(content)) == 1

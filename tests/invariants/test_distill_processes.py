@@ -88,7 +88,10 @@ def test_two_processes_share_a_run(tiny):
     alone = tiny.recipe("alone", steps=6, eval_every=3, log_every=1, name="alone.yaml")
     quiet["CUDA_VISIBLE_DEVICES"] = ""
     subprocess.run(
-        [sys.executable, "-m", "minilm.cli.app", "distill", str(alone)], check=True, env={**os.environ, **quiet}
+        [sys.executable, "-m", "minilm.cli.app", "distill", str(alone)],
+        check=True,
+        env={**os.environ, **quiet},
+        timeout=300,
     )
     expected = read_metrics(tiny.folder / "alone")
     # dropout differs from process to process, so the losses are near and not equal

@@ -108,7 +108,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(alone, squad_files, s
     while process.poll() is None and len(read_metrics(out / "run")) < 2:
         time.sleep(0.005)
     process.kill()
-    process.communicate()
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert not (out / "model.safetensors").exists()
     finish(again)

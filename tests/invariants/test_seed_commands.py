@@ -66,7 +66,9 @@ def run(folder: Path, words: list[str], **changes: object) -> subprocess.Complet
         port = free.getsockname()[1]
     environment = {**os.environ, "PET_MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO / "src")}
     command = [sys.executable, *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -20,7 +20,7 @@ PUBLISHED = {"Bleu_1": 56.57, "Bleu_2": 40.25, "Bleu_3": 30.62, "Bleu_4": 23.88,
 
 def rows(path: Path) -> list[dict[str, object]]:
     data = path.read_bytes()
-    return [json.loads(line) for line in (gzip.decompress(data) if path.suffix == ".gz" else data).splitlines()]
+    return [json.loads(line) for line in (gzip.decompress(data) if path.suffix == ".gz" else data).split(b"\n") if line]
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def test_the_command_line_killed_and_repeated(tiny, start_cli, drive, assert_sam
         while process.poll() is None and len(read_metrics(out)) < wanted:
             time.sleep(0.005)
         process.kill()
-        process.communicate()
+        process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL
     process = start_cli("distill", recipe)
     output, errors = process.communicate(timeout=120)

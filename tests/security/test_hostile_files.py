@@ -314,7 +314,7 @@ def test_reading_a_state_dict_imports_nothing_it_names(tmp_path: Path) -> None:
     file = str(tmp_path / "m.bin")
     code = f"from pathlib import Path; from minilm.files.tensors import *; read_legacy_bin(Path({file!r}))"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
     assert "asks for evil_module.Thing" in result.stderr
     assert not (tmp_path / "canary").exists()
 

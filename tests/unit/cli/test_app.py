@@ -40,7 +40,9 @@ def test_help_imports_nothing_heavy(arguments):
         "print('loaded:', *sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     env = {**os.environ, "PYTHONPATH": str(SRC)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True, timeout=300
+    )
     loaded = set(done.stdout.rpartition("loaded:")[2].split())
     assert "minilm" in loaded
     assert not loaded & (HEAVY if arguments == ["--help"] else HEAVY - {"pydantic"})
@@ -133,7 +135,7 @@ def test_a_closed_pipe_is_quiet():
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "minilm.cli.app", "recipes", "list"]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False, timeout=300)
     os.close(write)
     assert done.stderr == ""
     assert done.returncode == 0
@@ -145,7 +147,9 @@ def test_a_full_disk_is_exit_code_4():
     env = {**os.environ, "PYTHONPATH": str(SRC)}
     command = [sys.executable, "-m", "minilm.cli.app", "recipes", "show", "tiny-embedded"]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, check=False)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, check=False, timeout=300
+        )
     assert done.returncode == 4
     assert done.stderr.startswith("error: the disk is full: free some space")
 

@@ -80,5 +80,6 @@ def test_help_needs_no_heavy_imports():
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     assert ran.stdout == "[]\n"

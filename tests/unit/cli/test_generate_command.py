@@ -49,7 +49,7 @@ def test_every_kind_of_input(generate, tmp_path, expected, kind):
     write(tmp_path / f"in{kind}", kind)
     code, said = generate("--input", f"in{kind}", "--output", "out.jsonl")
     assert (code, said.splitlines()[-1]) == (0, "4 targets are in out.jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().split("\n") if line]
     assert [row["prediction"] for row in rows] == expected
     assert [row["id"] for row in rows] == [f"q{n}" if "json" in kind else str(n) for n in range(4)]
     assert all(set(row) == {"id", "prediction", "score"} for row in rows)
@@ -63,7 +63,7 @@ def test_several_targets_and_their_traces(generate, tmp_path, generator_dir):
     options = ["--n-best", 3, "--beam-size", 4, "--length-penalty", 0.9, "--ban-ngrams", 2, "--ban-ignore", "w1|."]
     words = ["--input", "in.jsonl", "--output", "out.jsonl", "--traces", "t.safetensors", *options]
     assert generate(*words)[0] == 0
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().split("\n") if line]
     settings = {"beam_size": 4, "length_penalty": 0.9, "ban_ngrams": 2, "ban_ignore": "w1|."}
     several = minilm.load(generator_dir).generate(TEXTS, n_best=3, **settings)
     assert [[one["text"] for one in row["candidates"]] for row in rows] == several

@@ -193,7 +193,7 @@ def test_two_processes_end_where_one_does(script, given, repo_dir):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(repo_dir / "examples" / "run_seq2seq.py"), *flags(given, "two", per_gpu_train_batch_size=2)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repo_dir / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Training is done") == 1
     curves = [[row["loss"] for row in read_metrics(given / name / "run")] for name in ("one", "two")]

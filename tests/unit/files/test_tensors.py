@@ -159,7 +159,9 @@ def test_folder_that_exists_is_kept_unless_replaced(tmp_path: Path) -> None:
 
 
 def dead_pid() -> int:
-    return int(subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True).stdout)
+    return int(
+        subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, timeout=300).stdout
+    )
 
 
 def test_leftovers_of_dead_processes_are_removed_and_others_kept(tmp_path: Path) -> None:
@@ -255,7 +257,9 @@ def test_bfloat16_has_no_numpy_twin(tmp_path: Path) -> None:
 def test_importing_storage_imports_no_torch() -> None:
     code = "import sys, minilm.files.tensors, minilm.text.tokenizer; print('torch' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True, timeout=300
+    )
     assert result.stdout.strip() == "False"
 
 

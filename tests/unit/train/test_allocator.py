@@ -27,7 +27,7 @@ print(full, kept, resident_gib())
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is asked")
 def test_freed_memory_is_kept_until_it_is_given_back():
-    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=300)
     full, kept, given_back = map(float, run.stdout.split())
     assert kept == pytest.approx(full, abs=0.02)
     assert given_back < full - 0.2  # of 0.24 GiB

@@ -1,0 +1,136 @@
+"""The rules of the house, checked on the source itself; each test lists all that break its rule."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+SRC = REPO / "src" / "minilm"
+BINARY_READERS = {
+    *("bz2", "gzip", "lzma", "marshal", "mmap", "pickle", "pickletools", "pyarrow"),
+    *("safetensors", "shelve", "struct", "tarfile", "zipfile", "zlib"),
+}
+MAY_READ = {
+    "files/tensors.py": {"safetensors"},
+    "files/torch_bin.py": {"mmap", "pickletools", "struct", "zipfile"},
+    "files/formats.py": {"gzip", "zlib", "pyarrow"},  # text files: .gz and .parquet
+}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+LOOSE_RANDOM = re.compile(r"\bnp\.random\.(?!Generator|default_rng|PCG64|Philox|SeedSequence|BitGenerator)\w+")
+
+
+def test_foreign_bytes_are_read_in_one_place(package):
+    """Model files in `files/tensors.py` and `files/torch_bin.py`; compressed text and parquet in `files/formats.py`."""
+    wrong = [
+        f"{file.module}: {name}"
+        for file in package
+        for name in sorted(file.roots & BINARY_READERS - MAY_READ.get(file.module, set()))
+    ]
+    calls = re.compile(r"\btorch\.(?:load|save)\(|\bnp\.(?:load|fromfile|memmap)\(")
+    wrong += [
+        f"{file.module}: {call}"
+        for file in package
+        for call in calls.findall(file.text)
+        if (file.module, call) != ("files/tensors.py", "np.memmap(")
+    ]
+    assert not wrong, wrong
+
+
+def test_files_stay_under_500_lines(everything):
+    wrong = [file.name for file in everything if len(file.text.splitlines()) > 500]
+    assert not wrong, wrong
+
+
+def test_files_say_what_they_are_and_have_a_real_name(shipped):
+    vague = ("utils.py", "misc.py", "helpers.py", "common.py")
+    wrong = [file.name for file in shipped if file.path.name in vague or not ast.get_docstring(file.tree)]
+    assert not wrong, wrong
+
+
+def test_functions_stay_small(shipped):
+    """Under 60 lines and at most 6 positional parameters (a command's parameters are its flags)."""
+    wrong = []
+    for file in shipped:
+        for node in ast.walk(file.tree):
+            if not isinstance(node, FUNCTIONS):
+                continue
+            names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+            own = names[1:] if names[:1] in (["self"], ["cls"]) else names
+            if (node.end_lineno or 0) - node.lineno >= 60:
+                wrong.append(f"{file.name}: {node.name} is too long")
+            if file.path.parent.name != "cli" and len(own) > 6:
+                wrong.append(f"{file.name}: {node.name} has {len(own)} positional parameters")
+    assert not wrong, wrong
+
+
+def test_random_numbers_have_a_seed(shipped):
+    """No global generator: nothing may depend on what ran before."""
+    wrong = [file.name for file in shipped if LOOSE_RANDOM.search(file.text) or "random" in file.imports]
+    assert not wrong, wrong
+
+
+def test_json_lines_are_cut_at_line_feeds(everything):
+    """`splitlines()` also cuts at U+2028 and eight other characters that a JSON string may hold."""
+    lines = re.compile(r"loads\(\w+\) for \w+ in .*\.splitlines\(\)")
+    wrong = [file.name for file in everything if lines.search(file.text)]
+    assert not wrong, wrong
+
+
+def test_processes_of_tests_have_a_deadline(everything):
+    """`subprocess.run`, `communicate` and `wait` say how long they wait; a hanging child is a failure, not a hang."""
+    wrong = []
+    for file in everything:
+        if not file.name.startswith("tests/"):
+            continue
+        for node in ast.walk(file.tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            owner = ast.unparse(node.func.value)
+            waits = node.func.attr in ("communicate", "wait") or (
+                owner == "subprocess" and node.func.attr in ("run", "call", "check_call", "check_output")
+            )
+            if waits and not any(keyword.arg in ("timeout", None) for keyword in node.keywords):
+                wrong.append(f"{file.name}:{node.lineno}: {ast.unparse(node.func)}")
+    assert not wrong, wrong
+
+
+def test_public_names_come_from_where_they_are_defined():
+    import minilm
+
+    for public in minilm.__all__:
+        home = minilm._HOME.get(public)
+        if home is None or not (SRC / (home.removeprefix("minilm.").replace(".", "/") + ".py")).is_file():
+            continue
+        assert getattr(minilm, public).__name__ == public
+    assert set(minilm.__all__) <= set(dir(minilm))
+    with pytest.raises(AttributeError, match="module 'minilm' has no attribute 'nothing'"):
+        _ = minilm.nothing
+
+
+def test_importing_a_room_hides_no_public_name():
+    """A public name that is also a subpackage would be one or the other, depending on what ran before."""
+    import minilm
+
+    assert not set(minilm.__all__) & {path.name for path in SRC.iterdir()}
+
+
+def test_the_version_is_the_same_everywhere():
+    import minilm
+
+    text = (REPO / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\nversion = "{minilm.__version__}"\n' in text
+    assert f"## {minilm.__version__}" in (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_lock_holds_every_dependency_and_extra():
+    """A name in pyproject.toml that the lock lacks would be missing after `make venv`."""
+    text = (REPO / "pyproject.toml").read_text(encoding="utf-8")
+    lists = text[text.index("\ndependencies = [") : text.index("[project.scripts]")]
+    wanted = {match.lower().replace("_", "-") for match in re.findall(r'"([A-Za-z0-9_.-]+)>=', lists)}
+    lock = (REPO / "requirements.lock").read_text(encoding="utf-8")
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", lock, flags=re.MULTILINE))
+    assert wanted | {"hatchling", "editables"} <= pinned
