@@ -41,7 +41,7 @@ from minilm.finetune.sweep import finetune
 from minilm.finetune.text import ClassificationTask
 from minilm.recipe import FinetuneRecipe, Loaded, find_recipe, flat_values, load_recipe
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.allocator import FreedMemory
+from minilm.train.allocator import FreedMemory, keep_freed_memory
 from minilm.train.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "glue"
@@ -189,6 +189,7 @@ class SplitByLength(Trainer):
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 (those of the Trainer)
         """As it is."""
         super().__init__(**arguments)
+        keep_freed_memory()
         self.memory = FreedMemory()
 
     def compute_loss(

@@ -33,7 +33,7 @@ def quickstart(
 ) -> None:
     """Distil a 3-layer student from a real MiniLM, fine-tune both on one task, and compare.
 
-    Minutes on two CPU cores, offline. Needs the extras hf, embedded and score.
+    Minutes on two CPU cores, offline. Needs the extras hf and embedded.
 
     Examples:
       minilm quickstart
@@ -41,10 +41,12 @@ def quickstart(
     """
     from minilm.quickstart.run import quickstart as run
     from minilm.quickstart.text import installed_text, text_of_files
+    from minilm.train.allocator import keep_freed_memory
 
     files = [*(text or []), *(more_text or [])]
     material = text_of_files(files) if files else installed_text()
     typer.echo(_describe(material))
+    keep_freed_memory()
     rows = run(material, out)
     typer.echo(_table(rows))
     typer.echo(f"everything is in {out} (summary.json, report.html, run folders)")

@@ -30,11 +30,14 @@ Resume = Annotated[
 def running() -> Iterator[None]:
     """Make a stop from the system a Ctrl-C, and one that came too early or twice an error that says what is kept.
 
+    Memory that a step frees is kept for the next one, see `train/allocator.py`.
     A folder that belongs to another run is refused with the flag that would start afresh.
     """
     from minilm.errors import Interrupted
+    from minilm.train.allocator import keep_freed_memory
     from minilm.train.state import AnotherRunError
 
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

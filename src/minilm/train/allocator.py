@@ -4,6 +4,8 @@ Out: glibc no longer hands large blocks back to the system after every step, whi
 every page when the next step takes them again. What it keeps breaks into pieces, since no two batches have the same
 sizes, and grows: twofold in 35 steps of summaries, fourfold in some hundred of SQuAD. So `FreedMemory` gives all free
 pages back when the process has grown by half. Other C libraries and systems are left as they are.
+
+This changes the whole process, so the commands that train ask for it; `train()` called from Python does not.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _SETTLING_STEPS, _GROWTH = 10, 1.5
 
+_is_kept = False
+
 
 class FreedMemory:
-    """Memory that a loop's steps free and take again."""
+    """Memory that a loop's steps free and take again; of no effect unless `keep_freed_memory` was called."""
 
     def __init__(self) -> None:
-        """Tell the C library to keep it."""
-        keep_freed_memory()
+        """Start to watch."""
         self._steps, self._level_gib = 0, 0.0
 
     def after_step(self) -> None:
@@ -28,6 +31,8 @@ class FreedMemory:
 
         The next step pays for its pages again.
         """
+        if not _is_kept:
+            return
         held = resident_gib()
         self._steps += 1
         if self._steps <= _SETTLING_STEPS:
@@ -37,7 +42,8 @@ class FreedMemory:
 
     def give_back(self) -> None:
         """Give free pages back now."""
-        give_back_freed_memory()
+        if _is_kept:
+            give_back_freed_memory()
         self._steps, self._level_gib = 0, 0.0
 
 
@@ -52,9 +58,11 @@ def resident_gib() -> float:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to reuse large blocks; True when it took effect."""
+    """Tell glibc's malloc, in this process and until it ends, to reuse large blocks; True when it took effect."""
+    global _is_kept
     mallopt = getattr(_c_library(), "mallopt", None)
-    return bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    _is_kept = bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return _is_kept
 
 
 def give_back_freed_memory() -> bool:

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from minilm.cli.app import main
+from minilm.finetune.sweep import finetune
+from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe
 from minilm.train import allocator
 from minilm.train.allocator import FreedMemory
 
@@ -44,9 +47,46 @@ def test_where_the_system_tells_no_memory_nothing_is_given_back(monkeypatch):
     assert given_back_at([0.0] * 15, monkeypatch) == []
 
 
+class Library:
+    """A C library that counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def mallopt(self, option: int, value: int) -> int:
+        self.asked.append("mallopt")
+        return 1
+
+    def malloc_trim(self, pad: int) -> int:
+        self.asked.append("malloc_trim")
+        return 1
+
+
+@pytest.fixture
+def library(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(allocator, "_c_library", lambda: library)
+    monkeypatch.setattr(allocator, "_is_kept", False)
+    return library
+
+
+def test_training_from_python_leaves_malloc_alone(tiny_task, library):
+    loaded = load_recipe(find_recipe(str(tiny_task.recipe(steps=2))), [], kind=FinetuneRecipe)
+    finetune(loaded)
+    assert library.asked == []
+
+
+def test_the_command_that_trains_keeps_freed_memory_and_gives_it_back_at_the_end(tiny_task, library):
+    with pytest.raises(SystemExit) as done:
+        main(["finetune", str(tiny_task.recipe(steps=2))])
+    assert not done.value.code
+    assert library.asked == ["mallopt", "mallopt", "malloc_trim"]
+
+
 def given_back_at(held, monkeypatch):
     """The steps, from 1, after which memory was given back, where the process held so many GiB after each."""
     seen, steps = [], []
+    monkeypatch.setattr(allocator, "_is_kept", True)
     monkeypatch.setattr(allocator, "resident_gib", lambda: seen[-1])
     monkeypatch.setattr(allocator, "give_back_freed_memory", lambda: steps.append(len(seen)))
     memory = FreedMemory()
