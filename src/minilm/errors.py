@@ -51,3 +51,13 @@ class Interrupted(MinilmError):
     """The user stopped the run; its state is saved (exit code 130)."""
 
     exit_code = 130
+
+
+def one_line(message: BaseException | str, *, max_chars: int | None = 200) -> str:
+    """A message on one line, so that it can be part of another: white space squeezed, other controls escaped.
+
+    An error without a message becomes the name of its class.
+    """
+    text = " ".join(str(message).split())
+    shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:max_chars])
+    return shown or (message if isinstance(message, str) else type(message).__name__)

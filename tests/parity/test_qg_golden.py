@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from minilm.files.meteor_java import meteor_counts
-from minilm.score.generation import FloatArray, ScoredText, generation_metrics, pool, sums_of
+from minilm.score.generation import METEOR_NUMBERS, FloatArray, ScoredText, generation_metrics, pool, sums_of
 
 BLEU = [f"Bleu_{order}" for order in (1, 2, 3, 4)]
 PUBLISHED = {"Bleu_1": 56.57, "Bleu_2": 40.25, "Bleu_3": 30.62, "Bleu_4": 23.88, "METEOR": 25.64, "ROUGE_L": 51.68}
@@ -81,7 +81,9 @@ def meteor(golden, bart) -> dict[str, FloatArray]:
     if shutil.which("java") is None or find_spec("pycocoevalcap") is None:
         pytest.skip("METEOR needs Java and pip install 'minilm[meteor]'")
     sets = {**golden, "bart": bart}
-    counts = meteor_counts([one for items in sets.values() for one in items])
+    counts = meteor_counts(
+        [(one.text, one.references) for items in sets.values() for one in items], num_counts=METEOR_NUMBERS
+    )
     ends = np.cumsum([len(items) for items in sets.values()])[:-1]
     return {
         name: sums_of(items, part) for (name, items), part in zip(sets.items(), np.split(counts, ends), strict=True)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minilm.errors import DataError
-from minilm.files.torch_bin import read_legacy_bin
+from minilm.files.torch_bin import read_torch_bin
 from minilm.text.tokenizer import Tokenizer
 
 # --- pickles -------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def view(storage: object = FLOATS, offset: object = 0, size: object = (4,), stri
 def refuse(path: Path, data: bytes, message: str) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match=message) as caught:
-        read_legacy_bin(path)
+        read_torch_bin(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 
@@ -90,7 +90,7 @@ def refuse(path: Path, data: bytes, message: str) -> None:
 def test_the_files_made_here_are_good_when_nothing_is_wrong(tmp_path: Path, make: object) -> None:
     program, data = pickled({"a": view()}), {"0": struct.pack("<4f", 1, 2, 3, 4)}
     (tmp_path / "m.bin").write_bytes(make(program, storages=data))  # type: ignore[operator]
-    assert read_legacy_bin(tmp_path / "m.bin")["a"].tolist() == [1, 2, 3, 4]
+    assert read_torch_bin(tmp_path / "m.bin")["a"].tolist() == [1, 2, 3, 4]
     if make is zip_file:
         assert torch.load(tmp_path / "m.bin", weights_only=True)["a"].tolist() == [1, 2, 3, 4]
 
@@ -153,7 +153,7 @@ def test_a_payload_hidden_in_a_storage_stays_bytes(tmp_path: Path, make: object)
     storage = Storage("storage", torch.FloatStorage, "0", "cpu", len(payload) // 4)
     program = pickled({"a": view(storage, 0, (len(payload) // 4,))})
     (tmp_path / "m.bin").write_bytes(make(program, storages={"0": payload}))  # type: ignore[operator]
-    tensor = read_legacy_bin(tmp_path / "m.bin")["a"]
+    tensor = read_torch_bin(tmp_path / "m.bin")["a"]
     assert tensor.view(torch.uint8).numpy().tobytes() == payload
     assert not canary.exists()
 
@@ -252,7 +252,7 @@ def test_random_damage_is_a_data_error_or_harmless(tmp_path: Path, as_zip: bool,
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     (tmp_path / "m.bin").write_bytes(damaged)
     with contextlib.suppress(DataError):
-        for tensor in read_legacy_bin(tmp_path / "m.bin").values():
+        for tensor in read_torch_bin(tmp_path / "m.bin").values():
             tensor.sum()  # touches every element
 
 
@@ -290,7 +290,7 @@ def test_odd_names_in_a_zip_are_refused(tmp_path: Path) -> None:
         twice = with_names("a/data.pkl", "a/data/0", "a/data/0")
     refuse(tmp_path / "m.bin", twice, "a name is twice in the zip: refused")
     (tmp_path / "m.bin").write_bytes(with_names("a/data.pkl", "../../../evil", "/etc/evil"))
-    assert read_legacy_bin(tmp_path / "m.bin") == {}  # nothing is ever unpacked to disk
+    assert read_torch_bin(tmp_path / "m.bin") == {}  # nothing is ever unpacked to disk
     assert os.listdir(tmp_path) == ["m.bin"]
 
 
@@ -312,7 +312,7 @@ def test_reading_a_state_dict_imports_nothing_it_names(tmp_path: Path) -> None:
     (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
     (tmp_path / "m.bin").write_bytes(zip_file(b"\x80\x02cevil_module\nThing\n."))
     file = str(tmp_path / "m.bin")
-    code = f"from pathlib import Path; from minilm.files.tensors import *; read_legacy_bin(Path({file!r}))"
+    code = f"from pathlib import Path; from minilm.files.tensors import *; read_torch_bin(Path({file!r}))"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
     assert "asks for evil_module.Thing" in result.stderr

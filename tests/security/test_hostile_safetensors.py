@@ -51,7 +51,7 @@ HOSTILE = {
     "dtype_unknown": (tensor_file({"a": entry(0, 1, dtype="U9")}, b"x"), "unknown variant `U9`"),
     "dtype_escape": (
         tensor_file({"a": entry(0, 1, dtype="\x1b[2J" + "U" * 5000)}, b"x"),
-        "unknown variant ` .2JUU",
+        r"unknown variant `.x1b.2JUU",
     ),
     "dtype_list": (tensor_file({"a": entry(0, 1, dtype=["U8"])}, b"x"), "invalid type: sequence"),
     "shape_negative": (tensor_file({"a": entry(0, 1, shape=[-1, -1])}, b"x"), "integer `-1`, expected usize"),

@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from minilm.errors import HINTS, MinilmError
+from minilm.errors import HINTS, MinilmError, one_line
 
 VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "score", "recipes", "doctor")
 
@@ -136,7 +136,7 @@ def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message, max_chars=None)}", file=sys.stderr)
     return code
 
 

@@ -38,7 +38,7 @@ def build(
             "--input",
             "-i",
             metavar="FILE",
-            help="Text file: .txt (one text per line), .jsonl, .json, .csv or .parquet, each optionally .gz. "
+            help="Text file: .txt (one text per line), .jsonl, .json or .csv, each optionally .gz, or .parquet. "
             "May be repeated, and takes several files (--input data/*.jsonl.gz).",
         ),
     ],

@@ -28,7 +28,9 @@ _Fields = Annotated[
 ]
 _Input = Annotated[
     Path,
-    typer.Option("--input", metavar="FILE", help=".jsonl, .csv, .tsv, .parquet, or a text a line; each maybe .gz."),
+    typer.Option(
+        "--input", metavar="FILE", help=".jsonl, .csv, .tsv or a text a line, each optionally .gz; or .parquet."
+    ),
 ]
 _Output = Annotated[Path, typer.Option(metavar="FILE", help=".jsonl or .txt to write; appears when it is complete.")]
 _Traces = Annotated[

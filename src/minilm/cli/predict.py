@@ -31,7 +31,7 @@ _Input = Annotated[
     typer.Option(
         "--input",
         metavar="FILE",
-        help=".jsonl, .csv, .tsv or .parquet, each optionally .gz; SQuAD also .json; - for .jsonl on standard input.",
+        help=".jsonl, .csv, .tsv (each optionally .gz), .parquet; SQuAD also .json; - for .jsonl on standard input.",
     ),
 ]
 _Output = Annotated[

@@ -23,7 +23,7 @@ def quickstart(
         typer.Option(
             "--text",
             metavar="FILE",
-            help="Text of your own (.txt, .jsonl, .csv, .parquet, each optionally .gz); takes several files.",
+            help="Text of your own (.txt, .jsonl, .csv, each optionally .gz, or .parquet); takes several files.",
             show_default="docstrings and manual of this Python",
         ),
     ] = None,

@@ -102,8 +102,9 @@ def rouge(
 ) -> None:
     """Score summaries by ROUGE-1, -2 and -L, with the numbers of ROUGE-1.5.5.
 
-    Files are text, one item a line, or rows (.jsonl, .csv, .tsv, .parquet); each may be .gz. rougeL takes a text as
-    one sentence, rougeLsum joins over sentences; these are divided by newlines (in rows), [X_SEP], <S_SEP> or <t>.
+    Files are text, one item a line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz. rougeL takes
+    a text as one sentence, rougeLsum joins over sentences; these are divided by newlines (in rows), [X_SEP], <S_SEP>
+    or <t>.
 
     Examples:
       minilm score rouge --predictions ckpt-108000.test --references test.target --task xsum
@@ -146,8 +147,8 @@ def qg(
 ) -> None:
     """Score generated questions by BLEU-1 to -4, METEOR and ROUGE-L, as Du et al. and UniLM do.
 
-    Files are text, one item a line, or rows (.jsonl, .csv, .tsv, .parquet); each may be .gz. Words are divided by
-    spaces: give both sides tokenized and lower-cased alike. METEOR needs Java and takes about a minute.
+    Files are text, one item a line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz. Words are
+    divided by spaces: give both sides tokenized and lower-cased alike. METEOR needs Java and takes about a minute.
 
     Examples:
       minilm score qg --predictions test.out --references tgt-test.txt --sources src-test.txt
@@ -307,9 +308,10 @@ def _rouge_report(scores: NDArray[np.float64], preparation: str, *, confidence: 
 
 def _meteor(items: Sequence[ScoredText]) -> NDArray[np.float64] | None:
     from minilm.files.meteor_java import meteor_counts
+    from minilm.score.generation import METEOR_NUMBERS
 
     try:
-        return meteor_counts(items)
+        return meteor_counts([(item.text, item.references) for item in items], num_counts=METEOR_NUMBERS)
     except SystemProblem as problem:
         logger.warning("METEOR is left out: %s", problem)
         return None

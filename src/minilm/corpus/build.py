@@ -57,7 +57,7 @@ def build_shards(
     several documents.
 
     Args:
-        inputs: .txt, .jsonl, .json, .csv or .parquet files, each optionally .gz.
+        inputs: .txt, .jsonl, .json, .csv (each optionally .gz) or .parquet files.
         tokenizer: model folder, tokenizer.json or vocab.txt.
         out: folder to create; must not exist, or be empty.
         max_tokens: most tokens of a document, special tokens included.

@@ -1,7 +1,8 @@
 """Read texts that are matched by their place: the n-th prediction belongs to the n-th reference.
 
 In: a text file with one item a line, or rows (.jsonl, .json with an object a line, .csv, .tsv, .parquet) with the
-item in a column; each optionally .gz. Any other suffix is a text file: the original's outputs end in `.test`.
+item in a column; all but .parquet optionally .gz. Any other suffix is a text file: the original's outputs end in
+`.test`.
 Out: the items in order, with their places. No line is skipped, also no empty one; a broken one is a `DataError`.
 """
 

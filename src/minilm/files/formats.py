@@ -1,6 +1,6 @@
 """Read texts from files of several formats, one at a time; the one place that knows how each format is read.
 
-In: paths of .txt, .jsonl, .json (one object per line), .csv or .parquet files, each optionally .gz.
+In: paths of .txt, .jsonl, .json (one object per line), .csv (each optionally .gz) or .parquet files.
 Out: a stream of non-empty texts in file order, or of rows for `tables.py`; memory does not grow with the files.
 A bad row (broken JSON, invalid UTF-8, wrong columns, ...) is skipped, counted and remembered with its
 place in `BadRows`; a damaged file (truncated .gz, broken parquet) ends the reading with `DataError`.
@@ -12,9 +12,6 @@ import csv
 import gzip
 import io
 import json
-import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.errors import DataError, SystemProblem, UsageError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,12 +158,14 @@ def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
     Raises:
         UsageError: the path is missing, is no file, or has an unknown suffix.
     """
-    name = path.name.lower().removesuffix(".gz")
-    reader = readers.get(Path(name).suffix)
+    name = path.name.lower()
+    reader = readers.get(Path(name.removesuffix(".gz")).suffix)
     if reader is None:
         raise UsageError(
-            f"{path}: unknown kind of file; expected {', '.join(readers)}, each optionally with .gz after it"
+            f"{path}: unknown kind of file; expected {', '.join(readers)}, each (but .parquet) optionally with .gz"
         )
+    if name.endswith(".parquet.gz"):
+        raise UsageError(f"{path}: a parquet file is compressed inside and is not read as .gz; unpack it with gunzip")
     require_file(path)
     return reader
 
@@ -340,33 +339,22 @@ def _csv_cells(
 def _parquet_rows(source: OpenFile) -> Rows:
     import pyarrow as pa
 
-    size, start = source.path.stat().st_size, source.meter.done
-    with tempfile.TemporaryFile() as unpacked:
-        stream = source.stream
-        if source.path.name.lower().endswith(".gz"):
-            shutil.copyfileobj(stream, unpacked, _BUFFER_BYTES)
-            stream = unpacked
-            unpacked.seek(0, os.SEEK_SET)
-        try:
-            yield from _unpacked_parquet_rows(source, stream, lambda share: _advance(source, start, size, share))
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise DataError(
-                f"{source.path}: not a readable parquet file ({' '.join(str(error).split())[:200]}); "
-                f"fetch or write it again"
-            ) from error
+    try:
+        yield from _checked_parquet_rows(source)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError(
+            f"{source.path}: not a readable parquet file ({one_line(error)}); fetch or write it again"
+        ) from error
 
 
-def _advance(source: OpenFile, start: int, size: int, share: float) -> None:
-    source.meter.done = max(source.meter.done, start + int(size * share))
-
-
-def _unpacked_parquet_rows(source: OpenFile, stream: IO[bytes], on_share: Callable[[float], None]) -> Rows:
+def _checked_parquet_rows(source: OpenFile) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(stream)
+    size, start = source.path.stat().st_size, source.meter.done
+    file = pq.ParquetFile(source.stream)
     schema = file.schema_arrow
     if source.field is not None:
         _require_text_column(source, source.field, schema)
@@ -381,7 +369,7 @@ def _unpacked_parquet_rows(source: OpenFile, stream: IO[bytes], on_share: Callab
                 yield row, {name: value.as_py() for name, value in zip(batch.schema.names, values, strict=True)}
             except UnicodeDecodeError:
                 source.report(row, "invalid UTF-8")
-        on_share(row / num_rows)
+        source.meter.done = start + size * row // num_rows
     if row != num_rows:
         raise pa.ArrowInvalid(f"{row} rows found, {num_rows} announced")
 

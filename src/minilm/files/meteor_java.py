@@ -1,6 +1,7 @@
 """Run METEOR 1.5, a Java program that comes with pycocoevalcap, over texts and references.
 
-In: K items. Out: what the program counts for each, `[K, 23]`, from which `minilm.score.generation` makes the score.
+In: K items, each a text with its references. Out: what the program counts for each, `[K, C]`; `minilm.score.generation`
+makes the score from these counts.
 One process for one call: all items go in, all counts come out, and it is gone, also when it takes too long.
 """
 
@@ -13,24 +14,27 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from minilm.errors import SystemProblem
-from minilm.score.generation import METEOR_NUMBERS, FloatArray, ScoredText
 
 _START_SECONDS = 300.0  # Java reads 60 MB of paraphrases first
 _SECONDS_PER_ITEM = 0.1
 _INSTALL = "install it with: pip install 'minilm[meteor]'"
+_Item = tuple[str, Sequence[str]]
+_Counts = NDArray[np.float64]
 
 
-def meteor_counts(items: Sequence[ScoredText], *, timeout: float | None = None) -> FloatArray:
+def meteor_counts(items: Sequence[_Item], *, num_counts: int, timeout: float | None = None) -> _Counts:
     """Align every text with each of its references and return the counts of the best alignment.
 
     Args:
-        items: K texts with their references.
+        items: K texts, each with its references.
+        num_counts: C, how many counts the program must give for each item.
         timeout: seconds after which the program is ended; by default five minutes and a tenth of a second an item.
 
     Returns:
-        `[K, 23]`; see `minilm.score.generation.meteor_score`.
+        `[K, C]`.
 
     Raises:
         SystemProblem: Java or the package is missing, or the program fails or takes too long.
@@ -55,7 +59,7 @@ def meteor_counts(items: Sequence[ScoredText], *, timeout: float | None = None) 
         ) from None
     except OSError as error:
         raise SystemProblem(f"METEOR could not be started ({error.strerror}); check that java runs") from error
-    return _parsed(done, len(items))
+    return _parsed(done, len(items), num_counts)
 
 
 def _jar() -> Path:
@@ -67,17 +71,18 @@ def _jar() -> Path:
     raise SystemProblem(f"METEOR comes with the package pycocoevalcap, which is not installed; {_INSTALL}")
 
 
-def _line(item: ScoredText) -> str:
+def _line(item: _Item) -> str:
     """Write one request; the mark between the parts cannot be part of a text."""
-    parts = [" ".join(part.replace("|||", "").split()) for part in (*item.references, item.text)]
+    text, references = item
+    parts = [" ".join(part.replace("|||", "").split()) for part in (*references, text)]
     return f"SCORE ||| {' ||| '.join(parts)}\n"
 
 
-def _parsed(done: subprocess.CompletedProcess[bytes], num_items: int) -> FloatArray:
+def _parsed(done: subprocess.CompletedProcess[bytes], num_items: int, num_counts: int) -> _Counts:
     lines = done.stdout.decode(errors="replace").splitlines()
     try:
         if len(lines) == num_items:
-            return np.array([line.split() for line in lines], dtype=np.float64).reshape(num_items, METEOR_NUMBERS)
+            return np.array([line.split() for line in lines], dtype=np.float64).reshape(num_items, num_counts)
         found = f"{len(lines):,} answers"
     except ValueError:
         found = "answers of another form"

@@ -1,7 +1,8 @@
 """Read rows of several named columns, or plain lines, from a file, one at a time.
 
-In: a .tsv, .jsonl, .json (one object per line), .csv or .parquet file, each optionally .gz; UTF-8, with or without BOM.
-Out: `Row`s in file order; memory does not grow with the file. The formats themselves are read by `readers.py`.
+In: a .tsv, .jsonl, .json (one object per line), .csv (each optionally .gz) or .parquet file; UTF-8, with or
+without BOM.
+Out: `Row`s in file order; memory does not grow with the file. The formats themselves are read by `formats.py`.
 In a .tsv file nothing is quoted: a quotation mark is a character like any other, as GLUE has it.
 """
 

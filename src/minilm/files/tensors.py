@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from minilm.errors import DataError
+from minilm.errors import DataError, one_line
 from minilm.files.atomic import writing_aside
 from minilm.files.regular import reading
 
@@ -40,7 +40,6 @@ _NUMPY_TYPES = {
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
 }
-_MAX_REASON = 300  # characters of a library's message, which may quote a foreign file
 
 
 @contextlib.contextmanager
@@ -54,12 +53,7 @@ def _open_tensors(path: Path, *, framework: str) -> Iterator[safe_open]:
         ):
             yield file
     except (SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes that torch refuses
-        raise DataError(f"{path} is not a whole safetensors file ({_quoted(error)}): copy or save it again") from None
-
-
-def _quoted(error: Exception) -> str:
-    """The first words of a library's message, printable, on one line: it may quote a foreign file."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(error)[:_MAX_REASON])
+        raise DataError(f"{path} is not a whole safetensors file ({one_line(error)}): copy or save it again") from None
 
 
 def read_safetensors_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
@@ -106,7 +100,7 @@ def map_arrays(path: Path) -> dict[str, np.ndarray]:
         try:
             arrays[name] = data[position:end].view(_NUMPY_TYPES[dtype]).reshape(shape)
         except ValueError as error:
-            raise DataError(f"{path}: array {name!r:.80}: {_quoted(error)}") from None
+            raise DataError(f"{path}: array {name!r:.80}: {one_line(error)}") from None
         position = end
     return arrays
 
@@ -153,7 +147,7 @@ def _saving(path: Path) -> Iterator[Path]:
             yield aside
         except SafetensorError as error:
             number = re.search(r"\(os error (\d+)\)", str(error))
-            raise OSError(int(number[1]) if number else None, _quoted(error)) from error
+            raise OSError(int(number[1]) if number else None, one_line(error)) from error
         aside.chmod(mode)
         with aside.open("rb") as whole:
             os.fsync(whole.fileno())

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
-from minilm.errors import DataError
+from minilm.errors import DataError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ class _Name:
 _MARK = object()
 
 
-def read_legacy_bin(path: Path) -> dict[str, torch.Tensor]:
+def read_torch_bin(path: Path) -> dict[str, torch.Tensor]:
     """Read a PyTorch state dict; parameters come back as plain tensors, shared storages stay shared.
 
     Raises:
@@ -124,13 +124,9 @@ def _refusing_damage(path: Path, what: str = "a PyTorch state dict") -> Iterator
     try:
         yield
     except (ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path} is damaged or not {what}: {_one_line(error)}") from error
+        raise DataError(f"{path} is damaged or not {what}: {one_line(error)}") from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, RuntimeError, MemoryError) as error:
-        raise DataError(f"{path} is damaged or not {what}: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path} is damaged or not {what}: {one_line(error)}") from error
 
 
 # --- the machine ---------------------------------------------------------------------------------

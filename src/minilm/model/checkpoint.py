@@ -18,7 +18,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import read_safetensors, write_safetensors
-from minilm.files.torch_bin import read_legacy_bin
+from minilm.files.torch_bin import read_torch_bin
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, HeadName, Model, new_head
@@ -178,7 +178,7 @@ def _config_file(path: Path, config: Path | None) -> Path:
 def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of the model at `path`, and the file to name in messages."""
     if _is_microsoft(path):
-        return path, read_legacy_bin(path)
+        return path, read_torch_bin(path)
     single, index, legacy = (
         path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     )
@@ -188,7 +188,7 @@ def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
         shards = [path / name for name in _shard_names(index)]
         return index, {key: value for shard in shards for key, value in read_safetensors(shard).items()}
     if legacy.is_file():
-        return legacy, read_legacy_bin(legacy)
+        return legacy, read_torch_bin(legacy)
     raise DataError(f"{path}: no weights; expected model.safetensors or pytorch_model.bin")
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from minilm.errors import DataError, UsageError
+from minilm.errors import DataError, UsageError, one_line
 from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
 from minilm.text.definition import Definition, load_definition
@@ -315,8 +315,7 @@ def _build(definition: Definition) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(definition.json))
     except Exception as error:  # the library raises bare Exception
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{definition.where}: the tokenizers library refuses it: {reason}") from error
+        raise DataError(f"{definition.where}: the tokenizers library refuses it: {one_line(error)}") from error
 
 
 def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definition: Definition) -> dict[str, int]:

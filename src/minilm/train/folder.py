@@ -7,7 +7,6 @@ In: the folder of a run and its resolved recipe. Out: a folder with `recipe.reso
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import shutil
 import sys
@@ -19,6 +18,7 @@ from minilm.environment import examine
 from minilm.errors import MinilmError, SystemProblem, UsageError
 from minilm.files.atomic import atomic_write, make_folder, reporting_writes
 from minilm.files.json import write_json
+from minilm.files.lock import lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,8 @@ def _logging_to(file: Path) -> Iterator[logging.Handler]:
     root = logging.getLogger("minilm")
     level = root.level
     try:
-        _lock(handler, file)
+        assert handler.stream is not None, "opened when it was made"
+        lock_file(handler.stream, file, busy=f"running in {file.parent}", instead="another out folder")
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         yield handler
@@ -103,18 +104,6 @@ def _logging_to(file: Path) -> Iterator[logging.Handler]:
         root.removeHandler(handler)
         with contextlib.suppress(OSError):  # a full disk has been reported already
             handler.close()
-
-
-def _lock(handler: logging.FileHandler, file: Path) -> None:
-    assert handler.stream is not None, "opened when it was made"
-    try:
-        fcntl.flock(handler.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"another process is running in {file.parent}; wait for it, or choose another out folder"
-        ) from None
-    except OSError as error:  # a file system without locks
-        logger.info("%s cannot be locked (%s); start no second run in this folder", file, error.strerror)
 
 
 def _report_failed_line(file: Path) -> None:

@@ -27,7 +27,7 @@ def no_java(monkeypatch):
     """METEOR gives its counts for three words, all matched, in no time."""
     row = np.zeros(METEOR_NUMBERS)
     row[[0, 1, 4, 5, 20, 21, 22]] = [3, 4, 3, 3, 1, 3, 3]
-    monkeypatch.setattr(meteor, "meteor_counts", lambda items: np.stack([row] * len(items)))
+    monkeypatch.setattr(meteor, "meteor_counts", lambda items, num_counts: np.stack([row] * len(items)))
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_capitals_on_one_side_are_told(score):
 
 
 def test_without_meteor_the_other_numbers_come(score, monkeypatch):
-    def refuse(items: object) -> None:
+    def refuse(items: object, num_counts: int) -> None:
         raise SystemProblem("there is no Java")
 
     monkeypatch.setattr(meteor, "meteor_counts", refuse)

@@ -41,10 +41,21 @@ def encoded(kind: str, texts: list[str], tmp_path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv"])
 def test_every_format_gives_the_same_texts(kind, packed, tmp_path):
     path = write(tmp_path / f"in.{kind}{packed}", encoded(kind, TEXTS, tmp_path))
     assert read(path) == (TEXTS, BadRows())
+
+
+def test_parquet_gives_the_same_texts_and_is_not_packed_again(tmp_path):
+    path = write(tmp_path / "in.parquet", encoded("parquet", TEXTS, tmp_path))
+    assert read(path) == (TEXTS, BadRows())
+    packed = write(tmp_path / "in.PARQUET.gz", path.read_bytes())
+    with pytest.raises(UsageError) as caught:
+        read(packed)
+    assert str(caught.value) == (
+        f"{packed}: a parquet file is compressed inside and is not read as .gz; unpack it with gunzip"
+    )
 
 
 @pytest.mark.parametrize("name", ["in.txt", "in.txt.gz", "in.parquet"])
@@ -127,7 +138,8 @@ def test_bad_csv_rows_are_counted_with_their_first_line(tmp_path):
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
 def test_one_megabyte_in_one_row(kind, tmp_path):
     text = "word " * 200_000 + "end"
-    assert read(write(tmp_path / f"in.{kind}.gz", encoded(kind, [text], tmp_path)))[0] == [text]
+    name = f"in.{kind}" if kind == "parquet" else f"in.{kind}.gz"
+    assert read(write(tmp_path / name, encoded(kind, [text], tmp_path)))[0] == [text]
 
 
 def test_overlong_line_is_a_bad_row_and_the_next_line_is_read(tmp_path, monkeypatch):

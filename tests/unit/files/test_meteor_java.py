@@ -11,10 +11,10 @@ import pytest
 from minilm.errors import SystemProblem
 from minilm.files import meteor_java as meteor
 from minilm.files.meteor_java import meteor_counts
-from minilm.score.generation import METEOR_NUMBERS, ScoredText
 
-ITEMS = [ScoredText(text="a  b", references=("c", "d ||| e")), ScoredText(text="", references=("f",))]
-ROW = " ".join(f"{number}.0" for number in range(METEOR_NUMBERS))
+ITEMS = [("a  b", ("c", "d ||| e")), ("", ("f",))]
+NUM_COUNTS = 23
+ROW = " ".join(f"{number}.0" for number in range(NUM_COUNTS))
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_one_line_goes_out_and_one_row_comes_back_for_each_item(java, tmp_path):
     java(
         f'cat > "{tmp_path}/sent"; echo "$@" > "{tmp_path}/said"; pwd > "{tmp_path}/where"; echo "{ROW}"; echo "{ROW}"'
     )
-    counts = meteor_counts(ITEMS)
-    assert counts.shape == (2, METEOR_NUMBERS)
-    assert counts[1].tolist() == list(range(METEOR_NUMBERS))
+    counts = meteor_counts(ITEMS, num_counts=NUM_COUNTS)
+    assert counts.shape == (2, NUM_COUNTS)
+    assert counts[1].tolist() == list(range(NUM_COUNTS))
     assert (tmp_path / "sent").read_text() == "SCORE ||| c ||| d e ||| a b\nSCORE ||| f ||| \n"
     assert (tmp_path / "said").read_text().endswith("-jar meteor-1.5.jar - - -stdio -l en -norm\n")
     assert (tmp_path / "where").read_text().endswith("/pycocoevalcap/meteor\n")
@@ -56,7 +56,7 @@ def test_one_line_goes_out_and_one_row_comes_back_for_each_item(java, tmp_path):
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(meteor, "find_spec", lambda name: None)
     with pytest.raises(SystemProblem) as caught:
-        meteor_counts(ITEMS)
+        meteor_counts(ITEMS, num_counts=NUM_COUNTS)
     assert str(caught.value) == (
         "METEOR comes with the package pycocoevalcap, which is not installed; "
         "install it with: pip install 'minilm[meteor]'"
@@ -66,7 +66,7 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
 def test_without_java_the_error_says_so(java, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     with pytest.raises(SystemProblem) as caught:
-        meteor_counts(ITEMS)
+        meteor_counts(ITEMS, num_counts=NUM_COUNTS)
     assert str(caught.value) == "METEOR needs Java and there is none; install a Java runtime (8 or newer)"
 
 
@@ -74,7 +74,7 @@ def test_a_program_that_takes_too_long_is_ended(java, tmp_path):
     java(f'echo $$ > "{tmp_path}/pid"; exec sleep 60')
     started = time.monotonic()
     with pytest.raises(SystemProblem) as caught:
-        meteor_counts(ITEMS, timeout=0.5)
+        meteor_counts(ITEMS, num_counts=NUM_COUNTS, timeout=0.5)
     assert str(caught.value) == "METEOR did not finish 2 items in 0.5 seconds and was ended; score fewer at a time"
     assert time.monotonic() - started < 30
     with pytest.raises(ProcessLookupError):
@@ -93,7 +93,7 @@ def test_a_program_that_takes_too_long_is_ended(java, tmp_path):
 def test_other_answers_are_one_clear_error(java, script, found, code, said):
     java(script)
     with pytest.raises(SystemProblem) as caught:
-        meteor_counts(ITEMS)
+        meteor_counts(ITEMS, num_counts=NUM_COUNTS)
     assert str(caught.value) == (
         f"METEOR gave {found} for 2 items (exit code {code}; it said: {said}); "
         f"check that java -version works and that 2 GB of memory are free"

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from minilm.errors import DataError
-from minilm.files.torch_bin import read_legacy_bin
+from minilm.files.torch_bin import read_torch_bin
 
 ZIP_AND_STREAM = pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
 
 
 def compare(path: Path) -> dict[str, torch.Tensor]:
-    ours = read_legacy_bin(path)
+    ours = read_torch_bin(path)
     theirs = torch.load(path, weights_only=True)
     assert list(ours) == list(theirs)
     for name, tensor in theirs.items():
@@ -63,7 +63,7 @@ def test_state_dict_of_a_model_with_its_metadata(tmp_path: Path, as_zip: bool) -
 def test_every_pickle_protocol_since_2(tmp_path: Path, as_zip: bool, protocol: int) -> None:
     path = tmp_path / "m.bin"
     torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=as_zip, pickle_protocol=protocol)
-    assert torch.equal(read_legacy_bin(path)["a"], torch.ones(3))
+    assert torch.equal(read_torch_bin(path)["a"], torch.ones(3))
 
 
 @ZIP_AND_STREAM
@@ -82,35 +82,35 @@ def test_every_pickle_protocol_since_2(tmp_path: Path, as_zip: bool, protocol: i
 def test_other_contents_are_refused_by_name(tmp_path: Path, as_zip: bool, value: object, message: str) -> None:
     torch.save(value, tmp_path / "m.bin", _use_new_zipfile_serialization=as_zip)
     with pytest.raises(DataError, match=message):
-        read_legacy_bin(tmp_path / "m.bin")
+        read_torch_bin(tmp_path / "m.bin")
 
 
 def test_whole_models_are_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "m.bin")
     with pytest.raises(DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear, .* nothing was executed"):
-        read_legacy_bin(tmp_path / "m.bin")
+        read_torch_bin(tmp_path / "m.bin")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "m.pt")
     with pytest.raises(DataError, match=r"a TorchScript program, not a state dict: save model\.state_dict"):
-        read_legacy_bin(tmp_path / "m.pt")
+        read_torch_bin(tmp_path / "m.pt")
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     with pytest.raises(DataError, match=r"cannot read .*m\.bin: No such file"):
-        read_legacy_bin(path)
+        read_torch_bin(path)
     path.touch()
     with pytest.raises(DataError, match=r"m\.bin is empty: expected a PyTorch state dict"):
-        read_legacy_bin(path)
+        read_torch_bin(path)
     path.write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(DataError, match="neither the zip nor the stream format"):
-        read_legacy_bin(path)
+        read_torch_bin(path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(DataError, match="damaged or not a PyTorch state dict"):
-        read_legacy_bin(path)
+        read_torch_bin(path)
 
 
 @ZIP_AND_STREAM
@@ -121,4 +121,4 @@ def test_every_truncation_is_a_data_error(tmp_path: Path, as_zip: bool) -> None:
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError):
-            read_legacy_bin(path)
+            read_torch_bin(path)

@@ -37,7 +37,7 @@ def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
 
     Args:
         path: rows (.jsonl, .json with an object a line, .csv, .tsv, .parquet), or a text file with a source a line
-            (any other suffix); each optionally .gz.
+            (any other suffix); each but .parquet optionally .gz.
         fields: the columns that hold the parts of a source; not used for text files.
 
     Raises:

@@ -9,9 +9,7 @@ synced before it counts; what a kill left half-written at the end is cut off.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +19,7 @@ from typing import BinaryIO
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import reporting_writes
 from minilm.files.json import parse_json_object
-
-logger = logging.getLogger(__name__)
+from minilm.files.lock import lock_file
 
 _ROW = "row"
 
@@ -47,7 +44,7 @@ class Unfinished:
         with reporting_writes(self.path):
             self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
-            self._lock()
+            lock_file(self._file, self.path, busy=f"writing {self.path}", instead="another output")
             self._read(json.loads(json.dumps(job)))
         except BaseException:
             self._file.close()
@@ -91,14 +88,6 @@ class Unfinished:
         """Remove the file: the output is there."""
         with reporting_writes(self.path):
             self.path.unlink()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another process is writing {self.path}; wait for it, or choose another output") from None
-        except OSError as error:  # a file system without locks
-            logger.info("%s cannot be locked (%s); start no second job with this output", self.path, error.strerror)
 
     def _read(self, job: Mapping[str, object]) -> None:
         """Find the rows that are there; begin the file where there is none, whatever job it was begun for."""

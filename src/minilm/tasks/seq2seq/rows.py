@@ -1,7 +1,8 @@
 """Read pairs of source and target for sequence-to-sequence tasks.
 
-In: .jsonl, .json (one object per line), .csv, .tsv or .parquet files, each optionally .gz; a field is a text, or a list
-of tokens that are only looked up. Out: `Pairs` of token ids without special tokens, cut to what a sequence may hold.
+In: .jsonl, .json (one object per line), .csv, .tsv (each optionally .gz) or .parquet files; a field is a text, or a
+list of tokens that are only looked up. Out: `Pairs` of token ids without special tokens, cut to what a
+sequence may hold.
 
 Rows with an empty source field or target are skipped; these, cut texts and unknown tokens are counted and warned about.
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from minilm.errors import SystemProblem, UsageError
+from minilm.errors import SystemProblem, UsageError, one_line
 from minilm.files.rows import Row
 from minilm.score.glue import glue_name
 
@@ -50,10 +50,10 @@ def _rows(address: str, task: str, split: str, labels: Sequence[str]) -> Iterato
     try:
         table = datasets.load_dataset(_REPOSITORY, task, split=split)
     except ValueError as error:
-        raise UsageError(f"{address}: {' '.join(str(error).split())[:200]}; check the split's name") from error
+        raise UsageError(f"{address}: {one_line(error)}; check the split's name") from error
     except Exception as error:  # each version of datasets has other errors for a hub out of reach
         raise SystemProblem(
-            f"{address}: cannot be fetched ({' '.join(str(error).split())[:200]}); check the connection, or give a file"
+            f"{address}: cannot be fetched ({one_line(error)}); check the connection, or give a file"
         ) from error
     names = getattr(table.features.get("label"), "names", None) or []
     known = names if set(names) <= set(labels) else []

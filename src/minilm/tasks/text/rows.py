@@ -1,6 +1,6 @@
 """What a text task is (single texts or pairs, labels or numbers), and its labelled rows.
 
-In: a `TextTask` and a .tsv, .jsonl, .json, .csv or .parquet file (each optionally .gz), or a `hub:` address.
+In: a `TextTask` and a .tsv, .jsonl, .json, .csv (each optionally .gz) or .parquet file, or a `hub:` address.
 Out: checked rows in file order, each with its id and place. A row that cannot be used is an error that names it;
 only rows without a label, and in GLUE files rows of the wrong width, are skipped, counted and warned about.
 """
