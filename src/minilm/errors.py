@@ -35,6 +35,10 @@ class UsageError(MinilmError):
     exit_code = 2
 
 
+class SettingsError(UsageError, ValueError):
+    """A value of a settings group is not allowed; pydantic takes it as one of its own and adds file and line."""
+
+
 class DataError(MinilmError):
     """An input file, model folder or corpus must change (exit code 3)."""
 

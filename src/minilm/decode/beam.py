@@ -8,13 +8,14 @@ B examples still searched, K beams, R = B x K rows, V vocabulary; a frame is wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
 
 import torch
 from torch import Tensor
 
-from minilm.decode.constraints import PENALTY, Constraints, banned_tokens, length_divisors, may_stop, require_exponent
+from minilm.decode.constraints import PENALTY, banned_tokens, length_divisors, may_stop
 from minilm.decode.decoder import Decoder
+from minilm.decode.settings import GenerationSettings
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
 from minilm.text.pairs import Int32s
@@ -22,45 +23,13 @@ from minilm.text.pairs import Int32s
 _CHUNK = 256  # columns whose maximum is looked at first
 
 
-@dataclass(frozen=True, kw_only=True)
-class BeamSettings:
-    """How to search.
-
-    Attributes:
-        beam_size: K.
-        max_target_tokens: steps, so the most tokens of a target with its end token.
-        length_penalty: scores are divided by ((5 + n) / 6) ** length_penalty where it is positive.
-        n_best: how many hypotheses will be asked for; the early stop waits until they are certain.
-        constraints: what a target may not hold.
-        early_stop: leave an example when nothing can change its `n_best` any more (see `may_stop`). Without it the
-            search goes on until every beam has ended, and its trace can be scored again by other rules.
-    """
-
-    beam_size: int = 5
-    max_target_tokens: int = 48
-    length_penalty: float = 0.0
-    n_best: int = 1
-    constraints: Constraints = field(default_factory=Constraints)
-    early_stop: bool = True
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for numbers that make no search."""
-        for name in ("beam_size", "max_target_tokens", "n_best"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        require_exponent("length_penalty", self.length_penalty)
-        if self.n_best > self.beam_size:
-            raise UsageError(
-                f"n_best is {self.n_best}, but a search with {self.beam_size} beams is sure of {self.beam_size} "
-                "hypotheses only; raise beam_size"
-            )
-
-
 class _Example:
     """What one example has found so far."""
 
-    def __init__(self, settings: BeamSettings, divisors: Sequence[float], end_id: int) -> None:
-        self._settings, self._divisors, self._end_id = settings, divisors, end_id
+    def __init__(
+        self, settings: GenerationSettings, divisors: Sequence[float], end_id: int, ignored: AbstractSet[int]
+    ) -> None:
+        self._settings, self._divisors, self._end_id, self._ignored = settings, divisors, end_id, ignored
         self._scores: list[list[float]] = []
         self._ids: list[list[int]] = []
         self._parents: list[list[int]] = []
@@ -74,7 +43,7 @@ class _Example:
         self._ids.append(ids)
         self._parents.append(parents)
         self._ended += [score / divisor for score, token in zip(scores, ids, strict=True) if token == self._end_id]
-        if self._settings.constraints.ban_ngrams:
+        if self._settings.ban_ngrams:
             self._sequences = [[*self._sequences[parent], token] for parent, token in zip(parents, ids, strict=True)]
 
     def is_finished(self) -> bool:
@@ -86,13 +55,13 @@ class _Example:
             for score, token in zip(self._scores[-1], self._ids[-1], strict=True)
         )
         to_come = self._divisors[len(self._ids) :]
-        return self._settings.early_stop and may_stop(self._ended, self._settings.n_best, reachable, to_come)
+        return not self._settings.traces and may_stop(self._ended, self._settings.n_best, reachable, to_come)
 
     def banned(self) -> list[list[int]]:
         """The tokens that each beam must not go on with."""
-        rules = self._settings.constraints
+        size, ignored = self._settings.ban_ngrams, self._ignored
         return [
-            [] if sequence[-1:] == [self._end_id] else banned_tokens(sequence, rules.ban_ngrams, rules.ignored)
+            [] if sequence[-1:] == [self._end_id] else banned_tokens(sequence, size, ignored)
             for sequence in self._sequences
         ]
 
@@ -103,27 +72,33 @@ class _Example:
 
 
 @torch.inference_mode()
-def search(decoder: Decoder, sources: Sequence[Int32s], settings: BeamSettings) -> list[Trace]:
+def search(
+    decoder: Decoder, sources: Sequence[Int32s], settings: GenerationSettings, ignored: AbstractSet[int] = frozenset()
+) -> list[Trace]:
     """Search the targets of some sources together; best of similar lengths.
+
+    An example is left when nothing can change its `n_best` any more (see `may_stop`). With `traces` the search
+    continues until every beam has ended, so that its trace can be scored again by other rules.
 
     Args:
         decoder: the model.
         sources: framed ids.
         settings: how to search.
+        ignored: tokens (full stops, say) whose n-grams may come again.
 
     Raises:
         UsageError: more beams than tokens in the vocabulary, or a source and its target exceed the positions.
     """
-    beams, steps = settings.beam_size, settings.max_target_tokens
+    beams, steps = settings.beam_size, settings.num_steps
     if beams > decoder.vocab_size:
         raise UsageError(f"beam_size is {beams}, but the vocabulary has {decoder.vocab_size} tokens; use fewer beams")
     divisors = length_divisors(steps, settings.length_penalty)
-    examples = [_Example(settings, divisors, decoder.end_id) for _ in sources]
+    examples = [_Example(settings, divisors, decoder.end_id, ignored) for _ in sources]
     live = list(range(len(sources)))
     cache, log_scores_RV = decoder.start(sources, beams=beams, room=steps)
     before_BK: tuple[Tensor, Tensor] | None = None
     for step in range(1, steps + 1):
-        _ban(log_scores_RV, step, [examples[number] for number in live], decoder.end_id, settings.constraints)
+        _ban(log_scores_RV, step, [examples[number] for number in live], decoder.end_id, settings)
         scores_BK, ids_BK, parents_BK = _choose(log_scores_RV, beams, before_BK, decoder.end_id)
         for number, *frame in zip(live, scores_BK.tolist(), ids_BK.tolist(), parents_BK.tolist(), strict=True):
             examples[number].add(*frame)
@@ -139,7 +114,7 @@ def search(decoder: Decoder, sources: Sequence[Int32s], settings: BeamSettings) 
     return [example.trace() for example in examples]
 
 
-def _ban(log_scores_RV: Tensor, step: int, examples: Sequence[_Example], end_id: int, rules: Constraints) -> None:
+def _ban(log_scores_RV: Tensor, step: int, examples: Sequence[_Example], end_id: int, rules: GenerationSettings) -> None:
     """Lower the scores of banned tokens in place; the end token gets the penalty itself, as in the original."""
     if rules.ban_ngrams and step > rules.ban_ngrams:
         banned = [tokens for example in examples for tokens in example.banned()]

@@ -10,46 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-
-from minilm.errors import UsageError
 
 PENALTY = 10000.0
 """Taken off the log-score of what is banned, and off everything that goes on behind an end token."""
-
-
-_LARGEST_EXPONENT = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constraints:
-    """What a target may not hold.
-
-    Attributes:
-        min_tokens: tokens before the end token may come.
-        ban_ngrams: no n-gram of this length comes twice; 0 for no such ban.
-        ignored: tokens (full stops, say) whose n-grams may come again.
-    """
-
-    min_tokens: int = 1
-    ban_ngrams: int = 0
-    ignored: frozenset[int] = frozenset()
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for negative numbers."""
-        for name in ("min_tokens", "ban_ngrams"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; expected 0 or more")
-
-    def bans_end(self, step: int) -> bool:
-        """Whether the end token is still banned at `step`, counted from 1."""
-        return step <= self.min_tokens
-
-
-def require_exponent(name: str, value: float) -> None:
-    """Raise UsageError for an exponent of lengths that is no number, or whose powers would not be."""
-    if not abs(value) <= _LARGEST_EXPONENT:  # also true of NaN
-        raise UsageError(f"{name} is {value}; expected a number from -{_LARGEST_EXPONENT} to {_LARGEST_EXPONENT}")
 
 
 def banned_tokens(sequence: Sequence[int], size: int, ignored: AbstractSet[int]) -> list[int]:

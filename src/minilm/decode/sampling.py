@@ -10,50 +10,21 @@ B examples, K targets of each (1 if greedy), R = B x K rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minilm.decode.constraints import Constraints, banned_tokens
+from minilm.decode.constraints import banned_tokens
 from minilm.decode.decoder import Decoder
 from minilm.decode.rescore import Hypothesis
-from minilm.errors import UsageError
+from minilm.decode.settings import GenerationSettings
 from minilm.text.pairs import Int32s
 
 Uniforms = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingSettings:
-    """How the next token is chosen; the filters are for drawing only.
-
-    Attributes:
-        max_target_tokens: steps, so the most tokens of a target with its end token.
-        constraints: what a target may not hold.
-        temperature: below 1 the probable tokens become more so.
-        top_k: only the k most probable tokens can be drawn; 0 for all.
-        top_p: only the fewest tokens whose probabilities add up to this can be drawn.
-    """
-
-    max_target_tokens: int = 48
-    constraints: Constraints = field(default_factory=Constraints)
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for numbers that leave nothing to draw."""
-        if self.max_target_tokens < 1:
-            raise UsageError(f"max_target_tokens is {self.max_target_tokens}; expected 1 or more")
-        if not 0 < self.temperature < float("inf"):
-            raise UsageError(f"temperature is {self.temperature}; expected a number above 0 (greedy needs none)")
-        if self.top_k < 0:
-            raise UsageError(f"top_k is {self.top_k}; expected 0 (all tokens) or more")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p is {self.top_p}; expected a number above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +39,9 @@ class Chosen:
 def choose_all(
     decoder: Decoder,
     sources: Sequence[Int32s],
-    settings: SamplingSettings,
+    settings: GenerationSettings,
     uniforms: Sequence[Sequence[Uniforms]] | None = None,
+    ignored: AbstractSet[int] = frozenset(),
 ) -> list[list[Hypothesis]]:
     """The targets of some sources, decoded together; for each source its K targets, the most probable first.
 
@@ -78,11 +50,12 @@ def choose_all(
         sources: framed ids, best of similar lengths.
         settings: how tokens are chosen.
         uniforms: numbers in [0, 1), one per token for each of the K targets of each source; None for greedy.
+        ignored: tokens whose n-grams may come again.
     """
     width = 1 if uniforms is None else len(uniforms[0])
     ids: list[list[list[int]]] = [[[] for _ in range(width)] for _ in sources]
     scores = [[0.0] * width for _ in sources]
-    for chosen in choose(decoder, sources, settings, uniforms):
+    for chosen in choose(decoder, sources, settings, uniforms, ignored):
         for place, (token, score) in enumerate(zip(chosen.ids, chosen.scores, strict=True)):
             if token >= 0:
                 ids[chosen.number][place].append(token)
@@ -98,18 +71,22 @@ def choose_all(
 def choose(
     decoder: Decoder,
     sources: Sequence[Int32s],
-    settings: SamplingSettings,
+    settings: GenerationSettings,
     uniforms: Sequence[Sequence[Uniforms]] | None = None,
+    ignored: AbstractSet[int] = frozenset(),
 ) -> Iterator[Chosen]:
     """Yield the tokens as they come, step by step; see `choose_all`. A target ends with the end token or padding."""
     width = 1 if uniforms is None else len(uniforms[0])
-    live, steps = list(range(len(sources))), settings.max_target_tokens
+    live, steps = list(range(len(sources))), settings.num_steps
     targets: list[list[list[int]]] = [[[] for _ in range(width)] for _ in sources]
     cache, log_scores_RV = decoder.start(sources, beams=width, room=steps)
     log_scores_RV = log_scores_RV.repeat_interleave(width, 0)
     parents: Tensor = torch.zeros(len(sources), width, dtype=torch.int64, device=log_scores_RV.device)
     for step in range(1, steps + 1):
-        _forbid(log_scores_RV, step, [target for number in live for target in targets[number]], decoder, settings)
+        if settings.ban_ngrams and step > settings.ban_ngrams:
+            _forbid_ngrams(log_scores_RV, [one for number in live for one in targets[number]], settings, ignored)
+        if settings.bans_end(step):
+            log_scores_RV[:, decoder.end_id] = -torch.inf
         draws = None if uniforms is None else [row[step - 1] for number in live for row in uniforms[number]]
         ids_R = log_scores_RV.argmax(-1) if draws is None else draw(log_scores_RV, draws, settings)
         ids_BK = ids_R.view(len(live), width)
@@ -126,7 +103,7 @@ def choose(
         parents = torch.arange(width, device=ids_BK.device).expand(len(live), -1)
 
 
-def draw(log_scores_RV: Tensor, uniforms: Sequence[float], settings: SamplingSettings) -> Tensor:
+def draw(log_scores_RV: Tensor, uniforms: Sequence[float], settings: GenerationSettings) -> Tensor:
     """Draw one token of each row by its uniform number, `[R]` int64.
 
     Temperature first, then the k most probable, then of those the fewest that add up to `top_p`.
@@ -160,14 +137,10 @@ def _add(targets: list[list[int]], tokens: list[int], values: list[float], numbe
     return Chosen(number=number, ids=ids, scores=values)
 
 
-def _forbid(
-    log_scores_RV: Tensor, step: int, targets: Sequence[list[int]], decoder: Decoder, settings: SamplingSettings
+def _forbid_ngrams(
+    log_scores_RV: Tensor, targets: Sequence[list[int]], settings: GenerationSettings, ignored: AbstractSet[int]
 ) -> None:
-    """Make banned tokens impossible, in place."""
-    rules = settings.constraints
-    if rules.ban_ngrams and step > rules.ban_ngrams:
-        banned = [banned_tokens(target, rules.ban_ngrams, rules.ignored) for target in targets]
-        rows = [row for row, tokens in enumerate(banned) for _ in tokens]
-        log_scores_RV[rows, [token for tokens in banned for token in tokens]] = -torch.inf
-    if rules.bans_end(step):
-        log_scores_RV[:, decoder.end_id] = -torch.inf
+    """Make tokens impossible that would repeat an n-gram, in place."""
+    banned = [banned_tokens(target, settings.ban_ngrams, ignored) for target in targets]
+    rows = [row for row, tokens in enumerate(banned) for _ in tokens]
+    log_scores_RV[rows, [token for tokens in banned for token in tokens]] = -torch.inf

@@ -1,0 +1,172 @@
+"""Dataclasses whose values are checked against their annotations: settings from Python, objects of JSON files.
+
+In: a dataclass; its values from Python, or the object of a JSON file. Out: an instance whose values have the annotated
+types and ranges, or one error that says which field, what was found and what was expected.
+
+Annotations are bool, int, float, str, Literal, `X | None`, Sequence or tuple of one type, another dataclass, and
+Annotated with Ge, Gt, Le, Lt or MinLen of `annotated_types`; pydantic checks recipes against the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from collections.abc import Sequence as AbstractSequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from minilm.errors import DataError, SettingsError, UsageError
+
+T = TypeVar("T")
+
+PositiveInt = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Text = Annotated[str, MinLen(1)]
+
+_SCALARS: Mapping[object, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+    NoneType: (NoneType, "None"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A group of settings: values are checked when it is made, lists become tuples, nothing changes later.
+
+    Rules between fields are `__post_init__` of the groups, which raise SettingsError.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for a value of another type or outside its range."""
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            if expected := mismatch(value, hint):
+                raise SettingsError(f"{name} is {value!r}; expected {expected}")
+
+
+def from_options(cls: type[T], options: Mapping[str, object]) -> T:
+    """Settings from keywords.
+
+    Raises:
+        UsageError: there is no such option, or a value is not allowed.
+    """
+    known = list(_hints(cls))
+    for name in options:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+            raise UsageError(f"unknown option {name!r}: {hint}")
+    return cls(**options)
+
+
+def from_json(cls: type[T], values: Mapping[str, object], *, where: str | Path, remedy: str) -> T:
+    """A dataclass from the object of a JSON file, lists as tuples, objects as the dataclasses of their fields.
+
+    Args:
+        cls: the dataclass.
+        values: the object.
+        where: the file, and the location in it.
+        remedy: ends each message: what the user can do.
+
+    Raises:
+        DataError: a key is unknown or missing, a value has another type or is outside its range, or a rule between
+            fields is broken.
+    """
+    hints = _hints(cls)
+    required = [field.name for field in fields(cls) if field.default is field.default_factory is MISSING]  # type: ignore[arg-type]
+    if unknown := [name for name in values if name not in hints]:
+        raise DataError(f"{where}: unknown key {unknown[0]!r}; expected {', '.join(hints)}; {remedy}")
+    if missing := [name for name in required if name not in values]:
+        raise DataError(f"{where}: the key {missing[0]!r} is missing; {remedy}")
+    converted = {}
+    for name, value in values.items():
+        value = _converted(value, hints[name], where=f"{where}: {name}", remedy=remedy)
+        if expected := mismatch(value, hints[name]):
+            raise DataError(f"{where}: {name} is {value!r:.60}; expected {expected}; {remedy}")
+        converted[name] = value
+    try:
+        return cls(**converted)
+    except UsageError as error:
+        raise DataError(f"{where}: {error}; {remedy}") from None
+
+
+def mismatch(value: object, hint: object) -> str | None:
+    """What was expected where `value` does not fit the annotation; None where it fits."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        broken = (_broken(value, rule) for rule in parts[1:])
+        return mismatch(value, parts[0]) or next((expected for expected in broken if expected), None)
+    if origin in (Union, UnionType):
+        found = [mismatch(value, part) for part in parts]
+        return None if None in found else " or ".join(filter(None, found))
+    if origin is Literal:
+        return None if isinstance(value, str) and value in parts else " or ".join(map(repr, parts))
+    if origin in (AbstractSequence, tuple):
+        return _sequence_mismatch(value, parts[0])
+    if isinstance(hint, type) and is_dataclass(hint):
+        return None if isinstance(value, hint) else "an object"
+    kind, expected = _SCALARS[hint]
+    if isinstance(value, bool) and hint is not bool:
+        return expected
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    return None if isinstance(value, kind) else expected
+
+
+def _sequence_mismatch(value: object, item: object) -> str | None:
+    if not isinstance(value, (list, tuple)):
+        return "a list"
+    return next((f"a list, each item {expected}" for one in value if (expected := mismatch(one, item))), None)
+
+
+def _broken(value: Any, rule: object) -> str | None:  # noqa: ANN401  its type has been checked
+    if value is None:
+        return None
+    if isinstance(rule, Ge) and not value >= rule.ge:
+        return f"{rule.ge} or more"
+    if isinstance(rule, Gt) and not value > rule.gt:
+        return f"more than {rule.gt}"
+    if isinstance(rule, Le) and not value <= rule.le:
+        return f"{rule.le} or less"
+    if isinstance(rule, Lt) and not value < rule.lt:
+        return f"less than {rule.lt}"
+    if isinstance(rule, MinLen) and len(value) < rule.min_length:
+        return "a text that is not empty" if isinstance(value, str) else f"{rule.min_length} or more items"
+    return None
+
+
+def _converted(value: object, hint: object, *, where: str, remedy: str) -> object:
+    """Lists as tuples, objects as the dataclass of the annotation; anything else as it is."""
+    if isinstance(value, list) and get_origin(hint) in (AbstractSequence, tuple):
+        item = get_args(hint)[0]
+        return tuple(
+            _converted(one, item, where=f"{where}[{number}]", remedy=remedy) for number, one in enumerate(value)
+        )
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict) and isinstance(hint, type) and is_dataclass(hint):
+        return from_json(hint, value, where=where, remedy=remedy)
+    return value
+
+
+@lru_cache(maxsize=None)
+def _hints(cls: type) -> dict[str, object]:
+    """The annotations of a dataclass's fields."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}
