@@ -23,10 +23,10 @@ from ab import interleaved, save
 from original_decoder import OriginalDecoder
 from texts import paragraphs
 
-from minilm.decode.beam import BeamSettings, search
-from minilm.decode.constraints import Constraints
+from minilm.decode.beam import search
 from minilm.decode.decoder import Decoder
 from minilm.decode.rescore import best_hypotheses
+from minilm.decode.settings import GenerationSettings
 from minilm.embedded import embedded_model
 from minilm.infer.engines.torch import TorchEngine
 from minilm.model.config import PRESETS, EncoderConfig
@@ -38,8 +38,8 @@ from minilm.train.allocator import keep_freed_memory
 
 BEAMS, STEPS, SHORT = 5, 48, 12
 SIZES = ("L6-H384", "L12-H384")
-LONG_SEARCH = BeamSettings(beam_size=BEAMS, max_target_tokens=STEPS, early_stop=False)
-SHORT_SEARCH = BeamSettings(beam_size=BEAMS, max_target_tokens=STEPS, constraints=Constraints(min_tokens=SHORT))
+LONG_SEARCH = GenerationSettings(beam_size=BEAMS, max_target_tokens=STEPS, traces=True)
+SHORT_SEARCH = GenerationSettings(beam_size=BEAMS, max_target_tokens=STEPS, min_tokens=SHORT)
 
 
 def make_model(size: str, *, end_bias: float) -> Model:
@@ -74,14 +74,16 @@ def make_sources(count: int) -> list[np.ndarray]:
     ]
 
 
-def original_side(model: Model, sources: Sequence[np.ndarray], settings: BeamSettings) -> Callable[[], list[object]]:
+def original_side(
+    model: Model, sources: Sequence[np.ndarray], settings: GenerationSettings
+) -> Callable[[], list[object]]:
     """The original algorithm."""
     decoder = OriginalDecoder(model, tokenizer())
     return lambda: decoder.search(sources, settings)
 
 
 def our_side(
-    model: Model, sources: Sequence[np.ndarray], settings: BeamSettings, precision: Precision = "fp32"
+    model: Model, sources: Sequence[np.ndarray], settings: GenerationSettings, precision: Precision = "fp32"
 ) -> Callable[[], list[object]]:
     """This package."""
     decoder: Decoder = TorchEngine(copy.deepcopy(model), precision=precision).decoder(tokenizer(), pos_shift="none")

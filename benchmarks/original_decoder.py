@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from minilm.decode.beam import BeamSettings
+from minilm.decode.settings import GenerationSettings
 from minilm.decode.traces import Trace
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.text.tokenizer import Tokenizer
@@ -37,9 +37,9 @@ class OriginalDecoder:
         self._mask_id, self._end_id, self._pad_id = tokenizer.mask_id, tokenizer.sep_id, tokenizer.pad_id
 
     @torch.inference_mode()
-    def search(self, sources: Sequence[np.ndarray], settings: BeamSettings) -> list[Trace]:
+    def search(self, sources: Sequence[np.ndarray], settings: GenerationSettings) -> list[Trace]:
         """All frames of every search."""
-        beams, steps, size = settings.beam_size, settings.max_target_tokens, len(sources)
+        beams, steps, size = settings.beam_size, settings.num_steps, len(sources)
         ids, places, kinds, mask = self._padded(sources, steps)
         longest = ids.shape[1]
         new_ids, history = ids, None
@@ -56,7 +56,7 @@ class OriginalDecoder:
                 history,
             )
             scores = self._scores(states[-1][:, -1])
-            if step + 1 <= settings.constraints.min_tokens:
+            if step + 1 <= settings.min_tokens:
                 scores[:, self._end_id] = _AWAY
             best, tokens = scores.topk(beams)
             if frames:

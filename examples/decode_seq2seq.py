@@ -24,11 +24,12 @@ from original_flags import MODEL_TYPES, add_flags, lowercase, precision_of, requ
 from minilm.cli.app import run_reporting
 from minilm.cli.progress import counting_later
 from minilm.decode.decoder import Decoder, PosShift, use_original_eps
+from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
 from minilm.files.regular import sha256_file
 from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
 from minilm.infer.engines.torch import TorchEngine
-from minilm.infer.generate import BATCH_TOKENS, Generation, GenerationSettings
+from minilm.infer.generate import Generation
 from minilm.model.checkpoint import model_checksums, read_config, read_model
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer
 from minilm.text.tokenizer import Tokenizer
@@ -170,7 +171,7 @@ def _settings(args: argparse.Namespace) -> GenerationSettings:
         length_penalty=max(0.0, args.length_penalty) if args.beam_size > 1 else 0.0,
         ban_ngrams=args.ngram_size if bans else 0,
         ban_ignore=(args.forbid_ignore_word or "") if bans else "",
-        batch_tokens=max(BATCH_TOKENS, args.batch_size * width),
+        batch_tokens=max(GenerationSettings.batch_tokens, args.batch_size * width),
         traces=args.need_score_traces,
     )
 

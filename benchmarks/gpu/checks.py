@@ -24,7 +24,8 @@ from ab import interleaved, save
 from decode import best, make_model, make_sources, tokenizer
 from texts import paragraphs, real_share
 
-from minilm.decode.beam import BeamSettings, search
+from minilm.decode.beam import search
+from minilm.decode.settings import GenerationSettings
 from minilm.distill.relations import V2_PAIRS, relation_loss
 from minilm.infer.engines.torch import TorchEngine
 from minilm.model.config import EncoderConfig
@@ -113,7 +114,7 @@ def relation_row(sequences: Sequence[np.ndarray], device: torch.device) -> dict[
 
 def search_row(device: torch.device) -> dict[str, object]:
     """A beam search of long sources."""
-    settings = BeamSettings(beam_size=5, max_target_tokens=24)
+    settings = GenerationSettings(beam_size=5, max_target_tokens=24)
     model, sources = make_model("L6-H384", end_bias=0.0), make_sources(8)
     engines = [TorchEngine(copy.deepcopy(model).to(place)) for place in (CPU, device)]
     found = [best(search(one.decoder(tokenizer(), pos_shift="none"), sources, settings)) for one in engines]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.decode.beam import BeamSettings, search
-from minilm.decode.constraints import Constraints
+from minilm.decode.beam import search
 from minilm.decode.decoder import Decoder, use_original_eps
 from minilm.decode.rescore import RescoreSettings, best_hypotheses, rescored
-from minilm.decode.sampling import SamplingSettings, choose_all
+from minilm.decode.sampling import choose_all
+from minilm.decode.settings import GenerationSettings
 from minilm.decode.traces import Trace
 from minilm.files.tensors import read_safetensors
 from minilm.model.checkpoint import read_model
@@ -75,8 +75,8 @@ def goldens(golden_dir):
 
 def settings(golden, *, beam, steps, least, ban, **options):
     size, words = BANS[ban]
-    rules = Constraints(min_tokens=least, ban_ngrams=size, ignored=golden.ignored(words))
-    return BeamSettings(beam_size=beam, max_target_tokens=steps, constraints=rules, **options)
+    rules = {"min_tokens": least, "ban_ngrams": size, **options}
+    return GenerationSettings(beam_size=beam, max_target_tokens=steps, **rules), golden.ignored(words)
 
 
 def differing(stable, ours, theirs):
@@ -90,10 +90,8 @@ def test_greedy_ids_and_texts(goldens, eps):
     golden = goldens[eps]
     decoder, sources = golden.decoder()
     for row in golden.rows("greedy"):
-        rules = Constraints(min_tokens=0)
-        chosen = choose_all(
-            decoder, sources, SamplingSettings(max_target_tokens=row["max_tgt_length"], constraints=rules)
-        )
+        options = GenerationSettings(max_target_tokens=row["max_tgt_length"], min_tokens=0)
+        chosen = choose_all(decoder, sources, options)
         ids = [golden.tokens(best) for [best] in chosen]
         assert differing(row["stable"], ids, row["pred_ids"]) == []
         texts = [text_of(best.ids, golden.tokenizer) for [best] in chosen]
@@ -129,13 +127,13 @@ def test_beam_search_outputs_and_traces(goldens, eps, beam, least, ban):
     decoder, sources = golden.decoder()
     options = {"beam": beam, "least": least, "ban": ban}
     name = f"k{beam}_t48_m{least}_{ban}"
-    whole = search(decoder, sources, settings(golden, steps=48, early_stop=False, **options))
+    whole = search(decoder, sources, *settings(golden, steps=48, traces=True, **options))
     rows = [row for row in golden.predictions if row["trace"].replace("_t20_", "_t48_") == name]
     assert len(rows) == 6
     for row in rows:
         traces, penalty = whole, row["length_penalty"]
         if row["max_tgt_length"] == 20:
-            traces = search(decoder, sources, settings(golden, steps=20, length_penalty=penalty, **options))
+            traces = search(decoder, sources, *settings(golden, steps=20, length_penalty=penalty, **options))
         ids = [golden.best(trace, penalty) for trace in traces]
         assert differing(row["stable"], ids, row["pred_ids"]) == []
     if f"{name}.scores" not in golden.traces:  # not recorded under this eps
@@ -153,7 +151,7 @@ def test_traces_of_a_shorter_search(goldens, eps):
     golden = goldens[eps]
     decoder, sources = golden.decoder()
     name = "k5_t20_m8_ng3"
-    traces = search(decoder, sources, settings(golden, beam=5, steps=20, least=8, ban="ng3", early_stop=False))
+    traces = search(decoder, sources, *settings(golden, beam=5, steps=20, least=8, ban="ng3", traces=True))
     [row] = [row for row in golden.predictions if row["trace"] == name and row["length_penalty"] == 0]
     for number, trace in enumerate(traces):
         if row["stable"][number]:
@@ -170,13 +168,11 @@ def test_position_shift(goldens, eps, version):
     for row in golden.rows(f"pos_shift_s2sft-{version}"):
         steps, penalty = row["max_tgt_length"], row["length_penalty"]
         if row["beam"] == 1:
-            sampling = SamplingSettings(max_target_tokens=steps, constraints=Constraints(min_tokens=0))
+            sampling = GenerationSettings(max_target_tokens=steps, min_tokens=0)
             ids = [golden.tokens(best) for [best] in choose_all(decoder, sources, sampling)]
         else:
-            rules = Constraints(min_tokens=row["min_len"], ban_ngrams=row["ngram_size"] or 0)
-            beams = BeamSettings(
-                beam_size=row["beam"], max_target_tokens=steps, length_penalty=penalty, constraints=rules
-            )
+            rules = {"min_tokens": row["min_len"], "ban_ngrams": row["ngram_size"] or 0}
+            beams = GenerationSettings(beam_size=row["beam"], max_target_tokens=steps, length_penalty=penalty, **rules)
             ids = [golden.best(trace, penalty) for trace in search(decoder, sources, beams)]
         assert differing(row["stable"], ids, row["pred_ids"]) == []
 

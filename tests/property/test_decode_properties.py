@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from minilm.decode.beam import BeamSettings, best_of_rows, search
-from minilm.decode.constraints import Constraints
+from minilm.decode.beam import best_of_rows, search
 from minilm.decode.decoder import Decoder
 from minilm.decode.rescore import best_hypotheses
-from minilm.decode.sampling import SamplingSettings, choose_all
+from minilm.decode.sampling import choose_all
+from minilm.decode.settings import GenerationSettings
 from minilm.decode.traces import Trace
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
@@ -110,18 +110,18 @@ def ngram_bans(target, size, ignored):
     return banned
 
 
-def slow_search(model, source, rules, *, beams, steps):
+def slow_search(model, source, options, ignored):
     """Every frame until the last step, each hypothesis computed from nothing."""
-    end = tokenizer().sep_id
+    end, beams, steps = tokenizer().sep_id, options.beam_size, options.max_target_tokens
     frames = []
     hypotheses = [([], 0.0)]
     for step in range(1, steps + 1):
         candidates = []
         for place, (target, score) in enumerate(hypotheses):
             scores = next_scores(model, source, target)
-            for token in ngram_bans(target, rules.ban_ngrams, rules.ignored):
+            for token in ngram_bans(target, options.ban_ngrams, ignored):
                 scores[token] -= 10000.0
-            if step <= rules.min_tokens:
+            if step <= options.min_tokens:
                 scores[end] = -10000.0
             best, tokens = scores.topk(beams)
             if target and target[-1] == end:
@@ -139,12 +139,12 @@ def slow_search(model, source, rules, *, beams, steps):
 @given(source, seeds, st.sampled_from([0.0, 2.0, 4.0]), st.integers(0, 3), st.integers(0, 3), st.integers(2, 4))
 @FEW
 def test_cached_decoding_is_full_recomputation(ids, seed, end_bias, ban, least, beams):
-    rules = Constraints(min_tokens=least, ban_ngrams=ban, ignored=frozenset([7]))
+    rules = {"min_tokens": least, "ban_ngrams": ban}
     fast = decoder(seed, end_bias)
     [own] = framed(fast, [ids])
-    options = BeamSettings(beam_size=beams, max_target_tokens=7, constraints=rules, early_stop=False)
-    [found] = search(fast, [own], options)
-    expected = slow_search(tiny_model(seed, end_bias), own, rules, beams=beams, steps=7)
+    options = GenerationSettings(beam_size=beams, max_target_tokens=7, traces=True, **rules)
+    [found] = search(fast, [own], options, frozenset([7]))
+    expected = slow_search(tiny_model(seed, end_bias), own, options, frozenset([7]))
     assert (found.ids, found.parents) == (expected.ids, expected.parents)
     assert np.abs(np.array(found.scores) - np.array(expected.scores)).max() < 1e-4
 
@@ -157,12 +157,11 @@ def test_cached_decoding_is_full_recomputation(ids, seed, end_bias, ban, least, 
 def test_no_banned_ngram_comes_twice(batch, seed, size, beams, ignored):
     """But for those that hold a token whose n-grams may come again."""
     fast = decoder(seed, -20.0)
-    rules = Constraints(ban_ngrams=size, ignored=ignored)
-    options = BeamSettings(beam_size=beams, max_target_tokens=20, constraints=rules)
-    greedy = SamplingSettings(max_target_tokens=20, constraints=rules)
+    options = GenerationSettings(beam_size=beams, max_target_tokens=20, ban_ngrams=size)
     own = framed(fast, batch)
-    found = [best_hypotheses(trace, end_id=3, length_penalty=0.0, n_best=beams) for trace in search(fast, own, options)]
-    for hypotheses in [*found, *choose_all(fast, own, greedy)]:
+    traces = search(fast, own, options, ignored)
+    found = [best_hypotheses(trace, end_id=3, length_penalty=0.0, n_best=beams) for trace in traces]
+    for hypotheses in [*found, *choose_all(fast, own, options, ignored=ignored)]:
         for hypothesis in hypotheses:
             ngrams = [hypothesis.ids[at : at + size] for at in range(len(hypothesis.ids) - size + 1)]
             ngrams = [ngram for ngram in ngrams if ignored.isdisjoint(ngram)]
@@ -173,10 +172,9 @@ def test_no_banned_ngram_comes_twice(batch, seed, size, beams, ignored):
 @FEW
 def test_one_beam_is_greedy(batch, seed, end_bias, least):
     fast = decoder(seed, end_bias)
-    rules = Constraints(min_tokens=least)
     own = framed(fast, batch)
-    traces = search(fast, own, BeamSettings(beam_size=1, max_target_tokens=9, constraints=rules))
-    chosen = choose_all(fast, own, SamplingSettings(max_target_tokens=9, constraints=rules))
+    traces = search(fast, own, GenerationSettings(beam_size=1, max_target_tokens=9, min_tokens=least))
+    chosen = choose_all(fast, own, GenerationSettings(max_target_tokens=9, min_tokens=least))
     for trace, [greedy] in zip(traces, chosen, strict=True):
         [best] = best_hypotheses(trace, end_id=3, length_penalty=0.0)
         cut = best.ids[: best.ids.index(0) + 1] if 0 in best.ids else best.ids  # padding ends a greedy target
@@ -193,12 +191,14 @@ def test_company_and_order_do_not_matter(batch, seed, random, is_sampled):
 
     def targets(sources, numbers):
         if not is_sampled:
-            options = BeamSettings(beam_size=3, max_target_tokens=8, n_best=2)
+            options = GenerationSettings(beam_size=3, max_target_tokens=8, n_best=2)
             traces = search(fast, sources, options)
             found = [best_hypotheses(trace, end_id=3, length_penalty=0.0, n_best=2) for trace in traces]
         else:
             draws = [[np.random.default_rng([number, sample]).random(8) for sample in (0, 1)] for number in numbers]
-            found = choose_all(fast, sources, SamplingSettings(max_target_tokens=8, top_k=9, top_p=0.9), draws)
+            found = choose_all(
+                fast, sources, GenerationSettings(sample=True, max_target_tokens=8, top_k=9, top_p=0.9), draws
+            )
         return [[hypothesis.ids for hypothesis in hypotheses] for hypotheses in found]
 
     numbers = list(range(len(own)))
@@ -223,15 +223,16 @@ def test_the_early_stop_never_shows(batch, seed, end_bias, penalty, n_best, leas
     own = framed(fast, batch)
     found = []
     for early_stop in (True, False):
-        options = BeamSettings(
+        options = GenerationSettings(
             beam_size=4,
             max_target_tokens=14,
             length_penalty=penalty,
             n_best=n_best,
-            constraints=Constraints(min_tokens=least, ban_ngrams=ban, ignored=frozenset([7, 8])),
-            early_stop=early_stop,
+            min_tokens=least,
+            ban_ngrams=ban,
+            traces=not early_stop,
         )
-        traces = search(fast, own, options)
+        traces = search(fast, own, options, frozenset([7, 8]))
         found.append([best_hypotheses(t, end_id=3, length_penalty=penalty, n_best=n_best) for t in traces])
     stopped, whole = found
     assert [[one.ids for one in best] for best in stopped] == [[one.ids for one in best] for best in whole]
@@ -242,8 +243,8 @@ def test_the_early_stop_stops():
     fast = decoder(0, 6.0)
     [own] = framed(fast, [[5, 6, 7]])
     options = {"beam_size": 4, "max_target_tokens": 20}
-    [stopped] = search(fast, [own], BeamSettings(**options))
-    [whole] = search(fast, [own], BeamSettings(**options, early_stop=False))
+    [stopped] = search(fast, [own], GenerationSettings(**options))
+    [whole] = search(fast, [own], GenerationSettings(**options, traces=True))
     assert len(stopped.ids) < len(whole.ids)
     assert not stopped.complete
 

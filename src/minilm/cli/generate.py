@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.options import PrecisionOption
+from minilm.cli.options import PrecisionOption, with_flags
+from minilm.decode.settings import GenerationSettings
+from minilm.files.checked import from_options
 
 if TYPE_CHECKING:
-    from minilm.infer.generate import GenerationSettings
     from minilm.model.precision import Precision
 
 _Fields = Annotated[
@@ -36,47 +37,18 @@ _Output = Annotated[Path, typer.Option(metavar="FILE", help=".jsonl or .txt to w
 _Traces = Annotated[
     Path | None, typer.Option(metavar="FILE", help=".safetensors or .jsonl for the score traces of the search.")
 ]
-_Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy.", show_default="5")]
-_MaxTokens = Annotated[
-    int | None, typer.Option(min=1, help="Most tokens of a target.", show_default="of the model, else 48")
-]
-_MinTokens = Annotated[int, typer.Option(min=0, help="Tokens before a target may end.")]
-_Penalty = Annotated[float, typer.Option(help="Scores are divided by ((5 + tokens) / 6) ** this; 0 for none.")]
-_Ban = Annotated[int, typer.Option(min=0, metavar="N", help="No N tokens in a row come twice in a target; 0: no ban.")]
-_BanIgnore = Annotated[str, typer.Option(metavar="TOKENS", help='Tokens that may repeat, such as ".|[X_SEP]".')]
-_Sample = Annotated[bool, typer.Option("--sample", help="Draw tokens at random instead of searching.")]
-_TopK = Annotated[int, typer.Option(min=0, help="Draw among the K most probable tokens; 0 for all.")]
-_TopP = Annotated[float, typer.Option(help="Draw among the fewest tokens that are this probable together.")]
-_Temperature = Annotated[float, typer.Option(help="Below 1 the probable tokens become more so.")]
-_Seed = Annotated[int, typer.Option(help="Of what is drawn.")]
-_NBest = Annotated[int, typer.Option(min=1, help="Targets of each source, best first (in .jsonl).")]
-_BatchTokens = Annotated[
-    int | None,
-    typer.Option(min=1, help="Tokens in memory at once, of sources and all beams' targets.", show_default="16384"),
-]
 
 
+@with_flags(GenerationSettings)
 def generate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model fine-tuned on seq2seq.")],
     *,
     source: _Input,
     output: _Output,
     field: _Fields = None,
-    beam_size: _Beams = None,
-    max_target_tokens: _MaxTokens = None,
-    min_tokens: _MinTokens = 1,
-    length_penalty: _Penalty = 0.0,
-    ban_ngrams: _Ban = 0,
-    ban_ignore: _BanIgnore = "",
-    sample: _Sample = False,
-    top_k: _TopK = 0,
-    top_p: _TopP = 1.0,
-    temperature: _Temperature = 1.0,
-    seed: _Seed = 0,
-    n_best: _NBest = 1,
     traces: _Traces = None,
-    batch_tokens: _BatchTokens = None,
     precision: PrecisionOption = "fp32",
+    **options: object,
 ) -> None:
     """Generate a target for every source of a file; start again after a stop and nothing is computed twice.
 
@@ -84,25 +56,8 @@ def generate(
       minilm generate runs/xsum/model --input test.jsonl --output summaries.jsonl --length-penalty 0.9
       minilm generate runs/qg/model --input rows.jsonl --field passage --field answer --output questions.txt
     """
-    from minilm.infer.generate import BATCH_TOKENS, GenerationSettings
-
-    settings = GenerationSettings(
-        beam_size=beam_size,
-        max_target_tokens=max_target_tokens,
-        min_tokens=min_tokens,
-        length_penalty=length_penalty,
-        ban_ngrams=ban_ngrams,
-        ban_ignore=ban_ignore,
-        sample=sample,
-        top_k=top_k,
-        top_p=top_p,
-        temperature=temperature,
-        seed=seed,
-        n_best=n_best,
-        batch_tokens=batch_tokens or BATCH_TOKENS,
-        traces=traces is not None,
-    )
-    as_lines = _is_text(source, output, traces, n_best=n_best, fields=field)
+    settings = from_options(GenerationSettings, {**options, "traces": traces is not None})
+    as_lines = _is_text(source, output, traces, n_best=settings.n_best, fields=field)
     written = _run(model, source, output, traces, settings, fields=field, as_lines=as_lines, precision=precision)
     typer.echo(f"{written:,} targets are in {output}")
 

@@ -114,7 +114,9 @@ def search(
     return [example.trace() for example in examples]
 
 
-def _ban(log_scores_RV: Tensor, step: int, examples: Sequence[_Example], end_id: int, rules: GenerationSettings) -> None:
+def _ban(
+    log_scores_RV: Tensor, step: int, examples: Sequence[_Example], end_id: int, rules: GenerationSettings
+) -> None:
     """Lower the scores of banned tokens in place; the end token gets the penalty itself, as in the original."""
     if rules.ban_ngrams and step > rules.ban_ngrams:
         banned = [tokens for example in examples for tokens in example.banned()]

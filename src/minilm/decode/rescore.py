@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from minilm.decode.constraints import length_divisors, require_exponent
+from minilm.decode.constraints import length_divisors
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
+
+_LARGEST_EXPONENT = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,10 @@ class RescoreSettings:
         for name in ("alpha", "length_penalty", "expect"):
             if getattr(self, name) is not None and not math.isfinite(getattr(self, name)):
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number")
-        require_exponent("alpha", self.alpha or 0.0)
+        if abs(self.alpha or 0.0) > _LARGEST_EXPONENT:
+            raise UsageError(
+                f"alpha is {self.alpha}; expected a number from -{_LARGEST_EXPONENT} to {_LARGEST_EXPONENT}"
+            )
 
     def score(self, score: float, length: int) -> float:
         """The changed score; 0 and None mean no change, as in the original."""

@@ -1,27 +1,27 @@
 """How text is generated: one group of settings for the Python API, the command line and the decoder.
 
-In: values from a caller or from flags. Out: `GenerationSettings`, checked. A field with a help text is also a flag of
+In: values from a caller or from flags. Out: `GenerationSettings`, checked. A field with a `Flag` is also one of
 `minilm generate`, so that a new option is a field here and the code that reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from dataclasses import dataclass
+from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
 from minilm.errors import SettingsError
 from minilm.files.checked import Count, PositiveInt, Settings
 
-T = TypeVar("T")
 
+@dataclass(frozen=True)
+class Flag:
+    """In the annotation of a field: the help text of its flag; `shown` replaces the default in it."""
 
-def _option(default: T, text: str, *, metavar: str | None = None, shown: str | None = None) -> T:
-    """A field with the help text of its flag; `shown` replaces the default in it."""
-    metadata: Mapping[str, str | None] = {"help": text, "metavar": metavar, "shown": shown}
-    return field(default=default, metadata=metadata)
+    help: str
+    metavar: str | None = None
+    shown: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +45,21 @@ class GenerationSettings(Settings):
         traces: keep what the search saw, to score it again; the search then never stops early.
     """
 
-    beam_size: PositiveInt = _option(5, "Beams of the search; 1 is greedy.")
-    max_target_tokens: PositiveInt | None = _option(None, "Max tokens of a target.", shown="of the model")
-    min_tokens: Count = _option(1, "Tokens before a target may end.")
-    length_penalty: Annotated[float, Ge(0), Le(100)] = _option(
-        0.0, "Scores are divided by ((5 + tokens) / 6) ** this; 0 for none."
-    )
-    ban_ngrams: Count = _option(0, "No N tokens in a row come twice in a target; 0: no ban.", metavar="N")
-    ban_ignore: str = _option("", 'Tokens that may repeat, such as ".|[X_SEP]".', metavar="TOKENS")
-    sample: bool = _option(False, "Draw tokens at random instead of searching.")
-    top_k: Count = _option(0, "Draw among the K most probable tokens; 0 for all.")
-    top_p: Annotated[float, Gt(0), Le(1)] = _option(1.0, "Draw among the fewest tokens that are this probable together.")
-    temperature: Annotated[float, Gt(0)] = _option(1.0, "Below 1 the probable tokens become more so.")
-    seed: int = _option(0, "Of what is drawn.")
-    n_best: PositiveInt = _option(1, "Targets of each source, best first (in .jsonl).")
-    batch_tokens: PositiveInt = _option(16384, "Tokens in memory at once, of sources and all beams' targets.")
+    beam_size: Annotated[PositiveInt, Flag("Beams of the search; 1 is greedy.")] = 5
+    max_target_tokens: Annotated[PositiveInt | None, Flag("Max tokens of a target.", shown="of the model")] = None
+    min_tokens: Annotated[Count, Flag("Tokens before a target may end.")] = 1
+    length_penalty: Annotated[
+        float, Ge(0), Le(100), Flag("Scores are divided by ((5 + tokens) / 6) ** this; 0 for none.")
+    ] = 0.0
+    ban_ngrams: Annotated[Count, Flag("No N tokens in a row come twice in a target; 0: no ban.", metavar="N")] = 0
+    ban_ignore: Annotated[str, Flag('Tokens that may repeat, such as ".|[X_SEP]".', metavar="TOKENS")] = ""
+    sample: Annotated[bool, Flag("Draw tokens at random instead of searching.")] = False
+    top_k: Annotated[Count, Flag("Draw among the K most probable tokens; 0 for all.")] = 0
+    top_p: Annotated[float, Gt(0), Le(1), Flag("Draw among the fewest tokens that are this probable together.")] = 1.0
+    temperature: Annotated[float, Gt(0), Flag("Below 1 the probable tokens become more so.")] = 1.0
+    seed: Annotated[int, Flag("Of what is drawn.")] = 0
+    n_best: Annotated[PositiveInt, Flag("Targets of each source, best first (in .jsonl).")] = 1
+    batch_tokens: Annotated[PositiveInt, Flag("Tokens in memory at once, of sources and all beams' targets.")] = 16384
     traces: bool = False
 
     def __post_init__(self) -> None:

@@ -10,15 +10,15 @@ Annotated with Ge, Gt, Le, Lt or MinLen of `annotated_types`; pydantic checks re
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -165,8 +165,13 @@ def _converted(value: object, hint: object, *, where: str, remedy: str) -> objec
     return value
 
 
-@lru_cache(maxsize=None)
 def _hints(cls: type) -> dict[str, object]:
     """The annotations of a dataclass's fields."""
+    return _cached_hints(cast("Hashable", cls))
+
+
+@cache
+def _cached_hints(cls: Hashable) -> dict[str, object]:
+    assert isinstance(cls, type)
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minilm.decode.decoder import Decoder, pos_shift_of
-from minilm.infer.generate import Generation, GenerationSettings
+from minilm.decode.settings import GenerationSettings
+from minilm.infer.generate import Generation
 from minilm.infer.sources import Source
 from minilm.model.heads import Model
 from minilm.score.generation import ScoredText, bleu_counts, bleu_scores

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
+from minilm.decode.settings import GenerationSettings
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
+from minilm.files.checked import from_options
 from minilm.infer.batching import in_order, windows
 from minilm.infer.engines.torch import Engine, TorchEngine
-from minilm.infer.generate import Generated, Generation, GenerationSettings, Options
+from minilm.infer.generate import Generated, Generation, with_model_lengths
 from minilm.infer.sources import Part, Source
 from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head
 from minilm.model.config import EncoderConfig
@@ -39,15 +41,13 @@ from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.windows import make_windows
 from minilm.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 _USABLE: tuple[HeadName, ...] = ("classification", "span", "mlm")
 _DOES: Mapping[HeadName, tuple[str, str]] = {
     "classification": ("classify texts", "a GLUE task or labelled texts"),
     "span": ("answer questions", "the task squad"),
     "mlm": ("generate text", "the task seq2seq"),
 }
+_TARGET_TOKENS = 48  # where the folder does not say
 _SPAN_TOKENS = 384  # of a window, where the folder does not say
 
 
@@ -230,16 +230,12 @@ class LoadedModel:
         return best_answers(questions, parts, scores, self.tokenizer, settings=settings or self.task.answers)
 
     @overload
-    def generate(self, texts: Iterable[Part], **options: Unpack[Options]) -> list[str]: ...
+    def generate(self, texts: Iterable[Part], *, n_best: Literal[1] = 1, **options: object) -> list[str]: ...
 
     @overload
-    def generate(
-        self, texts: Iterable[Part], *, n_best: int, **options: Unpack[Options]
-    ) -> list[str] | list[list[str]]: ...
+    def generate(self, texts: Iterable[Part], *, n_best: int, **options: object) -> list[str] | list[list[str]]: ...
 
-    def generate(
-        self, texts: Iterable[Part], *, n_best: int = 1, **options: Unpack[Options]
-    ) -> list[str] | list[list[str]]:
+    def generate(self, texts: Iterable[Part], *, n_best: int = 1, **options: object) -> list[str] | list[list[str]]:
         """The text that the model makes of each text, in their order; several, best first, with `n_best` above 1.
 
         Args:
@@ -251,7 +247,7 @@ class LoadedModel:
         Raises:
             UsageError: the model has no trained mlm head, a text is empty, or an option makes no sense.
         """
-        settings = GenerationSettings(n_best=n_best, **options)
+        settings = from_options(GenerationSettings, {"n_best": n_best, **options})
         if settings.traces:
             raise UsageError("generate returns texts only; for their traces call generations(texts, settings)")
         found = self.generations(texts, settings)
@@ -271,7 +267,7 @@ class LoadedModel:
                 found += [finished[place] for place in range(len(window))]
         return found
 
-    def stream(self, text: Part, **options: Unpack[Options]) -> Iterator[str]:
+    def stream(self, text: Part, **options: object) -> Iterator[str]:
         """The text that the model makes of `text`, piece by piece as it comes; greedy, or drawn with `sample`.
 
         Raises:
@@ -279,7 +275,7 @@ class LoadedModel:
         """
         if not options.get("sample"):
             options.setdefault("beam_size", 1)
-        return self.generation(GenerationSettings(**options)).stream(next(_sources([text])))
+        return self.generation(from_options(GenerationSettings, options)).stream(next(_sources([text])))
 
     def generation(self, settings: GenerationSettings) -> Generation:
         """What generates with `settings`, for those who bring their sources batch by batch.
@@ -295,7 +291,7 @@ class LoadedModel:
         return Generation(
             self._decoder,
             self.tokenizer,
-            settings.completed(self.task),
+            with_model_lengths(settings, self.task.max_target_tokens or _TARGET_TOKENS),
             max_source_tokens=most and most - source_frame(pos_shift),
         )
 

@@ -6,13 +6,12 @@ In: a model folder. Out: `SavedTask`, so that prediction cuts and frames its inp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from minilm.errors import DataError
+from minilm.files.checked import from_json
 from minilm.files.json import read_json, write_json
-from minilm.files.kinds import of_kind
 from minilm.tasks.squad.answers import AnswerSettings, Postprocess
 
 _FILE = "task.json"
@@ -71,13 +70,4 @@ def read_task(folder: Path) -> SavedTask:
     file = folder / _FILE
     if not file.is_file():
         return SavedTask()
-    values = read_json(file)
-    for field in fields(SavedTask):
-        if field.name in values and not of_kind(values[field.name], str(field.type)):
-            expected = "a list of texts" if field.type == "Sequence[str]" else field.type
-            raise DataError(f"{file}: {field.name} is {values[field.name]!r}; expected {expected}")
-    unknown = values.keys() - {field.name for field in fields(SavedTask)}
-    if unknown:
-        raise DataError(f"{file}: unknown key {min(unknown)!r}; the model is of a newer minilm: upgrade it")
-    fitting = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return SavedTask(**fitting)  # type: ignore[arg-type]
+    return from_json(SavedTask, read_json(file), where=file, remedy="is the model of a newer minilm? Upgrade it")

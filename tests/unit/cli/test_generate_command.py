@@ -152,7 +152,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             "--traces is t.bin; expected a name that end",
         ),
         ("in.txt", "w1\n", ["--top-p", 0.5], 2, "top_p has a meaning only with sample"),
-        ("in.txt", "w1\n", ["--length-penalty", "nan"], 2, "length_penalty is nan; expected a number from -100 to 100"),
+        ("in.txt", "w1\n", ["--length-penalty", "nan"], 2, "length_penalty is nan; expected a finite number"),
     ],
 )
 def test_what_is_wrong_and_where(generate, tmp_path, name, text, words, code, message):
@@ -184,11 +184,11 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     words = ["--input", "in.txt", "--output", "out.txt", "--batch-tokens", 1]
     search, searched = module.search, []
 
-    def interrupted(decoder, sources, settings):
+    def interrupted(decoder, sources, *rest):
         if len(searched) == 2:
             raise KeyboardInterrupt
         searched.append(len(sources))
-        return search(decoder, sources, settings)
+        return search(decoder, sources, *rest)
 
     monkeypatch.setattr(module, "search", interrupted)
     code, said = generate(*words)
@@ -215,11 +215,11 @@ def test_what_is_cut_is_told_of_all_sources_before_the_first_and_after_a_restart
     words = ["--input", "in.txt", "--output", "out.txt", "--batch-tokens", 1, "--max-target-tokens", 10]
     search, searched = module.search, []
 
-    def interrupted(decoder, sources, settings):
+    def interrupted(decoder, sources, *rest):
         if searched:
             raise KeyboardInterrupt
         searched.append(len(sources))
-        return search(decoder, sources, settings)
+        return search(decoder, sources, *rest)
 
     for step, code in ((interrupted, 130), (search, 0)):
         monkeypatch.setattr(module, "search", step)

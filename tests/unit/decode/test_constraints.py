@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minilm.decode.constraints import Constraints, banned_tokens, length_divisors, may_stop
+from minilm.decode.constraints import banned_tokens, length_divisors, may_stop
+from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
 
 
@@ -29,7 +30,7 @@ def test_tokens_that_would_repeat_an_ngram(sequence, size, ignored, banned):
 
 
 def test_the_end_is_banned_for_the_first_tokens():
-    rules = Constraints(min_tokens=2)
+    rules = GenerationSettings(min_tokens=2)
     assert [rules.bans_end(step) for step in (1, 2, 3)] == [True, True, False]
 
 
@@ -54,4 +55,4 @@ def test_a_search_may_stop_when_nothing_can_overtake():
 @pytest.mark.parametrize("name", ["min_tokens", "ban_ngrams"])
 def test_negative_numbers_are_refused(name):
     with pytest.raises(UsageError, match=f"^{name} is -1; expected 0 or more$"):
-        Constraints(**{name: -1})
+        GenerationSettings(**{name: -1})

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.decode.beam import BeamSettings, search
-from minilm.decode.constraints import Constraints
+from minilm.decode.beam import search
 from minilm.decode.decoder import Decoder, use_original_eps
 from minilm.decode.rescore import best_hypotheses
+from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.heads import Model
@@ -52,7 +52,7 @@ def test_rows_of_the_table_without_a_token_are_never_chosen(model, tmp_path):
     )
     model.head.bias.data[30:] = 50.0
     decoder = Decoder(model, Tokenizer.load(path))
-    [trace] = search(decoder, [source(decoder)], BeamSettings(beam_size=4, max_target_tokens=6))
+    [trace] = search(decoder, [source(decoder)], GenerationSettings(beam_size=4, max_target_tokens=6))
     assert max(token for frame in trace.ids for token in frame) < 30
 
 
@@ -75,20 +75,20 @@ def test_frames_and_room(model, tokenizer):
 def test_all_positions_are_used_and_no_more(decoder):
     """A source of the full room decodes to its last token; one token more is refused."""
     longest = source(decoder, 25)
-    [trace] = search(decoder, [longest], BeamSettings(beam_size=2, max_target_tokens=13, early_stop=False))
+    [trace] = search(decoder, [longest], GenerationSettings(beam_size=2, max_target_tokens=13, traces=True))
     assert trace.complete
     with pytest.raises(UsageError, match="a source of 27 tokens and a target of 14 need more than the model's 40 pos"):
-        search(decoder, [longest], BeamSettings(max_target_tokens=14))
+        search(decoder, [longest], GenerationSettings(max_target_tokens=14))
 
 
 def test_more_beams_than_tokens_are_refused(decoder):
     with pytest.raises(UsageError, match=r"^beam_size is 34, but the vocabulary has 33 tokens; use fewer beams$"):
-        search(decoder, [source(decoder)], BeamSettings(beam_size=34, max_target_tokens=2))
+        search(decoder, [source(decoder)], GenerationSettings(beam_size=34, max_target_tokens=2))
 
 
 def test_as_many_beams_as_tokens(decoder):
     """The whole vocabulary is in the first frame, the banned end token last, with the penalty as its score."""
-    options = BeamSettings(beam_size=33, max_target_tokens=2, constraints=Constraints(min_tokens=1), early_stop=False)
+    options = GenerationSettings(beam_size=33, max_target_tokens=2, min_tokens=1, traces=True)
     [trace] = search(decoder, [source(decoder)], options)
     assert sorted(trace.ids[0]) == list(range(33))
     assert (trace.ids[0][-1], trace.scores[0][-1]) == (3, -10000.0)
@@ -99,12 +99,12 @@ def test_as_many_beams_as_tokens(decoder):
     [
         ({"beam_size": 0}, "beam_size is 0; expected 1 or more"),
         ({"max_target_tokens": 0}, "max_target_tokens is 0; expected 1 or more"),
-        ({"beam_size": 2, "n_best": 3}, "n_best is 3, but a search with 2 beams is sure of 2 hypotheses only"),
+        ({"beam_size": 2, "n_best": 3}, "n_best is 3, but 2 beams find as many; raise beam_size, or sample"),
     ],
 )
 def test_settings_that_make_no_search(options, message):
     with pytest.raises(UsageError, match=message):
-        BeamSettings(**options)
+        GenerationSettings(**options)
 
 
 def test_finished_examples_leave_the_batch(decoder, monkeypatch):
@@ -118,7 +118,7 @@ def test_finished_examples_leave_the_batch(decoder, monkeypatch):
     )
     own = [source(decoder, length) for length in range(1, 12)]
     decoder._head.bias[3] = 3.0
-    options = BeamSettings(beam_size=3, max_target_tokens=20)
+    options = GenerationSettings(beam_size=3, max_target_tokens=20)
     together = [best_hypotheses(t, end_id=3, length_penalty=0.0) for t in search(decoder, own, options)]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) > 2
@@ -127,9 +127,9 @@ def test_finished_examples_leave_the_batch(decoder, monkeypatch):
 
 
 def test_the_original_eps_changes_the_scores_a_little(model, tokenizer):
-    [before] = search(Decoder(model, tokenizer), [np.array([2, 7, 3])], BeamSettings(max_target_tokens=1))
+    [before] = search(Decoder(model, tokenizer), [np.array([2, 7, 3])], GenerationSettings(max_target_tokens=1))
     use_original_eps(model)
-    [after] = search(Decoder(model, tokenizer), [np.array([2, 7, 3])], BeamSettings(max_target_tokens=1))
+    [after] = search(Decoder(model, tokenizer), [np.array([2, 7, 3])], GenerationSettings(max_target_tokens=1))
     assert 0 < torch.tensor(before.scores).sub(torch.tensor(after.scores)).abs().max() < 0.01
 
 
@@ -140,7 +140,7 @@ def test_the_early_stop_waits_for_every_hypothesis_asked_for(decoder, n_best, pe
     decoder._head.bias[3] = 3.0
 
     def targets(**options):
-        settings = BeamSettings(beam_size=4, max_target_tokens=14, length_penalty=penalty, **options)
+        settings = GenerationSettings(beam_size=4, max_target_tokens=14, length_penalty=penalty, **options)
         traces = search(decoder, sources, settings)
         frames = sum(len(trace.ids) for trace in traces)
         return frames, [
@@ -148,7 +148,7 @@ def test_the_early_stop_waits_for_every_hypothesis_asked_for(decoder, n_best, pe
             for trace in traces
         ]
 
-    whole_frames, whole = targets(n_best=n_best, early_stop=False)
+    whole_frames, whole = targets(n_best=n_best, traces=True)
     frames, stopped = targets(n_best=n_best)
     too_early_frames, too_early = targets(n_best=1)
     assert stopped == whole

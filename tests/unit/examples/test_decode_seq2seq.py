@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from minilm.cli.app import run_reporting
+from minilm.decode.settings import GenerationSettings
 from minilm.decode.traces import Trace, read_traces, write_traces
 from minilm.errors import UsageError
 from minilm.files.tensors import read_safetensors
@@ -119,7 +120,7 @@ def test_a_stopped_run_goes_on(decoding, here, monkeypatch, capsys):
         searched.append(len(sources))
         return search(decoder, sources, settings)
 
-    monkeypatch.setattr(decoding, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(GenerationSettings, "batch_tokens", 1)
     line += ["--batch_size", "0"]
     monkeypatch.setattr(generate_module, "search", interrupted)
     assert run_reporting(lambda: decoding.main(line)) == 130
