@@ -22,6 +22,7 @@ _EXTRAS = {
     "matplotlib": "plot",
     "pycocoevalcap": "meteor",
     "sentence_transformers": "bench",
+    "accelerate": "bench",
 }
 _FEATURES = {
     "avx2": "avx2",

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+
 from minilm import environment
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def test_flags_of_the_cpu_are_read(monkeypatch):
@@ -39,3 +48,15 @@ def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch):
 def test_malloc_settings_are_shown(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert environment._malloc()["MALLOC_ARENA_MAX"] == "2"
+
+
+def test_the_optional_parts_are_the_extras_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    promised = {
+        re.split(r"[<>=!~; ]", bound)[0].replace("-", "_"): extra
+        for extra, bounds in extras.items()
+        if extra != "dev"
+        for bound in bounds
+    }
+    assert promised == environment._EXTRAS

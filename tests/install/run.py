@@ -1,0 +1,98 @@
+"""Installs what is shipped in new environments, and the lowest versions that `pyproject.toml` promises.
+
+In: this checkout and a package index. Out: exit status 0 when the wheel without extras, the sdist, and the lower bounds
+of all dependencies work; else the command that failed. `make test-install` runs it; it takes some minutes.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 1200  # for one command
+TESTED_BOUNDS_OF_DEV = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "scikit-learn", "scipy")
+SMOKE_TESTS = ("tests/unit/text", "tests/unit/score", "tests/unit/report", "tests/unit/files", "tests/unit/model")
+
+
+def main() -> None:
+    """Run all three checks in a folder that is deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        run(sys.executable, "-m", "hatchling", "build", "-d", work / "dist", cwd=ROOT)
+        (wheel,), (sdist,) = (work / "dist").glob("*.whl"), (work / "dist").glob("*.tar.gz")
+        python = new_environment(work / "core")
+        install(python, "--constraint", ROOT / "requirements.lock", wheel)
+        use(python, work)
+        run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "minilm", cwd=work)
+        install(python, "--no-deps", sdist)
+        use(python, work)
+        python = new_environment(work / "lowest")
+        install(python, *lowest_versions(), wheel)
+        use(python, work)
+        run(python, "-m", "pytest", "-q", "-m", "not slow and not gpu", *SMOKE_TESTS, cwd=ROOT)
+    print("wheel, sdist and lowest versions: all work")
+
+
+def use(python: Path, work: Path) -> None:
+    """What a user does first, in a folder without this checkout."""
+    minilm = python.with_name("minilm")
+    run(python, "-c", "import minilm, sys; assert 'torch' not in sys.modules; print(minilm.__version__)", cwd=work)
+    run(minilm, "--help", cwd=work)
+    run(minilm, "doctor", cwd=work)
+    shipped = len(list((ROOT / "recipes").rglob("*.yaml")))
+    listed = run(minilm, "recipes", "list", cwd=work)
+    if listed.count("\n") < shipped:
+        raise SystemExit(f"minilm recipes list shows fewer than the {shipped} recipes of the checkout:\n{listed}")
+    labels = '{"id": "a", "label": 1, "prediction": 1}\n{"id": "b", "label": 0, "prediction": 1}\n'
+    (work / "rows.jsonl").write_text(labels, encoding="utf-8")
+    both = ("--predictions", "rows.jsonl", "--references", "rows.jsonl")
+    score = run(minilm, "score", "glue", "--task", "mrpc", *both, cwd=work)
+    if "accuracy  50.0000" not in score:
+        raise SystemExit(f"minilm score glue: expected an accuracy of 50, found:\n{score}")
+
+
+def lowest_versions() -> list[str]:
+    """The lower bound of every dependency and extra as a pinned version; of `dev` those that run the tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = dict(project["optional-dependencies"])
+    dev = [bound for bound in extras.pop("dev") if name_of(bound) in TESTED_BOUNDS_OF_DEV]
+    bounds = [*project["dependencies"], *(bound for extra in extras.values() for bound in extra), *dev]
+    return [bound.replace(">=", "==") for bound in bounds]
+
+
+def name_of(bound: str) -> str:
+    return re.split(r"[<>=!~ ]", bound)[0]
+
+
+def new_environment(folder: Path) -> Path:
+    """The interpreter of a new virtual environment."""
+    venv.create(folder, with_pip=True)
+    return folder / "bin" / "python"
+
+
+def install(python: Path, *what: object) -> None:
+    run(python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *what, cwd=python.parent)
+
+
+def run(*command: object, cwd: Path) -> str:
+    """The output of a command; the script ends with it when it fails."""
+    words = [str(word) for word in command]
+    print("+", " ".join(words), flush=True)
+    done = subprocess.run(words, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS)
+    if done.returncode:
+        raise SystemExit(f"exit status {done.returncode} of {' '.join(words)}\n{done.stdout}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
