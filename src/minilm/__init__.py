@@ -11,27 +11,55 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minilm.corpus.shards import Shards as Shards
-    from minilm.distill.relations import Relations as Relations
+    from minilm.decode.settings import GenerationSettings as GenerationSettings
+    from minilm.distill.relations import V1_PAIRS as V1_PAIRS
+    from minilm.distill.relations import V2_PAIRS as V2_PAIRS
     from minilm.distill.relations import relation_loss as relation_loss
+    from minilm.errors import MinilmError as MinilmError
+    from minilm.infer.api import Classified as Classified
+    from minilm.infer.api import LoadedModel as LoadedModel
     from minilm.infer.api import load as load
+    from minilm.model.checkpoint import read_model as read_model
+    from minilm.model.checkpoint import write_model as write_model
     from minilm.model.config import EncoderConfig as EncoderConfig
     from minilm.model.encoder import Encoder as Encoder
+    from minilm.model.encoder import Relations as Relations
     from minilm.model.packing import Packed as Packed
-    from minilm.recipe import load_recipe as load_recipe
+    from minilm.model.packing import pack as pack
+    from minilm.recipe.loading import load_recipe as load_recipe
+    from minilm.recipe.shipped import find_recipe as find_recipe
+    from minilm.run_recipe import RunSummary as RunSummary
+    from minilm.run_recipe import run as run
+    from minilm.tasks.squad.answers import Answer as Answer
+    from minilm.tasks.squad.read import Question as Question
     from minilm.text.tokenizer import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Answer": "minilm.tasks.squad.answers",
+    "Classified": "minilm.infer.api",
     "Encoder": "minilm.model.encoder",
     "EncoderConfig": "minilm.model.config",
+    "GenerationSettings": "minilm.decode.settings",
+    "LoadedModel": "minilm.infer.api",
+    "MinilmError": "minilm.errors",
     "Packed": "minilm.model.packing",
-    "Relations": "minilm.distill.relations",
+    "Question": "minilm.tasks.squad.read",
+    "Relations": "minilm.model.encoder",
+    "RunSummary": "minilm.run_recipe",
     "Shards": "minilm.corpus.shards",
     "Tokenizer": "minilm.text.tokenizer",
+    "V1_PAIRS": "minilm.distill.relations",
+    "V2_PAIRS": "minilm.distill.relations",
+    "find_recipe": "minilm.recipe.shipped",
     "load": "minilm.infer.api",
-    "load_recipe": "minilm.recipe",
+    "load_recipe": "minilm.recipe.loading",
+    "pack": "minilm.model.packing",
+    "read_model": "minilm.model.checkpoint",
     "relation_loss": "minilm.distill.relations",
+    "run": "minilm.run_recipe",
+    "write_model": "minilm.model.checkpoint",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -155,6 +155,19 @@ def test_the_blocks_of_a_page_run_in_order(
         assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout}\n{done.stderr}"
 
 
+def test_python_blocks_use_the_public_names_alone() -> None:
+    """A reader may rely on `minilm.NAME`; modules below it may move."""
+    blocks = [(page.name, block) for page in PAGES for block in blocks_of(page) if block.info == "python"]
+    assert len(blocks) > 10
+    deeper = [
+        f"{name}:{block.line}: {line}"
+        for name, block in blocks
+        for line in block.text.splitlines()
+        if re.search(r"\b(from|import) minilm\.", line)
+    ]
+    assert not deeper
+
+
 # --- what the other blocks and the reference name ------------------------------------------------
 
 

@@ -43,7 +43,7 @@ def build(
         ),
     ],
     tokenizer: Annotated[
-        Path, typer.Option(help="Model folder, tokenizer.json or vocab.txt of the teacher and student.")
+        str, typer.Option(help="Model folder, tokenizer.json or vocab.txt of the teacher and student, or 'embedded'.")
     ],
     out: Annotated[Path, typer.Option(help="Corpus folder to create; must not exist.")],
     more_inputs: Annotated[
@@ -68,6 +68,7 @@ def build(
       minilm corpus build --input reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
     """
     from minilm.corpus.build import build_shards
+    from minilm.embedded import model_path
     from minilm.files.formats import BadRows
 
     files = [*inputs, *(more_inputs or [])]
@@ -76,7 +77,7 @@ def build(
     with _progress() as on_progress:
         manifest = build_shards(
             files,
-            tokenizer=tokenizer,
+            tokenizer=model_path(tokenizer),
             out=out,
             max_tokens=max_tokens,
             field=field,

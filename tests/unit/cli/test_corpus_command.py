@@ -47,6 +47,13 @@ def test_all_files_after_input_are_read(vocab, tmp_path):
     assert f"{files[0]}:2: broken JSON" in result.stdout
 
 
+def test_the_embedded_tokenizer_is_meant_by_its_name(real_model_dir, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat sat\n")
+    options = ["--tokenizer", "embedded", "--out", str(tmp_path / "corpus"), "--max-tokens", "16"]
+    CliRunner().invoke(corpus.app, ["build", "--input", str(tmp_path / "a.txt"), *options], catch_exceptions=False)
+    assert Shards.open(tmp_path / "corpus")[0].tolist() == [101, 1996, 4937, 2938, 102]
+
+
 def test_library_errors_reach_the_caller(vocab, tmp_path):
     options = ["--tokenizer", str(vocab), "--out", str(tmp_path / "corpus")]
     result = CliRunner().invoke(corpus.app, ["build", "--input", str(tmp_path / "gone.txt"), *options])
