@@ -22,7 +22,6 @@ import torch
 from original_flags import MODEL_TYPES, add_flags, lowercase, precision_of, require_family, require_model_type
 
 from minilm.cli.app import run_reporting
-from minilm.cli.progress import counting_later
 from minilm.decode.decoder import Decoder, PosShift, use_original_eps
 from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
@@ -31,6 +30,7 @@ from minilm.infer.bulk.generate import GenerationJob, generate_file, read_source
 from minilm.infer.engines.torch import TorchEngine
 from minilm.infer.generate import Generation
 from minilm.model.checkpoint import model_checksums, read_config, read_model
+from minilm.progress import Progress
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer
 from minilm.text.tokenizer import Tokenizer
 
@@ -206,8 +206,8 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
         },
     )
     generation = Generation(decoder, tokenizer, settings, max_source_tokens=room)
-    with counting_later("decode") as started:
-        written = generate_file(generation, job, started=started)
+    with Progress("decode", unit="rows") as progress:
+        written = generate_file(generation, job, started=lambda total, done: progress.begin(total, done).advance)
     print(f"{written} targets are in {output}")
 
 

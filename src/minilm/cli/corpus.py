@@ -6,21 +6,18 @@ few seconds in a pipe), and a small table on stdout. The work is done by `minilm
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minilm.cli.table import aligned
+
 if TYPE_CHECKING:
     from minilm.corpus.build import BuildProgress
     from minilm.corpus.shards import ShardManifest
     from minilm.files.formats import BadRows
-
-_SECONDS_BETWEEN_LINES = 5.0
 
 app = typer.Typer(name="corpus", help="Turn text files into a corpus of token shards.", no_args_is_help=True)
 
@@ -70,11 +67,22 @@ def build(
     from minilm.corpus.build import build_shards
     from minilm.embedded import model_path
     from minilm.files.formats import BadRows
+    from minilm.progress import Progress
 
     files = [*inputs, *(more_inputs or [])]
     bad_rows = BadRows()
     started = time.monotonic()
-    with _progress() as on_progress:
+    mib_done = 0.0
+    with Progress("build") as progress:
+
+        def on_progress(now: BuildProgress) -> None:
+            nonlocal mib_done
+            if not mib_done:
+                progress.begin(now.bytes_total / 2**20)
+            read = now.bytes_done / 2**20 - mib_done
+            mib_done += read
+            progress.advance(read, status=status_line(now, time.monotonic() - started))
+
         manifest = build_shards(
             files,
             tokenizer=model_path(tokenizer),
@@ -89,60 +97,13 @@ def build(
     _print_summary(manifest, bad_rows=bad_rows, num_files=len(files), out=out, seconds=seconds)
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[BuildProgress], None]]:
-    if not sys.stderr.isatty():
-        yield _plain_lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(bar_width=12),
-        TextColumn("{task.fields[bytes]}"),
-        TextColumn("{task.fields[rates]}"),
-        TimeRemainingColumn(),
-    )
-    started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None, bytes="", rates="")
-
-        def show(now: BuildProgress) -> None:
-            rates = _rates(now, time.monotonic() - started)
-            done = f"{now.bytes_done / 2**20:.1f}/{now.bytes_total / 2**20:.1f} MiB"
-            bar.update(task, completed=now.bytes_done, total=now.bytes_total, bytes=done, rates=rates)
-
-        yield show
-
-
-def _plain_lines() -> Callable[[BuildProgress], None]:
-    started = shown = time.monotonic()
-
-    def show(now: BuildProgress) -> None:
-        nonlocal shown
-        clock = time.monotonic()
-        if clock - shown < _SECONDS_BETWEEN_LINES:
-            return
-        shown = clock
-        typer.echo(progress_line(now, clock - started), err=True)
-
-    return show
-
-
-def progress_line(now: BuildProgress, seconds: float) -> str:
-    """Return one plain line: share and bytes done, counts, rates, and the time left."""
-    share = now.bytes_done / max(now.bytes_total, 1)
-    left = f"{seconds / share - seconds:.0f} s left" if share else "time left unknown"
-    return (
-        f"{share:4.0%} of {now.bytes_total / 2**20:.1f} MiB, "
-        f"{now.documents:,} documents, {now.tokens:,} tokens, "
-        f"{_rates(now, seconds)}, {left}"
-    )
-
-
-def _rates(now: BuildProgress, seconds: float) -> str:
+def status_line(now: BuildProgress, seconds: float) -> str:
+    """Counts and rates, for the progress display."""
     seconds = max(seconds, 1e-9)
-    return f"{now.documents / seconds:,.0f} documents/s, {now.tokens / seconds:,.0f} tokens/s"
+    return (
+        f"{now.documents:,} documents, {now.tokens:,} tokens, "
+        f"{now.documents / seconds:,.0f} documents/s, {now.tokens / seconds:,.0f} tokens/s"
+    )
 
 
 def _print_summary(manifest: ShardManifest, *, bad_rows: BadRows, num_files: int, out: Path, seconds: float) -> None:
@@ -154,11 +115,8 @@ def _print_summary(manifest: ShardManifest, *, bad_rows: BadRows, num_files: int
         ("mean", f"{manifest.tokens / manifest.documents:.1f} tokens per document"),
         ("shards", f"{len(manifest.shards):,}"),
         ("bad rows", f"{bad_rows.count:,} skipped"),
+        *(("", example) for example in bad_rows.first),
         ("empty texts", f"{bad_rows.empty:,} skipped"),
         ("corpus", str(out)),
     ]
-    for name, value in rows:
-        typer.echo(f"{name:<12} {value}")
-        if name == "bad rows":
-            for example in bad_rows.first:
-                typer.echo(f"{'':<12} {example}")
+    typer.echo(aligned(rows, "<"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running
+from minilm.cli.table import aligned
 
 if TYPE_CHECKING:
     from minilm.distill.run import DistillResult
@@ -50,5 +51,4 @@ def _table(result: DistillResult) -> str:
     for name, folder in result.folders.items():
         loss = result.metrics.get(f"{name}.heldout_loss")
         rows.append((name, f"{result.num_parameters[name]:,}", "-" if loss is None else f"{loss:.6g}", str(folder)))
-    first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
-    return "\n".join(f"{a:<{first}}  {b:>{second}}  {c:>{third}}  {d}" for a, b, c, d in rows)
+    return aligned(rows, "<>><")

@@ -6,10 +6,12 @@ In: the facts of `minilm.environment`. Out: a table, or JSON with `--json`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated
 
 import typer
 
+from minilm.cli.table import aligned
 from minilm.environment import examine
 
 
@@ -31,12 +33,10 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON i
 
 def as_table(report: Mapping[str, Mapping[str, object]]) -> str:
     """Lay the facts out in two columns under section headings."""
-    width = max(len(name) for section in report.values() for name in section)
-    lines = []
-    for heading, section in report.items():
-        lines.append(heading)
-        lines += [f"  {name:<{width}}  {_plain(value)}" for name, value in section.items()]
-    return "\n".join(lines) + "\n"
+    facts = [(f"  {name}", _plain(value)) for section in report.values() for name, value in section.items()]
+    lines = iter(aligned(facts, "<").split("\n"))
+    blocks = ["\n".join([heading, *islice(lines, len(section))]) for heading, section in report.items()]
+    return "\n".join(blocks) + "\n"
 
 
 def _plain(value: object) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running
+from minilm.cli.table import aligned
 
 if TYPE_CHECKING:
     from minilm.finetune.result import SettingRuns
@@ -61,11 +62,6 @@ def _table(points: Sequence[SettingRuns]) -> str:
         deviation = f"{point.deviation:.2f}" if len(point.runs) > 1 else "-"
         numbers = (f"{point.mean:.2f}", deviation, f"{point.best.main:.2f}{mark}")
         rows.append((point.describe(), str(len(point.runs)), *numbers))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in (1, 2, 3)), row[4]])
-        for row in rows
-    ]
     others = [name for name in chosen.best.numbers if name != chosen.metric]
     rest = ", ".join(f"{name} {chosen.best.numbers[name]:.4g}" for name in others)
-    return "\n".join(lines) + (f"\nbest run: {rest}" if rest else "")
+    return aligned(rows, "<>>><") + (f"\nbest run: {rest}" if rest else "")

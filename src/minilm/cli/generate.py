@@ -74,11 +74,11 @@ def _run(
     precision: Precision,
 ) -> int:
     """Load the model and generate, with progress."""
-    from minilm.cli.progress import counting_later
     from minilm.errors import Interrupted
     from minilm.files.regular import sha256_file
     from minilm.infer.api import load
     from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
+    from minilm.progress import Progress
 
     loaded = load(model, precision=precision)
     columns = list(fields or loaded.task.source)
@@ -98,8 +98,8 @@ def _run(
         },
     )
     try:
-        with counting_later("generate") as started:
-            return generate_file(generation, job, started=started)
+        with Progress("generate", unit="rows") as progress:
+            return generate_file(generation, job, started=lambda total, done: progress.begin(total, done).advance)
     except KeyboardInterrupt:
         raise Interrupted(f"stopped by the user; the same command goes on with what {output} still lacks") from None
 

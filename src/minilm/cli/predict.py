@@ -232,16 +232,17 @@ def _write(rows: Generator[list[Prediction], None, None], total: int, output: st
     import json
     import sys
 
-    from minilm.cli.progress import counting
     from minilm.files.atomic import writing_aside
+    from minilm.progress import Progress
 
     written = 0
     target = nullcontext(sys.stdout.buffer) if output == _STANDARD else writing_aside(Path(output))
-    with target as file, counting("predict", total) as advance, closing(rows):
+    with target as file, Progress("predict", unit="rows") as progress, closing(rows):
+        progress.begin(total)
         for window in rows:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in window)
             file.write(lines.encode(errors="backslashreplace"))  # a lone surrogate: the escape that it came from
             file.flush()
             written += len(window)
-            advance(len(window))
+            progress.advance(len(window))
     return written

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minilm.cli.table import aligned
+
 if TYPE_CHECKING:
     from minilm.quickstart.run import Row
     from minilm.quickstart.text import QuickstartText
@@ -75,17 +77,4 @@ def _table(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
-    return (
-        "\n"
-        + "\n".join(
-            "  ".join(
-                [
-                    line[0].ljust(widths[0]),
-                    *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-                ]
-            )
-            for line in lines
-        )
-        + "\n"
-    )
+    return f"\n{aligned(lines)}\n"

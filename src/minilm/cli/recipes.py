@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from minilm.cli.table import aligned
+
 app = typer.Typer(name="recipes", help="List, show and copy the shipped recipes.", no_args_is_help=True)
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as tiny-embedded; `minilm recipes list` shows all.")]
@@ -25,11 +27,9 @@ def list_recipes() -> None:
     """
     from minilm.recipe import recipe_names, recipe_text
 
-    names = recipe_names()
-    width = max(map(len, names))
-    for name in names:
-        first = recipe_text(name).partition("\n")[0]
-        typer.echo(f"{name:<{width}}  {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
+    firsts = [(name, recipe_text(name).partition("\n")[0]) for name in recipe_names()]
+    rows = [(name, first.removeprefix("#").strip() if first.startswith("#") else "") for name, first in firsts]
+    typer.echo(aligned(rows, "<"))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm.cli.score_text import AsJson, qg, rouge
+from minilm.cli.table import aligned
 from minilm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -195,10 +196,7 @@ def _show(metrics: Mapping[str, float], *, as_json: bool) -> None:
 
         typer.echo(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}))
         return
-    shown = {name: _number(name, value) for name, value in metrics.items()}
-    name_width, value_width = (max(map(len, column)) for column in (shown, shown.values()))
-    for name, value in shown.items():
-        typer.echo(f"{name:<{name_width}}  {value:>{value_width}}")
+    typer.echo(aligned([(name, _number(name, value)) for name, value in metrics.items()]))
 
 
 def _number(name: str, value: float) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minilm.cli.table import aligned
 from minilm.errors import DataError, SystemProblem, UsageError
 
 if TYPE_CHECKING:
@@ -370,14 +371,8 @@ def _table(report: _Report) -> str:
         if name in report.intervals:
             row.append("{:.4f} to {:.4f}".format(*report.intervals[name]))
         rows.append(row + [""] * (len(head) - len(row)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        f"{row[0]:<{widths[0]}}"
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
     names: dict[str, list[str]] = {}
     for name, signature in report.signatures.items():
         names.setdefault(signature, []).append(name)
     signatures = [f"{', '.join(those)}: {signature}" for signature, those in names.items()]
-    return "\n".join([*map(str.rstrip, lines), "", *signatures])
+    return "\n".join([aligned(rows), "", *signatures])

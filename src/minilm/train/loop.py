@@ -28,6 +28,7 @@ from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
 from minilm.files.tensors import write_safetensors
 from minilm.model.precision import Precision
+from minilm.progress import Progress
 from minilm.randomness import derived_seed
 from minilm.train.accumulate import Backward, Batch, StepLoss
 from minilm.train.allocator import FreedMemory, resident_gib
@@ -35,7 +36,6 @@ from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
 from minilm.train.optim import AdamWSettings, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from minilm.train.progress import StepProgress
 from minilm.train.schedule import linear_schedule
 from minilm.train.state import Identity, TrainState, load_newest, save_checkpoint
 
@@ -178,13 +178,15 @@ def train(
     with (
         torch.random.fork_rng(),  # the caller's random numbers stay as they are
         _interruptible() as interrupted,
-        StepProgress(settings.label, settings.steps, done=run.step, silent=not ranks.is_first) as progress,
+        Progress(settings.label, silent=not ranks.is_first) as progress,
     ):
+        progress.begin(settings.steps, run.step)
         while not run.is_over:
             if run.interrupted or (ranks.world_size == 1 and interrupted.is_set):
                 _stop(run, objective)
             loss = _step(run, objective, interrupted=interrupted.is_set)
-            progress.update(loss=loss, tokens_per_second=run.tokens / max(run.seconds, 1e-9))
+            speed = f"{run.tokens / max(run.seconds, 1e-9):,.0f} tokens/s"
+            progress.advance(status=f"loss {loss:.4f}  {speed}  {resident_gib():.1f} GiB")
             _after_step(run, objective)
     return run.held_out or objective.evaluate()
 

@@ -60,19 +60,9 @@ def test_library_errors_reach_the_caller(vocab, tmp_path):
     assert isinstance(result.exception, UsageError)
 
 
-def test_plain_progress_line():
+def test_the_status_has_counts_and_rates():
     now = BuildProgress(bytes_done=2**20, bytes_total=4 * 2**20, texts=900, documents=1000, tokens=200_000)
-    line = corpus.progress_line(now, 10.0)
-    assert line == (" 25% of 4.0 MiB, 1,000 documents, 200,000 tokens, 100 documents/s, 20,000 tokens/s, 30 s left")
-
-
-def test_plain_lines_come_every_few_seconds(monkeypatch, capsys):
-    clock = iter([0.0, 1.0, 6.0, 7.0, 12.0])
-    monkeypatch.setattr(corpus.time, "monotonic", lambda: next(clock))
-    show = corpus._plain_lines()
-    for _ in range(4):
-        show(BuildProgress(bytes_done=1, bytes_total=2, texts=1, documents=1, tokens=1))
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert corpus.status_line(now, 10.0) == "1,000 documents, 200,000 tokens, 100 documents/s, 20,000 tokens/s"
 
 
 def test_help_needs_no_heavy_imports():

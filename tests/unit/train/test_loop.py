@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minilm import progress
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
@@ -24,7 +24,7 @@ from minilm.files.tensors import read_safetensors
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.packing import Packed, pack
-from minilm.train import loop, progress
+from minilm.train import loop
 from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.loop import TrainSettings, accumulate_in, train
 from minilm.train.metrics import means, read_metrics
@@ -197,11 +197,10 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lines_in_a_pipe_show_loss_speed_and_time_left(caplog, monkeypatch):
+def test_lines_in_a_pipe_show_loss_speed_and_time_left(capsys, monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
-    caplog.set_level(logging.INFO)
     train(Toy(), settings(steps=3, label="distill"))
-    lines = [record.getMessage() for record in caplog.records if record.name == "minilm.train.progress"]
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     line = r"distill 1/3  loss [\d.]+  [\d,]+ tokens/s  [\d.]+ GiB  \d+:\d\d:\d\d left"
     assert re.fullmatch(line, lines[0]), lines[0]

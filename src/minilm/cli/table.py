@@ -1,0 +1,26 @@
+"""Rows of cells as aligned text.
+
+In: rows of equally many texts. Out: a line per row, two spaces between its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]], columns: str = "<>") -> str:
+    """Align the cells of each column.
+
+    Args:
+        rows: at least one; all have the same number of cells.
+        columns: for each column `<` (left) or `>` (right); the last letter holds for the columns that follow too.
+
+    Returns:
+        The lines, without spaces at their ends.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = columns.ljust(len(widths), columns[-1])
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        for row in rows
+    )

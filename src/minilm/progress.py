@@ -1,0 +1,110 @@
+"""How far something long is: one live line on a terminal, a plain line every ten seconds in a pipe.
+
+In: how much there is, and each time what more is done. Out: the share, rate or status, and time left, on standard
+error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Shows nothing until `begin`; a context manager."""
+
+    def __init__(self, label: str, *, unit: str = "", silent: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            label: what is being done.
+            unit: what is counted; its rate is shown. Without one the caller's status is shown alone.
+            silent: show nothing, as in all processes but the first.
+        """
+        self._label, self._unit, self._silent = label, unit, silent
+        self._total: float = 0
+        self._done: float = 0
+        self._first: float = 0
+        self._started = self._last_line = 0.0
+        self._bar: tuple[Bar, TaskID] | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Progress:
+        """Nothing is shown yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state on the screen."""
+        self._stack.close()
+
+    def begin(self, total: float, done: float = 0) -> Progress:
+        """Start the clock: `done` of `total` were finished earlier, which is announced where there is a unit."""
+        self._total, self._done, self._first = total, done, done
+        self._started = self._last_line = time.monotonic()
+        if self._silent:
+            return self
+        if done and self._unit:
+            _say(f"resuming: {_number(done)} of {_number(total)} {self._unit} are finished")
+        if sys.stderr is not None and sys.stderr.isatty():
+            bar = self._stack.enter_context(_live_bar())
+            self._bar = bar, bar.add_task(self._label, total=total, count=self._count(), status="")
+            bar.update(self._bar[1], completed=done)
+        return self
+
+    def advance(self, count: float = 1, *, status: str = "") -> None:
+        """`count` more are done."""
+        self._done += count
+        if self._silent:
+            return
+        now = time.monotonic()
+        rate = (self._done - self._first) / max(now - self._started, 1e-9)
+        shown = "  ".join(part for part in (f"{rate:,.1f} {self._unit}/s" if self._unit else "", status) if part)
+        if self._bar is not None:
+            bar, task = self._bar
+            bar.update(task, completed=self._done, count=self._count(), status=shown)
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (
+                f"{timedelta(seconds=round((self._total - self._done) / rate))} left" if rate else "time left unknown"
+            )
+            _say(f"{self._label} {self._count()}  {shown}  {left}")
+
+    def _count(self) -> str:
+        return f"{_number(self._done)}/{_number(self._total)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def _say(line: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def _live_bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,68 @@
+"""The progress display: a plain line every ten seconds in a pipe, a live bar on a terminal, nothing when silent."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from minilm import progress
+from minilm.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def run(clock, display: Progress) -> None:
+    with display as shown:
+        shown.begin(1000, 200)
+        for _ in range(4):
+            clock[0] += 6
+            shown.advance(100, status="loss 1")
+
+
+def test_lines_in_a_pipe_have_rate_status_and_time_left(clock, capsys):
+    run(clock, Progress("predict", unit="rows"))
+    assert capsys.readouterr().err.splitlines() == [
+        "resuming: 200 of 1,000 rows are finished",
+        "predict 400/1,000  16.7 rows/s  loss 1  0:00:36 left",
+        "predict 600/1,000  16.7 rows/s  loss 1  0:00:24 left",
+    ]
+
+
+def test_without_a_unit_only_the_status_is_shown(clock, capsys):
+    run(clock, Progress("distill"))
+    assert capsys.readouterr().err.splitlines()[0] == "distill 400/1,000  loss 1  0:00:36 left"
+
+
+def test_fractions_and_no_rate_yet(clock, capsys):
+    with Progress("build") as shown:
+        shown.begin(2.5)
+        clock[0] = 10.0
+        shown.advance(0.0, status="x")
+    assert capsys.readouterr().err == "build 0.0/2.5  x  time left unknown\n"
+
+
+def test_silent_shows_nothing(clock, capsys):
+    run(clock, Progress("distill", unit="steps", silent=True))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_has_one_live_line(clock, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    run(clock, Progress("predict", unit="rows"))
+    written = sys.stderr.getvalue()
+    assert "600/1,000" in written
+    assert "16.7 rows/s  loss 1" in written
+    assert "left" not in written
