@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from minilm.errors import DataError, UsageError
+from minilm.files.fields import no_field
 from minilm.files.formats import read_file
 from minilm.files.regular import decode
 
@@ -205,8 +206,7 @@ def _field(place: str, row: object, names: Sequence[str]) -> object:
     for name in names:
         if name in row:
             return row[name]
-    found = ", ".join(_short(key) for key in list(row)[:8]) or "no fields"
-    raise DataError(f"{place}: no field {' or '.join(map(repr, names))} (the row has {found})")
+    raise DataError(f"{place}: {no_field(names, row, fix='add the field or correct its name')}")
 
 
 def _id(place: str, row: object, names: Sequence[str]) -> str:

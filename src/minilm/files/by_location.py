@@ -14,6 +14,7 @@ from pathlib import Path
 
 from minilm.errors import DataError
 from minilm.files.by_id import as_text
+from minilm.files.fields import no_field
 from minilm.files.formats import require_file
 from minilm.files.rows import is_table, read_lines, read_rows
 
@@ -72,8 +73,7 @@ def _row_items(path: Path, fields: Sequence[str], *, several: bool) -> Iterator[
         place = f"{path}:{row.line}"
         name = next((name for name in fields if name in row.values), None)
         if name is None:
-            found = ", ".join(map(repr, list(row.values)[:8])) or "no fields"
-            raise DataError(f"{place}: no field {' or '.join(map(repr, fields))} (the row has {found})")
+            raise DataError(f"{place}: {no_field(fields, row.values, fix='add the field or correct its name')}")
         try:
             yield row.line, _texts(row.values[name], several=several)
         except ValueError as error:

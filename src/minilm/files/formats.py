@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
+from minilm.files.fields import no_field
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,8 +144,7 @@ def _read_all(
 
 def _text(row: Mapping[str, object], field: str) -> str:
     if field not in row:
-        found = ", ".join(map(repr, list(row)[:8])) or "no fields"
-        raise ValueError(f"no field {field!r} (the row has {found})")
+        raise ValueError(no_field([field], row, fix="correct the row, or change the field name to that of the text"))
     text = row[field]
     if not isinstance(text, str):
         kind = "null" if text is None else f"a {type(text).__name__}"

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from minilm.errors import DataError
+from minilm.files.fields import no_field
 from minilm.files.formats import (
     ROW_READERS,
     ByteMeter,
@@ -58,10 +59,8 @@ class Row:
         if self.misfit:
             raise DataError(f"{place}: {self.misfit} (a text may hold a tab); correct the row")
         if name not in self.values:
-            found = ", ".join(f"{key!r:.40}" for key in list(self.values)[:8]) or "no fields"
-            raise DataError(
-                f"{place}: no field {name!r}, found {found}; correct the row, or name its fields with {named_by}"
-            )
+            fix = f"correct the row, or name its fields with {named_by}"
+            raise DataError(f"{place}: {no_field([name], self.values, fix=fix)}")
         value = self.values[name]
         if isinstance(value, str):
             return value

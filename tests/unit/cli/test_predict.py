@@ -249,10 +249,10 @@ def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     assert f"error: {source}:2: text is a int, expected a string" in capsys.readouterr().err
     source.write_text('{"text": "word1"}\n{"body": "word2"}\n')
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
-    assert f"{source}:2: no column 'text' (the row has 'body')" in capsys.readouterr().err
+    assert f"{source}:2: no field 'text', found 'body'; name the right column with" in capsys.readouterr().err
     arguments = ("--input", trained.folder / "dev.jsonl", "--output", out, "--id", "nr")
     assert minilm("predict", trained.folder / "run/model", *arguments) == 3
-    assert "dev.jsonl:1: no column 'nr' (the row has" in capsys.readouterr().err
+    assert "dev.jsonl:1: no field 'nr', found" in capsys.readouterr().err
     source = trained.folder / "bad.tsv"
     source.write_text("id\ttext\n1\tword1\tword2\n")
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3

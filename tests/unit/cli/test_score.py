@@ -158,8 +158,9 @@ KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .g
          "p.json: id 'q1' is already in p.json with another value (1 repeated ids in all); keep one of each"),
         ("p.jsonl", [ROW, {"id": "q2", "prediction": None}], "p.jsonl:2: id 'q2': found null, expected a string"),
         ("p.jsonl", [ROW, {"id": "q2", "text": "y"}],
-         "p.jsonl:2: no field 'prediction' (the row has 'id', 'text')"),
-        ("p.jsonl", [{"prediction": "x"}], "p.jsonl:1: no field 'id' or 'idx' (the row has 'prediction')"),
+         "p.jsonl:2: no field 'prediction', found 'id', 'text'; add the field or correct its name"),
+        ("p.jsonl", [{"prediction": "x"}],
+         "p.jsonl:1: no field 'id' or 'idx', found 'prediction'; add the field or correct its name"),
         ("p.jsonl", [{"id": 1.5, "prediction": "x"}],
          "p.jsonl:1: the id is a number, expected a string or a whole number"),
         ("p.jsonl", [{"id": True, "prediction": "x"}],
@@ -238,7 +239,9 @@ def test_bad_questions_are_one_clear_error(score, name, content, message):
          "na.json: id 'q1': found 10000000000000000000, expected a finite number"),
         ("na.jsonl", [{"id": "q1", "na_prob": "0.5"}], "na.jsonl:1: id 'q1': found a string, expected a number"),
         ("na.jsonl", [{"id": "q1", "na_prob": True}], "na.jsonl:1: id 'q1': found true or false, expected a number"),
-        ("na.jsonl", [{"id": "q1", "p": 1}], "na.jsonl:1: no field 'na_prob' or 'null_odds' (the row has 'id', 'p')"),
+        ("na.jsonl", [{"id": "q1", "p": 1}],
+         "na.jsonl:1: no field 'na_prob' or 'null_odds', found 'id', 'p'; "
+         "add the field or correct its name"),
         ("na.json", {"x": 1},
          "na.json: no id with a na_prob is among the references: ids with a na_prob look like 'x', "
          "those of the references like 'q1'; check that the files belong together"),

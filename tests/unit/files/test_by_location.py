@@ -35,10 +35,12 @@ def encoded(kind: str, folder: Path) -> bytes:
     return "\r\n".join(TEXTS).encode("utf-8-sig")
 
 
-@pytest.mark.parametrize("packed", ["", ".gz"])
-@pytest.mark.parametrize("kind", ["txt", "test", "post", "jsonl", "json", "csv", "tsv", "parquet"])
-def test_every_format_gives_the_same_items(kind, packed, tmp_path):
-    path = write(tmp_path / f"in.{kind}{packed}", encoded(kind, tmp_path))
+_KINDS = ("txt", "test", "post", "jsonl", "json", "csv", "tsv")
+
+
+@pytest.mark.parametrize("name", ["parquet", *_KINDS, *(f"{kind}.gz" for kind in _KINDS)])
+def test_every_format_gives_the_same_items(name, tmp_path):
+    path = write(tmp_path / f"in.{name}", encoded(name.removesuffix(".gz"), tmp_path))
     assert read_aligned(path, fields=("other", "prediction")).texts == [(text,) for text in TEXTS]
 
 
@@ -74,7 +76,11 @@ WANTED = "expected a string or a list of them"
         ("in.txt", b"", ": the file is empty; expected at least one text"),
         ("in.jsonl", b"\n", ": the file is empty; expected at least one text"),
         ("in.txt", b"a\n\xff\n", ":2: invalid UTF-8; write the file again as UTF-8"),
-        ("in.jsonl", b'{"output": "a"}\n{"text": "b"}', ":2: no field 'prediction' or 'output' (the row has 'text')"),
+        (
+            "in.jsonl",
+            b'{"output": "a"}\n{"text": "b"}',
+            ":2: no field 'prediction' or 'output', found 'text'; add the field or correct its name",
+        ),
         ("in.jsonl", b'{"output": null}', f":1: field 'output': found null, {WANTED}"),
         ("in.jsonl", b'{"output": []}', f":1: field 'output': found an empty list, {WANTED}"),
         ("in.jsonl", b'{"output": ["a", 1]}', f":1: field 'output': found a number, {WANTED}"),

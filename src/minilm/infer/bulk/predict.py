@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from minilm.errors import DataError
+from minilm.files.fields import no_field
 from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
 from minilm.infer.api import LoadedModel
@@ -171,8 +172,8 @@ def answered(
 
 def _require(path: Path, row: Row, column: str) -> None:
     if column not in row.values:
-        found = ", ".join(map(repr, list(row.values)[:8])) or "no column"
-        raise DataError(f"{path}:{row.line}: no column {column!r} (the row has {found}); name the right one")
+        fix = "name the right column with --text, --text-pair or --id"
+        raise DataError(f"{path}:{row.line}: {no_field([column], row.values, fix=fix)}")
 
 
 def _text(path: Path, row: Row, column: str) -> str:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from minilm.errors import DataError
 from minilm.files.by_id import read_json_text
+from minilm.files.fields import no_field
 from minilm.files.json import parse_json_object
 from minilm.score.squad import SquadReference
 
@@ -119,8 +120,7 @@ class _Row:
 
     def get(self, name: str, kind: type[_T]) -> _T:
         if name not in self.fields:
-            found = ", ".join(repr(key[:40]) for key in list(self.fields)[:8]) or "no fields"
-            raise DataError(f"{self.place}: no field {name!r}, found {found}; add the field or correct its name")
+            raise DataError(f"{self.place}: {no_field([name], self.fields, fix='add the field or correct its name')}")
         value = self.fields[name]
         if not isinstance(value, kind) or type(value) is not kind:  # true is no number
             raise DataError(f"{self.place}: field {name!r} is {_KINDS[type(value)]}, expected {_KINDS[kind]}")
