@@ -29,7 +29,8 @@ from minilm.files.regular import sha256_file
 from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
 from minilm.infer.engines.torch import TorchEngine
 from minilm.infer.generate import Generation
-from minilm.model.checkpoint import model_checksums, read_config, read_model
+from minilm.model.checkpoint import read_model
+from minilm.model.metadata import model_checksums, read_config
 from minilm.progress import Progress
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer
 from minilm.text.tokenizer import Tokenizer

@@ -38,7 +38,7 @@ from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_write, make_folder
 from minilm.finetune.run import finetune_once
-from minilm.model.checkpoint import read_config
+from minilm.model.metadata import read_config
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.train.distributed import Ranks, is_first_process, process_group, wait_for_first
 from minilm.train.folder import RECIPE

@@ -39,7 +39,8 @@ from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
 from minilm.finetune.run import finetune_once
 from minilm.finetune.squad import SpanTask, WindowSettings
-from minilm.model.checkpoint import read_config, read_model, saved_head
+from minilm.model.checkpoint import read_model
+from minilm.model.metadata import read_config, saved_head
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.tasks.squad.answers import AnswerSettings, official_files
 from minilm.tasks.squad.read import read_squad

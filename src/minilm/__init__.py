@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from minilm.distill.relations import V2_PAIRS as V2_PAIRS
     from minilm.distill.relations import relation_loss as relation_loss
     from minilm.errors import MinilmError as MinilmError
-    from minilm.infer.api import Classified as Classified
     from minilm.infer.api import LoadedModel as LoadedModel
     from minilm.infer.api import load as load
+    from minilm.infer.predictions import Classified as Classified
     from minilm.model.checkpoint import read_model as read_model
     from minilm.model.checkpoint import write_model as write_model
     from minilm.model.config import EncoderConfig as EncoderConfig
@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Answer": "minilm.tasks.squad.answers",
-    "Classified": "minilm.infer.api",
+    "Classified": "minilm.infer.predictions",
     "Encoder": "minilm.model.encoder",
     "EncoderConfig": "minilm.model.config",
     "GenerationSettings": "minilm.decode.settings",

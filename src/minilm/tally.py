@@ -29,19 +29,20 @@ class Tally:
         what = f"texts were longer than {max_tokens} tokens and were cut"
         self.add(what, [places[number] for number in cut], of=len(places))
 
-    def report(self) -> bool:
-        """Warn about all that was found; True when there was something."""
-        found = [(number, items, what, first) for what, (number, items, first) in self._found.items() if number]
-        for finding in found:
-            logger.warning("%d of %d %s (first: %s)", *finding)
-        return bool(found)
+    def report(self, reported: set[str] | None = None) -> None:
+        """Warn about all that was found; of the kinds in `reported` nothing is said again, the others join them."""
+        for what, (number, items, first) in self._found.items():
+            if number and (reported is None or what not in reported):
+                logger.warning("%d of %d %s (first: %s)", number, items, what, first)
+                if reported is not None:
+                    reported.add(what)
 
 
 @contextmanager
-def reporting_tally() -> Iterator[Tally]:
-    """A tally that is reported when the block ends, also before all parts have come."""
+def reporting_tally(reported: set[str] | None = None) -> Iterator[Tally]:
+    """A tally that is reported when the block ends, also before all parts have come; see `Tally.report`."""
     tally = Tally()
     try:
         yield tally
     finally:
-        tally.report()
+        tally.report(reported)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minilm.model.checkpoint import read_config, read_labels, read_model, saved_head, write_model
+from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
+from minilm.model.metadata import read_config, read_labels, saved_head
 from minilm.model.names import to_hf
 from minilm.model.packing import pack
 

@@ -12,7 +12,7 @@ def test_parts_are_added_up_and_the_first_place_is_kept(caplog):
     tally.add("rows were cut", ["f:21"], of=5)
     tally.add("tokens are unknown", ["f:2"], of=400)
     tally.add("rows are empty", [], of=25)
-    assert tally.report()
+    tally.report()
     assert caplog.messages == ["3 of 25 rows were cut (first: f:13)", "1 of 400 tokens are unknown (first: f:2)"]
 
 
@@ -26,7 +26,7 @@ def test_texts_that_were_cut_are_named_by_their_places(caplog):
 def test_nothing_found_is_not_told(caplog):
     tally = Tally()
     tally.add("rows were cut", [], of=10)
-    assert not tally.report()
+    tally.report()
     assert not caplog.messages
 
 
@@ -41,3 +41,12 @@ def test_it_is_told_too_when_the_work_breaks_off(caplog):
     next(parts)
     parts.close()
     assert caplog.messages == ["1 of 2 rows were cut (first: f:1)"]
+
+
+def test_what_was_reported_before_is_not_reported_again(caplog):
+    reported = set()
+    for places in (["f:1"], ["f:2"], ["f:3"]):
+        with reporting_tally(reported) as tally:
+            tally.add("rows were cut", places, of=2)
+            tally.add("tokens are unknown", [] if places == ["f:1"] else places, of=9)
+    assert caplog.messages == ["1 of 2 rows were cut (first: f:1)", "1 of 9 tokens are unknown (first: f:2)"]

@@ -78,18 +78,20 @@ def _run(
     from minilm.files.regular import sha256_file
     from minilm.infer.api import load
     from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
+    from minilm.infer.generate import generation_of
+    from minilm.model.metadata import model_checksums
     from minilm.progress import Progress
 
     loaded = load(model, precision=precision)
     columns = list(fields or loaded.task.source)
-    generation = loaded.generation(settings)
+    generation = generation_of(loaded, settings)
     job = GenerationJob(
         read=lambda: read_sources(source, columns),
         output=output,
         as_lines=as_lines,
         traces=traces,
         identity={
-            "model": loaded.checksums(),
+            "model": model_checksums(loaded.folder),
             "tokenizer": loaded.tokenizer.fingerprint,
             "precision": precision,
             "input": sha256_file(source),

@@ -171,8 +171,9 @@ def _plan_answers(
 
     from minilm.errors import UsageError
     from minilm.infer.bulk.predict import InputColumns, answered, is_official_squad, own_ids, read_questions
+    from minilm.infer.predictions import require_head
 
-    model.require_head("span")
+    require_head(model, "span")
     if id_column and is_official_squad(source):
         raise UsageError(f"--id {id_column}: questions of a .json file have the id `id`; leave it out")
     columns = InputColumns(text="question", text_pair="context", id=id_column)
@@ -193,8 +194,9 @@ def _plan(
     """The predictions to come and how many there will be; every row is looked at before the first is computed."""
     from minilm.files.formats import BadRows
     from minilm.infer.bulk.predict import InputColumns, classified, own_ids, read_text_inputs
+    from minilm.infer.predictions import require_head
 
-    model.require_head("classification")
+    require_head(model, "classification")
     columns = _columns(model, task)
     columns = InputColumns(
         text=text or columns.text,

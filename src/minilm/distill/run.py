@@ -27,8 +27,8 @@ from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
-from minilm.model.checkpoint import model_checksums
 from minilm.model.encoder import Encoder
+from minilm.model.metadata import model_checksums
 from minilm.model.packing import pack
 from minilm.model.precision import torch_dtype
 from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml

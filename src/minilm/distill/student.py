@@ -15,11 +15,12 @@ import torch
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json
-from minilm.model.checkpoint import read_config, read_model, write_model
+from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig, with_vocabulary_of
 from minilm.model.embedding import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
+from minilm.model.metadata import read_config
 from minilm.randomness import derived_seed
 from minilm.recipe import StudentSection
 from minilm.text.tokenizer import Tokenizer

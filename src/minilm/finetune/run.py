@@ -28,10 +28,11 @@ from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.report import report_run
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
 from minilm.finetune.task import Analysis, Task
-from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head, write_model
+from minilm.model.checkpoint import read_model, write_model
 from minilm.model.compact import whole_table
 from minilm.model.encoder import reset_weights
 from minilm.model.heads import Model, new_head
+from minilm.model.metadata import model_checksums, read_labels, saved_head
 from minilm.randomness import derived_seed
 from minilm.recipe import FinetuneRecipe, flat_values
 from minilm.tasks.saved import write_task

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from minilm.finetune.seq2seq_generation import DevGeneration, generate_targets, generation_numbers
 from minilm.finetune.task import NUM_EXAMPLES, Analysis, IndependentParts, Scored, StepRows
-from minilm.model.heads import HeadName, MaskedLanguageHead, Model
+from minilm.model.heads import MaskedLanguageHead, Model
+from minilm.model.metadata import HeadName
 from minilm.model.positions import grow_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 from minilm.model.token_budget import microbatches

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minilm.finetune.sequences import Array, Sequences, SequenceTask
 from minilm.finetune.task import NUM_EXAMPLES, Analysis
-from minilm.model.heads import HeadName
+from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
 from minilm.score.squad import SquadReference, per_question_scores, squad_metrics, threshold_curve
 from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers

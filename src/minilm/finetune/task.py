@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from minilm.model.heads import HeadName, Model
+from minilm.model.heads import Model
+from minilm.model.metadata import HeadName
 from minilm.train.accumulate import Backward, Batch, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.distributed import Ranks
 

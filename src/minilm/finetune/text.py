@@ -18,7 +18,7 @@ from torch.nn import functional
 from minilm.errors import DataError
 from minilm.finetune.sequences import Array, Sequences, SequenceTask
 from minilm.finetune.task import NUM_EXAMPLES, Analysis
-from minilm.model.heads import HeadName
+from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
 from minilm.score.glue import compute_metrics
 from minilm.tally import reporting_tally

@@ -7,75 +7,53 @@ B sequences, T packed tokens, N tokens of one sequence, E hidden width, C labels
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
 from minilm.decode.settings import GenerationSettings
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.checked import from_options
-from minilm.infer.batching import in_order, windows
-from minilm.infer.engines.torch import Engine, TorchEngine
-from minilm.infer.generate import Generated, Generation, with_model_lengths
+from minilm.infer.batching import TEXTS_PER_CHUNK, chunked, in_order
+from minilm.infer.engines import load_engine
+from minilm.infer.engines.protocol import Engine, Float32s, GenerationEngine
+from minilm.infer.predictions import Classified, answer_part, classify_part, require_head
 from minilm.infer.sources import Part, Source
-from minilm.model.checkpoint import model_checksums, read_labels, read_model, saved_head
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding
-from minilm.model.heads import ClassificationHead, HeadName, Model
-from minilm.model.packing import Packed
+from minilm.model.metadata import HeadName, label_names, read_config, saved_head
+from minilm.model.packed_ids import PackedIds
 from minilm.model.precision import Precision
-from minilm.tally import Tally, reporting_tally
+from minilm.tally import reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
-from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad.answers import Answer, AnswerSettings
 from minilm.tasks.squad.read import Question
-from minilm.tasks.squad.windows import make_windows
 from minilm.text.tokenizer import Tokenizer
 
-_USABLE: tuple[HeadName, ...] = ("classification", "span", "mlm")
-_DOES: Mapping[HeadName, tuple[str, str]] = {
-    "classification": ("classify texts", "a GLUE task or labelled texts"),
-    "span": ("answer questions", "the task squad"),
-    "mlm": ("generate text", "the task seq2seq"),
-}
-_TARGET_TOKENS = 48  # where the folder does not say
-_SPAN_TOKENS = 384  # of a window, where the folder does not say
+if TYPE_CHECKING:
+    from minilm.decode.decoder import Decoder
+    from minilm.infer.generate import Generated
+
+_LEAST_NORM = 1e-12  # a vector of zeros stays one, as with torch.nn.functional.normalize
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Classified:
-    """What a classifier says of one text.
-
-    Attributes:
-        label: the most probable label; "" for a regression model.
-        score: its probability; the predicted number for a regression model.
-        probabilities: of all labels in their order; empty for a regression model.
-    """
-
-    label: str
-    score: float
-    probabilities: tuple[float, ...] = ()
-
-
-def load(path: Path | str, *, precision: Precision = "fp32") -> LoadedModel:
+def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32") -> LoadedModel:
     """Load a model folder of Hugging Face, sentence-transformers or minilm.
 
     Args:
         path: a local folder, or the text `embedded`; nothing is downloaded.
+        engine: what computes: `torch`, or `auto` for the best there is.
         precision: `bf16` is faster on CPUs and GPUs that compute in it, and rounds to three digits.
 
     Raises:
         DataError: no such folder, or its files do not fit together.
-        UsageError: unknown precision.
+        UsageError: unknown engine or precision.
         SystemProblem: the embedded model is not installed.
     """
     if precision not in get_args(Precision):
@@ -84,35 +62,34 @@ def load(path: Path | str, *, precision: Precision = "fp32") -> LoadedModel:
     folder = model_path(path)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder")
-    saved = saved_head(folder)
-    head = saved if saved in _USABLE else None
-    model = read_model(folder, head=head)
-    if head == "mlm" and model.has_fresh_weights:
-        model.head = head = None
-    config = model.encoder.config
+    config = read_config(folder)
+    loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision)
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
     return LoadedModel(
         folder=folder,
-        engine=TorchEngine(model, precision=precision),
+        engine=loaded,
         config=config,
         tokenizer=tokenizer,
         embedding=read_embedding(folder, model_max_tokens=config.max_tokens),
-        head=head,
-        labels=_labels(folder, model),
+        labels=label_names(folder) if loaded.head == "classification" else (),
         task=read_task(folder),
     )
 
 
-def _labels(folder: Path, model: Model) -> Sequence[str]:
-    """Names of a classifier's labels; none for a regression model, which has one score."""
-    if not isinstance(model.head, ClassificationHead) or model.head.out.out_features == 1:
-        return ()
-    return read_labels(folder) or [f"LABEL_{number}" for number in range(model.head.out.out_features)]
-
-
 class LoadedModel:
-    """A model ready to be used. Not to be shared between threads while it computes."""
+    """A model ready to be used. Not to be shared between threads while it computes.
+
+    Attributes:
+        folder: where it was loaded from.
+        engine: what computes.
+        head: the trained head that it has.
+        config: its sizes.
+        tokenizer: its tokenizer.
+        embedding: how its rows become one vector per text.
+        labels: of a classifier, in their order; none for a regression model, which has one score.
+        task: what it was trained to do.
+    """
 
     def __init__(
         self,
@@ -122,20 +99,29 @@ class LoadedModel:
         config: EncoderConfig,
         tokenizer: Tokenizer,
         embedding: EmbeddingSettings,
-        head: HeadName | None = None,
-        labels: Sequence[str] = (),
-        task: SavedTask | None = None,
+        labels: Sequence[str],
+        task: SavedTask,
     ) -> None:
         """Join the parts; see `load`."""
-        self._folder, self._engine = folder, engine
-        self.head = head
-        self.config = config
-        self.tokenizer = tokenizer
-        self.embedding = embedding
-        self.labels = tuple(labels)
-        self.task = task or SavedTask()
-        self._decoder: Decoder | None = None
-        self._has_told = False
+        self.folder, self.engine, self.config, self.tokenizer = folder, engine, config, tokenizer
+        self.embedding, self.task = embedding, task
+        self.labels = tuple(labels) if len(labels) > 1 else ()
+        self._reported: set[str] = set()
+
+    @property
+    def head(self) -> HeadName | None:
+        """The trained head that the model has."""
+        return self.engine.head
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What generates; raises UsageError where the model has no trained mlm head."""
+        from minilm.decode.decoder import pos_shift_of
+
+        require_head(self, "mlm")
+        if not isinstance(self.engine, GenerationEngine):
+            raise UsageError(f"{type(self.engine).__name__} cannot generate; load the model with engine='torch'")
+        return self.engine.decoder(self.tokenizer, pos_shift=pos_shift_of(self.task.mask_way))
 
     @property
     def max_tokens(self) -> int:
@@ -146,21 +132,20 @@ class LoadedModel:
         """One vector per text, `[number of texts, E]` float32, in the order of `texts`.
 
         Pooling, scaling and the longest input are those of the model folder. Any iterable is accepted and read
-        in windows; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
+        in chunks; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
 
         Raises:
             UsageError: a single string was given, or an item is not a string.
         """
-        vectors = [torch.empty(0, self.config.hidden_size)]
+        vectors = [np.empty((0, self.config.hidden_size), dtype=np.float32)]
         limit = self.embedding.max_tokens
-        with self._reporting() as tally:
-            for window in windows(enumerate(_checked(texts, "encode"))):
+        with reporting_tally(self._reported) as tally:
+            for chunk in chunked(enumerate(_checked(texts, "encode")), TEXTS_PER_CHUNK):
                 cut: list[int] = []
-                sequences = self.tokenizer.encode([text for _, text in window], max_length=limit, cut=cut)
-                tally.add_cut(cut, [f"text {number}" for number, _ in window], max_tokens=limit)
-                vectors.append(torch.stack(in_order(sequences, None, self._embed)))
-        joined: NDArray[np.float32] = torch.cat(vectors).numpy()
-        return joined
+                sequences = self.tokenizer.encode([text for _, text in chunk], max_length=limit, cut=cut)
+                tally.add_cut(cut, [f"text {number}" for number, _ in chunk], max_tokens=limit)
+                vectors.append(np.stack(in_order(sequences, None, self._embed)))
+        return np.concatenate(vectors)
 
     def classify(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Classified]:
         """The label of each text, or of each pair of texts, in their order.
@@ -172,27 +157,17 @@ class LoadedModel:
         Raises:
             UsageError: the model is no classifier, not one second text per text, or an item is not a string.
         """
-        self.require_head("classification")
+        require_head(self, "classification")
         found: list[Classified] = []
         firsts, seconds = _checked(texts, "classify"), None if pairs is None else iter(_checked(pairs, "classify"))
-        with self._reporting() as tally:
-            for window in windows(firsts):
-                second = None if seconds is None else list(islice(seconds, len(window)))
-                places = [f"text {number}" for number in range(len(found), len(found) + len(window))]
-                found += self.classify_part(window, second, places=places, tally=tally)
+        with reporting_tally(self._reported) as tally:
+            for chunk in chunked(firsts, TEXTS_PER_CHUNK):
+                second = None if seconds is None else list(islice(seconds, len(chunk)))
+                locations = [f"text {number}" for number in range(len(found), len(found) + len(chunk))]
+                found += classify_part(self, chunk, second, locations=locations, tally=tally)
         if seconds is not None and next(seconds, None) is not None:
             raise UsageError(f"found more second texts than the {len(found)} texts, expected one for each")
         return found
-
-    def classify_part(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, *, places: Sequence[str], tally: Tally
-    ) -> list[Classified]:
-        """As `classify`, for those who bring their texts part by part: `tally` takes the `places` of those cut."""
-        cut: list[int] = []
-        rows = self.tokenizer.encode_pairs(texts, pairs, max_length=self.max_tokens, cut=cut)
-        tally.add_cut(cut, places, max_tokens=self.max_tokens)
-        scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], self._engine.scores)
-        return [self._classified(row) for row in scores]
 
     def answer(self, question: str, context: str) -> Answer:
         """The answer to `question` in `context`: its text, score and place.
@@ -206,28 +181,15 @@ class LoadedModel:
         question, context = _checked([question, context], "answer")
         return self.answers([Question(id="0", question=question, context=context)])[0]
 
-    def answers(
-        self, questions: Sequence[Question], *, settings: AnswerSettings | None = None, tally: Tally | None = None
-    ) -> list[Answer]:
+    def answers(self, questions: Sequence[Question], *, settings: AnswerSettings | None = None) -> list[Answer]:
         """The answers to several questions, in their order; `settings` other than those of training.
-
-        What had to be cut is warned about, or left to `tally` for those who bring their questions part by part.
 
         Raises:
             UsageError: the model answers no questions, or a question leaves no room for the context.
         """
-        self.require_head("span")
-        parts = make_windows(
-            questions,
-            self.tokenizer,
-            max_tokens=min(self.task.max_tokens or _SPAN_TOKENS, self.config.max_tokens),
-            stride=self.task.stride,
-            max_question_tokens=self.task.max_question_tokens,
-            tally=tally,
-        )
-        token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]
-        scores = in_order(token_ids, segment_ids, self._spans)
-        return best_answers(questions, parts, scores, self.tokenizer, settings=settings or self.task.answers)
+        require_head(self, "span")
+        with reporting_tally(self._reported) as tally:
+            return answer_part(self, questions, settings=settings or self.task.answers, tally=tally)
 
     @overload
     def generate(self, texts: Iterable[Part], *, n_best: Literal[1] = 1, **options: object) -> list[str]: ...
@@ -257,14 +219,16 @@ class LoadedModel:
 
     def generations(self, texts: Iterable[Part], settings: GenerationSettings) -> list[Generated]:
         """As `generate`, with scores and, where asked for, traces."""
-        generation = self.generation(settings)
+        from minilm.infer.generate import generation_of
+
+        generation = generation_of(self, settings)
         found: list[Generated] = []
-        with reporting_tally() as tally:
-            for window in windows(_sources(texts)):
+        with reporting_tally(self._reported) as tally:
+            for chunk in chunked(_sources(texts), TEXTS_PER_CHUNK):
                 finished: dict[int, Generated] = {}
-                for batch in generation.run(window, range(len(found), len(found) + len(window)), tally):
+                for batch in generation.run(chunk, range(len(found), len(found) + len(chunk)), tally):
                     finished.update(batch)
-                found += [finished[place] for place in range(len(window))]
+                found += [finished[place] for place in range(len(chunk))]
         return found
 
     def stream(self, text: Part, **options: object) -> Iterator[str]:
@@ -273,77 +237,22 @@ class LoadedModel:
         Raises:
             UsageError: as `generate`, or more than one beam is asked for.
         """
+        from minilm.infer.generate import generation_of
+
         if not options.get("sample"):
             options.setdefault("beam_size", 1)
-        return self.generation(from_options(GenerationSettings, options)).stream(next(_sources([text])))
+        return generation_of(self, from_options(GenerationSettings, options)).stream(next(_sources([text])))
 
-    def generation(self, settings: GenerationSettings) -> Generation:
-        """What generates with `settings`, for those who bring their sources batch by batch.
-
-        Raises:
-            UsageError: the model has no trained mlm head, or a setting makes no sense.
-        """
-        self.require_head("mlm")
-        pos_shift = pos_shift_of(self.task.mask_way)
-        if self._decoder is None:
-            self._decoder = self._engine.decoder(self.tokenizer, pos_shift=pos_shift)
-        most = self.task.max_source_tokens
-        return Generation(
-            self._decoder,
-            self.tokenizer,
-            with_model_lengths(settings, self.task.max_target_tokens or _TARGET_TOKENS),
-            max_source_tokens=most and most - source_frame(pos_shift),
-        )
-
-    def checksums(self) -> dict[str, str]:
-        """SHA-256 of the files that the model was loaded from."""
-        return model_checksums(self._folder)
-
-    @contextmanager
-    def _reporting(self) -> Iterator[Tally]:
-        """A tally of texts that were cut, reported at the end of the first call that had some."""
-        tally = Tally()
-        try:
-            yield tally
-        finally:
-            if not self._has_told:
-                self._has_told = tally.report()
-
-    def _embed(self, packed: Packed) -> Tensor:
-        if self.embedding.pooling == "cls":
-            vectors_BE = self._engine.first(packed)
-        else:
-            vectors_BE = mean_rows(self._engine.hidden(packed), packed)
-        return (torch.nn.functional.normalize(vectors_BE) if self.embedding.normalize else vectors_BE).cpu()
-
-    def _spans(self, packed: Packed) -> list[NDArray[np.float32]]:
-        return [part.numpy() for part in self._engine.scores(packed).split(list(packed.lengths))]
-
-    def _classified(self, logits_C: Tensor) -> Classified:
-        if not self.labels:
-            return Classified(label="", score=float(logits_C[0]))
-        probabilities = logits_C.softmax(-1).tolist()
-        best = int(np.argmax(probabilities))
-        return Classified(label=self.labels[best], score=probabilities[best], probabilities=tuple(probabilities))
-
-    def require_head(self, head: HeadName) -> None:
-        """Refuse what the model was not trained for.
-
-        Raises:
-            UsageError: the model has another head, or none.
-        """
-        if self.head != head:
-            what, task = _DOES[head]
-            found = "it has no trained head" if self.head is None else f"its {self.head} head can {_DOES[self.head][0]}"
-            raise UsageError(f"{self._folder} cannot {what}: {found}; train a model with minilm finetune and {task}")
+    def _embed(self, batch: PackedIds) -> Float32s:
+        vectors_BE = self.engine.pooled(batch, self.embedding.pooling)
+        return _normalized(vectors_BE) if self.embedding.normalize else vectors_BE
 
 
-def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:
-    """Mean of each sequence's rows, `[T, E]` -> `[B, E]`."""
-    parts = hidden_TE.split([count * length for count, length in packed.runs])
-    return torch.cat(
-        [rows.view(count, length, -1).mean(1) for (count, length), rows in zip(packed.runs, parts, strict=True)]
-    )
+def _normalized(vectors_BE: Float32s) -> Float32s:
+    """The vectors with length 1."""
+    norms = np.linalg.norm(vectors_BE, axis=1, keepdims=True)
+    scaled: Float32s = vectors_BE / np.maximum(norms, _LEAST_NORM)
+    return scaled
 
 
 def _checked(texts: Iterable[str], what: str) -> Iterable[str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minilm.decode.beam import search
-from minilm.decode.decoder import Decoder
+from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
 from minilm.decode.rescore import Hypothesis, best_hypotheses
 from minilm.decode.sampling import choose, choose_all
 from minilm.decode.settings import GenerationSettings
@@ -28,7 +29,12 @@ from minilm.text.detokenize import text_of
 from minilm.text.pairs import Int32s
 from minilm.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from minilm.infer.api import LoadedModel
+
 logger = logging.getLogger(__name__)
+
+_TARGET_TOKENS = 48  # where the folder of the model does not say
 
 
 def with_model_lengths(settings: GenerationSettings, max_target_tokens: int) -> GenerationSettings:
@@ -162,6 +168,21 @@ class Generation:
         return [
             [generator(seed, "generate", number, sample).random(length) for sample in samples] for number in numbers
         ]
+
+
+def generation_of(model: LoadedModel, settings: GenerationSettings) -> Generation:
+    """What generates with `settings`, for those who bring their sources batch by batch.
+
+    Raises:
+        UsageError: the model has no trained mlm head, or a setting makes no sense.
+    """
+    max_tokens = model.task.max_source_tokens
+    return Generation(
+        model.decoder,
+        model.tokenizer,
+        with_model_lengths(settings, model.task.max_target_tokens or _TARGET_TOKENS),
+        max_source_tokens=max_tokens and max_tokens - source_frame(pos_shift_of(model.task.mask_way)),
+    )
 
 
 def ignored_tokens(words: str, tokenizer: Tokenizer) -> frozenset[int]:

@@ -16,66 +16,17 @@ from torch import Tensor
 
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json, write_json
-from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import read_safetensors, write_safetensors
 from minilm.files.torch_bin import read_torch_bin
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
-from minilm.model.heads import HEADS, ClassificationHead, HeadName, Model, new_head
+from minilm.model.heads import HEADS, ClassificationHead, Model, new_head
+from minilm.model.metadata import ARCHITECTURES, HeadName, is_microsoft, label_names, read_config
 from minilm.model.names import hf_names, listed, to_hf, to_ours
 from minilm.model.positions import tile_positions
 from minilm.model.without_weights import without_weights
 
 logger = logging.getLogger(__name__)
-
-_ARCHITECTURES: Mapping[str, HeadName] = {
-    "ForMaskedLM": "mlm",
-    "ForPreTraining": "mlm",
-    "ForSequenceToSequence": "mlm",  # Microsoft's s2s-ft
-    "ForSequenceClassification": "classification",
-    "ForQuestionAnswering": "span",
-}
-
-
-def read_config(path: Path | str, *, config: Path | None = None) -> EncoderConfig:
-    """The configuration of the model at `path` (folder or `.bin`), or the one at `config` (file or folder).
-
-    Raises:
-        DataError: no configuration file, or one this encoder cannot follow.
-    """
-    file = _config_file(Path(path), config)
-    return EncoderConfig.from_hf(read_json(file), where=str(file))
-
-
-def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
-    """Label names in id order from `id2label`, or none."""
-    file = _config_file(Path(path), config)
-    values = read_json(file).get("id2label") or {}
-    if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
-        raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
-    return tuple(str(values[str(index)]) for index in range(len(values)))
-
-
-def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:
-    """Which head the `architectures` of the configuration says the model holds."""
-    names = read_json(_config_file(Path(path), config)).get("architectures")
-    if not isinstance(names, list) or not names:
-        return None
-    return next((head for suffix, head in _ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
-
-
-def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str, str]:
-    """SHA-256 of the configuration and of the weights at `path`, whatever the files are called.
-
-    Raises:
-        DataError: no configuration or no weights.
-    """
-    path = Path(path)
-    files = [path] if _is_microsoft(path) else sorted(path.glob("*.safetensors")) or [path / "pytorch_model.bin"]
-    return {
-        "config": sha256_file(_config_file(path, config)),
-        "weights": sha256_text("".join(sha256_file(file) for file in files)),
-    }
 
 
 def read_model(
@@ -102,13 +53,13 @@ def read_model(
     shape = read_config(path, config=config)
     file, tensors = _read_tensors(path)
     if num_labels is None:
-        num_labels = len(read_labels(path, config=config)) or 2
+        num_labels = len(label_names(path, config=config))
     generator = torch.Generator().manual_seed(seed)
     with without_weights():
         encoder = Encoder(shape)
     model = Model(encoder, None if head is None else new_head(head, shape, num_labels=num_labels, generator=generator))
     found = to_ours(tensors, model.state_dict(), family=shape.family, head=head, where=str(file))
-    if _is_microsoft(path):
+    if is_microsoft(path):
         found = _resize_positions(found, shape)
     _drop_or_start_missing(model, found, head, str(file), generator)
     _require_shapes(model, found, head, str(file))
@@ -140,7 +91,7 @@ def write_model(
     config = model.encoder.config
     values = config.to_hf()
     if head is not None:
-        suffix = next(suffix for suffix, name in _ARCHITECTURES.items() if name == head)
+        suffix = next(suffix for suffix, name in ARCHITECTURES.items() if name == head)
         values["architectures"] = [FAMILIES[config.family].architecture + suffix]
     if labels:
         values["id2label"] = {str(index): label for index, label in enumerate(labels)}
@@ -152,32 +103,9 @@ def write_model(
     write_json(folder / "config.json", values)
 
 
-def _is_microsoft(path: Path) -> bool:
-    return path.is_file()
-
-
-def _config_file(path: Path, config: Path | None) -> Path:
-    """`config`; else `config.json` of a folder, `<name>-config.json` or `config.json` beside a `.bin`."""
-    if not path.exists():
-        raise DataError(f"{path}: no such model; expected a model folder or a .bin file")
-    if config is not None:
-        return config / "config.json" if config.is_dir() else config
-    candidates = (
-        [path.with_name(f"{path.stem}-config.json"), path.with_name("config.json")]
-        if _is_microsoft(path)
-        else [path / "config.json"]
-    )
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    inner = f". The model of this run is {path / 'model'}" if (path / "model" / "config.json").is_file() else ""
-    expected = " or ".join(str(candidate) for candidate in candidates)
-    raise DataError(f"{path}: no configuration; expected {expected}{inner}")
-
-
 def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of the model at `path`, and the file to name in messages."""
-    if _is_microsoft(path):
+    if is_microsoft(path):
         return path, read_torch_bin(path)
     single, index, legacy = (
         path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")

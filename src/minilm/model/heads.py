@@ -7,17 +7,14 @@ B sequences, T packed tokens, E hidden width, V vocabulary, C labels.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder, LinearGelu, reset_weights
+from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
-
-HeadName = Literal["mlm", "classification", "span"]
 
 
 class MaskedLanguageHead(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minilm.errors import DataError
 from minilm.model.config import FamilyName
-from minilm.model.heads import HeadName
+from minilm.model.metadata import HeadName
 
 # Our prefix -> Hugging Face prefix, below the family's own prefix.
 _ENCODER: Mapping[str, str] = {

@@ -1,6 +1,6 @@
 """Packed batches: several sequences laid end to end, no padding token anywhere.
 
-In: token ids of B sequences, one array each.
+In: token ids of B sequences, one array each, or as `PackedIds`.
 Out: one `Packed` of T = sum of lengths tokens that every room passes along.
 
 B sequences, T packed tokens, N tokens of one sequence.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilm.errors import UsageError
+from minilm.model.packed_ids import PackedIds, pack_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,18 @@ class Packed:
     segment_ids: Tensor
     cu_seqlens: Tensor
     lengths: tuple[int, ...]
+
+    @classmethod
+    def from_ids(cls, ids: PackedIds) -> Packed:
+        """The torch form of a batch."""
+        starts, lengths = ids.cu_seqlens[:-1].astype(np.int64), ids.lengths
+        return cls(
+            token_ids=torch.from_numpy(ids.token_ids.astype(np.int64)),
+            position_ids=torch.from_numpy(np.arange(ids.num_tokens) - np.repeat(starts, lengths)),
+            segment_ids=torch.from_numpy(ids.segment_ids.astype(np.int64)),
+            cu_seqlens=torch.from_numpy(ids.cu_seqlens),
+            lengths=tuple(lengths.tolist()),
+        )
 
     @property
     def max_len(self) -> int:
@@ -78,37 +90,13 @@ class Packed:
         )
 
 
-def pack(
-    sequences: Sequence[np.ndarray],
-    *,
-    segments: Sequence[np.ndarray] | None = None,
-) -> Packed:
-    """Lay B token-id arrays end to end, in the order given (sort by length for the fastest attention).
-
-    Args:
-        sequences: B integer arrays `[N_b]`, none empty.
-        segments: segment ids of the same shapes; 0 everywhere when absent.
+def pack(sequences: Sequence[np.ndarray], *, segments: Sequence[np.ndarray] | None = None) -> Packed:
+    """Lay B token-id arrays end to end; see `pack_ids`.
 
     Raises:
         UsageError: no sequence, or an empty one.
     """
-    lengths = tuple(len(sequence) for sequence in sequences)
-    if not lengths or min(lengths) == 0:
-        raise UsageError("a packed batch needs at least one sequence and no empty sequence; leave empty ones out")
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
-    token_ids = torch.from_numpy(np.concatenate(sequences).astype(np.int64))
-    if segments is None:
-        segment_ids = torch.zeros_like(token_ids)
-    else:
-        segment_ids = torch.from_numpy(np.concatenate(segments).astype(np.int64))
-    return Packed(
-        token_ids=token_ids,
-        position_ids=torch.from_numpy(positions),
-        segment_ids=segment_ids,
-        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
-        lengths=lengths,
-    )
+    return Packed.from_ids(pack_ids(sequences, segments))
 
 
 def unpack(rows: Tensor, packed: Packed) -> Iterator[Tensor]:

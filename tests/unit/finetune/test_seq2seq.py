@@ -20,8 +20,9 @@ from minilm.finetune.seq2seq import Seq2SeqTask, batch_of
 from minilm.finetune.seq2seq_generation import generation_numbers
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
-from minilm.model.checkpoint import read_config, read_model, saved_head
+from minilm.model.checkpoint import read_model
 from minilm.model.heads import Model
+from minilm.model.metadata import read_config, saved_head
 from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.tasks.saved import read_task
 from minilm.tasks.seq2seq.masking import Masking, Symbols, training_view

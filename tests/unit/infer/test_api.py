@@ -13,12 +13,12 @@ import torch
 import minilm
 from minilm.errors import DataError, UsageError
 from minilm.files.json import write_json
-from minilm.infer.api import mean_rows
-from minilm.model.checkpoint import read_config, write_model
+from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
+from minilm.model.metadata import read_config
 from minilm.model.packing import pack
 from minilm.text.tokenizer import Tokenizer
 
@@ -185,17 +185,11 @@ def test_pooling_and_scaling_are_those_of_the_folder(folder, pooling, normalize)
     model = minilm.load(folder)
     assert model.embedding == settings
     packed = pack(model.tokenizer.encode(["a b c"]))
-    hidden = model._engine.hidden(packed)
+    with torch.inference_mode():
+        hidden = read_model(folder).encoder(packed)
     expected = hidden[0] if pooling == "cls" else hidden.mean(0)
     expected = expected / expected.norm() if normalize else expected
     np.testing.assert_allclose(model.encode(["a b c"])[0], expected.numpy(), atol=1e-5)
-
-
-def test_mean_rows_is_the_mean_of_each_sequence():
-    packed = pack([np.ones(length, dtype=int) for length in (2, 2, 5, 1)])
-    rows = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
-    expected = torch.stack([part.mean(0) for part in rows.split([2, 2, 5, 1])])
-    torch.testing.assert_close(mean_rows(rows, packed), expected)
 
 
 def test_bf16_points_the_same_way(folder, model):
@@ -218,6 +212,12 @@ def test_items_that_are_no_strings_are_refused_with_their_number(model, item, ki
     with pytest.raises(UsageError) as caught:
         model.encode(["a", "b", item])
     assert str(caught.value) == f"text 2 is a {kind}; encode expects strings"
+
+
+def test_an_unknown_engine_is_rejected_with_those_there_are(folder):
+    with pytest.raises(UsageError) as caught:
+        minilm.load(folder, engine="nonsense")
+    assert str(caught.value) == "engine is 'nonsense'; expected 'auto' or 'torch'"
 
 
 def test_an_unknown_precision_is_refused(folder):

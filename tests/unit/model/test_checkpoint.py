@@ -15,17 +15,11 @@ from safetensors.torch import load_file, save_file
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
-from minilm.model.checkpoint import (
-    model_checksums,
-    read_config,
-    read_labels,
-    read_model,
-    saved_head,
-    write_model,
-)
+from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import HEADS, Model, new_head
+from minilm.model.metadata import model_checksums, read_config, read_labels, saved_head
 from minilm.model.packing import pack
 
 CONFIG = EncoderConfig(hidden_size=8, num_layers=2, num_heads=2, intermediate_size=12, vocab_size=20, max_positions=16)

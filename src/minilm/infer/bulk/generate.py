@@ -1,4 +1,4 @@
-"""Generating for a file of sources, in windows, so that a run that was killed goes on where it was.
+"""Generating for a file of sources, in chunks, so that a run that was killed goes on where it was.
 
 In: a model with its settings, a file of sources. Out: rows in the order of the file, and traces where asked for.
 
@@ -12,24 +12,26 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from minilm.decode.traces import Trace, write_traces
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import writing_aside
 from minilm.files.formats import require_file
 from minilm.files.rows import is_table, read_lines, read_rows
-from minilm.infer.batching import windows
+from minilm.infer.batching import chunked
 from minilm.infer.bulk.journal import Unfinished
-from minilm.infer.generate import Generated, Generation
 from minilm.infer.sources import Part, Source
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.text.rows import usual_id_column
 from minilm.text.detokenize import one_line
 
+if TYPE_CHECKING:
+    from minilm.decode.traces import Trace
+    from minilm.infer.generate import Generated, Generation
+
 logger = logging.getLogger(__name__)
 
-_WINDOW = 1024  # sources that are sorted by length together
+_ROWS_PER_CHUNK = 1024  # sources that are sorted by length together
 
 
 def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
@@ -109,20 +111,22 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
         raise UsageError(f"{job.traces}: there is no folder {job.traces.parent}; create it first")
     total = 0
     with reporting_tally() as tally:
-        for part in windows(job.read(), _WINDOW):  # every source is looked at before the first is computed
+        for part in chunked(job.read(), _ROWS_PER_CHUNK):  # every source is looked at before the first is computed
             generation.check(part, tally)
             total += len(part)
     if not total:
         logger.warning("the input has no source, so %s will be empty", job.output)
     with Unfinished(job.output, job.identity) as finished:
         advance = started(total, len(finished))
-        for window in windows(enumerate(job.read()), _WINDOW):
-            left = [(number, source) for number, source in window if number not in finished]
+        for chunk in chunked(enumerate(job.read()), _ROWS_PER_CHUNK):
+            left = [(number, source) for number, source in chunk if number not in finished]
             sources, numbers = [source for _, source in left], [number for number, _ in left]
             for batch in generation.run(sources, numbers, Tally()):  # told above, of all sources
                 finished.add([_record(*left[place], one) for place, one in batch])
                 advance(len(batch))
         if job.traces is not None:
+            from minilm.decode.traces import write_traces
+
             write_traces(job.traces, [_trace(finished[number]) for number in range(total)])
         with writing_aside(job.output) as file:
             for number in range(total):
@@ -148,4 +152,6 @@ def _line(row: Mapping[str, object], as_lines: bool) -> str:
 
 
 def _trace(row: Mapping[str, object]) -> Trace:
+    from minilm.decode.traces import Trace
+
     return Trace(**cast("dict[str, list[list[int]]]", row["trace"]))  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """From rows of a file to rows of predictions, in their order and in bounded memory.
 
-In: a loaded model with a head, a file of texts, pairs or questions. Out: windows of rows with `id` and `prediction`.
+In: a loaded model with a head, a file of texts, pairs or questions. Out: chunks of rows with `id` and `prediction`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from minilm.files.fields import no_field
 from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
 from minilm.infer.api import LoadedModel
-from minilm.infer.batching import windows
+from minilm.infer.batching import chunked
+from minilm.infer.predictions import answer_part, classify_part
 from minilm.tally import reporting_tally
 from minilm.tasks.squad.answers import AnswerSettings
 from minilm.tasks.squad.read import Question, read_squad
@@ -24,8 +25,8 @@ from minilm.tasks.text.rows import OfficialLayout, are_ids, usual_id_column
 
 logger = logging.getLogger(__name__)
 
-_WINDOW = 1024  # rows that are computed together
-_SPAN_WINDOW = 64  # questions; each is several windows of tokens
+_ROWS_PER_CHUNK = 1024  # rows that are computed together
+_QUESTIONS_PER_CHUNK = 64  # questions; each is several windows of tokens
 
 Prediction = Mapping[str, object]
 
@@ -134,29 +135,29 @@ def is_official_squad(path: Path) -> bool:
 
 
 def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Generator[list[Prediction], None, None]:
-    """Label and probability of each row, window by window; the number alone for a regression model."""
+    """Label and probability of each row, chunk by chunk; the number alone for a regression model."""
     with reporting_tally() as tally:
-        for window in windows(rows, _WINDOW):
-            pairs = [row.text_pair or "" for row in window] if window[0].text_pair is not None else None
-            places = [row.place for row in window]
-            tally.add("texts are empty", [row.place for row in window if not row.text.strip()], of=len(window))
-            found = model.classify_part([row.text for row in window], pairs, places=places, tally=tally)
+        for chunk in chunked(rows, _ROWS_PER_CHUNK):
+            pairs = [row.text_pair or "" for row in chunk] if chunk[0].text_pair is not None else None
+            locations = [row.place for row in chunk]
+            tally.add("texts are empty", [row.place for row in chunk if not row.text.strip()], of=len(chunk))
+            found = classify_part(model, [row.text for row in chunk], pairs, locations=locations, tally=tally)
             yield [
                 {"id": row.id, "prediction": one.label, "score": round(one.score, 6)}
                 if one.label
                 else {"id": row.id, "prediction": one.score}
-                for row, one in zip(window, found, strict=True)
+                for row, one in zip(chunk, found, strict=True)
             ]
 
 
 def answered(
     model: LoadedModel, questions: Iterator[Question], settings: AnswerSettings
 ) -> Generator[list[Prediction], None, None]:
-    """Answer, probability, null odds and place of each question, window by window."""
+    """Answer, probability, null odds and place of each question, chunk by chunk."""
     with reporting_tally() as tally:
-        for window in windows(questions, _SPAN_WINDOW):
-            empty = [one.where for one in window if not (one.question.strip() and one.context.strip())]
-            tally.add("questions or their contexts are empty", empty, of=len(window))
+        for chunk in chunked(questions, _QUESTIONS_PER_CHUNK):
+            empty = [one.where for one in chunk if not (one.question.strip() and one.context.strip())]
+            tally.add("questions or their contexts are empty", empty, of=len(chunk))
             yield [
                 {
                     "id": answer.id,
@@ -166,7 +167,7 @@ def answered(
                     "start": answer.start,
                     "end": answer.end,
                 }
-                for answer in model.answers(window, settings=settings, tally=tally)
+                for answer in answer_part(model, chunk, settings=settings, tally=tally)
             ]
 
 

@@ -1,39 +1,36 @@
-"""What runs a model: one protocol, several back ends.
+"""The engine that is always there: the packed encoder in torch.
 
-In: a `Packed` batch. Out: the rows somebody reads.
+In: a model, batches as `PackedIds`. Out: numpy arrays, float32.
 
 B sequences, T packed tokens, E hidden width, C labels.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from minilm.decode.decoder import Decoder, PosShift
-from minilm.model.heads import Model
+from minilm.infer.engines.protocol import Float32s
+from minilm.model.checkpoint import read_model
+from minilm.model.embedding import Pooling
+from minilm.model.heads import HEADS, Model
+from minilm.model.metadata import HeadName
+from minilm.model.packed_ids import PackedIds
 from minilm.model.packing import Packed
 from minilm.model.precision import Precision, torch_dtype
 from minilm.model.prepacked import prepack
 from minilm.text.tokenizer import Tokenizer
 
 
-class Engine(Protocol):
-    """A back end for encoders and their heads."""
-
-    def hidden(self, packed: Packed) -> Tensor:
-        """Last hidden rows of all tokens, `[T, E]` float32."""
-
-    def first(self, packed: Packed) -> Tensor:
-        """Last hidden row of each sequence's first token, `[B, E]` float32."""
-
-    def scores(self, packed: Packed) -> Tensor:
-        """Scores of the model's head on the host, float32: `[B, C]` of a classifier, `[T, 2]` of a span head."""
-
-    def decoder(self, tokenizer: Tokenizer, *, pos_shift: PosShift) -> Decoder:
-        """What generates with the model's mlm head; raises UsageError when it has none."""
+def load_torch_engine(folder: Path, head: HeadName | None, precision: Precision) -> TorchEngine:
+    """Read the model of `folder`; an mlm head that was not trained is left out."""
+    model = read_model(folder, head=head)
+    if head == "mlm" and model.has_fresh_weights:
+        model.head = None
+    return TorchEngine(model, precision=precision)
 
 
 class TorchEngine:
@@ -43,25 +40,43 @@ class TorchEngine:
         """Take over `model`: its weights are converted and frozen in place."""
         self._model = model.eval().requires_grad_(False).to(torch_dtype(precision))
         self._device = self._model.encoder.embeddings.word.weight.device
+        self.head = next((name for name, kind in HEADS.items() if type(model.head) is kind), None)
         prepack(self._model)
 
     @torch.inference_mode()
-    def hidden(self, packed: Packed) -> Tensor:
-        """Last hidden rows of all tokens, `[T, E]` float32."""
-        hidden_TE: Tensor = self._model.encoder(packed.to(self._device))
-        return hidden_TE.float()
+    def pooled(self, batch: PackedIds, pooling: Pooling) -> Float32s:
+        """One vector per sequence, `[B, E]`."""
+        packed = self._packed(batch)
+        if pooling == "cls":
+            return _numpy(self._model.encoder.first(packed))
+        return _numpy(mean_rows(self._model.encoder(packed).float(), packed))
 
     @torch.inference_mode()
-    def first(self, packed: Packed) -> Tensor:
-        """Last hidden row of each sequence's first token, `[B, E]` float32."""
-        return self._model.encoder.first(packed.to(self._device)).float()
+    def classify(self, batch: PackedIds) -> Float32s:
+        """Scores of the classification head, `[B, C]`."""
+        return _numpy(self._model(self._packed(batch)))
 
     @torch.inference_mode()
-    def scores(self, packed: Packed) -> Tensor:
-        """Scores of the model's head on the host, float32."""
-        scores: Tensor = self._model(packed.to(self._device))
-        return scores.float().cpu()
+    def tokens(self, batch: PackedIds) -> Float32s:
+        """Scores of the head for every token, `[T, C]`."""
+        return _numpy(self._model(self._packed(batch)))
 
     def decoder(self, tokenizer: Tokenizer, *, pos_shift: PosShift) -> Decoder:
         """What generates with the model's mlm head; raises UsageError when it has none."""
         return Decoder(self._model, tokenizer, pos_shift=pos_shift)
+
+    def _packed(self, batch: PackedIds) -> Packed:
+        return Packed.from_ids(batch).to(self._device)
+
+
+def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:
+    """Mean of each sequence's rows, `[T, E]` -> `[B, E]`."""
+    parts = hidden_TE.split([count * length for count, length in packed.runs])
+    return torch.cat(
+        [rows.view(count, length, -1).mean(1) for (count, length), rows in zip(packed.runs, parts, strict=True)]
+    )
+
+
+def _numpy(rows: Tensor) -> Float32s:
+    array: Float32s = rows.float().cpu().numpy()
+    return array

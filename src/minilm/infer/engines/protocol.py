@@ -1,0 +1,49 @@
+"""What an engine is: something that runs the model of a folder. No torch needed.
+
+In: batches of token ids, `PackedIds`. Out: numpy arrays, float32. Every engine gives the numbers of the torch engine
+within a stated tolerance, and a row does not depend on its neighbours in the batch.
+
+B sequences, T packed tokens, E hidden width, C labels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.model.embedding import Pooling
+from minilm.model.metadata import HeadName
+from minilm.model.packed_ids import PackedIds
+
+if TYPE_CHECKING:
+    from minilm.decode.decoder import Decoder, PosShift
+    from minilm.text.tokenizer import Tokenizer
+
+Float32s = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Runs an encoder and its head."""
+
+    @property
+    def head(self) -> HeadName | None:
+        """The trained head that the model has."""
+
+    def pooled(self, batch: PackedIds, pooling: Pooling) -> Float32s:
+        """One vector per sequence, `[B, E]`: the mean of its last hidden rows, or the first of them (`cls`)."""
+
+    def classify(self, batch: PackedIds) -> Float32s:
+        """Scores of the classification head, `[B, C]`."""
+
+    def tokens(self, batch: PackedIds) -> Float32s:
+        """Scores of the head for every token, `[T, C]`; C = 2 for a span head, start and end."""
+
+
+@runtime_checkable
+class GenerationEngine(Protocol):
+    """An engine that can also generate."""
+
+    def decoder(self, tokenizer: Tokenizer, *, pos_shift: PosShift) -> Decoder:
+        """What generates with the model's mlm head; raises UsageError when it has none."""

@@ -1,0 +1,97 @@
+"""What a model's head says of one part of an input: labels of texts, answers to questions.
+
+In: a loaded model, texts, pairs or questions. Out: one `Classified` or `Answer` each, in order.
+
+C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from minilm.errors import UsageError
+from minilm.infer.batching import in_order
+from minilm.infer.engines.protocol import Float32s
+from minilm.model.metadata import HeadName
+from minilm.tally import Tally
+from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.windows import make_windows
+
+if TYPE_CHECKING:
+    from minilm.infer.api import LoadedModel
+
+_DOES: Mapping[HeadName, tuple[str, str]] = {
+    "classification": ("classify texts", "a GLUE task or labelled texts"),
+    "span": ("answer questions", "the task squad"),
+    "mlm": ("generate text", "the task seq2seq"),
+}
+_SPAN_TOKENS = 384  # of a window, where the folder does not say
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classified:
+    """What a classifier says of one text.
+
+    Attributes:
+        label: the most probable label; "" for a regression model.
+        score: its probability; the predicted number for a regression model.
+        probabilities: of all labels in their order; empty for a regression model.
+    """
+
+    label: str
+    score: float
+    probabilities: tuple[float, ...] = ()
+
+
+def require_head(model: LoadedModel, head: HeadName) -> None:
+    """Reject what the model was not trained for.
+
+    Raises:
+        UsageError: the model has another head, or none.
+    """
+    if model.head != head:
+        what, task = _DOES[head]
+        found = "it has no trained head" if model.head is None else f"its {model.head} head can {_DOES[model.head][0]}"
+        raise UsageError(f"{model.folder} cannot {what}: {found}; train a model with minilm finetune and {task}")
+
+
+def classify_part(
+    model: LoadedModel, texts: Sequence[str], pairs: Sequence[str] | None, *, locations: Sequence[str], tally: Tally
+) -> list[Classified]:
+    """The label of each text or pair of texts; `tally` takes the `locations` of those that were truncated."""
+    cut: list[int] = []
+    rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, cut=cut)
+    tally.add_cut(cut, locations, max_tokens=model.max_tokens)
+    scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], model.engine.classify)
+    return [_classified(row, model.labels) for row in scores]
+
+
+def answer_part(
+    model: LoadedModel, questions: Sequence[Question], *, settings: AnswerSettings, tally: Tally
+) -> list[Answer]:
+    """The answer to each question; `tally` takes the locations of those that were truncated."""
+    parts = make_windows(
+        questions,
+        model.tokenizer,
+        max_tokens=min(model.task.max_tokens or _SPAN_TOKENS, model.config.max_tokens),
+        stride=model.task.stride,
+        max_question_tokens=model.task.max_question_tokens,
+        tally=tally,
+    )
+    token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]
+    scores = in_order(token_ids, segment_ids, lambda batch: batch.split(model.engine.tokens(batch)))
+    return best_answers(questions, parts, scores, model.tokenizer, settings=settings)
+
+
+def _classified(scores_C: Float32s, labels: Sequence[str]) -> Classified:
+    if not labels:
+        return Classified(label="", score=float(scores_C[0]))
+    powers = np.exp(scores_C.astype(np.float64) - scores_C.max())
+    probabilities = (powers / powers.sum()).tolist()
+    best = int(np.argmax(probabilities))
+    return Classified(label=labels[best], score=probabilities[best], probabilities=tuple(probabilities))

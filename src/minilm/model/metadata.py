@@ -1,0 +1,97 @@
+"""What the files beside a model's weights say: sizes, head, labels. No torch needed.
+
+In: a Hugging Face folder or Microsoft's `.bin` with `…-config.json` beside it; another location of the configuration
+can be named. Out: its configuration, the head it was saved with, the names of its labels, checksums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from minilm.errors import DataError
+from minilm.files.json import read_json
+from minilm.files.regular import sha256_file, sha256_text
+from minilm.model.config import EncoderConfig
+
+HeadName = Literal["mlm", "classification", "span"]
+
+ARCHITECTURES: Mapping[str, HeadName] = {
+    "ForMaskedLM": "mlm",
+    "ForPreTraining": "mlm",
+    "ForSequenceToSequence": "mlm",  # Microsoft's s2s-ft
+    "ForSequenceClassification": "classification",
+    "ForQuestionAnswering": "span",
+}
+_UNNAMED_LABELS = 2  # of a classifier whose configuration names none, as in Hugging Face's library
+
+
+def read_config(path: Path | str, *, config: Path | None = None) -> EncoderConfig:
+    """The configuration of the model at `path` (folder or `.bin`), or the one at `config` (file or folder).
+
+    Raises:
+        DataError: no configuration file, or one this encoder cannot follow.
+    """
+    file = _config_file(Path(path), config)
+    return EncoderConfig.from_hf(read_json(file), where=str(file))
+
+
+def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
+    """Label names in id order from `id2label`, or none."""
+    file = _config_file(Path(path), config)
+    values = read_json(file).get("id2label") or {}
+    if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
+        raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
+    return tuple(str(values[str(index)]) for index in range(len(values)))
+
+
+def label_names(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
+    """Names of a classifier's labels in id order: those of the configuration, else `LABEL_0` and `LABEL_1`."""
+    return read_labels(path, config=config) or tuple(f"LABEL_{index}" for index in range(_UNNAMED_LABELS))
+
+
+def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:
+    """Which head the `architectures` of the configuration says the model holds."""
+    names = read_json(_config_file(Path(path), config)).get("architectures")
+    if not isinstance(names, list) or not names:
+        return None
+    return next((head for suffix, head in ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
+
+
+def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str, str]:
+    """SHA-256 of the configuration and of the weights at `path`, whatever the files are called.
+
+    Raises:
+        DataError: no configuration or no weights.
+    """
+    path = Path(path)
+    files = [path] if is_microsoft(path) else sorted(path.glob("*.safetensors")) or [path / "pytorch_model.bin"]
+    return {
+        "config": sha256_file(_config_file(path, config)),
+        "weights": sha256_text("".join(sha256_file(file) for file in files)),
+    }
+
+
+def is_microsoft(path: Path) -> bool:
+    """Whether a model is a single `.bin` file."""
+    return path.is_file()
+
+
+def _config_file(path: Path, config: Path | None) -> Path:
+    """`config`; else `config.json` of a folder, `<name>-config.json` or `config.json` beside a `.bin`."""
+    if not path.exists():
+        raise DataError(f"{path}: no such model; expected a model folder or a .bin file")
+    if config is not None:
+        return config / "config.json" if config.is_dir() else config
+    candidates = (
+        [path.with_name(f"{path.stem}-config.json"), path.with_name("config.json")]
+        if is_microsoft(path)
+        else [path / "config.json"]
+    )
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    inner = f". The model of this run is {path / 'model'}" if (path / "model" / "config.json").is_file() else ""
+    expected = " or ".join(str(candidate) for candidate in candidates)
+    raise DataError(f"{path}: no configuration; expected {expected}{inner}")

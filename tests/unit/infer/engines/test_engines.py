@@ -1,0 +1,98 @@
+"""Proves what every engine promises: arrays of the stated shapes, and rows that do not depend on their neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import minilm
+from minilm.infer.engines import ENGINES, load_engine
+from minilm.infer.engines.protocol import GenerationEngine
+from minilm.infer.engines.torch import TorchEngine, mean_rows
+from minilm.model.checkpoint import write_model
+from minilm.model.config import EncoderConfig
+from minilm.model.encoder import Encoder
+from minilm.model.heads import Model, new_head
+from minilm.model.packed_ids import pack_ids
+from minilm.model.packing import pack
+
+SEQUENCES = [np.array(ids) for ids in ([2, 5, 3], [2, 6, 7, 8, 3], [2, 9, 3], [2], [2, 5, 6, 7, 8, 9, 3])]
+SEGMENTS = [np.array(ids) for ids in ([0, 0, 1], [0, 0, 1, 1, 1], [0, 1, 1], [0], [0, 0, 0, 0, 1, 1, 1])]
+
+
+def write(folder, head, num_labels=3):
+    """A tiny random model."""
+    config = EncoderConfig(
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=24,
+        vocab_size=20,
+        max_positions=32,
+        initializer_range=0.3,
+    )
+    generator = torch.Generator().manual_seed(0)
+    encoder = Encoder(config)
+    encoder.reset(generator)
+    model = Model(encoder, head and new_head(head, config, num_labels=num_labels, generator=generator))
+    write_model(model, folder, head=head)
+    return model.eval()
+
+
+def of(name, folder, head):
+    return load_engine(name, folder, head=head, precision="fp32")
+
+
+@pytest.mark.parametrize("name", ["auto", *ENGINES])
+@pytest.mark.parametrize(
+    ("head", "ask", "rows", "columns"),
+    [
+        (None, lambda engine, batch: engine.pooled(batch, "mean"), "sequences", 16),
+        (None, lambda engine, batch: engine.pooled(batch, "cls"), "sequences", 16),
+        ("classification", lambda engine, batch: engine.classify(batch), "sequences", 3),
+        ("span", lambda engine, batch: engine.tokens(batch), "tokens", 2),
+    ],
+)
+def test_a_row_does_not_depend_on_its_neighbours(tmp_path, name, head, ask, rows, columns):
+    write(tmp_path, head)
+    engine = of(name, tmp_path, head)
+    assert engine.head == head
+    batch = pack_ids(SEQUENCES, SEGMENTS)
+    together = ask(engine, batch)
+    assert type(together) is np.ndarray
+    assert together.dtype == np.float32
+    assert together.shape == ({"sequences": 5, "tokens": 19}[rows], columns)
+    alone = [ask(engine, pack_ids([ids], [kinds])) for ids, kinds in zip(SEQUENCES, SEGMENTS, strict=True)]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
+    assert np.ptp(together, axis=0).min() > 1e-3, "rows differ"
+
+
+@pytest.mark.parametrize("head", ["classification", "span"])
+def test_the_torch_engine_gives_the_scores_of_the_model(tmp_path, head):
+    model = write(tmp_path, head)
+    with torch.inference_mode():
+        expected = model(pack(SEQUENCES, segments=SEGMENTS)).numpy()
+    engine = of("torch", tmp_path, head)
+    ask = engine.classify if head == "classification" else engine.tokens
+    np.testing.assert_allclose(ask(pack_ids(SEQUENCES, SEGMENTS)), expected, atol=1e-5)
+
+
+def test_auto_is_the_best_engine_there_is(tmp_path):
+    write(tmp_path, None)
+    assert isinstance(of("auto", tmp_path, None), TorchEngine)
+
+
+def test_the_torch_engine_generates():
+    assert issubclass(TorchEngine, GenerationEngine)
+
+
+def test_a_loaded_model_runs_on_the_engine_that_is_named(real_model_dir):
+    assert isinstance(minilm.load(real_model_dir, engine="torch").engine, TorchEngine)
+
+
+def test_mean_rows_is_the_mean_of_each_sequence():
+    packed = pack([np.ones(length, dtype=int) for length in (2, 2, 5, 1)])
+    rows = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([part.mean(0) for part in rows.split([2, 2, 5, 1])])
+    torch.testing.assert_close(mean_rows(rows, packed), expected)
