@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,8 @@ settings.register_profile("no clock", deadline=None)  # a busy machine is slow a
 settings.load_profile("no clock")
 
 
-def _shared() -> Path:
-    return Path(os.environ.get("MINILM_SHARED") or REPO.parent / "shared")
+SHARED = os.environ.get("MINILM_SHARED")
+GOLDEN = REPO / "tests" / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -27,32 +29,51 @@ def repo_dir() -> Path:
     return REPO
 
 
-@pytest.fixture(scope="session")
-def shared_dir() -> Path:
-    """Folder with real data and golden files; skipped where it is absent."""
-    folder = _shared()
+def _shared(part: str) -> Path:
+    folder = Path(SHARED or "", part)
     if not folder.is_dir():
-        pytest.skip(f"no shared test data at {folder}: set MINILM_SHARED to the folder that holds data/ and golden/")
-    return folder
-
-
-def _part(shared: Path, name: str) -> Path:
-    folder = shared / name
-    if not folder.is_dir():
-        pytest.skip(f"the shared test data has no {name}/ folder")
+        raise FileNotFoundError(f"MINILM_SHARED is {SHARED}, but {folder} is not a folder")
     return folder
 
 
 @pytest.fixture(scope="session")
-def golden_dir(shared_dir: Path) -> Path:
-    """Reference outputs computed with other implementations."""
-    return _part(shared_dir, "golden")
+def golden_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reference outputs computed with other implementations: the full sets of MINILM_SHARED, else `tests/golden`."""
+    if SHARED:
+        return _shared("golden")
+    folder = tmp_path_factory.mktemp("golden")
+    for packed in sorted(GOLDEN.rglob("*.xz")):
+        target = folder / packed.relative_to(GOLDEN).with_suffix("")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(lzma.decompress(packed.read_bytes()))
+    return folder
 
 
 @pytest.fixture(scope="session")
-def data_dir(shared_dir: Path) -> Path:
-    """Real text: GLUE, SQuAD, summaries, plain text."""
-    return _part(shared_dir, "data")
+def golden_file(golden_dir: Path) -> Callable[[str], Path]:
+    """A file of the golden sets by its name; skipped where only the full sets hold it."""
+
+    def find(name: str) -> Path:
+        path = golden_dir / name
+        if not SHARED and not path.is_file():
+            pytest.skip(f"only the full golden sets hold {name}: set MINILM_SHARED")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real text: GLUE, SQuAD, summaries, plain text; skipped where MINILM_SHARED is not set."""
+    if not SHARED:
+        pytest.skip("no real data: set MINILM_SHARED to the folder that holds data/ and golden/")
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def bert_vocab(golden_dir: Path) -> Path:
+    """The vocabulary of BERT base, uncased."""
+    return (_shared("data") if SHARED else golden_dir) / "vocab" / "bert-base-uncased-vocab.txt"
 
 
 @pytest.fixture(scope="session")

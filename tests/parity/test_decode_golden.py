@@ -180,7 +180,9 @@ def test_position_shift(goldens, eps, version):
 def test_scoring_again_by_the_intended_and_by_the_swapped_rule(goldens):
     """`get_best_sequence` on the recorded traces; `swapped_ids` holds the results that change."""
     golden = goldens["eps1e-12"]
-    for row in golden.rows("gen_seq_best_sequence"):
+    rows = golden.rows("gen_seq_best_sequence")
+    assert len({row["trace"] for row in rows}) >= 2
+    for row in rows:
         intended, swapped = (
             [
                 list(

@@ -217,9 +217,9 @@ def test_real_weights_survive_writing(real_model_dir, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_golden_batches(golden_dir, number):
+def test_golden_batches(golden_dir, golden_file, number):
     """Hidden rows of every layer, projections, pooler and logits, computed in float64 elsewhere."""
-    golden = load_file(golden_dir / "encoder" / f"batch{number}.safetensors")
+    golden = load_file(golden_file(f"encoder/batch{number}.safetensors"))
     golden = {name: value.float() if value.is_floating_point() else value for name, value in golden.items()}
     model = read_model(golden_dir / "model", head="mlm")
     mask = golden["attention_mask"].bool()

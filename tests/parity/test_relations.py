@@ -52,10 +52,10 @@ def gradients(relations):
 # --- golden numbers ------------------------------------------------------------------------------
 
 
-def golden_case(golden_dir, case):
+def golden_case(golden_dir, golden_file, case):
     """Packed batch, real rows of teacher and student, lines of numbers, gradients `[T, E]`."""
     folder = golden_dir / "distil"
-    inputs, grads = (load_file(folder / f"{case}_{kind}.safetensors") for kind in ("inputs", "grads"))
+    inputs, grads = (load_file(golden_file(f"distil/{case}_{kind}.safetensors")) for kind in ("inputs", "grads"))
     mask = inputs["mask"].bool()
     sides = [
         Relations(**{ours: inputs[f"{side}.{theirs}"][mask].unflatten(1, (1, -1)) for theirs, ours in PARTS.items()})
@@ -68,8 +68,8 @@ def golden_case(golden_dir, case):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_golden_losses_and_gradients(golden_dir, case, loss):
-    packed, teacher, student, lines, expected = golden_case(golden_dir, case)
+def test_golden_losses_and_gradients(golden_dir, golden_file, case, loss):
+    packed, teacher, student, lines, expected = golden_case(golden_dir, golden_file, case)
     assert len(lines) >= 6
     for line in lines:
         pair = tuple(PARTS[letter] for letter in line["pair"])
@@ -85,8 +85,8 @@ def test_golden_losses_and_gradients(golden_dir, case, loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_golden_token_means(golden_dir, case, loss):
-    packed, teacher, student, lines, _ = golden_case(golden_dir, case)
+def test_golden_token_means(golden_dir, golden_file, case, loss):
+    packed, teacher, student, lines, _ = golden_case(golden_dir, golden_file, case)
     for line in lines:
         pair = tuple(PARTS[letter] for letter in line["pair"])
         settings = {"pairs": (pair,), "num_relation_heads": line["heads"], "normalization": "token"}

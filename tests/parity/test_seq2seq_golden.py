@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,13 @@ RESIZED = [name for name in cases() if "_resize_" in name]
 
 
 @pytest.fixture(params=cases())
-def case(request, golden_dir: Path):
+def case(request, golden_dir: Path, golden_file: Callable[[str], Path]):
     """What the original was given and found: its summary, its tensors."""
     folder = golden_dir / "s2s_train"
     file = f"s2sft-{request.param}.safetensors"
     rows = (folder / f"s2sft-{request.param.split('_')[0]}_summary.jsonl").read_text().rstrip("\n").split("\n")
     summary = next(row for row in map(json.loads, rows) if row["file"] == file)
-    return summary, read_safetensors(folder / file)
+    return summary, read_safetensors(golden_file(f"s2s_train/{file}"))
 
 
 @pytest.fixture
@@ -103,6 +104,8 @@ def test_loss_and_gradients_are_those_of_the_original(case, model):
 @pytest.mark.parametrize("case", WITH_LOGITS, indirect=True)
 def test_logits_are_those_of_the_original(case, model):
     _, tensors = case
+    if "logits" not in tensors:
+        pytest.skip("only the full golden sets hold these logits: set MINILM_SHARED")
     batch, _ = batch_and_labels(tensors)
     counts = tensors["in.masked_weight"].sum(1).long() if "in.masked_weight" in tensors else None
     lengths = tensors["in.num_target_tokens"] if counts is None else counts
@@ -144,7 +147,10 @@ def test_the_grown_position_table_is_that_of_the_original(case, model, caplog):
 def test_uncorrupted_pairs_are_framed_and_cut_like_the_originals(golden_dir: Path):
     """With nothing masked at random our views are the original's inputs, and each way predicts what it predicted."""
     rows = (golden_dir / "s2s_train" / "s2sft-HEAD_summary.jsonl").read_text().rstrip("\n").split("\n")
-    for summary in map(json.loads, rows):
+    summaries = [row for row in map(json.loads, rows) if (golden_dir / "s2s_train" / row["file"]).is_file()]
+    assert {summary["mask_way"] for summary in summaries} == {"v2", "v1", "v0"}
+    assert len(summaries) > 8
+    for summary in summaries:
         tensors = read_safetensors(golden_dir / "s2s_train" / summary["file"])
         way, most_source = summary["mask_way"], summary["max_source_seq_length"]
         labels = []
@@ -225,7 +231,7 @@ def test_twelve_steps_of_the_whole_original_loop(name: str, golden_dir: Path, mo
     for key, norm in run["param_norms"]["12"].items():
         if key in found and not key.endswith("attention.self.key.bias"):
             assert found[key].norm().item() == pytest.approx(norm, rel=1e-5), key
-    if name == "acc1":
+    if name == "acc1" and (folder / "acc1_ckpt-12.safetensors").is_file():
         for key, expected in read_safetensors(folder / "acc1_ckpt-12.safetensors").items():
             if not key.endswith("attention.self.key.bias"):
                 assert (found[key] - expected).abs().max() < 2e-5, key

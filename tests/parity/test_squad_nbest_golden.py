@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from minilm.score.squad import squad_metrics
 from minilm.tasks.squad.answers import AnswerSettings, best_answers, official_files
-from minilm.tasks.squad.read import Question, read_squad
+from minilm.tasks.squad.read import Question, read_squad, read_squad_references
 from minilm.tasks.squad.windows import Window, label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
 
@@ -60,9 +62,12 @@ class Golden:
 
 
 @pytest.fixture(scope="module", params=[384, 128])
-def golden(request: pytest.FixtureRequest, golden_dir: Path, data_dir: Path) -> Golden:
+def golden(
+    request: pytest.FixtureRequest, golden_dir: Path, golden_file: Callable[[str], Path], bert_vocab: Path
+) -> Golden:
+    golden_file(f"squad/nbest_len{request.param}_features.jsonl")
     folder = golden_dir / "squad"
-    tokenizer = Tokenizer.load(data_dir / "vocab" / "bert-base-uncased-vocab.txt")
+    tokenizer = Tokenizer.load(bert_vocab)
     questions = read_squad(folder / "nbest_dev.json")
     if request.param == 128:
         questions = questions[:26] + questions[-6:]
@@ -125,3 +130,14 @@ def test_exact_answers_are_the_same_but_for_pieces_of_words(golden: Golden, name
             entry.text == ("" if entry.start is None else question.context[entry.start : entry.end])
             for entry in one.nbest
         )
+
+
+@pytest.mark.parametrize("name", ["default", "thr2_nb5_len10", "thr-3"])
+def test_scores_equal_those_of_transformers(golden: Golden, golden_dir: Path, name: str) -> None:
+    """Its `squad_evaluate` on the stored answers: exact match and F1, of all, answerable and unanswerable questions."""
+    stored = golden.predictions[name]
+    ids = set(stored["predictions"])
+    references = [one for one in read_squad_references(golden_dir / "squad" / "nbest_dev.json") if one.id in ids]
+    found = squad_metrics(references, stored["predictions"], na_probs=stored["null_odds"])
+    expected = stored["squad_evaluate_with_null_odds"]
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-9)

@@ -11,7 +11,6 @@ import pytest
 from minilm.text.tokenizer import Tokenizer
 from minilm.text.vocabulary import NLG_RENAMES
 
-REAL_VOCAB = ("vocab", "bert-base-uncased-vocab.txt")
 SPLIT_X_SEP = {True: "[UNK] x [UNK] s ##e ##p [UNK]", False: "[UNK] [UNK] [UNK] [UNK] [UNK]"}
 NASTY = [
     "Hello, World! It's the U.S.A.",
@@ -35,8 +34,8 @@ def golden_rows(golden_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("vocab", ["tiny", "bert_uncased"])
-def test_ids_and_tokens_equal_the_original(golden_dir: Path, data_dir: Path, vocab: str, lowercase: bool) -> None:
-    path = golden_dir / "model" / "vocab.txt" if vocab == "tiny" else data_dir.joinpath(*REAL_VOCAB)
+def test_ids_and_tokens_equal_the_original(golden_dir: Path, bert_vocab: Path, vocab: str, lowercase: bool) -> None:
+    path = golden_dir / "model" / "vocab.txt" if vocab == "tiny" else bert_vocab
     tokenizer = Tokenizer.load(path, lowercase=lowercase)
     rows = [r for r in golden_rows(golden_dir) if (r["vocab"], r["do_lower_case"]) == (vocab, lowercase)]
     assert len(rows) == 24
@@ -57,7 +56,7 @@ def test_ids_and_tokens_equal_the_original(golden_dir: Path, data_dir: Path, voc
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("renames", [None, NLG_RENAMES], ids=["plain", "nlg"])
 def test_saved_folders_load_in_transformers_with_equal_ids(
-    data_dir: Path,
+    bert_vocab: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     lowercase: bool,
@@ -65,7 +64,7 @@ def test_saved_folders_load_in_transformers_with_equal_ids(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers")
-    ours = Tokenizer.load(data_dir.joinpath(*REAL_VOCAB), lowercase=lowercase, renames=renames)
+    ours = Tokenizer.load(bert_vocab, lowercase=lowercase, renames=renames)
     ours.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text, ids in zip(NASTY, ours.encode(NASTY), strict=True):
@@ -85,7 +84,7 @@ def test_saved_folders_load_in_transformers_with_equal_ids(
 
 
 def test_real_model_folder_agrees_with_transformers(
-    real_model_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    real_model_dir: Path, bert_vocab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers")
@@ -94,7 +93,7 @@ def test_real_model_folder_agrees_with_transformers(
     for text, ids in zip(NASTY, ours.encode(NASTY), strict=True):
         assert ids.tolist() == theirs(text)["input_ids"], repr(text)
     assert len(ours.encode(["word " * 1000])[0]) == 1002  # the file's truncation to 128 and padding are cleared
-    assert ours.fingerprint == Tokenizer.load(data_dir.joinpath(*REAL_VOCAB)).fingerprint
+    assert ours.fingerprint == Tokenizer.load(bert_vocab).fingerprint
     ours.require_vocab_size(30522, where="config.json")
     cut = ours.encode(["word " * 1000], max_length=128)[0].tolist()
     assert cut == theirs("word " * 1000, truncation=True, max_length=128)["input_ids"]

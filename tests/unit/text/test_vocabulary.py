@@ -51,8 +51,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         read_vocab(tmp_path / "vocab.txt")
 
 
-def test_generation_names_take_the_published_slots(data_dir: Path) -> None:
-    vocab = read_vocab(data_dir / "vocab" / "bert-base-uncased-vocab.txt")
+def test_generation_names_take_the_published_slots(bert_vocab: Path) -> None:
+    vocab = read_vocab(bert_vocab)
     renamed = rename_tokens(vocab, NLG_RENAMES)
     assert (len(vocab), vocab[0], vocab[102], vocab[104]) == (30522, "[PAD]", "[SEP]", "[unused99]")
     assert (renamed.index("[X_SEP]"), renamed.index("[SEP_0]"), renamed.index("[S2S_SOS]")) == (2, 3, 19)
