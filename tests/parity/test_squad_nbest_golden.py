@@ -138,6 +138,7 @@ def test_scores_equal_those_of_transformers(golden: Golden, golden_dir: Path, na
     stored = golden.predictions[name]
     ids = set(stored["predictions"])
     references = [one for one in read_squad_references(golden_dir / "squad" / "nbest_dev.json") if one.id in ids]
-    found = squad_metrics(references, stored["predictions"], na_probs=stored["null_odds"])
+    limits = {"na_probs": stored["null_odds"], "na_prob_threshold": stored["null_score_diff_threshold"]}
+    found = squad_metrics(references, stored["predictions"], **limits)
     expected = stored["squad_evaluate_with_null_odds"]
     assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-9)

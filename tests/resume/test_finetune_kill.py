@@ -6,6 +6,10 @@ import json
 import random
 import signal
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_twenty_kills_change_no_bit(tiny_task, drive, assert_same_run):
     """Kills in steps, at random moments, while checkpoints and the best weights are written and published."""

@@ -14,6 +14,8 @@ import pytest
 HERE = Path(__file__).parent
 NUM_SOURCES = 6
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def drive(generator_dir, tmp_path):

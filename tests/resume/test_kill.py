@@ -6,7 +6,11 @@ import random
 import signal
 import time
 
+import pytest
+
 from minilm.train.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
 
 
 def test_thirty_kills_change_no_bit(tiny, drive, assert_same_run):
