@@ -243,7 +243,7 @@ def test_after_a_refused_start_the_corrected_command_runs(generate, tmp_path):
 
 def test_a_source_without_tokens_is_found_before_the_first_is_computed(generate, tmp_path, monkeypatch):
     (tmp_path / "in.txt").write_text("w1\n" * 3 + "\x01\x02\n")
-    monkeypatch.setattr("minilm.infer.bulk.generate._WINDOW", 1)
+    monkeypatch.setattr("minilm.infer.bulk.generate._ROWS_PER_CHUNK", 1)
     monkeypatch.setattr("minilm.infer.generate.Generation.run", lambda *_: pytest.fail("something was computed"))
     code, said = generate("--input", "in.txt", "--output", "out.txt")
     assert (code, "in.txt:4: the source has no token" in said.replace("\n", " ")) == (3, True)
