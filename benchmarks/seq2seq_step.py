@@ -28,8 +28,9 @@ from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
 from minilm.randomness import derived_seed
-from minilm.tasks.seq2seq.masking import MaskedPair, Masking, Symbols, training_view
-from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
+from minilm.tasks.seq2seq.masking import MaskedPair, Symbols, training_view
+from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
+from minilm.tasks.seq2seq.settings import MaskingSettings, Seq2SeqSettings
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.optim import AdamWSettings, make_optimizer
 
@@ -37,9 +38,10 @@ SOURCE, TARGET, BATCH, SMOOTHING, PAD = 464, 48, 8, 0.1, 0
 LENGTH = SOURCE + 2 * TARGET
 SYMBOLS = Symbols(cls_id=101, sep_id=102, mask_id=103, vocab_size=30522)
 SETTINGS = AdamWSettings(learning_rate=1e-4)
+LENGTHS = {"name": "pairs", "max_source_tokens": SOURCE, "max_target_tokens": TARGET}
 COLUMNS = {
-    "xsum": PairColumns(source=("document",), target="summary"),
-    "qg": PairColumns(source=("context", "answer"), target="question"),
+    "xsum": Seq2SeqSettings(source=("document",), target="summary", **LENGTHS),
+    "qg": Seq2SeqSettings(source=("context", "answer"), target="question", **LENGTHS),
 }
 Attention = Literal["eager", "sdpa"]
 
@@ -56,7 +58,7 @@ def drawn_views() -> list[MaskedPair]:
 def file_views(name: str, file: Path) -> list[MaskedPair]:
     """The middle batch of the first hundred by its tokens."""
     tokenizer = load_nlg_tokenizer(embedded_model())
-    pairs = read_pairs([file], tokenizer, COLUMNS[name], limits=PairLimits(source=SOURCE - 2, target=TARGET - 1))
+    pairs = read_pairs([file], tokenizer, COLUMNS[name])
     starts = range(0, min(100 * BATCH, len(pairs) - BATCH), BATCH)
     batches = [masked(pairs.sources[at : at + BATCH], pairs.targets[at : at + BATCH]) for at in starts]
     return sorted(batches, key=lambda views: sum(view.num_tokens for view in views))[len(batches) // 2]
@@ -65,7 +67,7 @@ def file_views(name: str, file: Path) -> list[MaskedPair]:
 def masked(sources: list[np.ndarray], targets: list[np.ndarray]) -> list[MaskedPair]:
     """As training masks them by default."""
     draw = np.random.default_rng(0)
-    return [training_view(*pair, Masking(), SYMBOLS, draw) for pair in zip(sources, targets, strict=True)]
+    return [training_view(*pair, MaskingSettings(), SYMBOLS, draw) for pair in zip(sources, targets, strict=True)]
 
 
 def model_of(preset: str) -> Model:

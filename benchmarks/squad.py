@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,11 +32,12 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 from minilm.embedded import embedded_model
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
-from minilm.finetune.make import make_task
+from minilm.finetune.make import dev_files, make_task
 from minilm.finetune.sequences import Array, Sequences
 from minilm.finetune.squad import SpanTask
 from minilm.model.checkpoint import read_model
-from minilm.recipe import FinetuneRecipe
+from minilm.recipe import FinetuneRecipe, SquadSection
+from minilm.tasks.squad.read import read_squad
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.state import require_same
@@ -77,7 +79,7 @@ def run_missing(recipe: FinetuneRecipe, dev: Mapping[str, str], out: Path, side:
         train_theirs(recipe, out)
     outputs: dict[bytes, Array] = {}
     for version, file in missing.items():
-        task = recipe.task.model_copy(update={"version": version, "dev": [dev[version]]})
+        task = replace(recipe.task, version=version, dev=[dev[version]])
         asked = recipe.model_copy(update={"task": task})
         store(asked, file, side=side, per_epoch=[scores(out / "model", asked, outputs)])
 
@@ -126,9 +128,9 @@ def scores(model: Path, recipe: FinetuneRecipe, outputs: dict[bytes, Array]) -> 
 
     `outputs` are what the model says of a window, by its token ids; windows that are not there are asked and added.
     """
-    section = recipe.task.model_copy(update={"train": []})
-    task = make_task(section, Tokenizer.load(model))
-    assert isinstance(task, SpanTask)
+    assert isinstance(recipe.task, SquadSection)
+    dev = {name: read_squad(Path(file)) for name, file in dev_files(recipe.task.dev).items()}
+    task = SpanTask([], dev, Tokenizer.load(model), settings=recipe.task)
     ((name, windows),) = task.dev.items()
     keys = [ids.tobytes() for ids in windows.token_ids]
     new = [row for row, key in enumerate(keys) if key not in outputs]

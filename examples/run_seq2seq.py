@@ -198,6 +198,7 @@ def _recipe(args: argparse.Namespace, ranks: Ranks) -> Loaded[FinetuneRecipe]:
         "config": args.config_name or None,
         "tokenizer": args.tokenizer_name or None,
         "lowercase": lowercase(args.do_lower_case, tokenizer),
+        "task.kind": "seq2seq",
         "task.name": "seq2seq",
         "task.train": [args.train_file],
         "task.source_mask_prob": max(0.0, args.source_mask_prob),

@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from original_flags import (
@@ -38,12 +39,13 @@ from minilm.errors import UsageError
 from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
 from minilm.finetune.run import finetune_once
-from minilm.finetune.squad import SpanTask, WindowSettings
+from minilm.finetune.squad import SpanTask
 from minilm.model.checkpoint import read_model
 from minilm.model.metadata import read_config, saved_head
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
-from minilm.tasks.squad.answers import AnswerSettings, official_files
+from minilm.tasks.squad.answers import official_files
 from minilm.tasks.squad.read import read_squad
+from minilm.tasks.squad.settings import SquadSettings
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, is_first_process, process_group, wait_for_first
 from minilm.train.folder import MODELS, RECIPE
@@ -226,7 +228,7 @@ def _file(args: argparse.Namespace, flag: str) -> Path:
     return Path(args.data_dir or ".", name)
 
 
-def _version(args: argparse.Namespace) -> str:
+def _version(args: argparse.Namespace) -> Literal["1.1", "2.0"]:
     return "2.0" if args.version_2_with_negative else "1.1"
 
 
@@ -278,6 +280,7 @@ def _recipe(args: argparse.Namespace, lowered: bool | None, ranks: Ranks) -> Loa
         "name": "run_squad",
         "out": str(Path(args.output_dir, "run")),
         "lowercase": lowered,
+        "task.kind": "squad",
         "task.name": "squad",
         "task.train": [str(_file(args, "train_file"))],
         "task.dev": [str(_file(args, "predict_file"))] if args.evaluate_during_training else [],
@@ -307,11 +310,12 @@ def _task(args: argparse.Namespace, file: Path, tokenizer: Tokenizer) -> SpanTas
         [],
         {"dev": read_squad(file)},
         tokenizer,
-        windows=WindowSettings(
-            max_tokens=args.max_seq_length, stride=args.doc_stride, max_question_tokens=args.max_query_length
-        ),
-        answers=AnswerSettings(
-            allow_no_answer=args.version_2_with_negative,
+        settings=SquadSettings(
+            name="squad",
+            max_tokens=args.max_seq_length,
+            stride=args.doc_stride,
+            max_question_tokens=args.max_query_length,
+            version=_version(args),
             n_best=args.n_best_size,
             max_answer_tokens=args.max_answer_length,
             null_threshold=args.null_score_diff_threshold,

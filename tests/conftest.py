@@ -207,6 +207,7 @@ class TinyFinetune:
             "out": str(self.folder / out),
             "model": str(self.model),
             "task": {
+                "kind": "text",
                 "name": "parity",
                 "train": [str(self.folder / "train.jsonl")],
                 "dev": [str(self.folder / "dev.jsonl")],

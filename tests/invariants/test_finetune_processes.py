@@ -32,7 +32,8 @@ def recipe(squad_files, tmp_path):
     names = {"model": squad_files.model, "config": squad_files.config, "tokenizer": squad_files.vocab}
 
     def write(out):
-        task = {"name": "seven", "train": [str(tmp_path / "train.jsonl")], "dev": [str(tmp_path / "dev.jsonl")]}
+        files = {"train": [str(tmp_path / "train.jsonl")], "dev": [str(tmp_path / "dev.jsonl")]}
+        task = {"kind": "text", "name": "seven", **files}
         often = {"eval_every": 4, "log_every": 4, "tokens_per_batch": 128}
         values = {
             "kind": "finetune",

@@ -18,7 +18,8 @@ from minilm.model.heads import Model
 from minilm.model.names import hf_names, to_hf
 from minilm.model.positions import grow_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
-from minilm.tasks.seq2seq.masking import Masking, Symbols, training_view
+from minilm.tasks.seq2seq.masking import Symbols, training_view
+from minilm.tasks.seq2seq.settings import MaskingSettings
 
 SYMBOLS = Symbols(cls_id=7, sep_id=8, mask_id=9, vocab_size=600)
 CODES = ("202003", "HEAD")
@@ -158,7 +159,9 @@ def test_uncorrupted_pairs_are_framed_and_cut_like_the_originals(golden_dir: Pat
             source = np.array(features["source_ids"][: most_source - (1 if way == "v0" else 2)], dtype=np.int32)
             target = np.array(features["target_ids"][: summary["max_target_seq_length"] - 1], dtype=np.int32)
             draw = np.random.default_rng(0)
-            masking = Masking(way=way, keep_prob=1.0, random_prob=0.0, target_prob=0.6, most_masked=6)
+            masking = MaskingSettings(
+                mask_way=way, keep_prob=1.0, random_prob=0.0, target_mask_prob=0.6, max_masked_tokens=6
+            )
             view = training_view(source, target, masking, SYMBOLS, draw)
             if way == "v1":
                 counts = int(tensors["in.masked_weight"][number].sum())
@@ -208,7 +211,7 @@ def test_twelve_steps_of_the_whole_original_loop(name: str, golden_dir: Path, mo
     run = json.loads((folder / f"{name}.json").read_text())
     features, size = run["feature_order_after_shuffle"], {"acc1": 4, "acc2": 2}[name]
     optimizer = OriginalAdamW(model, decay=0.01)
-    masking = Masking(random_prob=0.0, keep_prob=0.0)
+    masking = MaskingSettings(random_prob=0.0, keep_prob=0.0)
     read = 0
     for number, step in enumerate(run["steps"]):
         model.zero_grad()

@@ -14,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from minilm.score.squad import squad_metrics
-from minilm.tasks.squad.answers import AnswerSettings, best_answers, official_files
+from minilm.tasks.squad.answers import best_answers, official_files
 from minilm.tasks.squad.read import Question, read_squad, read_squad_references
+from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
 from minilm.tasks.squad.windows import Window, label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
 
@@ -46,7 +47,7 @@ class Golden:
             list(np.stack([tables["start_logits"], tables["end_logits"]], axis=-1)),
             self.tokenizer,
             settings=AnswerSettings(
-                allow_no_answer=settings["version_2_with_negative"],
+                version="2.0" if settings["version_2_with_negative"] else "1.1",
                 n_best=settings["n_best_size"],
                 max_answer_tokens=settings["max_answer_length"],
                 null_threshold=settings["null_score_diff_threshold"],
@@ -71,7 +72,7 @@ def golden(
     questions = read_squad(folder / "nbest_dev.json")
     if request.param == 128:
         questions = questions[:26] + questions[-6:]
-    windows = make_windows(questions, tokenizer, **SIZES[request.param])
+    windows = make_windows(questions, tokenizer, WindowSettings(**SIZES[request.param]))
     return Golden(folder, request.param, tokenizer, questions, windows)
 
 

@@ -14,7 +14,8 @@ from minilm.finetune.seq2seq import batch_of, smoothed_losses
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
-from minilm.tasks.seq2seq.masking import Masking, Symbols, training_view
+from minilm.tasks.seq2seq.masking import Symbols, training_view
+from minilm.tasks.seq2seq.settings import MaskingSettings
 
 SYMBOLS = Symbols(cls_id=1, sep_id=2, mask_id=3, vocab_size=50)
 FEW = settings(max_examples=15, deadline=None)
@@ -38,7 +39,7 @@ def model() -> Model:
 
 def views(lengths, way, seed):
     draw = np.random.default_rng(seed)
-    masking = Masking(way=way, target_prob=0.5, source_prob=0.2)
+    masking = MaskingSettings(mask_way=way, target_mask_prob=0.5, source_mask_prob=0.2)
     return [
         training_view(*(draw.integers(4, 50, size).astype(np.int32) for size in pair), masking, SYMBOLS, draw)
         for pair in lengths
@@ -115,7 +116,7 @@ def test_a_prediction_depends_on_nothing_it_must_not_see(source, target, seed, w
     place = int(draw.integers(0, target))
     changed = target_ids.copy()
     changed[place] = (changed[place] - 4 + 1) % 46 + 4
-    masking = Masking(way="v2" if way == "v1" else way, keep_prob=0.0, random_prob=0.0)
+    masking = MaskingSettings(mask_way="v2" if way == "v1" else way, keep_prob=0.0, random_prob=0.0)
     both = [training_view(source_ids, ids, masking, SYMBOLS, np.random.default_rng(0)) for ids in (target_ids, changed)]
     with torch.no_grad():
         first, second = (model().encoder.seq2seq(batch_of([view], pad_id=0).seq2seq) for view in both)

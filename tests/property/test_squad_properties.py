@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm.tasks.squad.answers import AnswerSettings, best_answers
+from minilm.tasks.squad.answers import best_answers
 from minilm.tasks.squad.read import GoldAnswer, Question
+from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
 from minilm.tasks.squad.windows import label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
 
@@ -31,7 +32,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @few
 def test_windows_hold_every_token_and_each_has_most_context_once(tokenizer, context, asked, cut):
     question = Question(id="x", question=asked, context=context)
-    windows = make_windows([question], tokenizer, **cut)
+    windows = make_windows([question], tokenizer, WindowSettings(**cut))
     ids = tokenizer.encode([context], special_tokens=False)[0]
     seen, most = np.zeros(len(ids), dtype=int), np.zeros(len(ids), dtype=int)
     for window in windows:
@@ -59,11 +60,11 @@ def test_answers_are_short_pieces_of_the_context(
     tokenizer, context, cut, seed, n_best, longest, allow_no_answer, postprocess
 ):
     question = Question(id="x", question="a", context=context)
-    windows = make_windows([question], tokenizer, **cut)
+    windows = make_windows([question], tokenizer, WindowSettings(**cut))
     draw = np.random.default_rng(seed)
     scores = [draw.normal(size=(len(window.token_ids), 2)).astype(np.float32) for window in windows]
     chosen = AnswerSettings(
-        allow_no_answer=allow_no_answer, n_best=n_best, max_answer_tokens=longest, postprocess=postprocess
+        version="2.0" if allow_no_answer else "1.1", n_best=n_best, max_answer_tokens=longest, postprocess=postprocess
     )
     (answer,) = best_answers([question], windows, scores, tokenizer, settings=chosen)
     assert answer.text in {entry.text for entry in answer.nbest}
@@ -91,7 +92,7 @@ def test_labels_cover_the_answer_with_the_fewest_tokens(tokenizer, context, cut,
         Question(id="x", question="a", context=context, answers=(answer,)),
         Question(id="y", question="a", context=context, is_impossible=True),
     ]
-    windows = make_windows(questions, tokenizer, **cut)
+    windows = make_windows(questions, tokenizer, WindowSettings(**cut))
     labelled = label_windows(questions, windows)
     offsets = windows[0].context_offsets
     touched = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start)) if end > start else np.empty(0, int)

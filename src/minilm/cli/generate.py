@@ -81,9 +81,11 @@ def _run(
     from minilm.infer.generate import generation_of
     from minilm.model.metadata import model_checksums
     from minilm.progress import Progress
+    from minilm.tasks.seq2seq.settings import PairSettings
 
     loaded = load(model, precision=precision)
-    columns = list(fields or loaded.task.source)
+    task = loaded.task if isinstance(loaded.task, PairSettings) else PairSettings()
+    columns = list(fields or task.source)
     generation = generation_of(loaded, settings)
     job = GenerationJob(
         read=lambda: read_sources(source, columns),

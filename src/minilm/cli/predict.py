@@ -172,13 +172,15 @@ def _plan_answers(
     from minilm.errors import UsageError
     from minilm.infer.bulk.predict import InputColumns, answered, is_official_squad, own_ids, read_questions
     from minilm.infer.predictions import require_head
+    from minilm.tasks.squad.settings import AnswerSettings
 
     require_head(model, "span")
     if id_column and is_official_squad(source):
         raise UsageError(f"--id {id_column}: questions of a .json file have the id `id`; leave it out")
     columns = InputColumns(text="question", text_pair="context", id=id_column)
     columns = columns if is_official_squad(source) else own_ids(source, columns)
-    settings = replace(model.task.answers, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
+    trained = model.task if isinstance(model.task, AnswerSettings) else AnswerSettings()
+    settings = replace(trained, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
     return answered(model, read_questions(source, columns), settings), sum(1 for _ in read_questions(source, columns))
 
 
@@ -217,12 +219,14 @@ def _columns(model: LoadedModel, task: str | None) -> InputColumns:
     """The columns of the GLUE task that is named, else of the task the model was trained for."""
     from minilm.errors import UsageError
     from minilm.infer.bulk.predict import InputColumns
-    from minilm.tasks.text.glue import GLUE, find_glue_task
+    from minilm.tasks.text.glue import GLUE, find_glue_task, text_columns
+    from minilm.tasks.text.settings import TextSettings
 
-    known = find_glue_task(task or model.task.name)
+    trained = model.task if isinstance(model.task, TextSettings) else TextSettings(name="text")
+    known = find_glue_task(task or trained.name)
     official = known.official if known is not None else None
     if task in (None, "text"):
-        own = model.task
+        own = text_columns(trained)
         return InputColumns(text=own.text, text_pair=own.text_pair, id=own.id, official=official)
     if known is None:
         raise UsageError(f"--task is {task!r}; expected squad, text, or one of {', '.join(GLUE)}")

@@ -23,7 +23,7 @@ from minilm.embedded import model_path
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
-from minilm.finetune.make import make_task, saved_task, task_tokenizer
+from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.report import report_run
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
@@ -254,7 +254,7 @@ def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path
     with whole_table(model.encoder.embeddings):
         write_model(model, folder, head=task.head, labels=task.labels, regression=regression)
     plan.tokenizer.save(folder)
-    write_task(folder, saved_task(recipe.task))
+    write_task(folder, recipe.task)
 
 
 def _write_checkpoint(recipe: FinetuneRecipe, plan: _Plan, model: Model, models: Path, step: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.finetune.seq2seq_generation import DevGeneration, generate_targets, generation_numbers
+from minilm.finetune.seq2seq_generation import generate_targets, generation_numbers
 from minilm.finetune.task import NUM_EXAMPLES, Analysis, IndependentParts, Scored, StepRows
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.model.metadata import HeadName
@@ -25,8 +25,9 @@ from minilm.model.positions import grow_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 from minilm.model.token_budget import microbatches
 from minilm.randomness import generator
-from minilm.tasks.seq2seq.masking import MaskedPair, Masking, Symbols, heldout_view, training_view
+from minilm.tasks.seq2seq.masking import MaskedPair, Symbols, heldout_view, training_view
 from minilm.tasks.seq2seq.rows import Pairs
+from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered_in_order
 
@@ -119,30 +120,26 @@ class Seq2SeqTask:
         train: pairs to learn from.
         dev: held-out pairs by name; the first ones choose the best checkpoint.
         tokenizer: of the ids.
-        masking: what is hidden in training.
-        label_smoothing: share of the probability that other tokens than the right one should get.
-        max_target_tokens: most tokens of a target, the final [SEP] among them.
-        max_positions: positions that the longest possible pair takes.
-        main_metric: the number that chooses the best checkpoint.
-        generation: which held-out pairs are generated at each evaluation.
-        reshuffles: a new order for each epoch; else all have the first one's.
-        freeze_words: leave the word table, which is also the output matrix, as it is.
+        settings: how they are masked, learned and scored.
     """
 
     train: Pairs
     dev: Mapping[str, Pairs]
     tokenizer: Tokenizer
-    masking: Masking
-    label_smoothing: float
-    max_target_tokens: int
-    max_positions: int
-    main_metric: str = "heldout_loss"
-    generation: DevGeneration = field(default_factory=DevGeneration)
-    reshuffles: bool = True
-    freeze_words: bool = False
+    settings: Seq2SeqSettings
     head: HeadName = field(default="mlm", init=False)
     labels: Sequence[str] = field(default=(), init=False)
     _target_segment: int = field(default=1, init=False)
+
+    @property
+    def main_metric(self) -> str:
+        """The number that chooses the best checkpoint."""
+        return self.settings.metric or HELDOUT_METRICS[0]
+
+    @property
+    def reshuffles(self) -> bool:
+        """Whether each epoch has a new order; else all have the first one's."""
+        return self.settings.shuffle == "epoch"
 
     @property
     def symbols(self) -> Symbols:
@@ -166,31 +163,31 @@ class Seq2SeqTask:
 
     def prepare(self, model: Model) -> None:
         """Give the model positions for the longest possible pair; see which segment its targets have."""
-        grow_positions(model.encoder, self.max_positions)
+        grow_positions(model.encoder, self.settings.max_source_tokens + self.settings.max_target_tokens)
         self._target_segment = min(1, model.encoder.config.num_segments - 1)
-        model.encoder.embeddings.word.weight.requires_grad_(not self.freeze_words)
+        model.encoder.embeddings.word.weight.requires_grad_(not self.settings.freeze_words)
         model.has_fresh_weights = False  # before anybody asks it for a text, it is trained
 
     def parameters(self, model: Model) -> dict[str, nn.Parameter]:
         """All weights that the loss depends on; without the word table when it is frozen."""
-        left_out = (_POOLER, _WORDS) if self.freeze_words else (_POOLER,)
+        left_out = (_POOLER, _WORDS) if self.settings.freeze_words else (_POOLER,)
         return {name: weight for name, weight in model.named_parameters() if not name.startswith(left_out)}
 
     def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:
         """The pairs of a step that this process reads, masked anew."""
-        predicted = sum(self.masking.num_predicted(len(self.train.targets[row]) + 1) for row in chosen.rows)
+        predicted = sum(self.settings.num_predicted(len(self.train.targets[row]) + 1) for row in chosen.rows)
         views = [
             training_view(
                 self.train.sources[row],
                 self.train.targets[row],
-                self.masking,
+                self.settings,
                 self.symbols,
                 generator(chosen.seed, "masking", chosen.step, int(place)),
             )
             for place, row in zip(chosen.own, chosen.rows[chosen.own], strict=True)
         ]
         scale = 1 / (predicted + _ROUNDING)
-        batches = self._batches(views, token_budget, smoothing=self.label_smoothing, scale=scale)
+        batches = self._batches(views, token_budget, smoothing=self.settings.label_smoothing, scale=scale)
         return IndependentParts(parts=[batch for _, batch in batches])
 
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks) -> Scored:
@@ -221,7 +218,9 @@ class Seq2SeqTask:
         """What the model makes of each pair of a held-out set; the processes share the work."""
         pairs, device = self.dev[dev_set], next(model.parameters()).device
         own = range(ranks.rank, len(pairs), ranks.world_size)
-        views = [heldout_view(pairs.sources[row], pairs.targets[row], self.masking.way, self.symbols) for row in own]
+        views = [
+            heldout_view(pairs.sources[row], pairs.targets[row], self.settings.mask_way, self.symbols) for row in own
+        ]
         found: list[tuple[int, _Found]] = []
         for numbers, batch in self._batches(views, token_budget):
             moved = batch.to(device)
@@ -237,15 +236,13 @@ class Seq2SeqTask:
 
     def _generated(self, model: Model, dev_set: str, ranks: Ranks) -> dict[int, str]:
         """Targets by number of the pair, for as many pairs as the task wants; the processes share the work."""
-        if not self.generation.pairs:
+        if not self.settings.dev_generated:
             return {}
         return generate_targets(
             model,
             self.dev[dev_set],
             self.tokenizer,
-            self.generation,
-            max_target_tokens=self.max_target_tokens,
-            way=self.masking.way,
+            self.settings,
             ranks=ranks,
         )
 

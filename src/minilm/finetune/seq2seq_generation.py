@@ -9,7 +9,6 @@ together again, each pair by itself, so it is for choosing checkpoints, not for 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,8 +22,8 @@ from minilm.score.rouge.postprocess import plain_sentences
 from minilm.score.rouge.scores import ROUGE_METRICS, rouge_metrics, rouge_scores
 from minilm.score.rouge.stemming import rouge_stem
 from minilm.tally import Tally
-from minilm.tasks.seq2seq.masking import MaskWay
 from minilm.tasks.seq2seq.rows import Pairs
+from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.text.detokenize import text_of
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered
@@ -32,27 +31,12 @@ from minilm.train.distributed import Ranks, gathered
 GENERATED_METRICS = (*ROUGE_METRICS, "Bleu_4")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DevGeneration:
-    """How many pairs of each held-out set are generated at each evaluation, and with how many beams."""
-
-    pairs: int = 0
-    beam_size: int = 1
-
-    def rows(self, available: int) -> list[int]:
-        """Which pairs of so many: spread evenly, always the same."""
-        count = min(self.pairs, available)
-        return [number * available // count for number in range(count)]
-
-
 def generate_targets(
     model: Model,
     pairs: Pairs,
     tokenizer: Tokenizer,
-    settings: DevGeneration,
+    settings: Seq2SeqSettings,
     *,
-    max_target_tokens: int,
-    way: MaskWay,
     ranks: Ranks,
 ) -> dict[int, str]:
     """Generate for the chosen pairs, the work shared by the processes.
@@ -61,18 +45,17 @@ def generate_targets(
         model: in evaluation mode; its head counts as trained.
         pairs: held-out pairs.
         tokenizer: of their ids.
-        settings: which pairs, how many beams.
-        max_target_tokens: most tokens of a target with its end token.
-        way: how the model is trained.
+        settings: how many pairs and beams, how long targets are, how the model is trained.
         ranks: this process among those that share the work.
 
     Returns:
         Text by number of the pair, in order; every process gets all.
     """
-    decoder = Decoder(model, tokenizer, pos_shift=pos_shift_of(way))
-    wanted = GenerationSettings(beam_size=settings.beam_size, max_target_tokens=max_target_tokens)
+    decoder = Decoder(model, tokenizer, pos_shift=pos_shift_of(settings.mask_way))
+    wanted = GenerationSettings(beam_size=settings.beam_size, max_target_tokens=settings.max_target_tokens)
     generation = Generation(decoder, tokenizer, wanted, max_source_tokens=None)
-    rows = settings.rows(len(pairs))
+    count = min(settings.dev_generated, len(pairs))
+    rows = [number * len(pairs) // count for number in range(count)]  # spread evenly, always the same
     own = rows[ranks.rank :: ranks.world_size]
     sources = [
         Source(parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", place="")

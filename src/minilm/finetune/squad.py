@@ -19,19 +19,11 @@ from minilm.finetune.task import NUM_EXAMPLES, Analysis
 from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
 from minilm.score.squad import SquadReference, per_question_scores, squad_metrics, threshold_curve
-from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad.answers import Answer, best_answers
 from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.squad.windows import Window, label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowSettings:
-    """How a question and its context are cut into windows, in tokens."""
-
-    max_tokens: int = 384
-    stride: int = 128
-    max_question_tokens: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +51,7 @@ class SpanTask(SequenceTask):
         dev: Mapping[str, Sequence[Question]],
         tokenizer: Tokenizer,
         *,
-        windows: WindowSettings,
-        answers: AnswerSettings,
+        settings: SquadSettings,
     ) -> None:
         """Cut everything into windows; nothing to train on is fine for a model that is only asked.
 
@@ -68,25 +59,18 @@ class SpanTask(SequenceTask):
             DataError: none of the training questions can be used.
             UsageError: a window has no room for the context.
         """
-        self._tokenizer, self._windows, self._answers = tokenizer, windows, answers
+        self._tokenizer, self._settings = tokenizer, settings
         labelled = label_windows(train, self._cut(train))
         self._dev = {name: _DevSet(questions=part, windows=self._cut(part)) for name, part in dev.items()}
         super().__init__(
             _sequences(labelled.windows),
             labelled.positions,
             {name: _sequences(part.windows) for name, part in self._dev.items()},
-            max_tokens=windows.max_tokens,
+            max_tokens=settings.max_tokens,
         )
 
     def _cut(self, questions: Sequence[Question]) -> list[Window]:
-        settings = self._windows
-        return make_windows(
-            questions,
-            self._tokenizer,
-            max_tokens=settings.max_tokens,
-            stride=settings.stride,
-            max_question_tokens=settings.max_question_tokens,
-        )
+        return make_windows(questions, self._tokenizer, self._settings)
 
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
         """Mean of the cross-entropies of start and end over the tokens of each window, `[T, 2]` -> `[B]`."""
@@ -107,7 +91,7 @@ class SpanTask(SequenceTask):
         numbers = self.scores(dev_set, chosen)
         references = part.references
         curves = {}
-        if self._answers.allow_no_answer:
+        if self._settings.allow_no_answer:
             texts = {one.id: next((c.text for c in one.nbest if c.text), "") for one in chosen}
             points = threshold_curve(references, texts, _null_odds(chosen))
             curves["Exact and F1 of the best answer over the no-answer threshold"] = {
@@ -124,12 +108,12 @@ class SpanTask(SequenceTask):
     def chosen(self, dev_set: str, outputs: Sequence[Array]) -> list[Answer]:
         """The answer to each question of a held-out set, in their order."""
         part = self._dev[dev_set]
-        return best_answers(part.questions, part.windows, outputs, self._tokenizer, settings=self._answers)
+        return best_answers(part.questions, part.windows, outputs, self._tokenizer, settings=self._settings)
 
     def scores(self, dev_set: str, chosen: Sequence[Answer]) -> dict[str, float]:
         """The official scores of such answers."""
         texts = {answer.id: answer.text for answer in chosen}
-        odds = _null_odds(chosen) if self._answers.allow_no_answer else None
+        odds = _null_odds(chosen) if self._settings.allow_no_answer else None
         return squad_metrics(self._dev[dev_set].references, texts, na_probs=odds, na_prob_threshold=np.inf)
 
 

@@ -32,8 +32,11 @@ from minilm.model.packed_ids import PackedIds
 from minilm.model.precision import Precision
 from minilm.tally import reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
-from minilm.tasks.squad.answers import Answer, AnswerSettings
+from minilm.tasks.seq2seq.settings import MaskingSettings
+from minilm.tasks.squad.answers import Answer
 from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
+from minilm.tasks.text.settings import TextSettings
 from minilm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -88,7 +91,7 @@ class LoadedModel:
         tokenizer: its tokenizer.
         embedding: how its rows become one vector per text.
         labels: of a classifier, in their order; none for a regression model, which has one score.
-        task: what it was trained to do.
+        task: the settings that it was trained with; None where the folder does not say.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class LoadedModel:
         tokenizer: Tokenizer,
         embedding: EmbeddingSettings,
         labels: Sequence[str],
-        task: SavedTask,
+        task: SavedTask | None,
     ) -> None:
         """Join the parts; see `load`."""
         self.folder, self.engine, self.config, self.tokenizer = folder, engine, config, tokenizer
@@ -121,12 +124,15 @@ class LoadedModel:
         require_head(self, "mlm")
         if not isinstance(self.engine, GenerationEngine):
             raise UsageError(f"{type(self.engine).__name__} cannot generate; load the model with engine='torch'")
-        return self.engine.decoder(self.tokenizer, pos_shift=pos_shift_of(self.task.mask_way))
+        masking = self.task if isinstance(self.task, MaskingSettings) else MaskingSettings()
+        return self.engine.decoder(self.tokenizer, pos_shift=pos_shift_of(masking.mask_way))
 
     @property
     def max_tokens(self) -> int:
         """Longest input of the model's task: what it was trained with, where the folder says so."""
-        return self.task.max_tokens or self.embedding.max_tokens
+        return (
+            self.task.max_tokens if isinstance(self.task, TextSettings | WindowSettings) else self.embedding.max_tokens
+        )
 
     def encode(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """One vector per text, `[number of texts, E]` float32, in the order of `texts`.
@@ -189,7 +195,7 @@ class LoadedModel:
         """
         require_head(self, "span")
         with reporting_tally(self._reported) as tally:
-            return answer_part(self, questions, settings=settings or self.task.answers, tally=tally)
+            return answer_part(self, questions, settings=settings, tally=tally)
 
     @overload
     def generate(self, texts: Iterable[Part], *, n_best: Literal[1] = 1, **options: object) -> list[str]: ...

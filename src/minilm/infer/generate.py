@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minilm.decode.beam import search
-from minilm.decode.decoder import Decoder, pos_shift_of, source_frame
+from minilm.decode.decoder import Decoder
 from minilm.decode.rescore import Hypothesis, best_hypotheses
 from minilm.decode.sampling import choose, choose_all
 from minilm.decode.settings import GenerationSettings
@@ -25,6 +25,7 @@ from minilm.infer.sources import Source, SourceEncoder
 from minilm.model.token_budget import microbatches
 from minilm.randomness import generator
 from minilm.tally import Tally, reporting_tally
+from minilm.tasks.seq2seq.settings import PairSettings, Seq2SeqSettings
 from minilm.text.detokenize import text_of
 from minilm.text.pairs import Int32s
 from minilm.text.tokenizer import Tokenizer
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
 
 logger = logging.getLogger(__name__)
-
-_TARGET_TOKENS = 48  # where the folder of the model does not say
 
 
 def with_model_lengths(settings: GenerationSettings, max_target_tokens: int) -> GenerationSettings:
@@ -176,12 +175,12 @@ def generation_of(model: LoadedModel, settings: GenerationSettings) -> Generatio
     Raises:
         UsageError: the model has no trained mlm head, or a setting makes no sense.
     """
-    max_tokens = model.task.max_source_tokens
+    task = model.task if isinstance(model.task, Seq2SeqSettings) else None
     return Generation(
         model.decoder,
         model.tokenizer,
-        with_model_lengths(settings, model.task.max_target_tokens or _TARGET_TOKENS),
-        max_source_tokens=max_tokens and max_tokens - source_frame(pos_shift_of(model.task.mask_way)),
+        with_model_lengths(settings, (task or PairSettings()).max_target_tokens),
+        max_source_tokens=None if task is None else task.source_room,
     )
 
 

@@ -8,7 +8,7 @@ C labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +18,9 @@ from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
 from minilm.model.metadata import HeadName
 from minilm.tally import Tally
-from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers
+from minilm.tasks.squad.answers import Answer, best_answers
 from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.settings import AnswerSettings, SquadSettings
 from minilm.tasks.squad.windows import make_windows
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _DOES: Mapping[HeadName, tuple[str, str]] = {
     "span": ("answer questions", "the task squad"),
     "mlm": ("generate text", "the task seq2seq"),
 }
-_SPAN_TOKENS = 384  # of a window, where the folder does not say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,20 +72,15 @@ def classify_part(
 
 
 def answer_part(
-    model: LoadedModel, questions: Sequence[Question], *, settings: AnswerSettings, tally: Tally
+    model: LoadedModel, questions: Sequence[Question], *, settings: AnswerSettings | None, tally: Tally
 ) -> list[Answer]:
-    """The answer to each question; `tally` takes the locations of those that were truncated."""
-    parts = make_windows(
-        questions,
-        model.tokenizer,
-        max_tokens=min(model.task.max_tokens or _SPAN_TOKENS, model.config.max_tokens),
-        stride=model.task.stride,
-        max_question_tokens=model.task.max_question_tokens,
-        tally=tally,
-    )
+    """The answer to each question; `settings` other than those of training, `tally` takes what was truncated."""
+    trained = model.task if isinstance(model.task, SquadSettings) else SquadSettings(name="squad")
+    sizes = replace(trained, max_tokens=min(trained.max_tokens, model.config.max_tokens))
+    parts = make_windows(questions, model.tokenizer, sizes, tally=tally)
     token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]
     scores = in_order(token_ids, segment_ids, lambda batch: batch.split(model.engine.tokens(batch)))
-    return best_answers(questions, parts, scores, model.tokenizer, settings=settings)
+    return best_answers(questions, parts, scores, model.tokenizer, settings=settings or trained)
 
 
 def _classified(scores_C: Float32s, labels: Sequence[str]) -> Classified:

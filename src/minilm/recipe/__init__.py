@@ -16,7 +16,15 @@ from minilm.recipe.distill import (
     TeacherSection,
     TrainSection,
 )
-from minilm.recipe.finetune import FinetuneRecipe, FinetuneTrainSection, SweepSection, TaskSection
+from minilm.recipe.finetune import (
+    FinetuneRecipe,
+    FinetuneTrainSection,
+    Seq2SeqSection,
+    SquadSection,
+    SweepSection,
+    TaskSection,
+    TextSection,
+)
 from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
 from minilm.recipe.sections import OptimizationSection
 from minilm.recipe.shipped import find_recipe, recipe_names, recipe_text
@@ -30,10 +38,13 @@ __all__ = [
     "LossSection",
     "OptimizationSection",
     "Recipe",
+    "Seq2SeqSection",
+    "SquadSection",
     "StudentSection",
     "SweepSection",
     "TaskSection",
     "TeacherSection",
+    "TextSection",
     "TrainSection",
     "find_recipe",
     "flat_values",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar, cast, overload
+from typing import Generic, TypeGuard, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +18,7 @@ from minilm.recipe.distill import DistillRecipe
 from minilm.recipe.finetune import FinetuneRecipe
 from minilm.recipe.overrides import apply_override
 from minilm.recipe.problems import first_problem
+from minilm.recipe.sections import field_names
 from minilm.recipe.strict_yaml import Document, Keys, describe, dump_scalar, read_document
 
 Recipe = DistillRecipe | FinetuneRecipe
@@ -87,14 +88,7 @@ def resolved_yaml(loaded: Loaded[Recipe]) -> str:
 
 def flat_values(recipe: Recipe) -> dict[str, object]:
     """Every value under its dotted key, as JSON holds it."""
-    plain = recipe.model_dump(mode="json")
-    values: dict[str, object] = {}
-    for keys, _ in _leaves(recipe, ()):
-        node: object = plain
-        for key in keys:
-            node = cast("dict[str | int, object]", node)[key]
-        values[_dotted(keys)] = node
-    return values
+    return {_dotted(keys): list(value) if isinstance(value, tuple) else value for keys, value in _leaves(recipe, ())}
 
 
 def _origins(recipe: Recipe, document: Document, set_keys: Sequence[Keys]) -> dict[str, str]:
@@ -115,14 +109,14 @@ def _dotted(keys: Keys) -> str:
     return ".".join(map(str, keys))
 
 
-def _leaves(section: BaseModel, keys: Keys) -> list[tuple[Keys, object]]:
+def _leaves(section: object, keys: Keys) -> list[tuple[Keys, object]]:
     """All values below a section in the order of the schema; a list of plain values is one leaf."""
     leaves: list[tuple[Keys, object]] = []
-    for name in type(section).model_fields:
+    for name in field_names(section):
         value = getattr(section, name)
-        if isinstance(value, BaseModel):
+        if field_names(value):
             leaves += _leaves(value, (*keys, name))
-        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        elif _is_section_list(value):
             for index, item in enumerate(value):
                 leaves += _leaves(item, (*keys, name, index))
         else:
@@ -130,15 +124,19 @@ def _leaves(section: BaseModel, keys: Keys) -> list[tuple[Keys, object]]:
     return leaves
 
 
-def _write_section(section: BaseModel, keys: Keys, lines: list[str], origins: dict[str, str]) -> None:
+def _is_section_list(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list) and bool(value) and bool(field_names(value[0]))
+
+
+def _write_section(section: object, keys: Keys, lines: list[str], origins: dict[str, str]) -> None:
     indent = "  " * len(keys)
-    for name in type(section).model_fields:
+    for name in field_names(section):
         value = getattr(section, name)
         here = (*keys, name)
-        if isinstance(value, BaseModel):
+        if field_names(value):
             lines.append(f"{indent}{name}:")
             _write_section(value, here, lines, origins)
-        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        elif _is_section_list(value):
             lines.append(f"{indent}{name}:")
             for index, item in enumerate(value):
                 first = len(lines)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import get_args, get_origin
+from typing import Annotated, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from minilm.recipe.sections import field_names
 from minilm.recipe.strict_yaml import Document, Keys, describe
 
 _EXPECTED: Mapping[str, str] = {
@@ -23,6 +24,9 @@ _EXPECTED: Mapping[str, str] = {
     "bool_type": "true or false",
     "string_type": "text",
     "list_type": "a list",
+    "is_instance_of": "a list",
+    "sequence_str": "a list",
+    "dataclass_type": "a section (key: value lines)",
     "model_type": "a section (key: value lines)",
     "model_attributes_type": "a section (key: value lines)",
     "literal_error": "{expected}",
@@ -38,7 +42,7 @@ _EXPECTED: Mapping[str, str] = {
 _NOT_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}
 
 
-def first_problem(error: ValidationError, document: Document, set_keys: Sequence[Keys], schema: type[BaseModel]) -> str:
+def first_problem(error: ValidationError, document: Document, set_keys: Sequence[Keys], schema: type) -> str:
     """Put the first problem, in the order of the file, into one line."""
     problems: dict[Keys, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
@@ -47,37 +51,48 @@ def first_problem(error: ValidationError, document: Document, set_keys: Sequence
     keys = min(problems, key=lambda found: (problems[found][0]["type"] == "missing", _line(found, document)))
     more = len(problems) - 1
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
-    text = _say(keys, problems[keys], schema)
+    text = _say(keys, problems[keys], schema, _kind_of(document.value))
     return f"{_place(keys, document, set_keys)}: {text}{tail}"
 
 
-def dotted_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of a schema, dotted; the first item stands for all of a list."""
+def dotted_keys(schema: type, prefix: str = "", kind: str | None = None) -> list[str]:
+    """Every key of a schema, dotted; the first item stands for all of a list, `kind` chooses between sections."""
     keys = []
-    for name, field in schema.model_fields.items():
-        section = _section_of(field.annotation)
-        if section is None:
+    hints = get_type_hints(schema, include_extras=True)
+    for name in field_names(schema):
+        sections = _sections_of(hints[name])
+        chosen = [one for one in sections if kind in (None, getattr(one, "kind", None))] or sections
+        if not sections:
             keys.append(prefix + name)
-        else:
-            is_list = get_origin(field.annotation) is list
-            keys += dotted_keys(section, f"{prefix}{name}.0." if is_list else f"{prefix}{name}.")
-    return keys
+        for section in chosen:
+            keys += dotted_keys(section, f"{prefix}{name}.0." if _is_list(hints[name]) else f"{prefix}{name}.", kind)
+    return list(dict.fromkeys(keys))
 
 
-def _section_of(annotation: object) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+def _is_list(annotation: object) -> bool:
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return get_origin(bare) is list
+
+
+def _sections_of(annotation: object) -> list[type]:
+    """The sections in an annotation: several where a key of theirs says which one it is."""
+    if isinstance(annotation, type) and field_names(annotation):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_of(part)]
 
 
 def _known_part(detail: ErrorDetails, tree: Mapping[str, object]) -> Keys:
     """The path without the names pydantic adds for the branches of a union."""
+    loc = detail["loc"]
+    if loc[:1] == ("task",) and len(loc) > 1:  # behind it is the kind that was chosen
+        loc = ("task", *loc[2:])
+    if detail["type"] == "union_tag_invalid":
+        loc = (*loc, "kind")
     if detail["type"] == "missing":
-        return detail["loc"]
+        return loc
     node: object = tree
     keys: list[str | int] = []
-    for key in detail["loc"]:
+    for key in loc:
         inside = isinstance(node, dict) and key in node
         if not inside and not (isinstance(node, list) and isinstance(key, int) and key < len(node)):
             break
@@ -99,11 +114,17 @@ def _place(keys: Keys, document: Document, set_keys: Sequence[Keys]) -> str:
     return f"{document.source}:{_line(keys, document)}{' with --set' if keys and changed else ''}"
 
 
-def _say(keys: Keys, details: Sequence[ErrorDetails], schema: type[BaseModel]) -> str:
+def _say(keys: Keys, details: Sequence[ErrorDetails], schema: type, kind: str | None) -> str:
     detail = details[0]
     dotted = ".".join(map(str, keys))
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key '{dotted}'{_did_you_mean(keys, schema)}"
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{dotted}'{_did_you_mean(keys, schema, kind)}"
+    if detail["type"] == "union_tag_not_found":
+        return f"the key '{dotted}.kind' is missing: expected one of {', '.join(_kinds(schema))}"
+    if detail["type"] == "union_tag_invalid":
+        close = get_close_matches(detail["ctx"]["tag"], _kinds(schema), n=1)
+        hint = f": did you mean {close[0]!r}?" if close else ""
+        return f"{dotted}: found {describe(detail['ctx']['tag'])}, expected one of {', '.join(_kinds(schema))}{hint}"
     if detail["type"] == "missing":
         return f"the key '{dotted}' is missing"
     where = f"{dotted}: " if dotted else ""
@@ -128,11 +149,23 @@ def _expected(detail: ErrorDetails) -> str:
     return detail["msg"] if template is None else template.format(**detail.get("ctx", {}))
 
 
-def _did_you_mean(keys: Keys, schema: type[BaseModel]) -> str:
+def _kind_of(tree: Mapping[str, object]) -> str | None:
+    """What a recipe says about the kind of its task."""
+    task = tree.get("task")
+    kind = task.get("kind") if isinstance(task, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _kinds(schema: type) -> list[str]:
+    """The kinds of tasks."""
+    return [section.kind for section in _sections_of(get_type_hints(schema, include_extras=True)["task"])]  # type: ignore[attr-defined]
+
+
+def _did_you_mean(keys: Keys, schema: type, kind: str | None) -> str:
     """Suggest the same name in another section, else a sibling of similar name."""
     *parents, last = (str(key) for key in keys)
     prefix = "".join(f"{'0' if part.isdigit() else part}." for part in parents)
-    known = dotted_keys(schema)
+    known = dotted_keys(schema, kind=kind)
     siblings = list(dict.fromkeys(key[len(prefix) :].split(".")[0] for key in known if key.startswith(prefix)))
     elsewhere = [key for key in known if key.rpartition(".")[2] == last]
     if elsewhere and not get_close_matches(last, siblings, n=1, cutoff=0.85):

@@ -6,18 +6,19 @@ Out: frozen pydantic models; a broken rule raises ValueError inside pydantic, `p
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from minilm.files.checked import Count as Count
+from minilm.files.checked import PositiveInt as PositiveInt
+from minilm.files.checked import Share as Share
+from minilm.files.checked import Text as Text
 from minilm.model.precision import Precision
 from minilm.recipe.strict_yaml import describe
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _pair(value: object) -> object:
@@ -50,3 +51,11 @@ class OptimizationSection(Section):
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
     max_bad_steps: Count = 10
+
+
+def field_names(section: object) -> tuple[str, ...]:
+    """The keys of a section, in order: a pydantic model or a dataclass, or the class of one; none for other values."""
+    cls = section if isinstance(section, type) else type(section)
+    if issubclass(cls, BaseModel):
+        return tuple(cls.model_fields)
+    return tuple(field.name for field in fields(cls)) if is_dataclass(cls) else ()

@@ -10,7 +10,8 @@ import pytest
 import minilm
 from minilm.cli.app import main
 from minilm.decode.traces import read_traces
-from minilm.tasks.saved import SavedTask, write_task
+from minilm.tasks.saved import write_task
+from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 
 TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w2 w2"]
 
@@ -93,7 +94,7 @@ def test_parts_are_joined_by_sep_and_the_first_is_cut(generate, tmp_path, genera
 
 
 def test_the_columns_are_those_of_training(generate, tmp_path, generator_dir):
-    write_task(generator_dir, SavedTask(name="seq2seq", source=("passage", "answer")))
+    write_task(generator_dir, Seq2SeqSettings(name="seq2seq", source=("passage", "answer")))
     (tmp_path / "in.jsonl").write_text(json.dumps({"src": "w9", "passage": "w1", "answer": "w7"}) + "\n")
     assert generate("--input", "in.jsonl", "--output", "out.txt")[0] == 0
     [expected] = minilm.load(generator_dir).generate(["w1 [SEP] w7"])

@@ -14,9 +14,12 @@ import pytest
 
 from minilm.cli import app
 from minilm.infer.api import load
-from minilm.tasks.saved import SavedTask, read_task, write_task
+from minilm.tasks.saved import read_task, write_task
+from minilm.tasks.seq2seq.settings import Seq2SeqSettings
+from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.text.glue import glue_text_task
 from minilm.tasks.text.rows import read_text_rows
+from minilm.tasks.text.settings import TextSettings
 
 
 def minilm(*arguments: object) -> int:
@@ -52,7 +55,14 @@ def reader(tiny_task):
     file = tiny_task.folder / "squad.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in questions))
     recipe = json.loads(tiny_task.recipe(steps=6).read_text())
-    recipe["task"] = {"name": "squad", "train": [str(file)], "dev": [str(file)], "max_tokens": 24, "stride": 4}
+    recipe["task"] = {
+        "kind": "squad",
+        "name": "squad",
+        "train": [str(file)],
+        "dev": [str(file)],
+        "max_tokens": 24,
+        "stride": 4,
+    }
     path = tiny_task.folder / "squad.json.yaml"
     path.write_text(json.dumps(recipe))
     assert minilm("finetune", path) == 0
@@ -333,27 +343,43 @@ def test_a_recipe_of_the_other_command_is_refused(tiny_task, capsys):
     assert "this is a recipe of `minilm distill`" in capsys.readouterr().err
 
 
-def test_what_a_model_was_trained_for_survives(tmp_path):
-    task = SavedTask(name="x", max_tokens=9, text="a", text_pair="b", null_threshold=-1.5, source=("p", "q"))
+@pytest.mark.parametrize(
+    "task",
+    [
+        TextSettings(name="x", max_tokens=9, text="a", text_pair="b", labels=["low", "high"]),
+        SquadSettings(name="squad1", version="1.1", null_threshold=-1.5, stride=7),
+        Seq2SeqSettings(name="qg", source=["p", "q"], mask_way="v1", target_mask_prob=0.5),
+    ],
+)
+def test_what_a_model_was_trained_for_survives(tmp_path, task):
     write_task(tmp_path, task)
     assert read_task(tmp_path) == task
-    assert read_task(tmp_path / "nowhere") == SavedTask()
+    assert read_task(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("kind", "values", "message"),
     [
-        ({"stride": "4"}, "stride is '4'; expected a whole number"),
-        ({"stride": True}, "stride is True; expected a whole number"),
-        ({"text_pair": 1}, "text_pair is 1; expected a text or None"),
-        ({"source": "src"}, "source is 'src'; expected a list"),
-        ({"new": 1}, "unknown key 'new'; expected name, max_tokens"),
+        ("squad", {"stride": "4"}, "stride is '4'; expected a whole number"),
+        ("squad", {"stride": True}, "stride is True; expected a whole number"),
+        ("squad", {"stride": 0}, "stride is 0; expected 1 or more"),
+        ("squad", {"postprocess": "old"}, "postprocess is 'old'; expected 'exact' or 'classic'"),
+        ("text", {"text_pair": 1}, "text_pair is 1; expected a text or None"),
+        ("text", {"labels": ["a", 1]}, "labels is ('a', 1); expected a list, each item a text"),
+        ("text", {"labels": ["a"], "regression": True}, "found labels with regression true"),
+        ("text", {"name": None}, "name is None; expected a text"),
+        ("text", {"stride": 4}, "unknown key 'stride'; expected kind, name, max_tokens"),
+        ("seq2seq", {"source": "src"}, "source is 'src'; expected a list"),
+        ("seq2seq", {"source": []}, "source is (); expected 1 or more items"),
+        ("seq2seq", {"label_smoothing": 1}, "label_smoothing is 1; expected less than 1"),
+        ("seq2seq", {"new": 1}, "was the model saved by a newer minilm? Upgrade it"),
+        ("span", {}, "kind is 'span'; expected 'text', 'squad', 'seq2seq'"),
     ],
 )
-def test_a_damaged_record_is_one_line(tmp_path, values, message):
+def test_a_damaged_record_is_one_line(tmp_path, kind, values, message):
     from minilm.errors import DataError
 
-    (tmp_path / "task.json").write_text(json.dumps(values))
+    (tmp_path / "task.json").write_text(json.dumps({"kind": kind, "name": "x", **values}))
     with pytest.raises(DataError) as caught:
         read_task(tmp_path)
     assert message in str(caught.value)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from minilm.errors import UsageError
 from minilm.recipe import (
     FinetuneRecipe,
     FinetuneTrainSection,
-    TaskSection,
+    SquadSection,
     find_recipe,
     load_recipe,
     recipe_names,
@@ -47,7 +48,7 @@ def test_it_says_what_it_is_and_where_its_numbers_are_from(name):
 
 
 def test_each_glue_task_has_recipes_of_both_kinds():
-    assert {recipe(name).task.name for name in NAMES} == {*GLUE, "squad"}
+    assert {recipe(name).task.name for name in NAMES} == {*GLUE, "squad1", "squad2"}
     for task in GLUE:
         assert f"glue/{task}-bert-base" in NAMES
         assert {f"glue/{task}-in-house-l12", f"glue/{task}-in-house-l6"} <= set(NAMES)
@@ -111,7 +112,7 @@ def test_the_readme_variant_has_the_defaults_of_run_squad():
 
 
 def test_mnli_scores_both_dev_files_and_selects_by_the_matched_one():
-    assert recipe("mnli-bert-base").task.dev == ["glue/MNLI/dev_matched.tsv", "glue/MNLI/dev_mismatched.tsv"]
+    assert recipe("mnli-bert-base").task.dev == ("glue/MNLI/dev_matched.tsv", "glue/MNLI/dev_mismatched.tsv")
 
 
 def test_warmup_is_a_share_of_the_steps_or_a_number_of_them():
@@ -123,6 +124,38 @@ def test_warmup_is_a_share_of_the_steps_or_a_number_of_them():
 
 
 def test_only_squad_has_a_way_to_find_the_text_of_an_answer():
-    assert TaskSection(name="squad", train=["t.json"], postprocess="classic").postprocess == "classic"
-    with pytest.raises(ValueError, match="found postprocess with task 'rte', which has no such thing: drop it"):
-        TaskSection(name="rte", train=["t.tsv"], postprocess="classic")
+    assert SquadSection(name="squad2", train=["t.json"], postprocess="classic").postprocess == "classic"
+    for value in ("classic", "exact"):  # also the default is rejected
+        with pytest.raises(UsageError, match=r"unknown key 'task\.postprocess'"):
+            load_recipe(find_recipe("rte-bert-base"), [f"task.postprocess={value}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task={name: x, train: [t]}"], "the key 'task.kind' is missing: expected one of text, squad, seq2seq"),
+        (
+            ["task.kind=sqad"],
+            "task.kind: found the text 'sqad', expected one of text, squad, seq2seq: did you mean ",
+        ),
+        (["task.metrics=f1"], "unknown key 'task.metrics': did you mean 'task.metric'?"),
+        (["task.max_token=9"], "unknown key 'task.max_token': did you mean 'task.max_tokens'?"),
+        (["task.max_tokens=4"], "task.max_tokens: found 4, expected 8 or more"),
+        (["task.max_tokens=many"], "task.max_tokens: found the text 'many', expected an integer"),
+        (["task.labels=low"], "task.labels: found the text 'low', expected a list"),
+        (["task.train=[]"], "task.train: found a list of 0, expected 1 or more"),
+        (["task.regression=true", "task.labels=[a, b]"], "task: found labels with regression true"),
+        (["task=3"], "task: found 3, expected a section"),
+    ],
+)
+def test_mistakes_in_a_task_are_named(overrides, message):
+    with pytest.raises(UsageError) as caught:
+        load_recipe(find_recipe("rte-bert-base"), overrides)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(("--set", str(find_recipe("rte-bert-base"))))
+
+
+def test_a_version_without_quotes_is_a_number():
+    with pytest.raises(UsageError) as caught:
+        load_recipe(find_recipe("squad2-bert-base"), ["task.version=2.0"])
+    assert "task.version: found 2.0, expected '1.1' or '2.0' (in quotes it is text: \"2.0\")" in str(caught.value)

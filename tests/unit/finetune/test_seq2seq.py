@@ -25,8 +25,9 @@ from minilm.model.heads import Model
 from minilm.model.metadata import read_config, saved_head
 from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.tasks.saved import read_task
-from minilm.tasks.seq2seq.masking import Masking, Symbols, training_view
+from minilm.tasks.seq2seq.masking import Symbols, training_view
 from minilm.tasks.seq2seq.rows import Pairs, load_nlg_tokenizer
+from minilm.tasks.seq2seq.settings import MaskingSettings
 from minilm.train import loop
 from minilm.train.distributed import ALONE, Ranks
 from minilm.train.metrics import read_metrics
@@ -58,6 +59,7 @@ class TinySeq2Seq:
             "out": str(self.folder / out),
             "model": str(self.model),
             "task": {
+                "kind": "seq2seq",
                 "name": "seq2seq",
                 "train": [str(self.train)],
                 "dev": [str(self.dev)],
@@ -344,7 +346,7 @@ def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
         train=empty,
         dev={},
         tokenizer=task.tokenizer,
-        masking=Masking(),
+        masking=MaskingSettings(),
         label_smoothing=0.0,
         max_target_tokens=4,
         max_positions=8,
@@ -391,7 +393,10 @@ def test_the_random_head_depends_on_the_seed_alone(pairs):
 def test_a_batch_holds_the_pairs_end_to_end():
     symbols = Symbols(cls_id=1, sep_id=2, mask_id=3, vocab_size=1000)
     source, target = np.arange(100, 110, dtype=np.int32), np.arange(200, 204, dtype=np.int32)
-    views = [training_view(source, target[:length], Masking(), symbols, np.random.default_rng(0)) for length in (4, 1)]
+    views = [
+        training_view(source, target[:length], MaskingSettings(), symbols, np.random.default_rng(0))
+        for length in (4, 1)
+    ]
     batch = batch_of(views, pad_id=0, scale=0.5)
     assert batch.seq2seq.packed.lengths == (22, 16)
     assert batch.labels.tolist() == [*target, 2, target[0], 2]

@@ -56,7 +56,7 @@ def test_it_learns_to_repeat_its_source(tmp_path: Path):
     recipe = {
         "kind": "finetune", "name": "repeat", "out": str(tmp_path / "run"), "model": str(tmp_path / "model"),
         "task": {
-            "name": "seq2seq", "train": [str(tmp_path / "train.jsonl")], "label_smoothing": 0.0,
+            "kind": "seq2seq", "name": "seq2seq", "train": [str(tmp_path / "train.jsonl")], "label_smoothing": 0.0,
             "max_source_tokens": 16, "max_target_tokens": 12,
         },
         "train": {"steps": 300, "batch_size": 16, "learning_rate": 0.004, "warmup_steps": 20},

@@ -13,7 +13,8 @@ from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.heads import Model
-from minilm.tasks.saved import SavedTask, write_task
+from minilm.tasks.saved import write_task
+from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 
 TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w2 w2", "w9"]
 
@@ -81,7 +82,7 @@ def test_long_sources_are_cut_and_told_once(model, caplog):
 
 
 def test_what_the_model_was_trained_with_is_the_default(generator_dir, caplog):
-    write_task(generator_dir, SavedTask(name="seq2seq", max_source_tokens=6, max_target_tokens=3))
+    write_task(generator_dir, Seq2SeqSettings(name="seq2seq", max_source_tokens=6, max_target_tokens=3))
     model = minilm.load(generator_dir)
     assert model.generate(["w1 w2 w3 w4 w5 w6 w7"], min_tokens=0) == model.generate(
         ["w1 w2 w3 w4"], max_target_tokens=3, min_tokens=0
@@ -92,7 +93,7 @@ def test_what_the_model_was_trained_with_is_the_default(generator_dir, caplog):
 
 def test_a_model_trained_by_position_shift_is_asked_that_way(generator_dir):
     plain = minilm.load(generator_dir).generate(TEXTS)
-    write_task(generator_dir, SavedTask(name="seq2seq", mask_way="v0"))
+    write_task(generator_dir, Seq2SeqSettings(name="seq2seq", mask_way="v0"))
     assert minilm.load(generator_dir).generate(TEXTS) != plain
 
 

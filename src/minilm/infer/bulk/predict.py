@@ -19,8 +19,8 @@ from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
 from minilm.infer.predictions import answer_part, classify_part
 from minilm.tally import reporting_tally
-from minilm.tasks.squad.answers import AnswerSettings
 from minilm.tasks.squad.read import Question, read_squad
+from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.text.rows import OfficialLayout, are_ids, usual_id_column
 
 logger = logging.getLogger(__name__)

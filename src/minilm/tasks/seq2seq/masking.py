@@ -11,13 +11,13 @@ S source tokens, M target tokens with the final [SEP], R predicted tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minilm.tasks.seq2seq.settings import MaskingSettings, MaskWay
+
 Ids = NDArray[np.int32]
-MaskWay = Literal["v0", "v1", "v2"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,33 +28,6 @@ class Symbols:
     sep_id: int
     mask_id: int
     vocab_size: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Masking:
-    """What is masked in training.
-
-    Attributes:
-        way: v0, v1 or v2.
-        source_prob: share of source tokens that are masked; special tokens never are.
-        target_prob: v2 and v0, share of true target tokens that are masked; v1, share that is masked and predicted.
-        random_prob: of a masked token: a random one instead of [MASK].
-        keep_prob: of a masked token: the token itself.
-        most_masked: v1, most tokens of one target that are masked; 0 for no limit.
-    """
-
-    way: MaskWay = "v2"
-    source_prob: float = 0.0
-    target_prob: float = 0.0
-    random_prob: float = 0.1
-    keep_prob: float = 0.1
-    most_masked: int = 0
-
-    def num_predicted(self, target_tokens: int) -> int:
-        """Tokens that are predicted of a target with so many, the final [SEP] among them."""
-        if self.way != "v1":
-            return target_tokens
-        return max(1, min(self.most_masked or target_tokens, int(self.target_prob * target_tokens)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,25 +55,25 @@ class MaskedPair:
 
 
 def training_view(
-    source: Ids, target: Ids, masking: Masking, symbols: Symbols, draw: np.random.Generator
+    source: Ids, target: Ids, masking: MaskingSettings, symbols: Symbols, draw: np.random.Generator
 ) -> MaskedPair:
     """Frame and mask one pair; everything random comes from `draw`."""
-    source, target, labels = _framed(source, target, masking.way, symbols)
-    hidden = (draw.random(len(source)) < masking.source_prob) & ~np.isin(source, (symbols.cls_id, symbols.sep_id))
+    source, target, labels = _framed(source, target, masking.mask_way, symbols)
+    hidden = (draw.random(len(source)) < masking.source_mask_prob) & ~np.isin(source, (symbols.cls_id, symbols.sep_id))
     source = np.where(hidden, _masked(source, masking, symbols, draw), source)
     masked = _masked(target, masking, symbols, draw)
-    if masking.way == "v1":
+    if masking.mask_way == "v1":
         read = np.sort(draw.permutation(len(target))[: masking.num_predicted(len(target))])
         chosen = np.isin(np.arange(len(target)), read)
         return MaskedPair(
             source=source, target=np.where(chosen, masked, target), pseudo=None, read=read, labels=labels[read]
         )
-    chosen = draw.random(len(target)) < masking.target_prob
-    if masking.way == "v0":
+    chosen = draw.random(len(target)) < masking.target_mask_prob
+    if masking.mask_way == "v0":
         chosen[0] = False  # the [SEP] that starts the target
     target = np.where(chosen, masked, target)
     return MaskedPair(
-        source=source, target=target, pseudo=masked if masking.way == "v2" else None, read=None, labels=labels
+        source=source, target=target, pseudo=masked if masking.mask_way == "v2" else None, read=None, labels=labels
     )
 
 
@@ -120,7 +93,7 @@ def _framed(source: Ids, target: Ids, way: MaskWay, symbols: Symbols) -> tuple[I
     return np.concatenate([cls, source, sep]), labels, labels
 
 
-def _masked(ids: Ids, masking: Masking, symbols: Symbols, draw: np.random.Generator) -> Ids:
+def _masked(ids: Ids, masking: MaskingSettings, symbols: Symbols, draw: np.random.Generator) -> Ids:
     """Each token masked: mostly [MASK], sometimes a random token, sometimes itself."""
     chance = draw.random(len(ids))
     random_ids = draw.integers(0, symbols.vocab_size, len(ids), dtype=np.int32)

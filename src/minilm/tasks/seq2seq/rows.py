@@ -21,6 +21,7 @@ from minilm.errors import DataError
 from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
 from minilm.tasks.seq2seq.parts import join_parts, look_up
+from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.text.detokenize import glued
 from minilm.text.tokenizer import Tokenizer
 from minilm.text.vocabulary import NLG_RENAMES, SENTENCE_END
@@ -31,22 +32,6 @@ Ids = NDArray[np.int32]
 _NAMED_BY = "task.source and task.target"
 _WINDOW = 1024  # rows that are tokenized together
 _MOST_UNKNOWN = 0.5  # of looked-up tokens; above it they are of another vocabulary
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairColumns:
-    """Fields of a row: several source fields are joined by [SEP], such as a passage and the answer to ask for."""
-
-    source: tuple[str, ...] = ("src",)
-    target: str = "tgt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairLimits:
-    """Most tokens of source and target, without special tokens."""
-
-    source: int
-    target: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +69,7 @@ def load_nlg_tokenizer(path: Path, *, lowercase: bool | None = None) -> Tokenize
     return plain if is_named or not names else Tokenizer.load(path, lowercase=lowercase, renames=names)
 
 
-def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, columns: PairColumns, *, limits: PairLimits) -> Pairs:
+def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, settings: Seq2SeqSettings) -> Pairs:
     """Read and tokenize the pairs of files, in order.
 
     Of a text that is too long the tail is cut; of joined source fields, the tail of the first. A line break in a
@@ -93,8 +78,7 @@ def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, columns: PairC
     Args:
         paths: the files.
         tokenizer: for texts, and for looking up tokens.
-        columns: names of the fields.
-        limits: where longer ones are cut.
+        settings: names of the fields, and where longer ones are truncated.
 
     Raises:
         UsageError: a path is missing or of an unknown kind.
@@ -102,7 +86,7 @@ def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, columns: PairC
             is left; names the line.
         SystemProblem: a file cannot be read.
     """
-    reading = _Reading(tokenizer=tokenizer, columns=columns, limits=limits)
+    reading = _Reading(tokenizer=tokenizer, settings=settings)
     for path in paths:
         window: list[Row] = []
         for row in read_rows(Path(path)):
@@ -119,8 +103,7 @@ class _Reading:
     """What has been read so far, and what was skipped, cut or unknown."""
 
     tokenizer: Tokenizer
-    columns: PairColumns
-    limits: PairLimits
+    settings: Seq2SeqSettings
     sources: list[Ids] = field(default_factory=list)
     targets: list[Ids] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
@@ -133,18 +116,23 @@ class _Reading:
     listed_tokens: int = 0
     text_tokens: int = 0
 
+    @property
+    def target_room(self) -> int:
+        """Max tokens of a target without its [SEP]."""
+        return self.settings.max_target_tokens - 1
+
     def add(self, path: str, rows: Sequence[Row]) -> None:
         """Tokenize rows of one file and keep those that are whole."""
-        names = (*self.columns.source, self.columns.target)
+        names = (*self.settings.source, self.settings.target)
         values = {
             name: [row.text_or_tokens(name, f"{path}:{row.line}", named_by=_NAMED_BY) for row in rows] for name in names
         }
-        target_texts = [self._sentences(value) for value in values[self.columns.target]]
-        ids = {name: self._ids(path, rows, values[name]) for name in self.columns.source}
+        target_texts = [self._sentences(value) for value in values[self.settings.target]]
+        ids = {name: self._ids(path, rows, values[name]) for name in self.settings.source}
         targets = self._ids(path, rows, target_texts)
         for number, row in enumerate(rows):
-            parts = [ids[name][number] for name in self.columns.source]
-            self._keep(path, row, parts, targets[number], values[self.columns.target][number])
+            parts = [ids[name][number] for name in self.settings.source]
+            self._keep(path, row, parts, targets[number], values[self.settings.target][number])
 
     def _sentences(self, value: str | list[str]) -> str | list[str]:
         """A target whose line breaks are [X_SEP]."""
@@ -178,13 +166,13 @@ class _Reading:
         if not all(map(len, (*parts, target))):
             self.empty.add(Path(path), row.line, f"empty {'source' if len(target) else 'target'}")
             return
-        source, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=self.limits.source)
+        source, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=self.settings.source_room)
         if length > len(source):
             self.long_sources.add(Path(path), row.line, f"{length} tokens")
-        if len(target) > self.limits.target:
+        if len(target) > self.target_room:
             self.long_targets.add(Path(path), row.line, f"{len(target)} tokens")
         self.sources.append(source)
-        self.targets.append(target[: self.limits.target])
+        self.targets.append(target[: self.target_room])
         self.references.append(text if isinstance(text, str) else " ".join(glued(text)))
         self.places.append(f"{path}:{row.line}")
 
@@ -206,8 +194,8 @@ class _Reading:
         total = len(self.sources)
         counted: Mapping[str, tuple[BadRows, int]] = {
             "rows without source or target were skipped": (self.empty, total + self.empty.count),
-            f"sources had more than {self.limits.source} tokens and were cut": (self.long_sources, total),
-            f"targets had more than {self.limits.target} tokens and were cut": (self.long_targets, total),
+            f"sources had more than {self.settings.source_room} tokens and were cut": (self.long_sources, total),
+            f"targets had more than {self.target_room} tokens and were cut": (self.long_targets, total),
             "listed tokens are not in the vocabulary and were read as [UNK]": (self.unknown, self.listed_tokens),
             "tokens of texts are not in the vocabulary and were read as [UNK]": (self.unreadable, self.text_tokens),
         }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,43 +18,14 @@ from numpy.typing import NDArray
 from minilm.errors import DataError, UsageError
 from minilm.tasks.squad.characters import FindText, classic_text, exact_text
 from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.squad.windows import Window
 from minilm.text.tokenizer import Tokenizer
-
-Postprocess = Literal["exact", "classic"]
 
 _Scored = tuple[Window, NDArray[np.float64]]  # a window and its scores [N, 2]
 _Logits = tuple[float, float]  # of start and end
 _Characters = tuple[int | None, int | None]  # of the context
 _NOWHERE: _Characters = (None, None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerSettings:
-    """How answers are chosen.
-
-    Attributes:
-        allow_no_answer: "" may be the answer (SQuAD 2.0).
-        n_best: starts and ends that are tried per window, and length of the list.
-        max_answer_tokens: longest answer.
-        null_threshold: the answer is "" when the no-answer score is better than the best answer's by more.
-        postprocess: `exact` takes the characters of the context that the tokens stand for; `classic` guesses them
-            as the original run_squad does (whole words where it fails), for WordPiece tokenizers only.
-    """
-
-    allow_no_answer: bool
-    n_best: int = 20
-    max_answer_tokens: int = 30
-    null_threshold: float = 0.0
-    postprocess: Postprocess = "exact"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be; raises UsageError."""
-        for name in ("n_best", "max_answer_tokens"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if self.postprocess not in ("exact", "classic"):
-            raise UsageError(f"postprocess is {self.postprocess!r}, expected 'exact' or 'classic'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

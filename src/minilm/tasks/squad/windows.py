@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from minilm.errors import DataError, UsageError
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.settings import WindowSettings
 from minilm.text.pairs import PairFrame
 from minilm.text.tokenizer import Tokenizer
 
@@ -68,10 +69,8 @@ class LabelledWindows:
 def make_windows(
     questions: Sequence[Question],
     tokenizer: Tokenizer,
+    settings: WindowSettings,
     *,
-    max_tokens: int = 384,
-    stride: int = 128,
-    max_question_tokens: int = 64,
     tally: Tally | None = None,
 ) -> list[Window]:
     """Cut the context of each question into windows that go with the question.
@@ -83,25 +82,21 @@ def make_windows(
     Args:
         questions: what is asked, each with its context.
         tokenizer: makes the ids; its frame goes around question and context.
-        max_tokens: longest window, special tokens included.
-        stride: context tokens from the start of a window to that of the next.
-        max_question_tokens: a longer question is cut.
+        settings: sizes of the windows.
         tally: takes what was cut, for a caller with more questions to come; without it that is warned about here.
 
     Returns:
         All windows, in the order of the questions.
 
     Raises:
-        UsageError: a size below 1, or a question that leaves no room for its context.
+        UsageError: a question leaves no room for its context.
         DataError: the tokenizer cannot frame two texts.
     """
-    for name, value in (("stride", stride), ("max_question_tokens", max_question_tokens)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}, expected 1 or more")
+    stride, max_question_tokens = settings.stride, settings.max_question_tokens
     contexts = list(dict.fromkeys(question.context for question in questions))
     encoded = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
     asked = tokenizer.encode([question.question for question in questions], special_tokens=False)
-    cutter = _Cutter(tokenizer.pair_frame, max_tokens=max_tokens, stride=stride)
+    cutter = _Cutter(tokenizer.pair_frame, max_tokens=settings.max_tokens, stride=stride)
     windows: list[Window] = []
     for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
         windows += cutter.windows(number, question, ids[:max_question_tokens], *encoded[question.context])

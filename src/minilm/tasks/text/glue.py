@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from minilm.errors import UsageError
 from minilm.score.glue import GLUE_TASKS, glue_name
 from minilm.tasks.text.rows import OfficialLayout, TextColumns, TextTask
+from minilm.tasks.text.settings import TextSettings
 
 COMBINED = "combined"
 """The mean of a task's two metrics, as the GLUE leaderboard counts it."""
@@ -76,3 +77,15 @@ def find_glue_task(name: str) -> TextTask | None:
         return glue_text_task(name)
     except UsageError:
         return None
+
+
+def text_columns(settings: TextSettings) -> TextColumns:
+    """The columns that the settings name, else those of the GLUE task, else `text` and `label`."""
+    known = find_glue_task(settings.name)
+    base = known.columns if known is not None else TextColumns(text="text", label="label")
+    return TextColumns(
+        text=settings.text or base.text,
+        label=settings.label or base.label,
+        text_pair=settings.text_pair or base.text_pair,
+        id=settings.id or base.id,
+    )

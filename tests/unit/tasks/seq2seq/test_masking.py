@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilm.tasks.seq2seq.masking import Masking, Symbols, heldout_view, training_view
+from minilm.tasks.seq2seq.masking import Symbols, heldout_view, training_view
+from minilm.tasks.seq2seq.settings import MaskingSettings
 
 SYMBOLS = Symbols(cls_id=1, sep_id=2, mask_id=3, vocab_size=1000)
 SOURCE, TARGET = np.arange(100, 110, dtype=np.int32), np.arange(200, 204, dtype=np.int32)
 
 
-def view(masking: Masking, *, source=SOURCE, target=TARGET, seed=0):
+def view(masking: MaskingSettings, *, source=SOURCE, target=TARGET, seed=0):
     return training_view(source, target, masking, SYMBOLS, np.random.default_rng(seed))
 
 
 def test_by_default_only_pseudo_tokens_are_masked():
-    one = view(Masking())
+    one = view(MaskingSettings())
     assert one.source.tolist() == [1, *SOURCE, 2]
     assert one.target.tolist() == one.labels.tolist() == [*TARGET, 2]
     assert len(one.pseudo) == 5
@@ -24,7 +25,7 @@ def test_by_default_only_pseudo_tokens_are_masked():
 
 
 def test_pseudo_tokens_are_mask_random_and_true_in_their_shares():
-    one = view(Masking(), target=np.full(20000, 500, dtype=np.int32))
+    one = view(MaskingSettings(), target=np.full(20000, 500, dtype=np.int32))
     masked, true = (one.pseudo == 3).mean(), (one.pseudo == 500).mean()
     assert masked == pytest.approx(0.8, abs=0.01)
     assert true == pytest.approx(0.1, abs=0.01)
@@ -34,7 +35,11 @@ def test_pseudo_tokens_are_mask_random_and_true_in_their_shares():
 
 def test_source_and_true_targets_are_masked_when_asked_for_but_never_special_tokens():
     source = np.where(np.arange(20000) % 10 == 0, 2, 500).astype(np.int32)
-    one = view(Masking(source_prob=0.3, target_prob=0.5, keep_prob=0.0, random_prob=0.0), source=source, target=source)
+    one = view(
+        MaskingSettings(source_mask_prob=0.3, target_mask_prob=0.5, keep_prob=0.0, random_prob=0.0),
+        source=source,
+        target=source,
+    )
     inner = one.source[1:-1]
     assert (inner[source == 2] == 2).all()
     assert (inner[source == 500] == 3).mean() == pytest.approx(0.3, abs=0.01)
@@ -45,26 +50,26 @@ def test_source_and_true_targets_are_masked_when_asked_for_but_never_special_tok
 
 
 def test_a_masked_true_target_is_its_pseudo_token():
-    one = view(Masking(target_prob=0.5), target=np.arange(100, 900, dtype=np.int32))
+    one = view(MaskingSettings(target_mask_prob=0.5), target=np.arange(100, 900, dtype=np.int32))
     changed = one.target != one.labels
     assert 200 < changed.sum() < 500
     assert (one.target[changed] == one.pseudo[changed]).all()
 
 
 def test_v1_predicts_a_share_of_the_targets_in_place():
-    masking = Masking(way="v1", target_prob=0.6, most_masked=6, keep_prob=0.0, random_prob=0.0)
+    masking = MaskingSettings(mask_way="v1", target_mask_prob=0.6, max_masked_tokens=6, keep_prob=0.0, random_prob=0.0)
     one = view(masking, target=np.arange(200, 220, dtype=np.int32))
     assert len(one.read) == len(one.labels) == masking.num_predicted(21) == 6
     assert (one.target[one.read] == 3).all()
     true = np.array([*range(200, 220), 2])
     assert one.labels.tolist() == true[one.read].tolist()
     assert np.delete(one.target, one.read).tolist() == np.delete(true, one.read).tolist()
-    assert Masking(way="v1", target_prob=0.01).num_predicted(4) == 1  # at least one
-    assert Masking(way="v1", target_prob=0.9).num_predicted(20) == 18  # no limit
+    assert MaskingSettings(mask_way="v1", target_mask_prob=0.01).num_predicted(4) == 1  # at least one
+    assert MaskingSettings(mask_way="v1", target_mask_prob=0.9).num_predicted(20) == 18  # no limit
 
 
 def test_v0_predicts_the_next_token_and_keeps_the_first():
-    one = view(Masking(way="v0", target_prob=0.99, keep_prob=0.0, random_prob=0.0))
+    one = view(MaskingSettings(mask_way="v0", target_mask_prob=0.99, keep_prob=0.0, random_prob=0.0))
     assert one.source.tolist() == [1, *SOURCE]
     assert one.target[0] == 2
     assert (one.target[1:] == 3).all()
@@ -84,7 +89,7 @@ def test_held_out_pairs_are_seen_as_decoding_sees_them():
 
 @pytest.mark.parametrize("way", ["v0", "v1", "v2"])
 def test_the_same_generator_gives_the_same_view(way):
-    masking = Masking(way=way, target_prob=0.5, source_prob=0.5)
+    masking = MaskingSettings(mask_way=way, target_mask_prob=0.5, source_mask_prob=0.5)
     first, again, other = (view(masking, seed=seed) for seed in (1, 1, 2))
     assert all(np.array_equal(getattr(first, name), getattr(again, name)) for name in ("source", "target", "labels"))
     assert not np.array_equal(first.source, other.source)

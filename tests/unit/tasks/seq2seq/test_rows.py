@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from minilm.errors import DataError, UsageError
-from minilm.tasks.seq2seq.rows import PairColumns, PairLimits, load_nlg_tokenizer, read_pairs
+from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
+from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.text.tokenizer import Tokenizer
 
 WORDS = ["[PAD]", "[unused1]", "[unused2]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "##x", "q"]
 IDS = {token: number for number, token in enumerate(WORDS)}
-WIDE = PairLimits(source=20, target=10)
+WIDE = {"max_source_tokens": 22, "max_target_tokens": 11}
+PASSAGES = {"source": ("passage", "answer"), "target": "question"}
 
 
 @pytest.fixture
@@ -34,8 +36,8 @@ def written(tmp_path: Path):
     return write
 
 
-def read(path: Path, tokenizer: Tokenizer, columns: PairColumns | None = None, limits: PairLimits = WIDE):
-    return read_pairs([path], tokenizer, columns or PairColumns(), limits=limits)
+def read(path: Path, tokenizer: Tokenizer, columns=None, limits=WIDE):
+    return read_pairs([path], tokenizer, Seq2SeqSettings(name="x", **(columns or {}), **limits))
 
 
 def tokens(tokenizer, ids) -> str:
@@ -76,12 +78,12 @@ def test_a_line_break_in_a_target_ends_a_sentence(written, tokenizer):
 
 def test_source_fields_are_joined_and_the_first_one_is_cut(written, tokenizer, caplog):
     """The answer of a question to ask is never lost to a long passage."""
-    columns = PairColumns(source=("passage", "answer"), target="question")
+    columns = PASSAGES
     path = written({"passage": "a b c d a b", "answer": "d", "question": "q a"})
     whole = read(path, tokenizer, columns)
     assert tokens(tokenizer, whole.sources[0]) == "a b c d a b [SEP] d"
     assert not caplog.text
-    cut = read(path, tokenizer, columns, PairLimits(source=5, target=1))
+    cut = read(path, tokenizer, columns, {"max_source_tokens": 7, "max_target_tokens": 2})
     assert tokens(tokenizer, cut.sources[0]) == "a b c [SEP] d"
     assert tokens(tokenizer, cut.targets[0]) == "q"
     assert f"1 of 1 sources had more than 5 tokens and were cut (first: {path}:1: 8 tokens)" in caplog.text
@@ -99,7 +101,7 @@ def test_empty_rows_are_skipped_counted_and_named(written, tokenizer, caplog):
 
 def test_a_joined_source_needs_all_its_fields(written, tokenizer, caplog):
     """A passage without an answer would teach to ask for nothing."""
-    columns = PairColumns(source=("passage", "answer"), target="question")
+    columns = PASSAGES
     rows = [{"passage": "a", "answer": answer, "question": "q"} for answer in ("b", "")]
     assert len(read(written(*rows), tokenizer, columns)) == 1
     assert "1 of 2 rows without source or target were skipped" in caplog.text
@@ -178,12 +180,16 @@ def test_real_files_read_whole(data_dir, tmp_path):
     """Question generation, XSum and CNN/DailyMail with their own fields and the real vocabulary."""
     tokenizer = load_nlg_tokenizer(data_dir / "vocab" / "bert-base-uncased-vocab.txt", lowercase=True)
     files = {
-        "qg/du_train_subset.jsonl.gz": (PairColumns(source=("context", "answer"), target="question"), 3745),
-        "xsum/train_subset.jsonl.gz": (PairColumns(source=("document",), target="summary"), 1097),
-        "cnndm/train_subset.jsonl.gz": (PairColumns(source=("article",), target="highlights"), 200),
+        "qg/du_train_subset.jsonl.gz": ({"source": ("context", "answer"), "target": "question"}, 3745),
+        "xsum/train_subset.jsonl.gz": ({"source": ("document",), "target": "summary"}, 1097),
+        "cnndm/train_subset.jsonl.gz": ({"source": ("article",), "target": "highlights"}, 200),
     }
     for name, (columns, count) in files.items():
-        pairs = read_pairs([data_dir / name], tokenizer, columns, limits=PairLimits(source=462, target=159))
+        pairs = read_pairs(
+            [data_dir / name],
+            tokenizer,
+            Seq2SeqSettings(name="x", **columns, max_source_tokens=464, max_target_tokens=160),
+        )
         assert len(pairs) == count
         assert max(map(len, pairs.sources)) <= 462
     sentence_end = tokenizer.token_to_id("[X_SEP]")

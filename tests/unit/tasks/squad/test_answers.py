@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from tokenizers import models, pre_tokenizers, processors
 
 from minilm.errors import DataError, UsageError
-from minilm.tasks.squad.answers import Answer, AnswerSettings, best_answers, official_files
+from minilm.tasks.squad.answers import Answer, best_answers, official_files
 from minilm.tasks.squad.read import Question
+from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
 from minilm.tasks.squad.windows import Window, make_windows
 from minilm.text.tokenizer import Tokenizer
 
 CONTEXT = "Alpha  béta, gammas"  # tokens: alpha beta , gamma ##s
 FIRST = 3  # of its tokens, after [CLS] q [SEP]
-NONE = AnswerSettings(allow_no_answer=False)
-V2 = AnswerSettings(allow_no_answer=True)
+NONE = AnswerSettings(version="1.1")
+V2 = AnswerSettings(version="2.0")
 CLASSIC = {"postprocess": "classic"}
 
 
@@ -52,7 +53,7 @@ def one(
     settings: AnswerSettings = NONE,
 ) -> Answer:
     question = Question(id="x", question="q", context=context)
-    windows = make_windows([question], tokenizer)
+    windows = make_windows([question], tokenizer, WindowSettings())
     given = [scores(window, start=start, end=end) for window in windows]
     (answer,) = best_answers([question], windows, given, tokenizer, settings=settings)
     return answer
@@ -74,7 +75,7 @@ def test_the_answer_is_the_piece_of_the_context(tokenizer: Tokenizer) -> None:
 
 
 def test_spans_that_run_backwards_or_too_long_or_into_the_question_are_none(tokenizer: Tokenizer) -> None:
-    settings = AnswerSettings(allow_no_answer=False, max_answer_tokens=2)
+    settings = AnswerSettings(version="1.1", max_answer_tokens=2)
     answer = one(tokenizer, {-1: 9, 4: 5, 0: 4}, {-1: 9, 0: 0, 2: 8, 4: 1}, settings=settings)
     texts = [entry.text for entry in answer.nbest]
     assert texts[0] == "s"  # 4..4; alpha..comma is three tokens
@@ -85,7 +86,7 @@ def test_spans_that_run_backwards_or_too_long_or_into_the_question_are_none(toke
 
 def test_only_max_context_tokens_may_begin_an_answer(tokenizer: Tokenizer) -> None:
     question = Question(id="x", question="q", context="alpha beta alpha beta gamma")
-    windows = make_windows([question], tokenizer, max_tokens=7, stride=2)  # 0-2, 2-4
+    windows = make_windows([question], tokenizer, WindowSettings(max_tokens=7, stride=2))  # 0-2, 2-4
     assert [window.max_context.tolist() for window in windows] == [[True] * 3, [False, True, True]]
     given = [scores(windows[0], start={}, end={}), scores(windows[1], start={0: 9, 1: 1}, end={1: 5})]
     (answer,) = best_answers([question], windows, given, tokenizer, settings=NONE)
@@ -96,7 +97,7 @@ def test_only_max_context_tokens_may_begin_an_answer(tokenizer: Tokenizer) -> No
 def test_no_answer_when_its_score_wins_by_more_than_the_threshold(
     tokenizer: Tokenizer, threshold: float, text: str
 ) -> None:
-    settings = AnswerSettings(allow_no_answer=True, null_threshold=threshold)
+    settings = AnswerSettings(version="2.0", null_threshold=threshold)
     answer = one(tokenizer, {-1: 1, 1: 3}, {-1: 1, 1: 1}, settings=settings)
     assert answer.null_odds == -2.0
     assert answer.text == text
@@ -107,7 +108,7 @@ def test_no_answer_when_its_score_wins_by_more_than_the_threshold(
 
 def test_the_no_answer_score_is_the_least_of_all_windows(tokenizer: Tokenizer) -> None:
     question = Question(id="x", question="q", context="alpha beta gamma alpha beta gamma")
-    windows = make_windows([question], tokenizer, max_tokens=7, stride=3)
+    windows = make_windows([question], tokenizer, WindowSettings(max_tokens=7, stride=3))
     given = [
         scores(windows[0], start={-1: 4, 0: 2}, end={-1: 4, 0: 2}),
         scores(windows[1], start={-1: 3, 0: 0}, end={-1: 2, 0: 0}),
@@ -125,7 +126,7 @@ def test_a_text_is_listed_once_with_its_best_score(tokenizer: Tokenizer) -> None
 
 
 def test_the_list_has_n_best_entries_and_no_answer_beside(tokenizer: Tokenizer) -> None:
-    settings = AnswerSettings(allow_no_answer=True, n_best=3)
+    settings = AnswerSettings(version="2.0", n_best=3)
     answer = one(tokenizer, {0: 1, 1: 2, 2: 3}, {2: 1, 3: 2, 4: 3}, settings=settings)
     assert len(answer.nbest) == 4
     assert answer.nbest[-1].text == ""
@@ -133,7 +134,7 @@ def test_the_list_has_n_best_entries_and_no_answer_beside(tokenizer: Tokenizer) 
 
 
 def test_a_list_of_one_holds_the_best_answer_and_no_answer(tokenizer: Tokenizer) -> None:
-    settings = AnswerSettings(allow_no_answer=True, n_best=1)
+    settings = AnswerSettings(version="2.0", n_best=1)
     answer = one(tokenizer, {-1: 3, 0: 4}, {-1: 3, 1: 4}, settings=settings)
     assert [entry.text for entry in answer.nbest] == ["Alpha  béta", ""]
     assert (answer.text, answer.null_odds) == ("Alpha  béta", -2.0)
@@ -151,12 +152,12 @@ def test_without_any_span_there_is_no_answer(tokenizer: Tokenizer) -> None:
 
 
 def test_classic_says_empty_where_there_is_no_span(tokenizer: Tokenizer) -> None:
-    answer = one(tokenizer, {-1: 2}, {-1: 1.5}, context="", settings=AnswerSettings(allow_no_answer=True, **CLASSIC))
+    answer = one(tokenizer, {-1: 2}, {-1: 1.5}, context="", settings=AnswerSettings(version="2.0", **CLASSIC))
     assert [(entry.text, entry.start_logit) for entry in answer.nbest] == [("empty", 0.0), ("", 2.0)]
     assert (answer.text, answer.null_odds) == ("", 3.5)
-    answer = one(tokenizer, {-1: -2}, {-1: 1.5}, context="", settings=AnswerSettings(allow_no_answer=True, **CLASSIC))
+    answer = one(tokenizer, {-1: -2}, {-1: 1.5}, context="", settings=AnswerSettings(version="2.0", **CLASSIC))
     assert (answer.text, answer.start) == ("empty", None)
-    answer = one(tokenizer, {}, {}, context="", settings=AnswerSettings(allow_no_answer=False, **CLASSIC))
+    answer = one(tokenizer, {}, {}, context="", settings=AnswerSettings(version="1.1", **CLASSIC))
     assert (answer.text, answer.null_odds) == ("empty", None)
 
 
@@ -176,7 +177,7 @@ def test_the_two_ways_to_the_text(
 ) -> None:
     last = last - 1 if "ﬃ" in context else last
     for how, text in (("exact", exact), ("classic", classic)):
-        settings = AnswerSettings(allow_no_answer=False, postprocess=how)  # type: ignore[arg-type]
+        settings = AnswerSettings(version="1.1", postprocess=how)  # type: ignore[arg-type]
         answer = one(tokenizer, {first: 5}, {last: 5}, context=context, settings=settings)
         assert answer.text == text
         assert answer.start is not None
@@ -195,7 +196,7 @@ def test_spaces_that_a_token_counts_in_are_no_part_of_the_answer(tmp_path: Path)
     assert answer.text == "a"
     assert all(entry.text.strip() == entry.text != "" for entry in answer.nbest)
     with pytest.raises(UsageError, match="is not a WordPiece tokenizer"):
-        one(tokenizer, {}, {}, settings=AnswerSettings(allow_no_answer=True, **CLASSIC))
+        one(tokenizer, {}, {}, settings=AnswerSettings(version="2.0", **CLASSIC))
 
 
 def test_official_files_have_the_original_keys_in_order(tokenizer: Tokenizer) -> None:
@@ -213,7 +214,7 @@ def test_official_files_have_the_original_keys_in_order(tokenizer: Tokenizer) ->
 
 def test_what_does_not_belong_together_is_refused(tokenizer: Tokenizer) -> None:
     question = Question(id="x", question="q", context=CONTEXT)
-    windows = make_windows([question], tokenizer)
+    windows = make_windows([question], tokenizer, WindowSettings())
     good = scores(windows[0], start={}, end={})
     with pytest.raises(UsageError, match="found scores of 0 sequences for 1 windows: they are not of these"):
         best_answers([question], windows, [], tokenizer, settings=V2)
@@ -224,17 +225,17 @@ def test_what_does_not_belong_together_is_refused(tokenizer: Tokenizer) -> None:
     good[2, 1] = np.nan
     with pytest.raises(DataError, match="question 'x': a score is not a number: the model is damaged"):
         best_answers([question], windows, [good], tokenizer, settings=V2)
-    with pytest.raises(UsageError, match="n_best is 0, expected 1 or more"):
-        AnswerSettings(allow_no_answer=True, n_best=0)
-    with pytest.raises(UsageError, match="postprocess is 'old', expected 'exact' or 'classic'"):
-        AnswerSettings(allow_no_answer=True, postprocess="old")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="n_best is 0; expected 1 or more"):
+        AnswerSettings(version="2.0", n_best=0)
+    with pytest.raises(UsageError, match="postprocess is 'old'; expected 'exact' or 'classic'"):
+        AnswerSettings(version="2.0", postprocess="old")  # type: ignore[arg-type]
     assert best_answers([], [], [], tokenizer, settings=V2) == []
 
 
 def test_a_thousand_questions_take_about_a_second(tokenizer: Tokenizer) -> None:
     """The search is vectorised: a plain loop over 20 x 20 spans in Python takes several times as long."""
     questions = [Question(id=str(i), question="q", context="alpha beta, gammas " * 70) for i in range(1000)]
-    windows = make_windows(questions, tokenizer)
+    windows = make_windows(questions, tokenizer, WindowSettings())
     draw = np.random.default_rng(0)
     given = [draw.normal(size=(len(window.token_ids), 2)).astype(np.float32) for window in windows]
     began = time.perf_counter()

@@ -9,6 +9,7 @@ import pytest
 
 from minilm.errors import DataError, UsageError
 from minilm.tasks.squad.read import GoldAnswer, Question
+from minilm.tasks.squad.settings import WindowSettings
 from minilm.tasks.squad.windows import Window, label_windows, make_windows
 from minilm.text.tokenizer import Tokenizer
 
@@ -31,7 +32,7 @@ def tokens(window: Window, tokenizer: Tokenizer) -> str:
 
 
 def test_windows_start_every_stride_and_the_last_ends_with_the_context(tokenizer: Tokenizer) -> None:
-    windows = make_windows([asked(" ".join(WORDS))], tokenizer, max_tokens=9, stride=3)  # room for 4
+    windows = make_windows([asked(" ".join(WORDS))], tokenizer, WindowSettings(max_tokens=9, stride=3))  # room for 4
     assert [tokens(window, tokenizer) for window in windows] == [
         "[CLS] w0 w0 [SEP] w0 w1 w2 w3 [SEP]",
         "[CLS] w0 w0 [SEP] w3 w4 w5 w6 [SEP]",
@@ -48,7 +49,7 @@ def test_windows_start_every_stride_and_the_last_ends_with_the_context(tokenizer
 
 def test_a_short_context_is_one_window_and_an_empty_one_too(tokenizer: Tokenizer) -> None:
     questions = [asked("w1, w2"), asked(""), asked(" \u200b\n"), asked("w1", question="")]
-    windows = make_windows(questions, tokenizer, max_tokens=9)
+    windows = make_windows(questions, tokenizer, WindowSettings(max_tokens=9))
     assert [window.question for window in windows] == [0, 1, 2, 3]
     assert tokens(windows[0], tokenizer) == "[CLS] w0 w0 [SEP] w1 , w2 [SEP]"
     for window in windows[1:3]:
@@ -57,12 +58,12 @@ def test_a_short_context_is_one_window_and_an_empty_one_too(tokenizer: Tokenizer
         assert window.offsets.shape == (0, 2)
         assert window.max_context.shape == (0,)
     assert tokens(windows[3], tokenizer) == "[CLS] [SEP] w1 [SEP]"
-    assert make_windows([], tokenizer) == []
+    assert make_windows([], tokenizer, WindowSettings()) == []
 
 
 def test_long_questions_are_cut_and_counted(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
     questions = [asked("w1", question="w0"), asked("w1", question="w3 w4 w5"), asked("w1", question="w6 w7 w8")]
-    windows = make_windows(questions, tokenizer, max_question_tokens=2)
+    windows = make_windows(questions, tokenizer, WindowSettings(max_question_tokens=2))
     assert tokens(windows[1], tokenizer) == "[CLS] w3 w4 [SEP] w1 [SEP]"
     assert caplog.messages == ["2 of 3 questions are longer than 2 tokens and were cut (first: f:1)"]
 
@@ -70,7 +71,7 @@ def test_long_questions_are_cut_and_counted(tokenizer: Tokenizer, caplog: pytest
 def test_a_stride_that_would_leave_gaps_is_shortened_and_said(
     tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    windows = make_windows([asked(" ".join(WORDS))], tokenizer, max_tokens=9, stride=5)
+    windows = make_windows([asked(" ".join(WORDS))], tokenizer, WindowSettings(max_tokens=9, stride=5))
     assert [window.begin for window in windows] == [0, 4, 8]
     assert caplog.messages == [
         "1 of 1 questions leave less than stride=5 tokens of a window for the context: their windows start closer "
@@ -84,18 +85,18 @@ def test_sizes_that_leave_no_room_are_refused(tokenizer: Tokenizer) -> None:
         match="f:1: the question takes 2 of a window's 5 tokens and leaves no room for its context: "
         "lower the most tokens of a question",
     ):
-        make_windows([asked("w1")], tokenizer, max_tokens=5)
-    assert len(make_windows([asked("w1 w2")], tokenizer, max_tokens=6, stride=1)) == 2
-    with pytest.raises(UsageError, match="stride is 0, expected 1 or more"):
-        make_windows([asked("w1")], tokenizer, stride=0)
-    with pytest.raises(UsageError, match="max_question_tokens is 0, expected 1 or more"):
-        make_windows([asked("w1")], tokenizer, max_question_tokens=0)
+        make_windows([asked("w1")], tokenizer, WindowSettings(max_tokens=5))
+    assert len(make_windows([asked("w1 w2")], tokenizer, WindowSettings(max_tokens=6, stride=1))) == 2
+    with pytest.raises(UsageError, match="stride is 0; expected 1 or more"):
+        make_windows([asked("w1")], tokenizer, WindowSettings(stride=0))
+    with pytest.raises(UsageError, match="max_question_tokens is 0; expected 1 or more"):
+        make_windows([asked("w1")], tokenizer, WindowSettings(max_question_tokens=0))
 
 
 def test_a_context_of_100_000_tokens(tokenizer: Tokenizer) -> None:
     """All windows share one table of characters; the whole takes a second."""
     question = asked("w1 w2 w3, " * 25_000)
-    windows = make_windows([question] * 3, tokenizer)
+    windows = make_windows([question] * 3, tokenizer, WindowSettings())
     assert len(windows) == 3 * (1 + -(-(100_000 - 379) // 128))
     assert len({id(window.context_offsets) for window in windows}) == 1
     assert sum(int(window.max_context.sum()) for window in windows) == 300_000
@@ -107,7 +108,7 @@ def test_a_context_of_100_000_tokens(tokenizer: Tokenizer) -> None:
 
 def labels(tokenizer: Tokenizer, context: str, text: str, start: int | None, **sizes: int) -> list[list[int]]:
     question = asked(context, answers=(GoldAnswer(text=text, start=start),))
-    return label_windows([question], make_windows([question], tokenizer, **sizes)).positions.tolist()
+    return label_windows([question], make_windows([question], tokenizer, WindowSettings(**sizes))).positions.tolist()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_questions_without_a_findable_answer_are_left_out_and_counted(
     usable = [asked("w1", is_impossible=True), answered("w3", 8)]
     lost = [answered(*one) for one in (("w2", 2), ("w9", None), ("w3", -2), ("w2", 99), ("", 3), ("\u200b", 6))]
     questions = [usable[0], *lost, usable[1]]
-    labelled = label_windows(questions, make_windows(questions, tokenizer))
+    labelled = label_windows(questions, make_windows(questions, tokenizer, WindowSettings()))
     assert [window.question for window in labelled.windows] == [0, 7]
     assert labelled.positions.tolist() == [[0, 0], [6, 6]]
     assert labelled.positions.dtype == np.int64
@@ -154,4 +155,4 @@ def test_questions_without_a_findable_answer_are_left_out_and_counted(
         )
     ]
     with pytest.raises(DataError, match=r"no question can be learned from: .* \(first: f:1\)"):
-        label_windows(lost, make_windows(lost, tokenizer))
+        label_windows(lost, make_windows(lost, tokenizer, WindowSettings()))
