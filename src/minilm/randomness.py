@@ -1,7 +1,7 @@
-"""Random generators that depend on nothing but a seed and a purpose.
+"""Random generators that depend only on a seed and a purpose.
 
-In: the seed of a run and what the numbers are for, such as ("masking", step, place). Out: generators and seeds; no
-global state is read or changed, so resuming has nothing to restore.
+In: the seed of a run and the purpose of the numbers, such as ("masking", step, index). Out: generators and seeds.
+Global state is neither read nor changed, so a resumed run has no generator state to restore.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 
 
 def generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """Return a fresh random generator that depends on nothing but the seed and the purpose."""
+    """Return a fresh random generator that depends only on the seed and the purpose."""
     return np.random.Generator(bit_generator(seed, *purpose))
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
-    """Return a 63-bit seed for other libraries that depends on nothing but the seed and the purpose."""
+    """Return a 63-bit seed for other libraries that depends only on the seed and the purpose."""
     return int.from_bytes(_digest(seed, *purpose)[:8], "big") >> 1
 
 
@@ -27,5 +27,5 @@ def _digest(seed: int, *purpose: str | int) -> bytes:
 
 
 def bit_generator(seed: int, *purpose: str | int) -> np.random.PCG64:
-    """Return the raw stream behind `generator`, which NumPy keeps the same from version to version."""
+    """Return the bit generator behind `generator`, whose stream NumPy keeps stable across versions."""
     return np.random.PCG64(int.from_bytes(_digest(seed, *purpose)[:16], "big"))

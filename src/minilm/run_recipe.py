@@ -1,6 +1,6 @@
-"""Run a recipe of any kind from Python: what `minilm distill` and `minilm finetune` do, less their tables.
+"""Run a recipe of either kind from Python, as `minilm distill` and `minilm finetune` do, without their tables.
 
-In: a recipe as `load_recipe` returns it. Out: what the run left in its folder.
+In: a recipe from `load_recipe`. Out: a summary of what the run wrote to its folder.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ class RunSummary:
 
     Attributes:
         folder: the run folder, with `report.html`.
-        models: model folders by name: each student of a distillation; `model` of a fine-tuning, the best one.
-        numbers: held-out numbers; of a sweep, those of the best run of the best setting.
+        models: model folders by name: every student of a distillation run; `model`, the best model, of a
+            fine-tuning run.
+        numbers: held-out metrics; for a sweep, those of the best run of the best setting.
     """
 
     folder: Path
@@ -29,16 +30,16 @@ class RunSummary:
 
 
 def run(loaded: Loaded[Recipe], *, resume: Literal["auto", "never"] = "auto") -> RunSummary:
-    """Run a recipe to its end; the same call after a kill continues from the newest checkpoint.
+    """Run a recipe to completion; after an interruption, the same call resumes from the newest checkpoint.
 
     Args:
         loaded: from `load_recipe`.
-        resume: `never` removes the results of an earlier run in the same folder and starts from the first step.
+        resume: `never` removes the results of an earlier run from the run folder and starts from the first step.
 
     Raises:
-        UsageError: the run folder belongs to another run; what differs is named.
+        UsageError: the run folder belongs to a different run; the message lists the differences.
         DataError: a data file or a model cannot be used.
-        SystemProblem: the machine refuses to write.
+        SystemProblem: the run folder cannot be written.
         Interrupted: Ctrl-C; the state is saved.
     """
     recipe, folder = loaded.recipe, Path(loaded.recipe.out)

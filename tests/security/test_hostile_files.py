@@ -341,12 +341,12 @@ VOCAB = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"
         (
             "tokenizer.json",
             b'{"model": {"type": "WordPiece", "vocab": {"a": 0}}}',
-            r"tokenizers library refuses it|frames",
+            r"tokenizers library rejects it|frames",
         ),
         (
             "tokenizer.json",
             b'{"model": {"type": "WordPiece", "vocab": {"\\ud800": 0}}}',
-            "tokenizers library refuses it",
+            "tokenizers library rejects it",
         ),
         (
             "tokenizer.json",

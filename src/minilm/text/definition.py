@@ -1,8 +1,8 @@
-"""From files to one checked tokenizer definition (the content of a tokenizer.json).
+"""Read tokenizer files into one validated definition (the content of a tokenizer.json).
 
-In: a model folder, a tokenizer.json or a vocab.txt, the wanted letter case and renames.
-Out: a `Definition` whose ids are exactly 0..V-1, without truncation and padding, in which the structural
-tokens are never split. A vocab.txt becomes the pipeline of the original BERT tokenizer.
+In: a model folder, a tokenizer.json or a vocab.txt; optionally casing and renames.
+Out: a `Definition` whose ids are exactly 0..V-1, with truncation and padding cleared, and whose special tokens
+are never split. A vocab.txt becomes the pipeline of the original BERT tokenizer.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _NEVER_SPLIT = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|X_SEP|SEP_\d+)\]")
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """A checked tokenizer.
+    """A validated tokenizer.
 
     Attributes:
         json: content of a tokenizer.json, truncation and padding cleared.
         tokens: the token of each id.
         is_wordpiece: whether the model is WordPiece (BERT, MiniLM).
-        lowercase: what the BERT normalizer does; None where there is no such normalizer.
+        lowercase: whether the BERT normalizer lowercases; None without a BERT normalizer.
         max_length: model_max_length of the folder, or 512.
-        where: the file it came from, for messages.
+        where: the source file, for messages.
     """
 
     json: JsonObject
@@ -50,7 +50,7 @@ class Definition:
 
 
 def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str, str] | None) -> Definition:
-    """Read and check a tokenizer; raises DataError for bad files, UsageError for vain options."""
+    """Read and validate a tokenizer; raises DataError for bad files, UsageError for options that do not apply."""
     definition_path, vocab_path = _locate(path)
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
@@ -75,8 +75,8 @@ def _locate(path: Path) -> tuple[Path | None, Path | None]:
         found = [file if (file := path / name).exists() else None for name in ("tokenizer.json", "vocab.txt")]
         if found == [None, None]:
             raise DataError(
-                f"{path} holds neither tokenizer.json nor vocab.txt: give a folder with one of them "
-                "(other formats: save the tokenizer with transformers first, which writes tokenizer.json)"
+                f"{path} contains neither tokenizer.json nor vocab.txt: give a folder with one of them "
+                "(for other formats, save the tokenizer with transformers first, which writes tokenizer.json)"
             )
         return found[0], found[1]
     if not path.exists():
@@ -92,7 +92,7 @@ def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -
     ids = {token: token_id for token_id, token in enumerate(vocab)}
     missing = [token for token in _REQUIRED if token not in ids]
     if missing:
-        raise DataError(f"{where} lacks {', '.join(missing)}: it is not the vocabulary of a BERT model")
+        raise DataError(f"{where} lacks {', '.join(missing)}: not the vocabulary of a BERT model")
     flags = {name: config.get(name) for name in ("do_lower_case", "tokenize_chinese_chars", "strip_accents")}
     cls, sep = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("[CLS]", "[SEP]"))
     first = [cls, {"Sequence": {"id": "A", "type_id": 0}}, sep]
@@ -104,7 +104,7 @@ def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": flags["tokenize_chinese_chars"] is not False,
-            "strip_accents": flags["strip_accents"],  # null: as lowercase
+            "strip_accents": flags["strip_accents"],  # null: follows lowercase
             "lowercase": flags["do_lower_case"] is not False,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
@@ -128,18 +128,18 @@ def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -
 
 
 def _set_lowercase(definition: JsonObject, lowercase: bool | None, config: JsonObject, *, where: Path) -> None:
-    """The caller decides, else do_lower_case of tokenizer_config.json, else what the file says."""
+    """Precedence: the argument, then do_lower_case of tokenizer_config.json, then the definition itself."""
     normalizer = definition.get("normalizer")
     if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
         if lowercase is not None:
-            raise UsageError(f"lowercase={lowercase} has no meaning for {where}: it has no BERT normalizer")
+            raise UsageError(f"lowercase={lowercase} does not apply to {where}: it has no BERT normalizer")
         return
     configured = config.get("do_lower_case")
     wanted = lowercase if lowercase is not None else configured
     if not isinstance(wanted, bool) or normalizer.get("lowercase") is wanted:
         return
     if lowercase is None:
-        logger.warning("%s: do_lower_case=%s of tokenizer_config.json overrides the file's normalizer", where, wanted)
+        logger.warning("%s: do_lower_case=%s in tokenizer_config.json overrides the file's normalizer", where, wanted)
     normalizer["lowercase"] = wanted
     normalizer["strip_accents"] = config.get("strip_accents")
 
@@ -147,7 +147,7 @@ def _set_lowercase(definition: JsonObject, lowercase: bool | None, config: JsonO
 def _rename(definition: JsonObject, renames: Mapping[str, str], *, where: Path) -> None:
     model = _model(definition, where)
     if model["type"] != "WordPiece":
-        raise UsageError(f"tokens of {where} cannot be renamed: renames are for WordPiece vocabularies")
+        raise UsageError(f"tokens of {where} cannot be renamed: only WordPiece vocabularies support renames")
     ids = cast(dict[str, int], model["vocab"])
     model["vocab"] = dict(zip(rename_tokens(list(ids), renames), ids.values(), strict=True))
     for added in cast(list[JsonObject], definition["added_tokens"]):
@@ -175,7 +175,7 @@ def _finish(definition: JsonObject, config: JsonObject, *, where: Path) -> Defin
 
 
 def _protect(definition: JsonObject, tokens: Sequence[str]) -> None:
-    """Make the structural tokens special, so that they are found in text and never split."""
+    """Mark the structural tokens as special, so that they are recognized in text and never split."""
     added = cast(list[JsonObject], definition["added_tokens"])
     known = {entry["content"] for entry in added}
     for token_id, token in enumerate(tokens):
@@ -189,12 +189,12 @@ def _protect(definition: JsonObject, tokens: Sequence[str]) -> None:
 
 
 def check_ids(definition: JsonObject, *, where: Path) -> tuple[str, ...]:
-    """Return the token of each id; raises DataError unless every id from 0 on has exactly one token."""
+    """Return the token of each id; raises DataError unless the ids are 0..V-1 with exactly one token each."""
     ids = _model_vocab(definition, where=where)
     for token, token_id in _added_tokens(definition, where=where):
         if ids.setdefault(token, token_id) != token_id:
             raise DataError(
-                f"{where}: token {token!r} has id {ids[token]} in the vocabulary, {token_id} as added token"
+                f"{where}: token {token!r} has id {ids[token]} in the vocabulary but {token_id} as an added token"
             )
     tokens: dict[int, str] = {}
     for token, token_id in ids.items():
@@ -203,8 +203,8 @@ def check_ids(definition: JsonObject, *, where: Path) -> tuple[str, ...]:
     hole = next((token_id for token_id in range(len(tokens)) if token_id not in tokens), None)
     if hole is not None:
         raise DataError(
-            f"{where}: no token has id {hole} but there are {len(tokens)} up to id {max(tokens)}: "
-            "a token is missing or was given twice in the vocabulary it was made from"
+            f"{where}: no token has id {hole}, but there are {len(tokens)} tokens up to id {max(tokens)}: "
+            "a token is missing from the source vocabulary or appears twice in it"
         )
     return tuple(tokens[token_id] for token_id in range(len(tokens)))
 
@@ -212,7 +212,7 @@ def check_ids(definition: JsonObject, *, where: Path) -> tuple[str, ...]:
 def _model(definition: JsonObject, where: Path) -> JsonObject:
     model = definition.get("model")
     if isinstance(model, dict) and model.get("type") is None and "vocab" in model and "merges" in model:
-        model["type"] = "BPE"  # early files leave it out
+        model["type"] = "BPE"  # early files omit it
     if not isinstance(model, dict) or model.get("type") not in ("WordPiece", "BPE", "Unigram", "WordLevel"):
         raise DataError(f"{where}: not a tokenizer.json: no model of type WordPiece, BPE, Unigram, WordLevel")
     return model
@@ -223,14 +223,14 @@ def _model_vocab(definition: JsonObject, *, where: Path) -> dict[str, int]:
     if isinstance(vocab, dict):
         bad = next((token for token, token_id in vocab.items() if type(token_id) is not int or token_id < 0), None)
         if bad is not None:
-            raise DataError(f"{where}: token {bad!r} has id {str(vocab[bad])[:40]}, expected a number from 0 on")
+            raise DataError(f"{where}: token {bad!r} has id {str(vocab[bad])[:40]}, expected a non-negative integer")
         return dict(vocab)
     if not isinstance(vocab, list) or not all(isinstance(e, list) and e and isinstance(e[0], str) for e in vocab):
         raise DataError(f"{where}: 'model.vocab' is neither tokens with ids nor pieces with scores")
     ids: dict[str, int] = {}
     for token_id, (piece, *_) in enumerate(vocab):
         if ids.setdefault(piece, token_id) != token_id:
-            raise DataError(f"{where}: piece {piece!r} is in the vocabulary twice, as {ids[piece]} and {token_id}")
+            raise DataError(f"{where}: piece {piece!r} appears twice, with ids {ids[piece]} and {token_id}")
     return ids
 
 
@@ -241,23 +241,23 @@ def _added_tokens(definition: JsonObject, *, where: Path) -> list[tuple[str, int
         raise DataError(f"{where}: 'added_tokens' is not a list of objects")
     for content, token_id in pairs:
         if not isinstance(content, str) or type(token_id) is not int or token_id < 0:
-            raise DataError(f"{where}: an added token lacks its text content or its id")
+            raise DataError(f"{where}: an added token lacks its content or its id")
     return cast(list[tuple[str, int]], pairs)
 
 
 def _check_same_vocab(definition: JsonObject, definition_path: Path, vocab_path: Path) -> None:
-    """The two files of a folder must give every token the same id."""
+    """Both files of a folder must assign the same id to every token."""
     tokens = check_ids(definition, where=definition_path)
     lines = read_vocab(vocab_path)
     for token_id, (line, token) in enumerate(zip(lines, tokens, strict=False)):
         if line != token:
             raise DataError(
                 f"{vocab_path}:{token_id + 1}: id {token_id} is {line!r}, but {token!r} in "
-                f"{definition_path.name}: the two do not belong together; remove the wrong one"
+                f"{definition_path.name}: the two files do not match; remove the wrong one"
             )
     ids = _model_vocab(definition, where=definition_path)
     if len(lines) > len(tokens) or len(lines) < len(ids):
         raise DataError(
             f"{vocab_path} has {len(lines)} tokens, but {definition_path.name} has {len(ids)}: "
-            "the two do not belong together; remove the wrong one"
+            "the two files do not match; remove the wrong one"
         )

@@ -1,6 +1,6 @@
-"""Token ids of a target back to text, as in the original: WordPieces glued, single spaces, nothing else changed.
+"""Convert target token ids back to text, as UniLM does: join WordPieces, separate words by single spaces.
 
-In: the ids of a hypothesis. Out: its text, without the end token and what follows it; the words of a token list.
+In: the ids of a hypothesis. Out: its text up to the end token; the words of a token list.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from minilm.text.tokenizer import Tokenizer
 from minilm.text.vocabulary import SENTENCE_END
 
 _CONTINUES = "##"
-_RUN = 4  # so many equal marks at the end are one too many
+_RUN = 4  # a trailing run of this many equal punctuation marks is shortened
 
 
 def cut_at_end(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
@@ -22,9 +22,9 @@ def cut_at_end(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
 
 
 def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """The words of a target: WordPieces glued.
+    """The words of a target, joined from WordPieces.
 
-    Of other tokenizers the words are what stands between single spaces in the decoded text.
+    For other tokenizers, the words are the decoded text split at single spaces.
     """
     kept = cut_at_end(ids, tokenizer)
     if not tokenizer.is_wordpiece:
@@ -33,7 +33,7 @@ def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
 
 
 def glued(tokens: Iterable[str]) -> list[str]:
-    """WordPieces as words; a continuation at the very start stays as it is."""
+    """Join WordPieces into words; a leading continuation piece is kept unchanged."""
     words: list[str] = []
     for token in tokens:
         if token.startswith(_CONTINUES) and words:
@@ -54,7 +54,7 @@ def one_line(words: Sequence[str]) -> str:
 
 
 def without_run_of_marks(words: list[str]) -> list[str]:
-    """Shorten a run of the same punctuation mark at the end, three at a time, while at least four are left."""
+    """Shorten a trailing run of one punctuation mark, three at a time, while at least four remain."""
     while len(words) > _RUN and len(words[-1]) == 1 and unicodedata.category(words[-1]).startswith("P"):
         if words[-_RUN:] != [words[-1]] * _RUN:
             break

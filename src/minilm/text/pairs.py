@@ -1,7 +1,7 @@
-"""Two texts in one frame: [CLS] a [SEP] b [SEP], or <s> a </s></s> b </s>.
+"""Text pairs in one sequence: [CLS] a [SEP] b [SEP], or <s> a </s></s> b </s>.
 
-In: a backend of the `tokenizers` library, whose post-processor says what stands around two texts; token ids.
-Out: the frame, which joins the ids of two texts to ids and segment ids, int32; how many tokens of each text fit.
+In: a backend of the `tokenizers` library, whose post-processor defines the special tokens of a pair; token ids.
+Out: the frame, which joins two texts into int32 ids and segment ids; how many tokens of each text fit.
 
 N tokens of the joined sequence, P of them special (the frame's own).
 """
@@ -27,13 +27,13 @@ _PROBE = "a"  # any text of at least one token
 
 @dataclass(frozen=True, kw_only=True)
 class PairFrame:
-    """What stands around two texts.
+    """The special tokens around a pair of texts.
 
     Attributes:
         before: special tokens before the first text.
-        between: special tokens after it.
+        between: special tokens between the two texts.
         after: special tokens after the second text.
-        segments: segment of each special token and, in their places among them, of the two texts, `[P + 2]`.
+        segments: segment ids `[P + 2]` of the special tokens and the two texts, in sequence order.
     """
 
     before: Int32s
@@ -43,11 +43,11 @@ class PairFrame:
 
     @property
     def num_special(self) -> int:
-        """P, the tokens that the frame adds."""
+        """P, the number of special tokens that the frame adds."""
         return len(self.segments) - 2
 
     def second_at(self, first_tokens: int) -> int:
-        """Where the second text begins when the first has so many tokens."""
+        """Position of the second text after a first text of `first_tokens` tokens."""
         return len(self.before) + first_tokens + len(self.between)
 
     def join(self, first: Int32s, second: Int32s) -> Int32s:
@@ -63,10 +63,10 @@ class PairFrame:
 
 
 def read_pair_frame(backend: tokenizers.Tokenizer, *, cls_id: int, sep_id: int, where: str) -> PairFrame:
-    """Find out what the post-processor puts around two texts, by giving it two.
+    """Derive the special tokens of a pair by running the post-processor on two probe texts.
 
     Raises:
-        DataError: it does not frame them with [CLS] and [SEP] (or <s> and </s>), each text in one place.
+        DataError: the pair is not framed with [CLS] and [SEP] (or <s> and </s>), or a text is not contiguous.
     """
     framed = backend.encode(_PROBE, _PROBE)
     texts = framed.sequence_ids  # 0, 1, or None for a special token
@@ -84,14 +84,14 @@ def read_pair_frame(backend: tokenizers.Tokenizer, *, cls_id: int, sep_id: int, 
             return frame
     raise DataError(
         f"{where}: it frames two texts as {framed.tokens}, expected [CLS] a [SEP] b [SEP], or <s> a </s></s> b </s>: "
-        "its post-processor was not made for pairs"
+        "its post-processor does not support pairs"
     )
 
 
 def frame_pairs(
     frame: PairFrame, firsts: Sequence[Int32s], seconds: Sequence[Int32s], *, room: int
 ) -> tuple[list[tuple[Int32s, Int32s]], list[int]]:
-    """Join pairs to (ids, segment ids), cut to `room` tokens of text, and say which pairs were cut."""
+    """Join pairs into (ids, segment ids), truncated to `room` text tokens; also return which were truncated."""
     rows, cut = [], []
     for number, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
         kept, kept_second = longest_first(len(first), len(second), room=room)
@@ -103,10 +103,10 @@ def frame_pairs(
 
 
 def longest_first(first: int, second: int, *, room: int) -> tuple[int, int]:
-    """How many tokens of two texts to keep: the longer one is cut, then both alike.
+    """How many tokens of each text to keep: truncate the longer text first, then both equally.
 
-    The rule of the `tokenizers` library ("longest_first"). Done here because the library also builds every
-    combination of the pieces it cuts off: two texts of 3,000 tokens take it seconds and gigabytes.
+    The rule of the `tokenizers` library ("longest_first"). It is implemented here because the library also builds
+    every combination of the overflowing pieces: two texts of 3,000 tokens cost seconds and gigabytes.
     """
     if first + second <= room:
         return first, second

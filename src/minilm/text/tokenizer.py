@@ -1,8 +1,8 @@
-"""The tokenizer: texts in, int32 ids out, cut but never padded.
+"""The tokenizer: texts in, int32 ids out, truncated but never padded.
 
 In: a model folder, a tokenizer.json or a vocab.txt (see `definition`), then texts.
 Out: one array of ids per text; ids back to text; the files that other libraries load.
-The work is done by the `tokenizers` library, in parallel over the texts of one call.
+The `tokenizers` library does the work, in parallel over the texts of one call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OFFSET_BATCH = 256  # texts at a time: with offsets the library keeps much more than the ids
+_OFFSET_BATCH = 256  # texts per call: with offsets, the library holds far more than the ids
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FAMILIES = {
     "[CLS]": {"sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"},
@@ -40,10 +40,10 @@ _FAMILIES = {
 
 @final
 class Tokenizer:
-    """A tokenizer that frames a text as [CLS] ... [SEP], or <s> ... </s>. Made by `Tokenizer.load`."""
+    """A tokenizer that frames a text as [CLS] ... [SEP], or <s> ... </s>. Created by `Tokenizer.load`."""
 
     def __init__(self, definition: Definition) -> None:
-        """Build the tokenizer of a checked definition; raises DataError when it cannot work."""
+        """Build the tokenizer of a validated definition; raises DataError if it is unusable."""
         self._definition = definition
         self._backend = _build(definition)
         self._ids = {token: token_id for token_id, token in enumerate(definition.tokens)}
@@ -63,12 +63,13 @@ class Tokenizer:
 
         Args:
             path: a model folder (tokenizer.json, else vocab.txt), a tokenizer.json, or a vocab.txt.
-            lowercase: overrides the files; else tokenizer_config.json; else vocab.txt means lower case.
-            renames: new names for WordPiece tokens under the same ids, for example `vocab.NLG_RENAMES`.
+            lowercase: overrides the files. By default tokenizer_config.json decides, and a vocab.txt without it
+                is lowercased.
+            renames: new names for WordPiece tokens with the same ids, for example `vocabulary.NLG_RENAMES`.
 
         Raises:
-            DataError: the files are missing, broken, contradict each other or give ids that are not 0..V-1.
-            UsageError: `lowercase` or `renames` for a tokenizer that has no such thing.
+            DataError: the files are missing, damaged or contradictory, or their ids are not 0..V-1.
+            UsageError: `lowercase` or `renames` does not apply to this tokenizer.
         """
         _set_parallelism()
         return cls(load_definition(Path(path), lowercase=lowercase, renames=renames))
@@ -80,12 +81,12 @@ class Tokenizer:
 
     @property
     def is_wordpiece(self) -> bool:
-        """Whether its tokens are WordPieces, of which those inside a word begin with ##."""
+        """Whether the tokens are WordPieces, where word-internal pieces start with ##."""
         return self._definition.is_wordpiece
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the ids of a text, however the tokenizer was loaded."""
+        """SHA-256 of everything that determines the ids of a text, independent of the source format."""
         canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -101,10 +102,10 @@ class Tokenizer:
 
         Args:
             texts: the texts; empty ones, NUL characters and lone surrogates are fine.
-            max_length: longest result, special tokens included; the tail is cut, the final [SEP] is kept.
+            max_length: max tokens per text, special tokens included; the tail is truncated, the final [SEP] kept.
             special_tokens: frame each text with [CLS] and [SEP].
-            cut: takes the places in `texts` of those that were cut, for a caller who tells of them; without it the
-                first time is warned about here.
+            cut: collects the indices of truncated texts, for callers that report them; without it, the first
+                truncation is logged as a warning.
 
         Returns:
             One int32 array per text, not padded.
@@ -119,12 +120,12 @@ class Tokenizer:
         arrays = [np.array(item.ids, dtype=np.int32) for item in self._encode_batch(texts, special_tokens)]
         if max_length is None:
             return arrays
-        self._tell_cut([place for place, ids in enumerate(arrays) if len(ids) > max_length], arrays, max_length, cut)
+        self._report_cut([index for index, ids in enumerate(arrays) if len(ids) > max_length], arrays, max_length, cut)
         return [self._cut(ids, max_length, special_tokens) for ids in arrays]
 
     @cached_property
     def pair_frame(self) -> PairFrame:
-        """What stands around two texts; raises DataError when the tokenizer was not made for pairs."""
+        """The special tokens around a pair of texts; raises DataError if the tokenizer does not support pairs."""
         return read_pair_frame(self._backend, cls_id=self.cls_id, sep_id=self.sep_id, where=self._definition.where)
 
     def encode_pairs(
@@ -135,30 +136,30 @@ class Tokenizer:
         Args:
             texts: the texts, or the first text of each pair.
             pairs: the second text of each pair; None for single texts, as `encode` frames them.
-            max_length: longest result, special tokens included; of a pair the longer text is cut first.
+            max_length: max tokens per row, special tokens included; the longer text of a pair is truncated first.
             cut: as for `encode`.
 
         Returns:
             (ids, segment ids) of each row, int32 `[N]`, not padded.
 
         Raises:
-            UsageError: not one second text per text, or `max_length` leaves no room.
+            UsageError: `texts` and `pairs` differ in length, or `max_length` leaves no room.
             DataError: the tokenizer cannot frame a pair.
         """
         if pairs is None:
             return [(ids, np.zeros_like(ids)) for ids in self.encode(texts, max_length=max_length, cut=cut)]
         if len(texts) != len(pairs):
-            raise UsageError(f"found {len(texts)} texts and {len(pairs)} second texts, expected one for each")
+            raise UsageError(f"found {len(texts)} texts and {len(pairs)} second texts, expected equally many")
         room = max_length - self.pair_frame.num_special
         if room < 0:
             raise UsageError(f"max_length={max_length} leaves no room for the special tokens: use {-room} more")
         firsts, seconds = (self.encode(column, special_tokens=False) for column in (texts, pairs))
         rows, too_long = frame_pairs(self.pair_frame, firsts, seconds, room=room)
-        self._tell_cut(too_long, rows, max_length, cut)
+        self._report_cut(too_long, rows, max_length, cut)
         return rows
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int32s, Int32s]]:
-        """Turn texts into ids without special tokens, and say where in the text each token stands.
+        """Turn texts into ids without special tokens, with the character offsets of each token.
 
         Args:
             texts: the texts; empty ones, NUL characters and lone surrogates are fine.
@@ -168,13 +169,13 @@ class Tokenizer:
             before normalization.
 
         Raises:
-            UsageError: `texts` is one string or holds something else than strings.
+            UsageError: `texts` is one string or contains a non-string.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise UsageError("texts must be a list of strings: found one string, or an item that is none")
+            raise UsageError("texts must be a list of strings: found one string, or an item that is not a string")
         pieces = []
         for start in range(0, len(texts), _OFFSET_BATCH):
-            # one character for one: offsets stay those of the text
+            # replaced character by character, so that offsets still refer to the original text
             whole = [_LONE_SURROGATE.sub("\ufffd", text) for text in texts[start : start + _OFFSET_BATCH]]
             pieces += [
                 (np.array(item.ids, dtype=np.int32), np.array(item.offsets, dtype=np.int32).reshape(-1, 2))
@@ -183,13 +184,13 @@ class Tokenizer:
         return pieces
 
     def words(self, text: str) -> list[str]:
-        """Split a text as BERT does before WordPiece: normalized, cut at spaces and around punctuation.
+        """Split a text as BERT does before WordPiece: normalize it, then split at whitespace and punctuation.
 
         Raises:
             UsageError: the tokenizer is not WordPiece.
         """
         if not self._definition.is_wordpiece:
-            raise UsageError(f"{self._definition.where} is not a WordPiece tokenizer: it has no such words")
+            raise UsageError(f"{self._definition.where} is not a WordPiece tokenizer: it does not define words")
         normalizer, splitter = self._backend.normalizer, self._backend.pre_tokenizer
         plain = normalizer.normalize_str(text) if normalizer else text
         return [word for word, _ in splitter.pre_tokenize_str(plain)] if splitter else plain.split()
@@ -204,7 +205,7 @@ class Tokenizer:
             whole = [_without_surrogates(text) for text in texts]
             changed = sum(new != old for new, old in zip(whole, texts, strict=True))
             self._warn_once(
-                "%d of %d texts held lone surrogates, which are no characters: replaced", changed, len(whole)
+                "%d of %d texts contained lone surrogates, which were replaced", changed, len(whole)
             )
             return self._backend.encode_batch_fast(whole, add_special_tokens=special_tokens)
 
@@ -216,22 +217,24 @@ class Tokenizer:
             short[-1] = self.sep_id
         return short
 
-    def _tell_cut(self, places: Sequence[int], rows: Sequence[object], max_length: int, cut: list[int] | None) -> None:
+    def _report_cut(
+        self, indices: Sequence[int], rows: Sequence[object], max_length: int, cut: list[int] | None
+    ) -> None:
         if cut is not None:
-            cut += places
-        elif places:
+            cut += indices
+        elif indices:
             self._warn_once(
-                "%d of %d texts were longer than %d tokens and were cut (first: text %d)",
-                *(len(places), len(rows), max_length, places[0]),
+                "truncated %d of %d texts to %d tokens (first: text %d)",
+                *(len(indices), len(rows), max_length, indices[0]),
             )
 
     def _warn_once(self, message: str, *values: object) -> None:
         if message not in self._warned:
             self._warned.add(message)
-            logger.warning(message + " (told once)", *values)
+            logger.warning(message + " (further cases are not reported)", *values)
 
     def decode(self, ids: Sequence[int] | Int32s, *, special_tokens: bool = False) -> str:
-        """Turn ids back into text, without special tokens unless asked; DataError for a foreign id."""
+        """Turn ids back into text, by default without special tokens; raises DataError for an id outside 0..V-1."""
         plain = [int(token_id) for token_id in ids]
         for token_id in plain:
             self._check_id(token_id)
@@ -243,7 +246,7 @@ class Tokenizer:
         return self._definition.tokens[token_id]
 
     def token_to_id(self, token: str) -> int | None:
-        """Return the id of a token, None when there is no such token."""
+        """Return the id of a token, or None if it is not in the vocabulary."""
         return self._ids.get(token)
 
     def _check_id(self, token_id: int) -> None:
@@ -251,11 +254,11 @@ class Tokenizer:
             raise DataError(f"token id {token_id} is outside the vocabulary: expected 0 to {self.vocab_size - 1}")
 
     def require_vocab_size(self, expected: int, *, where: str) -> None:
-        """Check the vocabulary against the number of rows of an embedding table.
+        """Check the vocabulary size against the number of rows of an embedding table.
 
         Raises:
-            DataError: a WordPiece vocabulary of another size; for other models, more tokens than rows (fewer
-                are common there and only warned about).
+            DataError: a WordPiece vocabulary differs in size; another vocabulary has more tokens than rows (fewer
+                are common there and only logged as a warning).
         """
         size, source = self.vocab_size, self._definition.where
         if size == expected:
@@ -263,17 +266,17 @@ class Tokenizer:
         if size > expected or self._definition.is_wordpiece:
             raise DataError(
                 f"the tokenizer {source} has {size} tokens but {where} has {expected}: "
-                "they do not belong together; use the tokenizer the model was trained with"
+                "they do not match; use the tokenizer that the model was trained with"
             )
-        logger.warning("%s has %d rows for the %d tokens of %s: the rest is unused", where, expected, size, source)
+        logger.warning("%s has %d rows for the %d tokens of %s: the rest are unused", where, expected, size, source)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt into a folder.
 
-        The files load in `transformers.AutoTokenizer` and here, with equal ids.
+        They load in `transformers.AutoTokenizer` and here, with equal ids.
 
         Raises:
-            SystemProblem: the machine refuses to write.
+            SystemProblem: the folder cannot be written.
         """
         make_folder(folder)
         atomic_write(folder / "tokenizer.json", self._backend.to_str(pretty=True) + "\n")
@@ -297,7 +300,7 @@ class Tokenizer:
             "attention_mask",
         ]
         config: dict[str, object] = {
-            "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is
+            "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json unchanged
             "model_input_names": inputs,
             "model_max_length": self._definition.max_length,
             **{f"{name}_token": self.id_to_token(token_id) for name, token_id in names.items()},
@@ -315,11 +318,11 @@ def _build(definition: Definition) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(definition.json))
     except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{definition.where}: the tokenizers library refuses it: {one_line(error)}") from error
+        raise DataError(f"{definition.where}: the tokenizers library rejects it: {one_line(error)}") from error
 
 
 def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definition: Definition) -> dict[str, int]:
-    """Find [CLS] and [SEP] by what the tokenizer puts around a text, the others by their names."""
+    """Find [CLS] and [SEP] from how the tokenizer frames a text, the others by name."""
     frame = backend.encode("").ids
     first = definition.tokens[frame[0]] if len(frame) == 2 else None
     names = _FAMILIES.get(first or "")
@@ -333,17 +336,17 @@ def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definiti
     wanted = {"cls": first or "", **names, "unk": unk if isinstance(unk, str) else names["unk"]}
     missing = [token for token in wanted.values() if token not in ids]
     if missing:
-        raise DataError(f"{definition.where} has no token {', '.join(missing)}: it is not the tokenizer of an encoder")
+        raise DataError(f"{definition.where} has no token {', '.join(missing)}: not the tokenizer of an encoder")
     return {role: ids[token] for role, token in wanted.items()}
 
 
 def _without_surrogates(text: str) -> str:
-    """Join surrogate pairs; a lone surrogate becomes U+FFFD, which BERT's normalizer drops."""
+    """Join surrogate pairs; replace lone surrogates by U+FFFD, which BERT's normalizer drops."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _set_parallelism() -> None:
-    """Say explicitly that texts are tokenized in parallel, but not in a forked child, which would hang."""
+    """Enable parallel tokenization explicitly, except in forked children, which would hang."""
     if "TOKENIZERS_PARALLELISM" in os.environ:
         return
     os.environ["TOKENIZERS_PARALLELISM"] = "true"

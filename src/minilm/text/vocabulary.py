@@ -1,8 +1,8 @@
 """Vocabulary files: line i is the token with id i, exactly.
 
 In: a `vocab.txt` as BERT and MiniLM ship it. Out: the list of its tokens.
-A line that is lost, doubled or split shifts every id behind it and ruins a model silently, so such a file is
-refused. The renames turn the plain BERT vocabulary into the one used for text generation: same ids.
+A lost, duplicated or split line shifts every later id and silently corrupts a model, so such a file is rejected.
+The renames turn the plain BERT vocabulary into the one for text generation, with the same ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from minilm.files.regular import read_text
 MAX_VOCAB_BYTES = 64 * 2**20
 
 SENTENCE_END = "[X_SEP]"
-"""Between the sentences of a target."""
+"""Separates the sentences of a target."""
 
 NLG_RENAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -32,38 +32,38 @@ NLG_RENAMES: Mapping[str, str] = MappingProxyType(
         "[unused18]": "[S2S_SOS]",
     }
 )
-"""Slots of the BERT vocabulary that UniLM gave a meaning (`utils_s2s`/`loader` of microsoft/unilm, v1)."""
+"""Unused slots of the BERT vocabulary that UniLM assigns (`utils_s2s`/`loader` of microsoft/unilm, v1)."""
 
 
 def read_vocab(path: Path) -> list[str]:
-    """Read a vocabulary file; only a line feed ends a line (with or without a carriage return before it).
+    """Read a vocabulary file; lines end with LF or CRLF only.
 
     Raises:
-        DataError: not readable, not UTF-8, empty, an empty line, a NUL character, or a token given twice
-            (names both lines).
+        DataError: the file is unreadable, not UTF-8 or empty, or has an empty line, a NUL character or a duplicate
+            token (the message names both lines).
     """
     lines = [line.removesuffix("\r") for line in read_text(path, max_bytes=MAX_VOCAB_BYTES).split("\n")]
     if lines[-1] == "":
         lines.pop()
     if not lines:
-        raise DataError(f"{path} is empty: expected one token a line")
+        raise DataError(f"{path} is empty: expected one token per line")
     first_line: dict[str, int] = {}
     for number, token in enumerate(lines, start=1):
         if token == "":
-            raise DataError(f"{path}:{number}: empty line, which would be a token: remove it")
+            raise DataError(f"{path}:{number}: empty line, expected a token: remove the line")
         if "\0" in token:
             raise DataError(f"{path}:{number}: NUL character: this is not a vocabulary file")
         if token in first_line:
             raise DataError(
                 f"{path}:{number}: token {token!r} is also on line {first_line[token]}: each line is one id, "
-                "so a double entry shifts the ids; get the right file or give one of them another name"
+                "so a duplicate shifts the ids; get the correct file or rename one of the two"
             )
         first_line[token] = number
     return lines
 
 
 def rename_tokens(vocab: Sequence[str], renames: Mapping[str, str]) -> list[str]:
-    """Give tokens other names under the same ids, e.g. with `NLG_RENAMES`.
+    """Rename tokens without changing their ids, e.g. with `NLG_RENAMES`.
 
     Raises:
         DataError: a token to rename is missing, or a new name is taken.
@@ -71,10 +71,10 @@ def rename_tokens(vocab: Sequence[str], renames: Mapping[str, str]) -> list[str]
     tokens = set(vocab)
     for old, new in renames.items():
         if old not in tokens:
-            already = f"; {new!r} is there already, so no rename is needed" if new in tokens else ""
+            already = f"; {new!r} already exists, so no rename is needed" if new in tokens else ""
             raise DataError(f"the vocabulary has no token {old!r} to rename to {new!r}{already}")
         if new in tokens:
             raise DataError(f"cannot rename {old!r}: the vocabulary already has a token {new!r}")
     if len(set(renames.values())) != len(renames):
-        raise DataError("two tokens would be renamed to the same name: give each its own")
+        raise DataError("two tokens would be renamed to the same name: use distinct names")
     return [renames.get(token, token) for token in vocab]

@@ -230,7 +230,7 @@ def test_a_teacher_with_the_tokenizer_of_another_model_is_refused(tiny):
     vocab = folder / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word1", "word2"]))
     Tokenizer.load(vocab).save(tiny.teacher)
-    with pytest.raises(DataError, match=r"has 7 tokens but .* has 100: they do not belong together"):
+    with pytest.raises(DataError, match=r"has 7 tokens but .* has 100: they do not match"):
         run(tiny.recipe())
 
 

@@ -236,7 +236,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 def test_a_tokenizer_of_another_size_is_refused(folder, change):
     tokens = VOCAB[:-1] if change < 0 else [*VOCAB, "q"]
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
-    with pytest.raises(DataError, match=rf"has {21 + change} tokens but {folder} has 21: they do not belong together"):
+    with pytest.raises(DataError, match=rf"has {21 + change} tokens but {folder} has 21: they do not match"):
         minilm.load(folder)
 
 

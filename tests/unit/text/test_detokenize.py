@@ -1,4 +1,4 @@
-"""Tokens back to text, as the original does it."""
+"""Tokens are converted back to text as UniLM does it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_line_break_becomes_a_sentence_mark():
 
 
 def test_runs_of_marks_at_the_end_are_shortened():
-    """Three at a time, while four equal ones end more than four words."""
+    """Three marks at a time, while more than four words end in four equal marks."""
     assert without_run_of_marks(list("ab......")) == list("ab...")
     assert without_run_of_marks(list("a....")) == list("a.")
     assert without_run_of_marks(list("....")) == list("....")

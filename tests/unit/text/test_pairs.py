@@ -1,4 +1,4 @@
-"""Proves that pairs are framed and cut as the tokenizers library does it, and that offsets name the original text."""
+"""Pairs are framed and truncated as in the tokenizers library; offsets refer to the original text."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_cutting_equals_the_library(bert: Tokenizer, tmp_path: Path) -> None:
 
 
 def test_two_long_texts_are_cut_in_no_time() -> None:
-    """The library would build every combination of the pieces cut off: gigabytes for 3,000 tokens each."""
+    """The library would build every combination of the overflowing pieces: gigabytes for 3,000 tokens each."""
     assert longest_first(10**9, 10**9, room=125) == (62, 63)
     assert longest_first(10**9, 20, room=125) == (105, 20)
 
@@ -83,12 +83,12 @@ def test_two_long_texts_are_cut_in_no_time() -> None:
 def test_cutting_is_told_once_with_a_count_and_the_first(bert: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         bert.encode_pairs(["a", "a b", "a b c"], ["c", "c", "c"], max_length=5)
-    assert caplog.messages == ["2 of 3 texts were longer than 5 tokens and were cut (first: text 1) (told once)"]
+    assert caplog.messages == ["truncated 2 of 3 texts to 5 tokens (first: text 1) (further cases are not reported)"]
     assert caplog.records[0].levelno == logging.WARNING
 
 
 def test_impossible_pairs_are_refused(bert: Tokenizer) -> None:
-    with pytest.raises(UsageError, match="found 2 texts and 1 second texts, expected one for each"):
+    with pytest.raises(UsageError, match="found 2 texts and 1 second texts, expected equally many"):
         bert.encode_pairs(["a", "b"], ["c"], max_length=9)
     with pytest.raises(UsageError, match="max_length=2 leaves no room for the special tokens: use 1 more"):
         bert.encode_pairs(["a"], ["c"], max_length=2)

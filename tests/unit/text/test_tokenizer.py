@@ -1,4 +1,4 @@
-"""Proves what the tokenizer promises: ids, cutting, checks at load, and files that load everywhere."""
+"""The tokenizer's contract: ids, truncation, checks at load, and files that load everywhere."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_cutting_is_told_once_with_a_count(folder: Path, caplog: pytest.LogCaptu
     tokenizer = Tokenizer.load(folder)
     for _ in range(2):
         tokenizer.encode(["a b c", "a", "b c a"], max_length=3)
-    assert caplog.messages == ["2 of 3 texts were longer than 3 tokens and were cut (first: text 0) (told once)"]
+    assert caplog.messages == ["truncated 2 of 3 texts to 3 tokens (first: text 0) (further cases are not reported)"]
     assert tokenizer.encode(["a b c"], max_length=1, special_tokens=False)[0].tolist() == [7]
 
 
@@ -97,7 +97,9 @@ def test_characters_that_are_none_do_no_harm(folder: Path, caplog: pytest.LogCap
     for text in ("a\0b", "a\ud800b", "a\ufffdb", "a\udfff\x07b"):
         assert tokens(tokenizer, text) == ["a", "##b"], repr(text)
     assert tokens(tokenizer, "\ud83d\ude00") == tokens(tokenizer, "😀")
-    assert caplog.messages == ["1 of 1 texts held lone surrogates, which are no characters: replaced (told once)"]
+    assert caplog.messages == [
+        "1 of 1 texts contained lone surrogates, which were replaced (further cases are not reported)"
+    ]
 
 
 def test_decode_and_names(folder: Path) -> None:
@@ -115,7 +117,7 @@ def test_tokenizers_of_roberta_models(tmp_path: Path) -> None:
     ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.mask_id, tokenizer.unk_id)
     assert ids == (0, 2, 1, 4, 3)
     for options in ({"lowercase": True}, {"renames": {"hi": "ho"}}):
-        with pytest.raises(UsageError, match=r"has no meaning for|cannot be renamed"):
+        with pytest.raises(UsageError, match=r"does not apply to|cannot be renamed"):
             Tokenizer.load(tmp_path, **options)
 
 
@@ -139,7 +141,7 @@ def test_folder_settings_win_over_tokenizer_json_and_say_so(
     assert caplog.messages == []
     (tmp_path / "saved" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert tokens(Tokenizer.load(tmp_path / "saved"), "É") == ["É"]
-    assert "do_lower_case=False of tokenizer_config.json overrides" in caplog.text
+    assert "do_lower_case=False in tokenizer_config.json overrides" in caplog.text
 
 
 def test_structural_tokens_are_never_split(folder: Path) -> None:
@@ -170,18 +172,18 @@ def change(path: Path, edit: Callable[[dict[str, dict[str, object]]], object]) -
     ("edit", "message"),
     [
         (lambda v: v["model"]["vocab"].update(a=8), "id 8 belongs to two tokens, 'a' and 'b'"),
-        (lambda v: v["model"]["vocab"].pop("x"), "no token has id 17 but there are 23 up to id 23"),
-        (lambda v: v["model"]["vocab"].update(a="7"), "token 'a' has id 7, expected a number from 0 on"),
+        (lambda v: v["model"]["vocab"].pop("x"), "no token has id 17, but there are 23 tokens up to id 23"),
+        (lambda v: v["model"]["vocab"].update(a="7"), "token 'a' has id 7, expected a non-negative integer"),
         (lambda v: v["model"]["vocab"].update(a=-1), "token 'a' has id -1"),
         (
             lambda v: v["added_tokens"][0].update(id=1),
-            r"token '\[PAD\]' has id 0 in the vocabulary, 1 as added",
+            r"token '\[PAD\]' has id 0 in the vocabulary but 1 as an added",
         ),
         (lambda v: v["added_tokens"].append(3), "'added_tokens' is not a list of objects"),
-        (lambda v: v["added_tokens"].append({}), "an added token lacks its text content or its id"),
+        (lambda v: v["added_tokens"].append({}), "an added token lacks its content or its id"),
         (lambda v: v.update(model=[]), "not a tokenizer.json: no model of type"),
         (lambda v: v["model"].update(vocab=3), "'model.vocab' is neither"),
-        (lambda v: v["model"].update(max_input_chars_per_word="x"), "the tokenizers library refuses it"),
+        (lambda v: v["model"].update(max_input_chars_per_word="x"), "the tokenizers library rejects it"),
         (
             lambda v: v.update(post_processor=None),
             r"it frames a text with \[\], expected \[CLS\] and \[SEP\]",
@@ -209,7 +211,7 @@ def test_a_token_given_twice_in_tokenizer_json_is_refused(folder: Path, tmp_path
 def test_a_piece_given_twice_is_refused(tmp_path: Path) -> None:
     value = {"model": {"type": "Unigram", "vocab": [["<s>", 0.0], ["a", -1.0], ["a", -2.0]]}}
     (tmp_path / "tokenizer.json").write_text(json.dumps(value))
-    with pytest.raises(DataError, match="piece 'a' is in the vocabulary twice, as 1 and 2"):
+    with pytest.raises(DataError, match="piece 'a' appears twice, with ids 1 and 2"):
         Tokenizer.load(tmp_path)
 
 
@@ -219,7 +221,7 @@ def test_a_piece_given_twice_is_refused(tmp_path: Path) -> None:
         (
             "a\nb\n",
             "b\na\n",
-            r"vocab\.txt:8: id 7 is 'b', but 'a' in tokenizer\.json: the two do not belong together",
+            r"vocab\.txt:8: id 7 is 'b', but 'a' in tokenizer\.json: the two files do not match",
         ),
         ("mask\n", "", r"vocab\.txt has 23 tokens, but tokenizer\.json has 24"),
         ("mask\n", "mask\nextra\n", r"vocab\.txt has 25 tokens, but tokenizer\.json has 24"),
@@ -235,12 +237,12 @@ def test_two_files_that_disagree_are_refused(folder: Path, old: str, new: str, m
 
 
 def test_missing_files_and_tokens_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds neither tokenizer\.json nor vocab\.txt"):
+    with pytest.raises(DataError, match=r"contains neither tokenizer\.json nor vocab\.txt"):
         Tokenizer.load(tmp_path)
     with pytest.raises(DataError, match=r"no tokenizer at .*none: give a model folder"):
         Tokenizer.load(tmp_path / "none")
     (tmp_path / "words.txt").write_text("a\n[UNK]\n")
-    with pytest.raises(DataError, match=r"words\.txt lacks \[PAD\], \[CLS\], \[SEP\], \[MASK\]: it is not the voc"):
+    with pytest.raises(DataError, match=r"words\.txt lacks \[PAD\], \[CLS\], \[SEP\], \[MASK\]: not the voc"):
         Tokenizer.load(tmp_path / "words.txt")
 
 

@@ -1,4 +1,4 @@
-"""Proves that line i of a vocabulary file is id i, and that files which would shift ids are refused."""
+"""Line i of a vocabulary file is id i; files that would shift ids are rejected."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_only_a_line_feed_ends_a_token(tmp_path: Path, content: bytes, tokens: l
             b"a\n[unused99]\nb\n[unused99]\n",
             r"vocab\.txt:4: token '\[unused99\]' is also on line 2: each line is one",
         ),
-        (b"a\n\nb\n", r"vocab\.txt:2: empty line, which would be a token: remove it$"),
+        (b"a\n\nb\n", r"vocab\.txt:2: empty line, expected a token: remove the line$"),
         (b"a\nb\n\n", r"vocab\.txt:3: empty line"),
-        (b"", r"vocab\.txt is empty: expected one token a line$"),
+        (b"", r"vocab\.txt is empty: expected one token per line$"),
         (b"a\nb\0c\n", r"vocab\.txt:2: NUL character: this is not a vocabulary file$"),
         (b"a\nb\n\xed\xa0\x80\n", r"vocab\.txt:3: byte 0xed is not UTF-8"),
         ("a\nb\n".encode("utf-16"), r"vocab\.txt:1: byte 0xff is not UTF-8"),
@@ -63,7 +63,7 @@ def test_generation_names_take_the_published_slots(bert_vocab: Path) -> None:
     ("renames", "message"),
     [
         ({"x": "y"}, "no token 'x' to rename to 'y'$"),
-        ({"x": "a"}, "no token 'x' to rename to 'a'; 'a' is there already, so no rename is needed$"),
+        ({"x": "a"}, "no token 'x' to rename to 'a'; 'a' already exists, so no rename is needed$"),
         ({"a": "b"}, "cannot rename 'a': the vocabulary already has a token 'b'$"),
         ({"a": "z", "b": "z"}, "two tokens would be renamed to the same name"),
     ],
