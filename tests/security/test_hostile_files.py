@@ -312,7 +312,9 @@ def test_reading_a_state_dict_imports_nothing_it_names(tmp_path: Path) -> None:
     (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
     (tmp_path / "m.bin").write_bytes(zip_file(b"\x80\x02cevil_module\nThing\n."))
     file = str(tmp_path / "m.bin")
-    code = f"from pathlib import Path; from minilm.files.tensors import *; read_torch_bin(Path({file!r}))"
+    code = (
+        f"from pathlib import Path; from minilm.files.torch_bin import read_torch_bin; read_torch_bin(Path({file!r}))"
+    )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
     assert "asks for evil_module.Thing" in result.stderr

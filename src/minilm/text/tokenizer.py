@@ -204,9 +204,7 @@ class Tokenizer:
                 raise UsageError(f"texts holds a {bad[0]}, expected only strings") from None
             whole = [_without_surrogates(text) for text in texts]
             changed = sum(new != old for new, old in zip(whole, texts, strict=True))
-            self._warn_once(
-                "%d of %d texts contained lone surrogates, which were replaced", changed, len(whole)
-            )
+            self._warn_once("%d of %d texts contained lone surrogates, which were replaced", changed, len(whole))
             return self._backend.encode_batch_fast(whole, add_special_tokens=special_tokens)
 
     def _cut(self, ids: Int32s, max_length: int, special_tokens: bool) -> Int32s:

@@ -5,6 +5,16 @@ from __future__ import annotations
 import pytest
 
 from minilm.text.detokenize import one_line, text_of, without_run_of_marks, words_of
+from minilm.text.tokenizer import Tokenizer
+
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "##s", *"abcdefghijklmnopqrstuvwxyz"]
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("".join(f"{token}\n" for token in VOCAB))
+    return Tokenizer.load(path)
 
 
 def ids(tokenizer, text):
