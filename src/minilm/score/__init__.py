@@ -1,1 +1,1 @@
-"""Scores, and the page that shows them."""
+"""Metrics of every task, computed as their official scripts compute them."""

@@ -1,7 +1,7 @@
-"""Confidence intervals by drawing the scored items again and again, with replacement (Efron 1979).
+"""Bootstrap confidence intervals: resample the scored items with replacement (Efron 1979).
 
-In: a row of numbers for each of B items, from whose sum a score comes. Out: sums of R drawn samples of B items;
-the range that holds the middle 95% of the scores of the samples. ROUGE-1.5.5 does the same with R = 1,000.
+In: a row of numbers for each of B items; a score is computed from the sum of the rows. Out: the sums of R samples of
+B items, and the interval that contains the middle 95% of the sample scores. ROUGE-1.5.5 does the same with R = 1,000.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _OUTSIDE_PERCENT = 2.5  # on each side
 
 
 def resampled_sums(rows: FloatArray, *, resamples: int = RESAMPLES, seed: int = SEED) -> FloatArray:
-    """Add up the rows of samples as large as the whole.
+    """Draw R samples of B rows with replacement and sum the rows of each.
 
     Args:
         rows: `[B, S]`.
-        resamples: R, how many samples are drawn.
-        seed: the same seed draws the same items, whatever the rows hold.
+        resamples: R, the number of samples.
+        seed: the same seed draws the same items, independent of the values.
 
     Returns:
         `[R, S]`.
@@ -36,6 +36,6 @@ def resampled_sums(rows: FloatArray, *, resamples: int = RESAMPLES, seed: int = 
 
 
 def interval(values: Sequence[float] | FloatArray) -> tuple[float, float]:
-    """Return the ends of the range that holds the middle 95% of the values."""
+    """Return the bounds of the interval that contains the middle 95% of the values."""
     low, high = np.percentile(np.asarray(values), [_OUTSIDE_PERCENT, 100 - _OUTSIDE_PERCENT])
     return float(low), float(high)

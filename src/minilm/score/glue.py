@@ -1,8 +1,8 @@
-"""GLUE scores: which metrics and labels a task has, and the metrics themselves.
+"""GLUE scores: the labels and metrics of each task, and the metrics themselves.
 
-In: the labels of B examples (numbers, or names to be parsed) and the predictions for them, in the same order.
-Out: metrics under the names accuracy, f1, matthews_correlation, pearson and spearmanr, always times 100 as in the
-papers (a Matthews correlation of 0.475 is 47.5), with the values that scikit-learn and scipy give.
+In: the labels of B examples (numbers, or names to parse) and the predictions for them, in the same order.
+Out: the metrics accuracy, f1, matthews_correlation, pearson and spearmanr, always times 100 as in the papers
+(a Matthews correlation of 0.475 is 47.5), equal to those of scikit-learn and scipy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class GlueTask:
-    """What is scored in a task: the names of its labels by number (none: the label is a number), its metrics."""
+    """A task: its label names in index order (none for regression) and its metrics."""
 
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -30,7 +30,7 @@ class GlueTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A parsed label: its number (any number where the task has no names), and whether it was given by name."""
+    """A parsed label: its index (any number for regression), and whether it was given by name."""
 
     number: float
     named: bool
@@ -49,14 +49,14 @@ GLUE_TASKS: Mapping[str, GlueTask] = {
     "rte": GlueTask(labels=_ENTAILMENT, metrics=("accuracy",)),
     "wnli": GlueTask(labels=_BINARY, metrics=("accuracy",)),
 }
-"""Labels in the order of the GLUE processors of transformers; the `glue` data set of the hub numbers MNLI otherwise."""
+"""Labels in the order of the GLUE processors of transformers; the hub's `glue` dataset numbers MNLI differently."""
 
 
 def glue_name(name: str) -> str:
-    """Return the name that a task has here; `SST-2`, `sst2` and `sst-2` are one.
+    """Return the canonical name of a task; `SST-2`, `sst2` and `sst-2` are equivalent.
 
     Raises:
-        UsageError: there is no such task.
+        UsageError: the task is unknown.
     """
     known = {_squeezed(task): task for task in GLUE_TASKS}
     found = known.get(_squeezed(name))
@@ -68,10 +68,10 @@ def glue_name(name: str) -> str:
 
 
 def glue_task(name: str) -> GlueTask:
-    """Find a task by its name, however it is spelt.
+    """Look up a task by name, in any spelling that `glue_name` accepts.
 
     Raises:
-        UsageError: there is no such task.
+        UsageError: the task is unknown.
     """
     return GLUE_TASKS[glue_name(name)]
 
@@ -81,10 +81,10 @@ def _squeezed(name: str) -> str:
 
 
 def parse_label(value: object, names: Sequence[str]) -> Label:
-    """Read a label given by name or by number (also as text or as 1.0).
+    """Parse a label given by name or by index (also as text or as 1.0).
 
     Raises:
-        ValueError: it is neither a name nor the number of one.
+        ValueError: the value is neither a label name nor a label index.
     """
     if isinstance(value, str) and value in names:
         return Label(number=names.index(value), named=not value.isdecimal())
@@ -98,32 +98,32 @@ def parse_label(value: object, names: Sequence[str]) -> Label:
 def align(
     references: Mapping[str, Label], predictions: Mapping[str, Label], *, num_labels: int
 ) -> tuple[list[float], list[float]]:
-    """Put the labels of both sides in the order of the references.
+    """Align the labels of both sides in the order of the references.
 
-    A missing prediction becomes a wrong label: with two labels the other one, so that f1 and the Matthews
-    correlation count it as wrong too.
+    A missing prediction becomes an incorrect label; of two labels, the other one, so that f1 and the Matthews
+    correlation count it as incorrect too.
 
     Args:
         references: labels by id.
         predictions: labels by id.
-        num_labels: how many labels the task has; 0 when its labels are any numbers.
+        num_labels: number of labels of the task; 0 for regression.
 
     Returns:
-        the right labels and the predicted ones, [B] each.
+        the gold labels and the predicted ones, [B] each.
 
     Raises:
-        DataError: a number is missing: no wrong one could stand for it in a correlation.
+        DataError: a prediction is missing in a regression task, where no value would count as incorrect.
     """
     missing = [key for key in references if key not in predictions]
     if missing and not num_labels:
         raise DataError(
             f"{len(missing):,} of {len(references):,} references have no prediction (first: {missing[0]!r}); "
-            f"a correlation needs all of them"
+            f"a correlation needs a prediction for each"
         )
-    right = {key: label.number for key, label in references.items()}
+    gold = {key: label.number for key, label in references.items()}
     given = {key: label.number for key, label in predictions.items()}
-    return list(right.values()), [
-        given[key] if key in given else (number + 1) % num_labels for key, number in right.items()
+    return list(gold.values()), [
+        given[key] if key in given else (number + 1) % num_labels for key, number in gold.items()
     ]
 
 
@@ -132,74 +132,74 @@ def compute_metrics(names: Sequence[str], labels: Sequence[float], predictions: 
 
     Args:
         names: of accuracy, f1 (of label 1, for two labels), matthews_correlation, pearson, spearmanr.
-        labels: the right ones [B]; label numbers, or any numbers for the two correlations.
+        labels: gold labels [B]; label indices, or any numbers for pearson and spearmanr.
         predictions: [B].
 
     Returns:
-        each metric under its name. When all labels or all predictions are equal, the Matthews correlation is 0 (as
-        in scikit-learn) and the other two correlations are undefined: NaN. f1 without any 1 is 0.
+        values by metric name. If all labels or all predictions are equal, the Matthews correlation is 0 (as in
+        scikit-learn) and the other two correlations are undefined: NaN. f1 without any label 1 is 0.
 
     Raises:
         DataError: there is nothing to score, or the lengths differ.
     """
     if not labels or len(labels) != len(predictions):
         raise DataError(
-            f"found {len(labels)} labels and {len(predictions)} predictions; expected at least one, and equally many"
+            f"found {len(labels)} labels and {len(predictions)} predictions; expected equal counts, at least 1"
         )
-    right_B, found_B = np.array(labels, dtype=np.float64), np.array(predictions, dtype=np.float64)
-    with np.errstate(all="ignore"):  # an undefined number is NaN, without a warning
-        return {name: 100.0 * float(_METRICS[name](right_B, found_B)) for name in names}
+    gold_B, found_B = np.array(labels, dtype=np.float64), np.array(predictions, dtype=np.float64)
+    with np.errstate(all="ignore"):  # undefined values become NaN without a warning
+        return {name: 100.0 * float(_METRICS[name](gold_B, found_B)) for name in names}
 
 
-def _accuracy(right_B: Floats, found_B: Floats) -> float:
-    return float(np.mean(right_B == found_B))
+def _accuracy(gold_B: Floats, found_B: Floats) -> float:
+    return float(np.mean(gold_B == found_B))
 
 
-def _f1(right_B: Floats, found_B: Floats) -> float:
-    positives = int(np.sum(right_B == 1)) + int(np.sum(found_B == 1))
-    return 2 * int(np.sum((right_B == 1) & (found_B == 1))) / positives if positives else 0.0
+def _f1(gold_B: Floats, found_B: Floats) -> float:
+    positives = int(np.sum(gold_B == 1)) + int(np.sum(found_B == 1))
+    return 2 * int(np.sum((gold_B == 1) & (found_B == 1))) / positives if positives else 0.0
 
 
-def _matthews(right_B: Floats, found_B: Floats) -> float:
-    """The form for any number of labels (Gorodkin 2004), from the counts of each label on both sides."""
-    if not (_varies(right_B) and _varies(found_B)):
+def _matthews(gold_B: Floats, found_B: Floats) -> float:
+    """The multiclass form (Gorodkin 2004), from the counts of each label on both sides."""
+    if not (_varies(gold_B) and _varies(found_B)):
         return 0.0
-    names, places = np.unique(np.concatenate([right_B, found_B]), return_inverse=True)
+    names, places = np.unique(np.concatenate([gold_B, found_B]), return_inverse=True)
     num_right, num_found = (
         np.bincount(side, minlength=len(names)).astype(np.float64) for side in np.split(places.reshape(-1), 2)
     )
-    total, correct = float(len(right_B)), float(np.sum(right_B == found_B))
+    total, correct = float(len(gold_B)), float(np.sum(gold_B == found_B))
     spread = (total**2 - num_found @ num_found) * (total**2 - num_right @ num_right)
     return float((correct * total - num_right @ num_found) / np.sqrt(spread))
 
 
-def _pearson(right_B: Floats, found_B: Floats) -> float:
-    if not (_varies(right_B) and _varies(found_B)):
+def _pearson(gold_B: Floats, found_B: Floats) -> float:
+    if not (_varies(gold_B) and _varies(found_B)):
         return math.nan
-    correlation = float(np.clip(_unit(right_B) @ _unit(found_B), -1.0, 1.0))
-    return correlation if len(right_B) > 2 or math.isnan(correlation) else float(round(correlation))
+    correlation = float(np.clip(_unit(gold_B) @ _unit(found_B), -1.0, 1.0))
+    return correlation if len(gold_B) > 2 or math.isnan(correlation) else float(round(correlation))
 
 
-def _spearman(right_B: Floats, found_B: Floats) -> float:
-    if not (_varies(right_B) and _varies(found_B)):
+def _spearman(gold_B: Floats, found_B: Floats) -> float:
+    if not (_varies(gold_B) and _varies(found_B)):
         return math.nan
-    return _pearson(_ranks(right_B), _ranks(found_B))
+    return _pearson(_ranks(gold_B), _ranks(found_B))
 
 
 def _varies(values_B: Floats) -> bool:
-    """Whether the values are finite and not all equal; else a correlation has no value."""
+    """Whether the values are finite and not all equal; otherwise a correlation is undefined."""
     return bool(np.isfinite(values_B).all() and values_B.min() != values_B.max())
 
 
 def _unit(values_B: Floats) -> Floats:
-    """Differences from the mean, scaled to length 1; large numbers are scaled before they are squared."""
+    """Deviations from the mean, normalized to length 1; large values are scaled before squaring."""
     centred_B = values_B - values_B.mean()
     largest = np.abs(centred_B).max()
     return np.asarray(centred_B / (largest * np.linalg.norm(centred_B / largest)))
 
 
 def _ranks(values_B: Floats) -> Floats:
-    """Ranks from 1; equal values share the mean of theirs."""
+    """Ranks from 1; ties get their mean rank."""
     _, places, counts = np.unique(values_B, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[places.reshape(-1)])

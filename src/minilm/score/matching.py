@@ -1,6 +1,6 @@
-"""Match references and predictions by id, and say what has no partner.
+"""Match references and predictions by id, and report unmatched ids.
 
-In: the ids of both sides. Out: the ids without a partner, and sentences about them with counts and the first id.
+In: the ids of both sides. Out: the unmatched ids, and messages about them with counts and the first id.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from minilm.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class IdMatch:
-    """Ids without a partner: `missing` have a reference only, `extra` none; `total` counts the references."""
+    """Unmatched ids: `missing` have only a reference, `extra` have no reference; `total` counts the references."""
 
     what: str
     total: int
@@ -21,7 +21,7 @@ class IdMatch:
     extra: tuple[str, ...]
 
     def missing_finding(self) -> str:
-        """Say in one sentence which references have no partner; "" when all have one."""
+        """A message about references without a prediction; "" if there are none."""
         if not self.missing:
             return ""
         return (
@@ -30,11 +30,11 @@ class IdMatch:
         )
 
     def extra_finding(self) -> str:
-        """Say in one sentence which ids have no reference; "" when all have one."""
+        """A message about ids without a reference; "" if there are none."""
         if not self.extra:
             return ""
         some = f"1 {self.what} has" if len(self.extra) == 1 else f"{len(self.extra):,} {self.what}s have"
-        return f"{some} no reference and no effect (first: {self.extra[0]!r})"
+        return f"{some} no reference and will be ignored (first: {self.extra[0]!r})"
 
 
 def match_ids(references: Collection[str], others: Collection[str], *, what: str = "prediction") -> IdMatch:
@@ -42,20 +42,20 @@ def match_ids(references: Collection[str], others: Collection[str], *, what: str
 
     Args:
         references: ids, all different, not empty.
-        others: ids of what is scored, all different, not empty.
-        what: what the others have, for the sentences.
+        others: ids of the scored items, all different, not empty.
+        what: name of the scored items, for messages.
 
     Returns:
-        what has no partner, each in the order of its side.
+        the unmatched ids, each in the order of its side.
 
     Raises:
-        DataError: no id is on both sides.
+        DataError: the two sides have no id in common.
     """
     wanted, given = frozenset(references), frozenset(others)
     if not wanted & given:
         raise DataError(
-            f"no id with a {what} is among the references: ids with a {what} look like {next(iter(others))!r}, "
-            f"those of the references like {next(iter(references))!r}; check that the files belong together"
+            f"no {what} id matches a reference id: {what} ids look like {next(iter(others))!r}, "
+            f"reference ids like {next(iter(references))!r}; check that the files belong together"
         )
     return IdMatch(
         what=what,

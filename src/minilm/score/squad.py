@@ -1,8 +1,8 @@
-"""SQuAD scores, v1.1 and v2.0, as the official evaluate-v2.0.py gives them.
+"""SQuAD scores, v1.1 and v2.0, equal to those of the official evaluate-v2.0.py.
 
 In: references (an id and its gold answers; none means unanswerable), predicted texts by id ("" means no
-answer), and optionally how sure the model is that there is no answer (na_prob, any increasing scale).
-Out: percentages under the official names, the scores of each question, or their curve over the threshold.
+answer), and optionally the model's no-answer scores (na_prob, on any increasing scale).
+Out: percentages under the official names, the scores of each question, or a curve over the threshold.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, kw_only=True)
 class SquadReference:
-    """One question: its id and its gold answers; no answers means that it is unanswerable."""
+    """A question: its id and its gold answers; none means that it is unanswerable."""
 
     id: str
     answers: tuple[str, ...]
@@ -39,7 +39,7 @@ class QuestionScore:
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdPoint:
-    """The percentages when every question with a na_prob above `threshold` is left unanswered."""
+    """The percentages if every question with a na_prob above `threshold` is left unanswered."""
 
     threshold: float
     exact: float
@@ -47,7 +47,7 @@ class ThresholdPoint:
 
 
 def normalize_answer(text: str) -> str:
-    """Lower the text and drop ASCII punctuation, the articles a, an, the, and superfluous white space."""
+    """Lowercase the text and remove ASCII punctuation, the articles a, an, the, and extra whitespace."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
@@ -56,11 +56,11 @@ def per_question_scores(
 ) -> dict[str, QuestionScore]:
     """Score each question against the best of its gold answers.
 
-    Gold answers that normalize to nothing are left out; where none is left, the right answer is the empty text.
+    Gold answers that normalize to the empty text are ignored; if none remains, the correct answer is the empty text.
 
     Args:
         references: the questions.
-        predictions: text by id; a question without one scores 0, whether or not it has an answer.
+        predictions: text by id; a question without a prediction scores 0, answerable or not.
 
     Returns:
         the scores by id, in the order of the references.
@@ -79,7 +79,7 @@ def _best_match(answers: Sequence[str], prediction: str) -> QuestionScore:
 
 
 def _token_f1(gold: list[str], found: list[str]) -> float:
-    """Harmonic mean of precision and recall over the bags of words."""
+    """Harmonic mean of bag-of-words precision and recall."""
     if not gold or not found:
         return float(gold == found)
     shared = sum((Counter(gold) & Counter(found)).values())
@@ -98,22 +98,22 @@ def squad_metrics(
 ) -> dict[str, float]:
     """Compute the scores of the official script, under its names and in its order, as percentages.
 
-    A prediction whose na_prob is above the threshold counts as "no answer". `best_*` come with `na_probs` only;
-    they are computed as officially: in the order of `na_probs` among equal values, and with any prediction that is
-    not "" wrong for an unanswerable question.
+    A prediction whose na_prob is above the threshold counts as "no answer". `best_*` require `na_probs`. They follow
+    the official script: ties keep the order of `na_probs`, and any prediction other than "" is incorrect for an
+    unanswerable question.
 
     Args:
-        references: the questions, ids all different.
-        predictions: text by id. A question without one counts as wrong (the official script stops there).
-        na_probs: by id; needed for every question that has a prediction.
-        na_prob_threshold: the official default is 1.0; for null odds it is a difference of logits, such as 0.
+        references: the questions, with unique ids.
+        predictions: text by id. A question without a prediction counts as incorrect (the official script aborts).
+        na_probs: by id; required for every question that has a prediction.
+        na_prob_threshold: the official default is 1.0; for null odds, use a difference of logits, such as 0.
 
     Returns:
-        `exact`, `f1`, `total`, then `HasAns_*` and `NoAns_*` where there are such questions, then `best_exact`,
+        `exact`, `f1`, `total`, then `HasAns_*` and `NoAns_*` if there are such questions, then `best_exact`,
         `best_exact_thresh`, `best_f1`, `best_f1_thresh`.
 
     Raises:
-        DataError: there is no question, or a predicted question has no na_prob.
+        DataError: there are no questions, or a predicted question has no na_prob.
     """
     raw = per_question_scores(references, predictions)
     answerable = {one.id: bool(one.answers) for one in references}
@@ -140,21 +140,21 @@ def squad_metrics(
 def threshold_curve(
     references: Sequence[SquadReference], predictions: Mapping[str, str], na_probs: Mapping[str, float]
 ) -> list[ThresholdPoint]:
-    """Compute `exact` and `f1` at every threshold that makes a difference.
+    """Compute `exact` and `f1` at every distinct threshold.
 
-    Each point equals `squad_metrics` with that threshold. (The official `best_*` can differ slightly: they may cut
-    between equal values, and they count "the" as an answer.)
+    Each point equals `squad_metrics` with that threshold. (The official `best_*` can differ slightly: they may split
+    ties, and they count "the" as an answer.)
 
     Args:
         references: the questions.
         predictions: text by id.
-        na_probs: by id; needed for every question that has a prediction.
+        na_probs: by id; required for every question that has a prediction.
 
     Returns:
-        one point for each different na_prob, ascending.
+        one point per distinct na_prob, ascending.
 
     Raises:
-        DataError: there is no question, or a predicted question has no na_prob.
+        DataError: there are no questions, or a predicted question has no na_prob.
     """
     scores = per_question_scores(references, predictions)
     _require_na_probs(scores, predictions, na_probs)
@@ -177,7 +177,7 @@ def _unanswered(answerable: bool) -> QuestionScore:
 def _percentages(scores: Iterable[QuestionScore]) -> dict[str, float]:
     rows = list(scores)
     if not rows:
-        raise DataError("there is no question to score: the references are empty")
+        raise DataError("there are no questions to score: the references are empty")
     return {
         "exact": 100.0 * _sum(row.exact for row in rows) / len(rows),
         "f1": 100.0 * _sum(row.f1 for row in rows) / len(rows),
@@ -186,7 +186,7 @@ def _percentages(scores: Iterable[QuestionScore]) -> dict[str, float]:
 
 
 def _sum(values: Iterable[float]) -> float:
-    """Add from left to right; `sum` rounds otherwise from Python 3.12 on."""
+    """Add from left to right; since Python 3.12, `sum` rounds differently."""
     return reduce(add, values, 0.0)
 
 
@@ -196,7 +196,7 @@ def _best_threshold(
     predictions: Mapping[str, str],
     na_probs: Mapping[str, float],
 ) -> tuple[float, float]:
-    """Return the largest sum of scores and the na_prob where it is reached first; 0.0 when nothing is answered."""
+    """Return the highest sum of scores and the first na_prob that reaches it; 0.0 if leaving all unanswered is best."""
     current = best = float(sum(not answerable[key] for key in scores))
     threshold = 0.0
     for key in sorted(na_probs, key=lambda key: na_probs[key]):
@@ -213,5 +213,5 @@ def _require_na_probs(ids: Iterable[str], predictions: Mapping[str, str], na_pro
     if missing:
         raise DataError(
             f"{len(missing):,} questions with a prediction have no na_prob (first: {missing[0]!r}); "
-            f"give one for each, or score without"
+            f"provide na_prob for each, or score without na_probs"
         )

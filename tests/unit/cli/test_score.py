@@ -126,8 +126,8 @@ def test_ids_without_a_partner_are_warned_about_once(score):
     assert json.loads(out)["exact"] == pytest.approx(100 / 3)
     assert said == [
         "p.json: 2 of 3 references have no prediction and count as wrong (first: 'q2')",
-        "p.json: 2 predictions have no reference and no effect (first: 'x')",
-        "na.json: 1 na_prob has no reference and no effect (first: 'z')",
+        "p.json: 2 predictions have no reference and will be ignored (first: 'x')",
+        "na.json: 1 na_prob has no reference and will be ignored (first: 'z')",
     ]
 
 
@@ -174,8 +174,8 @@ KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .g
          "p.jsonl:2: byte 0xff is not UTF-8: save the file as UTF-8"),
         ("p.tsv", "q1\tx", f"p.tsv: {KINDS}"),
         ("p.json", {"a": "x", "b": "y"},
-         "p.json: no id with a prediction is among the references: ids with a prediction "
-         "look like 'a', those of the references like 'q1'; check that the files belong together"),
+         "p.json: no prediction id matches a reference id: prediction ids "
+         "look like 'a', reference ids like 'q1'; check that the files belong together"),
     ],
 )  # fmt: skip
 def test_bad_predictions_are_one_clear_error(score, name, content, message):
@@ -243,10 +243,10 @@ def test_bad_questions_are_one_clear_error(score, name, content, message):
          "na.jsonl:1: no field 'na_prob' or 'null_odds', found 'id', 'p'; "
          "add the field or correct its name"),
         ("na.json", {"x": 1},
-         "na.json: no id with a na_prob is among the references: ids with a na_prob look like 'x', "
-         "those of the references like 'q1'; check that the files belong together"),
+         "na.json: no na_prob id matches a reference id: na_prob ids look like 'x', "
+         "reference ids like 'q1'; check that the files belong together"),
         ("na.json", {"q1": 1}, "na.json: 2 questions with a prediction have no na_prob (first: 'q2'); "
-         "give one for each, or score without"),
+         "provide na_prob for each, or score without na_probs"),
     ],
 )  # fmt: skip
 def test_bad_na_probs_are_one_clear_error(score, name, content, message):
@@ -327,7 +327,7 @@ def test_missing_and_extra_labels(score):
     assert (code, out) == (0, '{"matthews_correlation": 0.0}\n')
     assert said == [
         "p.json: 2 of 4 references have no prediction and count as wrong (first: '2')",
-        "p.json: 1 prediction has no reference and no effect (first: 'x')",
+        "p.json: 1 prediction has no reference and will be ignored (first: 'x')",
     ]
 
 
@@ -352,7 +352,7 @@ def test_an_undefined_correlation_is_null_in_json(score):
     ("task", "predictions", "code", "message"),
     [
         ("sts-b", {"0": 1}, 3,
-         "p.json: 1 of 2 references have no prediction (first: '1'); a correlation needs all of them"),
+         "p.json: 1 of 2 references have no prediction (first: '1'); a correlation needs a prediction for each"),
         ("sts-b", {"0": "1"}, 3, "p.json: id '0': found a string, expected a number"),
         ("cola", {"0": 0.5}, 3, "p.json: id '0': found label 0.5, expected one of 0, 1"),
         ("rte", {"0": "entails"}, 3,

@@ -37,15 +37,15 @@ def test_without_keys_every_row_is_an_item():
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [((0, 0, 0), "found 0 predictions, references for 0 and 0 sources"),
-     ((2, 1, 2), "found 2 predictions, references for 1 and 2 sources"),
-     ((1, 1, 2), "found 1 predictions, references for 1 and 2 sources")],
+    [((0, 0, 0), "found 0 predictions, references for 0 rows and 0 sources"),
+     ((2, 1, 2), "found 2 predictions, references for 1 rows and 2 sources"),
+     ((1, 1, 2), "found 1 predictions, references for 1 rows and 2 sources")],
 )  # fmt: skip
 def test_unequal_or_no_rows_are_an_error(sizes, message):
     predictions, references, keys = sizes
     with pytest.raises(DataError) as caught:
         pool(["p"] * predictions, [["r"]] * references, ["k"] * keys)
-    assert str(caught.value) == f"{message}; expected at least one, and equally many"
+    assert str(caught.value) == f"{message}; expected equal counts, at least 1"
 
 
 def test_bleu_clips_to_the_reference_that_has_most_and_takes_the_closest_length():

@@ -1,4 +1,4 @@
-"""SQuAD scores follow the rules of the official script, and say what they cannot score."""
+"""SQuAD scores follow the official script; unscorable input is reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANSWERS = {"a": "Broncos!", "b": "in the 10th", "no1": "", "no2": "France"}
     ids=repr,
 )
 def test_normalization(text, expected):
-    """ASCII punctuation goes before the articles do, and other punctuation stays."""
+    """ASCII punctuation is removed before the articles; other punctuation stays."""
     assert normalize_answer(text) == expected
 
 
@@ -60,7 +60,7 @@ def test_normalization(text, expected):
     ],
 )
 def test_one_question(answers, prediction, exact, f1):
-    """The best gold answer counts; golds that normalize to nothing are left out unless there is no other."""
+    """The best gold answer counts; gold answers that normalize to nothing are ignored unless there is no other."""
     score = per_question_scores([reference("q", *answers)], {"q": prediction})["q"]
     assert (score.exact, score.f1) == (exact, f1)
 
@@ -81,7 +81,7 @@ def test_without_unanswerable_questions_there_is_no_such_group():
 
 
 def test_above_the_threshold_is_no_answer():
-    """Equal to the threshold still answers; 'no answer' is right exactly for unanswerable questions."""
+    """Equal to the threshold still answers; 'no answer' is correct exactly for unanswerable questions."""
     na_probs = {"a": 0.5, "b": 0.9, "no1": 0.9, "no2": 0.9}
     scores = squad_metrics(QUESTIONS, ANSWERS, na_probs=na_probs, na_prob_threshold=0.5)
     assert (scores["HasAns_exact"], scores["HasAns_f1"], scores["NoAns_exact"]) == (50.0, 50.0, 100.0)
@@ -131,12 +131,13 @@ def test_a_prediction_without_na_prob_is_an_error(function):
     with pytest.raises(DataError) as caught:
         function(QUESTIONS, ANSWERS, na_probs={"a": 0.0, "no1": 0.0})
     assert str(caught.value) == (
-        "2 questions with a prediction have no na_prob (first: 'b'); give one for each, or score without"
+        "2 questions with a prediction have no na_prob (first: 'b'); "
+        "provide na_prob for each, or score without na_probs"
     )
 
 
 def test_no_question_is_an_error():
-    with pytest.raises(DataError, match=r"^there is no question to score: the references are empty$"):
+    with pytest.raises(DataError, match=r"^there are no questions to score: the references are empty$"):
         squad_metrics([], {})
 
 
@@ -144,7 +145,7 @@ def test_ids_without_a_partner_are_counted_with_the_first():
     match = match_ids(["a", "b", "c"], ["x", "c", "y"])
     assert (match.missing, match.extra) == (("a", "b"), ("x", "y"))
     assert match.missing_finding() == "2 of 3 references have no prediction and count as wrong (first: 'a')"
-    assert match.extra_finding() == "2 predictions have no reference and no effect (first: 'x')"
+    assert match.extra_finding() == "2 predictions have no reference and will be ignored (first: 'x')"
     whole = match_ids(["a"], ["a"])
     assert (whole.missing_finding(), whole.extra_finding()) == ("", "")
 
@@ -153,6 +154,6 @@ def test_no_common_id_is_an_error_with_an_example_of_each_side():
     with pytest.raises(DataError) as caught:
         match_ids(["a1", "a2"], ["b1"])
     assert str(caught.value) == (
-        "no id with a prediction is among the references: ids with a prediction look like 'b1', "
-        "those of the references like 'a1'; check that the files belong together"
+        "no prediction id matches a reference id: prediction ids look like 'b1', "
+        "reference ids like 'a1'; check that the files belong together"
     )

@@ -1,7 +1,7 @@
-"""Longest common subsequences of words, many columns at a time: each row of the table is the bits of one integer.
+"""Bit-parallel longest common subsequence of words: each row of the table is the bits of one integer.
 
-In: two lists of words. Out: the length of their longest common subsequence, or which words of the first belong to
-the one that ROUGE-1.5.5 finds. Source of the bit rows: Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
+In: two lists of words. Out: the length of their longest common subsequence, or which words of the first are in
+the one that ROUGE-1.5.5 finds. Source: Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ def lcs_length(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def lcs_positions(first: Sequence[str], second: Sequence[str]) -> set[int]:
-    """Return the places in `first` of one longest common subsequence.
+    """Return the positions in `first` of one longest common subsequence.
 
-    Where there are several, it is that of the Perl program: walking back from the end of both, equal words are
-    taken, else the last word of `first` is dropped if that costs nothing, else that of `second`.
+    Ties are broken as in the Perl program: backtracking from both ends, equal words are taken; otherwise the last
+    word of `first` is dropped if that does not shorten the subsequence, else the last word of `second`.
     """
     rows = [0, *_rows(first, second)]
     found: set[int] = set()
@@ -37,12 +37,12 @@ def lcs_positions(first: Sequence[str], second: Sequence[str]) -> set[int]:
 
 
 def _rows(first: Sequence[str], second: Sequence[str]) -> Iterator[int]:
-    """Yield for each word of `first` the row of the table: bit j is set where the length grows at word j."""
+    """Yield the table row of each word of `first`: bit j is set where the length increases at word j."""
     places: dict[str, int] = {}
     for j, word in enumerate(second):
         places[word] = places.get(word, 0) | 1 << j
     every = (1 << len(second)) - 1
-    row = every  # inverted: bits that are clear mark growth
+    row = every  # inverted: clear bits mark an increase
     for word in first:
         here = row & places.get(word, 0)
         row = ((row + here) | (row - here)) & every

@@ -1,9 +1,9 @@
-"""What UniLM's evaluation does to generated summaries before it scores them, for XSum, CNN/DailyMail and Gigaword.
+"""Postprocessing of generated summaries as in UniLM's evaluation, for XSum, CNN/DailyMail and Gigaword.
 
-In: a prediction as the decoder writes it (words divided by spaces, `[X_SEP]` between sentences) or a reference
-(CNN/DailyMail: ` <S_SEP> ` between sentences). Out: the text that is scored, sentences divided by newlines.
-Checked line by line against the original, whose oddities are kept: `u . n .` becomes `u.n. .`, a quotation mark
-opens and closes by turns. With no task the text stays as it is, but for the marks between sentences.
+In: a prediction as the decoder writes it (words separated by spaces, sentences by `[X_SEP]`) or a reference
+(CNN/DailyMail: sentences separated by ` <S_SEP> `). Out: the text to score, with sentences separated by newlines.
+Verified line by line against the original, whose quirks are kept: `u . n .` becomes `u.n. .`, and quotation marks
+alternate between opening and closing. Without a task, only the sentence separators change.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from minilm.errors import UsageError
 from minilm.text.vocabulary import SENTENCE_END
 
 SENTENCE_MARKS = re.compile(rf"\s*(?:{re.escape(SENTENCE_END)}|<S_SEP>|</?t>|\n)\s*")
-"""What divides sentences in a text of no task: the marks of UniLM's data, those of others' output, a newline."""
-_LEAST_WORDS = 5  # of a sentence of CNN/DailyMail
+"""Sentence separators in a text without a task: those of UniLM's data, of other models' output, and newline."""
+_LEAST_WORDS = 5  # min words of a CNN/DailyMail sentence
 _CNNDM_BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
 _BRACKET_CODES = re.compile("-[lr][rsc]b-", re.IGNORECASE)
 _GIGAWORD_WORDS = {
@@ -29,13 +29,13 @@ _GIGAWORD_WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryTask:
-    """How the summaries of a data set are prepared.
+    """How the summaries of a dataset are prepared.
 
     Attributes:
-        words: what stands for a whole word.
-        full: quotation marks and dashes are put right too, not only contractions and numbers.
-        trunc_len: most words of a prediction; 0: all.
-        duplicate_rate: a sentence goes when more than this share of its words came before; 0: none goes.
+        words: replacements for full words.
+        full: fix quotation marks and dashes too, not only contractions and numbers.
+        trunc_len: max words of a prediction; 0: unlimited.
+        duplicate_rate: drop a sentence if more than this share of its words occurred before; 0: keep all.
     """
 
     words: Mapping[str, str]
@@ -53,21 +53,21 @@ SUMMARY_TASKS: Mapping[str, SummaryTask] = {
 
 
 def plain_sentences(text: str) -> str:
-    """Divide a text of no task into sentences at the marks that are no words; nothing else changes."""
+    """Split a text without a task into sentences at the separators; nothing else changes."""
     return SENTENCE_MARKS.sub("\n", text).strip("\n")
 
 
 def without_bracket_codes(text: str) -> str:
-    """Take out the Penn Treebank's codes of brackets, which ROUGE would count as words (`lrb`).
+    """Remove the Penn Treebank's bracket codes, which ROUGE would count as words (`lrb`).
 
-    UniLM does so to both sides when it scores with the Perl program, as the papers do: it maps the codes back to
-    brackets, which are no words. Its other way, py-rouge, counts them.
+    Equivalent to UniLM's scoring with the Perl program, as in the papers: it maps the codes on both sides back to
+    brackets, which are not words. Its alternative, py-rouge, counts them.
     """
     return _BRACKET_CODES.sub(" ", text)
 
 
 def prepare_reference(text: str, task: str) -> str:
-    """Prepare a reference; only CNN/DailyMail's has sentences, divided by ` <S_SEP> `."""
+    """Prepare a reference; only CNN/DailyMail references are split into sentences, at ` <S_SEP> `."""
     _settings(task)
     return text.strip().replace(" <S_SEP> ", "\n") if task == "cnndm" else text.strip()
 
@@ -75,25 +75,28 @@ def prepare_reference(text: str, task: str) -> str:
 def prepare_prediction(
     text: str, task: str, *, trunc_len: int | None = None, duplicate_rate: float | None = None
 ) -> str:
-    """Prepare a prediction as the original script of this task does.
+    """Prepare a prediction as the original script of the task does.
 
     Args:
         text: one generated summary.
         task: `xsum`, `cnndm` or `gigaword`.
-        trunc_len: most words; 0: all; None: the task's own.
-        duplicate_rate: for `cnndm`; 0 or 1: no sentence goes for its repetitions; None: 0.7.
+        trunc_len: max words; 0: unlimited; None: the task's default.
+        duplicate_rate: for `cnndm`; 0 or 1: drop no repeated sentence; None: 0.7.
 
     Returns:
-        the text that is scored; sentences divided by newlines.
+        the text to score, with sentences separated by newlines.
 
     Raises:
-        UsageError: there is no such task, or a number is out of range.
+        UsageError: the task is unknown, or a number is out of range.
     """
     settings = _settings(task)
     length = settings.trunc_len if trunc_len is None else trunc_len
     rate = settings.duplicate_rate if duplicate_rate is None else duplicate_rate
     if length < 0 or not 0 <= rate <= 1:
-        raise UsageError(f"trunc_len {length} and duplicate_rate {rate:g}: expected at least 0, and from 0 to 1")
+        raise UsageError(
+            f"trunc_len is {length} and duplicate_rate is {rate:g}; "
+            f"expected trunc_len >= 0 and duplicate_rate in [0, 1]"
+        )
     if task == "cnndm":
         sentences = _cnndm_sentences(text, settings)
         sentences = _without_repetitions(sentences, rate) if 0 < rate < 1 else sentences
@@ -111,7 +114,7 @@ def _settings(task: str) -> SummaryTask:
 
 
 def _cnndm_sentences(text: str, settings: SummaryTask) -> list[str]:
-    """Cut a prediction into sentences; those of up to four words go."""
+    """Split a prediction into sentences and drop those of at most four words."""
     found = (_bracket_codes(retokenize(part, settings), "()[]") for part in text.strip().split(SENTENCE_END))
     return [sentence for sentence in found if len(sentence.split()) >= _LEAST_WORDS]
 
@@ -123,7 +126,7 @@ def _bracket_codes(text: str, brackets: str) -> str:
 
 
 def _without_repetitions(sentences: Sequence[str], rate: float) -> list[str]:
-    """Drop sentences whose words, taken once each, mostly came before; also in a sentence that was dropped."""
+    """Drop sentences most of whose distinct words occurred before, dropped sentences included."""
     kept: list[str] = []
     seen: set[str] = set()
     for sentence in sentences:
@@ -147,13 +150,13 @@ def _first_words(sentences: Sequence[str], length: int) -> list[str]:
 
 @dataclass(kw_only=True)
 class _Scan:
-    """A text on its way from the tokenizer's words to the evaluation's.
+    """State of the conversion from the tokenizer's words to the evaluation's words.
 
     Attributes:
         words: the words of the text.
-        at: which of them is next.
-        out: what they have become so far.
-        is_open: by quotation mark, whether one was opened and not closed.
+        at: index of the next word.
+        out: the words produced so far.
+        is_open: for each quotation mark, whether one is open.
     """
 
     words: Sequence[str]
@@ -162,21 +165,21 @@ class _Scan:
     is_open: dict[str, bool] = field(default_factory=lambda: {'"': False, "'": False})
 
     def peek(self, ahead: int) -> str:
-        """Return a later word, "" behind the end."""
+        """Return the word `ahead` positions further on, "" past the end."""
         return self.words[self.at + ahead] if self.at + ahead < len(self.words) else ""
 
     @property
     def last(self) -> str | None:
-        """The newest word that came out; None before the first."""
+        """The last word produced; None before the first."""
         return self.out[-1] if self.out else None
 
 
 _Rule = Callable[[_Scan], int]
-"""Looks at the next words; puts out what they become and returns how many they were, or 0 when it does not apply."""
+"""A rule: produces the replacement of the next words and returns how many it consumed, 0 if it does not apply."""
 
 
 def retokenize(text: str, settings: SummaryTask) -> str:
-    """Join what the tokenizer of BERT took apart: contractions, numbers, initials, with `full` also dashes."""
+    """Rejoin what BERT's tokenizer split: contractions, numbers, initials; with `full` also dashes."""
     scan = _Scan(words=text.split())
     while scan.at < len(scan.words):
         word = scan.words[scan.at]
@@ -210,7 +213,7 @@ def _contraction(scan: _Scan) -> int:
 
 
 def _quotation(scan: _Scan) -> int:
-    """Turn quotation marks into those of the Penn Treebank, opening and closing by turns."""
+    """Turn quotation marks into Penn Treebank marks, alternately opening and closing."""
     mark = scan.words[scan.at]
     if mark not in scan.is_open:
         return 0
@@ -244,7 +247,7 @@ def _number(scan: _Scan) -> int:
 
 
 def _initials(scan: _Scan) -> int:
-    """Turn `U . N .` into `U.N. .`: the original takes both dots along and leaves the second where it is."""
+    """Turn `U . N .` into `U.N. .`: like the original, append both dots but leave the second in place."""
     if scan.words[scan.at] != "." or scan.last is None or not _is_initial(scan.last):
         return 0
     if not _is_initial(scan.peek(1)) or scan.peek(2) != ".":
@@ -268,7 +271,7 @@ def _dash(scan: _Scan) -> int:
     if following == "-":
         scan.out.append("--")
         return 2
-    # `in` is the original's: a last word of several marks counts as a word, unless they follow each other in ASCII
+    # `in` tests for a substring, as in the original: several marks count as a word unless they occur in this order
     is_word = scan.last is not None and scan.last not in string.punctuation
     if is_word and following and following[0] not in string.punctuation:
         scan.out[-1] += f"-{following}"

@@ -1,9 +1,9 @@
-"""ROUGE-1, -2 and -L as ROUGE-1.5.5 computes them: how many words, word pairs and subsequences two summaries share.
+"""ROUGE-1, -2 and -L as in ROUGE-1.5.5: the words, bigrams and subsequences that two summaries share.
 
-In: a prediction and its references as texts, sentences divided by newlines; a stemmer. Out: precision, recall and F
-for each pair of B, and their means times 100. `rougeL` takes a text as one sentence; `rougeLsum`, which papers on
-summaries of several sentences report as ROUGE-L, joins the subsequences over sentences. With several references
-hits and lengths are added up over them (the program's `-f A`). Checked against the program's output per pair.
+In: a prediction and its references as texts, with sentences separated by newlines; a stemmer. Out: precision, recall
+and F for each of B pairs, and their means times 100. `rougeL` treats a text as one sentence; `rougeLsum`, which papers
+on multi-sentence summaries report as ROUGE-L, takes the union of subsequences over sentences. With several references,
+hits and lengths are summed over them (the program's `-f A`). Checked against the program's output per pair.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _Unit = TypeVar("_Unit")
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """What two texts share: `hits` of `predicted` and `expected` units (words, word pairs)."""
+    """Overlap of two texts: `hits` among `predicted` and `expected` units (words or bigrams)."""
 
     hits: int
     predicted: int
     expected: int
 
     def __add__(self, other: Overlap) -> Overlap:
-        """Add the counts, for several references."""
+        """Sum the counts over several references."""
         return Overlap(
             hits=self.hits + other.hits,
             predicted=self.predicted + other.predicted,
@@ -49,12 +49,12 @@ class Overlap:
 
     @property
     def precision(self) -> float:
-        """Share of what was predicted that is expected, from 0 to 1."""
+        """Share of predicted units that are expected, from 0 to 1."""
         return self.hits / self.predicted if self.predicted else 0.0
 
     @property
     def recall(self) -> float:
-        """Share of what is expected that was predicted, from 0 to 1."""
+        """Share of expected units that are predicted, from 0 to 1."""
         return self.hits / self.expected if self.expected else 0.0
 
     @property
@@ -65,7 +65,7 @@ class Overlap:
 
 
 def rouge_words(text: str, stem: Stemmer) -> _Sentences:
-    """Cut a text into sentences at newlines, and these into stemmed words: runs of ASCII letters and digits."""
+    """Split a text at newlines into sentences, and these into stemmed words: runs of ASCII letters and digits."""
     return [[stem(word.lower()) for word in _WORD.findall(line)] for line in text.split("\n")]
 
 
@@ -73,12 +73,12 @@ def rouge_pair(prediction: str, references: Sequence[str], *, stem: Stemmer) -> 
     """Compare one prediction with its references.
 
     Args:
-        prediction: text; newlines divide sentences.
-        references: at least one text of the same kind.
-        stem: makes equal what shall count as equal; `minilm.text.stemming.rouge_stem` does as ROUGE-1.5.5 does.
+        prediction: text; newlines separate sentences.
+        references: at least one text in the same format.
+        stem: words with equal stems match; `minilm.score.rouge.stemming.rouge_stem` is the stemmer of ROUGE-1.5.5.
 
     Returns:
-        the overlap by the name of the metric.
+        the overlap by metric name.
     """
     predicted = rouge_words(prediction, stem)
     first, *rest = (_overlaps(predicted, rouge_words(reference, stem)) for reference in references)
@@ -91,20 +91,20 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
     """Compare B predictions with their references.
 
     Args:
-        predictions: B texts; newlines divide sentences.
-        references: at least one text for each of them.
+        predictions: B texts; newlines separate sentences.
+        references: at least one text per prediction.
         stem: see `rouge_pair`.
 
     Returns:
         `[B, 4, 3]`, from 0 to 1: `ROUGE_METRICS` by `ROUGE_PARTS`.
 
     Raises:
-        DataError: there is nothing to score, or the numbers differ.
+        DataError: there is nothing to score, or the counts differ.
     """
     if not predictions or len(predictions) != len(references):
         raise DataError(
-            f"found {len(predictions):,} predictions and references for {len(references):,}; expected at least one, "
-            f"and equally many"
+            f"found {len(predictions):,} predictions and references for {len(references):,}; expected equal counts, "
+            f"at least 1"
         )
     scores = np.empty((len(predictions), len(ROUGE_METRICS), len(ROUGE_PARTS)))
     for row, prediction, texts in zip(scores, predictions, references, strict=True):
@@ -114,7 +114,7 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
 
 
 def rouge_metrics(scores: FloatArray) -> dict[str, float]:
-    """Average scores `[B, 4, 3]` over the pairs, times 100: F under each metric's name, then the other two parts.
+    """Average scores `[B, 4, 3]` over the pairs, times 100: F under each metric's name, then precision and recall.
 
     Returns:
         `rouge1`, `rouge2`, `rougeL`, `rougeLsum`, then `rouge1_precision`, `rouge1_recall` and so on.
@@ -139,14 +139,14 @@ def _overlaps(predicted: _Sentences, expected: _Sentences) -> dict[str, Overlap]
 
 
 def _shared(predicted: Counter[_Unit], expected: Counter[_Unit]) -> Overlap:
-    """Count each unit as often as both sides have it."""
+    """Count the units that both sides share, with multiplicity."""
     return Overlap(hits=(predicted & expected).total(), predicted=predicted.total(), expected=expected.total())
 
 
 def _union_hits(predicted: _Sentences, expected: _Sentences) -> int:
-    """Count the words of each expected sentence that are in its subsequence with any predicted one.
+    """Count the words of each expected sentence that are in its LCS with any predicted sentence.
 
-    No word counts more often than the prediction has it.
+    A word counts at most as often as it occurs in the prediction.
     """
     left = Counter(chain(*predicted))
     hits = 0

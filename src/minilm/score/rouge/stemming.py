@@ -1,9 +1,9 @@
-"""Stems of English words as ROUGE-1.5.5 makes them: irregular forms by table, the rest by its Porter stemmer.
+"""English stemming as in ROUGE-1.5.5: irregular forms from a table, all others with its Porter stemmer.
 
-In: one lower-case word of ASCII letters and digits. Out: its stem; equal stems count as equal words.
-The stemmer is that of the Perl program, not of the paper: it knows `logi` and `bli`, and step 4 can cut twice
-(accidental -> accident -> accid). The table is WordNet 2.0's list of exceptions, `wordnet_exceptions.txt`, less the
-entries that change nothing.
+In: one lowercase word of ASCII letters and digits. Out: its stem; words with equal stems match.
+The stemmer is that of the Perl program, not of the paper: it handles `logi` and `bli`, and step 4 can strip twice
+(accidental -> accident -> accid). The table is WordNet 2.0's list of exceptions, `wordnet_exceptions.txt`, without the
+entries that have no effect.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from importlib.resources import files
 
 _LONGEST_UNSTEMMED = 3
 
-# A word is read as [C]VCVC..[V]: C consonants, V vowels; y is a vowel after a consonant. m counts the VC.
+# A word is parsed as [C]VCVC..[V]: C consonants, V vowels; y is a vowel after a consonant. m counts the VC pairs.
 _C, _V = "[^aeiou][^aeiouy]*", "[aeiouy][aeiou]*"
 _M_ABOVE_0 = re.compile(f"(?:{_C})?{_V}{_C}")
 _M_ABOVE_1 = re.compile(f"(?:{_C})?{_V}{_C}{_V}{_C}")
 _M_IS_1 = re.compile(f"(?:{_C})?{_V}{_C}(?:{_V})?$")
 _HAS_VOWEL = re.compile(f"(?:{_C})?[aeiouy]")
-_SHORT = re.compile(f"{_C}[aeiouy][^aeiouwxy]$")  # hop, fil: an e is missing at the end
+_SHORT = re.compile(f"{_C}[aeiouy][^aeiouwxy]$")  # hop, fil: a final e is missing
 
 _DOUBLED = re.compile(r"([^aeiouylsz])\1$")
 _STEP_2: Mapping[str, str] = {
@@ -40,7 +40,7 @@ _STEP_4: Mapping[str, str] = dict.fromkeys(
 
 
 def _ending(suffixes: Mapping[str, str]) -> re.Pattern[str]:
-    """Match the longest of the suffixes at the end of a word."""
+    """Match the longest suffix at the end of a word."""
     return re.compile(f"(?:{'|'.join(suffixes)})$")
 
 
@@ -49,13 +49,13 @@ _ENDINGS = tuple((_ending(table), table) for table in (_STEP_2, _STEP_3, _STEP_4
 
 @lru_cache(maxsize=2**17)
 def rouge_stem(word: str) -> str:
-    """Stem a word as ROUGE-1.5.5 does with `-m`: words of up to three letters stay as they are.
+    """Stem a word as ROUGE-1.5.5 does with `-m`; words of at most three letters are unchanged.
 
     Args:
-        word: one lower-case word of ASCII letters and digits.
+        word: one lowercase word of ASCII letters and digits.
 
     Returns:
-        what WordNet's exceptions say (better -> well), else the Porter stem.
+        the base form from WordNet's exceptions (better -> well), else the Porter stem.
     """
     if len(word) <= _LONGEST_UNSTEMMED:
         return word
@@ -64,13 +64,13 @@ def rouge_stem(word: str) -> str:
 
 @cache
 def word_exceptions() -> Mapping[str, str]:
-    """Return the irregular forms and what stands for them, from the table beside this file."""
+    """Return the irregular forms and their base forms, from the table next to this file."""
     lines = files("minilm.score.rouge").joinpath("wordnet_exceptions.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split(" ") for line in lines if line and not line.startswith("#"))
 
 
 def porter_stem(word: str) -> str:
-    """Stem a lower-case word as the Perl program's Porter stemmer does (a first y is a consonant)."""
+    """Stem a lowercase word as the Perl program's Porter stemmer does (an initial y is a consonant)."""
     if len(word) < 3:
         return word
     stem = _without_plural(("Y" if word[0] == "y" else word[0]) + word[1:])
@@ -107,7 +107,7 @@ def _without_ed_or_ing(word: str) -> str:
 
 
 def _without_ment_ent_ion(word: str) -> str:
-    """The end of step 4, where the Perl program goes its own way: each of these may be cut after another cut."""
+    """The end of step 4, where the Perl program deviates: each of these may be stripped after another suffix."""
     if word.endswith("ment") and _M_ABOVE_1.match(word[:-4]):
         word = word[:-4]
     if word.endswith("ent"):
@@ -116,7 +116,7 @@ def _without_ment_ent_ion(word: str) -> str:
 
 
 def _without_end(word: str) -> str:
-    """Step 5: a last e, and one of two last l."""
+    """Step 5: a final e, and one l of a final double l."""
     stem = word[:-1]
     if word.endswith("e") and (_M_ABOVE_1.match(stem) or (_M_IS_1.match(stem) and not _SHORT.match(stem))):
         word = stem

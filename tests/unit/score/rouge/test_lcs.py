@@ -1,4 +1,4 @@
-"""Common subsequences by bits equal the table written out, also in which of several is taken."""
+"""Bit-parallel subsequences equal those of the explicit table, including tie-breaking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ words = st.lists(st.sampled_from("abcd"), max_size=12)
 
 
 def written_out(first: list[str], second: list[str]) -> tuple[int, set[int]]:
-    """The table of ROUGE-1.5.5 cell by cell, and the way back through it."""
+    """The table of ROUGE-1.5.5 cell by cell, and its backtracking."""
     table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for i, one in enumerate(first, 1):
         for j, other in enumerate(second, 1):

@@ -1,4 +1,4 @@
-"""Post-processing of summaries: each rule of the original, its oddities, its limits, and the text of no task."""
+"""Post-processing of summaries: every rule of the original, its quirks, its limits, and text without a task."""
 
 from __future__ import annotations
 
@@ -102,5 +102,5 @@ def test_an_unknown_task_is_a_usage_error(prepare):
 
 @pytest.mark.parametrize("limits", [{"trunc_len": -1}, {"duplicate_rate": 1.5}, {"duplicate_rate": -0.1}])
 def test_limits_out_of_range_are_a_usage_error(limits):
-    with pytest.raises(UsageError, match=r"^trunc_len -?\d+ and duplicate_rate .*: expected at least 0, and from 0 to"):
+    with pytest.raises(UsageError, match=r"^trunc_len is -?\d+ and duplicate_rate is .*; expected trunc_len >= 0 and"):
         prepare_prediction("a", "cnndm", **limits)

@@ -1,4 +1,4 @@
-"""ROUGE: what counts as a word, hits that no text has twice, sentences, several references, means."""
+"""ROUGE: word splitting, clipped hits, sentences, several references, means."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_words_are_ascii_letters_and_digits_in_lower_case():
 
 
 def test_a_letter_that_only_lower_casing_makes_ascii_is_none():
-    """The Kelvin sign is no k: the program sees bytes."""
+    """The Kelvin sign is not a k: the program sees bytes."""
     assert rouge_words("\u212aelvin", str) == [["elvin"]]
 
 
@@ -44,7 +44,7 @@ def test_no_word_hits_more_often_than_both_have_it():
 
 
 def test_sentences_matter_to_rouge_lsum_alone():
-    """Each expected sentence may be found in any order and in pieces: 2 + 2 words, where one sentence gives 2."""
+    """Sentences match in any order and in pieces: 2 + 2 words, where a single sentence gives 2."""
     assert hits("c d\na b", "a b\nc d") == {
         "rouge1": (4, 4, 4),
         "rouge2": (2, 3, 3),
@@ -90,6 +90,5 @@ def test_unequal_or_no_pairs_are_an_error(predictions, references):
     with pytest.raises(DataError) as caught:
         rouge_scores(predictions, references, stem=str)
     assert str(caught.value) == (
-        f"found {len(predictions)} predictions and references for {len(references)}; expected at least one, "
-        f"and equally many"
+        f"found {len(predictions)} predictions and references for {len(references)}; expected equal counts, at least 1"
     )

@@ -1,4 +1,4 @@
-"""Stems are those of ROUGE-1.5.5: its Porter stemmer with its two-fold step 4, WordNet's exceptions before it."""
+"""Stems equal those of ROUGE-1.5.5: WordNet's exceptions first, then its Porter stemmer with its two-fold step 4."""
 
 from __future__ import annotations
 
