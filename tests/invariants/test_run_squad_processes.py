@@ -15,7 +15,7 @@ from minilm.files.json import read_json
 from minilm.files.tensors import read_safetensors
 from minilm.train.metrics import read_metrics
 
-SCRIPT = str(Path(__file__).resolve().parents[2] / "examples" / "run_squad.py")
+SCRIPT = str(Path(__file__).resolve().parents[2] / "examples" / "microsoft" / "run_squad.py")
 LENGTHS = ["--max_seq_length", "40", "--doc_stride", "16", "--max_query_length", "8", "--max_answer_length", "8"]
 OFTEN = ["--logging_steps", "4", "--save_steps", "2"]
 TRAINING = ["--do_train", "--do_eval", "--learning_rate", "5e-3", "--max_steps", "24", *OFTEN]

@@ -31,7 +31,7 @@ TRAINING, HELD_OUT = 8, 4
 def commands() -> dict[str, list[str]]:
     """Words of each command of the guide after its `python`, by the name of its script."""
     text = (REPO / "docs" / "how-to.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if re.match(r"(python|torchrun) .*examples/\w+\.py --", line)]
+    lines = [line for line in text.splitlines() if re.match(r"(python|torchrun) .*examples/microsoft/\w+\.py --", line)]
     return {
         Path(next(word for word in line.split() if word.endswith(".py"))).stem: shlex.split(
             re.sub(r"^torchrun", "-m torch.distributed.run", line.removeprefix("python "))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm.cli.table import aligned
+from minilm.embedded import model_path
 
 if TYPE_CHECKING:
     from minilm.corpus.build import BuildProgress
@@ -65,7 +66,6 @@ def build(
       minilm corpus build --input reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
     """
     from minilm.corpus.build import build_shards
-    from minilm.embedded import model_path
     from minilm.files.formats import BadRows
     from minilm.progress import Progress
 

@@ -113,7 +113,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     model = model_path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)
     checksums = {f"model {part}": checksum for part, checksum in model_checksums(model, config=config).items()}
-    tokenizer = _tokenizer(recipe, model)
+    tokenizer = task_tokenizer(recipe.task, tokenizer_path(recipe.tokenizer, model), lowercase=recipe.lowercase)
     task = make_task(recipe.task, tokenizer)
     section = recipe.train
     examples = task.num_examples
@@ -139,10 +139,9 @@ def _files(recipe: FinetuneRecipe) -> list[tuple[str, Path]]:
     return [(part, Path(name)) for part, name in named if Path(name).is_file()]
 
 
-def _tokenizer(recipe: FinetuneRecipe, model: Path) -> Tokenizer:
-    """The recipe's own, or the one in the model's folder."""
-    path = Path(recipe.tokenizer) if recipe.tokenizer is not None else model if model.is_dir() else model.parent
-    return task_tokenizer(recipe.task, path, lowercase=recipe.lowercase)
+def tokenizer_path(name: str | None, model: Path) -> Path:
+    """Where the tokenizer is: the one that is named, else the one in the model's folder or beside its file."""
+    return Path(name) if name else model if model.is_dir() else model.parent
 
 
 def _device() -> str:

@@ -35,8 +35,8 @@ REQUIRED = "--model_type bert --tokenizer_name v --model_path m"
 
 
 def load(repo_dir, name, monkeypatch):
-    monkeypatch.syspath_prepend(str(repo_dir / "examples"))
-    spec = importlib.util.spec_from_file_location(name, repo_dir / "examples" / f"{name}.py")
+    monkeypatch.syspath_prepend(str(repo_dir / "examples" / "microsoft"))
+    spec = importlib.util.spec_from_file_location(name, repo_dir / "examples" / "microsoft" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -114,11 +114,11 @@ def test_a_stopped_run_goes_on(decoding, here, monkeypatch, capsys):
     line = flags("--model_path out/ckpt-500 --split test --beam_size 3")
     search, searched = generate_module.search, []
 
-    def interrupted(decoder, sources, settings):
+    def interrupted(decoder, sources, *rest):
         if len(searched) == 2:
             raise KeyboardInterrupt
         searched.append(len(sources))
-        return search(decoder, sources, settings)
+        return search(decoder, sources, *rest)
 
     monkeypatch.setattr(GenerationSettings, "batch_tokens", 1)
     line += ["--batch_size", "0"]

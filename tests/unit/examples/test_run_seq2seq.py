@@ -51,8 +51,8 @@ DEAD += ["--fp16_opt_level O2", "--server_ip h", "--server_port 1"]
 
 @pytest.fixture
 def script(repo_dir, monkeypatch):
-    monkeypatch.syspath_prepend(repo_dir / "examples")
-    spec = importlib.util.spec_from_file_location("run_seq2seq", repo_dir / "examples" / "run_seq2seq.py")
+    monkeypatch.syspath_prepend(repo_dir / "examples" / "microsoft")
+    spec = importlib.util.spec_from_file_location("run_seq2seq", repo_dir / "examples" / "microsoft" / "run_seq2seq.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -191,7 +191,10 @@ def test_two_processes_end_where_one_does(script, given, repo_dir):
     (given / "elsewhere.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
     script.main(flags(given, "one", per_gpu_train_batch_size=4))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(repo_dir / "examples" / "run_seq2seq.py"), *flags(given, "two", per_gpu_train_batch_size=2)]
+    command += [
+        str(repo_dir / "examples" / "microsoft" / "run_seq2seq.py"),
+        *flags(given, "two", per_gpu_train_batch_size=2),
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(repo_dir / "src")}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -47,12 +47,12 @@ DEAD += ["--fp16_opt_level O2", "--threads 12", "--server_ip h", "--server_port 
 @pytest.fixture(scope="module")
 def script(repo_dir):
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(repo_dir / "examples")
+        patch.syspath_prepend(repo_dir / "examples" / "microsoft")
         yield _loaded(repo_dir)
 
 
 def _loaded(repo_dir):
-    spec = importlib.util.spec_from_file_location("run_squad", repo_dir / "examples" / "run_squad.py")
+    spec = importlib.util.spec_from_file_location("run_squad", repo_dir / "examples" / "microsoft" / "run_squad.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -125,7 +125,7 @@ def test_an_unknown_flag_or_value_ends_with_2(line, parse, capsys):
 
 def recipe_of(script, line, *, processes=1):
     args = script.parser().parse_args(shlex.split(line))
-    return script._recipe(args, args.do_lower_case or None, Ranks(world_size=processes))
+    return script._recipe(args, Ranks(world_size=processes))
 
 
 def test_the_command_of_the_readme_is_this_recipe(script, monkeypatch, tmp_path):
@@ -136,7 +136,7 @@ def test_the_command_of_the_readme_is_this_recipe(script, monkeypatch, tmp_path)
     assert (recipe.model, recipe.tokenizer) == ("minilm-l12-h384-uncased.bin", "vocab.txt")
     assert (recipe.config, recipe.lowercase) == ("minilm-l12-h384-uncased-config.json", True)
     assert (recipe.out, recipe.seed) == ("out/run", 42)
-    assert (task.name, task.train, task.dev) == ("squad", ["data/train-v2.0.json"], [])
+    assert (task.name, task.train, task.dev) == ("squad", ("data/train-v2.0.json",), ())
     assert (task.version, task.max_tokens, task.stride, task.max_question_tokens) == ("2.0", 384, 128, 64)
     assert (task.n_best, task.max_answer_tokens, task.null_threshold, task.postprocess) == (20, 30, 0.0, "exact")
     assert (train.batch_size, train.learning_rate, train.epochs, train.steps) == (48, 4e-5, 4.0, None)
@@ -151,7 +151,7 @@ def test_the_command_of_the_readme_is_this_recipe(script, monkeypatch, tmp_path)
 
 def test_the_command_of_the_how_to_is_understood(script, repo_dir):
     text = (repo_dir / "docs" / "how-to.md").read_text(encoding="utf-8")
-    begin = text.index("./examples/run_squad.py") + len("./examples/run_squad.py")
+    begin = text.index("./examples/microsoft/run_squad.py") + len("./examples/microsoft/run_squad.py")
     line = text[begin : text.index("```", begin)].replace("\\\n", " ")
     args = script.parser().parse_args(shlex.split(line))
     assert args.do_train
@@ -171,7 +171,7 @@ def test_steps_replace_epochs_and_warmup_counts_steps(script):
 
 def test_evaluation_while_training_follows_the_logging(script):
     recipe = recipe_of(script, f"{README} --evaluate_during_training --logging_steps 50").recipe
-    assert (recipe.task.dev, recipe.train.eval_every) == (["data/dev-v2.0.json"], 50)
+    assert (recipe.task.dev, recipe.train.eval_every) == (("data/dev-v2.0.json",), 50)
 
 
 def test_no_logging_and_no_saving_as_in_the_original(script):
@@ -215,7 +215,7 @@ def test_a_bare_vocabulary_is_cased_without_the_flag(
     for name in files:
         (tmp_path / name).write_text("")
     args = parse(flags)
-    assert script.lowercase(args.do_lower_case, script._tokenizer_path(args, tmp_path)) is expected
+    assert script.lowercase(args.do_lower_case, script.tokenizer_path(args.tokenizer_name, tmp_path)) is expected
     assert ("capitals are kept; give --do_lower_case" in caplog.text) is (expected is False)
 
 
@@ -253,9 +253,9 @@ def test_flags_that_make_no_sense(line, message, fail, tmp_path, monkeypatch):
     [
         ("learning_rate", "-1", "-1.0: Input should be greater than 0"),
         ("seed", "-1", "-1: Input should be greater than or equal to 0"),
-        ("per_gpu_train_batch_size", "0", "0: Input should be greater than 0"),
+        ("per_gpu_train_batch_size", "0", "0: Input should be greater than or equal to 1"),
         ("num_train_epochs", "0", "0.0: Input should be greater than 0"),
-        ("doc_stride", "0", "0: Input should be greater than 0"),
+        ("doc_stride", "0", "0: Input should be greater than or equal to 1"),
         ("warmup_steps", "-3", "-3: Input should be greater than or equal to 0"),
         ("null_score_diff_threshold", "nan", "nan: Input should be a finite number"),
     ],

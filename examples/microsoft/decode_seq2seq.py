@@ -2,9 +2,9 @@
 
 In: the flags of `decode_seq2seq.py` of microsoft/unilm s2s-ft, with its defaults; checkpoints of it or of ours.
 Out: for each checkpoint folder that --model_path matches, --output_file or `<folder>.<split>`, a target a line, and
-with --need_score_traces the same name + `.trace.safetensors`. A run that was killed goes on where it was.
+with --need_score_traces the same name + `.trace.safetensors`. A run that was killed resumes where it was.
 
-    python examples/decode_seq2seq.py --model_type minilm --tokenizer_name vocab.txt --model_path 'out/ckpt-*' ...
+    python examples/microsoft/decode_seq2seq.py --model_type minilm --tokenizer_name vocab.txt --model_path 'out/ckpt-*'
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ import glob
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
-from original_flags import MODEL_TYPES, add_flags, lowercase, precision_of, require_family, require_model_type
+from original_flags import (
+    LOWERCASE,
+    MODEL_TYPE,
+    NO_CACHE,
+    DeadFlag,
+    Flag,
+    lowercase,
+    make_parser,
+    precision_of,
+    require_model_type,
+)
 
 from minilm.cli.app import run_reporting
 from minilm.decode.decoder import Decoder, PosShift, use_original_eps
@@ -30,70 +40,55 @@ from minilm.infer.bulk.generate import GenerationJob, generate_file, read_source
 from minilm.infer.engines.torch import TorchEngine
 from minilm.infer.generate import Generation
 from minilm.model.checkpoint import read_model
-from minilm.model.metadata import model_checksums, read_config
+from minilm.model.metadata import model_checksums
 from minilm.progress import Progress
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer
 from minilm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("minilm.decode_seq2seq")
 
-_TEXTS = {
-    "config_path": "configuration of the model where it is not in its folder",
-    "input_file": "JSON lines with `src`, a text or a list of tokens",
-    "output_file": "where the targets go; by default <model folder>.<split>",
-    "split": "ending of the output's name",
-    "forbid_ignore_word": "tokens whose n-grams may come again, with | between them",
-}
-_NUMBERS: Mapping[str, tuple[float, str]] = {
-    "max_seq_length": (512, "positions for source and target; a source has this - 2 - max_tgt_length tokens"),
-    "max_tgt_length": (128, "most tokens of a target"),
-    "subset": (0, "only so many sources; all where it is not positive"),
-    "batch_size": (4, "so many sources of full length are decoded together at least; batches are cut by tokens"),
-    "beam_size": (1, "beams; 1 takes the most probable token each time"),
-    "length_penalty": (0.0, "scores are divided by ((5 + tokens) / 6) ** this where it is positive"),
-    "ngram_size": (3, "of --forbid_duplicate_ngrams"),
-    "min_len": (1, "tokens before a target may end; not for beam_size 1"),
-}
-_SWITCHES = {
-    "forbid_duplicate_ngrams": "no n-gram comes twice in a target; not for beam_size 1",
-    "need_score_traces": "also write what the search saw, for gen_seq_from_trace.py",
-    "pos_shift": "for models trained by position shift (mask way v0)",
-    "fp16": "compute in bfloat16 on CPUs and GPUs that have it",
-    "do_lower_case": "lower the text; needed for an uncased bare vocab.txt",
-    "no_cuda": "compute on the CPU (the original ignored it)",
-}
-_DEAD: Mapping[str, tuple[int | str | bool, str]] = {
-    "cache_dir": ("", "nothing is downloaded"),
-    "seed": (123, "nothing is random"),
-    "tokenized_input": (False, "a list of tokens is recognised by itself"),
-    "s2s_special_token": (False, "the original ignored it, too"),
-    "s2s_add_segment": (False, "the original ignored it, too"),
-    "s2s_share_segment": (False, "the original ignored it, too"),
-    "amp": (False, "the original ignored it, too; --fp16 computes in bfloat16"),
-}
+PARITY = "compute as the original does: LayerNorm eps 1e-5; with --pos_shift, the source as that version frames it"
+IGNORED = "the original ignored it, too"
+FLAGS = (
+    MODEL_TYPE,
+    Flag("tokenizer_name", ..., "vocab.txt, tokenizer.json or a folder with one of them"),
+    Flag("model_path", ..., "a checkpoint folder, or a pattern that matches several"),
+    Flag("config_path", None, "configuration of the model where it is not in its folder"),
+    Flag("input_file", None, "JSON lines with `src`, a text or a list of tokens"),
+    Flag("output_file", None, "where the targets go; by default <model folder>.<split>"),
+    Flag("split", "", "ending of the output's name"),
+    Flag("mode", "s2s", "l2r changes nothing, both is rejected", choices=("s2s", "l2r", "both")),
+    Flag("max_seq_length", 512, "positions for source and target; a source has this - 2 - max_tgt_length tokens"),
+    Flag("max_tgt_length", 128, "max tokens of a target"),
+    Flag("subset", 0, "only the first N sources; all where it is not positive"),
+    Flag("batch_size", 4, "at least N sources of full length are decoded together; batches are formed by tokens"),
+    Flag("beam_size", 1, "beams; 1 takes the most probable token each time"),
+    Flag("length_penalty", 0.0, "scores are divided by ((5 + tokens) / 6) ** this where it is positive"),
+    Flag("forbid_duplicate_ngrams", False, "no n-gram comes twice in a target; not for beam_size 1"),
+    Flag("ngram_size", 3, "of --forbid_duplicate_ngrams"),
+    Flag("forbid_ignore_word", None, "tokens whose n-grams may come again, with | between them"),
+    Flag("min_len", 1, "tokens before a target may end; not for beam_size 1"),
+    Flag("need_score_traces", False, "also write what the search saw, for gen_seq_from_trace.py"),
+    Flag("pos_shift", False, "for models trained by position shift (mask way v0)"),
+    Flag("fp16", False, "compute in bfloat16 on CPUs and GPUs that have it"),
+    LOWERCASE,
+    Flag("no_cuda", False, "compute on the CPU (the original ignored it)"),
+    Flag("parity", "off", PARITY, choices=("off", "head", "2020-03")),
+    NO_CACHE,
+    DeadFlag("seed", 123, "nothing is random"),
+    DeadFlag("tokenized_input", False, "a list of tokens is recognised by itself"),
+    DeadFlag("s2s_special_token", False, IGNORED),
+    DeadFlag("s2s_add_segment", False, IGNORED),
+    DeadFlag("s2s_share_segment", False, IGNORED),
+    DeadFlag("amp", False, f"{IGNORED}; --fp16 computes in bfloat16"),
+)
+# Flags that change how fast the targets come, and not the targets.
+NOT_IDENTITY = {"batch_size", "no_cuda", *(flag.name for flag in FLAGS if isinstance(flag, DeadFlag))}
 
 
 def parser() -> argparse.ArgumentParser:
     """The original's flags and defaults, and `--parity`."""
-    made = argparse.ArgumentParser(
-        prog="decode_seq2seq.py",
-        description="Generate a target for every source.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = made.add_argument
-    add("--model_type", required=True, help=f"one of {', '.join(MODEL_TYPES)}")
-    add("--tokenizer_name", required=True, help="vocab.txt, tokenizer.json or a folder with one of them")
-    add("--model_path", required=True, help="a checkpoint folder, or a pattern that matches several")
-    add("--mode", choices=("s2s", "l2r", "both"), default="s2s", help="l2r changes nothing, both is refused")
-    add_flags(made, texts=_TEXTS, numbers=_NUMBERS, switches=_SWITCHES, dead=_DEAD)
-    made.set_defaults(split="")
-    add(
-        "--parity",
-        choices=("off", "head", "2020-03"),
-        default="off",
-        help="compute as the original does: LayerNorm eps 1e-5; with --pos_shift, the source as that version frames it",
-    )
-    return made
+    return make_parser("decode_seq2seq.py", "Generate a target for every source.", FLAGS)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -108,9 +103,6 @@ def main(arguments: Sequence[str]) -> int:
         logger.info("decoding %s", folder)
         _decode(args, folder, tokenizer, settings)
     return 0
-
-
-# --- what is asked for -----------------------------------------------------------------------------
 
 
 def _require_sense(args: argparse.Namespace) -> None:
@@ -177,9 +169,6 @@ def _settings(args: argparse.Namespace) -> GenerationSettings:
     )
 
 
-# --- decoding --------------------------------------------------------------------------------------
-
-
 def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settings: GenerationSettings) -> None:
     config = Path(args.config_path) if args.config_path else None
     decoder = _decoder(args, folder, config, tokenizer)
@@ -203,7 +192,7 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
             "model": model_checksums(folder, config=config),
             "tokenizer": tokenizer.fingerprint,
             "input": sha256_file(source),
-            **{name: value for name, value in vars(args).items() if name not in (*_DEAD, "batch_size", "no_cuda")},
+            **{name: value for name, value in vars(args).items() if name not in NOT_IDENTITY},
         },
     )
     generation = Generation(decoder, tokenizer, settings, max_source_tokens=room)
@@ -214,8 +203,7 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
 
 def _decoder(args: argparse.Namespace, folder: Path, config: Path | None, tokenizer: Tokenizer) -> Decoder:
     """The model of a checkpoint, on the GPU where there is one."""
-    family = read_config(folder, config=config).family
-    require_family(args.model_type, family, config or folder)
+    require_model_type(args.model_type, folder, config)
     model = read_model(folder, config=config, head="mlm")
     tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(folder))
     if args.parity != "off":

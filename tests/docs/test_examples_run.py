@@ -1,0 +1,97 @@
+"""The five example scripts run with tiny arguments, are short, and use what a reader may use: the public names."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, real_model_dir):
+    """`run(name, *arguments)` in an empty folder, one step in place of the epochs of a recipe; the embedded model."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(name, *arguments):
+        path = next(path for path in EXAMPLES if path.stem == name)
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if "RECIPE" in vars(module):
+            module.RECIPE = re.sub(r"\bepochs: \d+", "steps: 1", module.RECIPE)
+        module.main(arguments)
+
+    return start
+
+
+def test_there_are_five_under_60_lines_with_the_way_to_start_them():
+    assert [path.stem for path in EXAMPLES] == ["answer", "classify", "distil", "encode", "generate"]
+    for path in EXAMPLES:
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) < 60, path.name
+        docstring = ast.get_docstring(ast.parse(text)) or ""
+        assert f"\n    python examples/{path.name}" in docstring
+        assert set(re.findall(r"--[a-z]+", docstring)) <= set(re.findall(r'"(--[a-z]+)"', text)), path.name
+
+
+def test_they_import_nothing_below_the_public_names():
+    for path in EXAMPLES:
+        text = path.read_text(encoding="utf-8")
+        assert "import minilm\n" in text
+        assert not re.search(r"\b(from|import) minilm\.|\bminilm\._|from minilm import", text), path.name
+
+
+def test_encode_finds_the_nearest_text(run, capsys):
+    run("encode", "How do I stop a loop early?", "--top", "1")
+    assert re.fullmatch(r"0\.\d{3}  A break statement leaves .*\n", capsys.readouterr().out)
+
+
+def test_encode_reads_texts_from_a_file(run, capsys, tmp_path):
+    (tmp_path / "my.txt").write_text("The cat sleeps.\n\nStocks fell sharply.\n")
+    run("encode", "A kitten takes a nap.", "--texts", "my.txt", "--top", "9")
+    assert [line[7:] for line in capsys.readouterr().out.splitlines()] == ["The cat sleeps.", "Stocks fell sharply."]
+
+
+@pytest.mark.slow
+def test_distil_compares_teacher_and_student(run, capsys, tmp_path):
+    pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
+    (tmp_path / "my.txt").write_text(
+        "".join(f"The river passes the old bridge {number} times.\n" for number in range(80))
+    )
+    run("distil", "--texts", "my.txt", "--steps", "1", "--out", "out")
+    loss, cosine = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"held-out loss: \d\.\d{4}; report: out/run/report.html", loss)
+    assert (tmp_path / "out" / "run" / "report.html").is_file()
+    assert -1 < float(cosine.rpartition(" ")[2]) < 1
+
+
+@pytest.mark.slow
+def test_classify_learns_from_a_file(run, capsys, tmp_path):
+    (tmp_path / "my.csv").write_text("text,label\n" + "The sun is hot,warm\nThe ice is cold,cold\n" * 8)
+    run("classify", "my.csv", "--epochs", "1", "--out", "out")
+    found = capsys.readouterr().out.splitlines()
+    assert len(found) == 2
+    assert all(re.fullmatch(r"(warm|cold) \(\d\.\d\d\)  .*\.", line) for line in found)
+
+
+@pytest.mark.slow
+def test_answer_trains_and_then_takes_that_model(run, capsys):
+    run("answer")
+    first = capsys.readouterr().out
+    assert [line.split("?")[0] for line in first.splitlines()] == ["Who waits", "Where"]
+    run("answer", "runs/example-answer/run/model")
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.slow
+def test_generate_trains_and_then_takes_that_model(run, capsys):
+    run("generate")
+    first = capsys.readouterr().out
+    assert [line.partition(" ")[0] for line in first.splitlines()][::4] == ["best", "token"]
+    run("generate", "runs/example-generate/run/model")
+    assert capsys.readouterr().out == first
