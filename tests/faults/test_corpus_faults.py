@@ -1,4 +1,4 @@
-"""Killed, refused or starved builds leave no half corpus, no hanging process, and a clear message."""
+"""Killed, rejected or memory-starved builds leave no partial corpus, no hanging process, and a clear message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged, cut or foreign labelled files end in one clear line, never in a short or wrong training set."""
+"""Damaged, truncated or foreign labelled files give one clear error, never an incomplete or wrong training set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proves that a write that fails or is killed leaves the old file, no leftovers, and one clear sentence."""
+"""A failed or killed write leaves the old file, no leftovers, and one clear message."""
 
 from __future__ import annotations
 

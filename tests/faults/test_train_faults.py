@@ -1,4 +1,4 @@
-"""Proves that a disk that refuses ends a run with one clear line, and that the run then goes on to the same bits."""
+"""A disk error ends a run with one clear message; the run then resumes to bit-identical results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL = "the disk is full: free some space or choose another folder"
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    """Drawing is slow and not what is tested here."""
+    """Plotting is slow and not under test here."""
     monkeypatch.setattr("minilm.report.page.draw", lambda curves, **_: None)
 
 
@@ -45,7 +45,7 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 
 def assert_goes_on(tiny, recipe: Path) -> None:
-    """The same command, once there is room, ends as a run that was never disturbed."""
+    """Once there is space, the same command ends like an undisturbed run."""
     out, undisturbed = tiny.folder / "run", tiny.folder / "undisturbed"
     run(recipe)
     run(recipe, f"out={undisturbed}")
@@ -55,7 +55,7 @@ def assert_goes_on(tiny, recipe: Path) -> None:
 
 
 def refuse(monkeypatch, code: int, *wanted: str) -> None:
-    """Syncing a file whose path holds every text of `wanted` fails with `code`."""
+    """Syncing a file whose path contains every text of `wanted` fails with `code`."""
     original = os.fsync
 
     def refusing(handle: int) -> None:
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(tiny, monkeypatch, n
 
 
 def test_a_full_disk_while_metrics_are_written(tiny, monkeypatch):
-    """A row cut in half by the full disk is not taken for a row."""
+    """A row truncated by a full disk is not read as a row."""
     recipe = tiny.recipe(steps=9, log_every=1)
     original = os.fsync
     with monkeypatch.context() as patch:
@@ -120,7 +120,7 @@ def test_a_full_disk_while_other_files_are_written(tiny, monkeypatch, name):
 
 
 def test_a_full_disk_while_the_log_is_written(tiny, monkeypatch, capsys):
-    """logging would print a traceback and go on."""
+    """By default, logging would print a traceback and continue."""
 
     class FullStream:
         def write(self, text: str) -> None:
@@ -151,7 +151,7 @@ def errors_of(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def test_a_limit_on_file_sizes_ends_the_command_with_4_and_one_line(tiny):
-    """The kernel itself refuses: the optimizer's state is the largest file of a checkpoint."""
+    """The kernel rejects the write: the optimizer's state is the largest file of a checkpoint."""
     recipe = tiny.recipe(steps=6)
     done = command(
         "import resource\nfrom minilm.cli.app import main\n"
@@ -211,7 +211,8 @@ def test_a_folder_of_the_user_is_never_replaced(tiny, name):
     with pytest.raises(UsageError) as caught:
         run(tiny.recipe(steps=3))
     assert str(caught.value) == (
-        f"{tiny.folder}/run holds {name} but no recipe.resolved.yaml, so no run made them; choose another out folder"
+        f"{tiny.folder}/run contains {name} but no recipe.resolved.yaml, so it is not a run folder; "
+        "choose another out folder"
     )
     assert mine.read_text() == "mine"
 

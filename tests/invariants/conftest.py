@@ -1,4 +1,4 @@
-"""A model in Microsoft's files, SQuAD questions, and how command lines are started in one or several processes."""
+"""A model in Microsoft's file format, SQuAD questions, and launchers for one or several processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "minilm-l12-h384-uncased"
 
 @dataclass(frozen=True, kw_only=True)
 class SquadFiles:
-    """`folder` holds Microsoft's three files and `data/` with a training and a dev file."""
+    """`folder` contains Microsoft's three files and `data/` with a training and a dev file."""
 
     folder: Path
 
@@ -52,7 +52,7 @@ class SquadFiles:
 
 
 def write_model_files(folder: Path) -> None:
-    """A random BERT, hidden 32, 2 layers, no dropout; each file in a folder of its own."""
+    """A random BERT with hidden size 32, 2 layers, no dropout; each file in a separate folder."""
     sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 64, "max_positions": 64}
     config = EncoderConfig(**sizes, vocab_size=5 + len(WORDS), hidden_dropout=0.0, initializer_range=0.2)
     encoder = Encoder(config)
@@ -69,7 +69,7 @@ def write_model_files(folder: Path) -> None:
 
 
 def questions(draw: random.Random, contexts: int) -> dict[str, object]:
-    """Three questions to each of some contexts of 20 to 60 words; the last of the three has no answer."""
+    """Three questions for each of several contexts of 20 to 60 words; the last of the three has no answer."""
     paragraphs = []
     for number in range(contexts):
         words = [word.capitalize() for word in draw.choices(WORDS, k=draw.randint(20, 60))]
@@ -114,7 +114,7 @@ def launcher(module: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def largest_difference() -> Callable[..., float]:
-    """`largest_difference(folder, folder, besides=endings)`: of any weight of two models but those names."""
+    """`largest_difference(folder, folder, besides=endings)`: over all weights of two models except those names."""
 
     def measure(one: Path, other: Path, *, besides: tuple[str, ...]) -> float:
         ours, theirs = (read_safetensors(folder / "model.safetensors") for folder in (one, other))
@@ -139,7 +139,7 @@ def start() -> Callable[..., subprocess.Popen[str]]:
 
 @pytest.fixture(scope="session")
 def finish(start) -> Callable[..., str]:
-    """As `start`, to the end, which must be good; returns standard output."""
+    """Like `start`, but waits for success and returns standard output."""
 
     def run(arguments: Sequence[str], *, by: str | None = None) -> str:
         process = start(arguments, by=by)

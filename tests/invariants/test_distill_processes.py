@@ -1,4 +1,4 @@
-"""Proves that the number of processes changes nothing a step computes; `minilm distill` under torchrun."""
+"""The number of processes does not change what a step computes; `minilm distill` under torchrun."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tiny):
 
 
 def test_two_processes_share_a_run(tiny):
-    """Corpus built once, one set of files, the metrics of the whole batch."""
+    """The corpus is built once, with one set of files and the metrics of the full batch."""
     recipe = tiny.recipe(steps=6, eval_every=3, log_every=1)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPO / "src")}
@@ -94,7 +94,7 @@ def test_two_processes_share_a_run(tiny):
         timeout=300,
     )
     expected = read_metrics(tiny.folder / "alone")
-    # dropout differs from process to process, so the losses are near and not equal
+    # dropout differs between processes, so the losses are close but not equal
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=0.1)
     assert rows[2]["student.heldout_loss"] == pytest.approx(expected[2]["student.heldout_loss"], rel=0.02)
     assert (tiny.folder / "run" / "model" / "model.safetensors").is_file()

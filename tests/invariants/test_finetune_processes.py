@@ -14,7 +14,7 @@ TIMES = {"tokens_per_second", "memory_gib"}
 
 
 def write_rows(path, draw, count):
-    """Texts of 3 to 30 words; the label says whether one word is among them."""
+    """Texts of 3 to 30 words; the label states whether they contain a certain word."""
     rows = []
     for _ in range(count):
         words = draw.choices([f"word{number}" for number in range(95)], k=draw.randint(3, 30))
@@ -25,7 +25,7 @@ def write_rows(path, draw, count):
 
 @pytest.fixture
 def recipe(squad_files, tmp_path):
-    """Microsoft's files are the model; `recipe(out)` trains 12 steps of 8 texts and scores three times."""
+    """Uses Microsoft's files as the model; `recipe(out)` trains 12 steps of 8 texts and scores three times."""
     draw = random.Random(2)
     write_rows(tmp_path / "train.jsonl", draw, 60)
     write_rows(tmp_path / "dev.jsonl", draw, 41)
@@ -51,7 +51,7 @@ def recipe(squad_files, tmp_path):
 
 
 def test_one_process_is_two(recipe, finish, largest_difference, tmp_path):
-    """The table is printed once; weights are equal to 1e-5 but for key biases, whose gradient is 0 but for rounding."""
+    """The table is printed once; weights agree to 1e-5, except key biases, whose gradient is 0 up to rounding."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     command = ["-m", "minilm.cli.app", "finetune"]
     first = finish([*command, recipe(alone)])

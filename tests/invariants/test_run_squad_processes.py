@@ -1,4 +1,4 @@
-"""Microsoft's command line for SQuAD gives the same model and answers with one and two processes, killed or not."""
+"""Microsoft's SQuAD command line gives the same model and answers with one and two processes, killed or not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LENGTHS = ["--max_seq_length", "40", "--doc_stride", "16", "--max_query_length",
 OFTEN = ["--logging_steps", "4", "--save_steps", "2"]
 TRAINING = ["--do_train", "--do_eval", "--learning_rate", "5e-3", "--max_steps", "24", *OFTEN]
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
-# They move all scores of a window alike, so their gradient is 0 but for rounding, which Adam makes as large as any.
+# They shift all scores of a window equally, so their gradient is rounding noise, which Adam amplifies.
 NO_GRADIENT = ("self.key.bias", "qa_outputs.bias", "layer.1.output.LayerNorm.bias")
 
 
@@ -31,7 +31,7 @@ def command(files, out, *flags):
 
 
 def results_of(output):
-    """The last line that the first process, and no other, prints."""
+    """The last line, which only the first process prints."""
     found = [line for line in output.splitlines() if line.startswith("Results: ")]
     assert len(found) == 1, output
     return json.loads(found[0].removeprefix("Results: ").replace("'", '"'))
@@ -42,7 +42,7 @@ def null_odds(out):
 
 
 def best_texts(out):
-    """The best answer of each question, whether or not none is better."""
+    """The best non-empty answer of each question."""
     nbest = read_json(out / "nbest_predictions_.json")
     return {name: next(entry["text"] for entry in entries if entry["text"]) for name, entries in nbest.items()}
 
@@ -53,7 +53,7 @@ def written(out, name):
 
 @pytest.fixture(scope="module")
 def alone(squad_files, finish, tmp_path_factory):
-    """A run of one process, with its scores."""
+    """A single-process run, with its scores."""
     out = tmp_path_factory.mktemp("alone") / "out"
     return out, results_of(finish(command(squad_files, out, *TRAINING, "--per_gpu_train_batch_size", "8")))
 
@@ -71,7 +71,7 @@ def test_a_question_without_room_is_found_before_training(squad_files, start, tm
 
 
 def test_one_process_is_two(alone, squad_files, finish, largest_difference, tmp_path):
-    """The same global batches: weights to 1e-5 without dropout, the same answers, scores printed once."""
+    """Equal global batches: weights agree to 1e-5 without dropout, answers are equal, scores are printed once."""
     out, first = alone
     assert first["total"] == 15
     assert read_json(out / "results.json") == first
@@ -118,7 +118,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(alone, squad_files, s
 
 
 def test_other_settings_need_the_flag_that_overwrites(alone, squad_files, start, finish, tmp_path):
-    """Refused, naming what differs; with the flag a new run, whose two checkpoints are scored as well."""
+    """Rejected with the differences; with the flag, a new run, whose two checkpoints are also scored."""
     out = tmp_path / "out"
     shutil.copytree(alone[0], out)
     again = [*command(squad_files, out, *TRAINING, "--per_gpu_train_batch_size", "4"), "--max_steps", "3"]
@@ -126,7 +126,7 @@ def test_other_settings_need_the_flag_that_overwrites(alone, squad_files, start,
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     last = errors.splitlines()[-1]
-    assert last.startswith(f"error: {out / 'run' / 'checkpoints' / 'step-00000024'} belongs to another run: ")
+    assert last.startswith(f"error: {out / 'run' / 'checkpoints' / 'step-00000024'} belongs to a different run: ")
     assert "train.batch_size was 8, is 4; train.steps was 24, is 3. " in last
     assert last.endswith("or choose another out folder, or give --overwrite_output_dir")
     assert written(out, "model.safetensors") == written(alone[0], "model.safetensors")
@@ -139,7 +139,7 @@ def test_other_settings_need_the_flag_that_overwrites(alone, squad_files, start,
 
 
 def test_the_files_are_the_originals(alone, squad_files):
-    """Ids in the order of the questions, four spaces, the empty answer in every list; answers are of the context."""
+    """Ids in the order of the questions, four spaces, the empty answer in every list; answers come from the context."""
     out, _ = alone
     predictions, nbest, odds = (
         read_json(out / f"{name}_.json") for name in ("predictions", "nbest_predictions", "null_odds")

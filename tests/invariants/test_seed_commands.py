@@ -1,4 +1,4 @@
-"""Microsoft's published commands on real rows, from the real weights, one after the other as a user types them.
+"""Microsoft's published commands on real rows and weights, run one after the other as a user types them.
 
 As in docs/how-to.md, launcher and all, but for paths, numbers of steps and epochs, and two processes in place of four.
 """
@@ -29,7 +29,7 @@ TRAINING, HELD_OUT = 8, 4
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, list[str]]:
-    """Words of each command of the guide after its `python`, by the name of its script."""
+    """Arguments of each command of the guide after `python`, by script name."""
     text = (REPO / "docs" / "how-to.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if re.match(r"(python|torchrun) .*examples/microsoft/\w+\.py --", line)]
     return {
@@ -44,7 +44,7 @@ def commands() -> dict[str, list[str]]:
 
 @pytest.fixture
 def folder(tmp_path, real_model_dir) -> Path:
-    """The files that the commands name, here those of the embedded model."""
+    """The files named in the commands, here those of the embedded model."""
     torch.save(read_safetensors(real_model_dir / "model.safetensors"), tmp_path / f"{NAME}.bin")
     for name, source in ((f"{NAME}-config.json", "config.json"), ("vocab.txt", "vocab.txt")):
         (tmp_path / name).write_bytes((real_model_dir / source).read_bytes())
@@ -57,7 +57,7 @@ def rows_of(path: Path, count: int) -> list[dict]:
 
 
 def run(folder: Path, words: list[str], **changes: object) -> subprocess.CompletedProcess:
-    """A command with other values for some of its flags."""
+    """A command with different values for some of its flags."""
     words = [word.replace("--nproc_per_node=4", "--nproc_per_node=2") for word in words]
     for flag, value in changes.items():
         words[words.index(f"--{flag}") + 1] = str(value)

@@ -255,7 +255,7 @@ def test_relation_heads_must_divide_both_widths(loss, heads, width):
     teacher, student = random_relations(packed, 2, 4, 0), random_relations(packed, 3, 4, 1)
     with pytest.raises(UsageError) as caught:
         LOSSES[loss](teacher, student, packed, pairs=V2_PAIRS, num_relation_heads=heads)
-    assert str(caught.value) == f"relation heads {heads} do not divide the width {width}; change loss.relation_heads"
+    assert str(caught.value) == f"{heads} relation heads do not divide the width {width}; change loss.relation_heads"
 
 
 # --- what an encoder hands over ------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_the_grown_position_table_is_that_of_the_original(case, model, caplog):
     expected = tensors["position_embeddings_after_resize"]
     assert torch.equal(model.encoder.embeddings.position.weight, expected)
     assert model.encoder.config.max_tokens == 144
-    assert "the position table is grown from 128 to 144 tokens" in caplog.text
+    assert "the position table was extended from 128 to 144 tokens" in caplog.text
 
 
 def test_uncorrupted_pairs_are_framed_and_cut_like_the_originals(golden_dir: Path):

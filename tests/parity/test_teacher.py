@@ -182,8 +182,8 @@ def test_attention_outside_the_interface_is_refused(save, name, layer):
     with pytest.raises(DataError) as caught:
         load_teacher(save(name, **NO_INTERFACE[name]), layer=layer)
     assert str(caught.value) == (
-        f"teacher: the attention of {name}Model does not go through the attention interface of transformers, "
-        "so it cannot run packed; it cannot be distilled"
+        f"teacher: {name}Model does not use the attention interface of transformers, "
+        "so it cannot run packed and cannot be distilled"
     )
 
 
@@ -199,23 +199,23 @@ def test_models_without_explicit_positions_are_refused(save):
     folder = save("RoFormer")
     with pytest.raises(DataError) as caught:
         load_teacher(folder)
-    assert str(caught.value) == f"teacher {folder}: RoFormerModel takes no position_ids, so it cannot run packed"
+    assert str(caught.value) == f"teacher {folder}: RoFormerModel does not accept position_ids, so it cannot run packed"
 
 
 def test_an_encoder_decoder_is_refused(save):
     folder = save("T5", d_model=32, d_kv=8, d_ff=40)
     with pytest.raises(DataError) as caught:
         load_teacher(folder)
-    assert str(caught.value) == f"teacher {folder}: an encoder-decoder; expected an encoder"
+    assert str(caught.value) == f"teacher {folder}: found an encoder-decoder; expected an encoder"
 
 
 def test_a_model_that_gives_other_numbers_packed_is_refused(save):
-    """ESM rescales embeddings by what it sees of the whole row."""
+    """ESM rescales embeddings by statistics of the full row."""
     folder = save("Esm", pad_token_id=1, mask_token_id=3)
     with pytest.raises(DataError) as caught:
         load_teacher(folder)
     assert str(caught.value) == (
-        f"teacher {folder}: EsmModel gives other numbers when sequences are packed; it cannot be distilled"
+        f"teacher {folder}: EsmModel gives different results on packed sequences, so it cannot be distilled"
     )
 
 
@@ -257,9 +257,9 @@ def test_shared_key_heads_distil_by_v2_and_are_refused_by_v1(save, ids):
     with pytest.raises(UsageError) as caught:
         relation_loss(*sides, packed, pairs=V1_PAIRS, num_relation_heads=8)
     assert str(caught.value) == (
-        "query is 32 wide but key is 16 (shared key heads); they have no relation: use loss.version v2"
+        "query has width 32 but key has width 16 (shared key heads), so they have no relation; use loss.version v2"
     )
-    with pytest.raises(UsageError, match=r"^relation heads 32 do not divide the width 16; change loss"):
+    with pytest.raises(UsageError, match=r"^32 relation heads do not divide the width 16; change loss"):
         relation_loss(*sides, packed, pairs=V2_PAIRS, num_relation_heads=32)
 
 

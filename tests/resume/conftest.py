@@ -1,4 +1,4 @@
-"""Starting runs as processes, and what two run folders must have in common."""
+"""Start runs as processes, and compare two run folders."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def start_cli() -> Callable[..., subprocess.Popen[str]]:
 
 
 def _content(out: Path) -> dict[str, object]:
-    """Everything of a run that must be the same bits."""
+    """Everything in a run that must be bit-identical."""
     newest = max((out / "checkpoints").iterdir())
     files = [*newest.iterdir(), *(path for path in (out / "model").rglob("*") if path.is_file())]
     rows = [{name: value for name, value in row.items() if name not in TIMES} for row in read_metrics(out)]
@@ -61,7 +61,7 @@ def _content(out: Path) -> dict[str, object]:
 
 @pytest.fixture
 def assert_same_run() -> Callable[[Path, Path], None]:
-    """Two run folders hold the same model, optimizer state, step, metrics; nothing half-written is left."""
+    """Two run folders contain the same model, optimizer state, step and metrics, and no partial files."""
 
     def check(found: Path, expected: Path) -> None:
         ours, theirs = _content(found), _content(expected)

@@ -1,4 +1,4 @@
-"""Runs distillations and fine-tunings in forked children, kills them, starts them again; torch is imported once.
+"""Runs distillation and fine-tuning in forked children, kills and restarts them; torch is imported once.
 
 Usage: python driver.py JSON, with {"recipe": path, "overrides": [..], "plan": [[kind, number], ..]}. One child
 per entry of the plan, one after the other: ["call", n] kills itself at its n-th call that changes the file
@@ -36,7 +36,7 @@ def die() -> None:
 
 
 def count_calls(report: int, kill_at: int) -> None:
-    """Count calls of `_CALLS`; die at number `kill_at`, before it or (every other time) after it."""
+    """Count calls of `_CALLS`; die at call number `kill_at`, alternately before and after it."""
     seen = 0
 
     def counted(original):

@@ -1,4 +1,4 @@
-"""Runs `minilm generate` in forked children, kills them, starts them again; torch is imported once.
+"""Runs `minilm generate` in forked children, kills and restarts them; torch is imported once.
 
 Usage: python generate_driver.py JSON, with [[[word, ..], number], ..]: the command line and where it is killed. One
 child per entry, one after the other; it kills itself at its n-th call of `_CALLS` (before it or, every other time,

@@ -1,4 +1,4 @@
-"""Proves that fine-tuning killed at any moment, and started again by the same command, ends in the same bits."""
+"""Fine-tuning killed at any moment and restarted with the same command ends with bit-identical results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_twenty_kills_change_no_bit(tiny_task, drive, assert_same_run):
 
 
 def test_a_sweep_goes_on_where_it_was_killed(tiny_task, drive):
-    """Finished runs are not run again; the best model is the one of the unbroken sweep."""
+    """Finished runs are not repeated; the best model equals that of the uninterrupted sweep."""
     sweep = {"seeds": [1, 2], "learning_rate": [0.003, 0.0001]}
     recipe = tiny_task.recipe(steps=12, sweep=sweep)
     unbroken = tiny_task.folder / "unbroken"

@@ -1,4 +1,4 @@
-"""Proves that generation killed at any moment, and started again by the same command, loses and repeats nothing."""
+"""Generation killed at any moment and restarted with the same command loses and repeats nothing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def contents(folder):
 
 
 def test_killed_again_and_again(drive, tmp_path):
-    """Kills before and after syncs, renames and removals, in one run after the other of the same job."""
+    """Kills before and after syncs, renames and removals, in successive runs of the same job."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     kills = [3, 2, 4, 3, 2, 5, 4, 6, 7]
     whole, *results = drive([(unbroken, 0), *((broken, kill_at) for kill_at in kills), (broken, 0)])
@@ -64,7 +64,7 @@ def test_killed_again_and_again(drive, tmp_path):
 
 
 def test_killed_at_every_call(drive, tmp_path):
-    """A batch counts when its sync returned: only the one in flight is computed again, the output is the same."""
+    """A batch is done once its sync returned: only the one in flight is recomputed, and the output is equal."""
     [[_, _, calls]] = drive([(tmp_path / "unbroken", 0)])
     assert calls > NUM_SOURCES  # each batch (of one source here) is synced
     folders = {number: tmp_path / f"run-{number}" for number in range(1, calls + 1)}
@@ -72,6 +72,6 @@ def test_killed_at_every_call(drive, tmp_path):
     for number, folder in folders.items():
         (killed, before, _), (status, after, _) = results[2 * number - 2 : 2 * number]
         assert (killed, status) == (-signal.SIGKILL, 0)
-        # the last call removes the finished rows: behind it the job is done, and the command does it anew
+        # the last call removes the finished rows: after it the job is done, and the command starts over
         assert NUM_SOURCES <= before + after <= NUM_SOURCES + 1 or (number == calls and after == NUM_SOURCES)
         assert contents(folder) == contents(tmp_path / "unbroken")

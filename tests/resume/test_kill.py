@@ -1,4 +1,4 @@
-"""Proves that a run killed at any moment, and started again by the same command, ends in the same bits."""
+"""A run killed at any moment and restarted with the same command ends with bit-identical results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_thirty_kills_change_no_bit(tiny, drive, assert_same_run):
 
 
 def test_kills_at_each_call_while_the_corpus_is_built(tiny, drive, assert_same_run):
-    """Every call that changes the file system, from the first on: claim, corpus, first checkpoint."""
+    """Every call that changes the file system from the start: claim, corpus, first checkpoint."""
     recipe = tiny.recipe(steps=3)
     plan = [("call", number) for number in range(1, 33)]
     results = drive(recipe, [*plan, ("never", 0)])
@@ -44,7 +44,7 @@ def test_kills_at_each_call_while_the_corpus_is_built(tiny, drive, assert_same_r
 
 
 def test_kills_after_the_last_step(tiny, drive, assert_same_run):
-    """Publishing model and report: a finished run is started again, killed at every ninth call, then left alone."""
+    """Publishing model and report: a finished run is restarted, killed at every ninth call, then run to the end."""
     recipe = tiny.recipe(steps=6)
     [[_, calls]] = drive(recipe, [("never", 0)])
     unbroken = tiny.folder / "unbroken"

@@ -1,4 +1,4 @@
-"""Proves that resuming is exact, that it is refused for another run, and that stopping is clean."""
+"""Resuming is exact and rejected for a different run, and stopping is clean."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def finished(tiny, template):
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    """Drawing is not what is tested here, and slow."""
+    """Plotting is slow and not under test here."""
     monkeypatch.setattr(run_module, "write_report", lambda out, **_: (out / "report.html").touch())
 
 
@@ -84,7 +84,7 @@ def test_one_signal_finishes_the_step_saves_and_stops(tiny, finished, monkeypatc
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         stop_at_step(patch, 5, number)
-        with pytest.raises(Interrupted, match=r"^stopped by the user at step 5; the same command goes on from there$"):
+        with pytest.raises(Interrupted, match=r"^stopped by the user at step 5; run the same command to resume$"):
             run(recipe, "train.checkpoint_every=500")
     assert signal.getsignal(number) is before
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000005"]
@@ -119,8 +119,8 @@ def test_ctrl_c_on_the_command_line_is_two_clean_lines(tiny, start_cli):
     lines = [line for line in errors.splitlines() if not line.startswith("INFO: ")]
     step = json.loads(next((tiny.folder / "run").glob("checkpoints/*/state.json")).read_text())["step"]
     assert lines == [
-        "WARNING: stopping after this step; once more to stop at once, without saving",
-        f"error: stopped by the user at step {step}; the same command goes on from there",
+        "WARNING: stopping after this step; interrupt again to stop immediately, without saving",
+        f"error: stopped by the user at step {step}; run the same command to resume",
     ]
     assert "ended by Interrupted" in (tiny.folder / "run" / "log.txt").read_text()
 
@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_taken(finished, 
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "step-00000012 is damaged (" in warnings[0]
-    assert warnings[0].endswith("; trying the one before it")
+    assert warnings[0].endswith("; trying the previous one")
     assert any("at step 11 of 12" in record.getMessage() for record in caplog.records)
     assert_same_run(out, whole)
 
@@ -179,12 +179,12 @@ def test_when_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(finis
     for state in out.glob("checkpoints/*/state.json"):
         state.unlink()
     run(recipe)
-    assert any("can be used; starting from the first step" in record.getMessage() for record in caplog.records)
+    assert any("is usable; starting from the first step" in record.getMessage() for record in caplog.records)
     assert_same_run(out, whole)
 
 
 def test_a_damaged_newer_checkpoint_never_pushes_out_a_good_one(finished, tiny):
-    """With one kept, the first save after going back must survive, not the damaged one of a later step."""
+    """With one checkpoint kept, the first save after falling back must survive, not a damaged later one."""
     recipe, whole = finished
     out = tiny.folder / "run"
     shutil.copytree(whole, out)
@@ -225,8 +225,8 @@ def test_another_value_is_refused_by_its_name(finished):
         with pytest.raises(UsageError) as caught:
             run(recipe, f"out={whole}", override)
         assert str(caught.value) == (
-            f"{whole}/checkpoints/step-00000012 belongs to another run: {difference}. "
-            "Restore these, or choose another out folder"
+            f"{whole}/checkpoints/step-00000012 belongs to a different run: {difference}. "
+            "Restore these values or choose another out folder"
         )
     assert (whole / "recipe.resolved.yaml").read_bytes() == before
 
@@ -255,7 +255,7 @@ def test_another_dataset_is_refused_and_the_old_one_goes_on(finished, tiny, asse
     recipe, whole = finished
     text, old = tiny.text.read_text(), sums(whole)["dataset"]
     tiny.text.write_text(text + "word1 word2\n")
-    with pytest.raises(UsageError, match=f"another run: dataset was '{old}', is '[0-9a-f]{{64}}'"):
+    with pytest.raises(UsageError, match=f"a different run: dataset was '{old}', is '[0-9a-f]{{64}}'"):
         run(recipe, f"out={whole}")
     tiny.text.write_text(text)
     shutil.copytree(whole, tiny.folder / "before")
@@ -267,12 +267,12 @@ def test_another_teacher_is_refused(finished, tiny):
     recipe, whole = finished
     old = sums(whole)["teacher weights"]
     tiny.write_teacher(seed=5)
-    with pytest.raises(UsageError, match=f"another run: teacher weights was '{old}', is '[0-9a-f]{{64}}'. R"):
+    with pytest.raises(UsageError, match=f"a different run: teacher weights was '{old}', is '[0-9a-f]{{64}}'. R"):
         run(recipe, f"out={whole}")
     config = tiny.teacher / "config.json"
     tiny.write_teacher()
     config.write_text(config.read_text().replace("1e-12", "1e-05"))
-    with pytest.raises(UsageError, match=r"another run: teacher config was '[0-9a-f]{64}', is '[0-9a-f]{64}'. R"):
+    with pytest.raises(UsageError, match=r"a different run: teacher config was '[0-9a-f]{64}', is '[0-9a-f]{64}'. R"):
         run(recipe, f"out={whole}")
 
 
@@ -284,7 +284,7 @@ def test_another_tokenizer_is_refused(finished, tiny):
 
 
 def test_harmless_changes_are_accepted(finished, tiny):
-    """How often something is written, where the run, its text and its teacher lie."""
+    """How often something is written, and the paths of the run, its text and its teacher."""
     recipe, whole = finished
     shutil.rmtree(whole / "checkpoints" / "step-00000012")
     for name in ("whole", "teacher", "text.txt"):

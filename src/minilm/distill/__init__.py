@@ -1,1 +1,1 @@
-"""Deep self-attention distillation: losses, teacher, student, the run."""
+"""Deep self-attention distillation: losses, teacher, student, and the run."""

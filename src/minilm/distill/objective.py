@@ -1,6 +1,6 @@
 """Relation distillation as an objective of the training loop: one teacher pass, any number of students.
 
-In: a teacher, students, token shards. Out: per step the batches it reads, their weighted loss; held-out loss.
+In: a teacher, students, token shards. Out: the batches of each step and their weighted loss; the held-out loss.
 
 B sequences, T packed tokens.
 """
@@ -29,11 +29,11 @@ from minilm.train.distributed import ALONE, Ranks, sum_over_ranks
 
 @dataclass(frozen=True, kw_only=True)
 class RelationBatch:
-    """One microbatch, what its mean weighs in the step's mean, and where its dropout comes from."""
+    """A microbatch, its weight in the step's mean, and its position, which seeds dropout."""
 
     packed: Packed
     weight: float
-    place: tuple[int, int]  # step, number within the step
+    position: tuple[int, int]  # step, index within the step
 
     @property
     def num_tokens(self) -> int:
@@ -41,13 +41,13 @@ class RelationBatch:
         return self.packed.num_tokens
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those of its documents."""
+        """The tensors of its documents."""
         return self.packed.tensors()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelationSettings:
-    """Which relations are matched, how rows are averaged, how documents are read."""
+    """Relations to match, averaging of rows, and how documents are read."""
 
     pairs: tuple[Pair, ...]
     num_relation_heads: int
@@ -60,7 +60,7 @@ class RelationSettings:
 
 
 class DistillObjective:
-    """Sum of the relation losses of all students; their weights are disjoint, so each learns as if alone."""
+    """Sum of the relation losses of all students; their weights are disjoint, so each trains as if alone."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class DistillObjective:
         settings: RelationSettings,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Hold back the last `num_heldout` documents of the corpus; the processes share each step's documents.
+        """Hold out the last `num_heldout` documents of the corpus; the processes share each step's documents.
 
         Raises:
-            DataError: nothing would be left to train on.
-            UsageError: the batch cannot be shared evenly by the processes.
+            DataError: no document is left to train on.
+            UsageError: the processes cannot share the batch evenly.
         """
         rank_share(np.arange(settings.batch_size), rank=ranks.rank, world_size=ranks.world_size)
         self._ranks = ranks
@@ -85,7 +85,7 @@ class DistillObjective:
         if self._num_documents < 1:
             raise DataError(
                 f"the corpus has {len(shards)} documents and data.heldout_documents is {settings.num_heldout}; "
-                f"expected at least one more to train on"
+                f"expected at least one more document to train on"
             )
 
     @property
@@ -95,7 +95,7 @@ class DistillObjective:
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """What the last layer's query, key and value depend on; the rest of the last layer is never run."""
+        """The parameters that the last layer's query, key and value depend on; the rest of that layer never runs."""
         trained = {parameter for group in self.clip_groups for parameter in group}
         return {name: parameter for name, parameter in self._module.named_parameters() if parameter in trained}
 
@@ -105,7 +105,7 @@ class DistillObjective:
         return [student.relation_parameters() for student in self._students.values()]
 
     def batch(self, step: int) -> Microbatches[RelationBatch]:
-        """This process's share of the documents of `step`, sorted by length, cut by the token budget."""
+        """This process's share of the documents of `step`, sorted by length and split by the token budget."""
         documents = step_documents(
             num_documents=self._num_documents,
             batch_size=self._settings.batch_size,
@@ -120,12 +120,12 @@ class DistillObjective:
         return accumulate(map(self.loss, batch.parts), backward)
 
     def loss(self, batch: RelationBatch) -> PartLoss:
-        """Sum over students and relation pairs, times the batch's weight; one teacher pass for all students."""
+        """Sum over students and relation pairs, times the batch's weight, with one teacher pass for all students."""
         teacher = self._teacher.relations(batch.packed)
         parts: dict[str, Tensor] = {}
         own = [self._ranks.rank] if self._ranks.rank else []
         for name, student in self._students.items():
-            torch.manual_seed(derived_seed(self._settings.seed, "dropout", name, *batch.place, *own))
+            torch.manual_seed(derived_seed(self._settings.seed, "dropout", name, *batch.position, *own))
             losses = self._losses(teacher, student, batch)
             for (a, b), value in zip(self._settings.pairs, losses, strict=True):
                 parts[f"{name}.{a}-{b}"] = value
@@ -135,7 +135,7 @@ class DistillObjective:
     def evaluate(self) -> dict[str, float]:
         """Held-out loss of each student, `{name}.heldout_loss`, without dropout and with float32 students.
 
-        Nothing when no document is held back.
+        Empty if no document is held out.
         """
         documents = np.arange(self._num_documents, len(self._shards))
         totals = dict.fromkeys(self._students, 0.0)
@@ -161,7 +161,7 @@ class DistillObjective:
         )
 
     def _batches(self, documents: np.ndarray, *, of: np.ndarray, step: int) -> Iterator[RelationBatch]:
-        """Microbatches of `documents`, weighted by their share `of` all documents whose mean is wanted."""
+        """Microbatches of `documents`, weighted by their share `of` all documents in the mean."""
         lengths, tokens = self._shards.lengths[documents], self._shards.lengths[of].sum()
         parts = microbatches(lengths, token_budget=self._settings.tokens_per_batch)
         for number, part in enumerate(parts):
@@ -172,4 +172,4 @@ class DistillObjective:
                 else float(lengths[part].sum() / tokens)
             )
             packed = pack(sequences).to(self._settings.device)
-            yield RelationBatch(packed=packed, weight=share, place=(step, number))
+            yield RelationBatch(packed=packed, weight=share, position=(step, number))

@@ -3,8 +3,8 @@
 In: the `Relations` of a teacher layer and of the student's last layer, over the same packed tokens.
 Out: one loss per relation pair; pure functions of tensors.
 
-The softmax-relation matrices `[R, N, N]` are never kept: for a block of heads the loss and its gradient come
-out of one sweep, and only gradients of the size of the projections survive it.
+The softmax-relation matrices `[R, N, N]` are never stored: one sweep computes the loss and its gradient for a block of
+heads, and keeps only gradients of the size of the projections.
 
 B sequences, T packed tokens, N tokens of one sequence, R relation heads, W width of one relation head,
 M blocks (sequences x relation heads) of equal N.
@@ -48,16 +48,16 @@ def relation_loss(
 ) -> Tensor:
     """KL(teacher || student) of scaled-dot-product relations, one value per pair, `[len(pairs)]` float32.
 
-    For a pair (a, b): softmax(a b^T / sqrt(W)) over each sequence, W being teacher's or student's own width
-    divided by R. v1 is `V1_PAIRS` with R = the attention heads; v2 is `V2_PAIRS` with any R that divides both
-    widths. The mean is over heads and query rows of a sequence, then over sequences ("sequence"), or over
+    For a pair (a, b): softmax(a b^T / sqrt(W)) over each sequence, where W is the width of the teacher or the student
+    divided by R. v1 is `V1_PAIRS` with R = the number of attention heads; v2 is `V2_PAIRS` with any R that divides
+    both widths. The mean is over heads and query rows of a sequence, then over sequences ("sequence"), or over
     heads and all rows of the batch ("token").
 
     Args:
         teacher: projections `[T, H, D]`; no gradient flows into them.
         student: projections `[T, H', D']`.
-        packed: the batch both were computed from.
-        pairs: which projections are related to which.
+        packed: the batch from which both were computed.
+        pairs: the pairs of projections to relate.
         num_relation_heads: R.
         normalization: how rows are averaged.
 
@@ -84,7 +84,7 @@ def relation_loss_reference(
     num_relation_heads: int,
     normalization: Normalization = "sequence",
 ) -> Tensor:
-    """The same numbers, written as the papers write them: whole matrices, one sequence at a time, autograd."""
+    """The same loss, implemented as in the papers: full matrices, one sequence at a time, autograd."""
     _require_divides(num_relation_heads, pairs, teacher, student)
     weights = _row_weights(packed, normalization)
     losses = []
@@ -109,7 +109,7 @@ def _log_relation(a_NE: Tensor, b_NE: Tensor, num_heads: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """Where sequences lie and what each of their rows weighs in the mean."""
+    """The layout of the sequences and the weight of each of their rows in the mean."""
 
     runs: tuple[tuple[int, int], ...]
     num_heads: int
@@ -202,19 +202,19 @@ def _sweep(blocks: list[Tensor], weights_M: Tensor, wants_gradient: bool) -> tup
 
 
 def _log_partition(scores: Tensor, probabilities: Tensor) -> Tensor:
-    """log(sum(exp(scores))) of each row, read off its largest entry: exact, with no second exponential."""
+    """log(sum(exp(scores))) of each row, computed from its largest entry: exact, without a second exponential."""
     return scores.amax(-1) - probabilities.amax(-1).log_()
 
 
 def _row_weights(packed: Packed, normalization: Normalization) -> tuple[float, ...]:
-    """What one query row of each sequence counts, before the mean over heads."""
+    """Weight of a query row of each sequence, before the mean over heads."""
     if normalization == "token":
         return (1.0 / packed.num_tokens,) * packed.num_sequences
     return tuple(1.0 / (packed.num_sequences * length) for length in packed.lengths)
 
 
 def _flat(relations: Relations, part: Projection) -> Tensor:
-    """Heads side by side, `[T, H * D]`, as the re-split into relation heads wants it."""
+    """Concatenated heads, `[T, H * D]`, for the split into relation heads."""
     rows: Tensor = getattr(relations, part)
     return rows.flatten(1)
 
@@ -226,10 +226,10 @@ def _require_divides(num_heads: int, pairs: tuple[Pair, ...], *sides: Relations)
             wrong = [width for width in widths if num_heads < 1 or width % num_heads]
             if wrong:
                 raise UsageError(
-                    f"relation heads {num_heads} do not divide the width {wrong[0]}; change loss.relation_heads"
+                    f"{num_heads} relation heads do not divide the width {wrong[0]}; change loss.relation_heads"
                 )
             if widths[0] != widths[1]:
                 raise UsageError(
-                    f"{a} is {widths[0]} wide but {b} is {widths[1]} (shared key heads); "
-                    f"they have no relation: use loss.version v2"
+                    f"{a} has width {widths[0]} but {b} has width {widths[1]} (shared key heads), "
+                    f"so they have no relation; use loss.version v2"
                 )

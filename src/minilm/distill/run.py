@@ -1,4 +1,4 @@
-"""One distillation run, from a recipe to a run folder.
+"""A distillation run, from recipe to run folder.
 
 In: a loaded recipe. Out: a folder with `recipe.resolved.yaml`, `env.json`, `log.txt`, `metrics.jsonl`,
 `checkpoints/`, `report.html` and the student as a Hugging Face folder, `model/` (`model/NAME/` when several).
@@ -43,7 +43,7 @@ from minilm.train.state import Identity, require_run
 
 logger = logging.getLogger(__name__)
 
-# What may change between a run and its continuation: names, places and how often something is written.
+# Settings that may change when a run is resumed: names, paths and how often something is written.
 _NOT_IDENTITY = {
     "name",
     "out",
@@ -58,7 +58,7 @@ _NOT_IDENTITY = {
 
 @dataclass(frozen=True, kw_only=True)
 class DistillResult:
-    """Of each student, by name: where it was saved and its size; all held-out numbers; the corpus."""
+    """The folder and size of each student, by name; all held-out metrics; the corpus."""
 
     folders: Mapping[str, Path]
     metrics: Mapping[str, float]
@@ -67,17 +67,17 @@ class DistillResult:
 
 
 def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
-    """Run a recipe to its end; started again after a kill, it goes on and ends in the same bits.
+    """Run a recipe to completion; restarted after a kill, it resumes and ends with bit-identical weights.
 
     Args:
         loaded: the recipe.
-        resume: auto goes on from the newest complete checkpoint; never removes the results of an earlier run
+        resume: `auto` resumes from the newest complete checkpoint; `never` removes the results of an earlier run
             and starts from the first step.
 
     Raises:
-        UsageError: the run folder belongs to another dataset, tokenizer or recipe; what differs is named.
+        UsageError: the run folder belongs to another dataset, tokenizer or recipe; the message lists the differences.
         DataError: corpus, teacher or tokenizer cannot be used.
-        SystemProblem: the machine refuses to write.
+        SystemProblem: the run folder cannot be written.
         Interrupted: Ctrl-C; the state is saved.
     """
     out = Path(loaded.recipe.out)
@@ -143,25 +143,25 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, a
 
 
 def _open_corpus(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer) -> Shards:
-    """The corpus of the recipe; text files are sharded once into the run folder and checked on every start."""
+    """Open the recipe's corpus; text files are tokenized into the run folder once and checked on every start."""
     data = recipe.data
     folder = Path(data.corpus) if data.corpus is not None else _build_once(recipe, out, teacher, tokenizer)
     shards = Shards.open(folder, verify=True)
     if shards.manifest.tokenizer != tokenizer.fingerprint:
         raise DataError(
-            f"the corpus {folder} was built with another tokenizer than the teacher's ({teacher}); "
-            f"build it again with --tokenizer {teacher}"
+            f"the corpus {folder} was built with a different tokenizer than that of the teacher ({teacher}); "
+            f"rebuild it with --tokenizer {teacher}"
         )
     if shards.manifest.max_tokens != data.max_tokens:
         raise UsageError(
-            f"data.max_tokens is {data.max_tokens}, but the corpus was cut at {shards.manifest.max_tokens} tokens; "
-            f"set data.max_tokens to {shards.manifest.max_tokens} or build the corpus again"
+            f"data.max_tokens is {data.max_tokens}, but the corpus was split at {shards.manifest.max_tokens} tokens; "
+            f"set data.max_tokens to {shards.manifest.max_tokens} or rebuild the corpus"
         )
     return shards
 
 
 def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer) -> Path:
-    """Shards of the recipe's text files below `out`; built again only if a file, or how it is read, changed."""
+    """Shards of the recipe's text files below `out`; rebuilt only if a file or its reading settings changed."""
     inputs = [Path(name) for name in recipe.data.inputs]
     for path in inputs:
         if not path.is_file():
@@ -191,7 +191,7 @@ def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Toke
 def _was_built_from(source: Mapping[str, object], record: Path) -> bool:
     try:
         return read_json(record) == source
-    except DataError:  # none there, or a damaged one
+    except DataError:  # missing or damaged
         return False
 
 
@@ -201,7 +201,7 @@ def _require_positions(shards: Shards, teacher: Teacher, students: Mapping[str, 
     if longest > limit:
         raise UsageError(
             f"the corpus has documents of {longest} tokens, but teacher and students have positions for {limit}; "
-            f"set data.max_tokens to {limit} or less and build the corpus again"
+            f"set data.max_tokens to at most {limit} and rebuild the corpus"
         )
 
 
@@ -216,8 +216,8 @@ def make_objective(
     """The objective of a recipe over `shards`.
 
     Raises:
-        UsageError: v1 with other attention heads than the teacher's.
-        DataError: nothing would be left to train on.
+        UsageError: v1 and a student whose number of attention heads differs from the teacher's.
+        DataError: no document is left to train on.
     """
     loss = recipe.loss
     heads = loss.num_relation_heads
@@ -237,18 +237,18 @@ def make_objective(
 
 
 def _common_heads(heads: int, students: Mapping[str, Encoder]) -> int:
-    """The teacher's attention heads, which v1 needs in every student."""
+    """The teacher's number of attention heads, which v1 requires in every student."""
     for name, student in students.items():
         if student.config.num_heads != heads:
             raise UsageError(
-                f"loss.version v1 compares attention heads one by one; the teacher has {heads}, "
-                f"student {name!r} {student.config.num_heads}; change its num_heads, or use v2"
+                f"loss.version v1 compares attention heads one by one, but the teacher has {heads} and "
+                f"student {name!r} has {student.config.num_heads}; change its num_heads, or use v2"
             )
     return heads
 
 
 def _identity(recipe: DistillRecipe, shards: Shards, teacher_folder: Path, teacher: Teacher) -> Identity:
-    """What must be the same for a checkpoint to be continued."""
+    """Everything that must be equal to resume from a checkpoint."""
     return {
         **{key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY},
         "teacher.layer": teacher.layer,
@@ -281,7 +281,7 @@ def _report(recipe: DistillRecipe, out: Path, students: Mapping[str, Encoder], m
         for name, student in students.items()
     ]
     notes = [
-        f"Loss {recipe.loss.version}, normalised per {recipe.loss.normalization}.",
+        f"Loss {recipe.loss.version}, normalized per {recipe.loss.normalization}.",
         f"Teacher {recipe.teacher.model}, layer {recipe.teacher.layer}.",
         f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}.",
     ]

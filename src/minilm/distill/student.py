@@ -1,6 +1,6 @@
-"""Students: their configuration, how their weights begin, how they are saved.
+"""Students: configuration, weight initialization, and saving.
 
-In: a student's section of a recipe, the teacher's folder and tokenizer, a seed. Out: an `Encoder` ready to
+In: a student section of a recipe, the teacher's folder and tokenizer, a seed. Out: an `Encoder` ready to
 train; after training, a Hugging Face folder.
 """
 
@@ -27,11 +27,11 @@ from minilm.text.tokenizer import Tokenizer
 
 
 def make_student(section: StudentSection, *, teacher: Path, tokenizer: Tokenizer, seed: int) -> Encoder:
-    """The student of a recipe section, before its first step.
+    """Build the student of a recipe section, before its first training step.
 
     Raises:
-        UsageError: it cannot begin with the teacher's layers.
-        DataError: tokenizer and teacher do not belong together.
+        UsageError: the student cannot be initialized from the teacher's layers.
+        DataError: the tokenizer does not match the teacher.
     """
     config = student_config(section.shape, teacher=teacher, tokenizer=tokenizer)
     tokenizer.require_vocab_size(config.vocab_size, where=str(teacher))
@@ -41,7 +41,7 @@ def make_student(section: StudentSection, *, teacher: Path, tokenizer: Tokenizer
 
 
 def save_student(student: Encoder, folder: Path, *, teacher: Path, tokenizer: Tokenizer, card: str) -> None:
-    """Write a Hugging Face folder that also embeds the way the teacher does; an earlier one is replaced."""
+    """Write a Hugging Face folder with the teacher's embedding settings; an existing folder is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
     with atomic_folder(folder, replace=True) as aside:
@@ -52,9 +52,9 @@ def save_student(student: Encoder, folder: Path, *, teacher: Path, tokenizer: To
 
 
 def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer) -> EncoderConfig:
-    """`shape` with the vocabulary, positions and family that the teacher's token ids need.
+    """`shape` with the vocabulary, positions and family that the teacher's token ids require.
 
-    A teacher of a family this encoder does not build gives only its vocabulary; the student is then BERT.
+    From a teacher of an unsupported family, only the vocabulary is taken; the student is then BERT.
     """
     if EncoderConfig.is_family(read_json(teacher / "config.json")):
         return with_vocabulary_of(shape, read_config(teacher))
@@ -62,7 +62,7 @@ def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer)
 
 
 def random_student(config: EncoderConfig, *, seed: int, name: str) -> Encoder:
-    """Weights from N(0, initializer_range), as BERT begins."""
+    """A student with weights from N(0, initializer_range), as in BERT."""
     encoder = Encoder(config)
     encoder.reset(torch.Generator().manual_seed(derived_seed(seed, "student", name)))
     return encoder
@@ -71,10 +71,10 @@ def random_student(config: EncoderConfig, *, seed: int, name: str) -> Encoder:
 def student_from_layers(
     config: EncoderConfig, *, teacher: Path, layers: Sequence[int], seed: int, name: str
 ) -> Encoder:
-    """A student that begins as the teacher's embeddings and chosen layers (1-based, in order).
+    """A student initialized with the teacher's embeddings and the given layers (1-based, in order).
 
     Raises:
-        UsageError: widths differ, or there is no such layer.
+        UsageError: the widths differ, or a layer does not exist.
     """
     source = read_model(teacher).encoder
     differing = [
@@ -84,13 +84,13 @@ def student_from_layers(
     ]
     if differing:
         raise UsageError(
-            f"student {name!r}: init 'layers' copies weights, so widths must agree; found {', '.join(differing)}; "
-            f"use init: random"
+            f"student {name!r}: init 'layers' copies weights and requires the teacher's widths; "
+            f"found {', '.join(differing)}; use init: random"
         )
     wrong = [layer for layer in layers if not 1 <= layer <= source.config.num_layers]
     if wrong or len(layers) != config.num_layers:
         raise UsageError(
-            f"student {name!r}: teacher_layers {list(layers)}; expected {config.num_layers} layers "
+            f"student {name!r}: teacher_layers is {list(layers)}; expected {config.num_layers} layers "
             f"between 1 and {source.config.num_layers}"
         )
     student = random_student(config, seed=seed, name=name)

@@ -1,9 +1,9 @@
-"""The teacher: any Hugging Face encoder, run packed and stopped at the layer that is distilled.
+"""The teacher: any Hugging Face encoder, run on packed batches and stopped at the distilled layer.
 
-In: a model folder and a `Packed` batch. Out: `Relations` of one layer; no gradient, nothing after it is run.
+In: a model folder and a `Packed` batch. Out: `Relations` of one layer, without gradient; later layers never run.
 
 The model's own code runs unchanged: its attention goes through transformers' attention interface, where ours
-is registered. It sees one row of T tokens with explicit positions; our attention keeps sequences apart.
+is registered. The model sees one row of T tokens with explicit positions; our attention separates the sequences.
 
 T packed tokens, H heads, D head width.
 """
@@ -33,16 +33,16 @@ logger = logging.getLogger(__name__)
 
 _INTERFACE = "minilm_packed"
 _CHECKED_TOKENS = 150  # longer than the windows of local attention
-_UNLIMITED = 2**31  # positions of a model that states none
+_UNLIMITED = 2**31  # positions of a model that states no limit
 
 
-class _Stop(Exception):  # not an error: the wanted layer has been reached
-    """Ends the model's forward pass once the wanted layer is recorded."""
+class _Stop(Exception):  # not an error: the requested layer has been reached
+    """Ends the model's forward pass once the requested layer is recorded."""
 
 
 @dataclass
 class _Recording:
-    """One forward pass under way: which batch, which layer is wanted, what was seen."""
+    """A forward pass in progress: its batch, the requested layer, and what was recorded."""
 
     packed: Packed
     wanted: int
@@ -54,10 +54,10 @@ _current: ContextVar[_Recording] = ContextVar("minilm_teacher_recording")
 
 
 class Teacher:
-    """A frozen encoder that gives `Relations` of layer `layer` (1-based) for sequences up to `max_tokens`."""
+    """A frozen encoder that computes `Relations` of layer `layer` (1-based) for at most `max_tokens` tokens."""
 
     def __init__(self, model: nn.Module, *, layer: int, first_position: int, max_tokens: int) -> None:
-        """Wrap a transformers model whose attention implementation is ours; see `load_teacher`."""
+        """Wrap a transformers model that uses our attention implementation; see `load_teacher`."""
         self._model = model
         self._layer = layer
         self._first_position = first_position
@@ -66,12 +66,12 @@ class Teacher:
 
     @property
     def layer(self) -> int:
-        """The layer that is distilled, 1-based."""
+        """The distilled layer, 1-based."""
         return self._layer
 
     @torch.inference_mode()
     def relations(self, packed: Packed) -> Relations:
-        """Query, key, value of the layer, after any rotary step, each `[T, H, D]` in the model's precision."""
+        """Query, key and value of the layer, after any rotary embedding, each `[T, H, D]` in the model's precision."""
         recording = _Recording(packed=packed, wanted=self._layer)
         token = _current.set(recording)
         try:
@@ -87,12 +87,12 @@ class Teacher:
             _current.reset(token)
         if recording.calls == 0:
             raise DataError(
-                f"teacher: the attention of {type(self._model).__name__} does not go through the attention "
-                f"interface of transformers, so it cannot run packed; it cannot be distilled"
+                f"teacher: {type(self._model).__name__} does not use the attention interface of transformers, "
+                f"so it cannot run packed and cannot be distilled"
             )
         if recording.found is None:
             raise UsageError(
-                f"teacher has {recording.calls} attention layers; expected layer {self._layer} (1-based); "
+                f"teacher.layer is {self._layer}, but the model has {recording.calls} attention layers; "
                 f"change teacher.layer"
             )
         return recording.found
@@ -105,21 +105,21 @@ def load_teacher(
     precision: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> Teacher:
-    """Load a Hugging Face encoder from a local folder, frozen, ready to run packed.
+    """Load a Hugging Face encoder from a local folder, frozen and ready for packed batches.
 
-    Three short texts are run packed and one by one through the model's own attention; a model whose packed
-    run differs (relative positions outside the attention interface, say) is refused, not distilled wrongly.
+    Three short texts are run packed, and one by one through the model's own attention. A model whose packed
+    results differ (for example, with relative positions outside the attention interface) is rejected.
 
     Args:
-        folder: a model folder; nothing is downloaded and no code in it is run.
-        layer: 1-based layer to distil; the last when None.
+        folder: a model folder; nothing is downloaded and no code in it is executed.
+        layer: 1-based layer to distill; None for the last.
         precision: of the weights during distillation.
         device: where to run.
 
     Raises:
         SystemProblem: transformers is not installed.
-        DataError: not a model this can load, or one that cannot run packed.
-        UsageError: no such layer.
+        DataError: the model cannot be loaded or cannot run packed.
+        UsageError: the layer does not exist.
     """
     model = _load_model(Path(folder))
     num_layers = int(getattr(model.config, "num_hidden_layers", 0))
@@ -144,7 +144,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
     if not folder.is_dir():
         raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
     for weights in folder.glob("*.safetensors"):
-        read_safetensors_header(weights)  # a damaged file is one clear error, not the library's
+        read_safetensors_header(weights)  # reports a damaged file more clearly than the library
     AttentionInterface.register(_INTERFACE, _packed_attention)
     transformers_logging.disable_progress_bar()
     try:
@@ -160,14 +160,16 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"teacher {folder}: transformers cannot load it: {reason}") from None
     if getattr(model.config, "is_encoder_decoder", False):
-        raise DataError(f"teacher {folder}: an encoder-decoder; expected an encoder")
+        raise DataError(f"teacher {folder}: found an encoder-decoder; expected an encoder")
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise DataError(f"teacher {folder}: {type(model).__name__} takes no position_ids, so it cannot run packed")
+        raise DataError(
+            f"teacher {folder}: {type(model).__name__} does not accept position_ids, so it cannot run packed"
+        )
     return model.eval().requires_grad_(False)
 
 
 def _first_position(model: nn.Module) -> int:
-    """RoBERTa-style embeddings count from the padding id + 1, all others from 0."""
+    """First position id: RoBERTa-style embeddings count from the padding id + 1, all others from 0."""
     embeddings = getattr(model, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):
         return int(embeddings.padding_idx) + 1  # type: ignore[union-attr]
@@ -182,7 +184,7 @@ def _packed_attention(
     attention_mask: Tensor | None,
     **settings: Any,  # noqa: ANN401 (what transformers passes varies by model)
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer with `[1, H, T, D]`; records and stops at the wanted one."""
+    """The attention that transformers calls in each layer, `[1, H, T, D]`; records the requested layer and stops."""
     recording = _current.get()
     recording.calls += 1
     if attention_mask is not None or getattr(module, "is_causal", False):
@@ -203,7 +205,7 @@ def _packed_attention(
 
 
 def _check_packed(teacher: Teacher, model: Any, where: str) -> None:  # noqa: ANN401
-    """Compare one packed run with separate runs through the model's own attention."""
+    """Compare a packed run with separate runs through the model's own attention."""
     generator = np.random.default_rng(0)
     lengths = [9, 2, min(_CHECKED_TOKENS, teacher.max_tokens)]
     texts = [generator.integers(5, model.config.vocab_size, size=length) for length in lengths]
@@ -213,8 +215,8 @@ def _check_packed(teacher: Teacher, model: Any, where: str) -> None:  # noqa: AN
         for ours, theirs in zip(packed_rows, _own_projections(model, text, teacher.layer), strict=True):
             if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
                 raise DataError(
-                    f"teacher {where}: {type(model).__name__} gives other numbers when sequences are packed; "
-                    f"it cannot be distilled"
+                    f"teacher {where}: {type(model).__name__} gives different results on packed sequences, "
+                    f"so it cannot be distilled"
                 )
 
 
@@ -228,7 +230,7 @@ def _own_projections(model: Any, text: np.ndarray, layer: int) -> Sequence[Tenso
     eager = getattr(inspect.getmodule(type(model)), "eager_attention_forward", None)
     if eager is None:
         raise DataError(
-            f"teacher: {type(model).__name__} has no eager attention to check against; it cannot be distilled"
+            f"teacher: {type(model).__name__} has no eager attention to check against, so it cannot be distilled"
         )
 
     def watching(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any) -> Any:  # noqa: ANN401

@@ -1,1 +1,1 @@
-"""The encoder: its configuration, packed batches, attention, heads and files."""
+"""The encoder: configuration, packed batches, attention, heads and model files."""

@@ -1,11 +1,11 @@
-"""Self-attention over packed sequences: the one place that knows where sequences begin.
+"""Self-attention over packed sequences; the only module that handles sequence boundaries.
 
 In: query, key, value of T packed tokens.
-Out: the attended values of the same rows, of each sequence's first row only, or of the rows a seq2seq loss reads.
+Out: the attended values of the same rows, of each sequence's first row only, or of the rows that a seq2seq loss reads.
 
-On CUDA one variable-length kernel; on other devices one fused call per run of equal lengths. Neither can drop
-probabilities: with `dropout` (a share of them, 0 unless given) it is one call per run of equal lengths everywhere,
-which on CPUs keeps whole matrices.
+CUDA uses one variable-length kernel; other devices use one fused call per run of equal lengths. Neither supports
+dropout of attention probabilities: with `dropout` (a rate, default 0), every device uses one call per run of equal
+lengths, which on CPUs materializes full matrices.
 
 B sequences, T packed tokens, N tokens of one sequence, H heads, D head width, Q query rows per sequence.
 """
@@ -33,8 +33,8 @@ def attend(
     """Bidirectional attention of every token over its own sequence, `[T, H, D]` -> `[T, H, D]`.
 
     softmax(QK^T scale) V within each sequence, scale = 1 / sqrt(D) unless given. Keys and values may have fewer
-    heads (each then serves a group of query heads). With `window`, tokens see only those less than `window` places
-    away (local attention of some teachers).
+    heads (each then serves a group of query heads). With `window`, tokens attend only to tokens less than `window`
+    positions away (local attention of some teachers).
     """
     if query_THD.is_cuda and query_THD.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _attend_cuda(query_THD, key_THD, value_THD, packed, scale, window)
@@ -56,7 +56,7 @@ def attend_first(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attention of Q queries per sequence (one: its first token) over that sequence, `[B Q, H, D]` -> `[B Q, H, D]`."""
+    """Attention of Q queries per sequence (usually its first token) over it, `[B Q, H, D]` -> `[B Q, H, D]`."""
     queries = len(query) // packed.num_sequences
     sizes = [count * length for count, length in packed.runs]
     counts = [count for count, _ in packed.runs]
@@ -75,7 +75,7 @@ def attend_first(
 def attend_seq2seq(
     query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq, *, dropout: float = 0.0
 ) -> Tensor:
-    """Seq2seq attention: sources over their own source, tails as `tail_masks` says, `[T, H, D]` -> `[T, H, D]`."""
+    """Seq2seq attention: sources over their own source, tails masked by `tail_masks`, `[T, H, D]` -> `[T, H, D]`."""
     if query_THD.is_cuda:
         return _attend_seq2seq_cuda(query_THD, key_THD, value_THD, batch, dropout)
     lengths = list(batch.packed.lengths)
@@ -92,7 +92,7 @@ def attend_seq2seq(
 def attend_seq2seq_read(
     query_RHD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq, *, dropout: float = 0.0
 ) -> Tensor:
-    """Seq2seq attention of the rows that are read, `[R, H, D]` -> `[R, H, D]`."""
+    """Seq2seq attention of the rows that the loss reads, `[R, H, D]` -> `[R, H, D]`."""
     if query_RHD.is_cuda:
         return _attend_padded(query_RHD, key_THD, value_THD, batch.padded_read, dropout)
     lengths = list(batch.packed.lengths)
@@ -111,7 +111,7 @@ def attend_seq2seq_read(
 def _attend_seq2seq_cuda(
     query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, batch: PackedSeq2Seq, dropout: float
 ) -> Tensor:
-    """Sources in one variable-length call, tails in one masked call: on GPUs the number of calls decides."""
+    """Sources in one variable-length call, tails in one masked call: on GPUs the number of calls dominates."""
     rows = batch.source_rows
     sources = attend(query_THD[rows], key_THD[rows], value_THD[rows], batch.sources, dropout=dropout)
     tails = _attend_padded(query_THD[batch.tail_rows], key_THD, value_THD, batch.padded_tails, dropout)
@@ -120,7 +120,7 @@ def _attend_seq2seq_cuda(
 
 
 def _attend_padded(query: Tensor, key_THD: Tensor, value_THD: Tensor, padded: PaddedRows, dropout: float) -> Tensor:
-    """Some rows of each sequence over all of it, padded for this one call."""
+    """Attention of some rows of each sequence over the full sequence, padded for this call only."""
     shape = (len(padded.mask), -1, *query.shape[1:])
     query_BHQD, key_BHND, value_BHND = (
         rows.index_select(0, index).view(shape).transpose(1, 2)
@@ -143,11 +143,11 @@ def _attend_run(
     mask_NN: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """`count` sequences of equal length in one call, fused where the device can, on views of the rows."""
+    """`count` sequences of equal length in one call on views of the rows, fused if the device supports it."""
     query_BHND, key_BHND, value_BHND = (
         rows.view(count, -1, *rows.shape[1:]).transpose(1, 2) for rows in (query, key, value)
     )
-    # On CPUs float32: more exact, and on a 2-core AVX-512 machine no slower forward and much faster backward.
+    # float32 on CPUs: more accurate, and on a 2-core AVX-512 machine equally fast forward and much faster backward.
     if query.device.type == "cpu" and query.dtype in (torch.float16, torch.bfloat16):
         query_BHND, key_BHND, value_BHND = query_BHND.float(), key_BHND.float(), value_BHND.float()
     with torch.autocast(query.device.type, enabled=False):
@@ -164,11 +164,11 @@ def _attend_run(
 
 
 def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """True where two places are less than `window` apart; None when that is everywhere."""
+    """True where two positions are less than `window` apart; None if all are."""
     if window is None or length <= window:
         return None
-    places = torch.arange(length, device=device)
-    return (places[:, None] - places).abs() < window
+    positions = torch.arange(length, device=device)
+    return (positions[:, None] - positions).abs() < window
 
 
 def _attend_cuda(

@@ -1,8 +1,8 @@
 """Model files: a Hugging Face folder or Microsoft's original `.bin` in, a Hugging Face folder out.
 
 In: a folder with `config.json` + `model.safetensors` (or shards, or `pytorch_model.bin`), or a `.bin` with its
-`…-config.json` beside it; another place of the configuration can be named. Out: a `Model` with float32 weights.
-Nothing in a foreign file is ever executed.
+`…-config.json` next to it; the configuration may be elsewhere. Out: a `Model` with float32 weights.
+No code in a model file is ever executed.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def read_model(
     num_labels: int | None = None,
     seed: int = 0,
 ) -> Model:
-    """Read a model; weights it lacks for `head` (or the pooler a classifier needs) start fresh, with a warning.
+    """Read a model; missing weights of `head` (or of a classifier's pooler) are initialized, with a warning.
 
     Args:
-        path: a Hugging Face folder, or Microsoft's `.bin` with its configuration beside it.
-        config: the configuration (file or folder) when it lies elsewhere.
-        head: the head to put on; None for the encoder alone.
-        num_labels: classes of a new classification head; read from the file when None.
-        seed: of the fresh weights.
+        path: a Hugging Face folder, or Microsoft's `.bin` with its configuration next to it.
+        config: the configuration (file or folder) if it is elsewhere.
+        head: the head to add; None for the encoder alone.
+        num_labels: classes of a new classification head; None to read it from the configuration.
+        seed: seed of the initialized weights.
 
     Raises:
-        DataError: missing, unexpected or mis-shaped tensors, all listed by name.
+        DataError: tensors are missing, unexpected or have wrong shapes; the message lists them.
     """
     path = Path(path)
     shape = read_config(path, config=config)
@@ -75,18 +75,18 @@ def write_model(
     labels: Sequence[str] = (),
     regression: bool = False,
 ) -> None:
-    """Write `config.json` and `model.safetensors` in Hugging Face's names; `folder` must exist.
+    """Write `config.json` and `model.safetensors` with Hugging Face names; `folder` must exist.
 
     Raises:
-        UsageError: `head` is not the head of `model`, or `labels` are not one name per class.
+        UsageError: `head` is not the head of `model`, or `labels` does not have one name per class.
     """
     if type(model.head) is not (HEADS[head] if head else type(None)):
-        raise UsageError(f"head is {head!r}, but the model has {type(model.head).__name__}; name the model's own head")
+        raise UsageError(f"head is {head!r}, but the model has {type(model.head).__name__}; pass the model's own head")
     if isinstance(model.head, ClassificationHead):
         labels = labels or [f"LABEL_{index}" for index in range(model.head.out.out_features)]
         if len(labels) != model.head.out.out_features:
             raise UsageError(
-                f"{len(labels)} labels for {model.head.out.out_features} classes; expected one name per class"
+                f"found {len(labels)} labels for {model.head.out.out_features} classes; expected one name per class"
             )
     config = model.encoder.config
     values = config.to_hf()
@@ -104,7 +104,7 @@ def write_model(
 
 
 def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
-    """All tensors of the model at `path`, and the file to name in messages."""
+    """All tensors of the model at `path`, and the file to mention in messages."""
     if is_microsoft(path):
         return path, read_torch_bin(path)
     single, index, legacy = (
@@ -126,18 +126,18 @@ def _shard_names(index: Path) -> list[str]:
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{index}: weight_map must map tensor names to file names")
     if any(Path(name).name != name for name in names):
-        raise DataError(f"{index}: a shard lies outside the folder; expected plain file names")
+        raise DataError(f"{index}: a shard is outside the folder; expected plain file names")
     return sorted(set(names))
 
 
 def _resize_positions(found: dict[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
-    """Fit the position table to the configuration as Microsoft's loader does."""
+    """Resize the position table to the configuration as Microsoft's loader does."""
     name = "encoder.embeddings.position.weight"
     table = found.get(name)
     if table is None or len(table) == config.max_positions:
         return found
     logger.warning(
-        "position table resized from %d to %d rows, as the configuration asks",
+        "position table resized from %d to %d rows to match the configuration",
         len(table),
         config.max_positions,
     )
@@ -147,7 +147,7 @@ def _resize_positions(found: dict[str, Tensor], config: EncoderConfig) -> dict[s
 def _drop_or_start_missing(
     model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str, generator: torch.Generator
 ) -> None:
-    """Weights the file lacks: a pooler nobody needs is left out, a head starts fresh, anything else is an error."""
+    """Handle missing weights: drop an unused pooler, initialize a head, raise for anything else."""
     missing = [name for name in model.state_dict() if name not in found]
     half_pooler = len([name for name in found if name.startswith("encoder.pooler.")]) == 1
     may_start = ("head.",) if half_pooler else ("head.", "encoder.pooler.")
@@ -168,7 +168,7 @@ def _drop_or_start_missing(
             reset_weights(model.encoder.pooler, config.initializer_range, generator)
     model.has_fresh_weights = bool(fresh)
     if head is not None and fresh:
-        logger.warning("%s has no trained %s head; %d tensors start from random values", where, head, len(fresh))
+        logger.warning("%s has no trained %s head; initialized %d tensors randomly", where, head, len(fresh))
 
 
 def _require_shapes(model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str) -> None:

@@ -1,10 +1,10 @@
-"""A word table that holds only the rows some texts use, while it is trained.
+"""A word embedding table reduced to the rows in use during training.
 
-In: a full table and the ids that occur. Out: a module in its place with a weight `[U, E]`, and later the full table
-again, its other rows as they were.
+In: a full table and the ids that occur. Out: a replacement module with a weight `[U, E]`; afterwards the full table
+again, with its other rows unchanged.
 
-A row that no text uses gets no gradient, so training it would change nothing but store and move three more numbers
-per weight: half the memory of an optimizer for a small encoder.
+Unused rows get no gradient, so training them would have no effect but would store and move three more numbers
+per weight: for a small encoder, half the memory of the optimizer.
 
 V vocabulary, U rows in use, E hidden width.
 """
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class CompactTable(nn.Module):
-    """Looks ids of the whole vocabulary up in the rows in use, `[...]` -> `[..., E]`."""
+    """Maps ids of the full vocabulary to the rows in use, `[...]` -> `[..., E]`."""
 
     weight: nn.Parameter
 
     def __init__(self, table: nn.Embedding, used_ids: Tensor) -> None:
-        """Take the rows `used_ids` (unique) of `table`; other ids must not be asked for."""
+        """Take the rows `used_ids` (unique) of `table`; other ids must not be looked up."""
         super().__init__()
         self._full = table.weight.detach()
         self._used_ids = used_ids.to(table.weight.device)
@@ -44,12 +44,12 @@ class CompactTable(nn.Module):
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The rows of `ids`; an id outside the rows in use is an index error."""
+        """The rows of `ids`; an id without a row raises an index error."""
         assert isinstance(self.places, Tensor)
         return functional.embedding(self.places[ids], self.weight, padding_idx=self._padding)
 
     def expanded(self) -> nn.Embedding:
-        """The full table with the rows in use as they are now."""
+        """The full table with the current values of the rows in use."""
         full = self._full.clone()
         full[self._used_ids] = self.weight.detach()
         table: nn.Embedding = nn.Embedding.from_pretrained(full, freeze=False, padding_idx=self._padding_idx)
@@ -57,14 +57,14 @@ class CompactTable(nn.Module):
 
 
 def hold_rows(embeddings: Embeddings, used_ids: NDArray[np.int64]) -> None:
-    """Train only the rows `used_ids` (unique) of a word table."""
+    """Train only the rows `used_ids` (unique) of the word embedding table."""
     assert isinstance(embeddings.word, nn.Embedding)
     embeddings.word = CompactTable(embeddings.word, torch.from_numpy(used_ids))
 
 
 @contextmanager
 def whole_table(embeddings: Embeddings) -> Iterator[None]:
-    """Put the full table in the place of a compact one for the length of the block, such as to write it."""
+    """Replace a compact table by the full one for the duration of the block, for example to save it."""
     table = embeddings.word
     embeddings.word = table.expanded() if isinstance(table, CompactTable) else table
     try:

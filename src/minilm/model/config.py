@@ -1,9 +1,9 @@
-"""What an encoder looks like: sizes, dropouts, family.
+"""Encoder configuration: sizes, dropout rates, family.
 
 In: a preset name or a Hugging Face `config.json` as a mapping.
-Out: one frozen `EncoderConfig`; the same table writes it back.
+Out: a frozen `EncoderConfig`, which can be converted back.
 
-A new family is one row in `FAMILIES`, one name table in `names.py`, one parity test.
+A new family needs one row in `FAMILIES`, one name table in `names.py`, and one parity test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FamilyName = Literal["bert", "roberta", "xlm-roberta"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """What differs between families that share this encoder.
+    """The differences between families that share this encoder.
 
     RoBERTa counts positions from the padding id + 1; BERT counts from 0.
     """
@@ -34,7 +34,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
     "roberta": Family(architecture="Roberta", positions_after_padding=True),
     "xlm-roberta": Family(architecture="XLMRoberta", positions_after_padding=True),
 }
-# Other names under which the same computation is published.
+# Alternative names of the same computation in published configurations.
 _ALIASES: Mapping[str, FamilyName] = {"minilm": "bert", "electra": "bert"}
 
 # Our field -> Hugging Face key. The one table for reading and writing.
@@ -59,9 +59,9 @@ _REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermedia
 class EncoderConfig:
     """Sizes of a post-norm BERT-style encoder (erf GELU).
 
-    `attention_dropout` is what the published configuration says. It is kept in the files; training applies
-    none unless a recipe says so (`train.attention_dropout`), because the fused attention kernels have none and a run
-    must mean the same on every device.
+    `attention_dropout` is the published value, preserved in the files. Training ignores it and applies
+    `train.attention_dropout` of the recipe (default 0), because fused attention kernels do not support dropout and a
+    run must be equivalent on every device.
     """
 
     vocab_size: int = 30522
@@ -79,10 +79,11 @@ class EncoderConfig:
     family: FamilyName = "bert"
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot form an encoder.
+        """Validate the sizes.
 
         Raises:
-            UsageError: a size is not positive, the heads do not divide the width, or the padding id is no id.
+            UsageError: a size is not positive, num_heads does not divide the width, or the padding id is not a
+                valid id.
         """
         for name in (*_REQUIRED, "num_segments"):
             value = getattr(self, name)
@@ -107,7 +108,7 @@ class EncoderConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Longest sequence the position table can hold."""
+        """Max sequence length of the position table."""
         return self.max_positions - self.first_position
 
     @classmethod
@@ -115,7 +116,7 @@ class EncoderConfig:
         """The published configuration called `name`.
 
         Raises:
-            UsageError: no such preset; the closest ones are named.
+            UsageError: the preset is unknown; the message suggests the closest one.
         """
         if name not in PRESETS:
             close = get_close_matches(name, PRESETS, n=1, cutoff=0.4)
@@ -128,7 +129,7 @@ class EncoderConfig:
         """Read the mapping of a Hugging Face `config.json`.
 
         Raises:
-            DataError: another architecture, a missing key, or a setting this encoder does not compute.
+            DataError: the architecture differs, a key is missing, or a setting is not supported.
         """
         model_type = str(values.get("model_type", "bert"))
         model_type = _ALIASES.get(model_type, model_type)
@@ -140,7 +141,7 @@ class EncoderConfig:
             raise DataError(f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?")
         found = {ours: values[theirs] for ours, theirs in _HF_KEYS.items() if values.get(theirs) is not None}
         if FAMILIES[cast("FamilyName", model_type)].positions_after_padding:
-            found.setdefault("pad_token_id", 1)  # what these families mean when the file does not say
+            found.setdefault("pad_token_id", 1)  # default of these families
         for name, value in found.items():
             kind = (int, float) if name.endswith(("dropout", "eps", "range")) else (int,)
             if isinstance(value, bool) or not isinstance(value, kind):
@@ -152,12 +153,12 @@ class EncoderConfig:
 
     @staticmethod
     def is_family(values: Mapping[str, object]) -> bool:
-        """Whether a `config.json` is of a family that this encoder builds."""
+        """Whether a `config.json` is of a supported family."""
         name = str(values.get("model_type", "bert"))
         return name in FAMILIES or name in _ALIASES
 
     def to_hf(self) -> dict[str, object]:
-        """The mapping for `config.json`; `from_hf` of it is this configuration again."""
+        """The mapping for `config.json`; the inverse of `from_hf`."""
         ours = asdict(self)
         values: dict[str, object] = {theirs: ours[name] for name, theirs in _HF_KEYS.items()}
         return {
@@ -177,7 +178,7 @@ class EncoderConfig:
 
 
 def _refuse_other_computations(values: Mapping[str, object], where: str) -> None:
-    """Raise when the file asks for something this encoder would silently compute differently."""
+    """Raise if the file requests something that this encoder would silently compute differently."""
     expected: Mapping[str, tuple[object, ...]] = {
         "hidden_act": ("gelu",),
         "position_embedding_type": ("absolute",),
@@ -189,7 +190,7 @@ def _refuse_other_computations(values: Mapping[str, object], where: str) -> None
     for key, allowed in expected.items():
         found = values.get(key)
         if found is not None and found not in allowed:
-            raise DataError(f"{where}: {key} is {found!r}; this encoder computes {allowed[0]!r} only")
+            raise DataError(f"{where}: {key} is {found!r}; this encoder supports {allowed[0]!r} only")
 
 
 def _bert(hidden_size: int, num_layers: int) -> EncoderConfig:
@@ -205,7 +206,7 @@ PRESETS: Mapping[str, EncoderConfig] = {
 
 
 def with_vocabulary_of(config: EncoderConfig, other: EncoderConfig) -> EncoderConfig:
-    """`config` with everything that the tokenizer decides taken from `other` (a student reads its teacher's ids)."""
+    """`config` with all tokenizer-dependent values of `other` (a student reads its teacher's ids)."""
     return replace(
         config,
         vocab_size=other.vocab_size,

@@ -1,7 +1,7 @@
-"""How an encoder's rows become one vector per text: the sentence-transformers dialect of a model folder.
+"""Text embedding settings of a model folder, in sentence-transformers' file format.
 
-In: a model folder, with or without `modules.json` and its companions.
-Out: `EmbeddingSettings`, and the same files written, so that both libraries give the same vectors.
+In: a model folder, with or without `modules.json` and its companion files.
+Out: `EmbeddingSettings`; the same files, written so that both libraries compute the same vectors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Pooling = Literal["mean", "cls"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddingSettings:
-    """Pooling over a text's tokens, whether vectors get unit length, and the longest input in tokens."""
+    """Pooling over tokens, whether vectors are normalized to unit length, and max tokens per text."""
 
     pooling: Pooling = "mean"
     normalize: bool = False
@@ -30,10 +30,10 @@ class EmbeddingSettings:
 
 
 def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
-    """Read the dialect; a folder without it embeds as sentence-transformers would: mean pooling, no scaling.
+    """Read the settings; without them, defaults are those of sentence-transformers: mean pooling, no normalization.
 
     Raises:
-        DataError: a module or pooling this library does not compute.
+        DataError: a module or pooling mode is not supported.
     """
     modules_file = folder / "modules.json"
     if not modules_file.is_file():
@@ -52,7 +52,7 @@ def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
 
 
 def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: int) -> None:
-    """Write the dialect beside a model in `folder`, in the form every sentence-transformers release reads."""
+    """Write the settings next to a model in `folder`, in the format that every sentence-transformers release reads."""
     kinds: Sequence[tuple[str, str]] = [("", "Transformer"), ("1_Pooling", "Pooling")]
     if settings.normalize:
         kinds = [*kinds, ("2_Normalize", "Normalize")]
@@ -87,7 +87,7 @@ def _read_list(file: Path) -> list[Mapping[str, object]]:
 
 
 def _read_pooling(file: Path) -> Pooling:
-    """Both spellings: `pooling_mode: mean` (newer) and `pooling_mode_mean_tokens: true` (older)."""
+    """Read either format: `pooling_mode: mean` (newer) or `pooling_mode_mean_tokens: true` (older)."""
     values = read_json(file)
     chosen = [str(values["pooling_mode"])] if "pooling_mode" in values else []
     prefix = "pooling_mode_"
@@ -102,7 +102,7 @@ def _read_pooling(file: Path) -> Pooling:
 
 
 def _max_tokens(folder: Path, model_max_tokens: int) -> int:
-    """The shortest limit that any of the folder's files states, never more than the position table holds."""
+    """The smallest limit in any of the folder's files, at most the size of the position table."""
     limits: list[object] = [model_max_tokens]
     for name, key in (
         ("sentence_bert_config.json", "max_seq_length"),

@@ -1,10 +1,10 @@
-"""The packed encoder: post-norm BERT on T tokens, with no padding anywhere.
+"""The packed encoder: post-norm BERT on T tokens without padding.
 
 In: a `Packed` batch.
 Out: hidden rows of the last layer, its first rows only, or the projections of a layer (`Relations`).
-Of a `PackedSeq2Seq` batch: the last layer's rows that a loss reads.
+For a `PackedSeq2Seq` batch: the rows of the last layer that a loss reads.
 
-B sequences, T packed tokens, R rows that are read, H heads, D head width, E hidden width, F feed-forward width.
+B sequences, T packed tokens, R rows that the loss reads, H heads, D head width, E hidden width, F feed-forward width.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Relations:
-    """Projections of one layer, straight after the linear maps and before any dropout, each `[T, H, D]`."""
+    """Projections of one layer, directly after the linear maps and before any dropout, each `[T, H, D]`."""
 
     query: Tensor
     key: Tensor
@@ -38,9 +38,9 @@ class Relations:
 
 
 class LinearGelu(nn.Linear):
-    """A linear map followed by erf GELU, `[T, in]` -> `[T, out]`; one module so that engines can fuse it."""
+    """A linear map followed by erf GELU, `[T, in]` -> `[T, out]`; a single module so that engines can fuse it."""
 
-    def forward(self, input: Tensor) -> Tensor:  # the name nn.Linear gave it
+    def forward(self, input: Tensor) -> Tensor:  # named as in nn.Linear
         """Apply both."""
         return functional.gelu(super().forward(input))
 
@@ -49,10 +49,10 @@ class Embeddings(nn.Module):
     """Word + position + segment tables, LayerNorm, dropout: `Packed` -> `[T, E]`."""
 
     def __init__(self, config: EncoderConfig) -> None:
-        """Make the tables; values come from `Encoder.reset` or a checkpoint."""
+        """Create the tables; `Encoder.reset` or a checkpoint sets their values."""
         super().__init__()
         self.first_position = config.first_position
-        # as published: a [PAD] in the text teaches its row nothing
+        # as published: a [PAD] in the text does not train its row
         self.word: nn.Embedding | CompactTable = nn.Embedding(
             config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
         )
@@ -76,7 +76,7 @@ class Layer(nn.Module):
     """One post-norm Transformer layer with a fused query-key-value projection."""
 
     def __init__(self, config: EncoderConfig) -> None:
-        """Make the weights; values come from `Encoder.reset` or a checkpoint."""
+        """Create the weights; `Encoder.reset` or a checkpoint sets their values."""
         super().__init__()
         width = config.hidden_size
         self.head_shape = (3, config.num_heads, config.head_size)
@@ -94,13 +94,13 @@ class Layer(nn.Module):
         return query, key, value
 
     def forward(self, hidden_TE: Tensor, packed: Packed, *, dropout: float = 0.0) -> Tensor:
-        """`[T, E]` -> `[T, E]`; `dropout` is of attention probabilities."""
+        """`[T, E]` -> `[T, E]`; `dropout` applies to attention probabilities."""
         return self._finish(hidden_TE, attend(*self.project(hidden_TE), packed, dropout=dropout))
 
     def forward_first(self, hidden_TE: Tensor, packed: Packed, *, dropout: float = 0.0) -> Tensor:
-        """Only each sequence's first row: `[T, E]` -> `[B, E]`.
+        """Each sequence's first row only: `[T, E]` -> `[B, E]`.
 
-        Keys and values are projected only where probabilities are dropped or the maps are prepacked.
+        Keys and values are projected only with attention dropout or prepacked maps.
         """
         rows_BE = hidden_TE[packed.first_rows]
         if isinstance(self.qkv, nn.Linear) and not dropout:
@@ -109,7 +109,7 @@ class Layer(nn.Module):
         return self._finish(rows_BE, attend_first(query[packed.first_rows], key, value, packed, dropout=dropout))
 
     def _attend_hidden(self, rows_BE: Tensor, hidden_TE: Tensor, packed: Packed) -> Tensor:
-        """Attention of first rows, with the key and value maps on their side (B rows, not T): `[B, H, D]`.
+        """Attention of first rows, with the key and value maps applied to B rows instead of T: `[B, H, D]`.
 
         q (W_k h + b_k) = (W_k^T q) h + a constant, which softmax ignores; sum p (W_v h + b_v) = W_v (sum p h) + b_v.
         """
@@ -125,7 +125,7 @@ class Layer(nn.Module):
         return values_BHD + value_bias.view(heads, size)
 
     def forward_with(self, hidden_TE: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
-        """`[T, E]` -> `[T, E]` with the caller's attention; only `rows` (int64) of it where given."""
+        """`[T, E]` -> `[T, E]` with the caller's attention; only `rows` (int64), if given."""
         query, key, value = self.project(hidden_TE)
         if rows is not None:
             hidden_TE, query = hidden_TE[rows], query[rows]
@@ -140,14 +140,14 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers and an optional pooler (the dense map that classification reads through tanh).
+    """Embeddings, layers and an optional pooler (a dense map with tanh, read by classifiers).
 
-    `attention_dropout` is the share of attention probabilities dropped in training: none unless it is set, whatever
-    the configuration says.
+    `attention_dropout` is the dropout rate of attention probabilities in training: 0 unless set, regardless of the
+    configuration.
     """
 
     def __init__(self, config: EncoderConfig, *, pooler: bool = True) -> None:
-        """Make an encoder whose weights are not yet set; see `reset` and `minilm.model.checkpoint`."""
+        """Create an encoder with uninitialized weights; see `reset` and `minilm.model.checkpoint`."""
         super().__init__()
         self.config = config
         self.attention_dropout = 0.0
@@ -160,13 +160,13 @@ class Encoder(nn.Module):
         return self._run(packed, len(self.layers))
 
     def first(self, packed: Packed) -> Tensor:
-        """Hidden row of each sequence's first token, `[B, E]`; the last layer is computed for those only."""
+        """Hidden row of each sequence's first token, `[B, E]`; the last layer is computed for those rows only."""
         last = self._layer(len(self.layers))
         before_last_TE = self._run(packed, len(self.layers) - 1)
         return last.forward_first(before_last_TE, packed, dropout=self._dropout_now())
 
     def seq2seq(self, batch: PackedSeq2Seq) -> Tensor:
-        """Hidden rows that a seq2seq loss reads, `[R, E]`; the last layer is computed for those only."""
+        """Hidden rows that a seq2seq loss reads, `[R, E]`; the last layer is computed for those rows only."""
         _require_fits(batch.max_positions, self.config)
         hidden_TE: Tensor = self.embeddings(batch.packed)
         inner = partial(attend_seq2seq, batch=batch, dropout=self._dropout_now())
@@ -176,15 +176,15 @@ class Encoder(nn.Module):
         return self._layer(len(self.layers)).forward_with(hidden_TE, read, batch.read_rows)
 
     def pooled(self, packed: Packed) -> Tensor:
-        """tanh(dense(first row)), `[B, E]`: what a classifier reads."""
-        assert self.pooler is not None, "make the encoder with pooler=True"
+        """tanh(dense(first row)), `[B, E]`: the input of a classifier."""
+        assert self.pooler is not None, "create the encoder with pooler=True"
         return torch.tanh(self.pooler(self.first(packed)))
 
     def relations(self, packed: Packed, *, layer: int | None = None) -> Relations:
-        """Query, key and value of `layer` (1-based, last by default); nothing after them is computed.
+        """Query, key and value of `layer` (1-based, default: last); later operations are not computed.
 
         Raises:
-            UsageError: no such layer.
+            UsageError: the layer does not exist.
         """
         layer = len(self.layers) if layer is None else layer
         if not 1 <= layer <= len(self.layers):
@@ -193,7 +193,7 @@ class Encoder(nn.Module):
         return Relations(query=query, key=key, value=value)
 
     def relation_parameters(self) -> list[nn.Parameter]:
-        """The weights that `relations` of the last layer depends on; the rest get no gradient from it."""
+        """The weights that `relations` of the last layer depends on; all others get no gradient from it."""
         last = self._layer(len(self.layers))
         unused = {*last.parameters()} - {*last.qkv.parameters()}
         unused |= set() if self.pooler is None else {*self.pooler.parameters()}
@@ -237,5 +237,5 @@ def _require_fits(longest: int, config: EncoderConfig) -> None:
     if longest > config.max_tokens:
         raise DataError(
             f"a sequence has {longest} tokens, but the position table holds {config.max_tokens}; "
-            f"cut the text or use a model with more positions"
+            f"truncate the text or use a model with more positions"
         )

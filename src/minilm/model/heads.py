@@ -1,4 +1,4 @@
-"""What is put on top of an encoder: masked language model, classifier, answer span.
+"""Heads on top of the encoder: masked language model, classifier, answer span.
 
 In: rows of the last layer. Out: scores.
 
@@ -18,10 +18,10 @@ from minilm.model.packing import Packed
 
 
 class MaskedLanguageHead(nn.Module):
-    """Dense, GELU, LayerNorm, then the word table itself plus a bias: `[T, E]` -> `[T, V]`."""
+    """Dense, GELU, LayerNorm, then the tied word table plus a bias: `[T, E]` -> `[T, V]`."""
 
     def __init__(self, config: EncoderConfig, num_labels: int = 0) -> None:
-        """Make the transform; the output matrix is the encoder's word table (tied). `num_labels` is unused."""
+        """Create the transform; the output matrix is the encoder's word table (tied). `num_labels` is unused."""
         super().__init__()
         self.dense = LinearGelu(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -40,7 +40,7 @@ class ClassificationHead(nn.Module):
     """Dropout and a linear map on the pooled first token: `[B, E]` -> `[B, C]`."""
 
     def __init__(self, config: EncoderConfig, num_labels: int) -> None:
-        """Make a head for `num_labels` classes (1 for regression)."""
+        """Create a head for `num_labels` classes (1 for regression)."""
         super().__init__()
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.out = nn.Linear(config.hidden_size, num_labels)
@@ -55,7 +55,7 @@ class SpanHead(nn.Module):
     """A linear map to a start and an end score: `[T, E]` -> `[T, 2]`."""
 
     def __init__(self, config: EncoderConfig, num_labels: int = 2) -> None:
-        """Make the map; a span always has two scores, so `num_labels` is unused."""
+        """Create the map; a span always has two scores, so `num_labels` is unused."""
         super().__init__()
         self.out = nn.Linear(config.hidden_size, 2)
 
@@ -76,11 +76,11 @@ HEADS: dict[HeadName, type[MaskedLanguageHead] | type[ClassificationHead] | type
 class Model(nn.Module):
     """An encoder with at most one head; `model(packed)` gives the head's scores, or hidden rows without one.
 
-    `has_fresh_weights`: some were not in the checkpoint and start from random values.
+    `has_fresh_weights`: some weights were not in the checkpoint and are randomly initialized.
     """
 
     def __init__(self, encoder: Encoder, head: Head | None = None) -> None:
-        """Join the two; both keep their own weights."""
+        """Combine the two; both keep their own weights."""
         super().__init__()
         self.encoder = encoder
         self.head = head

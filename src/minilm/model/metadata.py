@@ -1,7 +1,7 @@
-"""What the files beside a model's weights say: sizes, head, labels. No torch needed.
+"""Model metadata from the configuration files: sizes, head, labels. Does not need torch.
 
-In: a Hugging Face folder or Microsoft's `.bin` with `…-config.json` beside it; another location of the configuration
-can be named. Out: its configuration, the head it was saved with, the names of its labels, checksums.
+In: a Hugging Face folder or Microsoft's `.bin` with `…-config.json` next to it; the configuration may be elsewhere.
+Out: its configuration, the head it was saved with, its label names, checksums.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ARCHITECTURES: Mapping[str, HeadName] = {
     "ForSequenceClassification": "classification",
     "ForQuestionAnswering": "span",
 }
-_UNNAMED_LABELS = 2  # of a classifier whose configuration names none, as in Hugging Face's library
+_UNNAMED_LABELS = 2  # labels of a classifier without label names, as in Hugging Face's library
 
 
 def read_config(path: Path | str, *, config: Path | None = None) -> EncoderConfig:
     """The configuration of the model at `path` (folder or `.bin`), or the one at `config` (file or folder).
 
     Raises:
-        DataError: no configuration file, or one this encoder cannot follow.
+        DataError: there is no configuration file, or the encoder does not support it.
     """
     file = _config_file(Path(path), config)
     return EncoderConfig.from_hf(read_json(file), where=str(file))
@@ -52,7 +52,7 @@ def label_names(path: Path | str, *, config: Path | None = None) -> tuple[str, .
 
 
 def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:
-    """Which head the `architectures` of the configuration says the model holds."""
+    """The head that `architectures` of the configuration states, if any."""
     names = read_json(_config_file(Path(path), config)).get("architectures")
     if not isinstance(names, list) or not names:
         return None
@@ -60,10 +60,10 @@ def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | No
 
 
 def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str, str]:
-    """SHA-256 of the configuration and of the weights at `path`, whatever the files are called.
+    """SHA-256 of the configuration and of the weights at `path`, independent of file names.
 
     Raises:
-        DataError: no configuration or no weights.
+        DataError: the configuration or the weights are missing.
     """
     path = Path(path)
     files = [path] if is_microsoft(path) else sorted(path.glob("*.safetensors")) or [path / "pytorch_model.bin"]
@@ -79,7 +79,7 @@ def is_microsoft(path: Path) -> bool:
 
 
 def _config_file(path: Path, config: Path | None) -> Path:
-    """`config`; else `config.json` of a folder, `<name>-config.json` or `config.json` beside a `.bin`."""
+    """`config`; else `config.json` of a folder, or `<name>-config.json` or `config.json` next to a `.bin`."""
     if not path.exists():
         raise DataError(f"{path}: no such model; expected a model folder or a .bin file")
     if config is not None:

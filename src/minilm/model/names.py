@@ -1,10 +1,10 @@
-"""Weight names, both ways: published checkpoints <-> this encoder.
+"""Conversion of weight names: published checkpoints <-> this encoder.
 
 In: a mapping of tensors under Hugging Face, Microsoft or TF-era names.
 Out: the same tensors under our names (`encoder.…`, `head.…`), and back.
 
-One function, `hf_names`, says where a weight of ours lives in a Hugging Face file; reading and writing
-both follow it, so neither can drift from the other.
+A single function, `hf_names`, maps our names to those of a Hugging Face file. Reading and writing both use it, so
+they cannot diverge.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from minilm.errors import DataError
 from minilm.model.config import FamilyName
 from minilm.model.metadata import HeadName
 
-# Our prefix -> Hugging Face prefix, below the family's own prefix.
+# Our prefix -> Hugging Face prefix, below the family prefix.
 _ENCODER: Mapping[str, str] = {
     "embeddings.word.": "embeddings.word_embeddings.",
     "embeddings.position.": "embeddings.position_embeddings.",
@@ -53,7 +53,7 @@ _HEADS: Mapping[tuple[str, HeadName], Mapping[str, str]] = {
     },
     ("roberta", "span"): {"head.out.": "qa_outputs."},
 }
-# Tied copies, buffers, pre-training heads and heads that were not asked for.
+# Tied copies, buffers, pre-training heads and heads that were not requested.
 _IGNORED = re.compile(
     r"(.*embeddings\.(position_ids|token_type_ids)|(cls|lm_head|classifier|qa_outputs|"
     r"discriminator_predictions|generator_predictions|generator_lm_head|crit_mask_lm_smoothed)\..*)"
@@ -64,9 +64,9 @@ _PARTS = ("query", "key", "value")
 
 
 def hf_names(name: str, *, family: FamilyName, head: HeadName | None) -> tuple[str, ...]:
-    """Where our weight `name` lives in a Hugging Face file: one name, or three for a fused projection.
+    """Hugging Face names of our weight `name`: one name, or three for a fused projection.
 
-    Without a head the names carry no family prefix, as `AutoModel` writes them.
+    Without a head, the names have no family prefix, as `AutoModel` writes them.
     """
     kind = "bert" if family == "bert" else "roberta"
     if head is not None and (found := _swap(name, _HEADS[kind, head])):
@@ -79,7 +79,7 @@ def hf_names(name: str, *, family: FamilyName, head: HeadName | None) -> tuple[s
             return tuple(f"{base}attention.self.{part}.{match[2][4:]}" for part in _PARTS)
         return (base + str(_swap(match[2], _LAYER)),)
     found = _swap(inner, _ENCODER)
-    assert found, f"{name} belongs to a head; say which"
+    assert found, f"{name} belongs to a head; specify which"
     return (prefix + found,)
 
 
@@ -100,13 +100,13 @@ def to_ours(
     head: HeadName | None,
     where: str,
 ) -> dict[str, Tensor]:
-    """Find our `expected` weights in a published checkpoint; those absent are left out of the result.
+    """Find our `expected` weights in a published checkpoint; absent weights are omitted from the result.
 
     Accepts names with or without the family's prefix, TF-era `gamma`/`beta`, and Microsoft's fused
     query-key-value with separate biases.
 
     Raises:
-        DataError: tensors this encoder has no place for (all are listed), or half a query-key-value.
+        DataError: a tensor is unknown to this encoder (the message lists all), or a query-key-value is incomplete.
     """
     left = _normalised(tensors, where)
     found: dict[str, Tensor] = {}
@@ -128,7 +128,7 @@ def to_ours(
 
 
 def _joined(parts: Mapping[str, Tensor], where: str) -> Tensor:
-    """One tensor of the parts of a fused projection, which must have equal shapes."""
+    """Concatenate the parts of a fused projection, which must have equal shapes."""
     if len({tensor.shape for tensor in parts.values()}) != 1:
         shapes = listed(f"{name} {tuple(tensor.shape)}" for name, tensor in parts.items())
         raise DataError(f"{where}: tensors of one attention layer differ in shape: {shapes}")
@@ -137,7 +137,7 @@ def _joined(parts: Mapping[str, Tensor], where: str) -> Tensor:
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
-    """`names` for a message: the first few and how many more."""
+    """Format `names` for a message: the first few and the number of others."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
@@ -151,14 +151,14 @@ def _swap(name: str, table: Mapping[str, str]) -> str | None:
 
 
 def _normalised(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Strip the family prefix, modernise LayerNorm names, split Microsoft's fused projections."""
+    """Strip the family prefix, modernize LayerNorm names, split Microsoft's fused projections."""
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         stem, _, last = _PREFIX.sub("", name).rpartition(".")
         if "rel_pos_bias" in name:
             raise DataError(
                 f"{where}: {name} is a relative position bias (UniLM 1.2 / 2); "
-                f"this encoder computes absolute positions only, as every MiniLM has"
+                f"this encoder supports absolute positions only, which all MiniLM models use"
             )
         if stem.endswith("LayerNorm"):
             last = _OLD_NORM.get(last, last)
@@ -169,7 +169,7 @@ def _normalised(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _split_fused(plain: dict[str, Tensor], base: str, where: str) -> None:
-    """`qkv_linear` rows are query, key, value; biases come as `q_bias`, `v_bias`; the key has none: zeros."""
+    """Split `qkv_linear` into query, key and value; biases are `q_bias` and `v_bias`, the key bias is zero."""
     weight = plain.pop(f"{base}qkv_linear.weight")
     missing = [part for part in ("q_bias", "v_bias") if base + part not in plain]
     if missing or weight.dim() != 2 or weight.shape[0] % 3:

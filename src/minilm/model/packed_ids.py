@@ -1,6 +1,6 @@
-"""Packed batches before any framework: token ids of several sequences laid end to end, in numpy.
+"""Framework-independent packed batches: token ids of several sequences concatenated, in numpy.
 
-In: token ids of B sequences, one array each. Out: one `PackedIds` of T = sum of lengths tokens, which engines take.
+In: token ids of B sequences, one array each. Out: a `PackedIds` of T = sum of lengths tokens, the input of engines.
 
 B sequences, T packed tokens, N tokens of one sequence.
 """
@@ -22,7 +22,7 @@ S = TypeVar("S", bound=np.generic)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedIds:
-    """B sequences end to end; sequence b is `token_ids[cu_seqlens[b]:cu_seqlens[b + 1]]`.
+    """B concatenated sequences; sequence b is `token_ids[cu_seqlens[b]:cu_seqlens[b + 1]]`.
 
     Attributes:
         token_ids: `[T]` int32.
@@ -55,18 +55,18 @@ class PackedIds:
 
 
 def pack_ids(sequences: Sequence[np.ndarray], segments: Sequence[np.ndarray] | None = None) -> PackedIds:
-    """Lay B token-id arrays end to end, in the order given (sort by length for the fastest attention).
+    """Concatenate B token-id arrays in the given order (sort by length for the fastest attention).
 
     Args:
         sequences: B integer arrays `[N_b]`, none empty.
-        segments: segment ids of the same shapes; 0 everywhere when absent.
+        segments: segment ids of the same shapes; default all 0.
 
     Raises:
-        UsageError: no sequence, or an empty one.
+        UsageError: there is no sequence, or one is empty.
     """
     lengths = [len(sequence) for sequence in sequences]
     if not lengths or min(lengths) == 0:
-        raise UsageError("a packed batch needs at least one sequence and no empty sequence; leave empty ones out")
+        raise UsageError("a packed batch needs at least one sequence and no empty sequence; omit empty sequences")
     token_ids = np.concatenate(sequences).astype(np.int32)
     segment_ids = np.zeros_like(token_ids) if segments is None else np.concatenate(segments).astype(np.int32)
     return PackedIds(

@@ -1,7 +1,7 @@
-"""Packed batches: several sequences laid end to end, no padding token anywhere.
+"""Packed batches: several sequences concatenated without padding.
 
 In: token ids of B sequences, one array each, or as `PackedIds`.
-Out: one `Packed` of T = sum of lengths tokens that every room passes along.
+Out: a `Packed` of T = sum of lengths tokens, the batch format of all modules.
 
 B sequences, T packed tokens, N tokens of one sequence.
 """
@@ -22,11 +22,11 @@ from minilm.model.packed_ids import PackedIds, pack_ids
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """B sequences end to end; sequence b is `token_ids[cu_seqlens[b]:cu_seqlens[b + 1]]`.
+    """B concatenated sequences; sequence b is `token_ids[cu_seqlens[b]:cu_seqlens[b + 1]]`.
 
     Attributes:
         token_ids: `[T]` int64.
-        position_ids: `[T]` int64, 0, 1, 2 … in each sequence; each model adds its family's first position.
+        position_ids: `[T]` int64, 0, 1, 2, … in each sequence; each model adds its family's first position.
         segment_ids: `[T]` int64.
         cu_seqlens: `[B + 1]` int32 on the device of the tokens.
         lengths: the B lengths on the host (their sum is T).
@@ -40,7 +40,7 @@ class Packed:
 
     @classmethod
     def from_ids(cls, ids: PackedIds) -> Packed:
-        """The torch form of a batch."""
+        """Convert a batch to torch."""
         starts, lengths = ids.cu_seqlens[:-1].astype(np.int64), ids.lengths
         return cls(
             token_ids=torch.from_numpy(ids.token_ids.astype(np.int64)),
@@ -67,7 +67,7 @@ class Packed:
 
     @cached_property
     def runs(self) -> tuple[tuple[int, int], ...]:
-        """Runs of neighbours of equal length as (number of sequences, length); few when sorted by length."""
+        """Runs of adjacent sequences of equal length as (number of sequences, length); few if sorted by length."""
         return tuple((len(list(group)), length) for length, group in groupby(self.lengths))
 
     @property
@@ -76,7 +76,7 @@ class Packed:
         return self.cu_seqlens[:-1].long()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What defines the batch, by name; positions follow from the lengths."""
+        """The tensors that define the batch, by name; positions follow from the lengths."""
         return {"token_ids": self.token_ids, "segment_ids": self.segment_ids, "cu_seqlens": self.cu_seqlens}
 
     def to(self, device: torch.device | str) -> Packed:
@@ -91,10 +91,10 @@ class Packed:
 
 
 def pack(sequences: Sequence[np.ndarray], *, segments: Sequence[np.ndarray] | None = None) -> Packed:
-    """Lay B token-id arrays end to end; see `pack_ids`.
+    """Concatenate B token-id arrays; see `pack_ids`.
 
     Raises:
-        UsageError: no sequence, or an empty one.
+        UsageError: there is no sequence, or one is empty.
     """
     return Packed.from_ids(pack_ids(sequences, segments))
 

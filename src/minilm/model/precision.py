@@ -1,6 +1,6 @@
-"""The floating-point precisions in which models compute.
+"""The floating-point precisions of models.
 
-In: `fp32` or `bf16`. Out: the type torch has for it, which is imported only then.
+In: `fp32` or `bf16`. Out: the torch dtype; torch is imported only then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 def torch_dtype(precision: Precision) -> torch.dtype:
-    """The torch type of a precision."""
+    """The torch dtype of a precision."""
     import torch
 
     return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -1,11 +1,11 @@
-"""Frozen linear maps for CPUs: weights laid out once the way the oneDNN kernels want them.
+"""Frozen linear maps for CPUs, with weights prepacked for the oneDNN kernels.
 
-In: a module in evaluation mode whose linear maps will not change any more.
-Out: the same module, each map replaced by one that reads prepacked weights.
+In: a module in evaluation mode whose linear maps no longer change.
+Out: the same module, with each map replaced by one with prepacked weights.
 
-Faster than `torch.nn.Linear` (measured in fp32 and bf16 on a 2-core AVX-512 machine), same numbers to rounding.
-A GELU that follows is fused where the processor has AVX-512; with AVX2 oneDNN's costs several times torch's own.
-Elsewhere (accelerators, builds without oneDNN) modules are left as they are.
+Faster than `torch.nn.Linear` (measured in fp32 and bf16 on a 2-core AVX-512 machine), with equal results up to
+rounding. A subsequent GELU is fused on processors with AVX-512; with AVX2, oneDNN's GELU is several times slower than
+torch's. On accelerators and in builds without oneDNN, modules are unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minilm.model.encoder import LinearGelu
 
-# The kernels choose a layout for about this many rows; any number of rows may follow.
+# Number of rows for which the kernels choose a layout; any number of rows works.
 _TYPICAL_ROWS = 2048
 _FUSES_GELU = "AVX512" in torch.backends.cpu.get_cpu_capability()
 
@@ -42,7 +42,7 @@ class PrepackedLinear(nn.Module):
 
 
 def prepack(module: nn.Module) -> None:
-    """Replace every linear map below `module`, where this build and device have the kernels."""
+    """Replace every linear map below `module`, if the build and the device have the kernels."""
     if not torch.backends.mkldnn.is_available():
         return
     has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()

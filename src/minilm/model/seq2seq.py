@@ -1,11 +1,12 @@
-"""Packed batches of source and target: what the seq2seq attention masks look at.
+"""Packed batches of sources and targets, with the seq2seq attention masks.
 
-In: token ids of B sources, targets and (mask way v2) pseudo tokens. Out: one `PackedSeq2Seq`, no padding in it.
+In: token ids of B sources, targets and (mask mode v2) pseudo tokens. Out: a `PackedSeq2Seq` without padding.
 
-Source tokens see their source. A target token sees the source and the targets up to itself; a pseudo token sees the
-source, the targets before the one it predicts, and itself. Both share one position id (UniLM, pseudo-masking).
+Source tokens attend to their source. A target token attends to the source and to the targets up to itself; a pseudo
+token attends to the source, to the targets before the one it predicts, and to itself. A target token and its pseudo
+token share one position id (UniLM, pseudo-masking).
 
-B sequences, T packed tokens, S source tokens, M target tokens, R rows that are read.
+B sequences, T packed tokens, S source tokens, M target tokens, R rows that the loss reads.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ _Offsets = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class PaddedRows:
-    """Some rows of each sequence and all its tokens, padded to a rectangle for one attention call; Q and N the longest.
+    """Some rows of each sequence and all its tokens, padded to the max lengths Q and N for one attention call.
 
     Attributes:
-        queries: `[B * Q]` int64, which of the rows; the first one where there is none.
-        keys: `[B * N]` int64, which of the T tokens.
-        mask: `[B, 1, Q, N]`, True where a row may look; padding looks at the first token, so that its softmax exists.
-        kept: int64, where the real rows are among the B * Q.
+        queries: `[B * Q]` int64, indices of the rows; 0 for padding.
+        keys: `[B * N]` int64, indices of the T tokens; 0 for padding.
+        mask: `[B, 1, Q, N]`, True where a row may attend; padding attends to the first token, so that its softmax is
+            defined.
+        kept: int64, indices of the real rows among the B * Q.
     """
 
     queries: Tensor
@@ -46,16 +48,16 @@ class PaddedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedSeq2Seq:
-    """B pairs end to end; sequence b is its source, then its tail: targets and, with `has_pseudo`, pseudo tokens.
+    """B concatenated pairs; sequence b is its source, then its tail: targets and, with `has_pseudo`, pseudo tokens.
 
     Attributes:
         packed: all tokens; positions and segments are those of source and target.
         source_lengths: source tokens of each sequence.
         target_lengths: target tokens of each sequence.
         has_pseudo: whether each target token has a pseudo token.
-        read_lengths: rows of each sequence that a loss reads; all in its tail.
-        read_offsets: `[R]` int64, where these rows are in the tails, sequence by sequence.
-        read_rows: `[R]` int64, where they are among the T tokens.
+        read_lengths: number of rows of each sequence that the loss reads; all are in its tail.
+        read_offsets: `[R]` int64, indices of these rows in the tails, sequence by sequence.
+        read_rows: `[R]` int64, their indices among the T tokens.
     """
 
     packed: Packed
@@ -68,12 +70,12 @@ class PackedSeq2Seq:
 
     @property
     def max_positions(self) -> int:
-        """Positions that the longest pair takes."""
+        """Number of positions of the longest pair."""
         return max(source + target for source, target in zip(self.source_lengths, self.target_lengths, strict=True))
 
     @cached_property
     def tail_masks(self) -> tuple[Tensor, ...]:
-        """True where a tail token may look at a token of its sequence: `[tail, S + tail]` for each sequence."""
+        """True where a tail token may attend to a token of its sequence: `[tail, S + tail]` for each sequence."""
         device = self.packed.token_ids.device
         return tuple(
             _tail_mask(source, target, self.has_pseudo).to(device)
@@ -82,18 +84,18 @@ class PackedSeq2Seq:
 
     @cached_property
     def read_masks(self) -> tuple[Tensor, ...]:
-        """The rows of `tail_masks` that are read."""
+        """The rows of `tail_masks` that the loss reads."""
         offsets = self.read_offsets.split(list(self.read_lengths))
         return tuple(mask[chosen] for mask, chosen in zip(self.tail_masks, offsets, strict=True))
 
     @cached_property
     def padded_tails(self) -> PaddedRows:
-        """All tail rows, for devices on which the number of calls decides."""
+        """All tail rows, for devices on which the number of calls dominates."""
         return self._padded(self.tail_lengths, self.tail_masks)
 
     @cached_property
     def padded_read(self) -> PaddedRows:
-        """The rows that are read, for such devices."""
+        """The rows that the loss reads, for such devices."""
         return self._padded(self.read_lengths, self.read_masks)
 
     def _padded(self, lengths: Sequence[int], masks: Sequence[Tensor]) -> PaddedRows:
@@ -108,7 +110,7 @@ class PackedSeq2Seq:
 
     @cached_property
     def sources(self) -> Packed:
-        """The sources alone, as `attend` wants them."""
+        """The sources alone, as input of `attend`."""
         keep = self.source_rows
         starts = torch.tensor([0, *self.source_lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         return Packed(
@@ -121,12 +123,12 @@ class PackedSeq2Seq:
 
     @cached_property
     def source_rows(self) -> Tensor:
-        """Where the source tokens are among the T tokens, int64."""
+        """Indices of the source tokens among the T tokens, int64."""
         return self._rows(self.source_lengths, [0] * len(self.source_lengths))
 
     @cached_property
     def tail_rows(self) -> Tensor:
-        """Where the tail tokens are among the T tokens, int64."""
+        """Indices of the tail tokens among the T tokens, int64."""
         return self._rows(self.tail_lengths, self.source_lengths)
 
     @property
@@ -135,7 +137,7 @@ class PackedSeq2Seq:
         return tuple(length - source for length, source in zip(self.packed.lengths, self.source_lengths, strict=True))
 
     def _rows(self, lengths: Sequence[int], skipped: Sequence[int]) -> Tensor:
-        """Rows of a part of each sequence: `lengths` of them after the first `skipped`."""
+        """Indices of part of each sequence: `lengths` tokens after the first `skipped`."""
         starts = np.cumsum([0, *self.packed.lengths[:-1]]) + skipped
         rows = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
         return _int64(rows).to(self.packed.token_ids.device)
@@ -158,21 +160,21 @@ def pack_seq2seq(
     read: Sequence[_Offsets] | None = None,
     target_segment: int = 1,
 ) -> PackedSeq2Seq:
-    """Lay B pairs end to end, in the order given (neighbours of equal lengths share one attention call).
+    """Concatenate B pairs in the given order (adjacent pairs of equal lengths share one attention call).
 
     Args:
         sources: B token id arrays with their special tokens, none empty.
         targets: B token id arrays, none empty.
-        pseudo: the pseudo token of each target token; they are the rows that are read.
-        read: without pseudo tokens, the target tokens of each pair that are read; all of them when None.
+        pseudo: the pseudo token of each target token; these are the rows that the loss reads.
+        read: without pseudo tokens, the target tokens of each pair that the loss reads; None for all.
         target_segment: segment id of targets and pseudo tokens; sources have 0.
 
     Raises:
-        UsageError: no pair, an empty source or target, or pseudo tokens that are not one per target token.
+        UsageError: there is no pair, a source or target is empty, or there is not one pseudo token per target token.
     """
     source_lengths, target_lengths = (tuple(map(len, part)) for part in (sources, targets))
     if not source_lengths or min(source_lengths) == 0 or min(target_lengths) == 0:
-        raise UsageError("a seq2seq batch needs at least one pair and no empty source or target; leave empty ones out")
+        raise UsageError("a seq2seq batch needs at least one pair and no empty source or target; omit empty pairs")
     if pseudo is not None and tuple(map(len, pseudo)) != target_lengths:
         raise UsageError("pseudo tokens must be one per target token")
     tokens = [sources, targets] if pseudo is None else [sources, targets, pseudo]
@@ -206,16 +208,16 @@ def _int64(arrays: Sequence[NDArray[np.integer]]) -> Tensor:
 
 
 def _rectangle(lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Which row stands in each place of a padded rectangle (0 in padding), and which places are no padding."""
+    """The row index of each cell of a padded rectangle (0 in padding), and the indices of the non-padding cells."""
     real = np.arange(max(lengths)) < np.array(lengths)[:, None]
-    places = np.flatnonzero(real)
+    cells = np.flatnonzero(real)
     rows = np.zeros(real.size, dtype=np.int64)
-    rows[places] = np.arange(len(places))
-    return torch.from_numpy(rows), torch.from_numpy(places)
+    rows[cells] = np.arange(len(cells))
+    return torch.from_numpy(rows), torch.from_numpy(cells)
 
 
 def _positions(sources: Sequence[int], targets: Sequence[int], *, num_tails: int) -> list[NDArray[np.integer]]:
-    """Targets go on where the source ends; pseudo tokens have the same positions again."""
+    """Target positions continue after the source; pseudo tokens have the same positions as their targets."""
     parts: list[NDArray[np.integer]] = []
     for source, target in zip(sources, targets, strict=True):
         parts += [np.arange(source), *[np.arange(source, source + target)] * num_tails]

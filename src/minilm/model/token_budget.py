@@ -1,6 +1,7 @@
-"""Cut sequences into batches by a token budget.
+"""Group sequences into batches by a token budget.
 
-In: the lengths of sequences. Out: groups of similar length; a batch costs what its tokens cost. No torch needed.
+In: the lengths of sequences. Out: groups of similar length, because the cost of a batch is that of its tokens.
+Does not need torch.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ Int64s = npt.NDArray[np.int64]
 
 
 def microbatches(lengths: npt.NDArray[np.integer], *, token_budget: int) -> list[Int64s]:
-    """Cut documents into groups of similar length that each fit the token budget.
+    """Split documents into groups of similar length that each fit the token budget.
 
     Args:
         lengths: tokens per document [n].
-        token_budget: most tokens of one group; a single longer document is a group of its own.
+        token_budget: max tokens per group; a longer document forms its own group.
 
     Returns:
-        Index arrays (int64) into `lengths`, shortest documents first, that together hold every index once.
+        Index arrays (int64) into `lengths`, shortest documents first, that together contain every index once.
     """
     if token_budget < 1:
         raise UsageError(f"token_budget is {token_budget}; expected at least 1")

@@ -1,6 +1,6 @@
-"""Modules with shapes alone, for weights that are about to be put in.
+"""Create modules without weights, before weights are loaded into them.
 
-In: nothing; modules are made inside the context. Out: parameters on the meta device, never filled.
+In: nothing; modules are created inside the context. Out: parameters on the meta device, without values.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Modules made inside take no memory and no random numbers.
+    """Modules created inside allocate no memory and consume no random numbers.
 
-    Their initialisation is skipped too: on the meta device it would compute nothing, and the first call would load
-    torch's compiler, two seconds long.
+    Initialization is skipped too: on the meta device it would compute nothing, and the first call would import
+    torch's compiler, which takes two seconds.
     """
     with torch.device("meta"), _NoInitialisation():
         yield
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """`torch.nn.init` does nothing."""
+    """Turns the functions of `torch.nn.init` into no-ops."""
 
     def __torch_function__(
         self,

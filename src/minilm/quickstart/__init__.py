@@ -1,1 +1,1 @@
-"""The whole path on what is installed: distil, fine-tune, score, compare."""
+"""The full workflow on installed text, without downloads: distill, fine-tune, score, compare."""

@@ -1,7 +1,7 @@
-"""`minilm quickstart`: distil a 3-layer student, fine-tune teacher and students, compare them in one table.
+"""`minilm quickstart`: distill a 3-layer student, fine-tune teacher and students, compare them in one table.
 
-In: text that is installed (or the user's files) and the embedded teacher. Out: a folder with the run folders
-and `summary.json`; one row each for the teacher, the distilled student and the same student undistilled.
+In: installed text (or the user's files) and the embedded teacher. Out: a folder with the run folders and
+`summary.json`; one row each for the teacher, the distilled student and the same student without distillation.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from minilm.text.tokenizer import Tokenizer
 from minilm.train.metrics import read_metrics
 
 TEACHER, DISTILLED, UNDISTILLED = "teacher", "student, distilled", "student, not distilled"
-_ROUNDS = 3  # of the speed measurement, in turn over the models
+_ROUNDS = 3  # of the speed measurement, alternating between the models
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     name: str
     parameters: int
@@ -46,11 +46,11 @@ class Row:
 
 
 def quickstart(text: QuickstartText, out: Path) -> list[Row]:
-    """Run everything below `out`; a second call with the same text goes on where the first was stopped.
+    """Run all steps below `out`; after an interruption, a call with the same text resumes.
 
     Raises:
-        SystemProblem: the embedded teacher or transformers is missing.
-        Interrupted: Ctrl-C; finished parts are kept.
+        SystemProblem: the embedded teacher or transformers is not installed.
+        Interrupted: Ctrl-C; finished steps are kept.
     """
     make_folder(out)
     teacher = embedded_model()
@@ -69,7 +69,7 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     result = distill(loaded)
     section = recipe.students[0]
     undistilled = make_student(section, teacher=teacher, tokenizer=tokenizer, seed=recipe.seed)
-    card = "The student of the quickstart before its first step, for comparison.\n"
+    card = "The quickstart's student before its first training step, for comparison.\n"
     save_student(undistilled, out / "undistilled", teacher=teacher, tokenizer=tokenizer, card=card)
     folders = {TEACHER: teacher, DISTILLED: result.folders[section.name], UNDISTILLED: out / "undistilled"}
     losses = _heldout_losses(recipe, teacher, folders, result.shards)
@@ -96,14 +96,14 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
 def _heldout_losses(
     recipe: DistillRecipe, teacher: Path, folders: Mapping[str, Path], shards: Shards
 ) -> dict[str, float]:
-    """Distillation loss of each model against the teacher, on the documents that were never trained on."""
+    """Distillation loss of each model against the teacher, on the held-out documents."""
     encoders = {str(number): read_model(path).encoder for number, path in enumerate(folders.values())}
     found = make_objective(recipe, load_teacher(teacher), encoders, shards, "cpu").evaluate()
     return dict(zip(folders, found.values(), strict=True))
 
 
 def _fine_tune(name: str, folder: Path, text: QuickstartText, out: Path) -> float:
-    """Train a classifier on the labelled paragraphs; returns its held-out accuracy. Same settings for all models."""
+    """Train a classifier on the labelled paragraphs and return its held-out accuracy; all models use equal settings."""
     values = {
         "model": str(folder),
         "out": str(out / ("fine-tune-" + name.replace(", ", "-").replace(" ", "-"))),
@@ -123,10 +123,10 @@ def _write_labelled(rows: Sequence[Labelled], labels: Sequence[str], file: Path)
 
 
 def _report(text: QuickstartText, rows: Sequence[Row], out: Path) -> None:
-    """One page: the table, the distillation curves, what was learned from what."""
+    """Write one page with the table, the distillation curves, and the data used."""
     notes = [
         f"Text: {text.source}; {len(text.unlabelled)} paragraphs for distillation.",
-        f"Task: {text.question} {len(text.train)} paragraphs to train on, {len(text.heldout)} held out.",
+        f"Task: {text.question} {len(text.train)} training paragraphs, {len(text.heldout)} held out.",
         f"Classes: {', '.join(text.labels)}.",
     ]
     metrics = read_metrics(out / "distill")
@@ -134,7 +134,7 @@ def _report(text: QuickstartText, rows: Sequence[Row], out: Path) -> None:
 
 
 def _speeds(folders: Mapping[str, Path], texts: Sequence[str]) -> dict[str, float]:
-    """Sentences per second of `encode` in float32, measured in turn; the median of the rounds."""
+    """Sentences per second of `encode` in float32, alternating between the models; median of the rounds."""
     models = {name: load(folder) for name, folder in folders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(_ROUNDS):

@@ -1,10 +1,10 @@
-"""Text and a labelled task that need no download.
+"""Text and a labelled task that require no download.
 
-In: nothing (the docstrings of the standard library and the reference manual that every Python carries), or
+In: nothing (the docstrings of the standard library and the language reference that ship with Python), or
 the user's files. Out: paragraphs for distillation, and labelled paragraphs split into train and held-out.
 
 The task: which module of the standard library does this paragraph document? With user files: which file does
-it come from (with one file: which tenth of it).
+it come from (with a single file: which tenth of it).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartText:
-    """What the quickstart runs on; no held-out paragraph is in `unlabelled`."""
+    """Input of the quickstart; no held-out paragraph is in `unlabelled`."""
 
     source: str
     question: str
@@ -60,8 +60,8 @@ def installed_text() -> QuickstartText:
     rows = [(module, text) for module, docstring in docstrings() for text in _paragraphs([docstring])]
     if len(rows) < 1000:
         raise SystemProblem(
-            "this Python carries too few docstrings for the quickstart (was it installed without its sources?); "
-            "give it text of your own: minilm quickstart --text FILES"
+            "this Python has too few docstrings for the quickstart (was it installed without its sources?); "
+            "provide your own text: minilm quickstart --text FILES"
         )
     return _assemble(
         rows,
@@ -72,10 +72,10 @@ def installed_text() -> QuickstartText:
 
 
 def text_of_files(files: Sequence[Path]) -> QuickstartText:
-    """The paragraphs of the user's files, labelled by file (or by tenth of the only file).
+    """The paragraphs of the user's files, labelled by file (or by tenth of a single file).
 
     Raises:
-        DataError: a file cannot be read, or there are too few paragraphs to make a task of.
+        DataError: a file cannot be read, or there are too few paragraphs for a task.
     """
     bad_rows = BadRows()
     once = len({path.name for path in files}) == len(files)
@@ -95,7 +95,7 @@ def text_of_files(files: Sequence[Path]) -> QuickstartText:
 
 
 def _assemble(rows: Iterable[tuple[str, str]], *, more: Iterable[str], source: str, question: str) -> QuickstartText:
-    """Pick classes, split them by a hash of the text (the same on every machine), keep the rest unlabelled."""
+    """Pick classes, split them by a hash of the text (equal on every machine), keep the rest unlabelled."""
     unique = dict.fromkeys(rows)
     times = Counter(text for _, text in unique)
     unique = dict.fromkeys((name, text) for name, text in unique if times[text] == 1)
@@ -103,8 +103,8 @@ def _assemble(rows: Iterable[tuple[str, str]], *, more: Iterable[str], source: s
     labels = tuple(sorted(name for name, count in counts.most_common(NUM_CLASSES) if count >= MIN_PER_CLASS))
     if len(labels) < 2:
         raise DataError(
-            f"{source}: {sum(counts.values())} paragraphs of at least {MIN_WORDS} words, in {len(counts)} classes; "
-            f"expected at least 2 classes of {MIN_PER_CLASS}; give more text"
+            f"{source}: found {sum(counts.values())} paragraphs of at least {MIN_WORDS} words in {len(counts)} "
+            f"classes; expected at least 2 classes of {MIN_PER_CLASS}; provide more text"
         )
     train: list[Labelled] = []
     heldout: list[Labelled] = []
@@ -126,12 +126,12 @@ def _assemble(rows: Iterable[tuple[str, str]], *, more: Iterable[str], source: s
 
 
 def _rank(text: str) -> str:
-    """A fixed pseudo-random order that depends on nothing but the text."""
+    """Sort key of a fixed pseudo-random order that depends only on the text."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
-    """Paragraphs (between blank lines) of each text, of at least `MIN_WORDS` words, white space squeezed."""
+    """Paragraphs (between blank lines) of each text with at least `MIN_WORDS` words, whitespace collapsed."""
     for text in texts:
         for part in re.split(r"\n\s*\n", text):
             words = part.split()
@@ -140,7 +140,7 @@ def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """(top-level module, docstring) of the standard library's sources; nothing is imported or run."""
+    """(top-level module, docstring) of the standard library's sources, parsed without importing them."""
     root = Path(sysconfig.get_path("stdlib"))
     for file in sorted(root.rglob("*.py")):
         parts = file.relative_to(root).parts
@@ -148,7 +148,7 @@ def docstrings() -> Iterator[tuple[str, str]]:
             continue
         try:
             tree = ast.parse(file.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError, OSError, ValueError):  # not ours to judge; one file less
+        except (SyntaxError, UnicodeDecodeError, OSError, ValueError):  # skip files that cannot be parsed
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -1,6 +1,6 @@
-"""Curves over steps as inline SVG whose colours follow the page, light or dark.
+"""Curves over steps as inline SVG whose colors follow the page, light or dark.
 
-In: named curves. Out: one `<svg>` element, or None where matplotlib is not installed.
+In: named curves. Out: one `<svg>` element, or None if matplotlib is not installed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-# matplotlib needs real colours; these are replaced by the page's variables afterwards.
+# matplotlib needs literal colors; these are replaced by the page's variables afterwards.
 _INK = "#010203"
 _GRID = "#040506"
 _LINES = tuple(f"#0708{index:02x}" for index in range(6))
@@ -25,7 +25,7 @@ class Curve:
         name: shown in the legend.
         steps: x of each point.
         values: y of each point, finite.
-        stride: how many measured points stand behind each drawn one.
+        stride: number of measured points per drawn point.
     """
 
     name: str
@@ -72,7 +72,7 @@ def draw(curves: Sequence[Curve], *, x_label: str = "step") -> str | None:
 
 
 def _follow_the_page(svg: str) -> str:
-    """Drop the XML header and let colours and font be the page's."""
+    """Drop the XML header and use the colors and font of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)

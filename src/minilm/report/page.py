@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that opens anywhere and loads nothing.
+"""The report of a run: one self-contained HTML file.
 
 In: a title, rows of results, rows of metrics over steps, notes, examples.
 Out: `report.html` with a table, curves as inline SVG (drawn when matplotlib is installed) and examples.
@@ -24,7 +24,7 @@ _CHARTS: Mapping[str, tuple[str, ...]] = {
     "Tokens per second": ("tokens_per_second",),
 }
 _MAX_POINTS = 1000
-_NO_PLOT = "No curves: matplotlib is not installed. To get them: pip install 'minilm[plot]', then run again"
+_NO_PLOT = "No curves: matplotlib is not installed. To draw them, run: pip install 'minilm[plot]', then run again"
 
 _TEMPLATES = Environment(
     loader=PackageLoader("minilm", "report"),
@@ -38,7 +38,7 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """A column of a table; numbers are aligned to the right."""
+    """A column of a table; numbers are right-aligned."""
 
     name: str
     is_number: bool
@@ -46,7 +46,7 @@ class _Column:
 
 @dataclass(frozen=True, kw_only=True)
 class _Table:
-    """A table of texts under its heading; without columns it is left out."""
+    """A table of texts with a heading; omitted if it has no columns."""
 
     heading: str
     columns: Sequence[_Column]
@@ -81,11 +81,11 @@ def write_report(
         table: rows of results; the columns are the keys, in the order they first appear.
         metrics: rows with a `step` and any of loss, heldout_loss, learning_rate, tokens_per_second, each also
             as `<student>.loss` and so on; other keys are not drawn.
-        notes: sentences for the reader, one item each.
-        scores: more keys of `metrics`, drawn into one chart.
-        tables: more tables, each under its title.
-        plots: more curves by title, whose x is named after the last " over " of the title.
-        examples: a few named texts each, such as an input and an output.
+        notes: sentences for the reader, one per list item.
+        scores: additional keys of `metrics`, drawn in one chart.
+        tables: additional tables by title.
+        plots: additional curves by title; the text after the last " over " of the title labels the x axis.
+        examples: mappings of a few named texts, such as an input and an output.
 
     Raises:
         SystemProblem: the file cannot be written.
@@ -131,7 +131,7 @@ def _text(value: object) -> str:
 
 
 def _figures(charts: Mapping[str, Sequence[Curve]]) -> list[_Figure] | None:
-    """Draw the charts that have curves; None where matplotlib is not installed."""
+    """Draw the charts that have curves; None if matplotlib is not installed."""
     figures = []
     for title, curves in charts.items():
         if not curves:
@@ -160,7 +160,7 @@ def _curve(metrics: Sequence[Mapping[str, float]], key: str) -> Curve:
 
 
 def curve_of(name: str, points: Sequence[tuple[float, float]]) -> Curve:
-    """A line through the finite ones of `points` (x, y), thinned to what can be seen."""
+    """A curve through the finite `points` (x, y), thinned to a visible number of points."""
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     stride = max(1, math.ceil(len(finite) / _MAX_POINTS))
     drawn = finite[::stride]

@@ -1,1 +1,1 @@
-"""One training loop for every objective: exact resume, safe checkpoints, live progress."""
+"""The training loop for every objective: exact resume, atomic checkpoints, live progress."""

@@ -1,6 +1,6 @@
-"""A step read in parts that fit into memory: their losses and gradients add up to those of the step.
+"""Gradient accumulation: split a step into parts that fit in memory and sum their losses and gradients.
 
-In: parts, the loss of each (already weighted by its share of the step), and the backward pass that the loop hands in.
+In: the parts, the loss of each (already weighted by its share of the step), and the loop's backward function.
 Out: the loss of the step; its gradient is in the parameters.
 """
 
@@ -14,26 +14,26 @@ from typing import Generic, Protocol, TypeVar
 from torch import Tensor
 
 Backward = Callable[[Tensor], float]
-"""Runs the backward pass of a loss and returns its value; a loss that is not finite is returned without one."""
+"""Runs the backward pass of a loss and returns its value; skips the backward pass if the loss is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoss:
-    """Loss of a step as far as this process computes it, and the parts of it worth logging."""
+    """This process's share of the loss of a step, and its components for logging."""
 
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Batch(Protocol):
-    """What a step reads, or a part of it."""
+    """The input of a step, or a part of it."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that are computed."""
+        """Number of tokens to compute."""
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """What it holds by name, for saving a batch whose loss is not finite."""
+        """Its tensors by name, for saving a batch whose loss is not finite."""
 
 
 P = TypeVar("P", bound=Batch)
@@ -41,7 +41,7 @@ P = TypeVar("P", bound=Batch)
 
 @dataclass(frozen=True, kw_only=True)
 class Microbatches(Generic[P]):
-    """The parts of a step, shortest sequences first; itself a batch."""
+    """The parts of a step, shortest sequences first; also a `Batch`."""
 
     parts: Sequence[P]
 
@@ -51,7 +51,7 @@ class Microbatches(Generic[P]):
         return sum(part.num_tokens for part in self.parts)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors of all parts as `number.name`."""
+        """Tensors of all parts as `index.name`."""
         return {
             f"{number}.{name}": tensor
             for number, part in enumerate(self.parts)
@@ -61,21 +61,21 @@ class Microbatches(Generic[P]):
 
 @dataclass(frozen=True, kw_only=True)
 class PartLoss:
-    """Loss of one part, and what it is made of."""
+    """Loss of one part, and its components."""
 
     value: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def accumulate(losses: Iterable[PartLoss], backward: Backward) -> StepLoss:
-    """Run the backward pass of each part and add the losses up.
+    """Run the backward pass of each part and sum the losses.
 
     Args:
-        losses: one per part; each is asked for when the part before it is done, so that one graph is alive at a time.
+        losses: one per part, consumed lazily, so that only one graph is alive at a time.
         backward: see `Backward`.
 
     Returns:
-        the sums; of a part whose loss is not finite that loss alone, and what comes after it is not computed.
+        the sums. If the loss of a part is not finite, only that loss is returned and later parts are not computed.
     """
     total, parts = 0.0, dict[str, float]()
     for loss in losses:

@@ -1,11 +1,11 @@
-"""Keep freed memory in the process that trains, until it has piled up.
+"""Keep freed memory in the training process until too much accumulates.
 
-Out: glibc no longer hands large blocks back to the system after every step, which on CPUs costs a page fault for
-every page when the next step takes them again. What it keeps breaks into pieces, since no two batches have the same
-sizes, and grows: twofold in 35 steps of summaries, fourfold in some hundred of SQuAD. So `FreedMemory` gives all free
-pages back when the process has grown by half. Other C libraries and systems are left as they are.
+Out: glibc keeps large blocks instead of returning them to the system after every step, which on CPUs costs a page
+fault per page when the next step allocates them again. The kept memory fragments, because batches differ in size, and
+grows: twofold in 35 steps of summarization, fourfold in a few hundred steps of SQuAD. `FreedMemory` therefore releases
+all free pages when the process has grown by half. Other C libraries and systems are unaffected.
 
-This changes the whole process, so the commands that train ask for it; `train()` called from Python does not.
+This changes the whole process, so only the training commands enable it; `train()` called from Python does not.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _is_kept = False
 
 
 class FreedMemory:
-    """Memory that a loop's steps free and take again; of no effect unless `keep_freed_memory` was called."""
+    """Watches memory that the steps of a loop free and reuse; has no effect unless `keep_freed_memory` was called."""
 
     def __init__(self) -> None:
-        """Start to watch."""
+        """Start watching."""
         self._steps, self._level_gib = 0, 0.0
 
     def after_step(self) -> None:
-        """Give free pages back if the process has grown by half since its first ten steps, or the ten after last time.
+        """Release free pages if memory grew by half since the first ten steps, or the ten after the last release.
 
-        The next step pays for its pages again.
+        The next step has to fault its pages in again.
         """
         if not _is_kept:
             return
@@ -41,14 +41,14 @@ class FreedMemory:
             self.give_back()
 
     def give_back(self) -> None:
-        """Give free pages back now."""
+        """Release free pages now."""
         if _is_kept:
             give_back_freed_memory()
         self._steps, self._level_gib = 0, 0.0
 
 
 def resident_gib() -> float:
-    """Memory this process holds, GiB (0 where the system does not say)."""
+    """Resident memory of this process in GiB (0 if the system does not report it)."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             kib = next(line.split()[1] for line in file if line.startswith("VmRSS"))
@@ -58,7 +58,7 @@ def resident_gib() -> float:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc, in this process and until it ends, to reuse large blocks; True when it took effect."""
+    """Make glibc's malloc reuse large blocks for the lifetime of this process; True if it took effect."""
     global _is_kept
     mallopt = getattr(_c_library(), "mallopt", None)
     _is_kept = bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
@@ -66,7 +66,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> bool:
-    """Hand all free pages to the system once; True when there were some."""
+    """Return all free pages to the system once; True if any were released."""
     trim = getattr(_c_library(), "malloc_trim", None)
     return bool(trim and trim(0))
 

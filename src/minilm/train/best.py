@@ -1,6 +1,6 @@
-"""The best weights of a run by a held-out number, and when to stop for want of better ones.
+"""Track the best weights of a run by a held-out metric, and stop early without improvement.
 
-In: the numbers of each evaluation. Out: `best/` in the run folder with `model.safetensors` and `best.json`.
+In: the metrics of each evaluation. Out: `best/` in the run folder with `model.safetensors` and `best.json`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FOLDER, _RECORD, _WEIGHTS = "best", "best.json", "model.safetensors"
 
 
 def comparable(metric: str, value: float) -> float:
-    """A number that is higher for the better: a loss is better when it is lower; NaN is never better."""
+    """Map a metric to a value where higher is better: losses are negated, NaN is never better."""
     if math.isnan(value):
         return -math.inf
     return -value if metric.rpartition(".")[2].endswith("loss") else value
@@ -30,7 +30,7 @@ def comparable(metric: str, value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class BestRule:
-    """Keep the weights with the best `metric`; stop after `patience` evaluations without a better one (0: never)."""
+    """Keep the weights with the best `metric`; stop after `patience` evaluations without improvement (0: never)."""
 
     metric: str
     patience: int = 0
@@ -38,25 +38,25 @@ class BestRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best value so far (as `comparable` has it), its step, and how many evaluations came after it."""
+    """The best value so far (mapped by `comparable`), its step, and the number of evaluations since."""
 
     value: float = -math.inf
     step: int = -1
     stale: int = 0
 
     def after(self, value: float, step: int) -> Best:
-        """The state after one more evaluation; a value that is not a number is never better."""
+        """The state after one more evaluation; NaN is never better."""
         if value > self.value:
             return Best(value=value, step=step)
         return replace(self, stale=self.stale + 1)
 
     def stored(self) -> dict[str, float | None]:
-        """As JSON can hold it; `restore` undoes it."""
+        """JSON-compatible values; the inverse of `restore`."""
         return storable(asdict(self))
 
     @classmethod
     def restore(cls, values: Mapping[str, float | None]) -> Best:
-        """What `stored` gave; JSON has no -inf."""
+        """The inverse of `stored`; null stands for -inf, which JSON lacks."""
         value = values["value"]
         return cls(
             value=-math.inf if value is None else value,
@@ -66,14 +66,14 @@ class Best:
 
 
 def save_best(folder: Path, weights: Mapping[str, Tensor], numbers: Mapping[str, float], *, step: int) -> None:
-    """Replace the best weights of the run in `folder`, whole or not at all."""
+    """Atomically replace the best weights of the run in `folder`."""
     with atomic_folder(folder / _FOLDER, replace=True) as aside:
         write_safetensors(aside / _WEIGHTS, weights)
         write_json(aside / _RECORD, {"step": step, "numbers": storable(numbers)})
 
 
 def load_best(folder: Path) -> tuple[int, dict[str, float], dict[str, Tensor]] | None:
-    """Step, held-out numbers and weights of the best evaluation; None when no evaluation gave a number.
+    """Step, held-out metrics and weights of the best evaluation; None if no evaluation gave a number.
 
     Raises:
         DataError: the files are damaged.

@@ -1,9 +1,9 @@
-"""One process per device, started by torchrun: who this process is, and sums over all of them.
+"""Data-parallel training with torchrun, one process per device: ranks and collectives.
 
-In: the environment torchrun sets. Out: `Ranks`, and collectives that do nothing for a process alone.
+In: the environment set by torchrun. Out: `Ranks`, and collectives that are no-ops for a single process.
 
-A step's gradient is the sum over processes of what each computed for its share of the global batch; shares are
-weighted by the objective, so the sum is the gradient of the global batch whatever the number of processes.
+The gradient of a step is the sum over processes of the gradients for their shares of the global batch. The objective
+weights the shares, so the sum is the gradient of the global batch for any number of processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among `world_size`; the first one writes files."""
+    """Rank of this process among `world_size`; the first process writes files."""
 
     rank: int = 0
     world_size: int = 1
@@ -42,12 +42,12 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def process_group() -> Iterator[Ranks]:
-    """Join the processes torchrun started, for the length of the block; `ALONE` outside torchrun.
+    """Join torchrun's process group for the duration of the block; `ALONE` outside torchrun.
 
-    NCCL on GPUs (process i of a machine takes GPU i), gloo on CPUs.
+    Uses NCCL on GPUs (process i of a machine uses GPU i) and gloo on CPUs.
 
     Raises:
-        UsageError: the environment is half set.
+        UsageError: the environment is incomplete.
     """
     world_size = _from_environment("WORLD_SIZE", 1)
     if world_size == 1:
@@ -59,7 +59,7 @@ def process_group() -> Iterator[Ranks]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     root = logging.getLogger("minilm")
     level = root.level
-    if rank:  # what all of them find the first one says
+    if rank:  # problems found by all processes are logged by the first only
         root.setLevel(logging.ERROR)
     try:
         yield Ranks(rank=rank, world_size=world_size)
@@ -69,7 +69,7 @@ def process_group() -> Iterator[Ranks]:
 
 
 def is_first_process() -> bool:
-    """Whether this process, started by torchrun or not, is the one that talks to the user."""
+    """Whether this process, started by torchrun or not, is the one that reports to the user."""
     return _from_environment("RANK", 0) == 0
 
 
@@ -81,7 +81,7 @@ def _from_environment(name: str, default: int | None) -> int:
 
 
 def sum_over_ranks(values: Sequence[float], ranks: Ranks, device: torch.device) -> list[float]:
-    """The sum of each value over all processes; every process gets it."""
+    """Sum each value over all processes; every process gets the result."""
     if ranks.world_size == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
@@ -90,7 +90,7 @@ def sum_over_ranks(values: Sequence[float], ranks: Ranks, device: torch.device) 
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
-    """Replace every gradient by its sum over all processes; a missing one counts as zero."""
+    """Replace every gradient by its sum over all processes; a missing gradient counts as zero."""
     if ranks.world_size == 1:
         return
     for parameter in parameters:
@@ -109,7 +109,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def gathered(value: V, ranks: Ranks) -> list[V]:
-    """The values of all processes, in the order of their ranks; every process gets them."""
+    """Gather the values of all processes in rank order; every process gets the result."""
     if ranks.world_size == 1:
         return [value]
     values: list[V | None] = [None] * ranks.world_size
@@ -118,14 +118,14 @@ def gathered(value: V, ranks: Ranks) -> list[V]:
 
 
 def gathered_in_order(own: Sequence[tuple[int, V]], ranks: Ranks) -> list[V]:
-    """The numbered values of all processes, in the order of their numbers; every process gets them."""
+    """Gather the numbered values of all processes in order of their numbers; every process gets the result."""
     everyones = [pair for part in gathered(own, ranks) for pair in part]
     return [value for _, value in sorted(everyones, key=lambda pair: pair[0])]
 
 
 @contextlib.contextmanager
 def first_before_others(ranks: Ranks) -> Iterator[None]:
-    """Run the block in the first process, then in all others: what the first one makes is there for them."""
+    """Run the block in the first process, then in all others, so that they find what the first one created."""
     if not ranks.is_first:
         wait_for_first(ranks)
     yield
@@ -134,6 +134,6 @@ def first_before_others(ranks: Ranks) -> Iterator[None]:
 
 
 def wait_for_first(ranks: Ranks) -> None:
-    """Wait until all processes are here: what the first one wrote before is then there for all."""
+    """Barrier: afterwards, all processes can read what the first one wrote before it."""
     if ranks.world_size > 1:
         dist.barrier()

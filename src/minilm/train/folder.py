@@ -1,7 +1,7 @@
-"""The run folder: one run at a time writes it, and only into a folder that is its own.
+"""The run folder: written by one run at a time, and never a folder that holds other files.
 
 In: the folder of a run and its resolved recipe. Out: a folder with `recipe.resolved.yaml`, `env.json` and
-`log.txt`, held for the length of the run.
+`log.txt`, locked for the duration of the run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from minilm.files.lock import lock_file
 logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.resolved.yaml"
-MODELS = "models"  # of checkpoints, where somebody wants them as Hugging Face folders
+MODELS = "models"  # checkpoints exported as Hugging Face folders
 _RESULTS = (
     *("checkpoints", "best", "metrics.jsonl", "report.html", "model"),
     *("result.json", "results.json", "analysis.json", "predictions", "runs", MODELS),
@@ -32,11 +32,11 @@ _RESULTS = (
 
 @contextlib.contextmanager
 def run_folder(out: Path, *, recipe: str) -> Iterator[None]:
-    """Hold `out` for one run; what the library logs meanwhile also goes to `out/log.txt`.
+    """Lock `out` for one run and copy the library's log to `out/log.txt`.
 
     Raises:
-        UsageError: another process runs there, or the folder holds results that no run made.
-        SystemProblem: the machine refuses to write.
+        UsageError: another process uses the folder, or it holds results that no run wrote.
+        SystemProblem: the folder cannot be written.
     """
     make_folder(out)
     _claim(out, recipe)
@@ -45,39 +45,39 @@ def run_folder(out: Path, *, recipe: str) -> Iterator[None]:
             write_json(out / "env.json", cast("Mapping[str, object]", examine()))
             yield
         except BaseException as error:
-            with contextlib.suppress(SystemProblem):  # the log may be what cannot be written
+            with contextlib.suppress(SystemProblem):  # the log itself may be unwritable
                 _log_end(log, error)
             raise
 
 
 def remove_results(out: Path) -> None:
-    """Remove what an earlier run left in `out`, so that nothing of it can be taken for this run's.
+    """Remove the results of an earlier run from `out`, so that none can be mistaken for this run's.
 
     Raises:
-        SystemProblem: the machine refuses.
+        SystemProblem: the folder cannot be written.
     """
     found = [out / name for name in _RESULTS if (out / name).exists()]
     for path in found:
         with reporting_writes(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if found:
-        logger.warning("starting afresh: removed %s from %s", ", ".join(path.name for path in found), out)
+        logger.warning("starting from scratch: removed %s from %s", ", ".join(path.name for path in found), out)
 
 
 def _claim(out: Path, recipe: str) -> None:
-    """A folder becomes a run folder by its resolved recipe; folders of the user are never replaced."""
+    """Mark `out` as a run folder with its resolved recipe; user folders are never replaced."""
     if (out / RECIPE).is_file():
         return
     found = [name for name in (*_RESULTS, "corpus") if (out / name).exists()]
     if found:
         raise UsageError(
-            f"{out} holds {', '.join(found)} but no {RECIPE}, so no run made them; choose another out folder"
+            f"{out} contains {', '.join(found)} but no {RECIPE}, so it is not a run folder; choose another out folder"
         )
     atomic_write(out / RECIPE, recipe)
 
 
 def _log_end(log: logging.Handler, error: BaseException) -> None:
-    """Why the run ended, for `log.txt` alone: the caller hears of it by the error itself."""
+    """Write why the run ended to `log.txt` only; the caller gets the error itself."""
     values = {"name": __name__, "levelno": logging.ERROR, "levelname": "ERROR"}
     trace = None if isinstance(error, MinilmError) else (type(error), error, error.__traceback__)
     message = f"ended by {type(error).__name__}: {error}"
@@ -86,7 +86,7 @@ def _log_end(log: logging.Handler, error: BaseException) -> None:
 
 @contextlib.contextmanager
 def _logging_to(file: Path) -> Iterator[logging.Handler]:
-    """Everything the library logs also goes to `file`, which is locked against a second run."""
+    """Copy everything the library logs to `file`, which is locked against a second run."""
     with reporting_writes(file):
         handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -94,7 +94,7 @@ def _logging_to(file: Path) -> Iterator[logging.Handler]:
     root = logging.getLogger("minilm")
     level = root.level
     try:
-        assert handler.stream is not None, "opened when it was made"
+        assert handler.stream is not None, "the handler opens its file on creation"
         lock_file(handler.stream, file, busy=f"running in {file.parent}", instead="another out folder")
         root.addHandler(handler)
         root.setLevel(logging.INFO)
@@ -107,8 +107,8 @@ def _logging_to(file: Path) -> Iterator[logging.Handler]:
 
 
 def _report_failed_line(file: Path) -> None:
-    """A line could not be written: the run ends with the reason instead of going on without its log."""
+    """End the run with an error if a log line cannot be written, rather than continue without a log."""
     error = sys.exc_info()[1]
-    assert error is not None, "called by logging while it handles an error"
+    assert error is not None, "logging calls this while it handles an error"
     with reporting_writes(file):
         raise error

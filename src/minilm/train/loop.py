@@ -1,10 +1,10 @@
-"""The training loop: any objective in, trained weights out, whatever interrupts it.
+"""The training loop: trains any objective, and resumes exactly after any interruption.
 
-In: an `Objective` (what a step reads, what its loss is) and `TrainSettings`.
-Out: the objective's module trained in place; `metrics.jsonl` and `checkpoints/` in the run folder.
+In: an `Objective` (the batch and the loss of each step) and `TrainSettings`.
+Out: the objective's module, trained in place; `metrics.jsonl` and `checkpoints/` in the run folder.
 
-A step is one optimizer update over a global batch. How its loss is accumulated is up to the objective: mostly over
-microbatches that fit a token budget, weighted so that any cut gives the same gradient (`accumulate.py`).
+A step is one optimizer update over a global batch. The objective decides how its loss is accumulated: usually over
+microbatches that fit a token budget, weighted so that any split gives the same gradient (`accumulate.py`).
 """
 
 from __future__ import annotations
@@ -46,33 +46,33 @@ B = TypeVar("B", bound=Batch)
 
 
 class Objective(Protocol[B]):
-    """What is learned. `module` holds all weights that are saved; `parameters` those that are trained."""
+    """What to train. `module` holds all weights to save; `parameters` those to train."""
 
     @property
     def module(self) -> nn.Module:
-        """Saved in checkpoints."""
+        """The module saved in checkpoints."""
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """Trained, by their names in `module`."""
+        """The trained parameters, by their names in `module`."""
 
     @property
     def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Gradients of each group are clipped together (one group per independent model)."""
+        """Groups whose gradients are clipped together (one group per independent model)."""
 
     def batch(self, step: int) -> B:
-        """This process's share of `step`; a pure function of the step."""
+        """This process's share of the batch of `step`; a pure function of the step."""
 
     def accumulate(self, batch: B, backward: Backward) -> StepLoss:
-        """The loss of a batch, whose gradient is added up by calling `backward` for each part of it."""
+        """The loss of a batch; calls `backward` on each part of it to accumulate the gradient."""
 
     def evaluate(self) -> Mapping[str, float]:
-        """Held-out numbers."""
+        """Held-out metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How long, how fast, how often things are written."""
+    """Duration, optimization, and how often to log, evaluate and save."""
 
     steps: int
     optimizer: AdamWSettings
@@ -91,7 +91,7 @@ class TrainSettings:
 
 @dataclass
 class _Run:
-    """The moving parts of one run."""
+    """The mutable state of one run."""
 
     settings: TrainSettings
     folder: Path | None
@@ -112,20 +112,20 @@ class _Run:
 
     @property
     def is_over(self) -> bool:
-        """All steps are done, or nothing got better for too long."""
+        """Whether all steps are done, or the best value has not improved for too long."""
         rule = self.settings.best
         gave_up = rule is not None and 0 < rule.patience <= self.best.stale
         return gave_up or self.step >= self.settings.steps
 
     @property
     def is_checkpoint_due(self) -> bool:
-        """Whether a run saves at this step, whatever interrupts it."""
+        """Whether a checkpoint is scheduled at this step, regardless of interruptions."""
         every = self.settings.checkpoint_every
         return self.is_over or (every > 0 and self.step % every == 0)
 
     @property
     def own_folder(self) -> Path | None:
-        """The run folder for the process that writes it."""
+        """The run folder, in the process that writes it; None in the others."""
         return self.folder if self.ranks.is_first else None
 
 
@@ -138,27 +138,27 @@ def train(
     ranks: Ranks = ALONE,
     on_checkpoint: Callable[[int], None] | None = None,
 ) -> Mapping[str, float]:
-    """Run `objective` for `settings.steps` updates; the same call after a kill ends in the same bits.
+    """Run `objective` for `settings.steps` updates; after a kill, the same call ends with bit-identical weights.
 
-    The promise holds on CPUs, on the same machine with the same number of threads and the same libraries.
+    Bit-identity holds on CPUs, on the same machine with the same number of threads and the same libraries.
 
     Args:
-        objective: what is learned.
-        settings: how.
-        folder: run folder for metrics and checkpoints, gone on from where they end; nothing is written
-            without one.
-        identity: what makes two runs the same run; a checkpoint of another run is refused.
-        ranks: this process among those that share each step; the objective gives it its part of the batch.
-        on_checkpoint: told the step after each checkpoint that was due, by the first process; after a kill, told
-            again of the one that is gone on from.
+        objective: what to train.
+        settings: how to train it.
+        folder: run folder for metrics and checkpoints; training resumes from the newest checkpoint in it. Without a
+            folder, nothing is written.
+        identity: what identifies the run; a checkpoint with another identity is rejected.
+        ranks: rank of this process; the objective provides its share of each batch.
+        on_checkpoint: called with the step after each scheduled checkpoint, in the first process; called again for
+            the checkpoint that a run resumes from.
 
     Returns:
-        The objective's held-out numbers after the last step.
+        The objective's held-out metrics after the last step.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
         DataError: more than `max_bad_steps` steps had a loss or gradient that is not finite.
-        UsageError: the checkpoint in `folder` belongs to another run.
+        UsageError: the checkpoint in `folder` belongs to a different run.
     """
     run = _Run(
         settings=settings,
@@ -172,11 +172,11 @@ def train(
         _restore(run, objective, folder)
     if run.step > settings.steps:
         raise UsageError(
-            f"{folder} holds a checkpoint of step {run.step}, but the run has {settings.steps} steps; "
+            f"{folder} contains a checkpoint at step {run.step}, but the run has {settings.steps} steps; "
             f"choose another out folder"
         )
     with (
-        torch.random.fork_rng(),  # the caller's random numbers stay as they are
+        torch.random.fork_rng(),  # leaves the caller's random state unchanged
         _interruptible() as interrupted,
         Progress(settings.label, silent=not ranks.is_first) as progress,
     ):
@@ -193,12 +193,12 @@ def train(
 
 def _stop(run: _Run, objective: Objective[B]) -> NoReturn:
     _save(run, objective)
-    where = f" at step {run.step}; the same command goes on from there" if run.folder else ""
+    where = f" at step {run.step}; run the same command to resume" if run.folder else ""
     raise Interrupted(f"stopped by the user{where}")
 
 
 def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
-    """One update; returns the loss (not finite when the update was skipped)."""
+    """Run one update and return the loss (not finite if the update was skipped)."""
     settings, started = run.settings, time.perf_counter()
     factor = linear_schedule(run.step, warmup_steps=settings.warmup_steps, total_steps=settings.steps)
     learning_rate = settings.optimizer.learning_rate * factor
@@ -225,7 +225,7 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
 
 
 def accumulate_in(precision: Precision, objective: Objective[B], batch: B) -> StepLoss:
-    """Loss and gradient of a batch, computed in `precision`: in bf16 the forward pass alone is."""
+    """Loss and gradient of a batch; with bf16, only the forward pass runs in `precision`."""
     device = next(iter(objective.parameters.values())).device.type
     autocast = partial(torch.autocast, device, dtype=torch.bfloat16)
 
@@ -234,7 +234,7 @@ def accumulate_in(precision: Precision, objective: Objective[B], batch: B) -> St
         if math.isfinite(value):
             with autocast(enabled=False):
                 loss.backward()
-            torch.clear_autocast_cache()  # rounded weights belong to one graph
+            torch.clear_autocast_cache()  # cached bf16 weights belong to one graph
         return value
 
     objective.module.train()
@@ -243,14 +243,14 @@ def accumulate_in(precision: Precision, objective: Objective[B], batch: B) -> St
 
 
 def _summed(run: _Run, loss: StepLoss, tokens: int, *, interrupted: bool) -> tuple[float, Mapping[str, float], int]:
-    """Loss, its parts and tokens over all processes, which also learn whether any of them was interrupted."""
+    """Loss, its components and tokens summed over all processes; also shares whether any was interrupted."""
     if run.ranks.world_size == 1:
         return loss.value, loss.parts, tokens
     device = run.optimizer.param_groups[0]["params"][0].device
     total, all_tokens, stops = sum_over_ranks([loss.value, tokens, float(interrupted)], run.ranks, device)
     run.interrupted = stops > 0
     parts = loss.parts
-    if math.isfinite(total):  # otherwise some process has no parts
+    if math.isfinite(total):  # otherwise some process has no components
         parts = dict(zip(parts, sum_over_ranks(list(parts.values()), run.ranks, device), strict=True))
     return total, parts, int(all_tokens)
 
@@ -260,7 +260,7 @@ def _clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> list[flo
 
 
 def _skip(run: _Run, batch: Batch, loss: float) -> None:
-    """Count a step without an update; past the limit, save its batch and stop."""
+    """Count a step without an update; past the limit, save its batch and raise."""
     run.bad_steps += 1
     logger.warning(
         "step %d: loss or gradient is not finite (loss %s); update skipped (%d so far)",
@@ -281,14 +281,14 @@ def _skip(run: _Run, batch: Batch, loss: float) -> None:
 
 
 def _save_batch(folder: Path, step: int, batch: Batch) -> Path:
-    """The tensors of a step, such as `0.token_ids` of its first microbatch, to look at or to run again."""
+    """Save the tensors of a step, such as `0.token_ids` of its first microbatch, for inspection or replay."""
     file = folder / f"bad-batch-step-{step:08d}.safetensors"
     write_safetensors(file, batch.tensors())
     return file
 
 
 def _after_step(run: _Run, objective: Objective[B]) -> None:
-    """Write metrics, evaluate and checkpoint when they are due."""
+    """Log metrics, evaluate and save a checkpoint when due."""
     settings = run.settings
     last = run.step == settings.steps
     numbers: Mapping[str, float] = {}
@@ -300,7 +300,7 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
         _log(run, numbers)
     if run.is_checkpoint_due:
         _save(run, objective)
-        _tell(run)
+        _notify(run)
     if last:
         run.memory.give_back()
     else:
@@ -344,14 +344,14 @@ def _save(run: _Run, objective: Objective[B]) -> None:
     wait_for_first(run.ranks)
 
 
-def _tell(run: _Run) -> None:
+def _notify(run: _Run) -> None:
     if run.on_checkpoint is not None and run.own_folder is not None:
         run.on_checkpoint(run.step)
     wait_for_first(run.ranks)
 
 
 def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
-    """Go on from the newest checkpoint; metrics written after it are dropped, they will be written again."""
+    """Resume from the newest checkpoint; later metrics are dropped, because the run will write them again."""
     if run.own_folder is not None:
         make_folder(folder)
     state = load_newest(folder / "checkpoints", run.identity)
@@ -362,11 +362,11 @@ def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
         run.bad_steps, run.held_out, run.best = state.bad_steps, state.held_out, state.best
         run.recent.extend(state.recent)
         logger.info("resuming %s at step %d of %d", folder, state.step, run.settings.steps)
-    wait_for_first(run.ranks)  # nobody writes before all have read
+    wait_for_first(run.ranks)  # no process writes before all have read
     if run.own_folder is not None:
         keep_metrics(folder, up_to=run.step)
     if state is not None and run.is_checkpoint_due:
-        _tell(run)
+        _notify(run)
 
 
 @dataclass
@@ -376,18 +376,18 @@ class _Flag:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[_Flag]:
-    """First Ctrl-C or SIGTERM: finish the step, save, stop. Second: stop at once."""
+    """First Ctrl-C or SIGTERM: finish the step, save, stop. Second: stop immediately."""
     flag = _Flag()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if flag.is_set:
             raise KeyboardInterrupt
         flag.is_set = True
-        logger.warning("stopping after this step; once more to stop at once, without saving")
+        logger.warning("stopping after this step; interrupt again to stop immediately, without saving")
 
     try:
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are the caller's business
+    except ValueError:  # not the main thread: the caller handles signals
         yield flag
         return
     try:

@@ -1,6 +1,6 @@
-"""`metrics.jsonl`: one line per logged step, complete or left out.
+"""`metrics.jsonl`: one line per logged step; incomplete lines are ignored.
 
-In: the numbers of the steps since the last line. Out: their means, appended; the rows, read back.
+In: the metrics of the steps since the last line. Out: their means, appended; the rows, read back.
 
 Numbers that are not finite are written as null: JSON has no NaN.
 """
@@ -23,7 +23,7 @@ Row = Mapping[str, float]
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Rows of a run's `metrics.jsonl`; a line cut off by a kill or a full disk is left out."""
+    """Rows of a run's `metrics.jsonl`; a line truncated by a kill or a full disk is ignored."""
     file = folder / _FILE
     rows: list[dict[str, float]] = []
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else ():
@@ -35,20 +35,20 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def keep_metrics(folder: Path, *, up_to: int) -> None:
-    """Drop the rows after step `up_to`; the run is about to write them again.
+    """Drop the rows after step `up_to`, which the run will write again.
 
     Raises:
-        SystemProblem: the machine refuses to write.
+        SystemProblem: the file cannot be written.
     """
     rows = [row for row in read_metrics(folder) if row["step"] <= up_to]
     atomic_write(folder / _FILE, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def append_metrics(folder: Path, row: Row) -> None:
-    """Add one row.
+    """Append one row.
 
     Raises:
-        SystemProblem: the machine refuses to write.
+        SystemProblem: the file cannot be written.
     """
     with reporting_writes(folder / _FILE), (folder / _FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(storable(row)) + "\n")
@@ -57,18 +57,18 @@ def append_metrics(folder: Path, row: Row) -> None:
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean of each number over the rows in which it is finite; NaN when it never is."""
+    """Mean of each metric over the rows in which it is finite; NaN if it never is."""
     names = dict.fromkeys(name for row in rows for name in row)
     found = {name: [row[name] for row in rows if name in row and math.isfinite(row[name])] for name in names}
     return {name: math.fsum(values) / len(values) if values else math.nan for name, values in found.items()}
 
 
 def storable(row: Row) -> dict[str, float | None]:
-    """The row as JSON can hold it; `restored` undoes it, up to the kind of not-finite."""
+    """The row as JSON-compatible values: null for non-finite numbers, which `restored` turns into NaN."""
     return {name: value if math.isfinite(value) else None for name, value in row.items()}
 
 
 def restored(row: object) -> dict[str, float]:
-    """A row that `storable` gave."""
+    """The inverse of `storable`."""
     values = cast("Mapping[str, float | None]", row)
     return {name: math.nan if value is None else value for name, value in values.items()}

@@ -1,6 +1,6 @@
-"""AdamW with the decay rule of BERT: none on biases and LayerNorm.
+"""AdamW with BERT's weight decay rule: none on biases and LayerNorm.
 
-In: named parameters and the numbers of the recipe. Out: a torch optimizer whose state maps to named tensors.
+In: named parameters and the recipe's settings. Out: a torch optimizer whose state maps to named tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_decayed(name: str) -> bool:
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: AdamWSettings) -> torch.optim.AdamW:
-    """A fused AdamW over `parameters`, two groups: with and without decay."""
+    """A fused AdamW over `parameters` in two groups: with and without weight decay."""
     groups = [
         {
             "params": [p for name, p in parameters.items() if is_decayed(name) is decayed],
@@ -53,14 +53,14 @@ def optimizer_tensors(optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.
 def load_optimizer_tensors(
     optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave, bit for bit.
+    """Restore the output of `optimizer_tensors`, bit for bit.
 
     Raises:
-        DataError: a tensor belongs to no parameter.
+        DataError: a tensor does not belong to any parameter.
     """
     for key, tensor in tensors.items():
         name, _, part = key.rpartition("/")
         if name not in parameters:
-            raise DataError(f"checkpoint holds optimizer state of {name!r}, which the model does not have")
+            raise DataError(f"the checkpoint contains optimizer state of {name!r}, which the model does not have")
         parameter = parameters[name]
-        optimizer.state[parameter][part] = tensor.to(parameter.device)  # "step" too: fused kernels want it there
+        optimizer.state[parameter][part] = tensor.to(parameter.device)  # "step" too: fused kernels require it

@@ -1,13 +1,13 @@
-"""Learning rate: linear warmup, then linear decay to zero.
+"""Learning rate schedule: linear warmup, then linear decay to zero.
 
-In: a step. Out: the factor on the peak learning rate. A pure function, so resuming has nothing to restore.
+In: a step. Out: the factor on the peak learning rate. A pure function, so it has no state to restore on resume.
 """
 
 from __future__ import annotations
 
 
 def linear_schedule(step: int, *, warmup_steps: int, total_steps: int) -> float:
-    """Factor for update `step` (from 0): rises to 1 at the end of warmup, reaches 0 after the last update.
+    """Factor for update `step` (0-based): rises to 1 at the end of warmup, reaches 0 after the last update.
 
     As in BERT: the first update of a warmup has factor 0.
     """

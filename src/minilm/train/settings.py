@@ -1,6 +1,6 @@
-"""From a recipe's section on optimization to the settings of the loop.
+"""Convert a recipe's optimization section to the settings of the loop.
 
-In: the section, and what only the run knows: how many steps, how often it evaluates. Out: `TrainSettings`.
+In: the section, and the values that only the run knows, such as its number of steps. Out: `TrainSettings`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from minilm.train.optim import AdamWSettings
 
 logger = logging.getLogger(__name__)
 
-# What may change between a run and its continuation: how often something is written.
+# Settings that may change when a run is resumed: how often something is written.
 CADENCE = frozenset({"log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps"})
 
 
@@ -28,11 +28,11 @@ def train_settings(
     label: str,
     best: BestRule | None = None,
 ) -> TrainSettings:
-    """Join what the recipe says with what the run found out; a choice that slows the run is told."""
+    """Combine the recipe's settings with those of the run; log a setting that slows training down."""
     if section.attention_dropout:
         logger.info(
-            "train.attention_dropout %g: the fastest attention has none, so training is slower and, on CPUs, takes "
-            "memory in the square of the length",
+            "train.attention_dropout is %g: fused attention kernels do not support dropout, so training is slower and, "
+            "on CPUs, memory grows with the square of the sequence length",
             section.attention_dropout,
         )
     return TrainSettings(

@@ -1,11 +1,11 @@
-"""Checkpoints: the whole training state as files, saved so that a kill at any moment loses nothing.
+"""Checkpoints: the full training state as files, saved atomically so that a kill never damages them.
 
-In: weights, optimizer state, step, numbers not yet logged and the identity of the run.
-Out: `checkpoints/step-00000500/` holding `model.safetensors`, `optimizer.safetensors` and, written last,
+In: weights, optimizer state, step, metrics not yet logged and the identity of the run.
+Out: `checkpoints/step-00000500/` with `model.safetensors`, `optimizer.safetensors` and, written last,
 `state.json` with their checksums and its own.
 
-Saving and loading is the identity, bit for bit. Random numbers are not stored: every generator is derived
-from (seed, purpose, step and place in it).
+Saving and loading restores the state bit for bit. Random generators are not stored: each is derived from the seed,
+its purpose, the step and the index within the step.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _FILES = ("model.safetensors", "optimizer.safetensors")
 
 
 class AnotherRunError(UsageError):
-    """A folder holds the checkpoints or the result of another run."""
+    """A folder contains the checkpoints or the result of a different run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Everything a run needs to go on: `step` updates are done, `bad_steps` of them were skipped.
+    """Everything a run needs to resume: `step` updates are done, `bad_steps` of them were skipped.
 
-    `recent` are the numbers of the steps since the last line of metrics, `held_out` the last evaluation.
+    `recent` holds the metrics of the steps since the last logged line, `held_out` the last evaluation.
     """
 
     step: int
@@ -60,12 +60,12 @@ class TrainState:
 
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
-    """Write `state` below `folder`; keep the newest `keep` up to its step, and none after it.
+    """Write `state` below `folder`; keep the newest `keep` checkpoints up to its step and remove later ones.
 
-    A checkpoint of a later step is a damaged one that this run went back from.
+    A checkpoint at a later step is a damaged one that this run fell back from.
 
     Raises:
-        SystemProblem: disk full or read-only; earlier checkpoints are untouched.
+        SystemProblem: the disk is full or read-only; earlier checkpoints are unchanged.
     """
     target = folder / f"step-{state.step:08d}"
     make_folder(folder)
@@ -91,12 +91,12 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
 
 
 def load_newest(folder: Path, identity: Identity) -> TrainState | None:
-    """The newest complete checkpoint below `folder`, or None when there is none.
+    """The newest complete checkpoint below `folder`, or None if there is none.
 
-    A damaged one is reported and the one before it is taken. What killed processes left half-written is removed.
+    A damaged checkpoint is logged and the previous one is tried. Partial checkpoints of killed processes are removed.
 
     Raises:
-        AnotherRunError: the checkpoint belongs to another run; every difference is named.
+        AnotherRunError: the checkpoint belongs to a different run; the message lists every difference.
     """
     _remove_leftovers(folder)
     candidates = _folders(folder)
@@ -106,17 +106,17 @@ def load_newest(folder: Path, identity: Identity) -> TrainState | None:
             require_same(cast("Identity", values["identity"]), identity, candidate)
             return _load(candidate, values)
         except DataError as error:
-            logger.warning("checkpoint %s is damaged (%s); trying the one before it", candidate, error)
+            logger.warning("checkpoint %s is damaged (%s); trying the previous one", candidate, error)
     if candidates:
-        logger.warning("no checkpoint in %s can be used; starting from the first step", folder)
+        logger.warning("no checkpoint in %s is usable; starting from the first step", folder)
     return None
 
 
 def require_run(folder: Path, identity: Identity) -> None:
-    """Refuse to touch the checkpoints of another run; a look at the newest readable `state.json` only.
+    """Check that the checkpoints in `folder` belong to this run, by the newest readable `state.json` only.
 
     Raises:
-        AnotherRunError: they belong to another run; every difference is named.
+        AnotherRunError: they belong to a different run; the message lists every difference.
     """
     for candidate in _folders(folder):
         try:
@@ -131,7 +131,7 @@ def require_same(saved: Identity, current: Identity, where: Path) -> None:
     """Compare two identities.
 
     Raises:
-        AnotherRunError: they differ; every difference is named, old and new.
+        AnotherRunError: they differ; the message lists every difference, old and new.
     """
     keys = sorted(saved.keys() | current.keys())
     changed = [
@@ -141,7 +141,8 @@ def require_same(saved: Identity, current: Identity, where: Path) -> None:
     ]
     if changed:
         raise AnotherRunError(
-            f"{where} belongs to another run: {'; '.join(changed)}. Restore these, or choose another out folder"
+            f"{where} belongs to a different run: {'; '.join(changed)}. "
+            f"Restore these values or choose another out folder"
         )
 
 
@@ -158,9 +159,9 @@ def _read_values(folder: Path) -> dict[str, object]:
     file = folder / "state.json"
     values = read_json(file)
     if values.pop("sha256 of this", None) != _checksum(values):
-        raise DataError(f"{file}: contents do not match its checksum")
+        raise DataError(f"{file}: the contents do not match the checksum")
     if values["step"] != _step(folder):
-        raise DataError(f"{file}: is of step {values['step']}; expected {_step(folder)}")
+        raise DataError(f"{file}: step is {values['step']}; expected {_step(folder)}")
     return values
 
 
@@ -168,7 +169,7 @@ def _load(folder: Path, values: Mapping[str, object]) -> TrainState:
     sums = cast("Mapping[str, str]", values["sha256"])
     for name in _FILES:
         if sha256_file(folder / name) != sums.get(name):
-            raise DataError(f"{folder / name}: contents do not match state.json")
+            raise DataError(f"{folder / name}: the contents do not match the checksum in state.json")
     return TrainState(
         step=cast("int", values["step"]),
         bad_steps=cast("int", values["bad_steps"]),
@@ -193,7 +194,7 @@ def _step(path: Path) -> int:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Half-written checkpoints, and old ones that were being replaced, of a process that was killed."""
+    """Remove partially written checkpoints, and old ones that were being replaced, of a killed process."""
     for path in list(folder.iterdir()) if folder.is_dir() else ():
         if _LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

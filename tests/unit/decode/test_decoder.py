@@ -30,7 +30,7 @@ def test_a_model_without_a_trained_head_is_refused(model, tokenizer, tmp_path, c
     write_model(Model(model.encoder), folder)
     with caplog.at_level(logging.WARNING):
         fresh = read_model(folder, head="mlm")
-    assert "has no trained mlm head; 5 tensors start from random values" in caplog.text
+    assert "has no trained mlm head; initialized 5 tensors randomly" in caplog.text
     with pytest.raises(UsageError, match="its checkpoint lacks those weights; fine-tune it with the task seq2seq"):
         Decoder(fresh, tokenizer)
 

@@ -1,4 +1,4 @@
-"""Proves that a recipe becomes the promised run folder, for every loss and start, and that wrong data is refused."""
+"""A recipe becomes the documented run folder, for every loss and initialization; invalid data is rejected."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_run_folder_holds_everything(tiny):
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
     page = (out / "report.html").read_text()
     assert "<title>tiny</title>" in page
-    assert "Loss v2, normalised per sequence." in page
+    assert "Loss v2, normalized per sequence." in page
     assert result.folders == {"student": out / "model"}
     assert result.metrics == {"student.heldout_loss": row["student.heldout_loss"]}
     assert (out / "model" / "README.md").read_text().startswith("---\nlibrary_name: minilm\n")
@@ -78,7 +78,7 @@ def test_the_model_loads_in_transformers_and_gives_the_same_rows(tiny):
 
 
 def test_the_model_in_the_folder_is_the_one_that_was_evaluated(tiny):
-    """The saved weights are those of the last checkpoint."""
+    """The saved weights equal those of the last checkpoint."""
     run(tiny.recipe())
     state = read_safetensors(tiny.folder / "run/checkpoints/step-00000003/model.safetensors")
     saved = read_model(tiny.folder / "run" / "model").encoder.state_dict()
@@ -94,12 +94,12 @@ def test_v1_uses_the_attention_heads(tiny):
 
 
 def test_v1_refuses_students_with_other_heads_than_the_teacher(tiny):
-    """4 heads do divide the teacher's width, so only a comparison with its 6 heads notices."""
+    """4 heads divide the teacher's width, so only a comparison with its 6 heads detects the mismatch."""
     recipe = change(tiny.recipe(), loss={"version": "v1", "relation_heads": None})
     with pytest.raises(UsageError) as caught:
         run(recipe, "students.0.num_heads=4")
     assert str(caught.value) == (
-        "loss.version v1 compares attention heads one by one; the teacher has 6, student 'student' 4; "
+        "loss.version v1 compares attention heads one by one, but the teacher has 6 and student 'student' has 4; "
         "change its num_heads, or use v2"
     )
 
@@ -160,7 +160,7 @@ def test_several_inputs_are_read_in_order_even_with_equal_names(tiny):
     run(recipe)
     assert (shards / "manifest.json").stat().st_mtime_ns == built
     other.write_text("word3\n")
-    with pytest.raises(UsageError, match=r"another run: dataset was '\w{64}', is '\w{64}'\. "):
+    with pytest.raises(UsageError, match=r"a different run: dataset was '\w{64}', is '\w{64}'\. "):
         run(recipe)
 
 
@@ -177,14 +177,14 @@ def test_a_corpus_of_another_tokenizer_is_refused(tiny):
     with pytest.raises(DataError) as caught:
         run(with_corpus(tiny))
     assert str(caught.value) == (
-        f"the corpus {tiny.folder}/shards was built with another tokenizer than the teacher's ({tiny.teacher}); "
-        f"build it again with --tokenizer {tiny.teacher}"
+        f"the corpus {tiny.folder}/shards was built with a different tokenizer than that of the teacher "
+        f"({tiny.teacher}); rebuild it with --tokenizer {tiny.teacher}"
     )
 
 
 def test_a_corpus_cut_elsewhere_is_refused(tiny):
     corpus(tiny, max_tokens=16)
-    with pytest.raises(UsageError, match=r"max_tokens is 32, but the corpus was cut at 16 tokens; set data.max_tok"):
+    with pytest.raises(UsageError, match=r"max_tokens is 32, but the corpus was split at 16 tokens; set data.max_tok"):
         run(with_corpus(tiny))
 
 
@@ -194,7 +194,7 @@ def test_documents_longer_than_the_positions_are_refused(tiny):
         run(tiny.recipe(), "data.max_tokens=100", "train.tokens_per_batch=100")
     assert str(caught.value) == (
         "the corpus has documents of 100 tokens, but teacher and students have positions for 64; "
-        "set data.max_tokens to 64 or less and build the corpus again"
+        "set data.max_tokens to at most 64 and rebuild the corpus"
     )
 
 
@@ -202,7 +202,8 @@ def test_too_few_documents_are_refused(tiny):
     with pytest.raises(DataError) as caught:
         run(tiny.recipe(), "data.heldout_documents=200")
     assert str(caught.value) == (
-        "the corpus has 200 documents and data.heldout_documents is 200; expected at least one more to train on"
+        "the corpus has 200 documents and data.heldout_documents is 200; expected at least one more document "
+        "to train on"
     )
 
 

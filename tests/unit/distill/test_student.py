@@ -1,4 +1,4 @@
-"""Proves how students begin: shapes from the teacher's ids, layers copied by number, seeds by name."""
+"""Student initialization: shapes from the teacher's ids, layers copied by number, seeds by name."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_other_widths_cannot_be_copied(tiny):
     with pytest.raises(UsageError) as caught:
         student_from_layers(config, teacher=tiny.teacher, layers=[1, 2], seed=1, name="small")
     assert str(caught.value) == (
-        "student 'small': init 'layers' copies weights, so widths must agree; "
+        "student 'small': init 'layers' copies weights and requires the teacher's widths; "
         "found hidden_size 24 (teacher 48), intermediate_size 50 (teacher 96); use init: random"
     )
 
@@ -74,4 +74,4 @@ def test_other_widths_cannot_be_copied(tiny):
 def test_layers_that_are_not_there(tiny, config, layers):
     with pytest.raises(UsageError) as caught:
         student_from_layers(config, teacher=tiny.teacher, layers=layers, seed=1, name="a")
-    assert str(caught.value) == f"student 'a': teacher_layers {layers}; expected 2 layers between 1 and 3"
+    assert str(caught.value) == f"student 'a': teacher_layers is {layers}; expected 2 layers between 1 and 3"

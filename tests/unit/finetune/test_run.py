@@ -275,6 +275,6 @@ def test_attention_dropout_changes_the_run_and_is_told(tiny_task, caplog):
     assert losses[0.0] != losses[0.3]
     told = [record.message for record in caplog.records if record.message.startswith("train.attention_dropout")]
     assert told == [
-        "train.attention_dropout 0.3: the fastest attention has none, so training is slower and, on CPUs, takes "
-        "memory in the square of the length"
+        "train.attention_dropout is 0.3: fused attention kernels do not support dropout, so training is slower and, "
+        "on CPUs, memory grows with the square of the sequence length"
     ]

@@ -324,12 +324,12 @@ def test_a_table_too_short_for_the_longest_pair_is_grown(pairs, caplog):
             task={"max_source_tokens": 60, "max_target_tokens": 10}, steps=2, eval_every=2, tokens_per_batch=128
         )
     )
-    assert "the position table is grown from 64 to 70 tokens" in caplog.text
+    assert "the position table was extended from 64 to 70 tokens" in caplog.text
     assert read_config(result.folder / "model").max_tokens == 70
 
 
 def test_training_goes_on_from_a_seq2seq_model(pairs, caplog):
-    """The head of the first run is that of the second: nothing starts from random values."""
+    """The head of the first run is that of the second: nothing is randomly initialized."""
     first = run(pairs.recipe(out="first", steps=6))
     caplog.clear()
     recipe = pairs.recipe(out="second", name="second.json", steps=6)

@@ -1,4 +1,4 @@
-"""Proves that attention probabilities are dropped where a recipe says so, in training alone, on every way through."""
+"""Attention dropout follows the recipe, applies in training only, and works on every code path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows(seed: int = 0) -> list[torch.Tensor]:
 
 
 def test_it_is_dropout_on_the_softmax():
-    """Equal to the formula with the same draws."""
+    """Equal to the formula with the same random draws."""
     query, key, value = rows()
     torch.manual_seed(5)
     found = attend(query, key, value, pack(ids(*[LENGTH] * COUNT)), dropout=0.3)
@@ -105,7 +105,7 @@ def test_an_encoder_drops_in_training_only_and_only_when_it_is_set(way):
 
 
 def test_the_last_layer_drops_too():
-    """With one layer, the rows that are read are all that attention computes."""
+    """With one layer, attention computes only the rows that the loss reads."""
     model = Encoder(
         EncoderConfig(
             hidden_size=16, num_layers=1, num_heads=4, intermediate_size=24, vocab_size=90, hidden_dropout=0.0

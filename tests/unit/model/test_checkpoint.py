@@ -1,4 +1,4 @@
-"""Proves which model files are read, what is said about those that do not fit, and what is written."""
+"""Which model files are read, what is reported about those that do not match, and what is written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make(head=None, *, num_labels=3, config=CONFIG, pooler=True):
 
 
 def edit(folder, **changes):
-    """Rewrite the weights of a folder: `name=tensor` puts, `name=None` takes away (dots written as `__`)."""
+    """Rewrite the weights of a folder: `name=tensor` sets, `name=None` removes (dots written as `__`)."""
     tensors = load_file(folder / "model.safetensors")
     for name, tensor in changes.items():
         tensors.pop(name.replace("__", "."), None)
@@ -68,7 +68,7 @@ def refusal(path, **settings):
     return message
 
 
-# --- what is written is what is read -------------------------------------------------------------
+# --- round trip ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
@@ -127,15 +127,15 @@ def test_a_span_has_two_scores_whatever_the_file_was_trained_for_before(tmp_path
 def test_writing_under_another_head_than_the_models_own_is_refused(tmp_path):
     with pytest.raises(UsageError) as caught:
         write_model(make("span"), tmp_path)
-    assert str(caught.value) == "head is None, but the model has SpanHead; name the model's own head"
-    with pytest.raises(UsageError, match=r"^head is 'mlm', but the model has NoneType; name the model's own"):
+    assert str(caught.value) == "head is None, but the model has SpanHead; pass the model's own head"
+    with pytest.raises(UsageError, match=r"^head is 'mlm', but the model has NoneType; pass the model's own"):
         write_model(make(), tmp_path, head="mlm")
-    with pytest.raises(UsageError, match=r"^2 labels for 3 classes; expected one name per class$"):
+    with pytest.raises(UsageError, match=r"^found 2 labels for 3 classes; expected one name per class$"):
         write_model(make("classification"), tmp_path, head="classification", labels=["a", "b"])
     assert list(tmp_path.iterdir()) == []
 
 
-# --- tensors that do not fit ---------------------------------------------------------------------
+# --- mismatched tensors --------------------------------------------------------------------------
 
 
 def test_missing_tensors_are_listed_by_their_published_names(folder):
@@ -188,7 +188,7 @@ def test_half_a_pooler_is_refused(folder):
     assert refusal(folder).endswith("missing tensors pooler.dense.bias; the file does not match its config.json")
 
 
-# --- heads and poolers that are not there --------------------------------------------------------
+# --- missing heads and poolers -------------------------------------------------------------------
 
 
 def test_a_missing_pooler_is_no_problem_for_who_does_not_read_it(folder, caplog):
@@ -206,7 +206,7 @@ def test_a_fresh_head_is_warned_about_and_repeatable(folder, caplog):
     with caplog.at_level(logging.WARNING):
         one = read_model(folder, head="classification", num_labels=4, seed=3)
     assert caplog.messages == [
-        f"{folder}/model.safetensors has no trained classification head; 2 tensors start from random values"
+        f"{folder}/model.safetensors has no trained classification head; initialized 2 tensors randomly"
     ]
     assert one.head.out.weight.shape == (4, 8)
     assert torch.equal(one.encoder.pooler.weight, make().encoder.pooler.weight)
@@ -216,13 +216,13 @@ def test_a_fresh_head_is_warned_about_and_repeatable(folder, caplog):
 
 
 def test_a_classifier_without_pooler_gets_a_fresh_one(tmp_path, caplog):
-    """A folder may call itself ...ForSequenceClassification and hold neither pooler nor classifier."""
+    """A folder may claim to be ...ForSequenceClassification without a pooler or classifier."""
     write_model(make(pooler=False), tmp_path)
     edit_config(tmp_path, architectures=["BertForSequenceClassification"])
     assert saved_head(tmp_path) == "classification"
     model = read_model(tmp_path, head="classification")
     assert caplog.messages == [
-        f"{tmp_path}/model.safetensors has no trained classification head; 4 tensors start from random values"
+        f"{tmp_path}/model.safetensors has no trained classification head; initialized 4 tensors randomly"
     ]
     assert {weight.device.type for weight in model.parameters()} == {"cpu"}
     assert model.encoder.pooler.weight.std().item() == pytest.approx(0.02, rel=0.4)
@@ -261,7 +261,7 @@ def test_broken_labels_are_refused(folder, labels):
     assert str(caught.value) == f"{folder}/config.json: id2label must map the ids 0, 1, ... to names"
 
 
-# --- where weights lie ---------------------------------------------------------------------------
+# --- locations of weights ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("new_format", [True, False])
@@ -286,7 +286,7 @@ def test_the_configuration_named_after_the_bin_wins(folder):
 
 
 def test_a_configuration_elsewhere_is_used_by_every_reader(folder, tmp_path_factory):
-    """As `--config_name` of Microsoft's command lines, a file or a folder; what lies beside the model is not."""
+    """Like `--config_name` of Microsoft's command lines: a file or a folder; the file next to the model is not used."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     bin_file = folder / "m.bin"
     torch.save(load_file(folder / "model.safetensors"), bin_file)
@@ -341,7 +341,7 @@ def test_a_missing_shard_is_named(folder):
 def test_a_shard_outside_the_folder_is_refused(folder, place):
     shard(folder, place.format)
     assert refusal(folder) == (
-        f"{folder}/model.safetensors.index.json: a shard lies outside the folder; expected plain file names"
+        f"{folder}/model.safetensors.index.json: a shard is outside the folder; expected plain file names"
     )
 
 
@@ -373,7 +373,7 @@ def test_the_position_table_of_a_bin_is_tiled_or_cut_as_its_configuration_asks(f
     edit_config(folder, max_position_embeddings=rows)
     table = read_model(folder / "m.bin").encoder.embeddings.position.weight
     assert torch.equal(table, make().encoder.embeddings.position.weight[list(source)])
-    assert caplog.messages == [f"position table resized from 16 to {rows} rows, as the configuration asks"]
+    assert caplog.messages == [f"position table resized from 16 to {rows} rows to match the configuration"]
 
 
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta"])
@@ -381,7 +381,7 @@ def test_the_position_table_of_a_bin_is_tiled_or_cut_as_its_configuration_asks(f
     ("rows", "source"), [(37, [0, 1, *range(2, 16), *range(2, 16), *range(2, 9)]), (9, range(9))], ids=["tiled", "cut"]
 )
 def test_positions_up_to_the_padding_id_are_never_repeated(tmp_path, caplog, family, rows, source):
-    """RoBERTa's rows 0 and 1 belong to no token: the first token has row 2, and the rows that repeat start there."""
+    """RoBERTa does not use rows 0 and 1: the first token has row 2, where the repeated rows start."""
     config = replace(CONFIG, family=family, pad_token_id=1, num_segments=1)
     original = make("mlm", config=config)
     write_model(original, tmp_path, head="mlm")
@@ -391,7 +391,7 @@ def test_positions_up_to_the_padding_id_are_never_repeated(tmp_path, caplog, fam
     old, new = (one.encoder.embeddings.position.weight for one in (original, model))
     assert torch.equal(new, old[list(source)])
     assert model.encoder.config.max_tokens == rows - 2
-    assert caplog.messages == [f"position table resized from 16 to {rows} rows, as the configuration asks"]
+    assert caplog.messages == [f"position table resized from 16 to {rows} rows to match the configuration"]
     with torch.inference_mode():
         before, after = (one.encoder(pack([np.arange(5, 12)])) for one in (original.eval(), model))
     torch.testing.assert_close(after, before)

@@ -1,4 +1,4 @@
-"""Proves that training the rows in use is training the whole table, and that the other rows stay as they were."""
+"""Training only the rows in use equals training the full table; the other rows stay unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proves the published sizes, the table between our configuration and Hugging Face's, its refusals."""
+"""The published sizes, the mapping to Hugging Face configurations, and its rejections."""
 
 from __future__ import annotations
 
@@ -99,15 +99,15 @@ def test_absent_optional_keys_and_null_mean_the_defaults():
     ("change", "message"),
     [
         ({"model_type": "t5"}, "c.json: model_type 't5'; expected one of bert, roberta, xlm-roberta"),
-        ({"hidden_act": "relu"}, "c.json: hidden_act is 'relu'; this encoder computes 'gelu' only"),
-        ({"hidden_act": "gelu_new"}, "c.json: hidden_act is 'gelu_new'; this encoder computes 'gelu' only"),
+        ({"hidden_act": "relu"}, "c.json: hidden_act is 'relu'; this encoder supports 'gelu' only"),
+        ({"hidden_act": "gelu_new"}, "c.json: hidden_act is 'gelu_new'; this encoder supports 'gelu' only"),
         (
             {"position_embedding_type": "relative_key"},
-            "c.json: position_embedding_type is 'relative_key'; this encoder computes 'absolute' only",
+            "c.json: position_embedding_type is 'relative_key'; this encoder supports 'absolute' only",
         ),
-        ({"is_decoder": True}, "c.json: is_decoder is True; this encoder computes False only"),
-        ({"rel_pos_bins": 32}, "c.json: rel_pos_bins is 32; this encoder computes 0 only"),
-        ({"embedding_size": 4}, "c.json: embedding_size is 4; this encoder computes 8 only"),
+        ({"is_decoder": True}, "c.json: is_decoder is True; this encoder supports False only"),
+        ({"rel_pos_bins": 32}, "c.json: rel_pos_bins is 32; this encoder supports 0 only"),
+        ({"embedding_size": 4}, "c.json: embedding_size is 4; this encoder supports 8 only"),
         ({"vocab_size": "20"}, "c.json: vocab_size is '20'; expected int"),
         ({"hidden_size": True}, "c.json: hidden_size is True; expected int"),
         ({"hidden_size": 8.0}, "c.json: hidden_size is 8.0; expected int"),

@@ -1,4 +1,4 @@
-"""The last layer of a classifier, with key and value maps on the first rows' side, is the layer over all rows."""
+"""A classifier's last layer, with key and value maps applied to first rows, equals the layer over all rows."""
 
 from __future__ import annotations
 

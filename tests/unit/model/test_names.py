@@ -1,4 +1,4 @@
-"""Proves that our weight names and the published ones translate both ways without loss."""
+"""Our weight names and the published ones convert in both directions without loss."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_relative_position_biases_are_refused(name):
         to_ours({name: torch.zeros(1)}, [], family="bert", head=None, where="w.bin")
     assert str(caught.value) == (
         f"w.bin: {name} is a relative position bias (UniLM 1.2 / 2); "
-        "this encoder computes absolute positions only, as every MiniLM has"
+        "this encoder supports absolute positions only, which all MiniLM models use"
     )
 
 

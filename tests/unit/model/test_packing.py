@@ -1,4 +1,4 @@
-"""Proves that a packed batch holds every token once, in order, with the positions of its own sequence."""
+"""A packed batch contains every token once, in order, with the positions of its own sequence."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def test_no_sequence_or_an_empty_one_is_refused(sequences):
     with pytest.raises(UsageError) as caught:
         pack(sequences)
     assert str(caught.value) == (
-        "a packed batch needs at least one sequence and no empty sequence; leave empty ones out"
+        "a packed batch needs at least one sequence and no empty sequence; omit empty sequences"
     )

@@ -1,4 +1,4 @@
-"""Prepacked maps give the numbers of the plain ones, whoever computes the GELU."""
+"""Prepacked maps equal plain ones, with fused and separate GELU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Proves what packed pairs hold, that both ways of computing their attention agree, and how position tables grow."""
+"""Contents of packed pairs, agreement of both attention implementations, and extension of position tables."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_way_for_gpus_is_the_way_for_cpus(pseudo):
 
 
 def test_only_the_rows_that_are_read_are_given():
-    """They equal the same rows of a run in which every target and pseudo token is read."""
+    """They equal the same rows of a batch in which every target and pseudo token is read."""
     model, pairs = encoder(), batch()
     hidden = model.embeddings(pairs.packed)
     for layer in model.layers:
@@ -121,11 +121,11 @@ def test_tables_are_tiled_or_cut():
 
 
 def test_a_table_with_reserved_rows_grows_behind_them(caplog):
-    """RoBERTa's first position is 2: the rows before it are nobody's and are not repeated."""
+    """RoBERTa's first position is 2: the rows before it are unused and are not repeated."""
     model = encoder(family="roberta", pad_token_id=1, num_segments=1)
     old = model.embeddings.position.weight.detach().clone()
     grow_positions(model, 20)
-    assert "the position table is grown from 14 to 20 tokens" in caplog.text
+    assert "the position table was extended from 14 to 20 tokens" in caplog.text
     assert (model.config.max_positions, model.config.max_tokens) == (22, 20)
     assert torch.equal(model.embeddings.position.weight[:16], old)
     assert torch.equal(model.embeddings.position.weight[16:], old[2:8])

@@ -1,4 +1,4 @@
-"""The quickstart's run, shortened to seconds: every part is real, only the number of steps is small."""
+"""The quickstart in a few seconds: every part is real, only the number of steps is small."""
 
 import json
 from dataclasses import replace

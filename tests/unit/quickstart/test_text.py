@@ -1,4 +1,4 @@
-"""The quickstart's material: real, labelled, the same everywhere, and nothing held out leaks into training."""
+"""The quickstart's data: real, labelled, equal on every machine, and no held-out text leaks into training."""
 
 import pytest
 
@@ -49,5 +49,5 @@ def test_one_file_is_labelled_by_tenths(tmp_path):
 def test_too_little_text_says_how_much_is_needed(tmp_path):
     file = tmp_path / "note.txt"
     file.write_text("only a single line of text that is long enough to count as one\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"1 paragraphs .* expected at least 2 classes of 20; give more text"):
+    with pytest.raises(DataError, match=r"1 paragraphs .* expected at least 2 classes of 20; provide more text"):
         text_of_files([file])

@@ -16,7 +16,7 @@ METRICS[4]["heldout_loss"] = 0.5
 
 
 class Tags(HTMLParser):
-    """Collects tags and attributes, and checks that they close."""
+    """Collects tags and attributes, and checks that tags are closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def test_template_syntax_in_a_text_is_a_text(page):
 
 
 def test_texts_keep_their_white_space(page):
-    """Cards show line breaks as they are, so the template adds none."""
+    """Cards preserve line breaks, so the template adds none."""
     assert "<dt>in</dt><dd>  a\n\n b </dd>" in page(examples=[{"in": "  a\n\n b "}])
 
 
@@ -108,7 +108,7 @@ def test_without_matplotlib_a_note_says_how_to_get_curves(page, monkeypatch):
     monkeypatch.setattr(curves, "find_spec", lambda name: None)
     html = page(metrics=METRICS)
     assert "<svg" not in html
-    assert "No curves: matplotlib is not installed. To get them: pip install &#39;minilm[plot]&#39;" in html
+    assert "No curves: matplotlib is not installed. To draw them, run: pip install &#39;minilm[plot]&#39;" in html
 
 
 def test_without_metrics_there_is_no_curve_section(page):

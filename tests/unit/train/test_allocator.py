@@ -1,4 +1,4 @@
-"""Proves that freed memory stays in the process until it is given back, and that this happens when it piles up."""
+"""Freed memory stays in the process until it is released, which happens when too much accumulates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe
 from minilm.train import allocator
 from minilm.train.allocator import FreedMemory
 
-# Blocks between which others stay, so that nothing lies free at the end of the heap.
+# Freed blocks alternate with kept ones, so that the end of the heap is never free.
 PROGRAM = """
 import torch
 from minilm.train.allocator import give_back_freed_memory, keep_freed_memory, resident_gib
@@ -37,7 +37,7 @@ def test_freed_memory_is_kept_until_it_is_given_back():
 
 
 def test_memory_is_given_back_when_the_process_has_grown_by_half(monkeypatch):
-    """The level is the highest of ten steps: one long batch among short ones is no growth."""
+    """The level is the maximum of ten steps: one long batch among short ones is not growth."""
     first, second = [1.0, 2.0, *[1.0] * 8, 1.0, 3.0, 3.1], [2.2, *[2.0] * 9, 3.2, 3.4]
     given_back = given_back_at([*first, *second], monkeypatch)
     assert given_back == [len(first), len(first) + len(second)]
@@ -48,7 +48,7 @@ def test_where_the_system_tells_no_memory_nothing_is_given_back(monkeypatch):
 
 
 class Library:
-    """A C library that counts what it is asked."""
+    """A C library that counts its calls."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -84,7 +84,7 @@ def test_the_command_that_trains_keeps_freed_memory_and_gives_it_back_at_the_end
 
 
 def given_back_at(held, monkeypatch):
-    """The steps, from 1, after which memory was given back, where the process held so many GiB after each."""
+    """The 1-based steps after which memory was released, for the given GiB held after each step."""
     seen, steps = [], []
     monkeypatch.setattr(allocator, "_is_kept", True)
     monkeypatch.setattr(allocator, "resident_gib", lambda: seen[-1])

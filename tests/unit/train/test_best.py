@@ -1,4 +1,4 @@
-"""Proves which weights are kept, when a run stops early, and that a kill changes neither."""
+"""Which weights are kept, when a run stops early, and that a kill changes neither."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minilm.train.optim import AdamWSettings
 
 
 class Counting:
-    """One weight that goes up by about 1 a step; evaluation k gives `scores[k]`, or kills the process."""
+    """One weight that increases by about 1 per step; evaluation k returns `scores[k]` or kills the process."""
 
     def __init__(self, scores: Sequence[float], *, kill_at: int = -1) -> None:
         self.module = nn.Linear(1, 1, bias=False)

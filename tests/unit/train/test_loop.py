@@ -1,4 +1,4 @@
-"""Proves what a step is (any cut into microbatches), that bad steps change nothing, and what is logged."""
+"""A step is independent of its split into microbatches, bad steps change nothing, and what is logged."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_freed_memory_is_watched_at_each_step_and_given_back_at_the_end(monkeypa
 
 
 def test_each_group_is_clipped_alone(monkeypatch):
-    """The huge gradient of one group leaves the direction and size of the other alone."""
+    """A huge gradient in one group does not affect the direction and norm of the other."""
     toy, seen = Toy(), []
     monkeypatch.setattr(
         torch.optim.AdamW, "step", lambda _: seen.append((toy.module.weight.grad.clone(), toy.other.grad.clone()))
@@ -215,7 +215,7 @@ def test_means_leave_out_what_is_not_finite():
 
 @pytest.fixture
 def objective(tiny):
-    """Makes the objective of two students without dropout, for any token budget."""
+    """Creates the objective of two students without dropout, for any token budget."""
     build_shards([tiny.text], tokenizer=tiny.teacher, out=tiny.folder / "corpus", max_tokens=32)
     teacher, shards = load_teacher(tiny.teacher), Shards.open(tiny.folder / "corpus")
 

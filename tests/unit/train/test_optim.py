@@ -1,4 +1,4 @@
-"""Proves the decay rule (none on biases and LayerNorm) and that the optimizer's state survives as tensors."""
+"""The decay rule (none on biases and LayerNorm), and the round trip of the optimizer's state as tensors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_biases_and_layernorms_are_not_decayed():
 
 
 def test_decay_moves_only_the_decayed():
-    """With zero gradients an update is the decay alone: times 1 - rate * decay, or nothing."""
+    """With zero gradients, an update is weight decay alone: times 1 - rate * decay, or nothing."""
     model = encoder()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     optimizer = make_optimizer(dict(model.named_parameters()), SETTINGS)

@@ -1,4 +1,4 @@
-"""Proves the learning rate's shape: warmup from 0, decay that would reach 0 just after the last update."""
+"""The learning rate schedule: warmup from 0, then decay that reaches 0 just after the last update."""
 
 from __future__ import annotations
 
