@@ -7,6 +7,7 @@ few seconds in a pipe), and a small table on stdout. The work is done by `minilm
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from minilm.corpus.build import BuildProgress
     from minilm.corpus.shards import ShardManifest
     from minilm.files.formats import BadRows
+    from minilm.progress import Progress
 
 app = typer.Typer(name="corpus", help="Turn text files into a corpus of token shards.", no_args_is_help=True)
 
@@ -72,17 +74,7 @@ def build(
     files = [*inputs, *(more_inputs or [])]
     bad_rows = BadRows()
     started = time.monotonic()
-    mib_done = 0.0
     with Progress("build") as progress:
-
-        def on_progress(now: BuildProgress) -> None:
-            nonlocal mib_done
-            if not mib_done:
-                progress.begin(now.bytes_total / 2**20)
-            read = now.bytes_done / 2**20 - mib_done
-            mib_done += read
-            progress.advance(read, status=status_line(now, time.monotonic() - started))
-
         manifest = build_shards(
             files,
             tokenizer=model_path(tokenizer),
@@ -91,10 +83,25 @@ def build(
             field=field,
             workers=workers,
             bad_rows=bad_rows,
-            on_progress=on_progress,
+            on_progress=_shown_by(progress, started),
         )
     seconds = max(time.monotonic() - started, 1e-9)
     _print_summary(manifest, bad_rows=bad_rows, num_files=len(files), out=out, seconds=seconds)
+
+
+def _shown_by(progress: Progress, started: float) -> Callable[[BuildProgress], None]:
+    """What hands the progress of a build, in MiB that were read, to its display."""
+    mib_done = 0.0
+
+    def show(now: BuildProgress) -> None:
+        nonlocal mib_done
+        if not mib_done:
+            progress.begin(now.bytes_total / 2**20)
+        read = now.bytes_done / 2**20 - mib_done
+        mib_done += read
+        progress.advance(read, status=status_line(now, time.monotonic() - started))
+
+    return show
 
 
 def status_line(now: BuildProgress, seconds: float) -> str:
