@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,6 +237,20 @@ class TinyFinetune:
 def tiny_task(tmp_path: Path) -> TinyFinetune:
     """A fine-tuning that takes a second, below `tmp_path`."""
     return TinyFinetune(tmp_path).make()
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each file is opened, by its path."""
+    counts: Counter[Path] = Counter()
+    original = Path.open
+
+    def counted(self: Path, *arguments, **options):
+        counts[self] += 1
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", counted)
+    return counts
 
 
 @pytest.fixture

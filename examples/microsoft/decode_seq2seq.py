@@ -35,7 +35,6 @@ from minilm.cli.app import run_reporting
 from minilm.decode.decoder import Decoder, PosShift, use_original_eps
 from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
-from minilm.files.regular import sha256_file
 from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
 from minilm.infer.engines.torch import TorchEngine
 from minilm.infer.generate import Generation
@@ -184,14 +183,13 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
         logger.warning("%s is of an earlier run: remove it, or decode with --need_score_traces", traces)
     source = Path(args.input_file)
     job = GenerationJob(
-        read=lambda: islice(read_sources(source, ["src"]), args.subset if args.subset > 0 else None),
+        sources=islice(read_sources(source, ["src"]), args.subset if args.subset > 0 else None),
         output=output,
         as_lines=True,
         traces=traces if args.need_score_traces else None,
         identity={
             "model": model_checksums(folder, config=config),
             "tokenizer": tokenizer.fingerprint,
-            "input": sha256_file(source),
             **{name: value for name, value in vars(args).items() if name not in NOT_IDENTITY},
         },
     )

@@ -75,7 +75,6 @@ def _run(
 ) -> int:
     """Load the model and generate, with progress."""
     from minilm.errors import Interrupted
-    from minilm.files.regular import sha256_file
     from minilm.infer.api import load
     from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
     from minilm.infer.generate import generation_of
@@ -88,7 +87,7 @@ def _run(
     columns = list(fields or task.source)
     generation = generation_of(loaded, settings)
     job = GenerationJob(
-        read=lambda: read_sources(source, columns),
+        sources=read_sources(source, columns),
         output=output,
         as_lines=as_lines,
         traces=traces,
@@ -96,7 +95,6 @@ def _run(
             "model": model_checksums(loaded.folder),
             "tokenizer": loaded.tokenizer.fingerprint,
             "precision": precision,
-            "input": sha256_file(source),
             "fields": columns,
             **{name: value for name, value in asdict(settings).items() if name != "batch_tokens"},
         },

@@ -7,8 +7,8 @@ In: a model folder and a file of texts, pairs or questions. Out: one JSON line p
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STANDARD = "-"  # `./-` is a file
-_GZIP, _PART = b"\x1f\x8b", 2**20
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")]
 _Input = Annotated[
@@ -94,51 +93,19 @@ def predict(
     _require_sense(source, output)
     loaded = load(model, precision=precision)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
-    with _as_file(source) as file:
-        if task == "squad" or (task is None and loaded.head == "span"):
-            _refuse(given, ("--text", "--text-pair"), "are of texts, but this model answers questions")
-            changed = {"null_threshold": null_threshold, "postprocess": postprocess}
-            rows, total = _plan_answers(loaded, file, id_column, changed)
-        else:
-            _refuse(given, ("--null-threshold", "--postprocess"), "are of questions, but this model labels texts")
-            rows, total = _plan(loaded, file, task, text=text, text_pair=text_pair, id_column=id_column)
-        if not total:
-            logger.warning(
-                "%s has no row, so nothing is predicted", source if source != _STANDARD else "standard input"
-            )
-        written = _write(rows, total, output)
+    path = None if source == _STANDARD else Path(source)
+    if task == "squad" or (task is None and loaded.head == "span"):
+        _refuse(given, ("--text", "--text-pair"), "are of texts, but this model answers questions")
+        changed = {"null_threshold": null_threshold, "postprocess": postprocess}
+        rows, total = _plan_answers(loaded, path, id_column, changed)
+    else:
+        _refuse(given, ("--null-threshold", "--postprocess"), "are of questions, but this model labels texts")
+        rows, total = _plan(loaded, path, task, text=text, text_pair=text_pair, id_column=id_column)
+    if not total:
+        logger.warning("%s has no row, so nothing is predicted", path or "standard input")
+    written = _write(rows, total, output)
     if output != _STANDARD:
         typer.echo(f"{written:,} predictions are in {output}")
-
-
-@contextmanager
-def _as_file(source: str) -> Iterator[Path]:
-    """The file `source`; standard input is kept in one for as long, since all of it is looked at first."""
-    import tempfile
-
-    from minilm.files.atomic import reporting_writes
-
-    if source != _STANDARD:
-        yield Path(source)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        parts = _standard_input()
-        first = next(parts, b"")
-        file = Path(folder, f"standard-input.jsonl{'.gz' if first.startswith(_GZIP) else ''}")
-        with reporting_writes(file), file.open("wb") as kept:
-            kept.write(first)
-            kept.writelines(parts)
-        yield file
-
-
-def _standard_input() -> Iterator[bytes]:
-    import sys
-
-    from minilm.files.formats import damage_is_data_error
-
-    with damage_is_data_error(Path("standard input")):
-        while part := sys.stdin.buffer.read(_PART):
-            yield part
 
 
 def _require_sense(source: str, output: str) -> None:
@@ -164,29 +131,28 @@ def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None
 
 
 def _plan_answers(
-    model: LoadedModel, source: Path, id_column: str | None, changed: Mapping[str, object]
+    model: LoadedModel, source: Path | None, id_column: str | None, changed: Mapping[str, object]
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The answers to come and how many there will be; every question is looked at before the first is computed."""
     from dataclasses import replace
 
     from minilm.errors import UsageError
-    from minilm.infer.bulk.predict import InputColumns, answered, is_official_squad, own_ids, read_questions
+    from minilm.infer.bulk.predict import InputColumns, answered, is_official_squad, read_questions
     from minilm.infer.predictions import require_head
     from minilm.tasks.squad.settings import AnswerSettings
 
     require_head(model, "span")
-    if id_column and is_official_squad(source):
+    if id_column and source is not None and is_official_squad(source):
         raise UsageError(f"--id {id_column}: questions of a .json file have the id `id`; leave it out")
-    columns = InputColumns(text="question", text_pair="context", id=id_column)
-    columns = columns if is_official_squad(source) else own_ids(source, columns)
     trained = model.task if isinstance(model.task, AnswerSettings) else AnswerSettings()
     settings = replace(trained, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
-    return answered(model, read_questions(source, columns), settings), sum(1 for _ in read_questions(source, columns))
+    questions = read_questions(source, InputColumns(text="question", text_pair="context", id=id_column))
+    return answered(model, questions, settings), len(questions)
 
 
 def _plan(
     model: LoadedModel,
-    source: Path,
+    source: Path | None,
     task: str | None,
     *,
     text: str | None,
@@ -194,8 +160,7 @@ def _plan(
     id_column: str | None,
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The predictions to come and how many there will be; every row is looked at before the first is computed."""
-    from minilm.files.formats import BadRows
-    from minilm.infer.bulk.predict import InputColumns, classified, own_ids, read_text_inputs
+    from minilm.infer.bulk.predict import InputColumns, classified, read_text_inputs
     from minilm.infer.predictions import require_head
 
     require_head(model, "classification")
@@ -206,13 +171,8 @@ def _plan(
         id=id_column or columns.id,
         official=None if text or text_pair else columns.official,
     )
-    columns, misfits = own_ids(source, columns), BadRows()
-    total = sum(1 for _ in read_text_inputs(source, columns, misfits))
-    if misfits.count:
-        logger.warning(
-            "%d rows with more or fewer columns than expected are left out (first: %s)", misfits.count, misfits.first[0]
-        )
-    return classified(model, read_text_inputs(source, columns, BadRows())), total
+    texts = read_text_inputs(source, columns)
+    return classified(model, texts), len(texts)
 
 
 def _columns(model: LoadedModel, task: str | None) -> InputColumns:

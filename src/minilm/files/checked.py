@@ -53,11 +53,10 @@ class Settings:
         """Raise SettingsError for a value of another type or outside its range."""
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
-            if isinstance(value, list):
-                value = tuple(value)
-                object.__setattr__(self, name, value)
             if expected := mismatch(value, hint):
                 raise SettingsError(f"{name} is {value!r}; expected {expected}")
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
 
 
 def from_options(cls: type[T], options: Mapping[str, object]) -> T:

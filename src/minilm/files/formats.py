@@ -12,13 +12,14 @@ import csv
 import gzip
 import io
 import json
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
 from minilm.files.fields import no_field
@@ -35,6 +36,7 @@ _PARQUET_ROWS = 128
 _BUFFER_BYTES = 2**20
 _RAW_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f"
 
 
 @dataclass(kw_only=True)
@@ -227,8 +229,25 @@ def opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
             return
         if not raw.peek(1):
             raise EOFError("the file is empty")
-        with gzip.GzipFile(fileobj=raw) as plain, io.BufferedReader(plain, _BUFFER_BYTES) as stream:
+        with _decompressed(raw) as stream:
             yield stream
+
+
+@contextmanager
+def opened_standard_input() -> Iterator[IO[bytes]]:
+    """Standard input for reading bytes; .gz, known by its first byte, is decompressed."""
+    raw = cast("io.BufferedReader", sys.stdin.buffer)
+    if raw.peek(1)[:1] != _GZIP:
+        yield raw
+        return
+    with _decompressed(raw) as stream:
+        yield stream
+
+
+@contextmanager
+def _decompressed(raw: IO[bytes]) -> Iterator[IO[bytes]]:
+    with gzip.GzipFile(fileobj=raw) as plain, io.BufferedReader(plain, _BUFFER_BYTES) as stream:
+        yield stream
 
 
 def lines(source: OpenFile) -> Iterator[tuple[int, bytes]]:

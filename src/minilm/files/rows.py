@@ -9,10 +9,12 @@ In a .tsv file nothing is quoted: a quotation mark is a character like any other
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import IO
 
 from minilm.errors import DataError
 from minilm.files.fields import no_field
@@ -24,6 +26,7 @@ from minilm.files.formats import (
     damage_is_data_error,
     lines,
     opened,
+    opened_standard_input,
     reader_for,
     require_unique,
     text_lines,
@@ -72,6 +75,9 @@ class Row:
         raise DataError(f"{place}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
 
 
+STANDARD_INPUT = Path("standard input")
+"""What messages call it."""
+
 _TableReader = Callable[[OpenFile], Iterator[Row]]
 
 
@@ -92,7 +98,17 @@ def read_rows(path: Path, *, unnamed: Sequence[str] = ()) -> Iterator[Row]:
         ".tsv": partial(_tsv_rows, unnamed=unnamed),
         **{suffix: partial(_named_rows, reader) for suffix, reader in ROW_READERS.items()},
     }
-    return _rows(path, reader_for(path, readers))
+    return _rows(path, reader_for(path, readers), opened(path, ByteMeter()))
+
+
+def read_standard_input() -> Iterator[Row]:
+    """Yield the rows of standard input: JSON lines, optionally .gz.
+
+    Raises:
+        DataError: a row cannot be read; names the line.
+        SystemProblem: the stream cannot be read.
+    """
+    return _rows(STANDARD_INPUT, partial(_named_rows, ROW_READERS[".jsonl"]), opened_standard_input())
 
 
 def is_table(path: Path) -> bool:
@@ -119,11 +135,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise DataError(f"{path}:{number}: invalid UTF-8; write the file again as UTF-8") from None
 
 
-def _rows(path: Path, reader: _TableReader) -> Iterator[Row]:
+def _rows(path: Path, reader: _TableReader, opening: AbstractContextManager[IO[bytes]]) -> Iterator[Row]:
     def refuse(line: int, reason: str) -> None:
         raise DataError(f"{path}:{line}: {reason}; correct the row or remove it")
 
-    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
+    with damage_is_data_error(path), opening as stream:
         yield from reader(OpenFile(path=path, stream=stream, report=refuse, meter=ByteMeter()))
 
 

@@ -20,7 +20,7 @@ from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import COMBINED, GLUE, find_glue_task, text_columns
-from minilm.tasks.text.rows import TextTask, infer_labels, read_text_rows
+from minilm.tasks.text.rows import TextRow, TextTask, read_rows_and_labels, read_text_rows
 from minilm.text.tokenizer import Tokenizer
 
 _CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two for two labels
@@ -37,44 +37,42 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
     """Read and tokenize what a recipe names.
 
     Raises:
-        UsageError: an unknown task, or two held-out files of one name.
+        UsageError: a name that is almost that of a GLUE task, a metric that the task does not have, or two held-out
+            files of one name.
         DataError: a file is missing, damaged, or holds nothing to learn from.
     """
     if isinstance(section, SquadSection):
         return _squad(section, tokenizer)
     if isinstance(section, Seq2SeqSection):
         return _seq2seq(section, tokenizer)
-    spec = text_task(section)
-    return ClassificationTask(
-        spec,
-        [row for name in section.train for row in read_text_rows(name, spec)],
-        {name: read_text_rows(file, spec) for name, file in dev_files(section.dev).items()},
-        tokenizer,
-        max_tokens=section.max_tokens,
-    )
+    return _text(section, tokenizer)
 
 
-def text_task(section: TextSection) -> TextTask:
-    """The GLUE task of that name, or the user's own: its labels are those of the training files if none are listed.
-
-    Raises:
-        UsageError: a name that is almost that of a GLUE task, or a metric the task does not have.
-        DataError: the labels of the training files cannot be read.
-    """
-    known = find_glue_task(section.name)
-    if known is not None:
-        task = replace(known, columns=text_columns(section), labels=tuple(section.labels) or known.labels)
+def _text(section: TextSection, tokenizer: Tokenizer) -> Task:
+    """The GLUE task of that name, or the user's own: its labels are those of the training files if none are listed."""
+    train: list[TextRow] | None = None
+    task = find_glue_task(section.name)
+    if task is not None:
+        task = replace(task, columns=text_columns(section), labels=tuple(section.labels) or task.labels)
     else:
         _refuse_misspelt(section)
         metrics = _REGRESSION if section.regression else _CLASSIFICATION
-        task = TextTask(name=section.name, columns=text_columns(section), labels=(), metrics=metrics, main=metrics[0])
-        if not section.regression:
-            labels = tuple(section.labels) or infer_labels(section.train, task)
-            task = replace(task, labels=labels, metrics=metrics if len(labels) == 2 else metrics[:1])
+        labels = tuple(section.labels)
+        task = TextTask(
+            name=section.name, columns=text_columns(section), labels=labels, metrics=metrics, main=metrics[0]
+        )
+        if not labels and not section.regression:
+            task, train = read_rows_and_labels(section.train, task)
+        if not section.regression and len(task.labels) != 2:
+            task = replace(task, metrics=metrics[:1])
     has = (*task.metrics, *((COMBINED,) if len(task.metrics) == 2 else ()))
     if section.metric is not None and section.metric not in has:
         raise UsageError(f"task.metric is {section.metric!r}; task {task.name!r} has {', '.join(has)}")
-    return replace(task, main=section.metric or task.main)
+    task = replace(task, main=section.metric or task.main)
+    if train is None:
+        train = [row for name in section.train for row in read_text_rows(name, task)]
+    dev = {name: read_text_rows(file, task) for name, file in dev_files(section.dev).items()}
+    return ClassificationTask(task, train, dev, tokenizer, max_tokens=section.max_tokens)
 
 
 def _refuse_misspelt(section: TextSection) -> None:

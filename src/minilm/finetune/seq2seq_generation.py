@@ -61,7 +61,8 @@ def generate_targets(
         Source(parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", place="")
         for row in own
     ]
-    found = {own[place]: one.text for batch in generation.run(sources, own, Tally()) for place, one in batch}
+    framed = generation.encode(sources, Tally())
+    found = {own[index]: one.text for batch in generation.run(framed, own) for index, one in batch}
     everyones: dict[int, str] = {}
     for part in gathered(found, ranks):
         everyones |= part

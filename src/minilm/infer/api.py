@@ -232,7 +232,8 @@ class LoadedModel:
         with reporting_tally(self._reported) as tally:
             for chunk in chunked(_sources(texts), TEXTS_PER_CHUNK):
                 finished: dict[int, Generated] = {}
-                for batch in generation.run(chunk, range(len(found), len(found) + len(chunk)), tally):
+                framed = generation.encode(chunk, tally)
+                for batch in generation.run(framed, range(len(found), len(found) + len(chunk))):
                     finished.update(batch)
                 found += [finished[place] for place in range(len(chunk))]
         return found

@@ -89,27 +89,24 @@ class Generation:
         self._room = min(room, max_source_tokens or room)
         self._encoder = SourceEncoder(tokenizer=tokenizer, frame=decoder.frame, room=self._room)
 
-    def check(self, sources: Sequence[Source], tally: Tally) -> None:
-        """Count what will be cut or is unknown; raise DataError for a source without a token."""
-        self._encoder.encode(sources, tally)
-
-    def run(
-        self, sources: Sequence[Source], numbers: Sequence[int], tally: Tally
-    ) -> Iterator[list[tuple[int, Generated]]]:
-        """Generate for some sources, batch by batch, shortest first.
-
-        Args:
-            sources: the sources.
-            numbers: the number of each source, by which its random numbers are drawn.
-            tally: takes what was cut or is unknown.
-
-        Yields:
-            (place among `sources`, what was generated) of the sources of one batch.
+    def encode(self, sources: Sequence[Source], tally: Tally) -> list[Int32s]:
+        """Framed ids of each source; `tally` takes what was truncated or is unknown.
 
         Raises:
             DataError: a source has no token.
         """
-        framed = self._encoder.encode(sources, tally)
+        return self._encoder.encode(sources, tally)
+
+    def run(self, framed: Sequence[Int32s], numbers: Sequence[int]) -> Iterator[list[tuple[int, Generated]]]:
+        """Generate for some sources, batch by batch, shortest first.
+
+        Args:
+            framed: ids of each source, from `encode`.
+            numbers: the number of each source, by which its random numbers are drawn.
+
+        Yields:
+            (index into `framed`, what was generated) of the sources of one batch.
+        """
         width = self._settings.beam_size if self._searches else self._settings.n_best
         columns = np.array([len(ids) for ids in framed]) + width * self._settings.num_steps
         for part in microbatches(columns, token_budget=self._settings.batch_tokens):
@@ -124,7 +121,7 @@ class Generation:
         if self._settings.n_best > 1:
             raise UsageError(f"n_best is {self._settings.n_best}, but a stream is of one target; leave it out")
         with reporting_tally() as tally:
-            framed = self._encoder.encode([source], tally)
+            framed = self.encode([source], tally)
         draws = self._draws([0]) if self._settings.sample else None
         ids: list[int] = []
         text = shown = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
@@ -233,6 +234,35 @@ def test_a_file_without_sources_is_told(generate, tmp_path, caplog):
     (tmp_path / "in.jsonl").write_text("\n")
     assert generate("--input", "in.jsonl", "--output", "out.jsonl")[0] == 0
     assert "the input has no source, so out.jsonl will be empty" in caplog.messages
+
+
+def test_sources_are_read_and_tokenized_once(generate, tmp_path, monkeypatch, opens):
+    from minilm.infer.sources import SourceEncoder
+
+    write(tmp_path / "in.jsonl", ".jsonl")
+    encode, encoded = SourceEncoder.encode, []
+
+    def counted(self, sources, tally):
+        encoded.extend(source.id for source in sources)
+        return encode(self, sources, tally)
+
+    monkeypatch.setattr(SourceEncoder, "encode", counted)
+    opens.clear()
+    assert generate("--input", "in.jsonl", "--output", "out.txt")[0] == 0
+    assert opens[Path("in.jsonl")] == 1
+    assert encoded == [f"q{number}" for number in range(len(TEXTS))]
+
+
+def test_other_sources_are_another_job(generate, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("w1 w2\nw3\n")
+    words = ["--input", "in.txt", "--output", "out.txt"]
+    with monkeypatch.context() as patch:
+        patch.setattr("minilm.infer.bulk.generate.writing_aside", lambda _: pytest.fail("stopped before the output"))
+        with pytest.raises(pytest.fail.Exception):
+            generate(*words)
+    (tmp_path / "in.txt").write_text("w1\nw2 w3\n")
+    code, said = generate(*words)
+    assert (code, "another job (not the same: input)" in said.replace("\n", " ")) == (2, True)
 
 
 def test_after_a_refused_start_the_corrected_command_runs(generate, tmp_path):

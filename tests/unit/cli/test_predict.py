@@ -32,6 +32,11 @@ def rows_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+def piped(data: bytes) -> io.TextIOWrapper:
+    """Standard input that holds `data`."""
+    return io.TextIOWrapper(io.BufferedReader(io.BytesIO(data)))
+
+
 @pytest.fixture
 def trained(tiny_task):
     """A classifier of one short run, through the command line."""
@@ -85,17 +90,17 @@ def test_predictions_are_those_of_the_run_and_score_the_same(trained, capsys):
 def test_a_pipe_gives_what_files_give(trained, capsys, monkeypatch):
     source, out = trained.folder / "dev.jsonl", trained.folder / "out.jsonl"
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+    monkeypatch.setattr("sys.stdin", piped(source.read_bytes()))
     capsys.readouterr()
     assert minilm("predict", trained.folder / "run/model", "--input", "-", "--output", "-") == 0
     assert capsys.readouterr().out == out.read_text(encoding="utf-8")
 
 
 def test_a_pipe_with_a_broken_row_says_which(trained, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "word1"}\n{"text"\n')))
+    monkeypatch.setattr("sys.stdin", piped(b'{"text": "word1"}\n{"text"\n'))
     assert minilm("predict", trained.folder / "run/model", "--input", "-", "--output", "-") == 3
     captured = capsys.readouterr()
-    assert "standard-input.jsonl:2: " in captured.err
+    assert "standard input:2: " in captured.err
     assert not captured.out
 
 
@@ -150,9 +155,35 @@ def test_empty_questions_are_told(reader, caplog):
     assert f"2 of 2 questions or their contexts are empty (first: {source}:1)" in caplog.messages
 
 
+def test_rows_are_read_once(trained, opens):
+    source, out = trained.folder / "dev.jsonl", trained.folder / "out.jsonl"
+    opens.clear()
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
+    assert opens[source] == 1
+
+
+def test_questions_are_read_once(reader, opens):
+    source, out = reader.folder / "official.json", reader.folder / "out.jsonl"
+    paragraph = {"context": "word1 word2", "qas": [{"id": "q", "question": "word1"}]}
+    source.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [paragraph]}]}))
+    for file in (source, reader.folder / "squad.jsonl"):
+        opens.clear()
+        assert minilm("predict", reader.folder / "run/model", "--input", file, "--output", out) == 0
+        assert opens[file] == 1
+
+
+def test_training_files_are_read_once_also_for_their_labels(tiny_task, opens, monkeypatch):
+    monkeypatch.setattr("minilm.finetune.run.sha256_file", lambda path: "0")  # hashed for resuming, not parsed
+    recipe = tiny_task.recipe(steps=1)
+    assert "labels" not in json.loads(recipe.read_text())["task"]
+    opens.clear()
+    assert minilm("finetune", recipe) == 0
+    assert [opens[tiny_task.folder / name] for name in ("train.jsonl", "dev.jsonl")] == [1, 1]
+
+
 def test_a_compressed_pipe(trained, monkeypatch):
     packed = gzip.compress(b'{"text": "word1"}\n{"text": "word2"}\n')
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed)))
+    monkeypatch.setattr("sys.stdin", piped(packed))
     out = trained.folder / "out.jsonl"
     assert minilm("predict", trained.folder / "run/model", "--input", "-", "--output", out) == 0
     assert len(rows_of(out)) == 2

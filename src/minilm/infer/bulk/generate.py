@@ -1,15 +1,16 @@
-"""Generating for a file of sources, in chunks, so that a run that was killed goes on where it was.
+"""Generating for a file of sources, in chunks, so that a run that was killed resumes where it was.
 
 In: a model with its settings, a file of sources. Out: rows in the order of the file, and traces where asked for.
 
-Finished sources are kept in a file beside the output (`unfinished.py`) until the output is whole.
+Finished sources are kept in a file beside the output (`journal.py`) until the output is whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -21,9 +22,10 @@ from minilm.files.rows import is_table, read_lines, read_rows
 from minilm.infer.batching import chunked
 from minilm.infer.bulk.journal import Unfinished
 from minilm.infer.sources import Part, Source
-from minilm.tally import Tally, reporting_tally
+from minilm.tally import reporting_tally
 from minilm.tasks.text.rows import usual_id_column
 from minilm.text.detokenize import one_line
+from minilm.text.pairs import Int32s
 
 if TYPE_CHECKING:
     from minilm.decode.traces import Trace
@@ -69,14 +71,14 @@ class GenerationJob:
     """What to do.
 
     Attributes:
-        read: gives the sources anew each time.
+        sources: what to generate for; read once, and kept in memory as token ids.
         output: where the targets go.
         as_lines: the best target a line; else a JSON object a line.
         traces: where the score traces go, if anywhere.
-        identity: JSON values by name: everything that the targets depend on.
+        identity: JSON values by name: everything that the targets depend on beside the sources.
     """
 
-    read: Callable[[], Iterator[Source]]
+    sources: Iterable[Source]
     output: Path
     as_lines: bool
     traces: Path | None
@@ -109,20 +111,21 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
             raise UsageError(f"{path} is a folder; name the file to write in it")
     if job.traces is not None and not job.traces.parent.is_dir():
         raise UsageError(f"{job.traces}: there is no folder {job.traces.parent}; create it first")
-    total = 0
+    framed: list[Int32s] = []
+    ids: list[str] = []
     with reporting_tally() as tally:
-        for part in chunked(job.read(), _ROWS_PER_CHUNK):  # every source is looked at before the first is computed
-            generation.check(part, tally)
-            total += len(part)
+        for part in chunked(job.sources, _ROWS_PER_CHUNK):  # every source is looked at before the first is computed
+            framed += generation.encode(part, tally)
+            ids += [source.id for source in part]
+    total = len(framed)
     if not total:
         logger.warning("the input has no source, so %s will be empty", job.output)
-    with Unfinished(job.output, job.identity) as finished:
+    with Unfinished(job.output, {**job.identity, "input": _fingerprint(framed, ids)}) as finished:
         advance = started(total, len(finished))
-        for chunk in chunked(enumerate(job.read()), _ROWS_PER_CHUNK):
-            left = [(number, source) for number, source in chunk if number not in finished]
-            sources, numbers = [source for _, source in left], [number for number, _ in left]
-            for batch in generation.run(sources, numbers, Tally()):  # told above, of all sources
-                finished.add([_record(*left[place], one) for place, one in batch])
+        for chunk in chunked(range(total), _ROWS_PER_CHUNK):
+            left = [number for number in chunk if number not in finished]
+            for batch in generation.run([framed[number] for number in left], left):
+                finished.add([(left[index], _record(ids[left[index]], one)) for index, one in batch])
                 advance(len(batch))
         if job.traces is not None:
             from minilm.decode.traces import write_traces
@@ -136,13 +139,22 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
     return total
 
 
-def _record(number: int, source: Source, one: Generated) -> tuple[int, dict[str, object]]:
+def _fingerprint(framed: Sequence[Int32s], ids: Sequence[str]) -> str:
+    """Hex SHA-256 of the token ids and the ids of all sources."""
+    digest = hashlib.sha256()
+    for tokens, name in zip(framed, ids, strict=True):
+        digest.update(json.dumps([name, len(tokens)]).encode())
+        digest.update(tokens.tobytes())
+    return digest.hexdigest()
+
+
+def _record(key: str, one: Generated) -> dict[str, object]:
     """What is kept of a finished source."""
     best = one.candidates[0]
-    row: dict[str, object] = {"id": source.id, "prediction": best.text, "score": best.score}
+    row: dict[str, object] = {"id": key, "prediction": best.text, "score": best.score}
     if len(one.candidates) > 1:
         row["candidates"] = [asdict(candidate) for candidate in one.candidates]
-    return number, row | ({} if one.trace is None else {"trace": asdict(one.trace)})
+    return row | ({} if one.trace is None else {"trace": asdict(one.trace)})
 
 
 def _line(row: Mapping[str, object], as_lines: bool) -> str:

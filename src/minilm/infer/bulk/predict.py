@@ -1,20 +1,22 @@
-"""From rows of a file to rows of predictions, in their order and in bounded memory.
+"""From rows of a file to rows of predictions, in their order.
 
 In: a loaded model with a head, a file of texts, pairs or questions. Out: chunks of rows with `id` and `prediction`.
+
+The file is read once, before the first row is computed, and its texts are kept in memory.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from minilm.errors import DataError
 from minilm.files.fields import no_field
 from minilm.files.formats import BadRows
-from minilm.files.rows import Row, read_rows
+from minilm.files.rows import STANDARD_INPUT, Row, read_rows, read_standard_input
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
 from minilm.infer.predictions import answer_part, classify_part
@@ -35,7 +37,7 @@ Prediction = Mapping[str, object]
 class InputColumns:
     """Which columns hold the texts and the id, also in the published files of a GLUE task (`official`).
 
-    Without `id` rows are numbered from 0; see `own_ids`.
+    Without `id` it is looked for; see `read_text_inputs`.
     """
 
     text: str
@@ -55,78 +57,96 @@ class InputColumns:
         return next((way for way in ways if {way.text, way.text_pair or way.text} <= row.values.keys()), self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Texts:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextInput:
+    """A text or pair to label: its id, and its location for messages."""
+
     id: str
     text: str
     text_pair: str | None
     place: str
 
 
-def own_ids(path: Path, columns: InputColumns) -> InputColumns:
-    """The columns with the `id` that the rows have: the named one, or the first of `id`, `idx` and `index` there is.
-
-    Where none was named and the values are no ids, or not all different, that is warned about, and there is none: as
-    `minilm finetune` and `minilm score` take the same file.
-
-    Raises:
-        UsageError: the path is missing or of an unknown kind.
-        DataError: a row lacks the column that was named, or its value is no id; names file and line.
-    """
-    rows = (row for row in read_rows(path, unnamed=columns.unnamed) if not row.misfit)
-    first = next(rows, None)
-    name = columns.id or (usual_id_column(first) if first is not None else None)
-    if first is None or name is None:
-        return columns
-    values = (
-        (_id_value(path, row, name, named=columns.id is not None), f"{path}:{row.line}") for row in chain([first], rows)
-    )
-    return replace(columns, id=name if are_ids(values, name, named=columns.id is not None) else None)
+_Input = TypeVar("_Input", TextInput, Question)
 
 
-def _id_value(path: Path, row: Row, name: str, *, named: bool) -> object:
-    if named:
-        _require(path, row, name)
-    return row.values.get(name)
+def read_text_inputs(path: Path | None, columns: InputColumns) -> list[TextInput]:
+    """Read the texts of a file once; all of them are kept in memory.
 
+    In published files rows of the wrong width are skipped, with a warning. The id of a row is its value in the column
+    that was named, else in the first of `id`, `idx` and `index` that is there. Where none was named and the values are
+    not ids, or not all different, rows are numbered from 0, with a warning: as `minilm finetune` and `minilm score`
+    read the same file.
 
-def read_text_inputs(path: Path, columns: InputColumns, misfits: BadRows) -> Iterator[_Texts]:
-    """The texts of a file, one by one; in published files rows of the wrong width are left out (`misfits`).
+    Args:
+        path: the file; None is standard input.
+        columns: what to read of it.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a row cannot be read, or lacks a text; names file and line.
+        DataError: a row cannot be read, lacks a text or a column that was named, or its id is not one; names file and
+            line.
     """
     found: InputColumns | None = None
-    for number, row in enumerate(read_rows(path, unnamed=columns.unnamed)):
-        if row.misfit and columns.official is None:
-            raise DataError(f"{path}:{row.line}: {row.misfit} (a text may hold a tab); correct the row")
-        if row.misfit:
-            misfits.add(path, row.line, row.misfit)
-            continue
+
+    def parse(row: Row, number: int, location: str) -> TextInput:
+        nonlocal found
         found = found or columns.of(row)
-        pair = None if found.text_pair is None else _text(path, row, found.text_pair)
-        text, place = _text(path, row, found.text), f"{path}:{row.line}"
-        yield _Texts(id=_id(row, columns, number), text=text, text_pair=pair, place=place)
+        pair = None if found.text_pair is None else _text(row, found.text_pair, location)
+        return TextInput(id=str(number), text=_text(row, found.text, location), text_pair=pair, place=location)
+
+    return _read(path, columns, parse)
 
 
-def read_questions(path: Path, columns: InputColumns) -> Iterator[Question]:
-    """The questions of a file: official nested .json whole, rows of any other kind one by one, with ids of `columns`.
+def read_questions(path: Path | None, columns: InputColumns) -> list[Question]:
+    """Read the questions of a file once: official nested .json, which has its own ids, or rows, as for texts.
+
+    Args:
+        path: the file; None is standard input.
+        columns: names of the columns of rows.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a row cannot be read, or lacks question or context; names file and line.
+        DataError: a row cannot be read, lacks question or context, or its id is not one; names file and line.
     """
-    if is_official_squad(path):
-        yield from read_squad(path, labelled=False)
-        return
-    for number, row in enumerate(read_rows(path)):
-        yield Question(
-            id=_id(row, columns, number),
-            question=_text(path, row, "question"),
-            context=_text(path, row, "context"),
-            place=f"{path}:{row.line}",
+    if path is not None and is_official_squad(path):
+        return read_squad(path, labelled=False)
+
+    def parse(row: Row, number: int, location: str) -> Question:
+        question, context = _text(row, "question", location), _text(row, "context", location)
+        return Question(id=str(number), question=question, context=context, place=location)
+
+    return _read(path, columns, parse)
+
+
+def _read(path: Path | None, columns: InputColumns, parse: Callable[[Row, int, str], _Input]) -> list[_Input]:
+    """All rows of a file, each with its id."""
+    inputs: list[_Input] = []
+    ids: list[object] = []
+    id_column = columns.id
+    misfits = BadRows()
+    for number, row in enumerate(read_standard_input() if path is None else read_rows(path, unnamed=columns.unnamed)):
+        location = f"{path or STANDARD_INPUT}:{row.line}"
+        if row.misfit and columns.official is None:
+            raise DataError(f"{location}: {row.misfit} (a text may hold a tab); correct the row")
+        if row.misfit:
+            misfits.add(path or STANDARD_INPUT, row.line, row.misfit)
+            continue
+        if not inputs:
+            id_column = columns.id or usual_id_column(row)
+        inputs.append(parse(row, number, location))
+        if id_column is not None:
+            if columns.id is not None:
+                _require(row, id_column, location)
+            ids.append(row.values.get(id_column))
+    if misfits.count:
+        logger.warning(
+            "%d rows with more or fewer columns than expected are left out (first: %s)", misfits.count, misfits.first[0]
         )
+    found = ((value, one.place) for value, one in zip(ids, inputs, strict=False))
+    if id_column is None or not are_ids(found, id_column, named=columns.id is not None):
+        return inputs
+    return [replace(one, id=str(value)) for value, one in zip(ids, inputs, strict=True)]
 
 
 def is_official_squad(path: Path) -> bool:
@@ -134,7 +154,7 @@ def is_official_squad(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(".json")
 
 
-def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Generator[list[Prediction], None, None]:
+def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[Prediction], None, None]:
     """Label and probability of each row, chunk by chunk; the number alone for a regression model."""
     with reporting_tally() as tally:
         for chunk in chunked(rows, _ROWS_PER_CHUNK):
@@ -151,7 +171,7 @@ def classified(model: LoadedModel, rows: Iterator[_Texts]) -> Generator[list[Pre
 
 
 def answered(
-    model: LoadedModel, questions: Iterator[Question], settings: AnswerSettings
+    model: LoadedModel, questions: Iterable[Question], settings: AnswerSettings
 ) -> Generator[list[Prediction], None, None]:
     """Answer, probability, null odds and place of each question, chunk by chunk."""
     with reporting_tally() as tally:
@@ -171,20 +191,16 @@ def answered(
             ]
 
 
-def _require(path: Path, row: Row, column: str) -> None:
+def _require(row: Row, column: str, location: str) -> None:
     if column not in row.values:
         fix = "name the right column with --text, --text-pair or --id"
-        raise DataError(f"{path}:{row.line}: {no_field([column], row.values, fix=fix)}")
+        raise DataError(f"{location}: {no_field([column], row.values, fix=fix)}")
 
 
-def _text(path: Path, row: Row, column: str) -> str:
-    _require(path, row, column)
+def _text(row: Row, column: str, location: str) -> str:
+    _require(row, column, location)
     value = row.values[column]
     if not isinstance(value, str):
         kind = "null" if value is None else f"a {type(value).__name__}"
-        raise DataError(f"{path}:{row.line}: {column} is {kind}, expected a string; correct the row")
+        raise DataError(f"{location}: {column} is {kind}, expected a string; correct the row")
     return value
-
-
-def _id(row: Row, columns: InputColumns, number: int) -> str:
-    return str(number if columns.id is None else row.values[columns.id])

@@ -108,44 +108,36 @@ def read_text_rows(path: Path | str, task: TextTask, *, labelled: bool = True) -
         SystemProblem: the file cannot be read, or the package for hub addresses is not installed.
     """
     reading = _Reading(path=str(path), task=task, labelled=labelled)
-    rows: list[TextRow] = []
-    ids: list[object] = []
-    for number, row, columns in reading.rows():
-        label = reading.label(row, columns) if labelled else None
-        if labelled and label is None:
-            continue
-        text, pair = reading.texts(row, columns)
-        rows.append(TextRow(text=text, text_pair=pair, label=label, id=str(number), place=reading.place(row)))
-        ids.append(None if reading.id_column is None else row.values.get(reading.id_column))
-    if labelled and not rows:
-        skipped = "".join(f"; {sentence}" for sentence in reading.skipped())
-        raise DataError(f"{path}: found no row with a label, expected at least one{skipped}")
-    reading.warn()
-    return reading.with_ids(rows, ids)
+    return reading.text_rows(reading.rows())
 
 
-def infer_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[str, ...]:
-    """Return the different labels of files, sorted: whole numbers by value, else as text.
+def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[TextTask, list[TextRow]]:
+    """Read, once, files of a task whose labels are those that the files hold.
+
+    All rows are kept as they are in the files until the last is read.
+
+    Returns:
+        The task with the labels: whole numbers by value, else sorted as text. The rows of all files.
 
     Raises:
         UsageError: they look like numbers to predict, or are too many to be labels.
-        DataError: a label is missing or no label, or a file cannot be read.
+        DataError: as `read_text_rows`.
     """
-    places: dict[str, str] = {}
-    for path in paths:
-        reading = _Reading(path=str(path), task=task, labelled=True)
-        for _, row, columns in reading.rows():
-            try:
-                text = label_text(reading.value(row, columns.label))
-            except ValueError as error:
-                raise DataError(f"{reading.place(row)}: column {columns.label!r}: {error}; correct the row") from None
-            places.setdefault(text, reading.place(row))
-    if _UNLABELLED[0] in places:
+    readings = [_Reading(path=str(path), task=task, labelled=True) for path in paths]
+    found = [list(reading.rows()) for reading in readings]
+    locations: dict[str, str] = {}
+    for reading, rows in zip(readings, found, strict=True):
+        for _, row, columns in rows:
+            locations.setdefault(reading.label_text(row, columns), reading.place(row))
+    if _UNLABELLED[0] in locations:
         raise UsageError(
-            f"{places[_UNLABELLED[0]]}: found label '-', which is no label in files such as SNLI and may be one in "
+            f"{locations[_UNLABELLED[0]]}: found label '-', which is no label in files such as SNLI and may be one in "
             f"yours: list the labels in task.labels"
         )
-    return sorted_labels(places)
+    task = replace(task, labels=sorted_labels(locations))
+    for reading in readings:
+        reading.task = task
+    return task, [row for reading, rows in zip(readings, found, strict=True) for row in reading.text_rows(rows)]
 
 
 @dataclass(kw_only=True)
@@ -173,6 +165,23 @@ class _Reading:
                 self.columns = self._find_columns(row)
                 self.id_column = self.columns.id or usual_id_column(row)
             yield number, row, self.columns
+
+    def text_rows(self, found: Iterable[tuple[int, Row, TextColumns]]) -> list[TextRow]:
+        """The rows that can be used, checked; reports those that are skipped."""
+        rows: list[TextRow] = []
+        ids: list[object] = []
+        for number, row, columns in found:
+            label = self.label(row, columns) if self.labelled else None
+            if self.labelled and label is None:
+                continue
+            text, pair = self.texts(row, columns)
+            rows.append(TextRow(text=text, text_pair=pair, label=label, id=str(number), place=self.place(row)))
+            ids.append(None if self.id_column is None else row.values.get(self.id_column))
+        if self.labelled and not rows:
+            skipped = "".join(f"; {sentence}" for sentence in self.skipped())
+            raise DataError(f"{self.path}: found no row with a label, expected at least one{skipped}")
+        self.warn()
+        return self.with_ids(rows, ids)
 
     def _table(self) -> Iterator[Row]:
         if is_hub_address(self.path):
@@ -218,16 +227,22 @@ class _Reading:
             raise DataError(f"{self.place(row)}: column {name!r} is {kind}, expected a text; correct the row")
         return value
 
+    def label_text(self, row: Row, columns: TextColumns) -> str:
+        """The row's label as text."""
+        try:
+            return label_text(self.value(row, columns.label))
+        except ValueError as error:
+            raise DataError(f"{self.place(row)}: column {columns.label!r}: {error}; correct the row") from None
+
     def label(self, row: Row, columns: TextColumns) -> int | float | None:
         """The row's label; None (and counted) when the row says that it has none."""
         task = self.task
-        value = self.value(row, columns.label)
+        value, text = self.value(row, columns.label), self.label_text(row, columns)
+        known = text in task.labels
+        if not known and text in (_UNLABELLED if task.labels or task.label_range else _UNLABELLED[:1]):
+            self.unlabelled.add(Path(self.path), row.line, f"label {text!r}")
+            return None
         try:
-            text = label_text(value)
-            known = text in task.labels
-            if not known and text in (_UNLABELLED if task.labels or task.label_range else _UNLABELLED[:1]):
-                self.unlabelled.add(Path(self.path), row.line, f"label {text!r}")
-                return None
             number = label_number(value, task.labels, label_range=task.label_range)
         except ValueError as error:
             raise DataError(f"{self.place(row)}: column {columns.label!r}: {error}; correct the row") from None

@@ -14,7 +14,7 @@ from minilm.errors import SystemProblem, UsageError
 from minilm.files.formats import read_file
 from minilm.score.glue import GLUE_TASKS
 from minilm.tasks.text.glue import GLUE, find_glue_task, glue_text_task
-from minilm.tasks.text.rows import TextRow, infer_labels, read_text_rows
+from minilm.tasks.text.rows import TextRow, read_rows_and_labels, read_text_rows
 
 FOLDERS = {
     **{"cola": "CoLA", "sst-2": "SST-2", "mrpc": "MRPC", "sts-b": "STS-B"},
@@ -153,9 +153,12 @@ def test_labels_and_metrics_are_those_that_are_scored():
 
 
 def test_the_labels_of_a_real_file_are_found(data_dir):
-    assert infer_labels([jsonl_file(data_dir, "mnli", "train_subset")], GLUE["mnli"]) == GLUE["mnli"].labels
+    assert (
+        read_rows_and_labels([jsonl_file(data_dir, "mnli", "train_subset")], GLUE["mnli"])[0].labels
+        == GLUE["mnli"].labels
+    )
     with pytest.raises(UsageError, match=r"train\.jsonl\.gz:\d+: found label '3\.8', a number with decimals"):
-        infer_labels([jsonl_file(data_dir, "sts-b", "train")], GLUE["sts-b"])
+        read_rows_and_labels([jsonl_file(data_dir, "sts-b", "train")], GLUE["sts-b"])
 
 
 class FakeHub(ModuleType):

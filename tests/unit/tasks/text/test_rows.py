@@ -10,7 +10,7 @@ import pytest
 
 from minilm.errors import DataError, UsageError
 from minilm.tasks.text.labels import MOST_LABELS, label_number, label_text
-from minilm.tasks.text.rows import OfficialLayout, TextColumns, TextTask, infer_labels, read_text_rows
+from minilm.tasks.text.rows import OfficialLayout, TextColumns, TextTask, read_rows_and_labels, read_text_rows
 
 TASK = TextTask(
     name="mood",
@@ -230,10 +230,12 @@ def test_a_file_without_labelled_rows_is_an_error(jsonl):
 def test_labels_that_are_not_listed_are_those_of_the_files(jsonl):
     first = jsonl(*({"text": "x", "label": label} for label in ("b", "a", "b")), name="1.jsonl")
     second = jsonl({"text": "x", "label": "ä"}, name="2.jsonl")
-    assert infer_labels([first, second], TASK) == ("a", "b", "ä")
+    assert read_rows_and_labels([first, second], TASK)[0].labels == ("a", "b", "ä")
     numbers = jsonl(*({"text": "x", "label": label} for label in (10, "9", 2.0, -1)))
-    assert infer_labels([numbers], TASK) == ("-1", "2", "9", "10")
-    assert infer_labels([jsonl({"text": "x", "label": True}, {"text": "x", "label": False})], TASK) == ("false", "true")
+    assert read_rows_and_labels([numbers], TASK)[0].labels == ("-1", "2", "9", "10")
+    assert read_rows_and_labels([jsonl({"text": "x", "label": True}, {"text": "x", "label": False})], TASK)[
+        0
+    ].labels == ("false", "true")
 
 
 @pytest.mark.parametrize(
@@ -253,10 +255,10 @@ def test_labels_that_are_not_listed_are_those_of_the_files(jsonl):
 def test_labels_that_are_hardly_labels_are_refused(found, message, jsonl):
     path = jsonl(*({"text": "x", "label": label} for label in found))
     with pytest.raises(UsageError, match=message):
-        infer_labels([path], TASK)
+        read_rows_and_labels([path], TASK)
 
 
 def test_a_missing_label_is_found_while_labels_are_collected(jsonl):
     path = jsonl({"text": "x", "label": "a"}, {"text": "x", "label": None})
     with pytest.raises(DataError, match=r"in\.jsonl:2: column 'label': found null, expected a label; correct the row"):
-        infer_labels([path], TASK)
+        read_rows_and_labels([path], TASK)
