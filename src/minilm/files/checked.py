@@ -97,7 +97,7 @@ def from_json(cls: type[T], values: Mapping[str, object], *, where: str | Path, 
     for name, value in values.items():
         value = _converted(value, hints[name], where=f"{where}: {name}", remedy=remedy)
         if expected := mismatch(value, hints[name]):
-            raise DataError(f"{where}: {name} is {value!r:.60}; expected {expected}; {remedy}")
+            raise DataError(f"{where}: {name} is {values[name]!r:.60}; expected {expected}; {remedy}")
         converted[name] = value
     try:
         return cls(**converted)

@@ -81,11 +81,14 @@ def _sections_of(annotation: object) -> list[type]:
     return [section for part in get_args(annotation) for section in _sections_of(part)]
 
 
+def without_kind(loc: Keys) -> Keys:
+    """The path of a problem without the task's kind, which pydantic adds behind `task` once it is known."""
+    return ("task", *loc[2:]) if loc[:1] == ("task",) else loc
+
+
 def _known_part(detail: ErrorDetails, tree: Mapping[str, object]) -> Keys:
     """The path without the names pydantic adds for the branches of a union."""
-    loc = detail["loc"]
-    if loc[:1] == ("task",) and len(loc) > 1:  # behind it is the kind that was chosen
-        loc = ("task", *loc[2:])
+    loc = without_kind(detail["loc"])
     if detail["type"] == "union_tag_invalid":
         loc = (*loc, "kind")
     if detail["type"] == "missing":
