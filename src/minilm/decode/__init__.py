@@ -1,1 +1,1 @@
-"""From source to text: key/value caches, beam search, sampling, score traces."""
+"""Decoding: key/value cache, beam search, greedy decoding, sampling and score traces."""

@@ -1,8 +1,8 @@
-"""Beam search as in Microsoft's s2s-ft (spec 2.6), with an early stop that never changes the result.
+"""Beam search as in Microsoft's s2s-ft (spec 2.6), with early stopping that never changes the result.
 
-In: a `Decoder` and framed sources. Out: one `Trace` per source, from which `rescore` takes the best hypotheses.
+In: a `Decoder` and framed sources. Out: one `Trace` per source, from which `rescore` picks the best hypotheses.
 
-B examples still searched, K beams, R = B x K rows, V vocabulary; a frame is what the K beams hold after one step.
+B active examples, K beams, R = B x K rows, V vocabulary; a frame is the state of the K beams after one step.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from minilm.decode.traces import Trace
 from minilm.errors import UsageError
 from minilm.text.pairs import Int32s
 
-_CHUNK = 256  # columns whose maximum is looked at first
+_CHUNK = 256  # columns reduced to one maximum before the selection
 
 
 class _Example:
-    """What one example has found so far."""
+    """Search state of one example."""
 
     def __init__(
         self, settings: GenerationSettings, divisors: Sequence[float], end_id: int, ignored: AbstractSet[int]
@@ -37,7 +37,7 @@ class _Example:
         self._sequences: list[list[int]] = [[]]
 
     def add(self, scores: list[float], ids: list[int], parents: list[int]) -> None:
-        """Take one more frame."""
+        """Append a frame."""
         divisor = self._divisors[len(self._ids)]
         self._scores.append(scores)
         self._ids.append(ids)
@@ -47,7 +47,7 @@ class _Example:
             self._sequences = [[*self._sequences[parent], token] for parent, token in zip(parents, ids, strict=True)]
 
     def is_finished(self) -> bool:
-        """Whether every beam has ended, or nothing can change the best any more."""
+        """Whether every beam has ended, or no later frame can change the best hypotheses."""
         if all(token == self._end_id for token in self._ids[-1]):
             return True
         reachable = max(
@@ -58,7 +58,7 @@ class _Example:
         return not self._settings.traces and may_stop(self._ended, self._settings.n_best, reachable, to_come)
 
     def banned(self) -> list[list[int]]:
-        """The tokens that each beam must not go on with."""
+        """Tokens that may not follow, per beam."""
         size, ignored = self._settings.ban_ngrams, self._ignored
         return [
             [] if sequence[-1:] == [self._end_id] else banned_tokens(sequence, size, ignored)
@@ -75,19 +75,19 @@ class _Example:
 def search(
     decoder: Decoder, sources: Sequence[Int32s], settings: GenerationSettings, ignored: AbstractSet[int] = frozenset()
 ) -> list[Trace]:
-    """Search the targets of some sources together; best of similar lengths.
+    """Beam-search a batch of sources; batches of similar lengths are fastest.
 
-    An example is left when nothing can change its `n_best` any more (see `may_stop`). With `traces` the search
-    continues until every beam has ended, so that its trace can be scored again by other rules.
+    An example leaves the batch once no later step can change its `n_best` hypotheses (see `may_stop`). With `traces`
+    the search continues until every beam has ended, so that the trace can be rescored under other rules.
 
     Args:
         decoder: the model.
         sources: framed ids.
-        settings: how to search.
-        ignored: tokens (full stops, say) whose n-grams may come again.
+        settings: the search settings.
+        ignored: tokens whose n-grams may repeat (such as full stops).
 
     Raises:
-        UsageError: more beams than tokens in the vocabulary, or a source and its target exceed the positions.
+        UsageError: `beam_size` exceeds the vocabulary, or a source and its target exceed the model's positions.
     """
     beams, steps = settings.beam_size, settings.num_steps
     if beams > decoder.vocab_size:
@@ -102,12 +102,12 @@ def search(
         scores_BK, ids_BK, parents_BK = _choose(log_scores_RV, beams, before_BK, decoder.end_id)
         for number, *frame in zip(live, scores_BK.tolist(), ids_BK.tolist(), parents_BK.tolist(), strict=True):
             examples[number].add(*frame)
-        kept = [place for place, number in enumerate(live) if not examples[number].is_finished()]
+        kept = [index for index, number in enumerate(live) if not examples[number].is_finished()]
         if step == steps or not kept:
             break
         if len(kept) < len(live):
             order = cache.keep(kept)
-            live = [live[place] for place in order]
+            live = [live[index] for index in order]
             scores_BK, ids_BK, parents_BK = scores_BK[order], ids_BK[order], parents_BK[order]
         before_BK = scores_BK, ids_BK
         log_scores_RV = decoder.step(cache, ids_BK, parents_BK, step=step)
@@ -117,7 +117,7 @@ def search(
 def _ban(
     log_scores_RV: Tensor, step: int, examples: Sequence[_Example], end_id: int, rules: GenerationSettings
 ) -> None:
-    """Lower the scores of banned tokens in place; the end token gets the penalty itself, as in the original."""
+    """Penalize banned tokens in place. A banned end token scores exactly -PENALTY, as in the original."""
     if rules.ban_ngrams and step > rules.ban_ngrams:
         banned = [tokens for example in examples for tokens in example.banned()]
         rows = [row for row, tokens in enumerate(banned) for _ in tokens]
@@ -131,7 +131,7 @@ def _choose(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The next frame: scores, tokens and parents, `[B, K]` each.
 
-    At the first step the best K tokens of the one row; later the best K of the best K of every row.
+    The first step takes the top K tokens of a single row; later steps take the top K among the top K of every row.
     """
     scores, ids = best_of_rows(log_scores_RV, beams)
     scores = scores.double()
@@ -139,25 +139,25 @@ def _choose(
         return scores, ids, torch.zeros_like(ids)
     scores_BK, ids_BK = before_BK
     scores = scores.view(*scores_BK.shape, beams) + (scores_BK - PENALTY * (ids_BK == end_id))[..., None]
-    best, places = scores.flatten(1).topk(beams)
-    return best, ids.view(len(ids_BK), -1).gather(1, places), places // beams
+    best, columns = scores.flatten(1).topk(beams)
+    return best, ids.view(len(ids_BK), -1).gather(1, columns), columns // beams
 
 
 def best_of_rows(scores_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` highest scores of each row and their columns, highest first, `[R, count]` each.
 
-    The columns are cut into chunks; the best lie in the `count` chunks with the highest maxima, so that only those
-    are sorted: a maximum costs a tenth of a selection over the whole vocabulary.
+    The columns are split into chunks. The highest scores are in the `count` chunks with the highest maxima, so the
+    selection runs over those chunks only: a maximum costs a tenth of a selection over the full vocabulary.
     """
-    whole = scores_RV.shape[1] // _CHUNK
-    if whole <= 2 * count:
+    num_chunks = scores_RV.shape[1] // _CHUNK
+    if num_chunks <= 2 * count:
         best, columns = scores_RV.topk(count)
         return best, columns
-    chunks = scores_RV[:, : whole * _CHUNK].unflatten(1, (whole, _CHUNK))
+    chunks = scores_RV[:, : num_chunks * _CHUNK].unflatten(1, (num_chunks, _CHUNK))
     chosen = chunks.amax(-1).topk(count).indices[..., None]
-    inside = torch.arange(scores_RV.shape[1], device=scores_RV.device)
-    places = (chosen * _CHUNK + inside[:_CHUNK]).flatten(1)
-    rest = inside[whole * _CHUNK :].expand(len(scores_RV), -1)
-    columns = torch.cat([places, rest], 1)
+    all_columns = torch.arange(scores_RV.shape[1], device=scores_RV.device)
+    in_chunks = (chosen * _CHUNK + all_columns[:_CHUNK]).flatten(1)
+    rest = all_columns[num_chunks * _CHUNK :].expand(len(scores_RV), -1)
+    columns = torch.cat([in_chunks, rest], 1)
     best, found = scores_RV.gather(1, columns).topk(count)
     return best, columns.gather(1, found)

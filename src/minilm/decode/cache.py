@@ -1,9 +1,9 @@
-"""Keys and values of a batch that is being decoded: the source once per example, the targets of all beams beside it.
+"""Key/value cache of a batch during decoding: each source once per example, then the targets of all its beams.
 
 In: key and value rows of each layer. Out: attended values of the newest rows.
 
-Nothing is copied when beams are reordered: their keys stay in place, and a table says which column each beam sees
-(its source and its own ancestors). Examples that are finished leave; the last ones move into their places.
+Reordering beams copies nothing: keys stay in place, and a visibility mask records which columns each beam sees (its
+source and its own ancestors). Finished examples are evicted; the last examples move into the freed slots.
 
 B examples, K beams, W new rows per example (Q of them query), S longest source, C columns, H heads, D head width.
 """
@@ -21,10 +21,10 @@ from minilm.model.packing import Packed, unpack
 
 
 class Cache:
-    """Made by `Decoder.start`; between steps it holds everything that the next step needs of the past."""
+    """Created by `Decoder.start`; carries the decoding state from one step to the next."""
 
     def __init__(self, config: EncoderConfig, packed: Packed, *, beams: int, room: int, dtype: torch.dtype) -> None:
-        """Make room for the sources of `packed` and `room` tokens of each of `beams` beams."""
+        """Allocate space for the sources in `packed` and for `room` tokens per beam."""
         device = packed.token_ids.device
         self._used = packed.max_len
         columns = packed.max_len + beams * room
@@ -38,21 +38,22 @@ class Cache:
 
     @property
     def num_examples(self) -> int:
-        """B, those that have not left."""
+        """B, the active examples."""
         return len(self.lengths)
 
     def store_source(self, layer: int, key_THD: Tensor, value_THD: Tensor, packed: Packed) -> None:
-        """Keep the keys and values of the sources for `layer` (from 0)."""
+        """Store the keys and values of the sources for `layer` (counted from 0)."""
         for kept, rows in ((self._keys[layer], key_THD), (self._values[layer], value_THD)):
             for number, own in enumerate(unpack(rows, packed)):
                 kept[number, :, : len(own)] = own.transpose(0, 1)
-                kept[number, :, len(own) : packed.max_len] = 0  # never seen, but it is multiplied by 0
+                kept[number, :, len(own) : packed.max_len] = 0  # masked, but 0 x NaN would still be NaN
 
     def open_step(self, parents_BK: Tensor | None, *, kept: bool, passing: bool) -> None:
-        """Prepare a step of one row per beam that is `kept`, and one `passing` row per beam that only itself sees.
+        """Prepare a step with one `kept` row per beam, one `passing` row per beam, or both.
 
-        The new rows of an example are its kept rows, then its passing rows. `parents_BK` says from which beam each
-        beam goes on; None at the first step, which has one beam.
+        Kept rows stay in the cache; a passing row is visible only to itself and is overwritten by the next step. The
+        new rows of an example are its kept rows, then its passing rows. `parents_BK` is the beam that each beam
+        extends; None at the first step, which has a single beam.
         """
         if parents_BK is not None:
             self._seen = self._seen[torch.arange(self.num_examples, device=parents_BK.device)[:, None], parents_BK]
@@ -73,7 +74,7 @@ class Cache:
         self._mask.masked_fill_(~seen, -torch.inf)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep new key and value rows `[B W, H, D]`, then attend from the last Q rows of each example `[B Q, H, D]`."""
+        """Store new key and value rows `[B W, H, D]`; attend from the last Q rows of each example, `[B Q, H, D]`."""
         query_BHQD, key_BHWD, value_BHWD = (
             rows.view(self.num_examples, -1, *rows.shape[1:]).transpose(1, 2) for rows in (query, key, value)
         )
@@ -88,10 +89,10 @@ class Cache:
         return attended.transpose(1, 2).reshape(query.shape)
 
     def keep(self, kept: Sequence[int]) -> list[int]:
-        """Let all examples but `kept` (in ascending order) leave.
+        """Evict all examples except `kept` (ascending indices).
 
         Returns:
-            Which of the old examples now stands in each place; only those from the end have moved.
+            The old index of the example in each slot; only examples from the end have moved.
         """
         count = len(kept)
         holes = sorted(set(range(count)) - set(kept))

@@ -1,9 +1,9 @@
-"""Which hypothesis of a search wins, and which would win by another rule, without decoding again.
+"""Selects the best hypotheses of a search, and rescores a stored search under other rules without decoding again.
 
-In: the `Trace` of one example. Out: token ids and penalised scores, best first.
+In: the `Trace` of one example. Out: token ids and penalized scores, best first.
 
-A hypothesis is an entry of a frame that is an end token, or any entry of the last usable frame: the first in which
-every beam has ended, else the last. F frames, K beams.
+A hypothesis is a frame entry that is an end token, or any entry of the last usable frame: the first frame in which
+every beam has ended, else the last frame. F frames, K beams.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LARGEST_EXPONENT = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hypothesis:
-    """One target: its tokens, the end token included where there is one, and its penalised score."""
+    """One target: its tokens, including the end token if any, and its penalized score."""
 
     ids: tuple[int, ...]
     score: float
@@ -30,14 +30,14 @@ class Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class RescoreSettings:
-    """How scores s of n tokens are changed (spec 2.7); `length_penalty` goes before `alpha`.
+    """How the score s of a hypothesis of n tokens is adjusted (spec 2.7); `length_penalty` overrides `alpha`.
 
     Attributes:
         alpha: s / ((5 + n) / 6) ** alpha.
         length_penalty: s + length_penalty * n, or with `expect` s - length_penalty * |n - expect|.
-        expect: the length that is wanted.
-        swapped: confuse end and padding tokens as the original did until October 2021 (spec 10.1): the frame in
-            which every beam has ended is dropped; where there is none, only ended hypotheses count.
+        expect: the expected length.
+        swapped: swap end and padding tokens, as the original did until October 2021 (spec 10.1): the frame in which
+            every beam has ended is dropped; if there is no such frame, only ended hypotheses count.
     """
 
     alpha: float | None = None
@@ -46,7 +46,7 @@ class RescoreSettings:
     swapped: bool = False
 
     def __post_init__(self) -> None:
-        """Raise UsageError for what would be ignored or is no number."""
+        """Raise UsageError for values that are not finite or out of range."""
         for name in ("alpha", "length_penalty", "expect"):
             if getattr(self, name) is not None and not math.isfinite(getattr(self, name)):
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number")
@@ -56,7 +56,7 @@ class RescoreSettings:
             )
 
     def score(self, score: float, length: int) -> float:
-        """The changed score; 0 and None mean no change, as in the original."""
+        """The adjusted score; 0 and None leave it unchanged, as in the original."""
         if self.length_penalty:
             if self.expect:
                 return score - self.length_penalty * math.fabs(length - self.expect)
@@ -65,42 +65,42 @@ class RescoreSettings:
 
 
 def best_hypotheses(trace: Trace, *, end_id: int, length_penalty: float, n_best: int = 1) -> list[Hypothesis]:
-    """The `n_best` hypotheses by penalised score, of equal ones the first."""
+    """The `n_best` hypotheses by penalized score; ties go to the earlier one."""
     divisors = length_divisors(len(trace.ids), length_penalty)
     last = _first_frame(trace.ids, {end_id})
     entries = _entries(trace, {end_id}, last=last if trace.complete else None, frames=last + 1)
-    ranked = sorted(((-score / divisors[frame], frame, place) for frame, place, score in entries))[:n_best]
-    return [Hypothesis(ids=_tokens(trace, frame, place), score=-cost) for cost, frame, place in ranked]
+    ranked = sorted(((-score / divisors[frame], frame, beam) for frame, beam, score in entries))[:n_best]
+    return [Hypothesis(ids=_tokens(trace, frame, beam), score=-cost) for cost, frame, beam in ranked]
 
 
 def rescored(trace: Trace, settings: RescoreSettings, *, end_id: int, pad_id: int) -> tuple[int, ...]:
-    """The token ids that win under `settings`; none when no entry can.
+    """The best token ids under `settings`; empty if there is no candidate.
 
-    Here padding ends a hypothesis, too, and frames of nothing but padding do not count.
+    Here padding also ends a hypothesis, and frames that contain only padding do not count.
 
     Raises:
-        UsageError: the search was stopped early, so the trace lacks what another rule might choose.
+        UsageError: the search stopped early, so the trace may lack the hypothesis that `settings` would choose.
     """
     if not trace.complete:
-        raise UsageError("the search was stopped early, so its trace cannot be scored again; decode with traces")
+        raise UsageError("the search stopped early, so its trace cannot be rescored; decode with traces")
     ends = {end_id, pad_id}
     last = _first_frame(trace.ids, ends)
     has_all_ended = all(token in ends for token in trace.ids[last])
     while last >= 0 and all(token == (end_id if settings.swapped else pad_id) for token in trace.ids[last]):
         last -= 1
-    # swapped, the padding behind the last frame is taken for a frame of its own, so that no open end counts
+    # with `swapped`, the padding after the last frame counts as a frame, so that no unfinished hypothesis counts
     counts = None if settings.swapped and not has_all_ended else last
     entries = _entries(trace, ends, last=counts, frames=last + 1)
-    real = [(settings.score(score, frame + 1), frame, place) for frame, place, score in entries if score < 0]
+    real = [(settings.score(score, frame + 1), frame, beam) for frame, beam, score in entries if score < 0]
     if not real:
         return ()
-    _, frame, place = max(real, key=_first_of_equals)
-    return _tokens(trace, frame, place)
+    _, frame, beam = max(real, key=_earlier_wins_ties)
+    return _tokens(trace, frame, beam)
 
 
-def _first_of_equals(entry: tuple[float, int, int]) -> tuple[float, int, int]:
-    score, frame, place = entry
-    return score, -frame, -place
+def _earlier_wins_ties(entry: tuple[float, int, int]) -> tuple[float, int, int]:
+    score, frame, beam = entry
+    return score, -frame, -beam
 
 
 def _first_frame(ids: Sequence[Sequence[int]], ends: AbstractSet[int]) -> int:
@@ -111,17 +111,17 @@ def _first_frame(ids: Sequence[Sequence[int]], ends: AbstractSet[int]) -> int:
 def _entries(
     trace: Trace, ends: AbstractSet[int], *, last: int | None, frames: int
 ) -> Iterator[tuple[int, int, float]]:
-    """(frame, place, score) of every hypothesis in the first `frames`; in frame `last` every entry is one."""
+    """(frame, beam, score) of every hypothesis in the first `frames`; in frame `last` every entry is one."""
     for number in range(frames):
-        for place, token in enumerate(trace.ids[number]):
+        for beam, token in enumerate(trace.ids[number]):
             if token in ends or number == last:
-                yield number, place, trace.scores[number][place]
+                yield number, beam, trace.scores[number][beam]
 
 
-def _tokens(trace: Trace, frame: int, place: int) -> tuple[int, ...]:
+def _tokens(trace: Trace, frame: int, beam: int) -> tuple[int, ...]:
     """Follow the parents back to the first frame."""
-    tokens = [trace.ids[frame][place]]
+    tokens = [trace.ids[frame][beam]]
     for number in range(frame, 0, -1):
-        place = trace.parents[number][place]
-        tokens.append(trace.ids[number - 1][place])
+        beam = trace.parents[number][beam]
+        tokens.append(trace.ids[number - 1][beam])
     return tuple(reversed(tokens))

@@ -1,8 +1,9 @@
-"""One token after another without a search: the most probable one (greedy), or one drawn at random.
+"""Greedy decoding and sampling: one token at a time, without a search.
 
-In: a `Decoder`, framed sources; for drawing, one uniform number per token. Out: the tokens step by step, or whole.
+In: a `Decoder`, framed sources; for sampling, one uniform random number per token. Out: tokens per step, or complete
+targets.
 
-Each target has its own numbers, so that what it is decoded with in one batch never changes it.
+Each target has its own random numbers, so the rest of the batch never affects it.
 
 B examples, K targets of each (1 if greedy), R = B x K rows, V vocabulary.
 """
@@ -29,7 +30,7 @@ Uniforms = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """The next token of each target of example `number`, with its log-probability; -1 for targets that have ended."""
+    """The next token of each target of example `number`, with its log-probability; -1 for ended targets."""
 
     number: int
     ids: list[int]
@@ -43,28 +44,28 @@ def choose_all(
     uniforms: Sequence[Sequence[Uniforms]] | None = None,
     ignored: AbstractSet[int] = frozenset(),
 ) -> list[list[Hypothesis]]:
-    """The targets of some sources, decoded together; for each source its K targets, the most probable first.
+    """Decode a batch of sources; returns the K targets of each source, most probable first.
 
     Args:
         decoder: the model.
-        sources: framed ids, best of similar lengths.
-        settings: how tokens are chosen.
-        uniforms: numbers in [0, 1), one per token for each of the K targets of each source; None for greedy.
-        ignored: tokens whose n-grams may come again.
+        sources: framed ids; batches of similar lengths are fastest.
+        settings: the sampling settings.
+        uniforms: numbers in [0, 1), one per token for each of the K targets of each source; None for greedy decoding.
+        ignored: tokens whose n-grams may repeat.
     """
     width = 1 if uniforms is None else len(uniforms[0])
     ids: list[list[list[int]]] = [[[] for _ in range(width)] for _ in sources]
     scores = [[0.0] * width for _ in sources]
     for chosen in choose(decoder, sources, settings, uniforms, ignored):
-        for place, (token, score) in enumerate(zip(chosen.ids, chosen.scores, strict=True)):
+        for target, (token, score) in enumerate(zip(chosen.ids, chosen.scores, strict=True)):
             if token >= 0:
-                ids[chosen.number][place].append(token)
-                scores[chosen.number][place] += score
+                ids[chosen.number][target].append(token)
+                scores[chosen.number][target] += score
     found = [
-        [Hypothesis(ids=tuple(target), score=score) for target, score in zip(*both, strict=True)]
+        [Hypothesis(ids=tuple(tokens), score=score) for tokens, score in zip(*both, strict=True)]
         for both in zip(ids, scores, strict=True)
     ]
-    return [sorted(targets, key=lambda target: -target.score) for targets in found]
+    return [sorted(targets, key=lambda hypothesis: -hypothesis.score) for targets in found]
 
 
 @torch.inference_mode()
@@ -75,7 +76,7 @@ def choose(
     uniforms: Sequence[Sequence[Uniforms]] | None = None,
     ignored: AbstractSet[int] = frozenset(),
 ) -> Iterator[Chosen]:
-    """Yield the tokens as they come, step by step; see `choose_all`. A target ends with the end token or padding."""
+    """Yield the tokens of each step; see `choose_all`. A target ends with the end token or padding."""
     width = 1 if uniforms is None else len(uniforms[0])
     live, steps = list(range(len(sources))), settings.num_steps
     targets: list[list[list[int]]] = [[[] for _ in range(width)] for _ in sources]
@@ -93,20 +94,20 @@ def choose(
         scores = log_scores_RV.gather(1, ids_R[:, None]).view(len(live), width).tolist()
         for number, tokens, values in zip(live, ids_BK.tolist(), scores, strict=True):
             yield _add(targets[number], tokens, values, number, decoder)
-        kept = [place for place, number in enumerate(live) if not all(_has_ended(t, decoder) for t in targets[number])]
+        kept = [index for index, number in enumerate(live) if not all(_has_ended(t, decoder) for t in targets[number])]
         if step == steps or not kept:
             return
         if len(kept) < len(live):
             order = cache.keep(kept)
-            live, ids_BK, parents = [live[place] for place in order], ids_BK[order], parents[order]
+            live, ids_BK, parents = [live[index] for index in order], ids_BK[order], parents[order]
         log_scores_RV = decoder.step(cache, ids_BK, parents, step=step)
         parents = torch.arange(width, device=ids_BK.device).expand(len(live), -1)
 
 
 def draw(log_scores_RV: Tensor, uniforms: Sequence[float], settings: GenerationSettings) -> Tensor:
-    """Draw one token of each row by its uniform number, `[R]` int64.
+    """Sample one token per row from its uniform number, `[R]` int64.
 
-    Temperature first, then the k most probable, then of those the fewest that add up to `top_p`.
+    Temperature is applied first, then `top_k`, then `top_p` on the tokens that remain.
     """
     scores = log_scores_RV / settings.temperature
     columns = None
@@ -118,10 +119,10 @@ def draw(log_scores_RV: Tensor, uniforms: Sequence[float], settings: GenerationS
         chances = torch.where(chances.cumsum(-1) - chances < settings.top_p, chances, 0.0)
     heights = chances.cumsum(-1)
     wanted = torch.tensor(uniforms, dtype=torch.float64, device=heights.device)[:, None] * heights[:, -1:]
-    places = torch.searchsorted(heights, wanted, right=True)
+    picked = torch.searchsorted(heights, wanted, right=True)
     last = heights.shape[1] - 1 - chances.flip(-1).gt(0).byte().argmax(-1, keepdim=True)
-    places = torch.minimum(places, last)
-    return (places if columns is None else columns.gather(1, places))[:, 0]
+    picked = torch.minimum(picked, last)
+    return (picked if columns is None else columns.gather(1, picked))[:, 0]
 
 
 def _has_ended(target: Sequence[int], decoder: Decoder) -> bool:
@@ -129,7 +130,7 @@ def _has_ended(target: Sequence[int], decoder: Decoder) -> bool:
 
 
 def _add(targets: list[list[int]], tokens: list[int], values: list[float], number: int, decoder: Decoder) -> Chosen:
-    """Append to the targets that go on."""
+    """Append to the targets that have not ended."""
     ids = [-1 if _has_ended(target, decoder) else token for target, token in zip(targets, tokens, strict=True)]
     for target, token in zip(targets, ids, strict=True):
         if token >= 0:
@@ -140,7 +141,7 @@ def _add(targets: list[list[int]], tokens: list[int], values: list[float], numbe
 def _forbid_ngrams(
     log_scores_RV: Tensor, targets: Sequence[list[int]], settings: GenerationSettings, ignored: AbstractSet[int]
 ) -> None:
-    """Make tokens impossible that would repeat an n-gram, in place."""
+    """Set the scores of tokens that would repeat an n-gram to -inf, in place."""
     banned = [banned_tokens(target, settings.ban_ngrams, ignored) for target in targets]
     rows = [row for row, tokens in enumerate(banned) for _ in tokens]
     log_scores_RV[rows, [token for tokens in banned for token in tokens]] = -torch.inf

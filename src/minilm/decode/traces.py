@@ -1,7 +1,7 @@
-"""Score traces: everything a beam search saw, kept so that targets can be scored again without decoding.
+"""Score traces: the complete record of a beam search, stored so that targets can be rescored without decoding again.
 
-In: frames of searches, a trace file of ours (safetensors, or a JSON object a line), or one of the original (pickle;
-nothing in it is executed). Out: the same traces.
+In: frames of searches; a minilm trace file (safetensors, or one JSON object per line); or a trace file of the
+original code (pickle; nothing in it is executed). Out: the same traces.
 
 N examples, F frames of one example, T frames of all, K beams.
 """
@@ -35,10 +35,10 @@ class Trace:
     """One search, `[F][K]` each.
 
     Attributes:
-        scores: sums of log-probabilities, with the penalties of bans.
+        scores: sums of log-probabilities, including the penalties of bans.
         ids: the tokens.
-        parents: for each token, the place in the frame before that it goes on from; 0 in the first frame.
-        complete: the search went on until every beam had ended or the steps were used up.
+        parents: for each token, the index of the beam in the previous frame that it extends; 0 in the first frame.
+        complete: the search ran until every beam had ended or the maximum number of steps was reached.
     """
 
     scores: Sequence[Sequence[float]]
@@ -48,25 +48,25 @@ class Trace:
 
 
 def require_trace_name(path: Path, what: str) -> None:
-    """Refuse a name of another kind of file; `what` names the flag or argument.
+    """Require a file name of a supported format; `what` names the flag or argument.
 
     Raises:
-        UsageError: the name ends neither in .safetensors nor in .jsonl.
+        UsageError: the name does not end in .safetensors or .jsonl.
     """
     if path.suffix not in TRACE_SUFFIXES:
-        raise UsageError(f"{what} is {path}; expected a name that ends in {' or '.join(TRACE_SUFFIXES)}")
+        raise UsageError(f"{what} is {path}; expected a file name ending in {' or '.join(TRACE_SUFFIXES)}")
 
 
 def write_traces(path: Path, traces: Sequence[Trace]) -> None:
-    """Write complete traces of one number of beams.
+    """Write complete traces, all with the same number of beams.
 
-    A name that ends in .jsonl gives a JSON object a trace: `scores`, `ids`, `parents`, `[F][K]` each. Else it is
-    safetensors: `scores`, `ids`, `parents` `[T, K]`, `frames` `[N]`.
+    A name ending in .jsonl selects one JSON object per trace: `scores`, `ids`, `parents`, `[F][K]` each. Otherwise the
+    format is safetensors: `scores`, `ids`, `parents` `[T, K]`, `frames` `[N]`.
 
     Raises:
-        SystemProblem: the machine refuses to write.
+        SystemProblem: the file cannot be written.
     """
-    assert all(trace.complete for trace in traces), "a trace of a stopped search cannot be scored again"
+    assert all(trace.complete for trace in traces), "the trace of a search that stopped early cannot be rescored"
     if path.suffix == ".jsonl":
         lines = (json.dumps({name: getattr(trace, name) for name in _LISTS}) + "\n" for trace in traces)
         atomic_write(path, "".join(lines))
@@ -83,10 +83,10 @@ def write_traces(path: Path, traces: Sequence[Trace]) -> None:
 
 
 def read_traces(path: Path) -> list[Trace]:
-    """Read a trace file of ours, of the kind that its name says.
+    """Read a minilm trace file; its suffix determines the format.
 
     Raises:
-        DataError: missing, truncated, no trace file, or numbers that do not fit together.
+        DataError: the file is missing, truncated, not a trace file, or inconsistent.
     """
     if path.suffix == ".jsonl":
         return list(_read_lines(path))
@@ -99,47 +99,48 @@ def read_traces(path: Path) -> list[Trace]:
     wrong = [name for name, kind in _TENSORS.items() if tensors[name].dtype != kind]
     frames = tensors["frames"].flatten().tolist()
     if wrong or len(shapes) != 1 or len(frames) != count:
-        raise DataError(f"{path}: damaged: {', '.join(wrong) or 'its tensors'} do not fit together; decode again")
+        problem = f"wrong dtype of {', '.join(wrong)}" if wrong else "tensor shapes do not match"
+        raise DataError(f"{path}: damaged: {problem}; decode again")
     rows, *beams = shapes.pop()
     if len(beams) != 1 or (frames and (min(frames) < 1 or beams[0] < 1)) or sum(frames) != rows:
-        raise DataError(f"{path}: damaged: the numbers of frames do not add up; decode again")
+        raise DataError(f"{path}: damaged: the frame counts do not match the tensors; decode again")
     parts = zip(*(tensors[name].split(frames) for name in ("scores", "ids", "parents")), strict=True)
     traces = [
         Trace(scores=scores.tolist(), ids=ids.tolist(), parents=parents.tolist()) for scores, ids, parents in parts
     ]
     for number, trace in enumerate(traces):
-        _require_sense(trace, f"{path}: example {number}")
+        _require_valid(trace, f"{path}: example {number}")
     return traces
 
 
 def _read_lines(path: Path) -> Iterator[Trace]:
-    """Read traces of a JSON object a line."""
+    """Read traces stored as one JSON object per line."""
     for number, record in read_json_lines(path):
         yield _checked_lists(*map(record.get, _LISTS), names=_LISTS, where=f"{path}:{number}")
 
 
 def read_original_traces(path: Path) -> Iterator[Trace]:
-    """Read a `.trace.pickle` of the original, one example at a time, without the padding at its end.
+    """Read a `.trace.pickle` of the original code, one example at a time, without trailing padding.
 
     Raises:
-        DataError: not such a file, truncated, or it asks for anything but plain data: refused, nothing is executed.
+        DataError: not a trace file, truncated, or it contains more than plain data; nothing in it is executed.
     """
     records = read_plain_pickles(path)
     header = next(records, None)
     count = header.get("num_samples") if isinstance(header, dict) else None
     if type(count) is not int or count < 0:
-        raise DataError(f"{path}: not a trace file: it does not begin with a header that tells num_samples")
+        raise DataError(f"{path}: not a trace file: its first record has no num_samples")
     for number in range(count):
         record = next(records, None)
         if record is None:
-            raise DataError(f"{path}: it ends after {number} of {count} examples; copy it again")
+            raise DataError(f"{path}: truncated: found {number} of {count} examples; copy it again")
         yield _checked(record, f"{path}: example {number}")
     if next(records, None) is not None:
-        raise DataError(f"{path}: it holds more than the {count} examples that its header tells")
+        raise DataError(f"{path}: damaged: found more than the {count} examples declared in its header; copy it again")
 
 
 def _checked(record: object, where: str) -> Trace:
-    """A trace of the original's `{scores, wids, ptrs}`; padding frames are all zeros."""
+    """Parse the original's `{scores, wids, ptrs}`; padding frames are all zeros."""
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected scores, wids and ptrs, found a {type(record).__name__}")
     names = ("scores", "wids", "ptrs")
@@ -151,30 +152,30 @@ def _checked(record: object, where: str) -> Trace:
 
 
 def _checked_lists(scores: object, ids: object, parents: object, *, names: tuple[str, str, str], where: str) -> Trace:
-    """A trace of lists that came from a file."""
+    """Validate lists read from a file."""
     frames = _frames(scores, float)
-    tokens, places = _frames(ids, int), _frames(parents, int)
-    if not frames or not list(map(len, frames)) == list(map(len, tokens)) == list(map(len, places)):
+    tokens, beams = _frames(ids, int), _frames(parents, int)
+    if not frames or not list(map(len, frames)) == list(map(len, tokens)) == list(map(len, beams)):
         raise DataError(
-            f"{where}: {', '.join(names)} must be lists of lists of numbers, of equal sizes; decode again with traces"
+            f"{where}: {', '.join(names)} must be lists of lists of numbers of equal sizes; decode again with traces"
         )
-    trace = Trace(scores=frames, ids=tokens, parents=places)
-    _require_sense(trace, where)
+    trace = Trace(scores=frames, ids=tokens, parents=beams)
+    _require_valid(trace, where)
     return trace
 
 
 def _frames(value: object, kind: type[_Number]) -> list[list[_Number]]:
-    """The value where it is a list of lists of such numbers, none empty; else nothing."""
+    """The value if it is a list of non-empty lists of `kind`, else an empty list."""
     if not isinstance(value, list) or not all(isinstance(frame, list) and frame for frame in value):
         return []
     return value if all(type(number) is kind for frame in value for number in frame) else []
 
 
-def _require_sense(trace: Trace, where: str) -> None:
-    """Scores are numbers, ids are ids, and every parent is a place in the frame before."""
+def _require_valid(trace: Trace, where: str) -> None:
+    """Require finite scores, non-negative ids, and parents that are beams of the previous frame."""
     beams = len(trace.ids[0])
     for number, (scores, ids, parents) in enumerate(zip(trace.scores, trace.ids, trace.parents, strict=True)):
         if len(ids) != beams or not all(math.isfinite(score) for score in scores) or min(ids) < 0:
-            raise DataError(f"{where}, frame {number}: expected {beams} finite scores and token ids of 0 or more")
+            raise DataError(f"{where}, frame {number}: expected {beams} finite scores and non-negative token ids")
         if min(parents) < 0 or max(parents) >= beams:
-            raise DataError(f"{where}, frame {number}: a parent outside the {beams} beams; the file is damaged")
+            raise DataError(f"{where}, frame {number}: parents must be beams 0 to {beams - 1}; the file is damaged")

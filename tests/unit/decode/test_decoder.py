@@ -31,7 +31,7 @@ def test_a_model_without_a_trained_head_is_refused(model, tokenizer, tmp_path, c
     with caplog.at_level(logging.WARNING):
         fresh = read_model(folder, head="mlm")
     assert "has no trained mlm head; initialized 5 tensors randomly" in caplog.text
-    with pytest.raises(UsageError, match="its checkpoint lacks those weights; fine-tune it with the task seq2seq"):
+    with pytest.raises(UsageError, match="the checkpoint lacks those weights; fine-tune it on a seq2seq task first"):
         Decoder(fresh, tokenizer)
 
 
@@ -40,7 +40,7 @@ def test_a_larger_vocabulary_is_refused(model, tmp_path):
     path.write_text(
         "".join(f"{token}\n" for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(40))])
     )
-    with pytest.raises(UsageError, match="the tokenizer has 45 tokens, the model 33: they do not belong together"):
+    with pytest.raises(UsageError, match="the tokenizer has 45 tokens, but the model has 33; use the tokenizer"):
         Decoder(model, Tokenizer.load(path))
 
 
@@ -68,7 +68,7 @@ def test_frames_and_room(model, tokenizer):
     assert (plain.source_room(10), shifted.source_room(10), first.source_room(10)) == (28, 29, 28)
     assert plain.source_room(10, max_positions=30) == 18
     assert plain.source_room(10, max_positions=400) == 28
-    with pytest.raises(UsageError, match="38 target tokens leave no room for a source among 40 positions; ask for at"):
+    with pytest.raises(UsageError, match="38 target tokens leave no room for a source in 40 positions; use at"):
         plain.source_room(38)
 
 
@@ -99,7 +99,7 @@ def test_as_many_beams_as_tokens(decoder):
     [
         ({"beam_size": 0}, "beam_size is 0; expected 1 or more"),
         ({"max_target_tokens": 0}, "max_target_tokens is 0; expected 1 or more"),
-        ({"beam_size": 2, "n_best": 3}, "n_best is 3, but 2 beams find as many; raise beam_size, or sample"),
+        ({"beam_size": 2, "n_best": 3}, "n_best is 3, expected at most beam_size .2.; raise beam_size or use sample"),
     ],
 )
 def test_settings_that_make_no_search(options, message):

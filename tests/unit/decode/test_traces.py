@@ -45,7 +45,7 @@ def test_selection_by_hand():
 def test_of_a_stopped_search_only_ended_hypotheses_count():
     stopped = Trace(scores=OPEN.scores, ids=OPEN.ids, parents=OPEN.parents, complete=False)
     assert [one.ids for one in best_hypotheses(stopped, end_id=END, length_penalty=0.0, n_best=9)] == [(END,)]
-    with pytest.raises(UsageError, match="the search was stopped early, so its trace cannot be scored again; decode"):
+    with pytest.raises(UsageError, match="the search stopped early, so its trace cannot be rescored; decode"):
         chosen(stopped)
 
 
@@ -119,7 +119,7 @@ def test_traces_as_json_lines(tmp_path, traces):
             '{"scores": [[-1.0]], "ids": [["a"]], "parents": [[0]]}',
             r"t\.jsonl:2: scores, ids, parents must be lists of",
         ),
-        ('{"scores": [[-1.0]], "ids": [[1]], "parents": [[1]]}', r"t\.jsonl:2, frame 0: a parent outside the 1 beams"),
+        ('{"scores": [[-1.0]], "ids": [[1]], "parents": [[1]]}', r"t\.jsonl:2, frame 0: parents must be beams 0 to 0"),
         ('{"scores": [[NaN]], "ids": [[1]], "parents": [[0]]}', r"t\.jsonl:2"),
         ("\xff", r"t\.jsonl:2: byte 0xff is not UTF-8"),
     ],
@@ -142,15 +142,18 @@ def rewritten(path, **tensors):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"frames": torch.tensor([3, 9])}, "the numbers of frames do not add up"),
-        ({"frames": torch.tensor([5, 0])}, "the numbers of frames do not add up"),
-        ({"frames": torch.tensor([6, -1])}, "the numbers of frames do not add up"),
-        ({"frames": torch.tensor([2**62, 2**62])}, "the numbers of frames do not add up"),
-        ({"frames": torch.tensor([5])}, "its tensors do not fit together"),
-        ({"frames": torch.tensor([3.0, 2.0])}, "damaged: frames do not fit together"),
-        ({"ids": torch.zeros(5, 3, dtype=torch.int32)}, "its tensors do not fit together"),
-        ({"ids": torch.full((5, 2), -1, dtype=torch.int32)}, "example 0, frame 0: expected 2 finite scores and token"),
-        ({"parents": torch.full((5, 2), 2, dtype=torch.int32)}, "example 0, frame 0: a parent outside the 2 beams"),
+        ({"frames": torch.tensor([3, 9])}, "the frame counts do not match the tensors"),
+        ({"frames": torch.tensor([5, 0])}, "the frame counts do not match the tensors"),
+        ({"frames": torch.tensor([6, -1])}, "the frame counts do not match the tensors"),
+        ({"frames": torch.tensor([2**62, 2**62])}, "the frame counts do not match the tensors"),
+        ({"frames": torch.tensor([5])}, "tensor shapes do not match"),
+        ({"frames": torch.tensor([3.0, 2.0])}, "damaged: wrong dtype of frames; decode again"),
+        ({"ids": torch.zeros(5, 3, dtype=torch.int32)}, "tensor shapes do not match"),
+        (
+            {"ids": torch.full((5, 2), -1, dtype=torch.int32)},
+            "example 0, frame 0: expected 2 finite scores and non-neg",
+        ),
+        ({"parents": torch.full((5, 2), 2, dtype=torch.int32)}, "example 0, frame 0: parents must be beams 0 to 1"),
         ({"scores": torch.full((5, 2), torch.nan, dtype=torch.float64)}, "expected 2 finite scores"),
     ],
 )
@@ -203,22 +206,25 @@ def test_pickled_traces_lose_their_padding(tmp_path, protocol):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([[1, 2]], "it does not begin with a header that tells num_samples"),
-        ([{"num_samples": "2"}], "does not begin with a header"),
-        ([{"num_samples": 2}, record(TRACE)], "it ends after 1 of 2 examples; copy it again"),
-        ([{"num_samples": 0}, record(TRACE)], "it holds more than the 0 examples"),
+        ([[1, 2]], "not a trace file: its first record has no num_samples"),
+        ([{"num_samples": "2"}], "its first record has no num_samples"),
+        ([{"num_samples": 2}, record(TRACE)], "truncated: found 1 of 2 examples; copy it again"),
+        ([{"num_samples": 0}, record(TRACE)], "found more than the 0 examples declared in its header"),
         ([{"num_samples": 1}, [1]], "example 0: expected scores, wids and ptrs, found a list"),
-        ([{"num_samples": 1}, {"scores": []}], "scores, wids, ptrs must be lists of lists of numbers, of equal sizes"),
+        ([{"num_samples": 1}, {"scores": []}], "scores, wids, ptrs must be lists of lists of numbers of equal sizes"),
         (
             [{"num_samples": 1}, record(TRACE) | {"wids": [[7, 8]]}],
-            "scores, wids, ptrs must be lists of lists of numbers, of equal sizes",
+            "scores, wids, ptrs must be lists of lists of numbers of equal sizes",
         ),
         (
             [{"num_samples": 1}, record(TRACE) | {"ptrs": [["a", 1]] * 7}],
             "scores, wids, ptrs must be lists of lists of numbers",
         ),
-        ([{"num_samples": 1}, record(TRACE) | {"ptrs": [[5, 0]] * 7}], "frame 0: a parent outside the 2 beams"),
-        ([{"num_samples": 1}, record(TRACE) | {"wids": [[-5, 0]] * 7}], "frame 0: expected 2 finite scores and token"),
+        ([{"num_samples": 1}, record(TRACE) | {"ptrs": [[5, 0]] * 7}], "frame 0: parents must be beams 0 to 1"),
+        (
+            [{"num_samples": 1}, record(TRACE) | {"wids": [[-5, 0]] * 7}],
+            "frame 0: expected 2 finite scores and non-neg",
+        ),
     ],
 )
 def test_damaged_pickles_are_refused(tmp_path, records, message):

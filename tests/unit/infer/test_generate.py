@@ -161,13 +161,13 @@ def test_sources_that_are_none(model, texts, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 3}, "top_k has a meaning only with sample; leave one of the two out"),
-        ({"temperature": 2.0}, "temperature has a meaning only with sample"),
-        ({"sample": True, "beam_size": 3}, "beam_size has a meaning only without sample"),
-        ({"sample": True, "length_penalty": 0.6}, "length_penalty has a meaning only without sample"),
-        ({"seed": 7}, "seed has a meaning only with sample"),
-        ({"ban_ignore": "."}, "ban_ignore has a meaning only with ban_ngrams; give both or none"),
-        ({"beam_size": 1, "length_penalty": 0.9}, "length_penalty has a meaning only for several beams; leave it out"),
+        ({"top_k": 3}, "top_k applies only with sample; set sample or omit top_k"),
+        ({"temperature": 2.0}, "temperature applies only with sample"),
+        ({"sample": True, "beam_size": 3}, "beam_size applies only without sample; omit one of the two"),
+        ({"sample": True, "length_penalty": 0.6}, "length_penalty applies only without sample"),
+        ({"seed": 7}, "seed applies only with sample"),
+        ({"ban_ignore": "."}, "ban_ignore applies only with ban_ngrams; set both or neither"),
+        ({"beam_size": 1, "length_penalty": 0.9}, "length_penalty applies only to beam search; omit it or raise beam"),
         ({"length_penalty": float("nan")}, "length_penalty is nan; expected a finite number"),
         ({"length_penalty": 400.0}, "length_penalty is 400.0; expected 100 or less"),
         ({"length_penalty": -0.5}, "length_penalty is -0.5; expected 0 or more"),
@@ -186,11 +186,11 @@ def test_sources_that_are_none(model, texts, message):
         ({"beam_size": 0}, "beam_size is 0; expected 1 or more"),
         ({"max_target_tokens": 0}, "max_target_tokens is 0; expected 1 or more"),
         ({"n_best": 0}, "n_best is 0; expected 1 or more"),
-        ({"n_best": 6}, "n_best is 6, but 5 beams find as many; raise beam_size, or sample"),
-        ({"beam_size": 1, "n_best": 2}, "n_best is 2, but one beam finds one target; raise beam_size, or sample"),
+        ({"n_best": 6}, "n_best is 6, expected at most beam_size .5.; raise beam_size or use sample"),
+        ({"beam_size": 1, "n_best": 2}, "n_best is 2, expected at most beam_size .1.; raise beam_size or use sample"),
         ({"min_tokens": 48}, "min_tokens is 48, but a target has at most 48 tokens with its end token; lower one"),
         ({"beam_size": 99}, "beam_size is 99, but the vocabulary has 67 tokens; use fewer beams"),
-        ({"max_target_tokens": 62}, "62 target tokens leave no room for a source among 64 positions; ask for at most"),
+        ({"max_target_tokens": 62}, "62 target tokens leave no room for a source in 64 positions; use at most"),
     ],
 )
 def test_options_that_make_no_sense(model, options, message):
@@ -200,7 +200,9 @@ def test_options_that_make_no_sense(model, options, message):
 
 def test_traces_are_of_a_beam_search():
     for options in ({"beam_size": 1}, {"sample": True}):
-        with pytest.raises(UsageError, match="traces are of a beam search; use a beam_size of 2 or more, without samp"):
+        with pytest.raises(
+            UsageError, match="traces require a beam search; use a beam_size of at least 2, without samp"
+        ):
             GenerationSettings(traces=True, **options)
 
 
