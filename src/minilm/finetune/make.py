@@ -1,4 +1,4 @@
-"""From the task section of a recipe to a task: reads the files, tokenizes them, keeps them in memory.
+"""Builds a task from the task section of a recipe: reads and tokenizes the data files into memory.
 
 In: the section, a tokenizer. Out: a `Task`.
 """
@@ -23,23 +23,23 @@ from minilm.tasks.text.glue import COMBINED, GLUE, find_glue_task, text_columns
 from minilm.tasks.text.rows import TextRow, TextTask, read_rows_and_labels, read_text_rows
 from minilm.text.tokenizer import Tokenizer
 
-_CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two for two labels
+_CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two require exactly two labels
 _REGRESSION = ("pearson", "spearmanr")
 
 
 def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) -> Tokenizer:
-    """The tokenizer at `path` as the task wants it; raises DataError when it cannot be read."""
+    """Load the tokenizer at `path` as the task requires it; raises DataError if it cannot be read."""
     load = load_nlg_tokenizer if isinstance(section, Seq2SeqSection) else Tokenizer.load
     return load(path, lowercase=lowercase)
 
 
 def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
-    """Read and tokenize what a recipe names.
+    """Read and tokenize the data files of a task section.
 
     Raises:
-        UsageError: a name that is almost that of a GLUE task, a metric that the task does not have, or two held-out
-            files of one name.
-        DataError: a file is missing, damaged, or holds nothing to learn from.
+        UsageError: the name looks like a misspelled GLUE task, the task does not have the requested metric, or two
+            held-out files have the same name.
+        DataError: a file is missing, damaged, or contains no usable training example.
     """
     if isinstance(section, SquadSection):
         return _squad(section, tokenizer)
@@ -49,13 +49,13 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
 
 
 def _text(section: TextSection, tokenizer: Tokenizer) -> Task:
-    """The GLUE task of that name, or the user's own: its labels are those of the training files if none are listed."""
+    """The GLUE task of that name, or a custom task, whose labels default to those found in the training files."""
     train: list[TextRow] | None = None
     task = find_glue_task(section.name)
     if task is not None:
         task = replace(task, columns=text_columns(section), labels=tuple(section.labels) or task.labels)
     else:
-        _refuse_misspelt(section)
+        _reject_misspelled(section)
         metrics = _REGRESSION if section.regression else _CLASSIFICATION
         labels = tuple(section.labels)
         task = TextTask(
@@ -75,12 +75,12 @@ def _text(section: TextSection, tokenizer: Tokenizer) -> Task:
     return ClassificationTask(task, train, dev, tokenizer, max_tokens=section.max_tokens)
 
 
-def _refuse_misspelt(section: TextSection) -> None:
+def _reject_misspelled(section: TextSection) -> None:
     close = get_close_matches(section.name.lower(), GLUE, n=1, cutoff=0.75)
     if close and section.text is None and section.label is None:
         raise UsageError(
-            f"task.name is {section.name!r}: did you mean {close[0]!r}? For texts of your own under that name, name "
-            f"their columns: task.text and task.label"
+            f"task.name is {section.name!r}: did you mean {close[0]!r}? To use this name for your own data, set "
+            f"task.text and task.label to the names of its columns"
         )
 
 
@@ -96,11 +96,12 @@ def _squad(section: SquadSection, tokenizer: Tokenizer) -> Task:
 def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:
     scores = (*HELDOUT_METRICS, *(GENERATED_METRICS if section.dev_generated else ()))
     if section.metric is not None and section.metric not in scores:
-        more = "" if section.dev_generated else "; with task.dev_generated also of " + ", ".join(GENERATED_METRICS)
+        more = "" if section.dev_generated else ", or with task.dev_generated one of " + ", ".join(GENERATED_METRICS)
         raise UsageError(f"task.metric is {section.metric!r}, expected one of {', '.join(scores)}{more}")
     if section.dev_generated and section.beam_size > tokenizer.vocab_size:
         raise UsageError(
-            f"task.beam_size is {section.beam_size}, but the vocabulary has {tokenizer.vocab_size} tokens; use fewer"
+            f"task.beam_size is {section.beam_size}, but the vocabulary has {tokenizer.vocab_size} tokens; "
+            "use fewer beams"
         )
     return Seq2SeqTask(
         train=read_pairs(section.train, tokenizer, section),
@@ -111,16 +112,16 @@ def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:
 
 
 def dev_files(names: Sequence[str]) -> dict[str, str]:
-    """Held-out files by what the report calls them: the file's name without its endings.
+    """Held-out files by their names in the report: the file name without its suffixes.
 
     Raises:
-        UsageError: two files would be called the same.
+        UsageError: two files have the same name.
     """
     files: dict[str, str] = {}
     for name in names:
         last = name.rpartition("/")[2]
         short = last.removesuffix(".gz").rpartition(".")[0] or last
         if short in files:
-            raise UsageError(f"task.dev: {files[short]} and {name} would both be called {short!r}; rename one of them")
+            raise UsageError(f"task.dev: {files[short]} and {name} have the same name, {short!r}; rename one of them")
         files[short] = name
     return files

@@ -1,6 +1,6 @@
-"""Fine-tuning as an objective of the training loop, whatever the task.
+"""Fine-tuning as an objective of the training loop, independent of the task.
 
-In: a model with the task's head, a task. Out: per step this process's share of the batch and its loss; numbers and
+In: a model with the task's head, a task. Out: per step, this process's share of the batch and its loss; metrics and
 analyses of the held-out sets.
 """
 
@@ -32,15 +32,15 @@ class FinetuneObjective:
         seed: int,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Train `model`, which the task has prepared, in batches of `batch_size` examples over all processes.
+        """Train `model`, prepared by the task, with a global batch size of `batch_size` over all processes.
 
         Raises:
-            DataError: nothing to train on.
-            UsageError: the batch cannot be shared evenly by the processes.
+            DataError: no training examples.
+            UsageError: the batch cannot be divided evenly among the processes.
         """
         if not task.num_examples:
-            raise DataError("no example is left to train on; check task.train")
-        self._places = rank_share(np.arange(batch_size), rank=ranks.rank, world_size=ranks.world_size)
+            raise DataError("no training examples left; check task.train")
+        self._own_rows = rank_share(np.arange(batch_size), rank=ranks.rank, world_size=ranks.world_size)
         self._model, self._task, self._ranks = model, task, ranks
         self._batch_size, self._tokens_per_batch, self._seed = batch_size, tokens_per_batch, seed
         self._parameters = task.parameters(model)
@@ -53,12 +53,12 @@ class FinetuneObjective:
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """The weights that the task trains."""
+        """The trainable weights."""
         return self._parameters
 
     @property
     def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
-        """One group."""
+        """A single group."""
         return [list(self._parameters.values())]
 
     def batch(self, step: int) -> StepBatch:
@@ -70,19 +70,19 @@ class FinetuneObjective:
             step=step,
             reshuffle=self._task.reshuffles,
         )
-        chosen = StepRows(rows=rows, own=self._places, step=step, seed=self._seed)
+        chosen = StepRows(rows=rows, own=self._own_rows, step=step, seed=self._seed)
         return self._task.batch(chosen, token_budget=self._tokens_per_batch).to(self._device)
 
     def accumulate(self, batch: StepBatch, backward: Backward) -> StepLoss:
-        """Loss and gradient of a batch."""
+        """Compute loss and gradient of a batch."""
         return batch.accumulate(self._model, backward)
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out numbers: those of the first set under their own names, of the others as `set.name`."""
+        """Held-out metrics: those of the first set under their own names, those of the others as `set.name`."""
         return numbers_of_sets({name: scored.numbers for name, scored in self._scored().items()})
 
     def analyses(self) -> dict[str, Analysis]:
-        """What the report shows of each held-out set."""
+        """The analysis of each held-out set for the report."""
         return {name: scored.analyse() for name, scored in self._scored().items()}
 
     def _scored(self) -> dict[str, Scored]:

@@ -1,6 +1,6 @@
-"""The pages and tables of fine-tuning: one run, or a sweep with mean and deviation.
+"""Reports of fine-tuning: a single run, or a sweep with mean and deviation.
 
-In: results of runs, their metrics and analyses. Out: `report.html`, and the rows of the table the command prints.
+In: results of runs, their metrics and analyses. Out: `report.html`, and the rows of its summary tables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Rows = Sequence[Mapping[str, object]]
 
 
 def report_run(recipe: FinetuneRecipe, result: RunResult) -> None:
-    """`report.html` of one run: its numbers, curves, and what its held-out examples show."""
+    """Write `report.html` of one run: metrics, curves, and the analysis of its held-out sets."""
     tables, plots, examples = _shown(result.folder)
     write_report(
         result.folder,
@@ -37,7 +37,7 @@ def report_run(recipe: FinetuneRecipe, result: RunResult) -> None:
 
 
 def report_sweep(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns]) -> None:
-    """`report.html` of a sweep: mean, deviation and best of each point, every run, and the best run's analysis."""
+    """Write `report.html` of a sweep: mean, deviation and best of each setting, all runs, the best run's analysis."""
     best = best_point(points)
     run = best.best
     tables, plots, examples = _shown(run.folder)
@@ -50,7 +50,7 @@ def report_sweep(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns
             *_notes(recipe, run),
             f"The MiniLM paper reports the mean over seeds of the best setting: {best.mean:.4g} here "
             f"({best.describe()}, {len(best.runs)} seeds).",
-            f"Analysis and examples are of the best run of that setting, seed {run.seed}.",
+            f"The analysis and the examples are from the best run of that setting, seed {run.seed}.",
         ],
         scores=[f"seed {result.seed} {run.main_metric}" for result in best.runs],
         tables={"All runs": run_rows(points), **tables},
@@ -76,7 +76,7 @@ def point_rows(points: Sequence[SettingRuns]) -> list[dict[str, object]]:
 
 
 def run_rows(points: Sequence[SettingRuns]) -> list[dict[str, object]]:
-    """One row per run with all its numbers."""
+    """One row per run with all its metrics."""
     return [
         {"setting": point.describe(), "seed": run.seed, **run.numbers, "best step": run.best_step}
         for point in points
@@ -85,13 +85,13 @@ def run_rows(points: Sequence[SettingRuns]) -> list[dict[str, object]]:
 
 
 def _is_score(name: str) -> bool:
-    """Whether a number is a score that one chart can show beside the others: no count, no threshold, no loss."""
+    """Whether a metric is a score that fits the common chart: not a count, a threshold or a loss."""
     last = name.rpartition(".")[2]
     return not last.startswith("best_") and not last.endswith(("total", "loss"))
 
 
 def _joined_metrics(runs: Sequence[RunResult]) -> list[dict[str, float]]:
-    """The curves of all seeds side by side, each under its seed."""
+    """The metrics of all seeds, prefixed with the seed."""
     return [
         {"step": row["step"]}
         | {f"seed {run.seed}.loss": row[key] for key in ("loss",) if key in row}
@@ -102,7 +102,7 @@ def _joined_metrics(runs: Sequence[RunResult]) -> list[dict[str, float]]:
 
 
 def _shown(folder: Path) -> tuple[dict[str, _Rows], dict[str, Sequence[Curve]], list[Mapping[str, str]]]:
-    """Tables, plots and examples of a run's analysis; those of several held-out sets under their names."""
+    """Tables, plots and examples of a run's analysis; titles name the held-out set if there are several."""
     analyses = cast("Mapping[str, Mapping[str, object]]", read_json(folder / ANALYSIS))
     tables: dict[str, _Rows] = {}
     plots: dict[str, Sequence[Curve]] = {}
@@ -125,7 +125,8 @@ def _notes(recipe: FinetuneRecipe, result: RunResult) -> list[str]:
         f"{', '.join(recipe.task.train)}.",
         f"Batch {result.batch_size}, learning rate {result.learning_rate:g}, {result.steps} steps, "
         f"warmup of {section.num_warmup_steps(result.steps)}, {section.precision}.",
-        f"The numbers are of the weights with the best {result.main_metric} on "
-        f"{recipe.task.dev[0] if recipe.task.dev else 'nothing: no held-out data'}.",
+        f"The metrics are those of the checkpoint with the best {result.main_metric} on {recipe.task.dev[0]}."
+        if recipe.task.dev
+        else "There is no held-out data, so no checkpoint was selected.",
         f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}; this run took {result.seconds:.0f} s.",
     ]

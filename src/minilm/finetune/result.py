@@ -1,4 +1,4 @@
-"""What a finished run is, and what several seeds of one setting amount to.
+"""Results of finished runs, and their aggregation over the seeds of one setting.
 
 In: `result.json` of runs. Out: `RunResult`, and `SettingRuns` with mean and deviation over seeds.
 """
@@ -22,7 +22,7 @@ RESULT, ANALYSIS = "result.json", "analysis.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A finished run: what it was, the held-out numbers of its best evaluation and where it lies."""
+    """A finished run: its folder, its setting and the held-out metrics of its best evaluation."""
 
     folder: Path
     seed: int
@@ -39,7 +39,7 @@ class RunResult:
 
     @property
     def main(self) -> float:
-        """The number that chooses between runs; NaN without held-out data."""
+        """The main metric; NaN without held-out data."""
         return self.numbers.get(self.main_metric, math.nan)
 
 
@@ -51,17 +51,17 @@ class SettingRuns:
 
     @property
     def metric(self) -> str:
-        """What is compared."""
+        """Name of the main metric."""
         return self.runs[0].main_metric
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds."""
+        """Mean of the main metric over the seeds."""
         return statistics.fmean(run.main for run in self.runs)
 
     @property
     def deviation(self) -> float:
-        """Sample standard deviation over the seeds; 0 for one, NaN where a number is."""
+        """Sample standard deviation over the seeds; 0 for a single seed, NaN if any value is not finite."""
         numbers = [run.main for run in self.runs]
         if not all(map(math.isfinite, numbers)):
             return math.nan
@@ -69,31 +69,31 @@ class SettingRuns:
 
     @property
     def best(self) -> RunResult:
-        """The run with the best number; the first of equals."""
+        """The run with the best main metric; ties go to the first."""
         return max(self.runs, key=lambda run: comparable(run.main_metric, run.main))
 
     def describe(self) -> str:
-        """The setting in words."""
+        """The setting as readable text."""
         run = self.runs[0]
         return f"learning rate {run.learning_rate:g}, {round(run.epochs, 2):g} epochs, batch {run.batch_size}"
 
 
 def best_point(points: Sequence[SettingRuns]) -> SettingRuns:
-    """The setting with the best mean over its seeds, as papers report; the first of equals."""
+    """The setting with the best mean over its seeds, as papers report; ties go to the first."""
     return max(points, key=lambda point: comparable(point.metric, point.mean))
 
 
 def write_result(result: RunResult, identity: Identity) -> None:
-    """Record that the run is finished, in its folder."""
+    """Write `result.json`, which marks the run as finished."""
     values = {**asdict(result), "folder": ".", "identity": dict(identity)}
     write_json(result.folder / RESULT, values)
 
 
 def read_result(out: Path, identity: Identity) -> RunResult | None:
-    """The result of the same run in `out`, if it came to its end.
+    """The result of the same run in `out`, or None if it has not finished.
 
     Raises:
-        UsageError: the folder holds the result of another run; what differs is named.
+        UsageError: the folder contains the result of a different run; the message names the difference.
         DataError: the record is damaged.
     """
     if not (out / RESULT).is_file():
@@ -103,6 +103,4 @@ def read_result(out: Path, identity: Identity) -> RunResult | None:
         require_same(cast("Identity", values.pop("identity")), identity, out / RESULT)
         return RunResult(**{**values, "folder": out})  # type: ignore[arg-type]
     except (KeyError, TypeError):
-        raise DataError(
-            f"{out / RESULT}: not the record of a run; remove it and start the same command again"
-        ) from None
+        raise DataError(f"{out / RESULT}: not a valid run result; remove it and run the same command again") from None

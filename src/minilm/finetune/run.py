@@ -1,7 +1,7 @@
-"""One fine-tuning run, from a recipe to a run folder.
+"""A single fine-tuning run, from a recipe to a run folder.
 
 In: a recipe without a sweep. Out: a folder with `metrics.jsonl`, `checkpoints/`, `best/`, `result.json`,
-`analysis.json`, `predictions/`, `report.html` and the model of the best evaluation as a Hugging Face folder, `model/`.
+`analysis.json`, `predictions/`, `report.html`, and `model/`, the best checkpoint as a Hugging Face folder.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from minilm.train.state import Identity, require_run
 
 logger = logging.getLogger(__name__)
 
-# What may change between a run and its continuation: names, places and how often something is written.
-_PLACES = {"out", "model", "config", "tokenizer", "task.train", "task.dev"}
-_NOT_IDENTITY = {"name", *_PLACES, *(f"train.{key}" for key in CADENCE)}
+# Values that may change when a run is resumed: names, paths and how often something is written.
+_PATHS = {"out", "model", "config", "tokenizer", "task.train", "task.dev"}
+_NOT_IDENTITY = {"name", *_PATHS, *(f"train.{key}" for key in CADENCE)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What the files of a recipe turned out to be."""
+    """A recipe with its files loaded and its derived values resolved."""
 
     task: Task
     tokenizer: Tokenizer
@@ -74,20 +74,21 @@ def finetune_once(
     label: str = "fine-tune",
     models: Path | None = None,
 ) -> RunResult:
-    """Run a recipe to its end; started again after a kill, it goes on and ends in the same bits.
+    """Run a recipe to completion. Restarted after a kill, it resumes and produces bit-identical results.
 
     Args:
-        recipe: the recipe; its sweep is not looked at.
-        resolved: the recipe as text with the origin of each value, kept in the run folder.
+        recipe: the recipe; its sweep is ignored.
+        resolved: the recipe as text with the origin of each value, stored in the run folder.
         afresh: remove the results of an earlier run and start from the first step.
-        ranks: this process among those that share the run.
-        label: what the progress line says.
-        models: where the model of each checkpoint is also written, as a Hugging Face folder `ckpt-<step>`.
+        ranks: this process among the processes of the run.
+        label: label of the progress line.
+        models: folder for the model of each checkpoint, each a Hugging Face folder `ckpt-<step>`; None: not written.
 
     Raises:
-        UsageError: the run folder belongs to another dataset, tokenizer, model or recipe; what differs is named.
+        UsageError: the run folder belongs to another dataset, tokenizer, model or recipe; the message names the
+            difference.
         DataError: a data file or the model cannot be used.
-        SystemProblem: the machine refuses to write.
+        SystemProblem: a file cannot be written.
         Interrupted: Ctrl-C; the state is saved.
     """
     out = Path(recipe.out)
@@ -105,7 +106,7 @@ def finetune_once(
 
 
 def check_files(recipe: FinetuneRecipe) -> None:
-    """Read model and data that a recipe names; raises what `finetune_once` would, and leaves everything as it is."""
+    """Read the model and the data files of a recipe; raises the errors of `finetune_once` and writes nothing."""
     _plan(recipe)
 
 
@@ -134,13 +135,13 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
 
 
 def _files(recipe: FinetuneRecipe) -> list[tuple[str, Path]]:
-    """The data files that lie on this machine."""
+    """The local data files."""
     named = [("train", name) for name in recipe.task.train] + [("dev", name) for name in recipe.task.dev]
     return [(part, Path(name)) for part, name in named if Path(name).is_file()]
 
 
 def tokenizer_path(name: str | None, model: Path) -> Path:
-    """Where the tokenizer is: the one that is named, else the one in the model's folder or beside its file."""
+    """Path of the tokenizer: `name` if given, else the model's folder."""
     return Path(name) if name else model if model.is_dir() else model.parent
 
 
@@ -194,16 +195,16 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
 
 
 def start_model(path: Path, task: Task, *, seed: int, config: Path | None = None) -> Model:
-    """The encoder at `path` with the task's head: the one of the file where it fits, else a fresh one.
+    """The encoder at `path` with the task's head: the stored head if it fits, else a freshly initialized one.
 
-    `config` is where its configuration lies when that is elsewhere.
+    `config` is the path of the model's configuration if it is not in the model's folder.
     """
     num_labels = len(task.labels) or (2 if task.head == "span" else 1)
     fresh = derived_seed(seed, "head")
     same_head = saved_head(path, config=config) == task.head
     if not same_head or task.head != "classification" or len(read_labels(path, config=config)) == num_labels:
         return read_model(path, config=config, head=task.head, num_labels=num_labels, seed=fresh).train()
-    logger.warning("%s is a classifier of other labels: its head is left out, a fresh one is trained", path)
+    logger.warning("%s is a classifier with different labels; its head is replaced by a freshly initialized one", path)
     encoder = read_model(path, config=config).encoder
     generator = torch.Generator().manual_seed(fresh)
     if encoder.pooler is None:
@@ -228,7 +229,7 @@ def _settings(recipe: FinetuneRecipe, plan: _Plan, label: str) -> TrainSettings:
 def _write(
     recipe: FinetuneRecipe, plan: _Plan, model: Model, result: RunResult, analyses: Mapping[str, Analysis]
 ) -> None:
-    """The model, the record of the run, what it predicted; the record last: with it the run is finished."""
+    """Write model, predictions, analysis and report; `result.json` comes last because it marks the run as finished."""
     out = result.folder
     with atomic_folder(out / "model", replace=True) as aside:
         _write_model(recipe, plan, model, aside)
@@ -247,7 +248,7 @@ def _write(
 
 
 def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path) -> None:
-    """All that another program needs to use the model."""
+    """Write everything needed to load the model elsewhere."""
     task = plan.task
     regression = task.head == "classification" and not task.labels
     with whole_table(model.encoder.embeddings):
@@ -257,7 +258,7 @@ def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path
 
 
 def _write_checkpoint(recipe: FinetuneRecipe, plan: _Plan, model: Model, models: Path, step: int) -> None:
-    """The model of one checkpoint, once."""
+    """Write the model of one checkpoint unless it exists."""
     folder = models / f"ckpt-{step}"
     if not folder.exists():
         with atomic_folder(folder) as aside:
@@ -270,5 +271,5 @@ def _card(recipe: FinetuneRecipe, result: RunResult) -> str:
         f"---\nlibrary_name: minilm\ntags: [minilm, {recipe.task.name}]\n---\n\n# {recipe.name}\n\n"
         f"`{Path(recipe.model).name}` fine-tuned on {recipe.task.name}: {result.train_examples:,} examples, "
         f"{result.steps} steps of {result.batch_size}, learning rate {result.learning_rate:g}, seed {result.seed}; "
-        f"the weights of step {result.best_step}.\n\n{numbers}\n"
+        f"weights of step {result.best_step}.\n\n{numbers}\n"
     )

@@ -1,7 +1,7 @@
-"""Sequence-to-sequence fine-tuning of an encoder as a task: masking, the loss at predicted tokens, held-out numbers.
+"""The task of sequence-to-sequence fine-tuning: masking, the loss at the predicted tokens, held-out metrics.
 
-In: pairs of token ids, a model with the masked-language head. Out: per step this process's share of the batch and
-its loss; loss and accuracy per token of held-out pairs, and the scores of targets generated for some of them.
+In: pairs of token ids, a model with the masked-language head. Out: per step, this process's share of the batch and its
+loss; for held-out pairs, loss and accuracy per token, and scores of targets generated for some of them.
 
 B pairs, T packed tokens, R predicted tokens, E hidden width, V vocabulary.
 """
@@ -31,20 +31,20 @@ from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered_in_order
 
-_ROUNDING = 1e-5  # added to the number of targets that a loss is divided by, as published
+_ROUNDING = 1e-5  # added to the number of predicted tokens in the denominator of the loss, as in s2s-ft
 _WORDS, _POOLER = "encoder.embeddings.word.weight", "encoder.pooler."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqBatch:
-    """Pairs end to end, and how they are scored.
+    """A batch of packed pairs and the parameters of its loss.
 
     Attributes:
-        seq2seq: the tokens.
-        labels: `[R]` int64, what is to be predicted.
-        pad_id: a label that counts nothing.
-        smoothing: share of the probability that other tokens than the right one should get.
-        scale: what the sum of the losses is multiplied by.
+        seq2seq: the packed tokens.
+        labels: the tokens to predict, `[R]` int64.
+        pad_id: label that is ignored.
+        smoothing: label smoothing, the target probability spread over the incorrect tokens.
+        scale: factor of the summed loss.
     """
 
     seq2seq: PackedSeq2Seq
@@ -59,7 +59,7 @@ class Seq2SeqBatch:
         return self.seq2seq.packed.num_tokens
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tokens and labels."""
+        """Packed tokens and labels."""
         return {**self.seq2seq.packed.tensors(), "labels": self.labels}
 
     def to(self, device: torch.device) -> Seq2SeqBatch:
@@ -77,7 +77,7 @@ class Seq2SeqBatch:
         return smoothed_losses(scores_RV, self.labels, smoothing=self.smoothing, pad_id=self.pad_id)
 
     def loss(self, model: Model) -> Tensor:
-        """Sum of the losses of its predicted tokens, times `scale`."""
+        """Sum of the losses of the predicted tokens, times `scale`."""
         return self.losses(self.scores(model)).sum() * self.scale
 
 
@@ -89,7 +89,7 @@ def batch_of(
     smoothing: float = 0.0,
     scale: float = 1.0,
 ) -> Seq2SeqBatch:
-    """Lay pairs that are masked in one way end to end."""
+    """Pack pairs that were masked by the same method."""
     pseudo = [view.pseudo for view in views if view.pseudo is not None]
     read = [view.read for view in views if view.read is not None]
     packed = pack_seq2seq(
@@ -105,22 +105,22 @@ def batch_of(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """One held-out pair: sum of the losses of its tokens, how many there are, how many have the highest score."""
+    """One held-out pair: summed loss, number of predicted tokens, number predicted correctly."""
 
     loss: float
     tokens: int
-    right: int
+    correct: int
 
 
 @dataclass(kw_only=True)
 class Seq2SeqTask:
-    """What is learned: pairs, and how they are masked.
+    """The sequence-to-sequence task.
 
     Attributes:
-        train: pairs to learn from.
-        dev: held-out pairs by name; the first ones choose the best checkpoint.
-        tokenizer: of the ids.
-        settings: how they are masked, learned and scored.
+        train: training pairs.
+        dev: held-out pairs by name; the first set selects the best checkpoint.
+        tokenizer: tokenizer of the pairs.
+        settings: settings of masking, loss and evaluation.
     """
 
     train: Pairs
@@ -133,17 +133,17 @@ class Seq2SeqTask:
 
     @property
     def main_metric(self) -> str:
-        """The number that chooses the best checkpoint."""
+        """The metric that selects the best checkpoint."""
         return self.settings.metric or HELDOUT_METRICS[0]
 
     @property
     def reshuffles(self) -> bool:
-        """Whether each epoch has a new order; else all have the first one's."""
+        """Whether each epoch is shuffled anew; otherwise all epochs use the order of the first."""
         return self.settings.shuffle == "epoch"
 
     @property
     def symbols(self) -> Symbols:
-        """The ids that frame and mask."""
+        """Ids of the special tokens used for framing and masking."""
         return Symbols(
             cls_id=self.tokenizer.cls_id,
             sep_id=self.tokenizer.sep_id,
@@ -153,7 +153,7 @@ class Seq2SeqTask:
 
     @property
     def num_examples(self) -> int:
-        """Training pairs."""
+        """Number of training pairs."""
         return len(self.train)
 
     @property
@@ -162,19 +162,19 @@ class Seq2SeqTask:
         return list(self.dev)
 
     def prepare(self, model: Model) -> None:
-        """Give the model positions for the longest possible pair; see which segment its targets have."""
+        """Extend the position table to the longest possible pair; determine the segment id of targets."""
         grow_positions(model.encoder, self.settings.max_source_tokens + self.settings.max_target_tokens)
         self._target_segment = min(1, model.encoder.config.num_segments - 1)
         model.encoder.embeddings.word.weight.requires_grad_(not self.settings.freeze_words)
-        model.has_fresh_weights = False  # before anybody asks it for a text, it is trained
+        model.has_fresh_weights = False  # the head is trained before anything is generated
 
     def parameters(self, model: Model) -> dict[str, nn.Parameter]:
-        """All weights that the loss depends on; without the word table when it is frozen."""
+        """All weights that the loss depends on, except the word embeddings if they are frozen."""
         left_out = (_POOLER, _WORDS) if self.settings.freeze_words else (_POOLER,)
         return {name: weight for name, weight in model.named_parameters() if not name.startswith(left_out)}
 
     def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:
-        """The pairs of a step that this process reads, masked anew."""
+        """This process's pairs of a step, with freshly drawn masks."""
         predicted = sum(self.settings.num_predicted(len(self.train.targets[row]) + 1) for row in chosen.rows)
         views = [
             training_view(
@@ -182,16 +182,16 @@ class Seq2SeqTask:
                 self.train.targets[row],
                 self.settings,
                 self.symbols,
-                generator(chosen.seed, "masking", chosen.step, int(place)),
+                generator(chosen.seed, "masking", chosen.step, int(index)),
             )
-            for place, row in zip(chosen.own, chosen.rows[chosen.own], strict=True)
+            for index, row in zip(chosen.own, chosen.rows[chosen.own], strict=True)
         ]
         scale = 1 / (predicted + _ROUNDING)
         batches = self._batches(views, token_budget, smoothing=self.settings.label_smoothing, scale=scale)
         return IndependentParts(parts=[batch for _, batch in batches])
 
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks) -> Scored:
-        """Loss and accuracy per token of a held-out set, and the scores of what is generated for it."""
+        """Loss and accuracy per token of a held-out set, and the scores of its generated targets."""
         found = self._heldout(model, dev_set, token_budget, ranks)
         texts = self._generated(model, dev_set, ranks)
         numbers = _numbers(found)
@@ -202,7 +202,7 @@ class Seq2SeqTask:
     def _batches(
         self, views: Sequence[MaskedPair], token_budget: int, *, smoothing: float = 0.0, scale: float = 1.0
     ) -> Iterator[tuple[list[int], Seq2SeqBatch]]:
-        """Batches of views, shortest first, each with the numbers of its views."""
+        """Batches of views, shortest first, each with the indices of its views."""
         for part in microbatches(np.array([view.num_tokens for view in views]), token_budget=token_budget):
             batch = batch_of(
                 [views[number] for number in part],
@@ -215,7 +215,7 @@ class Seq2SeqTask:
 
     @torch.no_grad()
     def _heldout(self, model: Model, dev_set: str, token_budget: int, ranks: Ranks) -> list[_Found]:
-        """What the model makes of each pair of a held-out set; the processes share the work."""
+        """Evaluate each pair of a held-out set; the work is divided among the processes."""
         pairs, device = self.dev[dev_set], next(model.parameters()).device
         own = range(ranks.rank, len(pairs), ranks.world_size)
         views = [
@@ -225,17 +225,17 @@ class Seq2SeqTask:
         for numbers, batch in self._batches(views, token_budget):
             moved = batch.to(device)
             scores_RV = moved.scores(model)
-            right = scores_RV.argmax(1) == moved.labels
+            correct = scores_RV.argmax(1) == moved.labels
             sizes = list(batch.seq2seq.read_lengths)
             for number, loss, hits in zip(
-                numbers, moved.losses(scores_RV).split(sizes), right.split(sizes), strict=True
+                numbers, moved.losses(scores_RV).split(sizes), correct.split(sizes), strict=True
             ):
-                one = _Found(loss=float(loss.sum()), tokens=len(loss), right=int(hits.sum()))
+                one = _Found(loss=float(loss.sum()), tokens=len(loss), correct=int(hits.sum()))
                 found.append((own[number], one))
         return gathered_in_order(found, ranks)
 
     def _generated(self, model: Model, dev_set: str, ranks: Ranks) -> dict[int, str]:
-        """Targets by number of the pair, for as many pairs as the task wants; the processes share the work."""
+        """Generated targets by index of the pair, for `dev_generated` pairs; the processes divide the work."""
         if not self.settings.dev_generated:
             return {}
         return generate_targets(
@@ -247,7 +247,7 @@ class Seq2SeqTask:
         )
 
     def _analysis(self, pairs: Pairs, found: Sequence[_Found], texts: Mapping[int, str]) -> Analysis:
-        """The worst pairs, or (where targets are generated) the first of those."""
+        """Show the pairs with generated targets, if any, else those with the highest loss."""
         shown = list(texts) or sorted(range(len(found)), key=lambda row: -found[row].loss / found[row].tokens)
         return Analysis(
             tables={"Held-out pairs": [{"pairs": len(found), **_numbers(found)}]},
@@ -273,8 +273,8 @@ class Seq2SeqTask:
 def smoothed_losses(logits_RV: Tensor, labels_R: Tensor, *, smoothing: float, pad_id: int) -> Tensor:
     """Loss of each predicted token, `[R, V]` -> `[R]`.
 
-    Cross-entropy without smoothing. With it KL(q || softmax(logits)), where q is 1 - smoothing on the label, 0 on
-    [PAD], and even on the other V - 2 tokens; a label that is [PAD] counts nothing. (s2s-ft, `LabelSmoothingLoss`)
+    Without smoothing: cross-entropy. With smoothing: KL(q || softmax(logits)), where q is 1 - smoothing for the label,
+    0 for [PAD], and uniform over the other V - 2 tokens; a [PAD] label has loss 0. (s2s-ft, `LabelSmoothingLoss`)
     """
     total_R = logits_RV.logsumexp(1)
     label_R = logits_RV.gather(1, labels_R[:, None]).squeeze(1)
@@ -295,5 +295,5 @@ def _numbers(found: Sequence[_Found]) -> dict[str, float]:
     tokens = sum(one.tokens for one in found)
     return {
         "heldout_loss": math.fsum(one.loss for one in found) / tokens,
-        "token_accuracy": 100 * sum(one.right for one in found) / tokens,
+        "token_accuracy": 100 * sum(one.correct for one in found) / tokens,
     }

@@ -1,9 +1,9 @@
-"""Targets generated for held-out pairs during training, and what they score.
+"""Targets generated for held-out pairs during training, and their scores.
 
-In: the model as it is, held-out pairs. Out: one text per chosen pair; ROUGE and BLEU-4 of them.
+In: the model being trained, held-out pairs. Out: one text per selected pair; their ROUGE and BLEU-4.
 
-ROUGE compares with the references of the file. BLEU-4 compares with the targets as the model's own tokens put
-together again, each pair by itself, so it is for choosing checkpoints, not for comparing with papers.
+The references of ROUGE are those of the file. The references of BLEU-4 are detokenized from the model's own tokens,
+one per pair, so BLEU-4 is suitable for selecting checkpoints, but not comparable with published numbers.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ def generate_targets(
     *,
     ranks: Ranks,
 ) -> dict[int, str]:
-    """Generate for the chosen pairs, the work shared by the processes.
+    """Generate targets for an evenly spaced selection of pairs; the processes divide the work.
 
     Args:
-        model: in evaluation mode; its head counts as trained.
+        model: a model in evaluation mode with a trained head.
         pairs: held-out pairs.
-        tokenizer: of their ids.
-        settings: how many pairs and beams, how long targets are, how the model is trained.
-        ranks: this process among those that share the work.
+        tokenizer: tokenizer of the pairs.
+        settings: `dev_generated` pairs, `beam_size`, `max_target_tokens`, and the `mask_way` of training.
+        ranks: this process among the processes of the run.
 
     Returns:
-        Text by number of the pair, in order; every process gets all.
+        Generated text by index of the pair, in ascending order; every process gets all of them.
     """
     decoder = Decoder(model, tokenizer, pos_shift=pos_shift_of(settings.mask_way))
     wanted = GenerationSettings(beam_size=settings.beam_size, max_target_tokens=settings.max_target_tokens)
     generation = Generation(decoder, tokenizer, wanted, max_source_tokens=None)
     count = min(settings.dev_generated, len(pairs))
-    rows = [number * len(pairs) // count for number in range(count)]  # spread evenly, always the same
+    rows = [number * len(pairs) // count for number in range(count)]  # evenly spaced, the same at every evaluation
     own = rows[ranks.rank :: ranks.world_size]
     sources = [
         Source(parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", place="")
@@ -63,14 +63,14 @@ def generate_targets(
     ]
     framed = generation.encode(sources, Tally())
     found = {own[index]: one.text for batch in generation.run(framed, own) for index, one in batch}
-    everyones: dict[int, str] = {}
+    merged: dict[int, str] = {}
     for part in gathered(found, ranks):
-        everyones |= part
-    return {row: everyones[row] for row in rows}
+        merged |= part
+    return {row: merged[row] for row in rows}
 
 
 def generation_numbers(texts: Mapping[int, str], pairs: Pairs, tokenizer: Tokenizer) -> dict[str, float]:
-    """ROUGE-1, -2, -L, -Lsum and BLEU-4 of generated texts by number of the pair, times 100."""
+    """ROUGE-1, -2, -L, -Lsum and BLEU-4, times 100, of generated texts by index of the pair."""
     predictions = [plain_sentences(text) for text in texts.values()]
     references = [[plain_sentences(pairs.references[row])] for row in texts]
     rouge = rouge_metrics(rouge_scores(predictions, references, stem=rouge_stem))

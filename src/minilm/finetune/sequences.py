@@ -1,7 +1,7 @@
-"""Tasks whose examples are single sequences with a target: packed batches, a loss on the head's scores.
+"""Base class of tasks whose examples are single sequences with a target.
 
-In: sequences of token ids with their targets. Out: what `Task` asks for, but for losses, outputs and metrics, which
-the task's own file adds.
+In: sequences of token ids with their targets. Out: the `Task` protocol, except for losses, outputs and metrics, which
+subclasses define.
 
 B sequences, T packed tokens, C labels, N tokens of one sequence.
 """
@@ -28,7 +28,7 @@ from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 
 Array = NDArray[np.float32]
 Losses = Callable[[Tensor, Packed, Tensor], Tensor]
-"""(scores of a head in float32, the batch, its targets) to the loss of each sequence, `[B]`."""
+"""Maps (head scores in float32, the batch, its targets) to the loss of each sequence, `[B]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Sequences:
         return len(self.token_ids)
 
     def batches(self, rows: NDArray[np.int64], *, token_budget: int) -> Iterator[tuple[NDArray[np.int64], Packed]]:
-        """The sequences of `rows` in packed batches of similar lengths, each with the rows it holds."""
+        """The sequences of `rows` in packed batches of similar lengths, each with its rows."""
         for part in microbatches(np.array([len(self.token_ids[row]) for row in rows]), token_budget=token_budget):
             own = rows[part]
             yield own, pack([self.token_ids[row] for row in own], segments=[self.segment_ids[row] for row in own])
@@ -51,7 +51,7 @@ class Sequences:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetBatch:
-    """Packed sequences, their targets `[B, ...]`, and the number of examples of the whole step."""
+    """Packed sequences, their targets `[B, ...]`, and the number of examples in the full step."""
 
     packed: Packed
     targets: Tensor
@@ -72,13 +72,13 @@ class TargetBatch:
         return replace(self, packed=self.packed.to(device), targets=self.targets.to(device))
 
     def loss(self, model: Model) -> Tensor:
-        """Sum of the losses of its sequences over the size of the step."""
+        """Sum of the losses of the sequences, divided by the number of examples in the step."""
         losses_B = self.losses(model(self.packed).float(), self.packed, self.targets)
         return losses_B.sum() / self.step_size
 
 
 class SequenceTask(ABC):
-    """A task over sequences; the head's scores are `[B, C]` (classification) or `[T, 2]` (span)."""
+    """A task on single sequences; the head's scores are `[B, C]` (classification) or `[T, 2]` (span)."""
 
     reshuffles = True
 
@@ -90,36 +90,36 @@ class SequenceTask(ABC):
         *,
         max_tokens: int,
     ) -> None:
-        """Keep what was tokenized.
+        """Store the tokenized data.
 
         Args:
-            train: what is learned from.
+            train: training sequences.
             targets: one row per training sequence, `[n, ...]`.
             dev: held-out sets by name.
-            max_tokens: the longest sequence that was asked for, for messages.
+            max_tokens: the configured max sequence length, for messages.
         """
         self.train, self.targets, self.dev = train, targets, dev
         self._max_tokens = max_tokens
 
     @abstractmethod
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
-        """Loss of each sequence, `[B]`, from the head's scores in float32."""
+        """Loss of each sequence, `[B]`, given the head's scores in float32."""
 
     @abstractmethod
     def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
-        """What scoring needs of each sequence: its logits `[C]`, or start and end scores `[N, 2]`."""
+        """Per sequence, the scores needed for evaluation: logits `[C]`, or start and end scores `[N, 2]`."""
 
     @abstractmethod
     def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
-        """Numbers of one held-out set from the outputs of all its sequences, in their order."""
+        """Metrics of a held-out set, given the outputs of all its sequences in order."""
 
     @abstractmethod
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
-        """What the report shows of one held-out set."""
+        """The analysis of a held-out set for the report."""
 
     @property
     def num_examples(self) -> int:
-        """Training sequences."""
+        """Number of training sequences."""
         return len(self.train)
 
     @property
@@ -128,10 +128,10 @@ class SequenceTask(ABC):
         return list(self.dev)
 
     def prepare(self, model: Model) -> None:
-        """Check that the model has positions for all sequences; hold the rows of the word table that they use.
+        """Check that all sequences fit the position table; reduce the word table to the rows that they use.
 
         Raises:
-            UsageError: it has too few positions.
+            UsageError: the model has too few positions.
         """
         parts = (self.train, *self.dev.values())
         longest = max((len(ids) for part in parts for ids in part.token_ids), default=0)
@@ -139,7 +139,7 @@ class SequenceTask(ABC):
         if longest > limit:
             raise UsageError(
                 f"task.max_tokens is {self._max_tokens}, but the model has positions for {limit} tokens; "
-                f"set it to {limit} or less"
+                f"set it to at most {limit}"
             )
         used = np.unique(np.concatenate([ids for part in parts for ids in part.token_ids]))
         hold_rows(model.encoder.embeddings, used.astype(np.int64))
@@ -149,7 +149,7 @@ class SequenceTask(ABC):
         return dict(model.named_parameters())
 
     def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:
-        """The sequences of a step that this process reads, with their targets."""
+        """This process's sequences of a step, with their targets."""
         targets, batches = torch.from_numpy(self.targets), self.train.batches
         parts = [
             TargetBatch(packed=packed, targets=targets[rows], losses=self.losses, step_size=len(chosen.rows))
@@ -158,13 +158,13 @@ class SequenceTask(ABC):
         return IndependentParts(parts=parts)
 
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
-        """Numbers of a held-out set."""
+        """Metrics of a held-out set."""
         outputs = self.predict(model, self.dev[dev_set], token_budget=token_budget, ranks=ranks)
         return Scored(numbers=self.metrics(dev_set, outputs), analyse=partial(self.analyse, dev_set, outputs))
 
     @torch.no_grad()
     def predict(self, model: Model, sequences: Sequences, *, token_budget: int, ranks: Ranks = ALONE) -> list[Array]:
-        """Outputs of a model in evaluation mode for any sequences, in their order; the processes share the work."""
+        """Outputs of a model in evaluation mode for `sequences`, in order; the processes divide the work."""
         rows = np.arange(len(sequences))[ranks.rank :: ranks.world_size]
         device = next(model.parameters()).device
         own: list[tuple[int, Array]] = []

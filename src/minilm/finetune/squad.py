@@ -1,6 +1,6 @@
-"""SQuAD as a task of fine-tuning: start and end scores of every token, answers, official scores.
+"""The SQuAD task: start and end scores of every token, answer extraction, official metrics.
 
-In: questions of the training and held-out files. Out: a `Task` whose head gives two scores per token.
+In: questions of the training and held-out files. Out: a `Task` whose head produces two scores per token.
 
 B sequences, T packed tokens, N tokens of one sequence.
 """
@@ -39,7 +39,7 @@ class _DevSet:
 
 
 class SpanTask(SequenceTask):
-    """Answers as spans of the context; a window without the answer is trained to point at [CLS]."""
+    """Extractive question answering; windows without an answer are trained to predict [CLS]."""
 
     head: HeadName = "span"
     labels: Sequence[str] = ()
@@ -53,15 +53,15 @@ class SpanTask(SequenceTask):
         *,
         settings: SquadSettings,
     ) -> None:
-        """Cut everything into windows; nothing to train on is fine for a model that is only asked.
+        """Split all questions into windows; `train` may be empty if the model is only evaluated.
 
         Raises:
-            DataError: none of the training questions can be used.
+            DataError: no training question is usable.
             UsageError: a window has no room for the context.
         """
         self._tokenizer, self._settings = tokenizer, settings
-        labelled = label_windows(train, self._cut(train))
-        self._dev = {name: _DevSet(questions=part, windows=self._cut(part)) for name, part in dev.items()}
+        labelled = label_windows(train, self._windows(train))
+        self._dev = {name: _DevSet(questions=part, windows=self._windows(part)) for name, part in dev.items()}
         super().__init__(
             _sequences(labelled.windows),
             labelled.positions,
@@ -69,11 +69,11 @@ class SpanTask(SequenceTask):
             max_tokens=settings.max_tokens,
         )
 
-    def _cut(self, questions: Sequence[Question]) -> list[Window]:
+    def _windows(self, questions: Sequence[Question]) -> list[Window]:
         return make_windows(questions, self._tokenizer, self._settings)
 
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
-        """Mean of the cross-entropies of start and end over the tokens of each window, `[T, 2]` -> `[B]`."""
+        """Mean of the start and end cross-entropies over the tokens of each window, `[T, 2]` -> `[B]`."""
         chosen_B2 = scores[packed.first_rows[:, None] + targets, torch.arange(2, device=scores.device)]
         return (log_sum_exp(scores, packed) - chosen_B2).mean(1)
 
@@ -82,11 +82,11 @@ class SpanTask(SequenceTask):
         return [part.numpy() for part in scores.cpu().split(list(packed.lengths))]
 
     def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
-        """The official scores; the best thresholds over the null odds where no answer is allowed."""
+        """The official metrics; with unanswerable questions, also the best thresholds on the null odds."""
         return self.scores(dev_set, self.chosen(dev_set, outputs))
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
-        """Scores with and without an answer, the threshold curve, wrong answers, all answers."""
+        """Metrics by answerability, threshold curve, incorrect answers, and all predictions."""
         part, chosen = self._dev[dev_set], self.chosen(dev_set, outputs)
         numbers = self.scores(dev_set, chosen)
         references = part.references
@@ -94,7 +94,7 @@ class SpanTask(SequenceTask):
         if self._settings.allow_no_answer:
             texts = {one.id: next((c.text for c in one.nbest if c.text), "") for one in chosen}
             points = threshold_curve(references, texts, _null_odds(chosen))
-            curves["Exact and F1 of the best answer over the no-answer threshold"] = {
+            curves["Exact match and F1 by no-answer threshold"] = {
                 "exact": [(point.threshold, point.exact) for point in points],
                 "f1": [(point.threshold, point.f1) for point in points],
             }
@@ -106,19 +106,19 @@ class SpanTask(SequenceTask):
         )
 
     def chosen(self, dev_set: str, outputs: Sequence[Array]) -> list[Answer]:
-        """The answer to each question of a held-out set, in their order."""
+        """The answers to the questions of a held-out set, in order."""
         part = self._dev[dev_set]
         return best_answers(part.questions, part.windows, outputs, self._tokenizer, settings=self._settings)
 
     def scores(self, dev_set: str, chosen: Sequence[Answer]) -> dict[str, float]:
-        """The official scores of such answers."""
+        """The official metrics of the chosen answers."""
         texts = {answer.id: answer.text for answer in chosen}
         odds = _null_odds(chosen) if self._settings.allow_no_answer else None
         return squad_metrics(self._dev[dev_set].references, texts, na_probs=odds, na_prob_threshold=np.inf)
 
 
 def log_sum_exp(scores_TC: Tensor, packed: Packed) -> Tensor:
-    """Log sum exp over each sequence's rows, `[T, C]` -> `[B, C]`."""
+    """Log-sum-exp over the rows of each sequence, `[T, C]` -> `[B, C]`."""
     parts = scores_TC.split([count * length for count, length in packed.runs])
     return torch.cat(
         [rows.view(count, length, -1).logsumexp(1) for (count, length), rows in zip(packed.runs, parts, strict=True)]
@@ -136,13 +136,13 @@ def _null_odds(chosen: Sequence[Answer]) -> dict[str, float]:
 
 
 def _split_rows(numbers: Mapping[str, float]) -> list[Mapping[str, object]]:
-    groups = {"all": "", "with an answer": "HasAns_", "without an answer": "NoAns_"}
+    groups = {"all": "", "answerable": "HasAns_", "unanswerable": "NoAns_"}
     return [
         {
             "questions": name,
             "exact": numbers[f"{prefix}exact"],
             "f1": numbers[f"{prefix}f1"],
-            "number": numbers[f"{prefix}total"],
+            "count": numbers[f"{prefix}total"],
         }
         for name, prefix in groups.items()
         if f"{prefix}exact" in numbers
@@ -152,14 +152,14 @@ def _split_rows(numbers: Mapping[str, float]) -> list[Mapping[str, object]]:
 def _wrong(
     questions: Sequence[Question], chosen: Sequence[Answer], references: Sequence[SquadReference]
 ) -> list[Mapping[str, str]]:
-    """The first wrong answers, worst F1 first."""
+    """Incorrect answers, lowest F1 first."""
     scores = per_question_scores(references, {answer.id: answer.text for answer in chosen})
     pairs = sorted(zip(questions, chosen, strict=True), key=lambda pair: scores[pair[0].id].f1)
     return [
         {
             "question": question.question,
             "context": question.context,
-            "right": " / ".join(dict.fromkeys(gold.text for gold in question.answers)) or "(no answer)",
+            "gold": " / ".join(dict.fromkeys(gold.text for gold in question.answers)) or "(no answer)",
             "predicted": answer.text or "(no answer)",
             "id": question.id,
         }

@@ -1,10 +1,10 @@
-"""Several seeds and a grid of settings: every combination is one run, the best setting is the one with the best mean.
+"""Sweeps over seeds and a grid of settings. Each combination is one run; the best setting has the best mean.
 
-In: a recipe, with or without a sweep. Out: one run folder, or `runs/` with one each, a report with mean and
-deviation, `results.json` and the model of the best run.
+In: a recipe, with or without a sweep. Out: a run folder; for a sweep, one run folder per combination in `runs/`, a
+report with mean and deviation, `results.json` and the model of the best run.
 
-Runs come one after another, or one at a time on each device, each in a process of its own. A run that is finished
-is not run again, so a sweep goes on where it was stopped.
+Runs are sequential, or parallel with one run per device, each in a separate process. Finished runs are not repeated,
+so an interrupted sweep resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BULKY = ("checkpoints", "best")
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One run of a sweep: its recipe, and what it is called."""
+    """One run of a sweep: its recipe and its label."""
 
     loaded: Loaded[FinetuneRecipe]
     label: str
@@ -54,19 +54,20 @@ class _Job:
 
 
 def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"] = "auto") -> list[SettingRuns]:
-    """Run a recipe, all of its sweep, to the end; the same call goes on after a kill.
+    """Run a recipe, including its complete sweep. After a kill, the same call resumes.
 
     Args:
         loaded: the recipe.
-        resume: never removes the results of an earlier run and starts from the first step.
+        resume: "never" removes the results of an earlier run and starts from the first step.
 
     Returns:
-        One point per setting; a recipe without a sweep is one point with one run.
+        One point per setting; a recipe without a sweep yields one point with one run.
 
     Raises:
-        UsageError: the run folder belongs to another dataset, tokenizer, model or recipe; what differs is named.
+        UsageError: the run folder belongs to another dataset, tokenizer, model or recipe; the message names the
+            difference.
         DataError: a data file or the model cannot be used.
-        SystemProblem: the machine refuses to write, or the process of a run died.
+        SystemProblem: a file cannot be written, or the process of a run died.
         Interrupted: Ctrl-C; the state is saved.
     """
     recipe, afresh = loaded.recipe, resume == "never"
@@ -89,7 +90,7 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
 
 
 def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
-    """Every combination of the grid, seeds innermost, so that settings are complete one after another."""
+    """All combinations of the grid. Seeds vary fastest, so each setting completes before the next one starts."""
     recipe, sweep = loaded.recipe, loaded.recipe.sweep
     assert sweep is not None
     grid = list(
@@ -126,7 +127,7 @@ def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
 
 
 def _points(results: Sequence[RunResult]) -> list[SettingRuns]:
-    """Runs of equal setting together, settings in the order of the grid."""
+    """Group runs by setting, in grid order."""
     runs: dict[tuple[float, float, int], list[RunResult]] = {}
     for result in results:
         runs.setdefault((result.learning_rate, result.epochs, result.batch_size), []).append(result)
@@ -142,20 +143,20 @@ def _run_all(jobs: Sequence[_Job], recipe: FinetuneRecipe, ranks: Ranks) -> list
         free.put(device)
     with ThreadPoolExecutor(len(devices)) as threads:
         list(threads.map(lambda job: _run_apart(job, free, len(devices)), jobs))
-    return [_run_here(job, ALONE) for job in jobs]  # finished: their results are read
+    return [_run_here(job, ALONE) for job in jobs]  # all are finished; this only reads their results
 
 
 def _devices(recipe: FinetuneRecipe, ranks: Ranks) -> list[str]:
-    """One run at a time on each; none when runs come one after another in this process."""
+    """Devices that run one job at a time each; empty if the jobs run sequentially in this process."""
     assert recipe.sweep is not None
     named = recipe.sweep.devices
     if ranks.world_size > 1:
         if named:
-            raise UsageError("sweep.devices spreads whole runs, torchrun spreads each run: use one of the two")
+            raise UsageError("sweep.devices cannot be combined with torchrun; remove sweep.devices or omit torchrun")
         return []
     count = torch.cuda.device_count()
     for device in named:
-        _environment(device, len(named))  # refuses what is no device
+        _environment(device, len(named))  # rejects unknown devices
         if device != "cpu" and int(device.partition(":")[2]) >= count:
             raise UsageError(f"sweep.devices: found {device!r}, but this machine has {count} GPUs")
     return named or ([f"cuda:{index}" for index in range(count)] if count > 1 else [])
@@ -170,7 +171,7 @@ def _run_here(job: _Job, ranks: Ranks) -> RunResult:
 
 
 def _run_apart(job: _Job, free: SimpleQueue[str], num_devices: int) -> None:
-    """One run in a process that sees one device only; it is the same command a user would type."""
+    """Run a job in a separate process that sees a single device, through the same command a user would run."""
     folder = Path(job.loaded.recipe.out)
     make_folder(folder)
     file = folder / "recipe.yaml"
@@ -206,11 +207,11 @@ def _require_success(job: _Job, done: subprocess.CompletedProcess[str]) -> None:
     kinds: Mapping[int, type[MinilmError]] = {
         kind.exit_code: kind for kind in (UsageError, DataError, SystemProblem, Interrupted)
     }
-    raise kinds.get(done.returncode, SystemProblem)(f"{job.label} ended with code {done.returncode}: {last}")
+    raise kinds.get(done.returncode, SystemProblem)(f"{job.label} exited with code {done.returncode}: {last}")
 
 
 def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns]) -> None:
-    """Keep the model of the best run of the best setting; write what the sweep found."""
+    """Keep the model of the best run of the best setting; write report and results."""
     best = best_point(points).best
     kept = _kept_model(out)
     if (best.folder / "model").is_dir():
@@ -219,9 +220,9 @@ def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns]) ->
         kept = best.folder.name
     elif kept != best.folder.name:
         logger.warning(
-            "the best run is now %s, whose model an earlier sweep did not keep; %s is %s. To have it, remove %s and "
-            "start the same command again",
-            *(best.folder.name, out / "model", f"that of {kept}" if kept else "missing", best.folder / RESULT),
+            "the best run is now %s, whose model was deleted by an earlier sweep; %s is %s. To recreate it, remove %s "
+            "and run the same command again",
+            *(best.folder.name, out / "model", f"the model of {kept}" if kept else "missing", best.folder / RESULT),
         )
     for point in points:
         for run in point.runs:
@@ -231,7 +232,7 @@ def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns]) ->
 
 
 def _kept_model(out: Path) -> str | None:
-    """The run whose model an earlier sweep left in `out`."""
+    """The run whose model an earlier sweep stored in `out`."""
     if not (out / RESULTS).is_file() or not (out / "model").is_dir():
         return None
     name = read_json(out / RESULTS).get("model")

@@ -1,7 +1,7 @@
-"""What a task of fine-tuning is: the batches of a step and their loss, held-out numbers, what a report shows.
+"""The protocol of fine-tuning tasks: batches and losses of training steps, held-out metrics, analyses for reports.
 
-In: examples that a task's own file has read and tokenized. Out: one protocol that `objective.py` trains and scores.
-A task knows nothing of files, checkpoints or schedules.
+In: tokenized examples. Out: one protocol, which `objective.py` trains and evaluates. A task knows nothing about files,
+checkpoints or schedules.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from minilm.model.metadata import HeadName
 from minilm.train.accumulate import Backward, Batch, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.distributed import Ranks
 
-NUM_EXAMPLES = 20  # wrong ones that a report shows
+NUM_EXAMPLES = 20  # incorrect examples shown in a report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What a reader of a report wants to see of one held-out set, beside its numbers.
+    """What a report shows about a held-out set besides its metrics.
 
     Attributes:
         tables: title -> rows, such as a confusion matrix.
         curves: title -> name of a line -> its points (x, y).
-        examples: wrong ones, each as named texts.
-        predictions: one row per held-out example, `id` and `prediction` first, as `minilm score` reads them.
+        examples: incorrect examples, each as named texts.
+        predictions: one row per held-out example, starting with `id` and `prediction`, as `minilm score` expects.
     """
 
     tables: Mapping[str, Sequence[Mapping[str, object]]]
@@ -42,7 +42,7 @@ class Analysis:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A held-out set as a model does on it: its numbers, and how to make the analysis when it is wanted."""
+    """The evaluation of a held-out set: its metrics, and a function that computes the analysis on demand."""
 
     numbers: Mapping[str, float]
     analyse: Callable[[], Analysis]
@@ -50,13 +50,13 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRows:
-    """Which examples a step reads.
+    """The examples of a step.
 
     Attributes:
         rows: training examples of the global batch, int64 `[batch size]`.
-        own: places among `rows` that this process reads.
+        own: indices into `rows` of this process's examples.
         step: number of the step.
-        seed: of the run; with `step` and a place it decides everything random about an example.
+        seed: seed of the run; with `step` and the index of an example it determines everything random about it.
     """
 
     rows: NDArray[np.int64]
@@ -66,13 +66,13 @@ class StepRows:
 
 
 class StepBatch(Batch, Protocol):
-    """What one process reads of a step; it knows its loss."""
+    """One process's share of a step, which computes its own loss."""
 
     def to(self, device: torch.device) -> StepBatch:
         """The same batch on `device`."""
 
     def accumulate(self, model: Model, backward: Backward) -> StepLoss:
-        """Its loss, weighted by its share of the step; the gradient is added up by calls of `backward`."""
+        """Its loss, weighted by its share of the step; `backward` accumulates the gradient."""
 
 
 class Microbatch(Batch, Protocol):
@@ -86,7 +86,7 @@ class Microbatch(Batch, Protocol):
 
 
 class IndependentParts(Microbatches[Microbatch]):
-    """The usual batch: parts that are run one after another. A loss over a whole batch needs another one."""
+    """The standard batch: microbatches run one after another. A loss over the full batch needs a different class."""
 
     def to(self, device: torch.device) -> IndependentParts:
         """All parts on `device`."""
@@ -98,53 +98,53 @@ class IndependentParts(Microbatches[Microbatch]):
 
 
 class Task(Protocol):
-    """What fine-tuning learns."""
+    """A task to fine-tune on."""
 
     @property
     def head(self) -> HeadName:
-        """The head that is put on the encoder."""
+        """The head on top of the encoder."""
 
     @property
     def labels(self) -> Sequence[str]:
-        """Names of the classes in id order; none where the head has no classes."""
+        """Names of the classes in id order; empty if the head has no classes."""
 
     @property
     def main_metric(self) -> str:
-        """The number that chooses the best checkpoint; higher is better, but for a loss."""
+        """The metric that selects the best checkpoint; higher is better, except for losses."""
 
     @property
     def reshuffles(self) -> bool:
-        """Whether each epoch has an order of its own."""
+        """Whether each epoch is shuffled anew."""
 
     @property
     def num_examples(self) -> int:
-        """Training examples."""
+        """Number of training examples."""
 
     @property
     def dev_sets(self) -> Sequence[str]:
-        """Names of the held-out sets; the first one chooses the best checkpoint."""
+        """Names of the held-out sets; the first one selects the best checkpoint."""
 
     def prepare(self, model: Model) -> None:
-        """Give the model what the task needs of it, once, before training.
+        """Adapt the model to the task; called once, before training.
 
         Raises:
             UsageError: the model is too small for the task's examples.
         """
 
     def parameters(self, model: Model) -> Mapping[str, nn.Parameter]:
-        """The weights that are trained, by their names in the model."""
+        """The trainable weights by their names in the model."""
 
     def batch(self, chosen: StepRows, *, token_budget: int) -> StepBatch:
-        """What this process reads of a step, cut by the token budget; a pure function of its arguments."""
+        """This process's share of a step, split by the token budget; a pure function of its arguments."""
 
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks) -> Scored:
-        """Run a held-out set, the work shared by the processes; every process gets all of it."""
+        """Evaluate a held-out set; the processes divide the work, and each gets the full result."""
 
 
 def numbers_of_sets(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Held-out numbers by set as one row: those of the first set under their own names, of the others `set.name`."""
+    """Held-out metrics as one row: those of the first set under their own names, those of the others as `set.name`."""
     return {
-        (f"{name}.{key}" if place else key): value
-        for place, (name, numbers) in enumerate(found.items())
+        (f"{name}.{key}" if index else key): value
+        for index, (name, numbers) in enumerate(found.items())
         for key, value in numbers.items()
     }

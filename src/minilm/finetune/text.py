@@ -1,4 +1,4 @@
-"""Classification and regression of texts and pairs of texts as a task of fine-tuning.
+"""The text task: classification and regression of texts and text pairs.
 
 In: labelled rows of the training and held-out files. Out: a `Task` whose head reads the first token.
 
@@ -25,11 +25,11 @@ from minilm.tally import reporting_tally
 from minilm.tasks.text.rows import TextRow, TextTask
 from minilm.text.tokenizer import Tokenizer
 
-_MOST_IN_TABLE = 40  # classes; a larger confusion matrix helps nobody
+_MAX_CONFUSION_LABELS = 40  # a larger confusion matrix is unreadable
 
 
 class ClassificationTask(SequenceTask):
-    """Cross-entropy over the labels, or squared error when the task has none."""
+    """Classification with cross-entropy, or regression with squared error if the task has no labels."""
 
     head: HeadName = "classification"
 
@@ -42,10 +42,10 @@ class ClassificationTask(SequenceTask):
         *,
         max_tokens: int,
     ) -> None:
-        """Tokenize everything.
+        """Tokenize all rows.
 
         Raises:
-            DataError: a pair task without second texts, or only one label to learn.
+            DataError: a row of a pair task lacks its second text, or the training rows have a single label.
         """
         self._spec, self._rows = spec, {**dev}
         self.labels = spec.labels
@@ -85,48 +85,47 @@ class ClassificationTask(SequenceTask):
 
     def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
         """The task's metrics, times 100, and the held-out loss."""
-        right = self._right(dev_set)
+        gold = self._gold(dev_set)
         logits_BC = np.stack(outputs).astype(np.float64)
-        numbers = compute_metrics(self._spec.metrics, right, self._predicted(logits_BC))
-        if self._spec.main not in numbers:  # the mean of the task's two metrics, as GLUE counts it
+        numbers = compute_metrics(self._spec.metrics, gold, self._predicted(logits_BC))
+        if self._spec.main not in numbers:  # the mean of the task's two metrics, as in the GLUE average
             numbers[self._spec.main] = float(np.mean(list(numbers.values())))
-        return {**numbers, "heldout_loss": self._heldout_loss(logits_BC, right)}
+        return {**numbers, "heldout_loss": self._heldout_loss(logits_BC, gold)}
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
-        """Confusion matrix, wrong examples (the surest first), all predictions."""
+        """Confusion matrix, incorrect examples (highest margin or error first), all predictions."""
         rows, logits_BC = self._rows[dev_set], np.stack(outputs).astype(np.float64)
         predicted = self._predicted(logits_BC)
         names = [self._name(value) for value in predicted]
-        sureness = self._sureness(logits_BC, dev_set)
-        surest = np.argsort(-sureness, kind="stable")
-        wrong = [place for place in surest if self._is_wrong(rows[place], predicted[place])]
+        order = np.argsort(-self._margins(logits_BC, dev_set), kind="stable")
+        wrong = [index for index in order if self._is_wrong(rows[index], predicted[index])]
         return Analysis(
             tables=self._confusion(rows, predicted),
             curves={},
-            examples=[self._example(rows[place], names[place]) for place in wrong[:NUM_EXAMPLES]],
+            examples=[self._example(rows[index], names[index]) for index in wrong[:NUM_EXAMPLES]],
             predictions=[
-                {"id": row.id, "prediction": name if self.labels else predicted[place]}
-                for place, (row, name) in enumerate(zip(rows, names, strict=True))
+                {"id": row.id, "prediction": name if self.labels else predicted[index]}
+                for index, (row, name) in enumerate(zip(rows, names, strict=True))
             ],
         )
 
-    def _right(self, dev_set: str) -> list[float]:
+    def _gold(self, dev_set: str) -> list[float]:
         return [float(row.label or 0) for row in self._rows[dev_set]]
 
     def _predicted(self, logits_BC: NDArray[np.float64]) -> list[float]:
         values = logits_BC.argmax(1) if self.labels else logits_BC[:, 0]
         return [float(value) for value in values]
 
-    def _heldout_loss(self, logits_BC: NDArray[np.float64], right: Sequence[float]) -> float:
+    def _heldout_loss(self, logits_BC: NDArray[np.float64], gold: Sequence[float]) -> float:
         if not self.labels:
-            return float(np.mean((logits_BC[:, 0] - np.array(right)) ** 2))
-        own = logits_BC[np.arange(len(right)), np.array(right, dtype=np.int64)]
+            return float(np.mean((logits_BC[:, 0] - np.array(gold)) ** 2))
+        own = logits_BC[np.arange(len(gold)), np.array(gold, dtype=np.int64)]
         return float(np.mean(np.logaddexp.reduce(logits_BC, axis=1) - own))
 
-    def _sureness(self, logits_BC: NDArray[np.float64], dev_set: str) -> NDArray[np.float64]:
-        """How far apart the first two labels are, or how far off a number is."""
+    def _margins(self, logits_BC: NDArray[np.float64], dev_set: str) -> NDArray[np.float64]:
+        """Margin between the top two labels, or the absolute error of a regression."""
         if not self.labels:
-            distances: NDArray[np.float64] = np.abs(logits_BC[:, 0] - np.array(self._right(dev_set)))
+            distances: NDArray[np.float64] = np.abs(logits_BC[:, 0] - np.array(self._gold(dev_set)))
             return distances
         ordered: NDArray[np.float64] = np.sort(logits_BC, axis=1)
         return ordered[:, -1] - ordered[:, -2]
@@ -138,17 +137,17 @@ class ClassificationTask(SequenceTask):
         return self.labels[int(value)] if self.labels else f"{value:.3f}"
 
     def _confusion(self, rows: Sequence[TextRow], predicted: Sequence[float]) -> dict[str, list[dict[str, object]]]:
-        if not self.labels or len(self.labels) > _MOST_IN_TABLE:
+        if not self.labels or len(self.labels) > _MAX_CONFUSION_LABELS:
             return {}
         counts = Counter((int(row.label or 0), int(value)) for row, value in zip(rows, predicted, strict=True))
         return {
-            "Confusion matrix (rows: right, columns: predicted)": [
-                {"right": name, **{other: counts[right, place] for place, other in enumerate(self.labels)}}
-                for right, name in enumerate(self.labels)
+            "Confusion matrix (rows: gold, columns: predicted)": [
+                {"gold": name, **{other: counts[row, column] for column, other in enumerate(self.labels)}}
+                for row, name in enumerate(self.labels)
             ]
         }
 
     def _example(self, row: TextRow, predicted: str) -> dict[str, str]:
         pair = {} if row.text_pair is None else {"second text": row.text_pair}
-        right = self._name(float(row.label or 0))
-        return {"text": row.text, **pair, "right": right, "predicted": predicted, "id": row.id}
+        gold = self._name(float(row.label or 0))
+        return {"text": row.text, **pair, "gold": gold, "predicted": predicted, "id": row.id}

@@ -121,11 +121,11 @@ def test_seeds_can_be_added_and_a_model_that_was_not_kept_is_said(tiny_task, cap
     others = [seed for seed in seeds if seed != best]
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*/result.json")}
     run(tiny_task.recipe(steps=6, sweep={"seeds": others}))
-    [said] = [record.getMessage() for record in caplog.records if "did not keep" in record.getMessage()]
-    assert f"{out / 'model'} is that of {kept}. To have it, remove {out / 'runs'}" in said
+    [said] = [record.getMessage() for record in caplog.records if "deleted by an earlier" in record.getMessage()]
+    assert f"{out / 'model'} is the model of {kept}. To recreate it, remove {out / 'runs'}" in said
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert json.loads((out / "results.json").read_text())["model"] == kept
-    Path(said.partition("remove ")[2].partition(" and start")[0]).unlink()
+    Path(said.partition("remove ")[2].partition(" and run")[0]).unlink()
     run(tiny_task.recipe(steps=6, sweep={"seeds": others}))
     assert json.loads((out / "results.json").read_text())["model"] != kept
 
@@ -162,7 +162,7 @@ def test_a_run_that_dies_on_a_device_says_why(tiny_task):
     (tiny_task.folder / "train.jsonl").write_text("")
     with pytest.raises(DataError) as caught:
         run(recipe)
-    assert "ended with code 3" in str(caught.value)
+    assert "exited with code 3" in str(caught.value)
     assert "train.jsonl" in str(caught.value)
 
 

@@ -295,7 +295,10 @@ def test_a_model_trained_by_position_shift_is_generated_with_as_such(pairs):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"metric": "rouge1"}, "expected one of heldout_loss, token_accuracy; with task.dev_generated also of rouge1"),
+        (
+            {"metric": "rouge1"},
+            "expected one of heldout_loss, token_accuracy, or with task.dev_generated one of rouge1",
+        ),
         ({"metric": "f1", "dev_generated": 3}, "'f1', expected one of heldout_loss, token_accuracy, rouge1, rouge2"),
     ],
 )
@@ -348,7 +351,7 @@ def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
         tokenizer=task.tokenizer,
         settings=task.settings,
     )
-    with pytest.raises(DataError, match=r"no example is left to train on; check task\.train"):
+    with pytest.raises(DataError, match=r"no training examples left; check task\.train"):
         FinetuneObjective(model, nothing, batch_size=8, tokens_per_batch=64, seed=0)
     with pytest.raises(UsageError, match="a batch of 8 documents cannot be shared evenly by 3 processes"):
         FinetuneObjective(model, task, batch_size=8, tokens_per_batch=64, seed=0, ranks=Ranks(rank=0, world_size=3))
