@@ -1,1 +1,1 @@
-"""Downstream tasks: what a row is, what its loss is, how it is scored."""
+"""Downstream tasks: reading rows, converting them to tokens, turning model scores into answers, and task settings."""

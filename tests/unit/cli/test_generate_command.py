@@ -151,7 +151,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             "w1\n",
             ["--output", "o.txt", "--traces", "t.bin"],
             2,
-            "--traces is t.bin; expected a name that end",
+            "--traces is t.bin; expected a file name end",
         ),
         ("in.txt", "w1\n", ["--top-p", 0.5], 2, "top_p applies only with sample"),
         ("in.txt", "w1\n", ["--length-penalty", "nan"], 2, "length_penalty is nan; expected a finite number"),

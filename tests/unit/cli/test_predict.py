@@ -222,8 +222,8 @@ def test_questions_that_were_cut_are_counted_over_the_whole_file(reader, caplog)
     write_task(model, replace(read_task(model), max_question_tokens=12))
     caplog.clear()
     assert minilm("predict", model, "--input", source, "--output", reader.folder / "out.jsonl") == 0
-    told = f"2 of 142 questions are longer than 12 tokens and were cut (first: {source}:71)"
-    assert [message for message in caplog.messages if "were cut" in message] == [told]
+    expected = f"2 of 142 questions were truncated to 12 tokens (first: {source}:71)"
+    assert [message for message in caplog.messages if "were truncated" in message] == [expected]
 
 
 def test_compressed_csv_with_other_columns(trained):

@@ -205,8 +205,8 @@ def test_a_damaged_gz_and_a_missing_file(score):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("dev.jsonl", "", "dev.jsonl: the file holds no question; expected at least one"),
-        ("dev.json", nested([]), "dev.json: the file holds no question; expected at least one"),
+        ("dev.jsonl", "", "dev.jsonl: found no question; expected at least one"),
+        ("dev.json", nested([]), "dev.json: found no question; expected at least one"),
         ("dev.json", {"q1": "x"}, "dev.json: no field 'data', found 'q1'; add the field or correct its name"),
         ("dev.json", {"data": {}}, "dev.json: field 'data' is an object, expected a list"),
         ("dev.json", [1], "dev.json:1: expected a JSON object {...}, found a list"),
@@ -216,13 +216,13 @@ def test_a_damaged_gz_and_a_missing_file(score):
          "dev.json: article 1, paragraph 1, question 1: no field 'answers', found 'id', 'context', 'title'; "
          "add the field or correct its name"),
         ("dev.json", nested([SQUAD_ROWS[0], SQUAD_ROWS[0]]),
-         "dev.json: article 1, paragraph 1, question 2: id 'q1' is already at "
-         "dev.json: article 1, paragraph 1, question 1 (1 repeated ids in all); keep one of each"),
+         "dev.json: article 1, paragraph 1, question 2: repeated id 'q1', first used at "
+         "dev.json: article 1, paragraph 1, question 1 (1 repeated ids in total); keep one question per id"),
         ("dev.jsonl", [{"id": "a", "answers": [{"text": 3}]}],
          "dev.jsonl:1, answer 1: field 'text' is a whole number, expected a string"),
         ("dev.jsonl", [{"id": "a", "answers": None}], "dev.jsonl:1: field 'answers' is null, expected a list"),
         ("dev.jsonl", [SQUAD_ROWS[0], SQUAD_ROWS[1], SQUAD_ROWS[0]],
-         "dev.jsonl:3: id 'q1' is already at dev.jsonl:1 (1 repeated ids in all); keep one of each"),
+         "dev.jsonl:3: repeated id 'q1', first used at dev.jsonl:1 (1 repeated ids in total); keep one question per"),
     ],
 )  # fmt: skip
 def test_bad_questions_are_one_clear_error(score, name, content, message):

@@ -64,7 +64,7 @@ class TextInput:
     id: str
     text: str
     text_pair: str | None
-    place: str
+    location: str
 
 
 _Input = TypeVar("_Input", TextInput, Question)
@@ -93,7 +93,7 @@ def read_text_inputs(path: Path | None, columns: InputColumns) -> list[TextInput
         nonlocal found
         found = found or columns.of(row)
         pair = None if found.text_pair is None else _text(row, found.text_pair, location)
-        return TextInput(id=str(number), text=_text(row, found.text, location), text_pair=pair, place=location)
+        return TextInput(id=str(number), text=_text(row, found.text, location), text_pair=pair, location=location)
 
     return _read(path, columns, parse)
 
@@ -114,7 +114,7 @@ def read_questions(path: Path | None, columns: InputColumns) -> list[Question]:
 
     def parse(row: Row, number: int, location: str) -> Question:
         question, context = _text(row, "question", location), _text(row, "context", location)
-        return Question(id=str(number), question=question, context=context, place=location)
+        return Question(id=str(number), question=question, context=context, location=location)
 
     return _read(path, columns, parse)
 
@@ -143,7 +143,7 @@ def _read(path: Path | None, columns: InputColumns, parse: Callable[[Row, int, s
         logger.warning(
             "%d rows with more or fewer columns than expected are left out (first: %s)", misfits.count, misfits.first[0]
         )
-    found = ((value, one.place) for value, one in zip(ids, inputs, strict=False))
+    found = ((value, one.location) for value, one in zip(ids, inputs, strict=False))
     if id_column is None or not are_ids(found, id_column, named=columns.id is not None):
         return inputs
     return [replace(one, id=str(value)) for value, one in zip(ids, inputs, strict=True)]
@@ -159,8 +159,8 @@ def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[
     with reporting_tally() as tally:
         for chunk in chunked(rows, _ROWS_PER_CHUNK):
             pairs = [row.text_pair or "" for row in chunk] if chunk[0].text_pair is not None else None
-            locations = [row.place for row in chunk]
-            tally.add("texts are empty", [row.place for row in chunk if not row.text.strip()], of=len(chunk))
+            locations = [row.location for row in chunk]
+            tally.add("texts are empty", [row.location for row in chunk if not row.text.strip()], of=len(chunk))
             found = classify_part(model, [row.text for row in chunk], pairs, locations=locations, tally=tally)
             yield [
                 {"id": row.id, "prediction": one.label, "score": round(one.score, 6)}
@@ -173,7 +173,7 @@ def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[
 def answered(
     model: LoadedModel, questions: Iterable[Question], settings: AnswerSettings
 ) -> Generator[list[Prediction], None, None]:
-    """Answer, probability, null odds and place of each question, chunk by chunk."""
+    """Answer, probability, null odds and location of each question, chunk by chunk."""
     with reporting_tally() as tally:
         for chunk in chunked(questions, _QUESTIONS_PER_CHUNK):
             empty = [one.where for one in chunk if not (one.question.strip() and one.context.strip())]

@@ -1,1 +1,1 @@
-"""Questions about passages: reading, windows, answers."""
+"""Extractive question answering: reading SQuAD files, windows, answers."""

@@ -1,7 +1,7 @@
-"""From start and end scores of windows back to answers: n-best lists, the no-answer score, the text.
+"""Extracts answers from start and end scores: n-best lists, the no-answer score, the answer text.
 
-In: questions, their windows, the two scores of every token of every window. Out: one `Answer` per question, whose text
-is a piece of the context, or "" where the context holds no answer; the contents of the original's prediction files.
+In: questions, their windows, start and end scores per token of each window. Out: one `Answer` per question, whose text
+is a span of the context, or "" for no answer; the contents of the original's prediction files.
 
 N tokens of one window, C of them from the context.
 """
@@ -24,13 +24,13 @@ from minilm.text.tokenizer import Tokenizer
 
 _Scored = tuple[Window, NDArray[np.float64]]  # a window and its scores [N, 2]
 _Logits = tuple[float, float]  # of start and end
-_Characters = tuple[int | None, int | None]  # of the context
+_Characters = tuple[int | None, int | None]  # span of the context
 _NOWHERE: _Characters = (None, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpanCandidate:
-    """One entry of an n-best list; `start` and `end` are characters of the context, None for no answer."""
+    """One entry of an n-best list; `start` and `end` are character offsets in the context, None for no answer."""
 
     text: str
     start: int | None
@@ -45,13 +45,13 @@ class Answer:
     """The answer to one question.
 
     Attributes:
-        id: of the question.
-        text: the answer; "" for none.
-        start: its first character in the context; None for no answer.
-        end: past its last character.
+        id: id of the question.
+        text: the answer text; "" for no answer.
+        start: offset of its first character in the context; None for no answer.
+        end: offset past its last character.
         score: its probability among `nbest`.
-        null_odds: no-answer score minus score of the best answer; None when an answer is always given.
-        nbest: the best candidates, best first.
+        null_odds: no-answer score minus the score of the best answer; None if no answer is not an option.
+        nbest: candidates, best first.
     """
 
     id: str
@@ -74,37 +74,42 @@ def best_answers(
     """Choose the answer of every question.
 
     Args:
-        questions: what was asked.
+        questions: the questions.
         windows: all windows of these questions, as `make_windows` returns them.
-        scores: start and end score of every token of each window, `[N, 2]`. Rows past the window's end (of a
-            padded batch) take part in the choice of the best starts and ends, as in the original, but are no answer.
-        tokenizer: the one that made the windows.
-        settings: how to choose.
+        scores: start and end scores of the tokens of each window, `[N, 2]`. Rows past the end of the window (padding)
+            compete for the best starts and ends, as in the original, but never become answers.
+        tokenizer: the tokenizer that produced the windows.
+        settings: how to choose answers.
 
     Returns:
-        One answer per question, in their order.
+        One answer per question, in order.
 
     Raises:
-        UsageError: scores and windows do not belong together; `classic` with a tokenizer that is not WordPiece.
-        DataError: a score is not a number.
+        UsageError: scores and windows do not match, or `classic` is used with a tokenizer that is not WordPiece.
+        DataError: a score is not finite.
     """
     if len(windows) != len(scores) or any(len(a.token_ids) > len(b) for a, b in zip(windows, scores, strict=False)):
-        raise UsageError(f"found scores of {len(scores)} sequences for {len(windows)} windows: they are not of these")
+        raise UsageError(
+            f"found scores of {len(scores)} sequences for {len(windows)} windows; pass the scores of these windows"
+        )
     of_question: dict[int, list[tuple[Window, NDArray[np.float32]]]] = {}
     for window, score in zip(windows, scores, strict=True):
         of_question.setdefault(window.question, []).append((window, score))
     if len(of_question) != len(questions):
-        raise UsageError(f"found windows of {len(of_question)} questions, expected {len(questions)}")
+        raise UsageError(
+            f"found windows of {len(of_question)} questions, expected {len(questions)}; "
+            "pass the result of make_windows for these questions"
+        )
     find = classic_text(tokenizer) if settings.postprocess == "classic" else exact_text
     return [_answer(question, of_question[number], find, settings) for number, question in enumerate(questions)]
 
 
 def official_files(answers: Sequence[Answer]) -> dict[str, dict[str, object]]:
-    """Contents of the files of the original run_squad, which writes them with four spaces of indent.
+    """Contents of the output files of the original run_squad, which indents them by four spaces.
 
     Returns:
         `predictions` (id to text), `nbest_predictions` (id to entries with text, probability, start_logit and
-        end_logit) and, where "" may be an answer, `null_odds` (id to number), each in the order of the questions.
+        end_logit) and, if "" may be an answer, `null_odds` (id to number), each in the order of the questions.
     """
     names = ("text", "probability", "start_logit", "end_logit")
     files: dict[str, dict[str, object]] = {
@@ -130,7 +135,7 @@ def _answer(
     scored = [(window, score.astype(np.float64)) for window, score in of_windows]
     for window, score in scored:
         if not np.isfinite(score[: len(window.token_ids)]).all():
-            raise DataError(f"{question.where}: a score is not a number: the model is damaged")
+            raise DataError(f"{question.where}: the model returned a score that is not finite; its weights are damaged")
     null = min((_no_answer(score) for _, score in scored), key=sum) if settings.allow_no_answer else None
     nbest = _candidates(_nbest(question.context, scored, find, settings, null))
     best = next((entry for entry in nbest if entry.text), nbest[0])
@@ -153,7 +158,7 @@ def _answer(
 def _nbest(
     context: str, scored: Sequence[_Scored], find: FindText, settings: AnswerSettings, null: _Logits | None
 ) -> dict[str, tuple[_Characters, _Logits]]:
-    """The best texts, best first, each with its place and scores; no answer is among them when it is allowed."""
+    """The best texts, best first, each with its span and scores; includes no answer if that is allowed."""
     nbest: dict[str, tuple[_Characters, _Logits]] = {}
     for window, first, last, logits in _ranked(scored, settings, null):
         if len(nbest) >= settings.n_best:
@@ -176,29 +181,29 @@ def _no_answer(score: NDArray[np.float64]) -> _Logits:
 
 
 def _candidates(nbest: Mapping[str, tuple[_Characters, _Logits]]) -> list[SpanCandidate]:
-    """Entries with the softmax of their sums as probability."""
+    """Candidates with probabilities: the softmax of the summed start and end scores."""
     sums = [sum(logits) for _, logits in nbest.values()]
     powers = [math.exp(one - max(sums)) for one in sums]
     total = sum(powers)
     return [
         SpanCandidate(
             text=text,
-            start=place[0],
-            end=place[1],
+            start=span[0],
+            end=span[1],
             start_logit=logits[0],
             end_logit=logits[1],
             probability=power / total,
         )
-        for (text, (place, logits)), power in zip(nbest.items(), powers, strict=True)
+        for (text, (span, logits)), power in zip(nbest.items(), powers, strict=True)
     ]
 
 
 def _ranked(
     scored: Sequence[_Scored], settings: AnswerSettings, null: _Logits | None
 ) -> Iterator[tuple[Window | None, int, int, _Logits]]:
-    """Window, first and last context token in it, and the two scores of all valid spans, best first.
+    """Window, first and last context token, and start and end scores of all valid spans, best first.
 
-    Equal sums stay in the order of windows, starts and ends; no answer (window None) comes after its equals.
+    Ties keep the order of windows, starts and ends; no answer (window None) comes last among ties.
     """
     found = [_valid_spans(window, score, settings) for window, score in scored]
     owners = np.repeat(np.arange(len(found)), [len(firsts) for firsts, _, _ in found]).tolist()
@@ -217,7 +222,7 @@ def _ranked(
 def _valid_spans(
     window: Window, score: NDArray[np.float64], settings: AnswerSettings
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """First and last token (counted from the first context token) and scores `[n, 2]` of a window's spans."""
+    """First and last tokens (relative to the first context token) and scores `[n, 2]` of a window's spans."""
     tokens = len(window.max_context)
     starts, ends = (np.argsort(-score[:, side], kind="stable")[: settings.n_best] for side in (0, 1))
     starts, ends = starts - window.first, ends - window.first

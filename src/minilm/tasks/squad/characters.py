@@ -1,7 +1,7 @@
-"""From tokens of a window back to characters of the context, in two ways.
+"""Maps tokens of a window back to characters of the context, by either of two methods.
 
-In: a context, a window of it, the first and last token of an answer, counted from the first context token.
-Out: the text of the answer and where it stands in the context.
+In: a context, one of its windows, the first and last token of an answer, relative to the first context token.
+Out: the text of the answer and its character span in the context.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from minilm.tasks.squad.windows import Window
 from minilm.text.tokenizer import Tokenizer
 
 FindText = Callable[[str, Window, int, int], tuple[str, int, int]]
-"""(context, window, first, last) to text, first and past-the-last character."""
+"""Maps (context, window, first, last) to the text and the offsets of its first and past-the-last character."""
 
-_SPACES = " \t\r\n\u202f"  # what parts the words of a context in the original; nothing else does
+_SPACES = " \t\r\n\u202f"  # the only characters that separate words of a context in the original
 _WORD = re.compile(f"[^{_SPACES}]+")
 
 
 def exact_text(context: str, window: Window, first: int, last: int) -> tuple[str, int, int]:
-    """The characters that the tokens stand for, less spaces at the ends (some tokenizers count them in)."""
+    """The characters covered by the tokens, without surrounding whitespace, which some tokenizers include."""
     offsets = window.offsets
     start, end = int(offsets[first, 0]), int(offsets[last, 1])
     text = context[start:end]
@@ -30,11 +30,11 @@ def exact_text(context: str, window: Window, first: int, last: int) -> tuple[str
 
 
 def classic_text(tokenizer: Tokenizer) -> FindText:
-    """The text as the original run_squad finds it, which has no offsets.
+    """The text as computed by the original run_squad, which has no offsets.
 
-    It takes the whole words in which the tokens stand, normalizes them, looks there for the joined tokens and
-    counts letters back to the words as they were. Where that fails, the words themselves are the answer.
-    Spaces between words count as one, so in them the text can differ from the context.
+    It takes the complete words that contain the tokens, normalizes them, finds the joined tokens in the result, and
+    maps them back to the original words by counting letters. If that fails, the answer is the complete words. Runs of
+    whitespace become a single space, so the text can differ from the context.
 
     Raises:
         UsageError: the tokenizer is not WordPiece.
@@ -44,8 +44,8 @@ def classic_text(tokenizer: Tokenizer) -> FindText:
 
     def find(context: str, window: Window, first: int, last: int) -> tuple[str, int, int]:
         offsets = window.offsets
-        start, end = _whole_words(context, int(offsets[first, 0]), int(offsets[last, 1]))
-        letters = [place for place in range(start, end) if context[place] not in _SPACES]
+        start, end = _widen_to_words(context, int(offsets[first, 0]), int(offsets[last, 1]))
+        letters = [index for index in range(start, end) if context[index] not in _SPACES]
         ids = window.token_ids[window.first + first : window.first + last + 1]
         joined = " ".join(map(token_of, ids.tolist())).replace(" ##", "")
         begin, stop = _find_in_words(joined, tokenizer.words(context[start:end]), len(letters))
@@ -55,8 +55,8 @@ def classic_text(tokenizer: Tokenizer) -> FindText:
     return find
 
 
-def _whole_words(context: str, start: int, end: int) -> tuple[int, int]:
-    """Grow a span of characters to the words that it touches."""
+def _widen_to_words(context: str, start: int, end: int) -> tuple[int, int]:
+    """Extend a character span to word boundaries."""
     while start > 0 and context[start - 1] not in _SPACES:
         start -= 1
     while end < len(context) and context[end] not in _SPACES:
@@ -65,7 +65,7 @@ def _whole_words(context: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _find_in_words(joined: str, words: Sequence[str], num_letters: int) -> tuple[int, int]:
-    """First and past-the-last letter of the joined tokens among all letters; all of them when they do not align."""
+    """First and past-the-last letter of the joined tokens; all letters if they cannot be aligned."""
     normalized = " ".join(words)
     at = normalized.find(joined)
     if at < 0 or len("".join(words)) != num_letters:

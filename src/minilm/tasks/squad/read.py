@@ -1,8 +1,8 @@
-"""Read the questions of a SQuAD file.
+"""Reads the questions of a SQuAD file.
 
-In: the official nested .json (v1.1 or v2.0), or one question a line (.jsonl, or .json); each optionally .gz.
-Out: checked questions in file order, each with its place; or only their right answers, for scoring. A file with
-anything wrong in it is refused.
+In: the official nested .json (v1.1 or v2.0), or one question per line (.jsonl, or .json); each optionally .gz.
+Out: validated questions in file order, each with its location; or only their gold answers, for scoring. Any invalid
+entry rejects the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldAnswer:
-    """An answer of the file: its text and its first character in the context, None where the file does not say."""
+    """A gold answer: its text and the offset of its first character in the context, None if the file has none."""
 
     text: str
     start: int | None
@@ -40,13 +40,13 @@ class Question:
     """One question about one context.
 
     Attributes:
-        id: its name, unique in its file.
-        question: what is asked.
-        context: where the answer stands.
-        title: of the article; "" where there is none.
-        answers: the right answers; none when the question is impossible or the file was read unlabelled.
-        is_impossible: the context holds no answer (SQuAD 2.0).
-        place: where it was read, for messages.
+        id: its id, unique in its file.
+        question: text of the question.
+        context: the passage that may contain the answer.
+        title: title of the article; "" if there is none.
+        answers: the gold answers; empty if the question is unanswerable or the file was read without labels.
+        is_impossible: the context does not contain the answer (SQuAD 2.0).
+        location: its location in the file, for messages.
     """
 
     id: str
@@ -55,34 +55,34 @@ class Question:
     title: str = ""
     answers: tuple[GoldAnswer, ...] = ()
     is_impossible: bool = False
-    place: str = ""
+    location: str = ""
 
     @property
     def where(self) -> str:
-        """Its place, or its name when it was not read from a file."""
-        return self.place or f"question {self.id!r}"
+        """Its location, or its id if it was not read from a file."""
+        return self.location or f"question {self.id!r}"
 
 
 def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
-    """Read every question of a file.
+    """Read all questions of a file.
 
     Args:
-        path: .json (`data`, `paragraphs`, `qas`), or .jsonl or .json with an object a line (fields `id`, `question`,
-            `context`, and `answers` and `is_impossible` beside them), each optionally with .gz after it.
-        labelled: read `answers` and `is_impossible`; without, they need not be there and are not looked at.
+        path: .json (`data`, `paragraphs`, `qas`), or .jsonl or .json with one object per line (fields `id`, `question`,
+            `context`, `answers` and `is_impossible`), each optionally followed by .gz.
+        labelled: read `answers` and `is_impossible`; otherwise they are optional and ignored.
 
     Raises:
-        UsageError: the path is missing or of an unknown kind.
-        DataError: broken JSON, a field missing or of another kind, an id given twice, or no question; with its
-            place: file:line, or article, paragraph and question counted from 1.
+        UsageError: the path does not exist or its suffix is unknown.
+        DataError: invalid JSON, a missing field, a field of the wrong type, a repeated id, or no question. The message
+            names the location: file:line, or article, paragraph and question counted from 1.
         SystemProblem: the file cannot be read.
     """
-    contexts: dict[str, str] = {}  # one copy of each for all questions about it
+    contexts: dict[str, str] = {}  # shared by all questions about the same context
     return [_question(key, row, contexts, labelled=labelled) for key, row in _rows(path)]
 
 
 def read_squad_references(path: Path) -> list[SquadReference]:
-    """Read what answers are scored against: of each question only `id` and `answers`, in the same files.
+    """Read only the `id` and `answers` of each question, as references for scoring.
 
     Raises:
         UsageError, DataError, SystemProblem: as `read_squad`.
@@ -94,74 +94,76 @@ def read_squad_references(path: Path) -> list[SquadReference]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, _Row]]:
-    """The questions of a file with their ids, one by one, as they stand there; at least one."""
+    """Yield the questions of a file with their ids, in file order; raises DataError if there is none."""
     text, by_line = read_json_text(path)
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     repeated: list[str] = []
     for row in _line_rows(text, path) if by_line else _nested_rows(text, path):
         key = row.id()
-        if key in places:
-            repeated.append(f"{row.place}: id {key!r} is already at {places[key]}")
+        if key in locations:
+            repeated.append(f"{row.location}: repeated id {key!r}, first used at {locations[key]}")
             continue
-        places[key] = row.place
+        locations[key] = row.location
         yield key, row
     if repeated:
-        raise DataError(f"{repeated[0]} ({len(repeated):,} repeated ids in all); keep one of each")
-    if not places:
-        raise DataError(f"{path}: the file holds no question; expected at least one")
+        raise DataError(f"{repeated[0]} ({len(repeated):,} repeated ids in total); keep one question per id")
+    if not locations:
+        raise DataError(f"{path}: found no question; expected at least one")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Row:
-    """One JSON object and its place; what is asked of it is there and of the right kind, or a DataError."""
+    """One JSON object and its location; its accessors raise DataError for a missing field or a wrong type."""
 
     fields: dict[str, object]
-    place: str
+    location: str
 
     def get(self, name: str, kind: type[_T]) -> _T:
         if name not in self.fields:
-            raise DataError(f"{self.place}: {no_field([name], self.fields, fix='add the field or correct its name')}")
+            raise DataError(
+                f"{self.location}: {no_field([name], self.fields, fix='add the field or correct its name')}"
+            )
         value = self.fields[name]
-        if not isinstance(value, kind) or type(value) is not kind:  # true is no number
-            raise DataError(f"{self.place}: field {name!r} is {_KINDS[type(value)]}, expected {_KINDS[kind]}")
+        if not isinstance(value, kind) or type(value) is not kind:  # bool is a subclass of int
+            raise DataError(f"{self.location}: field {name!r} is {_KINDS[type(value)]}, expected {_KINDS[kind]}")
         return value
 
     def text(self, name: str) -> str:
         value = self.get(name, str)
         if _LONE_SURROGATE.search(value):
-            raise DataError(f"{self.place}: field {name!r} holds half a surrogate pair, which is no character")
+            raise DataError(f"{self.location}: field {name!r} contains an unpaired surrogate; correct the text")
         return value
 
     def id(self) -> str:
-        """The id: a text or a whole number."""
+        """The id, a string or a whole number."""
         return str(self.get("id", int)) if type(self.fields.get("id")) is int else self.text("id")
 
     def rows(self, name: str, what: str) -> Iterator[_Row]:
-        """The objects of a list, each with its number in the place: `what` 1, 2, ..."""
+        """The objects of a list; each location is extended by `what` 1, 2, ..."""
         for number, item in enumerate(self.get(name, list), 1):
-            place = f"{self.place}{', ' if what != 'article' else ': '}{what} {number}"
+            location = f"{self.location}{', ' if what != 'article' else ': '}{what} {number}"
             if not isinstance(item, dict):
-                raise DataError(f"{place} is {_KINDS[type(item)]}, expected an object")
-            yield _Row(fields=item, place=place)
+                raise DataError(f"{location} is {_KINDS[type(item)]}, expected an object")
+            yield _Row(fields=item, location=location)
 
 
 def _line_rows(text: str, path: Path) -> Iterator[_Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield _Row(fields=parse_json_object(line, path, line=number), place=f"{path}:{number}")
+            yield _Row(fields=parse_json_object(line, path, line=number), location=f"{path}:{number}")
 
 
 def _nested_rows(text: str, path: Path) -> Iterator[_Row]:
-    """The questions of the official nesting, each with the context and the title that stand above it."""
-    for article in _Row(fields=parse_json_object(text, path), place=str(path)).rows("data", "article"):
+    """The questions of the official nested format, each with the context and title of its parents."""
+    for article in _Row(fields=parse_json_object(text, path), location=str(path)).rows("data", "article"):
         for paragraph in article.rows("paragraphs", "paragraph"):
-            above = {
+            inherited = {
                 name: one.fields[name]
                 for name, one in (("context", paragraph), ("title", article))
                 if name in one.fields
             }
             for row in paragraph.rows("qas", "question"):
-                yield _Row(fields={**row.fields, **above}, place=row.place)
+                yield _Row(fields={**row.fields, **inherited}, location=row.location)
 
 
 def _question(key: str, row: _Row, contexts: dict[str, str], *, labelled: bool) -> Question:
@@ -170,8 +172,8 @@ def _question(key: str, row: _Row, contexts: dict[str, str], *, labelled: bool) 
     if labelled and impossible == bool(answers):
         found, expected = ("answers", "none") if answers else ("no answer", "one")
         raise DataError(
-            f"{row.place}: found {found}, expected {expected}: 'is_impossible' is {'true' if impossible else 'false'}"
-            f"{'' if 'is_impossible' in row.fields else ' when it is left out'}; correct one of the two"
+            f"{row.location}: found {found}, expected {expected}: 'is_impossible' is "
+            f"{'true' if impossible else 'false'}{'' if 'is_impossible' in row.fields else ' by default'}; correct one of the two"
         )
     context = row.text("context")
     return Question(
@@ -181,7 +183,7 @@ def _question(key: str, row: _Row, contexts: dict[str, str], *, labelled: bool) 
         title=row.text("title") if "title" in row.fields else "",
         answers=answers,
         is_impossible=impossible,
-        place=row.place,
+        location=row.location,
     )
 
 

@@ -1,7 +1,7 @@
-"""How questions and contexts become windows, and how scores become answers.
+"""Settings of windowing and answer extraction.
 
-In: values of a recipe, of Python or of a model folder's `task.json`. Out: `WindowSettings`, `AnswerSettings`, and both
-as `SquadSettings`, checked.
+In: values from a recipe, from Python or from `task.json` of a model folder. Out: validated `WindowSettings`,
+`AnswerSettings`, and both as `SquadSettings`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from minilm.tasks.settings import TaskSettings
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSettings(Settings):
-    """How a question and its context become windows, in tokens.
+    """How a question and its context are split into windows, in tokens.
 
     Attributes:
-        max_tokens: longest window, special tokens included.
-        stride: context tokens from the start of a window to that of the next.
-        max_question_tokens: a longer question is truncated.
+        max_tokens: max tokens of a window, including special tokens.
+        stride: context tokens between the starts of consecutive windows.
+        max_question_tokens: longer questions are truncated.
     """
 
-    max_tokens: Annotated[int, Ge(5)] = 384  # a question of one token, one of the context, three special ones
+    max_tokens: Annotated[int, Ge(5)] = 384  # min: one question token, one context token, three special tokens
     stride: PositiveInt = 128
     max_question_tokens: PositiveInt = 64
 
@@ -35,12 +35,12 @@ class AnswerSettings(Settings):
     """How answers are chosen.
 
     Attributes:
-        version: of SQuAD; in 2.0 the answer may be "".
-        n_best: starts and ends that are tried per window, and length of the list.
-        max_answer_tokens: longest answer.
-        null_threshold: the answer is "" when the no-answer score is better than the best answer's by more.
-        postprocess: `exact` takes the characters of the context that the tokens represent; `classic` guesses them
-            as the original run_squad does (whole words where it fails), for WordPiece tokenizers only.
+        version: SQuAD version; in 2.0 questions may be unanswerable (the answer is "").
+        n_best: starts and ends considered per window, and length of the n-best list.
+        max_answer_tokens: max tokens of an answer.
+        null_threshold: the answer is "" if the no-answer score exceeds the score of the best answer by more than this.
+        postprocess: `exact` takes the characters of the context covered by the tokens; `classic` reconstructs them as
+            the original run_squad does (complete words if that fails); WordPiece tokenizers only.
     """
 
     version: Literal["1.1", "2.0"] = "2.0"
@@ -51,17 +51,17 @@ class AnswerSettings(Settings):
 
     @property
     def allow_no_answer(self) -> bool:
-        """Whether "" may be the answer."""
+        """Whether "" is a valid answer."""
         return self.version == "2.0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SquadSettings(AnswerSettings, WindowSettings, TaskSettings):
-    """Answers as spans of a context."""
+    """Extractive question answering."""
 
     kind: Literal["squad"] = "squad"
 
     @property
     def longest(self) -> int:
-        """Max tokens that one example takes in a batch."""
+        """Max tokens of one example in a batch."""
         return self.max_tokens

@@ -1,9 +1,9 @@
-"""Questions as windows of tokens, and where in a window the answer stands.
+"""Splits questions and contexts into windows of tokens, and locates the answers in them.
 
-In: questions with their contexts, a tokenizer. Out: windows `[CLS] question [SEP] piece of the context [SEP]`, each
-with the characters its tokens stand for; for training the first and last token of the answer in each window.
+In: questions with their contexts, a tokenizer. Out: windows `[CLS] question [SEP] part of the context [SEP]`, each with
+the character offsets of its tokens; for training, the first and last token of the answer in each window.
 
-N tokens of one window, C of them from the context, T tokens of the whole context.
+N tokens of one window, C of them from the context, T tokens of the full context.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from minilm.text.tokenizer import Tokenizer
 Int32s = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
-_LENGTH_BONUS = 0.01  # of the max-context rule, per token of the window
+_LENGTH_BONUS = 0.01  # per token of the window, in the max-context rule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """One question with one piece of its context.
+    """One question with one part of its context.
 
     Attributes:
         question: index of the question.
         token_ids: `[N]` int32.
         segment_ids: `[N]` int32; windows of equal lengths share one array.
         first: index in the window of its first context token.
-        begin: index in the whole context of that token.
-        context_offsets: first and past-the-last character of each token of the whole context, `[T, 2]` int32;
-            shared by all windows of the context.
-        max_context: whether no other window shows more around the token, `[C]`; only such a token may begin an
-            answer, and each token is one in exactly one window.
+        begin: index in the full context of that token.
+        context_offsets: offsets of the first and past-the-last character of each token of the full context,
+            `[T, 2]` int32; shared by all windows of the context.
+        max_context: whether this window is the one with the most context around the token, `[C]`. Only such tokens
+            may start an answer; each token is one in exactly one window.
     """
 
     question: int
@@ -54,13 +54,13 @@ class Window:
 
     @property
     def offsets(self) -> Int32s:
-        """Characters of the window's context tokens in the context, `[C, 2]`."""
+        """Character offsets of the window's context tokens, `[C, 2]`."""
         return self.context_offsets[self.begin : self.begin + len(self.max_context)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledWindows:
-    """Windows to train on; `positions` `[n, 2]` int64: the answer's first and last token in each, or 0, 0 ([CLS])."""
+    """Training windows; `positions` `[n, 2]` int64: first and last token of the answer in each, or 0, 0 ([CLS])."""
 
     windows: Sequence[Window]
     positions: NDArray[np.int64]
@@ -73,43 +73,43 @@ def make_windows(
     *,
     tally: Tally | None = None,
 ) -> list[Window]:
-    """Cut the context of each question into windows that go with the question.
+    """Split the context of each question into windows, each paired with the question.
 
-    Windows start every `stride` context tokens (where less than that fits into a window, every window starts
-    where the one before ended), and the last one ends with the context. Each question has at least one window;
-    that of an empty context holds no context token.
+    Windows start every `stride` context tokens; if fewer context tokens fit into a window, each window starts where the
+    previous one ended. The last window ends with the context. Each question has at least one window; the window of an
+    empty context has no context tokens.
 
     Args:
-        questions: what is asked, each with its context.
-        tokenizer: makes the ids; its frame goes around question and context.
-        settings: sizes of the windows.
-        tally: takes what was cut, for a caller with more questions to come; without it that is warned about here.
+        questions: questions with their contexts.
+        tokenizer: tokenizes questions and contexts and frames the pairs.
+        settings: window sizes.
+        tally: collects truncation warnings, for callers that process questions in several calls; None: warn here.
 
     Returns:
         All windows, in the order of the questions.
 
     Raises:
         UsageError: a question leaves no room for its context.
-        DataError: the tokenizer cannot frame two texts.
+        DataError: the tokenizer cannot frame text pairs.
     """
     stride, max_question_tokens = settings.stride, settings.max_question_tokens
     contexts = list(dict.fromkeys(question.context for question in questions))
     encoded = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
     asked = tokenizer.encode([question.question for question in questions], special_tokens=False)
-    cutter = _Cutter(tokenizer.pair_frame, max_tokens=settings.max_tokens, stride=stride)
+    splitter = _Splitter(tokenizer.pair_frame, max_tokens=settings.max_tokens, stride=stride)
     windows: list[Window] = []
     for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
-        windows += cutter.windows(number, question, ids[:max_question_tokens], *encoded[question.context])
-    cut = [question.where for question, ids in zip(questions, asked, strict=True) if len(ids) > max_question_tokens]
+        windows += splitter.windows(number, question, ids[:max_question_tokens], *encoded[question.context])
+    long = [question.where for question, ids in zip(questions, asked, strict=True) if len(ids) > max_question_tokens]
     with reporting_tally() if tally is None else nullcontext(tally) as found:
-        found.add(f"questions are longer than {max_question_tokens} tokens and were cut", cut, of=len(questions))
-        closer = f"questions leave less than stride={stride} tokens of a window for the context: their windows start "
-        found.add(f"{closer}closer together", cutter.crowded, of=len(questions))
+        found.add(f"questions were truncated to {max_question_tokens} tokens", long, of=len(questions))
+        shorter = f"questions leave fewer than stride={stride} tokens per window for the context and use a shorter"
+        found.add(f"{shorter} stride", splitter.crowded, of=len(questions))
     return windows
 
 
-class _Cutter:
-    """Makes the windows of one question after another; `crowded` are the places where `stride` was too long."""
+class _Splitter:
+    """Creates the windows of questions; `crowded` lists the locations of questions that need a shorter stride."""
 
     def __init__(self, frame: PairFrame, *, max_tokens: int, stride: int) -> None:
         self._frame, self._max_tokens, self._stride = frame, max_tokens, stride
@@ -122,9 +122,9 @@ class _Cutter:
         room = self._max_tokens - self._frame.num_special - len(ids)
         if room < 1:
             raise UsageError(
-                f"{question.where}: the question takes {len(ids)} of a window's {self._max_tokens} tokens and leaves "
-                "no room for its context: lower the most tokens of a question (task.max_question_tokens; "
-                "--max_query_length of run_squad.py) or raise those of a window"
+                f"{question.where}: the question takes {len(ids)} of the {self._max_tokens} tokens of a window and "
+                "leaves no room for its context; reduce the max question tokens (task.max_question_tokens; "
+                "--max_query_length of run_squad.py) or raise the max tokens of a window"
             )
         starts = _window_starts(len(context_ids), room, min(self._stride, room))
         if len(starts) > 1 and room < self._stride:
@@ -147,15 +147,15 @@ class _Cutter:
 
 
 def _window_starts(num_tokens: int, room: int, step: int) -> range:
-    """First tokens of the windows of a context; only the last window reaches its end."""
+    """First tokens of the windows of a context; only the last window reaches the end of the context."""
     return range(0, max(num_tokens - room, 0) + step, step)
 
 
 def _max_context(starts: range, room: int, num_tokens: int) -> list[Bools]:
-    """Mask `[C]` of each window: the tokens that have more context in it than in any other window.
+    """Mask `[C]` per window: the tokens that have more context in this window than in any other.
 
-    More is the lesser of the tokens to the left and to the right, plus a hundredth of the window's length; the
-    first window wins a tie.
+    The amount of context is the smaller of the token counts to the left and right, plus 0.01 times the length of the
+    window; ties go to the first window.
     """
     best = np.full(num_tokens, -1.0)
     owner = np.zeros(num_tokens, dtype=np.intp)
@@ -173,14 +173,14 @@ def _max_context(starts: range, room: int, num_tokens: int) -> list[Bools]:
 
 
 def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> LabelledWindows:
-    """Find the answer of each question in its windows, as the fewest tokens that cover its characters.
+    """Locate the answer of each question in its windows, as the smallest token span that covers its characters.
 
-    Of several answers the first counts; one without a place is looked for in the context. A window that does not
-    hold the whole answer is labelled like one of an impossible question. Questions whose answer is not in their
-    context, or not where the file says, are left out with a warning.
+    Only the first answer is used; an answer without a start offset is searched for in the context. A window that does
+    not contain the complete answer is labelled as unanswerable. Questions whose answer is not in the context, or not at
+    the given offset, are skipped with a warning.
 
     Raises:
-        DataError: no question can be used.
+        DataError: no question is usable.
     """
     spans: list[tuple[int, int] | None] = []
     lost: list[str] = []
@@ -191,10 +191,10 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
         if span is None:
             lost.append(question.where)
     if lost and len(lost) == len(questions):
-        raise DataError(f"no question can be learned from: none has its answer in its context (first: {lost[0]})")
+        raise DataError(f"no usable training question: no answer occurs in its context (first: {lost[0]})")
     with reporting_tally() as tally:
-        left_out = "questions are left out: the answer is not in the context, or not where the file says"
-        tally.add(left_out, lost, of=len(questions))
+        skipped = "questions were skipped: the answer is not in the context, or not at its answer_start"
+        tally.add(skipped, lost, of=len(questions))
     kept, positions = [], []
     for window in windows:
         span = spans[window.question]
@@ -205,7 +205,7 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
 
 
 def _answer_tokens(question: Question, offsets: Int32s) -> tuple[int, int] | None:
-    """First and last token of the whole context that the first answer touches; None when it is not there."""
+    """First and last token of the first answer in the full context; None if the answer is not there."""
     answer = question.answers[0]
     start = question.context.find(answer.text) if answer.start is None else answer.start
     if start < 0 or not answer.text or not question.context.startswith(answer.text, start):

@@ -216,14 +216,16 @@ def test_what_does_not_belong_together_is_refused(tokenizer: Tokenizer) -> None:
     question = Question(id="x", question="q", context=CONTEXT)
     windows = make_windows([question], tokenizer, WindowSettings())
     good = scores(windows[0], start={}, end={})
-    with pytest.raises(UsageError, match="found scores of 0 sequences for 1 windows: they are not of these"):
+    with pytest.raises(UsageError, match="found scores of 0 sequences for 1 windows; pass the scores of these"):
         best_answers([question], windows, [], tokenizer, settings=V2)
     with pytest.raises(UsageError, match="found scores of 1 sequences for 1 windows"):
         best_answers([question], windows, [good[:-1]], tokenizer, settings=V2)
     with pytest.raises(UsageError, match="found windows of 1 questions, expected 2"):
         best_answers([question] * 2, windows, [good], tokenizer, settings=V2)
     good[2, 1] = np.nan
-    with pytest.raises(DataError, match="question 'x': a score is not a number: the model is damaged"):
+    with pytest.raises(
+        DataError, match="question 'x': the model returned a score that is not finite; its weights are dam"
+    ):
         best_answers([question], windows, [good], tokenizer, settings=V2)
     with pytest.raises(UsageError, match="n_best is 0; expected 1 or more"):
         AnswerSettings(version="2.0", n_best=0)

@@ -54,11 +54,11 @@ def test_both_layouts_give_the_same_questions(tmp_path: Path, packed: str) -> No
         title="T",
         answers=(GoldAnswer(text="w2", start=3),),
         is_impossible=False,
-        place=f"{tmp_path}/in.jsonl{packed}:1",
+        location=f"{tmp_path}/in.jsonl{packed}:1",
     )
     assert rows[0] == first
     assert (rows[1].answers, rows[1].is_impossible) == ((), True)
-    assert deep[1].place == f"{tmp_path}/in.json{packed}: article 1, paragraph 1, question 2"
+    assert deep[1].location == f"{tmp_path}/in.json{packed}: article 1, paragraph 1, question 2"
     assert [(q.id, q.context, q.answers, q.title) for q in rows] == [
         (q.id, q.context, q.answers, q.title) for q in deep
     ]
@@ -80,7 +80,7 @@ def test_unlabelled_questions_need_no_answers(tmp_path: Path) -> None:
 
 def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_fine(tmp_path: Path) -> None:
     path = write(tmp_path / "in.jsonl", "\ufeff" + json.dumps(ROW) + "\r\n\r\n" + json.dumps(without(id="b")) + "\r\n")
-    assert [question.place[-2:] for question in read_squad(path)] == [":1", ":3"]
+    assert [question.location[-2:] for question in read_squad(path)] == [":1", ":3"]
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_fine(tmp_path: 
         (without(answers=[{"text": "w2", "answer_start": 3.0}]), "'answer_start' is a number, expected a whole number"),
         (without(answers=[{"text": "w2", "answer_start": True}]), "'answer_start' is true or false, expected a whole"),
         (without(answers=[]), "found no answer, expected one: 'is_impossible' is false; correct one of the two"),
-        (without("is_impossible", answers=[]), "'is_impossible' is false when it is left out; correct one of the two"),
+        (without("is_impossible", answers=[]), "'is_impossible' is false by default; correct one of the two"),
         (without(is_impossible=True), "found answers, expected none: 'is_impossible' is true"),
-        (without(context="a\ud800"), "field 'context' holds half a surrogate pair, which is no character"),
+        (without(context="a\ud800"), "field 'context' contains an unpaired surrogate; correct the text"),
     ],
 )
 def test_bad_fields_are_errors_with_their_place(tmp_path: Path, row: object, message: str) -> None:
@@ -118,7 +118,7 @@ def test_bad_fields_are_errors_with_their_place(tmp_path: Path, row: object, mes
     [
         ("", "in.json:1: broken JSON, Expecting value"),
         ("[]", "in.json:1: expected a JSON object {...}, found a list"),
-        ('{"data": []}', "in.json: the file holds no question; expected at least one"),
+        ('{"data": []}', "in.json: found no question; expected at least one"),
         ('{"dat": []}', "in.json: no field 'data', found 'dat'; add the field or correct its name"),
         ('{"data": [1]}', "in.json: article 1 is a whole number, expected an object"),
         ('{"data": [{"paragraphs": {}}]}', "in.json: article 1: field 'paragraphs' is an object, expected a list"),
@@ -152,7 +152,7 @@ def test_hostile_nested_files_are_one_line(tmp_path: Path, text: str, message: s
         ('{"id": NaN}', r"in\.jsonl:2: field 'id' is a number, expected a string"),
         (
             json.dumps(ROW),
-            r"in\.jsonl:2: id 'q1' is already at .*in\.jsonl:1 \(1 repeated ids in all\); keep one of each",
+            r"in\.jsonl:2: repeated id 'q1', first used at .*in\.jsonl:1 \(1 repeated ids in total\); keep one",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
         read_squad(tmp_path / "in.csv")
     with pytest.raises(UsageError, match=r"in\.json: no such file"):
         read_squad(tmp_path / "in.json")
-    with pytest.raises(DataError, match=r"in\.jsonl: the file holds no question"):
+    with pytest.raises(DataError, match=r"in\.jsonl: found no question"):
         read_squad(write(tmp_path / "in.jsonl", "\n"))
     (tmp_path / "in.jsonl").write_bytes(b'{}\n{"id": "\xff"}')
     with pytest.raises(DataError, match=r"in\.jsonl:2: byte 0xff is not UTF-8"):

@@ -24,7 +24,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 def asked(context: str, question: str = "w0 w0", **values: object) -> Question:
-    return Question(id="x", question=question, context=context, place="f:1", **values)  # type: ignore[arg-type]
+    return Question(id="x", question=question, context=context, location="f:1", **values)  # type: ignore[arg-type]
 
 
 def tokens(window: Window, tokenizer: Tokenizer) -> str:
@@ -65,7 +65,7 @@ def test_long_questions_are_cut_and_counted(tokenizer: Tokenizer, caplog: pytest
     questions = [asked("w1", question="w0"), asked("w1", question="w3 w4 w5"), asked("w1", question="w6 w7 w8")]
     windows = make_windows(questions, tokenizer, WindowSettings(max_question_tokens=2))
     assert tokens(windows[1], tokenizer) == "[CLS] w3 w4 [SEP] w1 [SEP]"
-    assert caplog.messages == ["2 of 3 questions are longer than 2 tokens and were cut (first: f:1)"]
+    assert caplog.messages == ["2 of 3 questions were truncated to 2 tokens (first: f:1)"]
 
 
 def test_a_stride_that_would_leave_gaps_is_shortened_and_said(
@@ -74,16 +74,16 @@ def test_a_stride_that_would_leave_gaps_is_shortened_and_said(
     windows = make_windows([asked(" ".join(WORDS))], tokenizer, WindowSettings(max_tokens=9, stride=5))
     assert [window.begin for window in windows] == [0, 4, 8]
     assert caplog.messages == [
-        "1 of 1 questions leave less than stride=5 tokens of a window for the context: their windows start closer "
-        "together (first: f:1)"
+        "1 of 1 questions leave fewer than stride=5 tokens per window for the context and use a shorter stride "
+        "(first: f:1)"
     ]
 
 
 def test_sizes_that_leave_no_room_are_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(
         UsageError,
-        match="f:1: the question takes 2 of a window's 5 tokens and leaves no room for its context: "
-        "lower the most tokens of a question",
+        match="f:1: the question takes 2 of the 5 tokens of a window and leaves no room for its context; "
+        "reduce the max question tokens",
     ):
         make_windows([asked("w1")], tokenizer, WindowSettings(max_tokens=5))
     assert len(make_windows([asked("w1 w2")], tokenizer, WindowSettings(max_tokens=6, stride=1))) == 2
@@ -151,8 +151,8 @@ def test_questions_without_a_findable_answer_are_left_out_and_counted(
         (
             "minilm.tally",
             logging.WARNING,
-            "6 of 8 questions are left out: the answer is not in the context, or not where the file says (first: f:1)",
+            "6 of 8 questions were skipped: the answer is not in the context, or not at its answer_start (first: f:1)",
         )
     ]
-    with pytest.raises(DataError, match=r"no question can be learned from: .* \(first: f:1\)"):
+    with pytest.raises(DataError, match=r"no usable training question: .* \(first: f:1\)"):
         label_windows(lost, make_windows(lost, tokenizer, WindowSettings()))
