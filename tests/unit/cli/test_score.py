@@ -222,7 +222,8 @@ def test_a_damaged_gz_and_a_missing_file(score):
          "dev.jsonl:1, answer 1: field 'text' is a whole number, expected a string"),
         ("dev.jsonl", [{"id": "a", "answers": None}], "dev.jsonl:1: field 'answers' is null, expected a list"),
         ("dev.jsonl", [SQUAD_ROWS[0], SQUAD_ROWS[1], SQUAD_ROWS[0]],
-         "dev.jsonl:3: repeated id 'q1', first used at dev.jsonl:1 (1 repeated ids in total); keep one question per"),
+         "dev.jsonl:3: repeated id 'q1', first used at dev.jsonl:1 (1 repeated ids in total); "
+         "keep one question per id"),
     ],
 )  # fmt: skip
 def test_bad_questions_are_one_clear_error(score, name, content, message):

@@ -173,7 +173,8 @@ def _question(key: str, row: _Row, contexts: dict[str, str], *, labelled: bool) 
         found, expected = ("answers", "none") if answers else ("no answer", "one")
         raise DataError(
             f"{row.location}: found {found}, expected {expected}: 'is_impossible' is "
-            f"{'true' if impossible else 'false'}{'' if 'is_impossible' in row.fields else ' by default'}; correct one of the two"
+            f"{'true' if impossible else 'false'}{'' if 'is_impossible' in row.fields else ' by default'}; "
+            "correct one of the two"
         )
     context = row.text("context")
     return Question(
