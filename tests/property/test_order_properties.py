@@ -1,4 +1,4 @@
-"""Laws of the order of documents, for any corpus size, batch size, seed and step."""
+"""Properties of the document order, for any corpus size, batch size, seed and step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_number_of_processes_reads_the_same_global_batch(num_documents, ba
 
 @given(num_documents=sizes, batch_size=sizes, seed=seeds, step=st.integers(0, 50))
 def test_resuming_at_any_step_is_looking_it_up(num_documents, batch_size, seed, step):
-    """Reading all steps before, in this process or another, changes nothing."""
+    """Reading all earlier steps, in this process or another, changes nothing."""
     arguments = {"num_documents": num_documents, "batch_size": batch_size, "seed": seed}
     alone = step_documents(**arguments, step=step)
     unbroken = [step_documents(**arguments, step=each) for each in range(step + 3)]

@@ -1,5 +1,5 @@
-"""Corpora: from text files to token shards, and which documents are read at which step.
+"""Corpora: convert text files to token shards, and select the documents of each training step.
 
-In: text files. Out: `build_shards` writes a corpus folder, `Shards` reads it, `minilm.corpus.order` says
-what a training step reads.
+In: text files. Out: `build_shards` writes a corpus folder, `Shards` reads it, and `minilm.corpus.order` selects the
+documents of a step.
 """

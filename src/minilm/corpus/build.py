@@ -1,8 +1,8 @@
 """Build a corpus: stream texts from files into token shards.
 
-In: input files and a tokenizer. Out: a new folder with shards and a manifest, complete or not there at all.
-Memory is bounded: a few batches of texts in flight and one shard being filled. The same inputs give the same
-bytes for any number of workers.
+In: input files and a tokenizer. Out: a new folder with shards and a manifest, created atomically.
+Memory is bounded by a few batches of texts in flight and one open shard. The output bytes do not depend on the
+number of workers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BuildProgress:
-    """How far a build has come; bytes are those of the input files as they lie on disk."""
+    """Progress of a build; bytes are those of the input files on disk."""
 
     bytes_done: int
     bytes_total: int
@@ -53,22 +53,22 @@ def build_shards(
 ) -> ShardManifest:
     """Tokenize the texts of the input files into a new corpus folder.
 
-    Each text becomes one document of [CLS] + tokens + [SEP]; a text of more than `max_tokens` tokens becomes
+    Each text becomes one document of [CLS] + tokens + [SEP]; a text of more than `max_tokens` tokens is split into
     several documents.
 
     Args:
         inputs: .txt, .jsonl, .json, .csv (each optionally .gz) or .parquet files.
         tokenizer: model folder, tokenizer.json or vocab.txt.
-        out: folder to create; must not exist, or be empty.
-        max_tokens: most tokens of a document, special tokens included.
+        out: folder to create; must not exist or must be empty.
+        max_tokens: max tokens per document, special tokens included.
         field: name of the text column (not used for .txt).
-        shard_tokens: most tokens of one shard file.
-        workers: processes that tokenize; 1 tokenizes in this process, with threads on all cores.
-        bad_rows: filled with what was skipped.
+        shard_tokens: max tokens per shard file.
+        workers: number of tokenizing processes; 1 tokenizes in this process, with threads on all cores.
+        bad_rows: collects the skipped rows.
         on_progress: called after every batch of texts.
 
     Raises:
-        UsageError: an argument cannot be right, or `out` exists.
+        UsageError: an argument is invalid, or `out` exists.
         DataError: an input file or the tokenizer is damaged, or no text was found.
         SystemProblem: the disk is full, `out` cannot be written, or a worker died.
     """
@@ -125,7 +125,7 @@ def _nothing_found(inputs: Sequence[Path], field: str, bad_rows: BadRows) -> str
 
 @dataclass(kw_only=True)
 class _ShardWriter:
-    """Collects documents and writes a shard whenever the next document would not fit."""
+    """Collects documents and writes a shard when the next document does not fit."""
 
     folder: Path
     dtype: str
@@ -143,7 +143,7 @@ class _ShardWriter:
         self._free = self.shard_tokens
 
     def add(self, batch: TokenizedBatch) -> None:
-        """Take the documents of a batch, closing shards as they fill up."""
+        """Add the documents of a batch, closing shards as they fill up."""
         for token_ids, lengths in self._fitting(batch):
             self._token_ids.append(token_ids.astype(DTYPES[self.dtype]))
             self._lengths.append(lengths)
@@ -154,13 +154,13 @@ class _ShardWriter:
         self.tokens += len(batch.token_ids)
 
     def _fitting(self, batch: TokenizedBatch) -> Iterator[tuple[Int32s, Int32s]]:
-        """Yield runs of documents that fit the open shard; closes it when a document does not fit."""
+        """Yield runs of documents that fit the open shard; close it when a document does not fit."""
         ends = np.cumsum(batch.lengths, dtype=np.int64)
         first, used = 0, 0
         while first < len(ends):
             stop = int(np.searchsorted(ends, used + self._free, side="right"))
             if stop == first and not self._lengths:
-                stop = first + 1  # a document longer than a shard has a shard of its own
+                stop = first + 1  # a document longer than a shard gets its own shard
             if stop > first:
                 end = int(ends[stop - 1])
                 yield batch.token_ids[used:end], batch.lengths[first:stop]
@@ -169,7 +169,7 @@ class _ShardWriter:
                 self.close_shard()
 
     def close_shard(self) -> None:
-        """Write the open shard, if it holds anything, and start the next."""
+        """Write the open shard, unless it is empty, and start the next."""
         if not self._lengths:
             return
         token_ids, lengths = np.concatenate(self._token_ids), np.concatenate(self._lengths)

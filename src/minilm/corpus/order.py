@@ -1,8 +1,8 @@
-"""Which documents are read at which step: pure functions, so resuming is looking up.
+"""The documents of each step, as pure functions, so that there is no state to restore on resume.
 
-In: the number of documents, the global batch size, a seed and a step. Out: document numbers.
-Nothing here knows about files, processes or devices; the number of processes never changes a global batch.
-Only bit-generator streams and a stable sort are used, which NumPy keeps the same from version to version.
+In: the number of documents, the global batch size, a seed and a step. Out: document indices.
+Independent of files, processes and devices; the number of processes never changes a global batch.
+Uses only bit-generator streams and a stable sort, which NumPy keeps stable across versions.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Int64s = npt.NDArray[np.int64]
 
 
 def step_documents(*, num_documents: int, batch_size: int, seed: int, step: int, reshuffle: bool = True) -> Int64s:
-    """Return the document numbers of the global batch of one optimizer step.
+    """Return the document indices of the global batch of one optimizer step.
 
-    Position p = step * batch_size + i lies in epoch p // num_documents, and each epoch is its own random
-    permutation of all documents: every document comes exactly once per epoch, a batch may span two epochs.
-    Without `reshuffle` all epochs have the order of the first.
+    Position p = step * batch_size + i is in epoch p // num_documents, and each epoch is an independent random
+    permutation of all documents: every document occurs exactly once per epoch, and a batch may span two epochs.
+    Without `reshuffle`, all epochs have the order of the first.
 
     Returns:
         int64 [batch_size], values in [0, num_documents).
@@ -44,7 +44,7 @@ def rank_share(documents: Int64s, *, rank: int, world_size: int) -> Int64s:
     """Return the documents of one process: every world_size-th, starting at `rank`.
 
     Raises:
-        UsageError: the batch cannot be shared evenly; the message lists the numbers of processes that can.
+        UsageError: the batch cannot be shared evenly; the message lists the valid numbers of processes.
     """
     _require_at_least("world_size", world_size, 1)
     if not 0 <= rank < world_size:

@@ -1,9 +1,9 @@
-"""Token shards: the format of a built corpus, and reading it.
+"""Token shards: format and reader of a built corpus.
 
 In: a folder with manifest.json and shard-00000.safetensors, shard-00001.safetensors, ...
-Out: `Shards`, a sequence of documents (token ids read from the mapped files) with all lengths known.
-A shard holds `token_ids` (uint16 or uint32, flat) and `offsets` (int64, documents + 1): document i of the
-shard is token_ids[offsets[i]:offsets[i + 1]] and already holds its first and last special token.
+Out: `Shards`, a sequence of documents (token ids read from memory-mapped files) with known lengths.
+A shard contains `token_ids` (uint16 or uint32, flat) and `offsets` (int64, documents + 1): document i of the
+shard is token_ids[offsets[i]:offsets[i + 1]], including its first and last special token.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
     "uint16": np.dtype(np.uint16),
     "uint32": np.dtype(np.uint32),
 }
-_HOW_TO_FIX = "build the corpus again with 'minilm corpus build'"
+_HOW_TO_FIX = "rebuild the corpus with 'minilm corpus build'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """One shard file: its name, what it holds, and the sha256 of its bytes."""
+    """One shard file: its name, size, and the SHA-256 of its bytes."""
 
     file: str
     documents: int
@@ -43,18 +43,18 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardManifest:
-    """What a built corpus is; two corpora with equal fingerprints hold equal bytes.
+    """Description of a built corpus; corpora with equal fingerprints have equal contents.
 
     Attributes:
         tokenizer: fingerprint of the tokenizer.
-        vocab_size: its number of tokens; every token id is below it.
-        dtype: "uint16" or "uint32", how token ids are stored.
-        max_tokens: most tokens of one document, special tokens included.
-        texts: texts that were read; a long text becomes several documents.
-        documents: documents in all shards.
-        tokens: tokens in all shards, special tokens included.
-        bad_rows: rows of the input that were skipped.
-        empty_texts: texts without a single token that were skipped.
+        vocab_size: its number of tokens; every token id is smaller.
+        dtype: "uint16" or "uint32", the storage type of token ids.
+        max_tokens: max tokens per document, special tokens included.
+        texts: number of texts read; a long text becomes several documents.
+        documents: number of documents in all shards.
+        tokens: number of tokens in all shards, special tokens included.
+        bad_rows: number of skipped input rows.
+        empty_texts: number of skipped texts without any token.
         shards: the files, in order.
     """
 
@@ -71,29 +71,29 @@ class ShardManifest:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 over everything that decides what a training run reads."""
+        """SHA-256 of everything that determines what a training run reads."""
         content = self.to_json()
         for name in ("texts", "bad_rows", "empty_texts"):
             del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values for JSON; `from_json` undoes it."""
+        """Return plain values for JSON; the inverse of `from_json`."""
         return {**asdict(self), "shards": [asdict(shard) for shard in self.shards]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object], *, where: str) -> ShardManifest:
-        """Check plain values and build the manifest.
+        """Validate plain values and build the manifest.
 
         Raises:
-            DataError: a value is missing, unknown, of another type, or does not fit the others.
+            DataError: a value is missing, unknown, of the wrong type, or inconsistent with the others.
         """
         checked = _checked(cls, value, where=where)
         listed = cast("list[object]", checked["shards"])
         infos = []
         for number, item in enumerate(listed):
             if not isinstance(item, dict):
-                raise DataError(f"{where}: shards[{number}] is no object; {_HOW_TO_FIX}")
+                raise DataError(f"{where}: shards[{number}] is not an object; {_HOW_TO_FIX}")
             infos.append(ShardInfo(**_checked(ShardInfo, item, where=f"{where}: shards[{number}]")))  # type: ignore[arg-type]
         manifest = cls(**{**checked, "shards": tuple(infos)})  # type: ignore[arg-type]
         manifest._check(where)
@@ -104,12 +104,12 @@ class ShardManifest:
             (self.dtype not in DTYPES, f"dtype is {self.dtype!r}, expected {' or '.join(DTYPES)}"),
             (
                 not self.shards or any(shard.documents < 1 for shard in self.shards),
-                "a shard holds no documents",
+                "a shard has no documents",
             ),
             (
                 self.documents != sum(shard.documents for shard in self.shards)
                 or self.tokens != sum(shard.tokens for shard in self.shards),
-                "documents and tokens are not the sums over its shards",
+                "documents and tokens differ from the sums over the shards",
             ),
             (
                 any(shard.file != shard_name(number) for number, shard in enumerate(self.shards)),
@@ -122,12 +122,12 @@ class ShardManifest:
 
 
 def shard_name(number: int) -> str:
-    """Return the file name of shard `number` (from 0)."""
+    """Return the file name of shard `number` (0-based)."""
     return f"shard-{number:05d}.safetensors"
 
 
 class Shards:
-    """A built corpus opened for reading: `len()`, `.lengths`, and `[i]` for the token ids of a document."""
+    """A built corpus, opened for reading: `len()`, `.lengths`, and `[i]` for the token ids of a document."""
 
     def __init__(
         self,
@@ -150,18 +150,18 @@ class Shards:
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Shards:
-        """Open a built corpus; the token ids stay on disk until they are asked for.
+        """Open a built corpus; token ids are read from disk on access.
 
         Args:
-            folder: what `minilm corpus build` wrote.
+            folder: output folder of `minilm corpus build`.
             verify: also read every byte and compare checksums.
 
         Raises:
-            DataError: the folder is no built corpus, or a file does not fit the manifest.
+            DataError: the folder is not a built corpus, or a file does not match the manifest.
         """
         path = folder / MANIFEST_NAME
         if not path.is_file():
-            raise DataError(f"{folder}: no {MANIFEST_NAME} here, so this is no built corpus; {_HOW_TO_FIX}")
+            raise DataError(f"{folder}: no {MANIFEST_NAME}, so this is not a built corpus; {_HOW_TO_FIX}")
         manifest = ShardManifest.from_json(read_json(path), where=str(path))
         token_ids, offsets = [], []
         for shard in manifest.shards:
@@ -187,12 +187,12 @@ def _open_shard(
     path: Path, shard: ShardInfo, manifest: ShardManifest, *, verify: bool
 ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int64]]:
     if not path.is_file():
-        raise DataError(f"{path}: the manifest lists this file but it is missing; {_HOW_TO_FIX}")
+        raise DataError(f"{path}: missing, but listed in {MANIFEST_NAME}; {_HOW_TO_FIX}")
     if verify and sha256_file(path) != shard.sha256:
-        raise DataError(f"{path}: its bytes do not have the checksum in {MANIFEST_NAME}; {_HOW_TO_FIX}")
+        raise DataError(f"{path}: the contents do not match the checksum in {MANIFEST_NAME}; {_HOW_TO_FIX}")
     arrays = map_arrays(path)
     if set(arrays) != {"token_ids", "offsets"}:
-        raise DataError(f"{path}: holds {sorted(arrays)}, expected token_ids and offsets; {_HOW_TO_FIX}")
+        raise DataError(f"{path}: found {sorted(arrays)}, expected token_ids and offsets; {_HOW_TO_FIX}")
     token_ids, offsets = arrays["token_ids"], np.asarray(arrays["offsets"])
     if (token_ids.dtype, token_ids.shape, offsets.dtype, offsets.shape) != (
         DTYPES[manifest.dtype],
@@ -200,11 +200,11 @@ def _open_shard(
         np.dtype(np.int64),
         (shard.documents + 1,),
     ):
-        raise DataError(f"{path}: sizes or types are not those given in {MANIFEST_NAME}; {_HOW_TO_FIX}")
+        raise DataError(f"{path}: sizes or types do not match {MANIFEST_NAME}; {_HOW_TO_FIX}")
     lengths = np.diff(offsets)
     limit = manifest.max_tokens
     if offsets[0] != 0 or offsets[-1] != shard.tokens or lengths.min() < 1 or lengths.max() > limit:
-        raise DataError(f"{path}: its offsets do not cut documents of 1 to {limit} tokens; {_HOW_TO_FIX}")
+        raise DataError(f"{path}: the offsets do not delimit documents of 1 to {limit} tokens; {_HOW_TO_FIX}")
     return token_ids, offsets
 
 
@@ -214,16 +214,16 @@ _KINDS: dict[str, type] = {"str": str, "int": int, "tuple[ShardInfo, ...]": list
 def _checked(
     cls: type[ShardManifest] | type[ShardInfo], value: Mapping[str, object], *, where: str
 ) -> dict[str, object]:
-    """Return the values after checking their names and JSON types against the fields of `cls`."""
+    """Validate the names and JSON types of the values against the fields of `cls`, and return the values."""
     expected = {field.name: _KINDS[str(field.type)] for field in fields(cls)}
     if set(value) != set(expected):
         raise DataError(
-            f"{where}: holds the keys {', '.join(sorted(value)) or '(none)'}, "
+            f"{where}: found the keys {', '.join(sorted(value)) or '(none)'}, "
             f"expected {', '.join(sorted(expected))}; {_HOW_TO_FIX}"
         )
     for name, kind in expected.items():
         item = value[name]
         if type(item) is not kind or (isinstance(item, int) and item < 0):
-            wanted = "a number of 0 or more" if kind is int else f"a {kind.__name__}"
+            wanted = "a non-negative integer" if kind is int else f"a {kind.__name__}"
             raise DataError(f"{where}: {name} is {item!r:.40}, expected {wanted}; {_HOW_TO_FIX}")
     return dict(value)

@@ -1,8 +1,8 @@
 """Turn a stream of texts into token ids, in this process or in several worker processes.
 
 In: an iterator of texts and a tokenizer path. Out: one `TokenizedBatch` per batch of texts, in order.
-Batches are cut before they are handed out and answers are taken in order, so the result does not depend on
-the number of workers; at most one batch per worker is under way at any moment, so memory does not grow.
+Batches are formed before they are distributed and results are collected in order, so the output does not depend on
+the number of workers. At most one batch per worker is in flight, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class TokenizedBatch:
     """The documents of one batch of texts.
 
     Attributes:
-        token_ids: all documents one after the other, int32 [tokens].
-        lengths: tokens of each document, int32 [documents].
-        texts: texts the documents come from.
-        empty_texts: texts without a single token, such as control characters only.
+        token_ids: all documents concatenated, int32 [tokens].
+        lengths: tokens per document, int32 [documents].
+        texts: number of source texts.
+        empty_texts: number of texts without any token, such as control characters only.
     """
 
     token_ids: Int32s
@@ -51,7 +51,7 @@ class TokenizedBatch:
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Group texts by 1000 texts or about a million characters; a longer text is a batch of its own."""
+    """Group texts into batches of 1000 texts or about a million characters; a longer text forms its own batch."""
     batch: list[str] = []
     chars = 0
     for text in texts:
@@ -65,7 +65,7 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def tokenize_here(tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int) -> TokenizedBatch:
-    """Cut every text into documents of [CLS] + at most max_tokens - 2 tokens + [SEP]."""
+    """Split every text into documents of [CLS] + at most max_tokens - 2 tokens + [SEP]."""
     pieces: list[Int32s] = []
     empty_texts = 0
     for ids in _encode(tokenizer, texts):
@@ -83,14 +83,14 @@ def tokenize_here(tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Int32s]:
-    """Tokenize a batch; a huge text goes through the tokenizer in parts, which bounds its working memory."""
+    """Tokenize a batch; a huge text is tokenized in parts, which bounds the tokenizer's memory."""
     if len(texts) > 1 or len(texts[0]) <= BATCH_CHARS:
         return tokenizer.encode(texts, special_tokens=False)
     return [np.concatenate([tokenizer.encode([part], special_tokens=False)[0] for part in _parts(texts[0])])]
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Cut before white space, so that no word is cut (unless a word is itself huge)."""
+    """Split before whitespace, so that no word is split (unless a word is itself huge)."""
     start = 0
     while start < len(text):
         stop = start + BATCH_CHARS
@@ -104,14 +104,14 @@ def _parts(text: str) -> Iterator[str]:
 def tokenize_in_workers(
     texts: Iterable[str], *, tokenizer: Path, max_tokens: int, workers: int
 ) -> Generator[TokenizedBatch, None, None]:
-    """Tokenize in `workers` fresh processes; yields the same batches as `tokenize_here` would.
+    """Tokenize in `workers` fresh processes; yields the same batches as `tokenize_here`.
 
     Raises:
         SystemProblem: a worker process died, for example because memory ran out.
     """
     crew = [_start_worker(tokenizer, max_tokens) for _ in range(workers)]
     idle = deque(connection for _, connection in crew)
-    busy: deque[Connection] = deque()  # in the order of their batches; each holds one at most
+    busy: deque[Connection] = deque()  # in the order of their batches; each has at most one
     try:
         for batch in batches(texts):
             if not idle:
@@ -124,7 +124,7 @@ def tokenize_in_workers(
     except (EOFError, ConnectionError) as error:
         raise SystemProblem(
             "a tokenizing worker process died (killed, or out of memory); nothing was written; "
-            f"use fewer workers (now {workers}), and in a script start the work under: if __name__ == '__main__'"
+            f"use fewer workers (now {workers}); in a script, call this under: if __name__ == '__main__'"
         ) from error
     finally:
         for process, connection in crew:
@@ -134,7 +134,7 @@ def tokenize_in_workers(
 
 
 def _start_worker(tokenizer: Path, max_tokens: int) -> tuple[SpawnProcess, Connection]:
-    """A fresh process with a pipe of its own: when it dies, its pipe says so at once."""
+    """Start a fresh process with its own pipe, which reports the death of the process immediately."""
     context = multiprocessing.get_context("spawn")  # fork may deadlock in the tokenizer's threads
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, tokenizer, max_tokens), daemon=True)
@@ -151,10 +151,10 @@ def _received(connection: Connection) -> TokenizedBatch:
 
 
 def _work(connection: Connection, path: Path, max_tokens: int) -> None:
-    """Tokenize batch after batch; ends when the parent closes the pipe or is gone."""
+    """Tokenize batch after batch until the parent closes the pipe or exits."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what Ctrl-C means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     from minilm.text.tokenizer import Tokenizer
 
     with contextlib.suppress(EOFError, ConnectionError):

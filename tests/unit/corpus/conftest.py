@@ -1,4 +1,4 @@
-"""A tiny vocabulary and a way to write input files."""
+"""A tiny vocabulary and a helper that writes input files."""
 
 from __future__ import annotations
 

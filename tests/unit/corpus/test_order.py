@@ -1,4 +1,4 @@
-"""The order of documents is fixed for ever, shared evenly, and grouped by length within a budget."""
+"""The order of documents never changes, is shared evenly, and is grouped by length within a budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minilm.randomness import derived_seed, generator
 
 
 def test_order_never_changes_between_releases():
-    """A run that is resumed with a newer release must see the same documents."""
+    """A run resumed with a newer release must see the same documents."""
     first = step_documents(num_documents=10, batch_size=10, seed=42, step=0)
     second = step_documents(num_documents=10, batch_size=10, seed=42, step=1)
     assert first.tolist() == [2, 8, 0, 7, 4, 9, 1, 6, 5, 3]

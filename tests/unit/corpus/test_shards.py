@@ -1,4 +1,4 @@
-"""What is built can be read back, does not depend on workers or shard size, and damage is noticed."""
+"""A built corpus can be read back, does not depend on workers or shard size, and damage is detected."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_flipped_token_is_found_by_verify(corpus):
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"shard-00000\.safetensors: its bytes do not have the checksum"):
+    with pytest.raises(DataError, match=r"shard-00000\.safetensors: the contents do not match the checksum"):
         Shards.open(corpus, verify=True)
 
 
@@ -196,10 +196,10 @@ def test_cut_shard_is_found_without_verify(corpus):
 
 def test_missing_shard_and_missing_manifest(corpus):
     (corpus / "shard-00001.safetensors").unlink()
-    with pytest.raises(DataError, match=r"shard-00001\.safetensors: the manifest lists this file but it is missing"):
+    with pytest.raises(DataError, match=r"shard-00001\.safetensors: missing, but listed in manifest\.json"):
         Shards.open(corpus)
     (corpus / MANIFEST_NAME).unlink()
-    with pytest.raises(DataError, match=r"no manifest\.json here, so this is no built corpus"):
+    with pytest.raises(DataError, match=r"no manifest\.json, so this is not a built corpus"):
         Shards.open(corpus)
 
 
@@ -208,23 +208,23 @@ def test_swapped_shards_are_found(corpus):
     kept = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(kept)
-    with pytest.raises(DataError, match="sizes or types are not those given"):
+    with pytest.raises(DataError, match="sizes or types do not match"):
         Shards.open(corpus)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"documents": 7}, "not the sums over its shards"),
-        ({"documents": "many"}, "documents is 'many', expected a number of 0 or more"),
-        ({"tokens": True}, "tokens is True, expected a number"),
-        ({"tokens": -1}, "tokens is -1, expected a number of 0 or more"),
+        ({"documents": 7}, "differ from the sums over the shards"),
+        ({"documents": "many"}, "documents is 'many', expected a non-negative integer"),
+        ({"tokens": True}, "tokens is True, expected a non-negative integer"),
+        ({"tokens": -1}, "tokens is -1, expected a non-negative integer"),
         ({"dtype": "float64"}, "dtype is 'float64', expected uint16 or uint32"),
-        ({"dtype": "uint32"}, "sizes or types are not those given"),
-        ({"max_tokens": 5}, "its offsets do not cut documents of 1 to 5 tokens"),
-        ({"shards": []}, "a shard holds no documents"),
-        ({"shards": ["x"]}, r"shards\[0\] is no object"),
-        ({"surprise": 1}, "holds the keys .*surprise.*, expected"),
+        ({"dtype": "uint32"}, "sizes or types do not match"),
+        ({"max_tokens": 5}, "the offsets do not delimit documents of 1 to 5 tokens"),
+        ({"shards": []}, "a shard has no documents"),
+        ({"shards": ["x"]}, r"shards\[0\] is not an object"),
+        ({"surprise": 1}, "found the keys .*surprise.*, expected"),
     ],
 )
 def test_wrong_manifests_are_refused(changes, message, corpus):
