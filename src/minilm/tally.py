@@ -1,6 +1,7 @@
-"""What had to be cut or left out, counted over all parts of an input and told once each.
+"""What had to be truncated or skipped, counted over all parts of an input and reported once each.
 
-In: findings, part by part, with where they are. Out: one warning per kind, with how many of how many and the first.
+In: findings, part by part, with their locations. Out: one warning per kind, with the count, among how many, and the
+first location.
 """
 
 from __future__ import annotations
@@ -8,8 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 logger = logging.getLogger(__name__)
+
+_KEPT_LOCATIONS = 5
+
+
+@dataclass(kw_only=True)
+class Found:
+    """How often one thing was found, among `of` items (0: not known), and the first five locations."""
+
+    count: int = 0
+    of: int = 0
+    first: list[str] = field(default_factory=list)
 
 
 class Tally:
@@ -17,23 +30,38 @@ class Tally:
 
     def __init__(self) -> None:
         """Start with nothing found."""
-        self._found: dict[str, tuple[int, int, str]] = {}
+        self._found: dict[str, Found] = {}
 
-    def add(self, what: str, places: Sequence[str], *, of: int) -> None:
-        """Add the findings of one more part: `places`, one each, among `of` items."""
-        number, items, first = self._found.get(what, (0, 0, ""))
-        self._found[what] = number + len(places), items + of, first or next(iter(places), "")
+    def __getitem__(self, what: str) -> Found:
+        """What was found of one kind."""
+        return self._found.get(what, Found())
+
+    def add(self, what: str, locations: Sequence[str], *, of: int = 0, count: int | None = None) -> None:
+        """Add the findings of one more part: `count` (else one per location) among `of` items."""
+        found = self._found.setdefault(what, Found())
+        found.count += len(locations) if count is None else count
+        found.of += of
+        found.first += locations[: _KEPT_LOCATIONS - len(found.first)]
 
     def add_cut(self, cut: Sequence[int], places: Sequence[str], *, max_tokens: int) -> None:
         """Add the texts of one more part that were cut: their numbers among `places`."""
         what = f"texts were longer than {max_tokens} tokens and were cut"
         self.add(what, [places[number] for number in cut], of=len(places))
 
+    def sentences(self) -> dict[str, str]:
+        """One sentence for each kind that was found."""
+        return {
+            what: f"{found.count}{f' of {found.of}' if found.of else ''} {what}"
+            f"{f' (first: {found.first[0]})' if found.first else ''}"
+            for what, found in self._found.items()
+            if found.count
+        }
+
     def report(self, reported: set[str] | None = None) -> None:
         """Warn about all that was found; of the kinds in `reported` nothing is said again, the others join them."""
-        for what, (number, items, first) in self._found.items():
-            if number and (reported is None or what not in reported):
-                logger.warning("%d of %d %s (first: %s)", number, items, what, first)
+        for what, sentence in self.sentences().items():
+            if reported is None or what not in reported:
+                logger.warning("%s", sentence)
                 if reported is not None:
                     reported.add(what)
 

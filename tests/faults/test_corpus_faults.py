@@ -17,7 +17,8 @@ from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.corpus.tokenizing import tokenize_in_workers
 from minilm.errors import DataError, SystemProblem, UsageError
-from minilm.files.formats import BadRows
+from minilm.files.formats import BAD_ROWS
+from minilm.tally import Tally
 
 LINE = "the cat sat on the mat\n"
 
@@ -140,10 +141,10 @@ def test_damaged_input_ends_the_build(workers, vocab, texts, tmp_path):
 def test_bad_rows_are_counted_with_their_line(vocab, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"text": "the cat"}\n{"text": \n\xff\xfe\n{"text": "sat"}\n')
-    bad_rows = BadRows()
-    manifest = build_shards([path], tokenizer=vocab, out=tmp_path / "corpus", bad_rows=bad_rows)
+    tally = Tally()
+    manifest = build_shards([path], tokenizer=vocab, out=tmp_path / "corpus", tally=tally)
     assert (manifest.documents, manifest.bad_rows) == (2, 2)
-    assert [row.split(": ")[0] for row in bad_rows.first] == [f"{path}:2", f"{path}:3"]
+    assert [row.split(": ")[0] for row in tally[BAD_ROWS].first] == [f"{path}:2", f"{path}:3"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

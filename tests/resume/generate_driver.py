@@ -54,10 +54,10 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 
     search = generate_module.search
 
-    def watched(decoder, sources, settings):
+    def watched(*arguments):
         nonlocal searched
-        found = search(decoder, sources, settings)
-        searched += len(sources)
+        found = search(*arguments)
+        searched += len(arguments[1])
         tell()
         return found
 

@@ -16,6 +16,22 @@ def test_parts_are_added_up_and_the_first_place_is_kept(caplog):
     assert caplog.messages == ["3 of 25 rows were cut (first: f:13)", "1 of 400 tokens are unknown (first: f:2)"]
 
 
+def test_counts_without_locations_or_totals_and_the_first_five(caplog):
+    tally = Tally()
+    tally.add("texts are empty", [], count=3)
+    tally.add("rows are bad", [f"f:{line}" for line in range(4)])
+    tally.add("rows are bad", ["f:4", "f:5"])
+    tally.add("tokens are unknown", ["f:1"], of=9, count=2)
+    assert (tally["rows are bad"].count, tally["rows are bad"].first) == (6, [f"f:{line}" for line in range(5)])
+    assert tally["nothing"].count == 0
+    tally.report()
+    assert caplog.messages == [
+        "3 texts are empty",
+        "6 rows are bad (first: f:0)",
+        "2 of 9 tokens are unknown (first: f:1)",
+    ]
+
+
 def test_texts_that_were_cut_are_named_by_their_places(caplog):
     tally = Tally()
     tally.add_cut([1, 2], ["a", "b", "c"], max_tokens=7)

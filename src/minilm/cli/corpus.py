@@ -19,8 +19,8 @@ from minilm.embedded import model_path
 if TYPE_CHECKING:
     from minilm.corpus.build import BuildProgress
     from minilm.corpus.shards import ShardManifest
-    from minilm.files.formats import BadRows
     from minilm.progress import Progress
+    from minilm.tally import Tally
 
 app = typer.Typer(name="corpus", help="Turn text files into a corpus of token shards.", no_args_is_help=True)
 
@@ -68,11 +68,11 @@ def build(
       minilm corpus build --input reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
     """
     from minilm.corpus.build import build_shards
-    from minilm.files.formats import BadRows
     from minilm.progress import Progress
+    from minilm.tally import Tally
 
     files = [*inputs, *(more_inputs or [])]
-    bad_rows = BadRows()
+    tally = Tally()
     started = time.monotonic()
     with Progress("build") as progress:
         manifest = build_shards(
@@ -82,11 +82,11 @@ def build(
             max_tokens=max_tokens,
             field=field,
             workers=workers,
-            bad_rows=bad_rows,
+            tally=tally,
             on_progress=_shown_by(progress, started),
         )
     seconds = max(time.monotonic() - started, 1e-9)
-    _print_summary(manifest, bad_rows=bad_rows, num_files=len(files), out=out, seconds=seconds)
+    _print_summary(manifest, tally=tally, num_files=len(files), out=out, seconds=seconds)
 
 
 def _shown_by(progress: Progress, started: float) -> Callable[[BuildProgress], None]:
@@ -113,7 +113,9 @@ def status_line(now: BuildProgress, seconds: float) -> str:
     )
 
 
-def _print_summary(manifest: ShardManifest, *, bad_rows: BadRows, num_files: int, out: Path, seconds: float) -> None:
+def _print_summary(manifest: ShardManifest, *, tally: Tally, num_files: int, out: Path, seconds: float) -> None:
+    from minilm.files.formats import BAD_ROWS
+
     rows = [
         ("files", f"{num_files:,}"),
         ("texts", f"{manifest.texts:,}"),
@@ -121,9 +123,9 @@ def _print_summary(manifest: ShardManifest, *, bad_rows: BadRows, num_files: int
         ("tokens", f"{manifest.tokens:,} ({manifest.tokens / seconds:,.0f} per second)"),
         ("mean", f"{manifest.tokens / manifest.documents:.1f} tokens per document"),
         ("shards", f"{len(manifest.shards):,}"),
-        ("bad rows", f"{bad_rows.count:,} skipped"),
-        *(("", example) for example in bad_rows.first),
-        ("empty texts", f"{bad_rows.empty:,} skipped"),
+        ("bad rows", f"{manifest.bad_rows:,} skipped"),
+        *(("", example) for example in tally[BAD_ROWS].first),
+        ("empty texts", f"{manifest.empty_texts:,} skipped"),
         ("corpus", str(out)),
     ]
     typer.echo(aligned(rows, "<"))

@@ -7,7 +7,6 @@ number of workers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,13 +18,12 @@ from minilm.corpus.shards import DTYPES, MANIFEST_NAME, ShardInfo, ShardManifest
 from minilm.corpus.tokenizing import Int32s, TokenizedBatch, batches, tokenize_here, tokenize_in_workers
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder
-from minilm.files.formats import BadRows, ByteMeter, read_texts
+from minilm.files.formats import BAD_ROWS, EMPTY_TEXTS, ByteMeter, read_texts
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.tensors import write_arrays
+from minilm.tally import Tally
 from minilm.text.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ def build_shards(
     field: str = "text",
     shard_tokens: int = 2**24,
     workers: int = 1,
-    bad_rows: BadRows | None = None,
+    tally: Tally | None = None,
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> ShardManifest:
     """Tokenize the texts of the input files into a new corpus folder.
@@ -64,7 +62,7 @@ def build_shards(
         field: name of the text column (not used for .txt).
         shard_tokens: max tokens per shard file.
         workers: number of tokenizing processes; 1 tokenizes in this process, with threads on all cores.
-        bad_rows: collects the skipped rows.
+        tally: collects what was skipped.
         on_progress: called after every batch of texts.
 
     Raises:
@@ -73,9 +71,9 @@ def build_shards(
         SystemProblem: the disk is full, `out` cannot be written, or a worker died.
     """
     _check_arguments(inputs, max_tokens=max_tokens, shard_tokens=shard_tokens, workers=workers)
-    bad_rows = BadRows() if bad_rows is None else bad_rows
+    tally = Tally() if tally is None else tally
     meter = ByteMeter()
-    texts = read_texts(inputs, field=field, bad_rows=bad_rows, meter=meter)
+    texts = read_texts(inputs, field=field, tally=tally, meter=meter)
     bytes_total = sum(path.stat().st_size for path in inputs)
     loaded = Tokenizer.load(tokenizer)
     if workers == 1:
@@ -89,13 +87,12 @@ def build_shards(
             if on_progress is not None:
                 on_progress(writer.progress(bytes_done=meter.done, bytes_total=bytes_total))
         writer.close_shard()
-        bad_rows.empty += writer.empty_texts
+        tally.add(EMPTY_TEXTS, [], count=writer.empty_texts)
         if not writer.shards:
-            raise DataError(_nothing_found(inputs, field, bad_rows))
-        manifest = writer.manifest(loaded, max_tokens=max_tokens, bad_rows=bad_rows)
+            raise DataError(_nothing_found(inputs, field, tally))
+        manifest = writer.manifest(loaded, max_tokens=max_tokens, tally=tally)
         write_json(folder / MANIFEST_NAME, manifest.to_json())
-    if bad_rows.summary():
-        logger.warning("skipped %s", bad_rows.summary())
+    tally.report()
     return manifest
 
 
@@ -115,11 +112,11 @@ def _smallest_dtype(vocab_size: int) -> str:
     return next(name for name, dtype in DTYPES.items() if vocab_size - 1 <= np.iinfo(dtype).max)
 
 
-def _nothing_found(inputs: Sequence[Path], field: str, bad_rows: BadRows) -> str:
-    skipped = bad_rows.summary()
+def _nothing_found(inputs: Sequence[Path], field: str, tally: Tally) -> str:
+    skipped = "".join(f"; {sentence}" for sentence in tally.sentences().values())
     return (
         f"no text found in {len(inputs)} input files (first: {inputs[0]})"
-        f"{'; skipped ' + skipped if skipped else ''}; check the files and the field name ({field!r})"
+        f"{skipped}; check the files and the field name ({field!r})"
     )
 
 
@@ -190,7 +187,7 @@ class _ShardWriter:
             tokens=self.tokens,
         )
 
-    def manifest(self, tokenizer: Tokenizer, *, max_tokens: int, bad_rows: BadRows) -> ShardManifest:
+    def manifest(self, tokenizer: Tokenizer, *, max_tokens: int, tally: Tally) -> ShardManifest:
         return ShardManifest(
             tokenizer=tokenizer.fingerprint,
             vocab_size=tokenizer.vocab_size,
@@ -199,7 +196,7 @@ class _ShardWriter:
             texts=self.texts - self.empty_texts,
             documents=self.documents,
             tokens=self.tokens,
-            bad_rows=bad_rows.count,
-            empty_texts=bad_rows.empty,
+            bad_rows=tally[BAD_ROWS].count,
+            empty_texts=tally[EMPTY_TEXTS].count,
             shards=tuple(self.shards),
         )

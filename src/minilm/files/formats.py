@@ -3,7 +3,7 @@
 In: paths of .txt, .jsonl, .json (one object per line), .csv (each optionally .gz) or .parquet files.
 Out: a stream of non-empty texts in file order, or of rows for `tables.py`; memory does not grow with the files.
 A bad row (broken JSON, invalid UTF-8, wrong columns, ...) is skipped, counted and remembered with its
-place in `BadRows`; a damaged file (truncated .gz, broken parquet) ends the reading with `DataError`.
+location in a tally; a damaged file (truncated .gz, broken parquet) ends the reading with `DataError`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
 from minilm.files.fields import no_field
+from minilm.tally import Tally
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,36 +32,13 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line (or CSV cell) is a bad row: it is hardly text, and it would have to fit in memory."""
 
-_KEPT_EXAMPLES = 5
+BAD_ROWS, EMPTY_TEXTS = "bad rows were skipped", "empty texts were skipped"
+"""What `read_texts` adds to a tally."""
 _PARQUET_ROWS = 128
 _BUFFER_BYTES = 2**20
 _RAW_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f"
-
-
-@dataclass(kw_only=True)
-class BadRows:
-    """What was skipped while reading: `count` bad rows and `empty` texts; `first` names the first five."""
-
-    count: int = 0
-    empty: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, path: Path, line: int, reason: str) -> None:
-        """Count one bad row and remember it when it is among the first."""
-        self.count += 1
-        if len(self.first) < _KEPT_EXAMPLES:
-            self.first.append(f"{path}:{line}: {reason}")
-
-    def summary(self) -> str:
-        """Say in one line what was skipped, with the place of the first bad row; "" when nothing was."""
-        parts = []
-        if self.count:
-            parts.append(f"{self.count} bad rows (first: {self.first[0]})")
-        if self.empty:
-            parts.append(f"{self.empty} empty texts")
-        return " and ".join(parts)
 
 
 @dataclass(kw_only=True)
@@ -96,12 +74,13 @@ _Reader = TypeVar("_Reader")
 
 
 def read_texts(
-    paths: Sequence[Path], *, field: str = "text", bad_rows: BadRows, meter: ByteMeter | None = None
+    paths: Sequence[Path], *, field: str = "text", tally: Tally, meter: ByteMeter | None = None
 ) -> Iterator[str]:
     """Yield the non-empty texts of the files, in order.
 
     All paths are checked before the first text is read. In .txt every non-blank line is one text; in the
-    other formats the text is the value of `field`. `meter` is advanced while files are read.
+    other formats the text is the value of `field`. `meter` is advanced while files are read, `tally` takes
+    what was skipped.
 
     Raises:
         UsageError: a path is missing, is no file, or has an unknown suffix.
@@ -109,7 +88,7 @@ def read_texts(
         SystemProblem: a file cannot be read.
     """
     checked = [(path, reader_for(path, _TEXT_READERS)) for path in paths]
-    return _read_all(checked, field=field, bad_rows=bad_rows, meter=meter or ByteMeter())
+    return _read_all(checked, field=field, tally=tally, meter=meter or ByteMeter())
 
 
 def read_file(path: Path) -> bytes:
@@ -125,12 +104,10 @@ def read_file(path: Path) -> bytes:
         return stream.read().removeprefix(_BOM)
 
 
-def _read_all(
-    files: Sequence[tuple[Path, RowReader]], *, field: str, bad_rows: BadRows, meter: ByteMeter
-) -> Iterator[str]:
+def _read_all(files: Sequence[tuple[Path, RowReader]], *, field: str, tally: Tally, meter: ByteMeter) -> Iterator[str]:
     for path, reader in files:
         with damage_is_data_error(path), opened(path, meter) as stream:
-            report = partial(bad_rows.add, path)
+            report = partial(_add_bad_row, tally, path)
             source = OpenFile(path=path, stream=stream, report=report, meter=meter, field=field)
             for line, row in reader(source):
                 try:
@@ -141,7 +118,11 @@ def _read_all(
                 if text.strip():
                     yield text
                 else:
-                    bad_rows.empty += 1
+                    tally.add(EMPTY_TEXTS, [f"{path}:{line}"])
+
+
+def _add_bad_row(tally: Tally, path: Path, line: int, reason: str) -> None:
+    tally.add(BAD_ROWS, [f"{path}:{line}: {reason}"])
 
 
 def _text(row: Mapping[str, object], field: str) -> str:

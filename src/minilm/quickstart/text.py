@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import logging
 import re
 import sysconfig
 from collections import Counter
@@ -20,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minilm.errors import DataError, SystemProblem
-from minilm.files.formats import BadRows, read_texts
-
-logger = logging.getLogger(__name__)
+from minilm.files.formats import read_texts
+from minilm.tally import Tally
 
 MIN_WORDS = 8
 NUM_CLASSES = 12
@@ -77,13 +75,10 @@ def text_of_files(files: Sequence[Path]) -> QuickstartText:
     Raises:
         DataError: a file cannot be read, or there are too few paragraphs for a task.
     """
-    bad_rows = BadRows()
+    tally = Tally()
     once = len({path.name for path in files}) == len(files)
-    by_file = {
-        path.name if once else str(path): list(_paragraphs(read_texts([path], bad_rows=bad_rows))) for path in files
-    }
-    if bad_rows.count:
-        logger.warning("skipped %s", bad_rows.summary())
+    by_file = {path.name if once else str(path): list(_paragraphs(read_texts([path], tally=tally))) for path in files}
+    tally.report()
     if len(by_file) > 1:
         rows = [(name, text) for name, texts in by_file.items() for text in texts]
         question = "which file does this paragraph come from?"

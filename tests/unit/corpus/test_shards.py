@@ -13,7 +13,8 @@ from minilm.corpus import tokenizing
 from minilm.corpus.build import BuildProgress, build_shards
 from minilm.corpus.shards import MANIFEST_NAME, Shards
 from minilm.errors import DataError, UsageError
-from minilm.files.formats import BadRows
+from minilm.files.formats import BAD_ROWS, EMPTY_TEXTS
+from minilm.tally import Tally
 from minilm.text.tokenizer import Tokenizer
 
 TEXTS = [f"the cat {number} sat on the mat ." * (number % 7 + 1) for number in range(200)]
@@ -121,15 +122,16 @@ def test_progress_and_skipped_rows_are_reported(vocab, tmp_path, caplog):
     path = tmp_path / "in.jsonl"
     path.write_text('{"text": "the cat"}\nbroken\n{"text": ""}\n')
     seen: list[BuildProgress] = []
-    bad_rows = BadRows()
+    tally = Tally()
     with caplog.at_level(logging.WARNING):
-        manifest = build_shards(
-            [path], tokenizer=vocab, out=tmp_path / "corpus", bad_rows=bad_rows, on_progress=seen.append
-        )
+        manifest = build_shards([path], tokenizer=vocab, out=tmp_path / "corpus", tally=tally, on_progress=seen.append)
     size = path.stat().st_size
     assert seen == [BuildProgress(bytes_done=size, bytes_total=size, texts=1, documents=1, tokens=4)]
-    assert (manifest.bad_rows, manifest.empty_texts) == (bad_rows.count, bad_rows.empty) == (1, 1)
-    assert caplog.messages == [f"skipped {bad_rows.summary()}"]
+    assert (manifest.bad_rows, manifest.empty_texts) == (tally[BAD_ROWS].count, tally[EMPTY_TEXTS].count) == (1, 1)
+    assert caplog.messages == [
+        f"1 bad rows were skipped (first: {tally[BAD_ROWS].first[0]})",
+        f"1 empty texts were skipped (first: {path}:3)",
+    ]
 
 
 def test_fingerprint_follows_what_training_reads(vocab, texts_file, tmp_path):

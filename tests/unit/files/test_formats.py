@@ -13,14 +13,15 @@ import pytest
 
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.files import formats as readers
-from minilm.files.formats import BadRows, ByteMeter, read_texts
+from minilm.files.formats import BAD_ROWS, EMPTY_TEXTS, ByteMeter, read_texts
+from minilm.tally import Found, Tally
 
 TEXTS = ["the cat sat", "naïve café — 猫", 'she said "hi", twice', "  kept  as is  "]
 
 
 def read(*paths, field="text"):
-    bad = BadRows()
-    return list(read_texts(paths, field=field, bad_rows=bad)), bad
+    tally = Tally()
+    return list(read_texts(paths, field=field, tally=tally)), tally[BAD_ROWS], tally[EMPTY_TEXTS].count
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -44,12 +45,12 @@ def encoded(kind: str, texts: list[str], tmp_path: Path) -> bytes:
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv"])
 def test_every_format_gives_the_same_texts(kind, packed, tmp_path):
     path = write(tmp_path / f"in.{kind}{packed}", encoded(kind, TEXTS, tmp_path))
-    assert read(path) == (TEXTS, BadRows())
+    assert read(path) == (TEXTS, Found(), 0)
 
 
 def test_parquet_gives_the_same_texts_and_is_not_packed_again(tmp_path):
     path = write(tmp_path / "in.parquet", encoded("parquet", TEXTS, tmp_path))
-    assert read(path) == (TEXTS, BadRows())
+    assert read(path) == (TEXTS, Found(), 0)
     packed = write(tmp_path / "in.PARQUET.gz", path.read_bytes())
     with pytest.raises(UsageError) as caught:
         read(packed)
@@ -62,7 +63,7 @@ def test_parquet_gives_the_same_texts_and_is_not_packed_again(tmp_path):
 def test_meter_ends_at_the_size_on_disk(name, tmp_path):
     path = write(tmp_path / name, encoded(name.split(".")[1], TEXTS * 500, tmp_path))
     meter = ByteMeter(done=100)
-    assert len(list(read_texts([path], bad_rows=BadRows(), meter=meter))) == 2000
+    assert len(list(read_texts([path], tally=Tally(), meter=meter))) == 2000
     assert meter.done == 100 + path.stat().st_size
 
 
@@ -77,7 +78,7 @@ def test_suffix_is_not_case_sensitive(tmp_path):
 
 def test_txt_skips_blank_lines_and_keeps_windows_line_ends_out(tmp_path):
     path = write(tmp_path / "in.txt", b"\xef\xbb\xbfone\r\n\r\n  \ntwo\x00nul\rsame line\nlast")
-    assert read(path) == (["one", "two\x00nul\rsame line", "last"], BadRows())
+    assert read(path) == (["one", "two\x00nul\rsame line", "last"], Found(), 0)
 
 
 def test_bad_json_rows_are_counted_with_their_line(tmp_path):
@@ -94,9 +95,9 @@ def test_bad_json_rows_are_counted_with_their_line(tmp_path):
         b'{"text": "nul \\u0000 and \\ud800 kept"}',
     ]
     path = write(tmp_path / "in.jsonl", b"\n".join(rows))
-    texts, bad = read(path)
+    texts, bad, empty = read(path)
     assert texts == ["good", "nul \x00 and \ud800 kept"]
-    assert (bad.count, bad.empty) == (6, 1)
+    assert (bad.count, empty) == (6, 1)
     assert bad.first == [
         f"{path}:2: broken JSON (Unterminated string starting at column 10)",
         f"{path}:4: invalid UTF-8 at byte 11 of the line",
@@ -104,12 +105,11 @@ def test_bad_json_rows_are_counted_with_their_line(tmp_path):
         f"{path}:6: field 'text' is a int, expected a string",
         f"{path}:7: a JSON list, expected one object per line",
     ]
-    assert bad.summary() == f"6 bad rows (first: {bad.first[0]}) and 1 empty texts"
 
 
 def test_deeply_nested_json_is_one_bad_row(tmp_path):
     path = write(tmp_path / "in.jsonl", b"[" * 100_000 + b'\n{"text": "good"}\n')
-    texts, bad = read(path)
+    texts, bad, _ = read(path)
     assert (texts, bad.count) == (["good"], 1)
 
 
@@ -125,7 +125,7 @@ def test_bad_csv_rows_are_counted_with_their_first_line(tmp_path):
         b"7,swallowed",
     ]
     path = write(tmp_path / "in.csv", b"\n".join(lines))
-    texts, bad = read(path, field="body")
+    texts, bad, _ = read(path, field="body")
     assert texts == ["two\nlines", "good"]
     assert bad.first == [
         f"{path}:4: 3 columns, expected 2",
@@ -145,7 +145,7 @@ def test_one_megabyte_in_one_row(kind, tmp_path):
 def test_overlong_line_is_a_bad_row_and_the_next_line_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "MAX_LINE_BYTES", 10)
     path = write(tmp_path / "in.txt", b"short\n" + b"x" * 35 + b"\n123456789\n1234567890\nlast")
-    texts, bad = read(path)
+    texts, bad, _ = read(path)
     assert texts == ["short", "123456789", "last"]
     assert bad.first == [f"{path}:2: line longer than 10 bytes", f"{path}:4: line longer than 10 bytes"]
 
@@ -155,8 +155,8 @@ def test_parquet_bad_values_are_counted_with_their_row(tmp_path):
     broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
     texts = pa.chunked_array([pa.array(["good", None, ""]), broken])
     pq.write_table(pa.table({"text": texts}), path)
-    found, bad = read(path)
-    assert (found, bad.count, bad.empty) == (["good"], 2, 1)
+    found, bad, empty = read(path)
+    assert (found, bad.count, empty) == (["good"], 2, 1)
     assert bad.first == [f"{path}:2: field 'text' is null, expected a string", f"{path}:4: invalid UTF-8"]
 
 
@@ -203,12 +203,12 @@ def test_parquet_column_of_numbers_is_an_error(tmp_path):
 def test_wrong_paths_are_refused_before_anything_is_read(tmp_path):
     good = write(tmp_path / "in.txt", b"one\n")
     with pytest.raises(UsageError, match=r"gone\.txt: no such file"):
-        read_texts([good, tmp_path / "gone.txt"], bad_rows=BadRows())
+        read_texts([good, tmp_path / "gone.txt"], tally=Tally())
     with pytest.raises(UsageError, match=r"in\.pdf: unknown kind of file; expected \.txt, \.jsonl"):
-        read_texts([good, tmp_path / "in.pdf"], bad_rows=BadRows())
+        read_texts([good, tmp_path / "in.pdf"], tally=Tally())
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(UsageError, match=r"folder\.txt: not a file"):
-        read_texts([good, tmp_path / "folder.txt"], bad_rows=BadRows())
+        read_texts([good, tmp_path / "folder.txt"], tally=Tally())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

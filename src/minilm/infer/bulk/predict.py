@@ -7,7 +7,6 @@ The file is read once, before the first row is computed, and its texts are kept 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +14,14 @@ from typing import TypeVar
 
 from minilm.errors import DataError
 from minilm.files.fields import no_field
-from minilm.files.formats import BadRows
 from minilm.files.rows import STANDARD_INPUT, Row, read_rows, read_standard_input
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
 from minilm.infer.predictions import answer_part, classify_part
-from minilm.tally import reporting_tally
+from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
-from minilm.tasks.text.rows import OfficialLayout, are_ids, usual_id_column
-
-logger = logging.getLogger(__name__)
+from minilm.tasks.text.rows import MISFITS, OfficialLayout, are_ids, usual_id_column
 
 _ROWS_PER_CHUNK = 1024  # rows that are computed together
 _QUESTIONS_PER_CHUNK = 64  # questions; each is several windows of tokens
@@ -124,13 +120,13 @@ def _read(path: Path | None, columns: InputColumns, parse: Callable[[Row, int, s
     inputs: list[_Input] = []
     ids: list[object] = []
     id_column = columns.id
-    misfits = BadRows()
+    tally = Tally()
     for number, row in enumerate(read_standard_input() if path is None else read_rows(path, unnamed=columns.unnamed)):
         location = f"{path or STANDARD_INPUT}:{row.line}"
         if row.misfit and columns.official is None:
             raise DataError(f"{location}: {row.misfit} (a text may hold a tab); correct the row")
         if row.misfit:
-            misfits.add(path or STANDARD_INPUT, row.line, row.misfit)
+            tally.add(MISFITS, [f"{location}: {row.misfit}"])
             continue
         if not inputs:
             id_column = columns.id or usual_id_column(row)
@@ -139,10 +135,7 @@ def _read(path: Path | None, columns: InputColumns, parse: Callable[[Row, int, s
             if columns.id is not None:
                 _require(row, id_column, location)
             ids.append(row.values.get(id_column))
-    if misfits.count:
-        logger.warning(
-            "%d rows with more or fewer columns than expected are left out (first: %s)", misfits.count, misfits.first[0]
-        )
+    tally.report()
     found = ((value, one.location) for value, one in zip(ids, inputs, strict=False))
     if id_column is None or not are_ids(found, id_column, named=columns.id is not None):
         return inputs

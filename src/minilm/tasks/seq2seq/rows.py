@@ -9,8 +9,7 @@ Rows with an empty source field or target are skipped; these, cut texts and unkn
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,19 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import DataError
-from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
+from minilm.tally import Tally
 from minilm.tasks.seq2seq.parts import join_parts, look_up
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.text.detokenize import glued
 from minilm.text.tokenizer import Tokenizer
 from minilm.text.vocabulary import NLG_RENAMES, SENTENCE_END
 
-logger = logging.getLogger(__name__)
-
 Ids = NDArray[np.int32]
 _NAMED_BY = "task.source and task.target"
 _WINDOW = 1024  # rows that are tokenized together
+_EMPTY = "rows without source or target were skipped"
+_UNLISTED = "listed tokens are not in the vocabulary and were read as [UNK]"
+_UNREADABLE = "tokens of texts are not in the vocabulary and were read as [UNK]"
 _MOST_UNKNOWN = 0.5  # of looked-up tokens; above it they are of another vocabulary
 
 
@@ -108,13 +108,7 @@ class _Reading:
     targets: list[Ids] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
-    empty: BadRows = field(default_factory=BadRows)
-    long_sources: BadRows = field(default_factory=BadRows)
-    long_targets: BadRows = field(default_factory=BadRows)
-    unknown: BadRows = field(default_factory=BadRows)
-    unreadable: BadRows = field(default_factory=BadRows)
-    listed_tokens: int = 0
-    text_tokens: int = 0
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def target_room(self) -> int:
@@ -150,55 +144,40 @@ class _Reading:
 
     def _counted(self, path: str, row: Row, ids: Ids) -> Ids:
         unknown = int((ids == self.tokenizer.unk_id).sum())
-        for _ in range(unknown):
-            self.unreadable.add(Path(path), row.line, f"{unknown} of {len(ids)}")
-        self.text_tokens += len(ids)
+        found = [f"{path}:{row.line}: {unknown} of {len(ids)}"] if unknown else []
+        self.tally.add(_UNREADABLE, found, of=len(ids), count=unknown)
         return ids
 
     def _look_up(self, path: str, row: Row, tokens: Sequence[str]) -> Ids:
         ids, unknown = look_up(tokens, self.tokenizer)
-        for token in unknown:
-            self.unknown.add(Path(path), row.line, f"token {token!r:.60}")
-        self.listed_tokens += len(ids)
+        self.tally.add(_UNLISTED, [f"{path}:{row.line}: token {token!r:.60}" for token in unknown], of=len(ids))
         return ids
 
     def _keep(self, path: str, row: Row, parts: Sequence[Ids], target: Ids, text: str | list[str]) -> None:
-        if not all(map(len, (*parts, target))):
-            self.empty.add(Path(path), row.line, f"empty {'source' if len(target) else 'target'}")
+        place, room = f"{path}:{row.line}", self.settings.source_room
+        is_empty = not all(map(len, (*parts, target)))
+        self.tally.add(_EMPTY, [f"{place}: empty {'source' if len(target) else 'target'}"] if is_empty else [], of=1)
+        if is_empty:
             return
-        source, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=self.settings.source_room)
-        if length > len(source):
-            self.long_sources.add(Path(path), row.line, f"{length} tokens")
-        if len(target) > self.target_room:
-            self.long_targets.add(Path(path), row.line, f"{len(target)} tokens")
+        source, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=room)
+        for name, found, most in (("sources", length, room), ("targets", len(target), self.target_room)):
+            what = f"{name} had more than {most} tokens and were cut"
+            self.tally.add(what, [f"{place}: {found} tokens"] if found > most else [], of=1)
         self.sources.append(source)
         self.targets.append(target[: self.target_room])
         self.references.append(text if isinstance(text, str) else " ".join(glued(text)))
-        self.places.append(f"{path}:{row.line}")
+        self.places.append(place)
 
     def finish(self, where: str) -> Pairs:
         """The pairs, after saying what was done to them."""
-        if self.unknown.count > _MOST_UNKNOWN * self.listed_tokens:
+        unlisted, empty = self.tally[_UNLISTED], self.tally[_EMPTY]
+        if unlisted.count > _MOST_UNKNOWN * unlisted.of:
             raise DataError(
-                f"{self.unknown.first[0]}: {self.unknown.count} of {self.listed_tokens} listed tokens are not in the "
+                f"{unlisted.first[0]}: {unlisted.count} of {unlisted.of} listed tokens are not in the "
                 f"vocabulary: it is not the one the lists were made with; name that one as the tokenizer"
             )
         if not self.sources:
-            skipped = f" ({self.empty.count} rows skipped, first: {self.empty.first[0]})" if self.empty.count else ""
+            skipped = f" ({empty.count} rows skipped, first: {empty.first[0]})" if empty.count else ""
             raise DataError(f"{where}: found no pair of source and target{skipped}, expected at least one")
-        for sentence in self._warnings():
-            logger.warning("%s", sentence)
+        self.tally.report()
         return Pairs(sources=self.sources, targets=self.targets, references=self.references, places=self.places)
-
-    def _warnings(self) -> Iterator[str]:
-        total = len(self.sources)
-        counted: Mapping[str, tuple[BadRows, int]] = {
-            "rows without source or target were skipped": (self.empty, total + self.empty.count),
-            f"sources had more than {self.settings.source_room} tokens and were cut": (self.long_sources, total),
-            f"targets had more than {self.target_room} tokens and were cut": (self.long_targets, total),
-            "listed tokens are not in the vocabulary and were read as [UNK]": (self.unknown, self.listed_tokens),
-            "tokens of texts are not in the vocabulary and were read as [UNK]": (self.unreadable, self.text_tokens),
-        }
-        for what, (found, among) in counted.items():
-            if found.count:
-                yield f"{found.count} of {among} {what} (first: {found.first[0]})"

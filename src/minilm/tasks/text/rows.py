@@ -14,14 +14,16 @@ from pathlib import Path
 
 from minilm.errors import DataError, UsageError
 from minilm.files.by_id import ID_FIELDS
-from minilm.files.formats import BadRows
 from minilm.files.rows import Row, read_rows
+from minilm.tally import Tally
 from minilm.tasks.text.hub import is_hub_address, read_hub_rows
 from minilm.tasks.text.labels import label_number, label_text, sorted_labels
 
 logger = logging.getLogger(__name__)
 
 ID_COLUMNS = (*ID_FIELDS, "index")
+MISFITS = "rows with more or fewer columns than expected skipped"
+_NO_LABEL = "rows without a label skipped"
 _UNLABELLED = ("-", "-1")  # MNLI and SNLI where the annotators disagree; the test sets of the hub
 
 
@@ -147,9 +149,7 @@ class _Reading:
     path: str
     task: TextTask
     labelled: bool
-    misfits: BadRows = field(default_factory=BadRows)
-    unlabelled: BadRows = field(default_factory=BadRows)
-    numbered: BadRows = field(default_factory=BadRows)
+    tally: Tally = field(default_factory=Tally)
     columns: TextColumns | None = None
     id_column: str | None = None
 
@@ -159,7 +159,7 @@ class _Reading:
             if row.misfit and self.task.official is None:
                 raise DataError(f"{self.place(row)}: {row.misfit} (a text may hold a tab); correct the row")
             if row.misfit:
-                self.misfits.add(Path(self.path), row.line, row.misfit)
+                self.tally.add(MISFITS, [f"{self.place(row)}: {row.misfit}"])
                 continue
             if self.columns is None:
                 self.columns = self._find_columns(row)
@@ -178,9 +178,9 @@ class _Reading:
             rows.append(TextRow(text=text, text_pair=pair, label=label, id=str(number), place=self.place(row)))
             ids.append(None if self.id_column is None else row.values.get(self.id_column))
         if self.labelled and not rows:
-            skipped = "".join(f"; {sentence}" for sentence in self.skipped())
+            skipped = "".join(f"; {sentence}" for sentence in self.tally.sentences().values())
             raise DataError(f"{self.path}: found no row with a label, expected at least one{skipped}")
-        self.warn()
+        self.tally.report()
         return self.with_ids(rows, ids)
 
     def _table(self) -> Iterator[Row]:
@@ -240,32 +240,16 @@ class _Reading:
         value, text = self.value(row, columns.label), self.label_text(row, columns)
         known = text in task.labels
         if not known and text in (_UNLABELLED if task.labels or task.label_range else _UNLABELLED[:1]):
-            self.unlabelled.add(Path(self.path), row.line, f"label {text!r}")
+            self.tally.add(_NO_LABEL, [f"{self.place(row)}: label {text!r}"])
             return None
         try:
             number = label_number(value, task.labels, label_range=task.label_range)
         except ValueError as error:
             raise DataError(f"{self.place(row)}: column {columns.label!r}: {error}; correct the row") from None
         if task.labels and not known:
-            self.numbered.add(Path(self.path), row.line, f"label {text!r}")
+            order = ", ".join(f"{number} is {name}" for number, name in enumerate(task.labels))
+            self.tally.add(f"labels are numbers, read as: {order}", [f"{self.place(row)}: label {text!r}"])
         return number
-
-    def skipped(self) -> list[str]:
-        """One sentence about each kind of row that was skipped."""
-        kinds = {"with more or fewer columns than expected": self.misfits, "without a label": self.unlabelled}
-        return [
-            f"{rows.count} rows {what} skipped (first: {rows.first[0]})" for what, rows in kinds.items() if rows.count
-        ]
-
-    def warn(self) -> None:
-        for sentence in self.skipped():
-            logger.warning("%s", sentence)
-        if self.numbered.count:
-            order = ", ".join(f"{number} is {name}" for number, name in enumerate(self.task.labels))
-            logger.warning(
-                "%s: %d labels are numbers, read as: %s (first: %s)",
-                *(self.path, self.numbered.count, order, self.numbered.first[0]),
-            )
 
     def with_ids(self, rows: list[TextRow], ids: Sequence[object]) -> list[TextRow]:
         """The rows with the ids of their column; rows that have none keep their numbers."""

@@ -121,9 +121,7 @@ def test_equal_labels_of_different_kinds_are_one():
 def test_numbers_for_named_labels_are_read_and_warned_about_once(jsonl, caplog):
     path = jsonl({"text": "x", "label": 0}, {"text": "y", "label": "good"}, {"text": "z", "label": "1"})
     assert labels(path) == [0, 1, 1]
-    assert caplog.messages == [
-        f"{path}: 2 labels are numbers, read as: 0 is bad, 1 is good (first: {path}:1: label '0')"
-    ]
+    assert caplog.messages == [f"2 labels are numbers, read as: 0 is bad, 1 is good (first: {path}:1: label '0')"]
 
 
 def test_rows_without_a_label_are_skipped_and_counted(jsonl, caplog):
