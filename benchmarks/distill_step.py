@@ -28,12 +28,13 @@ from minilm.model.checkpoint import read_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
+from minilm.recipe import OptimizationSettings
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
-from minilm.train.optim import AdamWSettings, make_optimizer
+from minilm.train.optim import make_optimizer
 
 RELATION_HEADS = 48
-SETTINGS = AdamWSettings(learning_rate=1e-4)
+SETTINGS = OptimizationSettings(learning_rate=1e-4)
 
 
 class PaddedWay:

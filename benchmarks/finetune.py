@@ -43,7 +43,6 @@ from minilm.tasks.text.rows import read_text_rows
 from minilm.text.tokenizer import Tokenizer
 from minilm.train import allocator
 from minilm.train.loop import TrainSettings, train
-from minilm.train.optim import AdamWSettings
 
 BATCH, STEPS_TIMED, STEPS_COMPARED, MAX_TOKENS, SEED = 32, 10, 50, 128, 1
 RATE, WEIGHT_DECAY, EPS = 5e-5, 0.01, 1e-8
@@ -140,7 +139,11 @@ def our_run(
     objective = FinetuneObjective(model, task, batch_size=BATCH, tokens_per_batch=16384, seed=SEED)
     settings = TrainSettings(
         steps=steps,
-        optimizer=AdamWSettings(learning_rate=RATE, eps=EPS, weight_decay=WEIGHT_DECAY),
+        warmup_steps=0,
+        learning_rate=RATE,
+        adam_eps=EPS,
+        weight_decay=WEIGHT_DECAY,
+        label="finetune",
         precision="bf16" if bf16 else "fp32",
         seed=SEED,
         log_every=1,

@@ -28,16 +28,17 @@ from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
 from minilm.randomness import derived_seed
+from minilm.recipe import OptimizationSettings
 from minilm.tasks.seq2seq.masking import MaskedPair, Symbols, training_view
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.seq2seq.settings import MaskingSettings, Seq2SeqSettings
 from minilm.train.allocator import keep_freed_memory
-from minilm.train.optim import AdamWSettings, make_optimizer
+from minilm.train.optim import make_optimizer
 
 SOURCE, TARGET, BATCH, SMOOTHING, PAD = 464, 48, 8, 0.1, 0
 LENGTH = SOURCE + 2 * TARGET
 SYMBOLS = Symbols(cls_id=101, sep_id=102, mask_id=103, vocab_size=30522)
-SETTINGS = AdamWSettings(learning_rate=1e-4)
+SETTINGS = OptimizationSettings(learning_rate=1e-4)
 LENGTHS = {"name": "pairs", "max_source_tokens": SOURCE, "max_target_tokens": TARGET}
 COLUMNS = {
     "xsum": Seq2SeqSettings(source=("document",), target="summary", **LENGTHS),

@@ -60,7 +60,7 @@ def main() -> None:
     train, dev = ([str(chosen.data / name) for name in names] for names in (chosen.train, chosen.dev))
     for seed in chosen.seeds:
         plain = recipe_of("squad/squad2-bert-base", chosen, seed, train=train, dev=[])
-        often = plain.train.model_copy(update={"checkpoint_every": _CHECKPOINT_EVERY})
+        often = replace(plain.train, checkpoint_every=_CHECKPOINT_EVERY)
         recipe = plain.model_copy(update={"train": often})
         run_missing(
             recipe, dict(zip(VERSIONS, dev, strict=True)), chosen.work / f"{chosen.side}-seed{seed}", chosen.side

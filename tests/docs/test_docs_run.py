@@ -14,14 +14,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 import typer
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from minilm.cli.app import VERBS, build_app
 from minilm.recipe import DistillRecipe, FinetuneRecipe, StudentSection
@@ -192,7 +191,7 @@ COMMANDS = dict(options_of(typer.main.get_command(build_app())))
 
 @each_page
 def test_make_targets_and_flags_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     for words in commands_of(page):
         if words[0] == "make":
             assert set(words[1:]) <= targets, words
@@ -217,29 +216,47 @@ def test_every_command_and_flag_is_in_the_reference(name: str) -> None:
     assert set(re.findall(r"`minilm ([a-z]+)", text)) <= {*VERBS}
 
 
-def section_of(name: str, field: FieldInfo) -> type[BaseModel] | None:
-    """The section a key stands for, also one that may be left out; None for a value."""
-    kinds = [StudentSection] if name == "students" else [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+def sections_of(name: str, annotation: object) -> list[type]:
+    """The sections that a key stands for, also one that may be left out; none for a value."""
+    if name == "students":
+        return [StudentSection]
+    kinds = [one for part in (annotation, *get_args(annotation)) for one in (part, *get_args(part))]
+    found = [kind for kind in kinds if isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel))]
+    return list(dict.fromkeys(found))
 
 
-def recipe_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key with its default as the table writes it."""
-    for name, field in model.model_fields.items():
-        section = section_of(name, field)
-        if section is not None:
-            yield from recipe_rows(section, f"{prefix}{name}{'.N' if name == 'students' else ''}.")
-            continue
-        default = field.get_default(call_default_factory=True)
-        if field.is_required():
-            shown = "required"
+def values_of(section: type) -> Iterator[tuple[str, object, object]]:
+    """Name, annotation and default of each key of a section; `...` for a key that is required."""
+    if issubclass(section, BaseModel):
+        for name, field in section.model_fields.items():
+            yield name, field.annotation, ... if field.is_required() else field.get_default(call_default_factory=True)
+        return
+    hints = get_type_hints(section)
+    for one in fields(section):
+        assert one.default_factory is MISSING
+        yield one.name, hints[one.name], ... if one.default is MISSING or one.name == "kind" else one.default
+
+
+def recipe_rows(section: type, prefix: str = "") -> dict[str, str]:
+    """Every key with its default as the table writes it; where kinds of task differ, the others in brackets."""
+    rows: dict[str, str] = {}
+    for name, annotation, default in values_of(section):
+        if inner := sections_of(name, annotation):
+            for kind in inner:
+                found = recipe_rows(kind, f"{prefix}{name}{'.N' if name == 'students' else ''}.")
+                for key, shown in found.items():
+                    other = rows.setdefault(key, shown)
+                    if other != shown:
+                        rows[key] = f"{other} (`{kind.kind}`: {shown})"  # type: ignore[attr-defined]
+        elif default is ...:
+            rows[prefix + name] = "required"
         elif default is None:
-            shown = "none"
+            rows[prefix + name] = "none"
         elif isinstance(default, str | int | float):
-            shown = f"`{dump_scalar(default)}`"
+            rows[prefix + name] = f"`{dump_scalar(default)}`"
         else:
-            shown = f"`[{', '.join(map(dump_scalar, default))}]`"
-        yield prefix + name, shown
+            rows[prefix + name] = f"`[{', '.join(map(dump_scalar, default))}]`"  # type: ignore[call-overload]
+    return rows
 
 
 def rows_between(begin: str, end: str) -> list[tuple[str, str]]:
@@ -251,9 +268,9 @@ def rows_between(begin: str, end: str) -> list[tuple[str, str]]:
 
 def test_the_tables_of_recipe_keys_are_the_schemas() -> None:
     """The second table leaves out what is the same in the first."""
-    distillation = sorted(recipe_rows(DistillRecipe))
+    distillation = sorted(recipe_rows(DistillRecipe).items())
     assert sorted(rows_between("### Distillation", "### Fine-tuning")) == distillation
-    own = sorted(row for row in recipe_rows(FinetuneRecipe) if row not in distillation)
+    own = sorted(row for row in recipe_rows(FinetuneRecipe).items() if row not in distillation)
     assert sorted(rows_between("### Fine-tuning", "## Run folder")) == own
 
 

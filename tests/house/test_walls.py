@@ -12,7 +12,7 @@ ROOMS = {
     "score": "text",
     "tasks": "files text model score",
     "decode": "files text model",
-    "recipe": "files text model tasks decode",
+    "recipe": "files model tasks",
     "report": "files",
     "infer": "files text model tasks decode",
     "train": "files model recipe",

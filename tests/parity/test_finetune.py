@@ -16,7 +16,7 @@ from minilm.model.checkpoint import read_model
 from minilm.model.packing import pack
 from minilm.train.loop import TrainSettings, train
 from minilm.train.metrics import read_metrics
-from minilm.train.optim import AdamWSettings, is_decayed
+from minilm.train.optim import is_decayed
 from minilm.train.schedule import linear_schedule
 
 transformers = pytest.importorskip("transformers", reason="parity needs transformers: pip install 'minilm[hf]'")
@@ -111,7 +111,10 @@ def test_forty_steps_of_the_whole_loop(both, tmp_path):
     task, peer, model = both
     settings = TrainSettings(
         steps=40,
-        optimizer=AdamWSettings(learning_rate=3e-3, eps=1e-8, weight_decay=0.1),
+        learning_rate=3e-3,
+        adam_eps=1e-8,
+        weight_decay=0.1,
+        label="test",
         warmup_steps=4,
         log_every=1,
         seed=5,

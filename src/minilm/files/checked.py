@@ -4,7 +4,7 @@ In: a dataclass; its values from Python, or the object of a JSON file. Out: an i
 types and ranges, or one error that says which field, what was found and what was expected.
 
 Annotations are bool, int, float, str, Literal, `X | None`, Sequence or tuple of one type, another dataclass, and
-Annotated with Ge, Gt, Le, Lt or MinLen of `annotated_types`; pydantic checks recipes against the same ones.
+Annotated with Ge, Gt, Le, Lt, MinLen or MaxLen of `annotated_types`; pydantic checks recipes against the same ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
 from minilm.errors import DataError, SettingsError, UsageError
 
@@ -147,6 +147,8 @@ def _broken(value: Any, rule: object) -> str | None:  # noqa: ANN401  its type h
         return f"less than {rule.lt}"
     if isinstance(rule, MinLen) and len(value) < rule.min_length:
         return "a text that is not empty" if isinstance(value, str) else f"{rule.min_length} or more items"
+    if isinstance(rule, MaxLen) and len(value) > rule.max_length:
+        return f"at most {rule.max_length} items"
     return None
 
 

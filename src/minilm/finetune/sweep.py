@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
@@ -112,7 +112,7 @@ def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
                 "out": str(Path(recipe.out) / "runs" / name),
                 "seed": seed,
                 "sweep": None,
-                "train": recipe.train.model_copy(update=changed),
+                "train": replace(recipe.train, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size),
             }
         )
         origins = {key: origin for key, origin in loaded.origins.items() if not key.startswith("sweep")}

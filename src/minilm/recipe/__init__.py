@@ -26,7 +26,8 @@ from minilm.recipe.finetune import (
     TextSection,
 )
 from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
-from minilm.recipe.sections import OptimizationSection
+from minilm.recipe.optimization import OptimizationSettings
+from minilm.recipe.sections import TrainingSection
 from minilm.recipe.shipped import find_recipe, recipe_names, recipe_text
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
     "FinetuneTrainSection",
     "Loaded",
     "LossSection",
-    "OptimizationSection",
+    "OptimizationSettings",
     "Recipe",
     "Seq2SeqSection",
     "SquadSection",
@@ -46,6 +47,7 @@ __all__ = [
     "TeacherSection",
     "TextSection",
     "TrainSection",
+    "TrainingSection",
     "find_recipe",
     "flat_values",
     "load_recipe",

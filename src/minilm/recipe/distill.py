@@ -7,12 +7,14 @@ Out: frozen pydantic models. A broken rule raises ValueError inside pydantic; `p
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from minilm.errors import SettingsError
 from minilm.model.config import PRESETS, EncoderConfig
-from minilm.recipe.sections import Count, OptimizationSection, PositiveInt, Section, Seed, Text
+from minilm.recipe.sections import Count, PositiveInt, RunRecipe, Section, Text, TrainingSection
 
 _SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
 
@@ -109,26 +111,24 @@ class LossSection(Section):
         return self
 
 
-class TrainSection(OptimizationSection):
+@dataclass(frozen=True, kw_only=True)
+class TrainSection(TrainingSection):
     """Distillation: its length in steps."""
 
     steps: PositiveInt
     warmup_steps: Count = 0
 
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> TrainSection:
+    def __post_init__(self) -> None:
+        """Raise SettingsError also for a warmup that is longer than the run."""
+        super().__post_init__()
         if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} is more than steps {self.steps}")
-        return self
+            raise SettingsError(f"warmup_steps {self.warmup_steps} is more than steps {self.steps}")
 
 
-class DistillRecipe(Section):
+class DistillRecipe(RunRecipe):
     """Everything that defines one distillation run."""
 
     kind: Literal["distill"]
-    name: Text
-    seed: Seed = 42
-    out: Text
     data: DataSection
     teacher: TeacherSection
     students: Annotated[list[StudentSection], Field(min_length=1)]

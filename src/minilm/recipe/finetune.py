@@ -9,13 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from annotated_types import MinLen
-from pydantic import Field, GetCoreSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Field, model_validator
 
-from minilm.recipe.sections import Count, OptimizationSection, PositiveInt, Section, Seed, Share, Text
+from minilm.errors import SettingsError
+from minilm.recipe.sections import (
+    Count,
+    DataclassSection,
+    PositiveInt,
+    RunRecipe,
+    Section,
+    Seed,
+    Share,
+    Text,
+    TrainingSection,
+)
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.tasks.settings import TaskSettings
 from minilm.tasks.squad.settings import SquadSettings
@@ -26,18 +36,11 @@ _Grid = Annotated[list[_PositiveFloat], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFiles(TaskSettings):
+class TaskFiles(TaskSettings, DataclassSection):
     """The files of a task: each of `dev` is scored separately; the first one chooses the best checkpoint."""
 
     train: Annotated[Sequence[Text], MinLen(1)]
     dev: Sequence[Text] = ()
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Accept a mapping: of strict dataclasses pydantic accepts instances only. Their values stay strict."""
-        schema = handler(source)
-        cast("dict[str, object]", handler.resolve_ref_schema(schema))["strict"] = False
-        return schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,8 @@ class Seq2SeqSection(Seq2SeqSettings, TaskFiles):
 TaskSection = TextSection | SquadSection | Seq2SeqSection
 
 
-class FinetuneTrainSection(OptimizationSection):
+@dataclass(frozen=True, kw_only=True)
+class FinetuneTrainSection(TrainingSection):
     """How long in epochs, or in `steps` when given; `batch_size` counts examples per step.
 
     `warmup_steps` replaces `warmup_fraction` when given. `eval_every` 0 evaluates after each epoch. After `patience`
@@ -74,11 +78,11 @@ class FinetuneTrainSection(OptimizationSection):
     adam_eps: _PositiveFloat = 1e-8
     patience: Count = 0
 
-    @model_validator(mode="after")
-    def _one_warmup(self) -> FinetuneTrainSection:
-        if self.warmup_steps is not None and self.warmup_fraction != type(self).model_fields["warmup_fraction"].default:
-            raise ValueError("found both warmup_steps and warmup_fraction, expected one way to give the warmup")
-        return self
+    def __post_init__(self) -> None:
+        """Raise SettingsError also for a warmup that is given twice."""
+        super().__post_init__()
+        if self.warmup_steps is not None and self.warmup_fraction != FinetuneTrainSection.warmup_fraction:
+            raise SettingsError("found both warmup_steps and warmup_fraction, expected one way to give the warmup")
 
     def num_warmup_steps(self, steps: int) -> int:
         """Steps of warmup in a run of `steps`."""
@@ -106,7 +110,7 @@ class SweepSection(Section):
         return self
 
 
-class FinetuneRecipe(Section):
+class FinetuneRecipe(RunRecipe):
     """Everything that defines one fine-tuning run, or a sweep of them.
 
     `model` is a model folder, a `.bin` of Microsoft's or `embedded`; `config` and `tokenizer` are for models that
@@ -114,9 +118,6 @@ class FinetuneRecipe(Section):
     """
 
     kind: Literal["finetune"]
-    name: Text
-    seed: Seed = 42
-    out: Text
     model: Text
     config: Text | None = None
     tokenizer: Text | None = None

@@ -1,31 +1,25 @@
 """What every kind of recipe shares: strict sections, the types of their values, how a run is optimized.
 
 In: plain values from YAML, with nothing coerced: text is not a number, a number is not text.
-Out: frozen pydantic models; a broken rule raises ValueError inside pydantic, `problems.py` says where.
+Out: frozen pydantic models and dataclasses; a broken rule raises ValueError inside pydantic, `problems.py` says where.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from typing import Annotated
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 from minilm.files.checked import Count as Count
 from minilm.files.checked import PositiveInt as PositiveInt
+from minilm.files.checked import Settings
 from minilm.files.checked import Share as Share
 from minilm.files.checked import Text as Text
-from minilm.model.precision import Precision
-from minilm.recipe.strict_yaml import describe
+from minilm.recipe.optimization import OptimizationSettings
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-def _pair(value: object) -> object:
-    """YAML has lists only; two values are a list of two."""
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError(f"found {describe(value)}, expected a list of two numbers")
-    return tuple(value)
 
 
 class Section(BaseModel):
@@ -34,23 +28,34 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class OptimizationSection(Section):
-    """How any run is trained and how often it is saved; `batch_size` counts documents per step."""
+class RunRecipe(Section):
+    """What every recipe has: its kind, a name, a seed, and where the run folder goes."""
+
+    kind: str
+    name: Text
+    seed: Seed = 42
+    out: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataclassSection(Settings):
+    """A section that is a dataclass, so that rooms without pydantic share it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Accept a mapping: of strict dataclasses pydantic accepts instances only. Their values stay strict."""
+        schema = handler(source)
+        cast("dict[str, object]", handler.resolve_ref_schema(schema))["strict"] = False
+        return schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSection(OptimizationSettings, DataclassSection):
+    """How a run is trained; `batch_size` counts examples (documents, pairs) per step."""
 
     batch_size: PositiveInt
     tokens_per_batch: PositiveInt = 16384
-    learning_rate: Annotated[float, Field(gt=0)]
-    adam_betas: Annotated[tuple[Share, Share], BeforeValidator(_pair)] = (0.9, 0.999)
-    adam_eps: Annotated[float, Field(gt=0)] = 1e-6
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     attention_dropout: Share = 0.0
-    precision: Precision = "fp32"
-    log_every: PositiveInt = 10
-    eval_every: Count = 0
-    checkpoint_every: PositiveInt = 500
-    keep_checkpoints: PositiveInt = 2
-    max_bad_steps: Count = 10
 
 
 def field_names(section: object) -> tuple[str, ...]:

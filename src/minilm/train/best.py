@@ -33,7 +33,7 @@ class BestRule:
     """Keep the weights with the best `metric`; stop after `patience` evaluations without improvement (0: never)."""
 
     metric: str
-    patience: int = 0
+    patience: int
 
 
 @dataclass(frozen=True, kw_only=True)

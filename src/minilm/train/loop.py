@@ -26,16 +26,18 @@ from torch import Tensor, nn
 
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
+from minilm.files.checked import Count, PositiveInt
 from minilm.files.tensors import write_safetensors
 from minilm.model.precision import Precision
 from minilm.progress import Progress
 from minilm.randomness import derived_seed
+from minilm.recipe.optimization import OptimizationSettings
 from minilm.train.accumulate import Backward, Batch, StepLoss
 from minilm.train.allocator import FreedMemory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
-from minilm.train.optim import AdamWSettings, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from minilm.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from minilm.train.schedule import linear_schedule
 from minilm.train.state import Identity, TrainState, load_newest, save_checkpoint
 
@@ -71,22 +73,22 @@ class Objective(Protocol[B]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Duration, optimization, and how often to log, evaluate and save."""
+class TrainSettings(OptimizationSettings):
+    """How a run is optimized, and what only the run knows.
 
-    steps: int
-    optimizer: AdamWSettings
-    warmup_steps: int = 0
-    max_grad_norm: float = 1.0
-    precision: Precision = "fp32"
-    seed: int = 42
-    log_every: int = 10
-    eval_every: int = 0
-    checkpoint_every: int = 0
-    keep_checkpoints: int = 2
-    max_bad_steps: int = 10
+    Attributes:
+        steps: length of the run.
+        warmup_steps: of these, steps of linear warmup.
+        seed: decides dropout.
+        label: name of the run in progress and messages.
+        best: which weights are kept beside the last ones, and when to stop early.
+    """
+
+    steps: PositiveInt
+    warmup_steps: Count
+    seed: int
+    label: str
     best: BestRule | None = None
-    label: str = "train"
 
 
 @dataclass
@@ -164,7 +166,7 @@ def train(
         settings=settings,
         folder=folder,
         identity=identity or {},
-        optimizer=make_optimizer(objective.parameters, settings.optimizer),
+        optimizer=make_optimizer(objective.parameters, settings),
         ranks=ranks,
         on_checkpoint=on_checkpoint,
     )
@@ -201,7 +203,7 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     """Run one update and return the loss (not finite if the update was skipped)."""
     settings, started = run.settings, time.perf_counter()
     factor = linear_schedule(run.step, warmup_steps=settings.warmup_steps, total_steps=settings.steps)
-    learning_rate = settings.optimizer.learning_rate * factor
+    learning_rate = settings.learning_rate * factor
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
     own = [run.ranks.rank] if run.ranks.rank else []

@@ -6,22 +6,12 @@ In: named parameters and the recipe's settings. Out: a torch optimizer whose sta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from minilm.errors import DataError
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamWSettings:
-    """Peak learning rate, betas, epsilon and decoupled weight decay."""
-
-    learning_rate: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
+from minilm.recipe.optimization import OptimizationSettings
 
 
 def is_decayed(name: str) -> bool:
@@ -29,7 +19,7 @@ def is_decayed(name: str) -> bool:
     return not (name.endswith("bias") or "norm." in name)
 
 
-def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: AdamWSettings) -> torch.optim.AdamW:
+def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizationSettings) -> torch.optim.AdamW:
     """A fused AdamW over `parameters` in two groups: with and without weight decay."""
     groups = [
         {
@@ -38,7 +28,10 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: AdamWSettin
         }
         for decayed, decay in ((True, settings.weight_decay), (False, 0.0))
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
+    first, second = settings.adam_betas
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, betas=(first, second), eps=settings.adam_eps, fused=True
+    )
 
 
 def optimizer_tensors(optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -6,11 +6,11 @@ In: the section, and the values that only the run knows, such as its number of s
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 
-from minilm.recipe import OptimizationSection
+from minilm.recipe import OptimizationSettings, TrainingSection
 from minilm.train.best import BestRule
 from minilm.train.loop import TrainSettings
-from minilm.train.optim import AdamWSettings
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ CADENCE = frozenset({"log_every", "checkpoint_every", "keep_checkpoints", "max_b
 
 
 def train_settings(
-    section: OptimizationSection,
+    section: TrainingSection,
     *,
     steps: int,
     warmup_steps: int,
@@ -35,23 +35,6 @@ def train_settings(
             "on CPUs, memory grows with the square of the sequence length",
             section.attention_dropout,
         )
-    return TrainSettings(
-        steps=steps,
-        optimizer=AdamWSettings(
-            learning_rate=section.learning_rate,
-            betas=section.adam_betas,
-            eps=section.adam_eps,
-            weight_decay=section.weight_decay,
-        ),
-        warmup_steps=warmup_steps,
-        max_grad_norm=section.max_grad_norm,
-        precision=section.precision,
-        seed=seed,
-        log_every=section.log_every,
-        eval_every=eval_every,
-        checkpoint_every=section.checkpoint_every,
-        keep_checkpoints=section.keep_checkpoints,
-        max_bad_steps=section.max_bad_steps,
-        best=best,
-        label=label,
-    )
+    shared = {field.name: getattr(section, field.name) for field in fields(OptimizationSettings)}
+    shared["eval_every"] = eval_every
+    return TrainSettings(**shared, steps=steps, warmup_steps=warmup_steps, seed=seed, label=label, best=best)

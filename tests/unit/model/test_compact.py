@@ -12,7 +12,8 @@ from minilm.model.compact import CompactTable
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
-from minilm.train.optim import AdamWSettings, make_optimizer
+from minilm.recipe import OptimizationSettings
+from minilm.train.optim import make_optimizer
 
 USED = [2, 3, 7, 11, 19]
 
@@ -28,7 +29,9 @@ def encoder() -> Encoder:
 
 
 def train(model: Encoder, steps: int) -> list[float]:
-    optimizer = make_optimizer(dict(model.named_parameters()), AdamWSettings(learning_rate=0.01, weight_decay=0.0))
+    optimizer = make_optimizer(
+        dict(model.named_parameters()), OptimizationSettings(learning_rate=0.01, weight_decay=0.0)
+    )
     draw, losses = np.random.default_rng(0), []
     for _ in range(steps):
         packed = pack([draw.choice(USED, size) for size in (3, 5, 9)])

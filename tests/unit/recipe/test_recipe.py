@@ -147,7 +147,7 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write):
         ("  steps: 10\n", "", "r.yaml:10: the key 'train.steps' is missing"),
         ("out: runs/small\n", "", "r.yaml:1: the key 'out' is missing"),
         ("train:", "loss: v1\ntrain:", "r.yaml:10: loss: found the text 'v1', expected a section (key: value lines)"),
-        ("steps: 10", "steps: 10\n  adam_betas: [0.9]", "r.yaml:12: train.adam_betas: found a list of 1, expected a list of two numbers"),
+        ("steps: 10", "steps: 10\n  adam_betas: [0.9]", "r.yaml:12: train.adam_betas: found a list of 1, expected 2 or more"),
         ("steps: 10", "steps: 10\n  warmup_steps: 11", "r.yaml:10: train: warmup_steps 11 is more than steps 10"),
     ],
 )  # fmt: skip

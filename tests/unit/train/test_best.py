@@ -15,7 +15,6 @@ from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, 
 from minilm.train.best import Best, BestRule, comparable, load_best
 from minilm.train.loop import TrainSettings, train
 from minilm.train.metrics import read_metrics
-from minilm.train.optim import AdamWSettings
 
 
 class Counting:
@@ -50,7 +49,11 @@ class Counting:
 def settings(steps: int, patience: int = 0) -> TrainSettings:
     return TrainSettings(
         steps=steps,
-        optimizer=AdamWSettings(learning_rate=1.0, weight_decay=0.0),
+        warmup_steps=0,
+        seed=42,
+        label="test",
+        learning_rate=1.0,
+        weight_decay=0.0,
         eval_every=1,
         checkpoint_every=1,
         best=BestRule(metric="score", patience=patience),

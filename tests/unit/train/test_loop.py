@@ -28,7 +28,6 @@ from minilm.train import loop
 from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.loop import TrainSettings, accumulate_in, train
 from minilm.train.metrics import means, read_metrics
-from minilm.train.optim import AdamWSettings
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,13 @@ class Toy:
 
 
 def settings(**values: object) -> TrainSettings:
-    chosen = {"steps": 6, "optimizer": AdamWSettings(learning_rate=0.1, weight_decay=0.0), "log_every": 2, **values}
-    return TrainSettings(**chosen)  # type: ignore[arg-type]
+    chosen = {"steps": 6, "learning_rate": 0.1, "weight_decay": 0.0, "log_every": 2, **values}
+    return TrainSettings(**{"warmup_steps": 0, "seed": 42, "label": "test", **chosen})  # type: ignore[arg-type]
 
 
 def test_logged_numbers_are_sums_over_microbatches_and_means_over_steps(tmp_path):
     toy = Toy()
-    train(toy, settings(optimizer=AdamWSettings(learning_rate=1e-30), steps=5), folder=tmp_path)
+    train(toy, settings(learning_rate=1e-30, steps=5), folder=tmp_path)
     rows = read_metrics(tmp_path)
     assert [row["step"] for row in rows] == [2, 4, 5]
     for row in rows:
@@ -281,5 +280,5 @@ def test_bf16_trains_in_its_precision_with_weights_in_float32(objective):
 def test_the_heldout_loss_goes_down(objective, tmp_path: Path):
     made = objective(10_000)
     before = made.evaluate()
-    after = train(made, settings(steps=40, optimizer=AdamWSettings(learning_rate=1e-2)), folder=tmp_path)
+    after = train(made, settings(steps=40, learning_rate=1e-2), folder=tmp_path)
     assert all(after[name] < 0.99 * before[name] for name in before), (before, after)

@@ -8,15 +8,15 @@ import torch
 from minilm.errors import DataError
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
+from minilm.recipe import OptimizationSettings
 from minilm.train.optim import (
-    AdamWSettings,
     is_decayed,
     load_optimizer_tensors,
     make_optimizer,
     optimizer_tensors,
 )
 
-SETTINGS = AdamWSettings(learning_rate=0.1, weight_decay=0.5)
+SETTINGS = OptimizationSettings(learning_rate=0.1, weight_decay=0.5)
 
 
 def encoder() -> Encoder:
