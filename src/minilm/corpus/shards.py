@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from minilm.errors import DataError
+from minilm.files.checked import Count, from_json
 from minilm.files.json import read_json
 from minilm.files.regular import sha256_file
 from minilm.files.tensors import map_arrays
@@ -36,8 +36,8 @@ class ShardInfo:
     """One shard file: its name, size, and the SHA-256 of its bytes."""
 
     file: str
-    documents: int
-    tokens: int
+    documents: Count
+    tokens: Count
     sha256: str
 
 
@@ -59,14 +59,14 @@ class ShardManifest:
     """
 
     tokenizer: str
-    vocab_size: int
+    vocab_size: Count
     dtype: str
-    max_tokens: int
-    texts: int
-    documents: int
-    tokens: int
-    bad_rows: int
-    empty_texts: int
+    max_tokens: Count
+    texts: Count
+    documents: Count
+    tokens: Count
+    bad_rows: Count
+    empty_texts: Count
     shards: tuple[ShardInfo, ...]
 
     @property
@@ -78,24 +78,17 @@ class ShardManifest:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values for JSON; the inverse of `from_json`."""
+        """Return plain values for JSON; the inverse of `read`."""
         return {**asdict(self), "shards": [asdict(shard) for shard in self.shards]}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object], *, where: str) -> ShardManifest:
+    def read(cls, value: Mapping[str, object], *, where: str) -> ShardManifest:
         """Validate plain values and build the manifest.
 
         Raises:
             DataError: a value is missing, unknown, of the wrong type, or inconsistent with the others.
         """
-        checked = _checked(cls, value, where=where)
-        listed = cast("list[object]", checked["shards"])
-        infos = []
-        for number, item in enumerate(listed):
-            if not isinstance(item, dict):
-                raise DataError(f"{where}: shards[{number}] is not an object; {_HOW_TO_FIX}")
-            infos.append(ShardInfo(**_checked(ShardInfo, item, where=f"{where}: shards[{number}]")))  # type: ignore[arg-type]
-        manifest = cls(**{**checked, "shards": tuple(infos)})  # type: ignore[arg-type]
+        manifest = from_json(cls, value, where=where, remedy=_HOW_TO_FIX)
         manifest._check(where)
         return manifest
 
@@ -162,7 +155,7 @@ class Shards:
         path = folder / MANIFEST_NAME
         if not path.is_file():
             raise DataError(f"{folder}: no {MANIFEST_NAME}, so this is not a built corpus; {_HOW_TO_FIX}")
-        manifest = ShardManifest.from_json(read_json(path), where=str(path))
+        manifest = ShardManifest.read(read_json(path), where=str(path))
         token_ids, offsets = [], []
         for shard in manifest.shards:
             arrays = _open_shard(folder / shard.file, shard, manifest, verify=verify)
@@ -206,24 +199,3 @@ def _open_shard(
     if offsets[0] != 0 or offsets[-1] != shard.tokens or lengths.min() < 1 or lengths.max() > limit:
         raise DataError(f"{path}: the offsets do not delimit documents of 1 to {limit} tokens; {_HOW_TO_FIX}")
     return token_ids, offsets
-
-
-_KINDS: dict[str, type] = {"str": str, "int": int, "tuple[ShardInfo, ...]": list}
-
-
-def _checked(
-    cls: type[ShardManifest] | type[ShardInfo], value: Mapping[str, object], *, where: str
-) -> dict[str, object]:
-    """Validate the names and JSON types of the values against the fields of `cls`, and return the values."""
-    expected = {field.name: _KINDS[str(field.type)] for field in fields(cls)}
-    if set(value) != set(expected):
-        raise DataError(
-            f"{where}: found the keys {', '.join(sorted(value)) or '(none)'}, "
-            f"expected {', '.join(sorted(expected))}; {_HOW_TO_FIX}"
-        )
-    for name, kind in expected.items():
-        item = value[name]
-        if type(item) is not kind or (isinstance(item, int) and item < 0):
-            wanted = "a non-negative integer" if kind is int else f"a {kind.__name__}"
-            raise DataError(f"{where}: {name} is {item!r:.40}, expected {wanted}; {_HOW_TO_FIX}")
-    return dict(value)

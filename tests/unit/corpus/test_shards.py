@@ -218,15 +218,15 @@ def test_swapped_shards_are_found(corpus):
     ("changes", "message"),
     [
         ({"documents": 7}, "differ from the sums over the shards"),
-        ({"documents": "many"}, "documents is 'many', expected a non-negative integer"),
-        ({"tokens": True}, "tokens is True, expected a non-negative integer"),
-        ({"tokens": -1}, "tokens is -1, expected a non-negative integer"),
+        ({"documents": "many"}, "documents is 'many'; expected a whole number"),
+        ({"tokens": True}, "tokens is True; expected a whole number"),
+        ({"tokens": -1}, "tokens is -1; expected 0 or more"),
         ({"dtype": "float64"}, "dtype is 'float64', expected uint16 or uint32"),
         ({"dtype": "uint32"}, "sizes or types do not match"),
         ({"max_tokens": 5}, "the offsets do not delimit documents of 1 to 5 tokens"),
         ({"shards": []}, "a shard has no documents"),
-        ({"shards": ["x"]}, r"shards\[0\] is not an object"),
-        ({"surprise": 1}, "found the keys .*surprise.*, expected"),
+        ({"shards": ["x"]}, r"shards is \[\'x\'\]; expected a list, each item an object"),
+        ({"surprise": 1}, "unknown key 'surprise'; expected tokenizer"),
     ],
 )
 def test_wrong_manifests_are_refused(changes, message, corpus):
