@@ -1,9 +1,9 @@
-"""The page of results on real data, written from the stored numbers: docs/results.md.
+"""Write docs/results.md, the page of results on real data, from the stored numbers.
 
 In: `benchmarks/results/glue/TASK.json`, `squad/VERSION.json` and `generation/TASK.json`, as `benchmarks/glue.py`,
 `squad.py` and `generation.py` store them; files and runs may be missing.
-Out: one table per task: this library, transformers on the same weights where both were run, the paper's model of that
-size; and generated texts beside their references.
+Out: one table per task with minilm, transformers on the same weights where measured, and the paper's model of that
+size; generated texts next to their references.
 
     python benchmarks/results_page.py
 """
@@ -29,26 +29,26 @@ _HEAD = """# Results
 
 <!-- written by benchmarks/results_page.py from benchmarks/results: edit those, not this page -->
 
-What the dev sets of GLUE and SQuAD say of models fine-tuned with `minilm finetune`, beside the transformers Trainer:
-the same weights, rows and settings, but that transformers also drops attention probabilities (0.1), which minilm does
-only when it is told to; the tables say how many seeds. Each number is the best epoch of a run on the dev set, then the
-mean over seeds; the deviation is that of a sample. So that it takes half the hours, the Trainer computes each batch in
-four parts of similar length (the same gradient but for the draws of dropout, less padding), but for the first seeds of
-CoLA, RTE and MRPC. SQuAD: one model a run, trained as for 2.0, its last weights asked for both dev sets; for 1.1 it
-must answer. Where ours is lower (MRPC), it is within half a standard error; with three seeds a side STS-B was lower,
-with five it is higher. Below that: questions and summaries generated for test sets. `benchmarks/glue.py`, `squad.py`
-and `generation.py` measure, `benchmarks/results_page.py` writes this page.
+Dev set results of models fine-tuned with `minilm finetune`, compared with the transformers Trainer. Weights, rows and
+settings are the same, with one exception: transformers also applies dropout (0.1) to attention probabilities, which
+minilm does only with `train.attention_dropout`. Each run counts with its best epoch on the dev set. The tables show the
+mean and sample standard deviation over seeds. To halve its running time, the Trainer computes each batch in four parts
+of similar length: less padding and, apart from dropout masks, the same gradient. The first seeds of CoLA, RTE and MRPC
+ran without this split. For SQuAD, each run trains one model on SQuAD 2.0 settings, and its last weights answer both dev
+sets; on 1.1 the model must give an answer. On MRPC minilm is lower by less than half a standard error. With three seeds
+per side STS-B was lower; with five it is higher. The questions and summaries at the end are generated for test sets.
+`benchmarks/glue.py`, `squad.py` and `generation.py` measure; `benchmarks/results_page.py` writes this page.
 
-**These weights are not the paper's.** Both sides start from the embedded sentence model, all-MiniLM-L6-v2: a MiniLM of
-twelve layers with every second one dropped, then trained for sentence similarity. The paper's L6-H384 was distilled
-with six layers, through a teacher assistant, and its numbers are means over 4 runs with the best of a grid of settings.
-So the row to compare with is transformers; the paper's row says what a model of this size can reach.
+**These are not the weights of the paper.** Both sides start from the embedded sentence model, all-MiniLM-L6-v2: a
+MiniLM of twelve layers with every second one dropped, then trained for sentence similarity. The paper's L6-H384 was
+distilled with six layers through a teacher assistant, and its numbers are means over 4 runs with the best setting of a
+grid. Compare minilm with the transformers row; the paper's row shows what a model of this size can reach.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a reader must know of a task: its name, what is measured, the training set, the paper's number."""
+    """A task as the page describes it: title, metric, training set, the paper's number."""
 
     title: str
     metric: str
@@ -77,11 +77,11 @@ TASKS: Mapping[str, Task] = {
         title="STS-B", metric="mean of Pearson and Spearman, times 100", trained_on=_official(5_749), paper=None
     ),
     "squad/1.1": Task(
-        title="SQuAD 1.1", metric="F1 on the whole dev set", paper=None,
+        title="SQuAD 1.1", metric="F1 on the full dev set", paper=None,
         trained_on=_squad("87,599 questions, all with an answer"),
     ),
     "squad/2.0": Task(
-        title="SQuAD 2.0", metric="F1 on the whole dev set", paper=75.6,
+        title="SQuAD 2.0", metric="F1 on the full dev set", paper=75.6,
         trained_on=_squad("130,319 questions, 43,498 of them without an answer"),
     ),
 }  # fmt: skip
@@ -89,7 +89,7 @@ TASKS: Mapping[str, Task] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """A generation task: what is measured, the official training set, the paper's numbers in the order of `metrics`."""
+    """A generation task: metrics, size of the official training set, the paper's numbers in the order of `metrics`."""
 
     title: str
     metrics: Mapping[str, str]
@@ -119,11 +119,11 @@ _SHOWN = 5  # examples on the page; the stored file holds more
 def main() -> None:
     """Write the page."""
     PAGE.write_text(page(RESULTS), encoding="utf-8")
-    print(f"{PAGE} is written")
+    print(f"wrote {PAGE}")
 
 
 def page(results: Path) -> str:
-    """The page for the files in `results`, of which any may be missing."""
+    """The page for the files in `results`, any of which may be missing."""
     parts = [_HEAD]
     parts += [_section(task, _stored(results, name)) for name, task in TASKS.items()]
     parts += [_generated(task, _stored(results, name)) for name, task in GENERATED.items()]
@@ -141,7 +141,7 @@ def _generated(task: Generated, stored: Mapping[str, Any]) -> str:
     paper = [*(f"{value:.2f}" for value in task.paper), f"{task.official:,}", str(task.paper_epochs)]
     own = [_MISSING, *[""] * (len(names) - 1)]
     if stored:
-        found = [stored["scores"][key] for key in task.metrics]  # METEOR is null where Java was missing
+        found = [stored["scores"][key] for key in task.metrics]  # METEOR is null if Java was missing
         scores = ["not measured" if score is None else f"{score:.2f}" for score in found]
         own = [*scores, f"{stored['training examples']:,}", f"{stored['epochs']:g}"]
     lines = [
@@ -157,7 +157,7 @@ def _generated(task: Generated, stored: Mapping[str, Any]) -> str:
 
 
 def _how_generated(stored: Mapping[str, Any]) -> list[str]:
-    """The conditions, then generated texts beside their references."""
+    """The conditions, then generated texts next to their references."""
     examples = stored["examples"]
     shown = examples[:: max(1, len(examples) // _SHOWN)][:_SHOWN]
     rows = [_cells([one["reference"], one["prediction"]]) for one in shown]
@@ -171,7 +171,7 @@ def _how_generated(stored: Mapping[str, Any]) -> list[str]:
 
 
 def _cells(texts: Sequence[str]) -> str:
-    """A row of a table; what would end a cell or a line is escaped."""
+    """A table row; pipes are escaped and newlines become spaces."""
     cells = [" ".join(text.replace("|", "\\|").split()) for text in texts]
     return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
 
@@ -197,7 +197,7 @@ def _section(task: Task, stored: Mapping[str, object]) -> str:
 
 
 def _settings(runs: Sequence[_Run]) -> list[tuple[object, ...]]:
-    """The different settings, in the order they were measured."""
+    """The distinct settings, in the order they were measured."""
     return list(dict.fromkeys(tuple(run[key] for key in _SETTING) for run in runs))
 
 
@@ -220,7 +220,7 @@ def _scores(setting: tuple[object, ...], runs: Sequence[_Run], side: str) -> lis
 
 
 def _difference(setting: tuple[object, ...], runs: Sequence[_Run]) -> list[str]:
-    """The difference of both means and its standard error, where both sides have several seeds."""
+    """The difference of the two means and its standard error, if both sides have several seeds."""
     ours, theirs = (_scores(setting, runs, side) for side in _SIDES)
     if min(len(ours), len(theirs)) < 2 or not all(map(math.isfinite, (*ours, *theirs))):
         return []
@@ -245,7 +245,7 @@ def _row(name: str, mean: str, *, deviation: str = "", seeds: str = "", setting:
 
 
 def _conditions(stored: Mapping[str, Any], runs: Sequence[_Run]) -> list[str]:
-    """Which data, which machine."""
+    """The machines and the checksums of the data."""
     if not runs:
         return []
     machines = dict.fromkeys(_machine(run["machine"]) for run in runs)
