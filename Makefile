@@ -7,15 +7,15 @@ STAMP := .venv/.stamp
 .PHONY: help venv quickstart test test-fast test-install mutants check bench clean
 
 help:
-	@echo "make venv          create .venv with the tested versions"
-	@echo "make quickstart    distil, fine-tune and compare on what is installed, offline"
+	@echo "make venv          create .venv with the tested package versions"
+	@echo "make quickstart    distil, fine-tune and compare the installed model, offline"
 	@echo "make test          run all tests"
-	@echo "make test-fast     run the tests that are not marked slow, about a minute"
+	@echo "make test-fast     run the tests not marked slow (about a minute)"
 	@echo "make check         lint, format, types, house rules"
-	@echo "make test-install  install wheel, sdist and the lowest promised versions in new environments (package index)"
-	@echo "make mutants       change the code in 60 places, one at a time, and count what the tests catch"
+	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"
+	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
 	@echo "make bench         run the benchmarks"
-	@echo "make clean         remove .venv, caches and build results (runs/ stays)"
+	@echo "make clean         remove .venv, caches and build outputs (keeps runs/)"
 
 venv: $(STAMP)
 
