@@ -39,7 +39,7 @@ def interleaved(sides: Mapping[str, Callable[[], object]], *, repetitions: int =
 
 
 def machine() -> dict[str, object]:
-    """What a reader must know to compare numbers."""
+    """The facts about this machine that are needed to compare numbers."""
     model = "unknown"
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

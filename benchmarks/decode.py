@@ -1,8 +1,8 @@
 """Beam search against the original algorithm, and against transformers on an encoder-decoder of the same size.
 
 Beam 5, sources of about 450 tokens, 48-token targets; `L6` and `L12` are MiniLM's sizes with random weights. Both
-sides have the same weights, the same allocator settings and give the same targets. `short` are targets of about
-13 tokens, which the early stop notices and the original does not. Memory is the peak of a process of its own.
+sides have the same weights, the same allocator settings and give the same targets. `short` has targets of about
+13 tokens, where the early stop helps; the original has none. Memory is the peak of a separate process.
 
     python benchmarks/decode.py [--examples 4] [--repetitions 3]
 """
@@ -112,7 +112,7 @@ def peer_side(sources: Sequence[np.ndarray]) -> Callable[[], object]:
 
 
 def peak_memory(size: str, side: str, examples: int) -> float:
-    """MiB that a search adds to a process of its own."""
+    """MiB that a search adds to the peak of a separate process."""
     done = subprocess.run(
         [sys.executable, __file__, "--memory", side, "--size", size, "--examples", str(examples)],
         capture_output=True,

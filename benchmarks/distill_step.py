@@ -1,8 +1,8 @@
-"""One distillation step (BERT-Base -> L6-H384, R = 48) against the padded way, equal loss.
+"""One distillation step (BERT-Base -> L6-H384, R = 48) against the padded baseline, equal loss.
 
-The padded way, as public MiniLMv2 trainers do it: pad to the longest sequence, run all layers with attentions
-and hidden states returned, project queries, keys and values again, one KL loop over sequences. Documents are whole
-docstrings cut at 128 or 512 tokens; the batch is the middle one of a hundred by its longest document.
+The padded baseline, as in public MiniLMv2 trainers: pad to the longest sequence, run all layers with attentions
+and hidden states returned, project queries, keys and values again, one KL loop over sequences. Documents are full
+docstrings truncated to 128 or 512 tokens; the batch is the middle one of a hundred by its longest document.
 
     python benchmarks/distill_step.py
 """
@@ -38,7 +38,7 @@ SETTINGS = OptimizationSettings(learning_rate=1e-4)
 
 
 class PaddedWay:
-    """Teacher and student as whole Hugging Face models on padded batches."""
+    """Teacher and student as full Hugging Face models on padded batches."""
 
     def __init__(self, teacher: BertModel, student: BertModel) -> None:
         self.teacher, self.student = teacher.eval(), copy.deepcopy(student).train()

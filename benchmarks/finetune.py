@@ -3,7 +3,7 @@
 Both sides start from the same real weights with the same fresh head, without dropout, and take the same 32 rows a
 step; ours is the training loop as `minilm finetune` runs it. First the loss curves of 50 steps are compared, then
 blocks of steps are timed in turn. Peer rows: `tuned` runs under the allocator settings that ours sets, `as users run
-it` in a process of its own with the system's.
+it` in a separate process with the default settings.
 
     python benchmarks/finetune.py sst-2=glue/SST-2/train.tsv rte=glue/RTE/train.tsv
 """
@@ -163,7 +163,7 @@ def loss_difference(folder: Path, task: ClassificationTask, work: Path) -> float
 
 
 def untuned_peer_seconds(name: str, file: Path, *, bf16: bool) -> float:
-    """The peer's seconds per block in a process of its own, under the system's allocator settings."""
+    """The peer's seconds per block in a separate process, under the default allocator settings."""
     command = [sys.executable, __file__, "--peer", name, str(file), "bf16" if bf16 else "fp32"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(output.strip().splitlines()[-1])

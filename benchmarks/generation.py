@@ -1,8 +1,8 @@
-"""Generation on real weights: fine-tune, generate for the test file, score; one JSON file a task.
+"""Generation on real weights: fine-tune, generate for the test file, score; one JSON file per task.
 
-It types the commands a user would: `minilm finetune` with a shipped recipe on the embedded model, `minilm generate`
-and `minilm score` with the paper's decoding. All of them go on where they were stopped, so this can be stopped too;
-what is finished lies in `--work`.
+It runs the commands a user would: `minilm finetune` with a shipped recipe on the embedded model, `minilm generate`
+and `minilm score` with the paper's decoding. All of them resume, so this script can be stopped too;
+finished files are in `--work`.
 
     python benchmarks/generation.py --data DATA --work runs/generation --task qg --epochs 3
 """
@@ -34,7 +34,7 @@ _EXAMPLES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """A task: what is learned from what, and how its test file is decoded and scored.
+    """A task: its training data, and how its test file is decoded and scored.
 
     Attributes:
         recipe: the shipped recipe, with the paper's settings.
@@ -75,7 +75,7 @@ TESTS: Mapping[str, Test] = {
 
 
 def main() -> None:
-    """Run the three commands of a task and store what they say."""
+    """Run the three commands of a task and store the scores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with qg/, xsum/ and cnndm/")
     parser.add_argument("--work", type=Path, required=True, help="folder for runs and generated files")

@@ -1,9 +1,9 @@
-"""GLUE on real weights, ours against transformers: same rows, settings, seeds and start; one JSON file a task.
+"""GLUE on real weights, ours against transformers: same rows, settings, seeds and start; one JSON file per task.
 
 One setting differs: transformers drops attention probabilities (0.1), ours none, as is its default. Both sides
 fine-tune the embedded model with the settings of the task's recipe, score the dev file after each epoch and keep the
-best epoch. Ours is `minilm finetune`; the other side the transformers Trainer, see `SplitByLength`. Runs that stand in
-the file already are not run again, so this can be stopped and started at will.
+best epoch. Ours is `minilm finetune`; the other side the transformers Trainer, see `SplitByLength`. Runs already in
+the file are not repeated, so this script can be stopped and restarted at any time.
 
     python benchmarks/glue.py --data glue --task cola --side ours --seeds 1 2 3
     python benchmarks/glue.py --data glue --task cola --side transformers --seeds 1 2 3
@@ -81,7 +81,7 @@ def run_missing(recipe: FinetuneRecipe, file: Path, *, side: str) -> None:
 
 
 def run_key(recipe: FinetuneRecipe, *, side: str) -> dict[str, object]:
-    """What tells runs of one task apart."""
+    """The values that identify a run of a task."""
     section = recipe.train
     setting = {"epochs": section.epochs, "learning_rate": section.learning_rate, "batch_size": section.batch_size}
     return {"side": side, "seed": recipe.seed, "precision": section.precision, **setting}
@@ -122,7 +122,7 @@ def store(
 
 
 def stored_in(file: Path) -> dict[str, Any]:
-    """The runs of a task's file; none where it is not there yet."""
+    """The runs of a task's file; none if there is no file yet."""
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"runs": []}
     return found
 
@@ -151,7 +151,7 @@ def ours(recipe: FinetuneRecipe) -> list[Mapping[str, float]]:
 
 
 def finetuned(recipe: FinetuneRecipe, out: Path) -> str:
-    """Run the recipe in that folder, or go on there; the name of its main metric."""
+    """Run the recipe in that folder, or resume it; returns the name of its main metric."""
     run = recipe.model_copy(update={"out": str(out)})
     return finetune(Loaded(recipe=run, origins=dict.fromkeys(flat_values(run), "benchmark")))[0].metric
 
@@ -211,14 +211,14 @@ class SplitByLength(Trainer):
     def part_loss(
         model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, longest: int
     ) -> torch.Tensor:
-        """The mean loss over some rows, cut where the longest of them ends."""
+        """The mean loss over some rows, truncated to the longest of them."""
         cut = {name: value[rows, :longest] if value.ndim == 2 else value[rows] for name, value in inputs.items()}
         loss: torch.Tensor = model(**cut).loss
         return loss
 
 
 def peer_arguments(recipe: FinetuneRecipe, rows: int, out: Path, **more: str | int) -> TrainingArguments:
-    """The recipe's settings as the Trainer takes them, for a training set of so many rows."""
+    """The recipe's settings as the Trainer takes them, for a training set of that size."""
     section = recipe.train
     steps = math.ceil(section.epochs * rows / section.batch_size)
     return TrainingArguments(

@@ -1,4 +1,4 @@
-"""The original decoding algorithm of s2s-ft (spec 2.6), written anew on our weights, for benchmarks.
+"""The original decoding algorithm of s2s-ft (spec 2.6), reimplemented on our weights for benchmarks.
 
 Everything is padded to the longest source. A step feeds the token before and a [MASK]; what is cached are the hidden
 rows of every layer, so keys and values of the source and of all tokens before are projected anew in each step; every

@@ -1,6 +1,6 @@
 """One seq2seq training step against the dense mask on padded rows, equal loss.
 
-The padded way, as s2s-ft does it: every row is 464 + 48 + 48 positions, one additive mask over the whole square, all
+The padded baseline, as in s2s-ft: every row is 464 + 48 + 48 positions, one additive mask over the whole square, all
 rows of all layers, the head and the smoothed loss at all 48 pseudo positions, padding masked out at the end. `eager`
 computes attention as s2s-ft does, `sdpa` by torch's fused call with the same mask. Lengths are drawn so that 79% of
 the positions are real; files of XSum or question generation add rows with theirs.
@@ -48,7 +48,7 @@ Attention = Literal["eager", "sdpa"]
 
 
 def drawn_views() -> list[MaskedPair]:
-    """Pairs of random ids: a third of the sources are cut at the limit, targets are of 15 to 40 tokens."""
+    """Pairs of random ids: a third of the sources are truncated at the limit, targets have 15 to 40 tokens."""
     draw = np.random.default_rng(3)
     lengths = np.where(draw.random(BATCH) < 0.33, SOURCE - 2, draw.integers(225, SOURCE - 2, BATCH))
     targets = draw.integers(14, 40, BATCH)

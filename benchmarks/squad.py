@@ -1,8 +1,8 @@
 """SQuAD on real weights, ours against transformers: same windows, settings, seeds and start.
 
-As `glue.py`, but training goes on where it was stopped: what is finished lies in `--work`. One model a side and seed is
+As `glue.py`, but training resumes: finished runs are in `--work`. One model per side and seed is
 trained as for SQuAD 2.0, without a look at the dev files. Then the last weights of both sides answer the questions of
-both dev files, by the same code, those that are in both once; those of SQuAD 1.1 always with a span. One JSON file a
+both dev files, by the same code, those that are in both once; those of SQuAD 1.1 always with a span. One JSON file per
 version.
 
     python benchmarks/squad.py --data DATA --train train-v2.0.json --work runs/squad --side ours --seeds 1
@@ -111,7 +111,7 @@ def train_theirs(recipe: FinetuneRecipe, out: Path) -> None:
 
 
 def require_same_run(recipe: FinetuneRecipe, out: Path) -> None:
-    """Ours refuses a folder of another run by itself; the Trainer would go on with whatever lies there."""
+    """Ours rejects the folder of another run by itself; the Trainer would resume from whatever is there."""
     identity = {
         **run_key(recipe, side="transformers"),
         "train sha256": [sha256_file(Path(name)) for name in recipe.task.train],
@@ -126,7 +126,7 @@ def require_same_run(recipe: FinetuneRecipe, out: Path) -> None:
 def scores(model: Path, recipe: FinetuneRecipe, outputs: dict[bytes, Array]) -> Mapping[str, float]:
     """The official scores of a model's answers to the recipe's dev file.
 
-    `outputs` are what the model says of a window, by its token ids; windows that are not there are asked and added.
+    `outputs` caches the scores of each window by its token ids; missing windows are computed and added.
     """
     assert isinstance(recipe.task, SquadSection)
     dev = {name: read_squad(Path(file)) for name, file in dev_files(recipe.task.dev).items()}

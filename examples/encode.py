@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print the texts that are closest to the query."""
     parser = argparse.ArgumentParser(description="Search texts by meaning.")
     parser.add_argument("query", nargs="?", default="How do I stop a loop early?")
-    parser.add_argument("--texts", type=Path, help="a text on each line; six sentences when left out")
+    parser.add_argument("--texts", type=Path, help="one text per line; six sentences if omitted")
     parser.add_argument("--model", default="embedded", help="a model folder")
     parser.add_argument("--top", type=int, default=3, help="texts to print")
     args = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """What only a GPU can show: the packed encoder, its losses and its search against the CPU; rates beside padding.
 
-`python benchmarks/gpu/checks.py` writes `benchmarks/results/gpu.json`; with `--device cpu` it tries only itself.
+`python benchmarks/gpu/checks.py` writes `benchmarks/results/gpu.json`; `--device cpu` only tests the script.
 """
 
 from __future__ import annotations
