@@ -174,7 +174,9 @@ def _decode(args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, settin
     if decoder.max_positions < args.max_seq_length:
         logger.warning(
             "--max_seq_length %d: %s has positions for %d tokens, which are used",
-            *(args.max_seq_length, folder, decoder.max_positions),
+            args.max_seq_length,
+            folder,
+            decoder.max_positions,
         )
     room = decoder.source_room(args.max_tgt_length, max_positions=args.max_seq_length)
     output = Path(args.output_file) if args.output_file else folder.with_name(f"{folder.name}.{args.split}")

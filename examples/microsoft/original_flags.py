@@ -24,12 +24,12 @@ from minilm.finetune.run import tokenizer_path
 from minilm.model.config import FAMILIES
 from minilm.model.metadata import read_config
 from minilm.model.precision import Precision
-from minilm.recipe import FinetuneRecipe, Loaded, flat_values
+from minilm.recipe import FinetuneRecipe, Loaded, TrainingSection, flat_values
+from minilm.train.allocator import keep_freed_memory
 from minilm.train.distributed import Ranks, is_first_process, process_group
 
 logger = logging.getLogger("minilm.examples")
 
-TOKENS_PER_BATCH = 16384
 MODEL_TYPES = {name: "bert" for name in ("minilm", "unilm", "electra")} | {family: family for family in FAMILIES}
 """Names of --model_type and the family each belongs to."""
 
@@ -177,6 +177,7 @@ def training_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]
     if args.no_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    keep_freed_memory()
     return args
 
 
@@ -222,7 +223,7 @@ def training_recipe(
         "lowercase": lowercase(args.do_lower_case, tokenizer_path(args.tokenizer_name, model)),
         "train.steps": steps if steps > 0 else None,
         "train.batch_size": args.per_gpu_train_batch_size * ranks.world_size * args.gradient_accumulation_steps,
-        "train.tokens_per_batch": max(TOKENS_PER_BATCH, longest),
+        "train.tokens_per_batch": max(TrainingSection.tokens_per_batch, longest),
         "train.precision": precision_of(fp16=args.fp16),
         "train.log_every": every(args.logging_steps),
         "train.checkpoint_every": every(args.save_steps),

@@ -18,7 +18,6 @@ from typing import Literal
 
 import torch
 from original_flags import (
-    TOKENS_PER_BATCH,
     TRAINING,
     DeadFlag,
     Flag,
@@ -40,7 +39,7 @@ from minilm.finetune.run import finetune_once, tokenizer_path
 from minilm.finetune.squad import SpanTask
 from minilm.model.checkpoint import read_model
 from minilm.model.metadata import read_config, saved_head
-from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
+from minilm.recipe import FinetuneRecipe, Loaded, TrainingSection, resolved_yaml
 from minilm.tasks.squad.answers import official_files
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.squad.settings import SquadSettings
@@ -216,7 +215,7 @@ def _evaluate(args: argparse.Namespace, task: SpanTask, source: tuple[Path, Path
     found = {int(one.name.removeprefix("ckpt-")): one for one in (out / "run" / MODELS).glob("ckpt-*") if scores_all}
     for step, folder in [("", path), *((str(step), found[step]) for step in sorted(found))]:
         model = read_model(folder, config=None if step else config, head="span").eval().to(device)
-        outputs = task.predict(model, task.dev["dev"], token_budget=TOKENS_PER_BATCH, ranks=ranks)
+        outputs = task.predict(model, task.dev["dev"], token_budget=TrainingSection.tokens_per_batch, ranks=ranks)
         answers = task.chosen("dev", outputs)
         results |= {f"{key}_{step}" if step else key: value for key, value in task.scores("dev", answers).items()}
         for name, content in official_files(answers).items() if ranks.is_first else ():

@@ -6,6 +6,7 @@ error.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from contextlib import ExitStack
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+
+logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -74,7 +77,7 @@ class Progress:
         if self._bar is not None:
             bar, task = self._bar
             bar.update(task, completed=self._done, count=self._count(), status=shown)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done == self._total:
             self._last_line = now
             left = (
                 f"{timedelta(seconds=round((self._total - self._done) / rate))} left" if rate else "time left unknown"
@@ -90,7 +93,10 @@ def _number(value: float) -> str:
 
 
 def _say(line: str) -> None:
-    if sys.stderr is not None:
+    """Log the line where a run keeps a log, which also reaches the terminal; else write it to standard error."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s", line)
+    elif sys.stderr is not None:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 

@@ -12,7 +12,7 @@ ROOMS = {
     "score": "text",
     "tasks": "files text model score",
     "decode": "files text model",
-    "recipe": "files model tasks",
+    "recipe": "files corpus model tasks",
     "report": "files",
     "infer": "files text model tasks decode",
     "train": "files model recipe",
@@ -25,7 +25,6 @@ ROOMS = {
 }
 FILES = {
     "distill/relations.py": "model",
-    "score/": "text",
     **{
         f"model/{name}.py": ""
         for name in (

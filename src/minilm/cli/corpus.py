@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm.cli.table import aligned
+from minilm.corpus.settings import CorpusSettings
 from minilm.embedded import model_path
 
 if TYPE_CHECKING:
@@ -49,14 +50,14 @@ def build(
     more_inputs: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE", help="More text files.", show_default=False)
     ] = None,
-    field: Annotated[str, typer.Option(help="Column that holds the text (not used for .txt).")] = "text",
+    field: Annotated[str, typer.Option(help="Column that holds the text (not used for .txt).")] = CorpusSettings.field,
     max_tokens: Annotated[
-        int, typer.Option(help="Most tokens of a document, special tokens included; longer texts are cut.")
-    ] = 512,
+        int, typer.Option(help="Max tokens per document, special tokens included; longer texts are split.")
+    ] = CorpusSettings.max_tokens,
     workers: Annotated[
         int,
         typer.Option(help="Processes that tokenize; 1 uses threads on all cores. The result is the same."),
-    ] = 1,
+    ] = CorpusSettings.workers,
 ) -> None:
     """Tokenize text files once, so that training only reads token ids.
 
@@ -91,12 +92,13 @@ def build(
 
 def _shown_by(progress: Progress, started: float) -> Callable[[BuildProgress], None]:
     """What hands the progress of a build, in MiB that were read, to its display."""
-    mib_done = 0.0
+    mib_done, has_begun = 0.0, False
 
     def show(now: BuildProgress) -> None:
-        nonlocal mib_done
-        if not mib_done:
+        nonlocal mib_done, has_begun
+        if not has_begun:
             progress.begin(now.bytes_total / 2**20)
+            has_begun = True
         read = now.bytes_done / 2**20 - mib_done
         mib_done += read
         progress.advance(read, status=status_line(now, time.monotonic() - started))

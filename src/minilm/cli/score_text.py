@@ -172,12 +172,15 @@ def qg(
         logger.warning(
             "%s: %d of %d predictions are scored: of rows with the same source the last one, against the references of "
             "all of them",
-            *(predictions, len(items), len(given.texts)),
+            predictions,
+            len(items),
+            len(given.texts),
         )
     if _has_capitals(one for row in expected.texts for one in row) and not _has_capitals(one.text for one in items):
         logger.warning(
             "%s has capitals and %s none, so few words match: give both tokenized and lower-cased alike",
-            *(references, predictions),
+            references,
+            predictions,
         )
     rows = sums_of(items, _meteor(items))
     counts = {"rows": len(given.texts), "items": len(items)}
@@ -210,7 +213,10 @@ def _read_pairs(
     if cut_references and size < len(expected.texts):
         logger.warning(
             "%s: the last %s of %s references have no prediction and are left out (first: line %d)",
-            *(references, f"{len(expected.texts) - size:,}", f"{len(expected.texts):,}", expected.lines[size]),
+            references,
+            f"{len(expected.texts) - size:,}",
+            f"{len(expected.texts):,}",
+            expected.lines[size],
         )
         expected = replace(expected, texts=expected.texts[:size], lines=expected.lines[:size])
     elif size < len(expected.texts):
@@ -263,7 +269,10 @@ def _prepared(
     if emptied:
         logger.warning(
             "%s: --task %s leaves nothing of %d predictions, which match nothing (first: line %d)",
-            *(given.path, task, len(emptied), given.lines[emptied[0]]),
+            given.path,
+            task,
+            len(emptied),
+            given.lines[emptied[0]],
         )
     golds = [tuple(prepare_reference(text, task) for text in several) for several in expected.texts]
     return [*map(without_bracket_codes, texts)], [tuple(map(without_bracket_codes, several)) for several in golds]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minilm.corpus.settings import CorpusSettings
 from minilm.corpus.shards import DTYPES, MANIFEST_NAME, ShardInfo, ShardManifest, shard_name
 from minilm.corpus.tokenizing import Int32s, TokenizedBatch, batches, tokenize_here, tokenize_in_workers
 from minilm.errors import DataError, UsageError
@@ -42,10 +43,10 @@ def build_shards(
     *,
     tokenizer: Path,
     out: Path,
-    max_tokens: int = 512,
-    field: str = "text",
+    max_tokens: int = CorpusSettings.max_tokens,
+    field: str = CorpusSettings.field,
     shard_tokens: int = 2**24,
-    workers: int = 1,
+    workers: int = CorpusSettings.workers,
     tally: Tally | None = None,
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> ShardManifest:
@@ -70,7 +71,11 @@ def build_shards(
         DataError: an input file or the tokenizer is damaged, or no text was found.
         SystemProblem: the disk is full, `out` cannot be written, or a worker died.
     """
-    _check_arguments(inputs, max_tokens=max_tokens, shard_tokens=shard_tokens, workers=workers)
+    if not inputs:
+        raise UsageError("no input files; give at least one")
+    if shard_tokens < 1:
+        raise UsageError(f"shard_tokens is {shard_tokens}; expected 1 or more")
+    CorpusSettings(field=field, max_tokens=max_tokens, workers=workers)  # rejects what is out of range
     tally = Tally() if tally is None else tally
     meter = ByteMeter()
     texts = read_texts(inputs, field=field, tally=tally, meter=meter)
@@ -94,18 +99,6 @@ def build_shards(
         write_json(folder / MANIFEST_NAME, manifest.to_json())
     tally.report()
     return manifest
-
-
-def _check_arguments(inputs: Sequence[Path], *, max_tokens: int, shard_tokens: int, workers: int) -> None:
-    if not inputs:
-        raise UsageError("no input files; give at least one")
-    for name, value, least in (
-        ("max_tokens", max_tokens, 3),
-        ("shard_tokens", shard_tokens, 1),
-        ("workers", workers, 1),
-    ):
-        if value < least:
-            raise UsageError(f"{name} is {value}; expected at least {least}")
 
 
 def _smallest_dtype(vocab_size: int) -> str:

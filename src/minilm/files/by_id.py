@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from minilm.errors import DataError, UsageError
-from minilm.files.fields import no_field
+from minilm.files.fields import kind_of, no_field
 from minilm.files.formats import read_file
 from minilm.files.regular import decode
 
@@ -25,10 +25,6 @@ ID_FIELDS = ("id", "idx")
 _T = TypeVar("_T")
 _Pairs = tuple[tuple[str, object], ...]
 _LARGEST = 1e308
-_KINDS: dict[type, str] = {
-    **{dict: "an object", tuple: "an object", list: "a list", str: "a string"},
-    **{bool: "true or false", int: "a number", float: "a number", type(None): "null"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +81,7 @@ def as_text(value: object) -> str:
         ValueError: the value is none.
     """
     if not isinstance(value, str):
-        raise ValueError(f"found {_kind(value)}, expected a string")
+        raise ValueError(f"found {kind_of(value)}, expected a string")
     return value
 
 
@@ -96,14 +92,10 @@ def as_number(value: object) -> float:
         ValueError: the value is none.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"found {_kind(value)}, expected a number")
+        raise ValueError(f"found {kind_of(value)}, expected a number")
     if not abs(value) < _LARGEST:  # also false for NaN
         raise ValueError(f"found {str(value)[:20]}, expected a finite number")
     return float(value)
-
-
-def _kind(value: object) -> str:
-    return _KINDS.get(type(value), type(value).__name__)
 
 
 def _short(text: str) -> str:
@@ -134,7 +126,10 @@ def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: 
     if equal:
         logger.warning(
             "%s: %d repeated ids with equal values count once (first: %s, also in %s)",
-            *(equal[0].place, len(equal), _short(equal[0].id), kept[equal[0].id].place),
+            equal[0].place,
+            len(equal),
+            _short(equal[0].id),
+            kept[equal[0].id].place,
         )
     return {key: one.value for key, one in kept.items()}
 
@@ -194,7 +189,7 @@ def _document_pairs(path: Path, text: str) -> Iterator[tuple[str, str, object]]:
         return
     document = _parse(str(path), text, hook=tuple)
     if not isinstance(document, tuple):
-        raise DataError(f"{path}: found {_kind(document)}, expected one object, id to value, or an object per line")
+        raise DataError(f"{path}: found {kind_of(document)}, expected one object, id to value, or an object per line")
     for key, value in document:
         yield str(path), key, value
 
@@ -202,7 +197,7 @@ def _document_pairs(path: Path, text: str) -> Iterator[tuple[str, str, object]]:
 def _field(place: str, row: object, names: Sequence[str]) -> object:
     """Return the first of these fields that the row has."""
     if not isinstance(row, dict):
-        raise DataError(f"{place}: found {_kind(row)}, expected an object with {' or '.join(map(repr, names))}")
+        raise DataError(f"{place}: found {kind_of(row)}, expected an object with {' or '.join(map(repr, names))}")
     for name in names:
         if name in row:
             return row[name]
@@ -212,5 +207,5 @@ def _field(place: str, row: object, names: Sequence[str]) -> object:
 def _id(place: str, row: object, names: Sequence[str]) -> str:
     value = _field(place, row, names)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DataError(f"{place}: the id is {_kind(value)}, expected a string or a whole number")
+        raise DataError(f"{place}: the id is {kind_of(value)}, expected a string or a whole number")
     return str(value)

@@ -1,14 +1,36 @@
-"""What is said of a row that lacks a field.
+"""The parts of messages about fields of a row: a field that is missing, a value of another kind.
 
-In: the names that were looked for and the row's own. Out: one sentence: expected, found, and the way out.
+In: the names that were looked for and those of the row; a value. Out: words for a message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 _SHOWN, _MAX_CHARS = 8, 40
+
+
+_KINDS: Mapping[type, str] = {
+    dict: "an object",
+    tuple: "an object",  # kept as pairs
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def kind_of(value: object) -> str:
+    """Name the kind of a value as JSON users know it."""
+    return kind_named(type(value))
+
+
+def kind_named(kind: type) -> str:
+    """Name a kind of values."""
+    return _KINDS.get(kind, f"a {kind.__name__}")
 
 
 def no_field(wanted: Sequence[str], found: Iterable[object], *, fix: str) -> str:

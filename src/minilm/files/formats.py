@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
-from minilm.files.fields import no_field
+from minilm.files.fields import kind_of, no_field
 from minilm.tally import Tally
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _text(row: Mapping[str, object], field: str) -> str:
         raise ValueError(no_field([field], row, fix="correct the row, or change the field name to that of the text"))
     text = row[field]
     if not isinstance(text, str):
-        kind = "null" if text is None else f"a {type(text).__name__}"
+        kind = kind_of(text)
         raise ValueError(f"field {field!r} is {kind}, expected a string")
     return text
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from minilm.errors import DataError
-from minilm.files.fields import no_field
+from minilm.files.fields import kind_of, no_field
 from minilm.files.formats import (
     ROW_READERS,
     ByteMeter,
@@ -48,6 +48,11 @@ class Row:
     values: Mapping[str, object]
     misfit: str = ""
 
+    def require_fit(self, location: str) -> None:
+        """Raise DataError for a misfit."""
+        if self.misfit:
+            raise DataError(f"{location}: {self.misfit} (a text may hold a tab); correct the row")
+
     def text_or_tokens(self, name: str, place: str, *, named_by: str) -> str | list[str]:
         """A field that holds a text or a list of tokens.
 
@@ -59,8 +64,7 @@ class Row:
         Raises:
             DataError: the row or the field cannot be read.
         """
-        if self.misfit:
-            raise DataError(f"{place}: {self.misfit} (a text may hold a tab); correct the row")
+        self.require_fit(place)
         if name not in self.values:
             fix = f"correct the row, or name its fields with {named_by}"
             raise DataError(f"{place}: {no_field([name], self.values, fix=fix)}")
@@ -69,7 +73,7 @@ class Row:
             return value
         if isinstance(value, list) and all(isinstance(token, str) for token in value):
             return value
-        kind = "null" if value is None else f"a {type(value).__name__}"
+        kind = kind_of(value)
         if isinstance(value, list):
             kind = "a list that holds something else than texts"
         raise DataError(f"{place}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")

@@ -79,7 +79,7 @@ class FinetuneObjective:
 
     def evaluate(self) -> dict[str, float]:
         """Held-out metrics: those of the first set under their own names, those of the others as `set.name`."""
-        return numbers_of_sets({name: scored.numbers for name, scored in self._scored().items()})
+        return numbers_of_sets({name: scored.numbers() for name, scored in self._scored().items()})
 
     def analyses(self) -> dict[str, Analysis]:
         """The analysis of each held-out set for the report."""

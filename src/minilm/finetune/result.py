@@ -101,6 +101,8 @@ def read_result(out: Path, identity: Identity) -> RunResult | None:
     values = read_json(out / RESULT)
     try:
         require_same(cast("Identity", values.pop("identity")), identity, out / RESULT)
+        if not isinstance(values["numbers"], dict):
+            raise TypeError
         return RunResult(**{**values, "folder": out})  # type: ignore[arg-type]
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise DataError(f"{out / RESULT}: not a valid run result; remove it and run the same command again") from None

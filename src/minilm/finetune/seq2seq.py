@@ -194,10 +194,13 @@ class Seq2SeqTask:
         """Loss and accuracy per token of a held-out set, and the scores of its generated targets."""
         found = self._heldout(model, dev_set, token_budget, ranks)
         texts = self._generated(model, dev_set, ranks)
-        numbers = _numbers(found)
-        if texts:
-            numbers |= generation_numbers(texts, self.dev[dev_set], self.tokenizer)
-        return Scored(numbers=numbers, analyse=partial(self._analysis, self.dev[dev_set], found, texts))
+        pairs = self.dev[dev_set]
+        return Scored(
+            numbers=partial(self._metrics, pairs, found, texts), analyse=partial(self._analysis, pairs, found, texts)
+        )
+
+    def _metrics(self, pairs: Pairs, found: Sequence[_Found], texts: Mapping[int, str]) -> dict[str, float]:
+        return _numbers(found) | (generation_numbers(texts, pairs, self.tokenizer) if texts else {})
 
     def _batches(
         self, views: Sequence[MaskedPair], token_budget: int, *, smoothing: float = 0.0, scale: float = 1.0

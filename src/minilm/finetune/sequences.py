@@ -160,7 +160,7 @@ class SequenceTask(ABC):
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
         """Metrics of a held-out set."""
         outputs = self.predict(model, self.dev[dev_set], token_budget=token_budget, ranks=ranks)
-        return Scored(numbers=self.metrics(dev_set, outputs), analyse=partial(self.analyse, dev_set, outputs))
+        return Scored(numbers=partial(self.metrics, dev_set, outputs), analyse=partial(self.analyse, dev_set, outputs))
 
     @torch.no_grad()
     def predict(self, model: Model, sequences: Sequences, *, token_budget: int, ranks: Ranks = ALONE) -> list[Array]:

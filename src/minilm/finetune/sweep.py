@@ -222,7 +222,10 @@ def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns]) ->
         logger.warning(
             "the best run is now %s, whose model was deleted by an earlier sweep; %s is %s. To recreate it, remove %s "
             "and run the same command again",
-            *(best.folder.name, out / "model", f"the model of {kept}" if kept else "missing", best.folder / RESULT),
+            best.folder.name,
+            out / "model",
+            f"the model of {kept}" if kept else "missing",
+            best.folder / RESULT,
         )
     for point in points:
         for run in point.runs:

@@ -42,9 +42,9 @@ class Analysis:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """The evaluation of a held-out set: its metrics, and a function that computes the analysis on demand."""
+    """The outputs of a model on a held-out set: functions that compute the metrics or the analysis from them."""
 
-    numbers: Mapping[str, float]
+    numbers: Callable[[], Mapping[str, float]]
     analyse: Callable[[], Analysis]
 
 

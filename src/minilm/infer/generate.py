@@ -188,7 +188,9 @@ def ignored_tokens(words: str, tokenizer: Tokenizer) -> frozenset[int]:
     if unknown:
         logger.warning(
             "%d of %d tokens whose n-grams may come again are not in the vocabulary (first: %r): they have no effect",
-            *(len(unknown), len(names), unknown[0]),
+            len(unknown),
+            len(names),
+            unknown[0],
         )
     found = (tokenizer.token_to_id(name) for name in names)
     return frozenset(token_id for token_id in found if token_id is not None)

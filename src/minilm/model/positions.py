@@ -31,7 +31,8 @@ def grow_positions(encoder: Encoder, tokens: int) -> None:
     first = config.first_position
     logger.warning(
         "the position table was extended from %d to %d tokens: the new rows repeat the old ones until they are trained",
-        *(config.max_tokens, tokens),
+        config.max_tokens,
+        tokens,
     )
     encoder.embeddings.position = nn.Embedding.from_pretrained(
         tile_positions(old, tokens + first, first=first), freeze=False

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from minilm.corpus.settings import CorpusSettings
 from minilm.errors import SettingsError
 from minilm.model.config import PRESETS, EncoderConfig
 from minilm.recipe.sections import Count, PositiveInt, RunRecipe, Section, Text, TrainingSection
@@ -24,10 +25,10 @@ class DataSection(Section):
 
     corpus: Text | None = None
     inputs: list[Text] = Field(default_factory=list)
-    field: Text = "text"
-    max_tokens: Annotated[int, Field(ge=3)] = 512
+    field: Text = CorpusSettings.field
+    max_tokens: Annotated[int, Field(ge=3)] = CorpusSettings.max_tokens
     heldout_documents: Count = 256
-    workers: PositiveInt = 1
+    workers: PositiveInt = CorpusSettings.workers
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSection:

@@ -40,11 +40,11 @@ class Loaded(Generic[R]):
 
 
 @overload
-def load_recipe(path: Path, overrides: Sequence[str] = ...) -> Loaded[Recipe]: ...
+def load_recipe(path: Path | str, overrides: Sequence[str] = ...) -> Loaded[Recipe]: ...
 @overload
-def load_recipe(path: Path, overrides: Sequence[str] = ..., *, kind: type[R]) -> Loaded[R]: ...
+def load_recipe(path: Path | str, overrides: Sequence[str] = ..., *, kind: type[R]) -> Loaded[R]: ...
 def load_recipe(
-    path: Path, overrides: Sequence[str] = (), *, kind: type[R] | None = None
+    path: Path | str, overrides: Sequence[str] = (), *, kind: type[R] | None = None
 ) -> Loaded[Recipe] | Loaded[R]:
     """Read, override and check a recipe.
 
@@ -57,7 +57,7 @@ def load_recipe(
         UsageError: anything at all is wrong with the file or an override, or it is a recipe of another kind; one
             line, with its place.
     """
-    document = read_document(path)
+    document = read_document(Path(path))
     set_keys = [apply_override(document.value, override) for override in overrides]
     schema = _schema(document, kind)
     try:

@@ -223,7 +223,10 @@ class Tokenizer:
         elif indices:
             self._warn_once(
                 "truncated %d of %d texts to %d tokens (first: text %d)",
-                *(len(indices), len(rows), max_length, indices[0]),
+                len(indices),
+                len(rows),
+                max_length,
+                indices[0],
             )
 
     def _warn_once(self, message: str, *values: object) -> None:

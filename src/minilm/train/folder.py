@@ -25,8 +25,17 @@ logger = logging.getLogger(__name__)
 RECIPE = "recipe.resolved.yaml"
 MODELS = "models"  # checkpoints exported as Hugging Face folders
 _RESULTS = (
-    *("checkpoints", "best", "metrics.jsonl", "report.html", "model"),
-    *("result.json", "results.json", "analysis.json", "predictions", "runs", MODELS),
+    "checkpoints",
+    "best",
+    "metrics.jsonl",
+    "report.html",
+    "model",
+    "result.json",
+    "results.json",
+    "analysis.json",
+    "predictions",
+    "runs",
+    MODELS,
 )
 
 

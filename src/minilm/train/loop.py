@@ -122,8 +122,7 @@ class _Run:
     @property
     def is_checkpoint_due(self) -> bool:
         """Whether a checkpoint is scheduled at this step, regardless of interruptions."""
-        every = self.settings.checkpoint_every
-        return self.is_over or (every > 0 and self.step % every == 0)
+        return self.is_over or self.step % self.settings.checkpoint_every == 0
 
     @property
     def own_folder(self) -> Path | None:

@@ -120,7 +120,13 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             3,
             "in.jsonl:2: no field 'src', found 'tgt'; correct the row, or name its fields with --field",
         ),
-        ("in.jsonl", '{"src": 5}\n', [], 3, "in.jsonl:1: field 'src' is a int, expected a text or a list of tokens"),
+        (
+            "in.jsonl",
+            '{"src": 5}\n',
+            [],
+            3,
+            "in.jsonl:1: field 'src' is a whole number, expected a text or a list of tokens",
+        ),
         (
             "in.jsonl",
             '{"src": ["w1", 5]}\n',

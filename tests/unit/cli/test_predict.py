@@ -287,10 +287,13 @@ def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     source, out = trained.folder / "bad.jsonl", trained.folder / "out.jsonl"
     source.write_text('{"text": "word1"}\n{"text": 7}\n')
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
-    assert f"error: {source}:2: text is a int, expected a string" in capsys.readouterr().err
+    assert f"error: {source}:2: text is a whole number, expected a string" in capsys.readouterr().err
     source.write_text('{"text": "word1"}\n{"body": "word2"}\n')
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
-    assert f"{source}:2: no field 'text', found 'body'; name the right column with" in capsys.readouterr().err
+    assert (
+        f"{source}:2: no field 'text', found 'body'; correct the row, or name the right column"
+        in capsys.readouterr().err
+    )
     arguments = ("--input", trained.folder / "dev.jsonl", "--output", out, "--id", "nr")
     assert minilm("predict", trained.folder / "run/model", *arguments) == 3
     assert "dev.jsonl:1: no field 'nr', found" in capsys.readouterr().err

@@ -150,7 +150,7 @@ KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .g
         ("p.json", " \n", "p.json: the file is empty; expected at least one id with its value"),
         ("p.json", {}, "p.json: the file is empty; expected at least one id with its value"),
         ("p.json", [ROW], "p.json: found a list, expected one object, id to value, or an object per line"),
-        ("p.json", {"q1": 5}, "p.json: id 'q1': found a number, expected a string"),
+        ("p.json", {"q1": 5}, "p.json: id 'q1': found a whole number, expected a string"),
         ("p.json", {"q1": {"text": "x"}}, "p.json: id 'q1': found an object, expected a string"),
         ("p.json", '{"q1": "x",\n "q2"}',
          "p.json:2: broken JSON (Expecting ':' delimiter at column 6); write the file again"),

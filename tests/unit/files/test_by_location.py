@@ -83,7 +83,7 @@ WANTED = "expected a string or a list of them"
         ),
         ("in.jsonl", b'{"output": null}', f":1: field 'output': found null, {WANTED}"),
         ("in.jsonl", b'{"output": []}', f":1: field 'output': found an empty list, {WANTED}"),
-        ("in.jsonl", b'{"output": ["a", 1]}', f":1: field 'output': found a number, {WANTED}"),
+        ("in.jsonl", b'{"output": ["a", 1]}', f":1: field 'output': found a whole number, {WANTED}"),
         ("in.jsonl", b"[1]", ":1: a JSON list, expected one object per line; correct the row or remove it"),
     ],
 )

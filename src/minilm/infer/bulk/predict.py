@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from minilm.errors import DataError
-from minilm.files.fields import no_field
+from minilm.files.fields import kind_of, no_field
 from minilm.files.rows import STANDARD_INPUT, Row, read_rows, read_standard_input
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
@@ -123,8 +123,8 @@ def _read(path: Path | None, columns: InputColumns, parse: Callable[[Row, int, s
     tally = Tally()
     for number, row in enumerate(read_standard_input() if path is None else read_rows(path, unnamed=columns.unnamed)):
         location = f"{path or STANDARD_INPUT}:{row.line}"
-        if row.misfit and columns.official is None:
-            raise DataError(f"{location}: {row.misfit} (a text may hold a tab); correct the row")
+        if columns.official is None:
+            row.require_fit(location)
         if row.misfit:
             tally.add(MISFITS, [f"{location}: {row.misfit}"])
             continue
@@ -186,7 +186,7 @@ def answered(
 
 def _require(row: Row, column: str, location: str) -> None:
     if column not in row.values:
-        fix = "name the right column with --text, --text-pair or --id"
+        fix = "correct the row, or name the right column"
         raise DataError(f"{location}: {no_field([column], row.values, fix=fix)}")
 
 
@@ -194,6 +194,6 @@ def _text(row: Row, column: str, location: str) -> str:
     _require(row, column, location)
     value = row.values[column]
     if not isinstance(value, str):
-        kind = "null" if value is None else f"a {type(value).__name__}"
+        kind = kind_of(value)
         raise DataError(f"{location}: {column} is {kind}, expected a string; correct the row")
     return value

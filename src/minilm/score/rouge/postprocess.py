@@ -22,8 +22,17 @@ _LEAST_WORDS = 5  # min words of a CNN/DailyMail sentence
 _CNNDM_BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
 _BRACKET_CODES = re.compile("-[lr][rsc]b-", re.IGNORECASE)
 _GIGAWORD_WORDS = {
-    **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
-    **{"[UNK]": "UNK", "<unk>": "UNK", "&": "&amp;", "<": "&lt;", ">": "&gt;"},
+    "(": "-lrb-",
+    ")": "-rrb-",
+    "[": "-lsb-",
+    "]": "-rsb-",
+    "{": "-lcb-",
+    "}": "-rcb-",
+    "[UNK]": "UNK",
+    "<unk>": "UNK",
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
 }
 
 

@@ -15,15 +15,11 @@ from typing import TypeVar
 
 from minilm.errors import DataError
 from minilm.files.by_id import read_json_text
-from minilm.files.fields import no_field
+from minilm.files.fields import kind_named, kind_of, no_field
 from minilm.files.json import parse_json_object
 from minilm.score.squad import SquadReference
 
 _T = TypeVar("_T")
-_KINDS: dict[type, str] = {
-    **{str: "a string", int: "a whole number", float: "a number", bool: "true or false"},
-    **{list: "a list", dict: "an object", type(None): "null"},
-}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -125,7 +121,7 @@ class _Row:
             )
         value = self.fields[name]
         if not isinstance(value, kind) or type(value) is not kind:  # bool is a subclass of int
-            raise DataError(f"{self.location}: field {name!r} is {_KINDS[type(value)]}, expected {_KINDS[kind]}")
+            raise DataError(f"{self.location}: field {name!r} is {kind_of(value)}, expected {kind_named(kind)}")
         return value
 
     def text(self, name: str) -> str:
@@ -143,7 +139,7 @@ class _Row:
         for number, item in enumerate(self.get(name, list), 1):
             location = f"{self.location}{', ' if what != 'article' else ': '}{what} {number}"
             if not isinstance(item, dict):
-                raise DataError(f"{location} is {_KINDS[type(item)]}, expected an object")
+                raise DataError(f"{location} is {kind_of(item)}, expected an object")
             yield _Row(fields=item, location=location)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from minilm.errors import UsageError
 from minilm.files.by_id import as_number
+from minilm.files.fields import kind_of
 from minilm.score.glue import parse_label
 
 MOST_LABELS = 1000
@@ -30,7 +31,7 @@ def label_text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if value is None or value == "" or not isinstance(value, (str, int, float)):
-        kind = "null" if value is None else "an empty text" if value == "" else f"a {type(value).__name__}"
+        kind = "an empty text" if value == "" else kind_of(value)
         raise ValueError(f"found {kind}, expected a label")
     return str(value)
 

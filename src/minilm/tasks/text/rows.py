@@ -14,6 +14,7 @@ from pathlib import Path
 
 from minilm.errors import DataError, UsageError
 from minilm.files.by_id import ID_FIELDS
+from minilm.files.fields import kind_of
 from minilm.files.rows import Row, read_rows
 from minilm.tally import Tally
 from minilm.tasks.text.hub import is_hub_address, read_hub_rows
@@ -156,8 +157,8 @@ class _Reading:
     def rows(self) -> Iterator[tuple[int, Row, TextColumns]]:
         """Rows that are whole, each with its number in the file from 0; the first one decides the columns."""
         for number, row in enumerate(self._table()):
-            if row.misfit and self.task.official is None:
-                raise DataError(f"{self.place(row)}: {row.misfit} (a text may hold a tab); correct the row")
+            if self.task.official is None:
+                row.require_fit(self.place(row))
             if row.misfit:
                 self.tally.add(MISFITS, [f"{self.place(row)}: {row.misfit}"])
                 continue
@@ -223,7 +224,7 @@ class _Reading:
     def _text(self, row: Row, name: str) -> str:
         value = self.value(row, name)
         if not isinstance(value, str):
-            kind = "null" if value is None else f"a {type(value).__name__}"
+            kind = kind_of(value)
             raise DataError(f"{self.place(row)}: column {name!r} is {kind}, expected a text; correct the row")
         return value
 
