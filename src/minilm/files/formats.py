@@ -1,7 +1,7 @@
 """Read texts from files of several formats, one at a time; the one place that knows how each format is read.
 
 In: paths of .txt, .jsonl, .json (one object per line), .csv (each optionally .gz) or .parquet files.
-Out: a stream of non-empty texts in file order, or of rows for `tables.py`; memory does not grow with the files.
+Out: a stream of non-empty texts in file order, or of rows for `rows.py`; memory does not grow with the files.
 A bad row (broken JSON, invalid UTF-8, wrong columns, ...) is skipped, counted and remembered with its
 location in a tally; a damaged file (truncated .gz, broken parquet) ends the reading with `DataError`.
 """
