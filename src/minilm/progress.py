@@ -77,7 +77,7 @@ class Progress:
         if self._bar is not None:
             bar, task = self._bar
             bar.update(task, completed=self._done, count=self._count(), status=shown)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done == self._total:
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES or (self._done == self._total and not self._unit):
             self._last_line = now
             left = (
                 f"{timedelta(seconds=round((self._total - self._done) / rate))} left" if rate else "time left unknown"

@@ -168,23 +168,28 @@ def qg(
     elif source_field is not None:
         raise UsageError(f"--source-field {source_field} names a column of --sources: give that file, or leave it out")
     items = pool([text for (text,) in given.texts], expected.texts, keys)
+    _warn_of_items(given, expected, items)
+    rows = sums_of(items, _meteor(items))
+    counts = {"rows": len(given.texts), "items": len(items)}
+    _show(_qg_report(rows, counts, pooled=keys is not None, confidence=confidence), as_json=as_json)
+
+
+def _warn_of_items(given: AlignedTexts, expected: AlignedTexts, items: Sequence[ScoredText]) -> None:
+    """Warn when predictions are left out, and when letter case differs between the two sides."""
     if len(items) < len(given.texts):
         logger.warning(
             "%s: %d of %d predictions are scored: of rows with the same source the last one, against the references of "
             "all of them",
-            predictions,
+            given.path,
             len(items),
             len(given.texts),
         )
     if _has_capitals(one for row in expected.texts for one in row) and not _has_capitals(one.text for one in items):
         logger.warning(
             "%s has capitals and %s none, so few words match: give both tokenized and lower-cased alike",
-            references,
-            predictions,
+            expected.path,
+            given.path,
         )
-    rows = sums_of(items, _meteor(items))
-    counts = {"rows": len(given.texts), "items": len(items)}
-    _show(_qg_report(rows, counts, pooled=keys is not None, confidence=confidence), as_json=as_json)
 
 
 def _has_capitals(texts: Iterable[str]) -> bool:

@@ -71,11 +71,8 @@ def build_shards(
         DataError: an input file or the tokenizer is damaged, or no text was found.
         SystemProblem: the disk is full, `out` cannot be written, or a worker died.
     """
-    if not inputs:
-        raise UsageError("no input files; give at least one")
-    if shard_tokens < 1:
-        raise UsageError(f"shard_tokens is {shard_tokens}; expected 1 or more")
-    CorpusSettings(field=field, max_tokens=max_tokens, workers=workers)  # rejects what is out of range
+    CorpusSettings(field=field, max_tokens=max_tokens, workers=workers)  # rejects values out of range
+    _check_arguments(inputs, shard_tokens=shard_tokens)
     tally = Tally() if tally is None else tally
     meter = ByteMeter()
     texts = read_texts(inputs, field=field, tally=tally, meter=meter)
@@ -99,6 +96,13 @@ def build_shards(
         write_json(folder / MANIFEST_NAME, manifest.to_json())
     tally.report()
     return manifest
+
+
+def _check_arguments(inputs: Sequence[Path], *, shard_tokens: int) -> None:
+    if not inputs:
+        raise UsageError("no input files; give at least one")
+    if shard_tokens < 1:
+        raise UsageError(f"shard_tokens is {shard_tokens}; expected 1 or more")
 
 
 def _smallest_dtype(vocab_size: int) -> str:
