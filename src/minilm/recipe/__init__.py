@@ -1,8 +1,8 @@
-"""Recipes: strict YAML in, frozen and checked sections out, with the origin of every value.
+"""Recipes: strict YAML files, validated into frozen sections, with the origin of every value.
 
 In: a YAML file (a path, or the name of a recipe that ships with the package) and dotted overrides
 such as `train.learning_rate=3e-4`.
-Out: `Loaded`: the recipe, and for each dotted key where its value came from.
+Out: `Loaded`: the recipe, and the origin of the value of each dotted key.
 Every problem is a one-line UsageError that names file:line or the override.
 """
 

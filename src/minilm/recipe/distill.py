@@ -1,7 +1,7 @@
-"""The sections of a distillation recipe: every key, its type, its default and what must hold between keys.
+"""The sections of a distillation recipe: every key, its type, its default, and the constraints between keys.
 
-In: plain values from YAML, with nothing coerced: text is not a number, a number is not text.
-Out: frozen pydantic models. A broken rule raises ValueError inside pydantic; `problems.py` says where.
+In: plain values from YAML, without coercion: text is not a number, a number is not text.
+Out: frozen pydantic models. A violated constraint raises ValueError inside pydantic; `problems.py` adds the location.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
 
 
 class DataSection(Section):
-    """What is read: a folder made by `minilm corpus build`, or text files."""
+    """Training data: a folder created by `minilm corpus build`, or text files."""
 
     corpus: Text | None = None
     inputs: list[Text] = Field(default_factory=list)
@@ -35,19 +35,19 @@ class DataSection(Section):
         if self.corpus is not None and self.inputs:
             raise ValueError("found both corpus and inputs, expected one: set the other to null or []")
         if self.corpus is None and not self.inputs:
-            raise ValueError("found neither corpus nor inputs: name a corpus folder or a list of text files")
+            raise ValueError("found neither corpus nor inputs: set one to a corpus folder or a list of text files")
         return self
 
 
 class TeacherSection(Section):
-    """Whose attention is learned: a model folder, or `embedded`; layers count from 1."""
+    """The teacher: a model folder, or `embedded`; layers are counted from 1."""
 
     model: Text
     layer: PositiveInt | Literal["last"] = "last"
 
 
 class StudentSection(Section):
-    """One student: its shape (a preset or four sizes) and how its weights begin."""
+    """One student: its shape (a preset or four sizes) and the initialization of its weights."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "student"
     preset: Literal["L12-H384", "L6-H384", "L6-H768", "BERT-Base"] | None = None
@@ -59,11 +59,11 @@ class StudentSection(Section):
     teacher_layers: list[PositiveInt] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _shape_is_whole(self) -> StudentSection:
+    def _shape_is_complete(self) -> StudentSection:
         given = [name for name in _SIZES if getattr(self, name) is not None]
         missing = [name for name in _SIZES if name not in given]
         if self.preset is not None and given:
-            raise ValueError(f"found both preset and {', '.join(given)}, expected one way to give the shape")
+            raise ValueError(f"found both preset and {', '.join(given)}, expected only one of them")
         if self.preset is None and missing:
             raise ValueError(
                 f"the shape lacks {', '.join(missing)}: set them, or preset to one of {', '.join(PRESETS)}"
@@ -73,11 +73,11 @@ class StudentSection(Section):
         return self
 
     @model_validator(mode="after")
-    def _init_is_whole(self) -> StudentSection:
+    def _init_is_complete(self) -> StudentSection:
         if self.init == "random" and self.teacher_layers:
-            raise ValueError("found teacher_layers with init random: set init to layers, or drop teacher_layers")
+            raise ValueError("found teacher_layers with init random: set init to layers, or remove teacher_layers")
         if self.init == "layers" and not self.teacher_layers:
-            raise ValueError("init layers needs teacher_layers, for example [2, 4, 6, 8, 10, 12]")
+            raise ValueError("init layers requires teacher_layers, for example [2, 4, 6, 8, 10, 12]")
         depth = self.shape.num_layers
         if self.init == "layers" and len(self.teacher_layers) != depth:
             raise ValueError(
@@ -87,14 +87,14 @@ class StudentSection(Section):
 
     @property
     def shape(self) -> EncoderConfig:
-        """The configuration, whichever way it was given; the teacher's vocabulary is not yet in it."""
+        """The configuration from the preset or the sizes; it does not yet contain the teacher's vocabulary."""
         if self.preset is not None:
             return EncoderConfig.preset(self.preset)
         return EncoderConfig(**{name: getattr(self, name) for name in _SIZES})
 
 
 class LossSection(Section):
-    """Which relations are compared: v1 (attention, values) or v2 (queries, keys, values)."""
+    """The relations to distill: v1 (attention, values) or v2 (queries, keys, values)."""
 
     version: Literal["v1", "v2"] = "v2"
     relation_heads: PositiveInt | None = None
@@ -102,19 +102,21 @@ class LossSection(Section):
 
     @property
     def num_relation_heads(self) -> int:
-        """R of v2 when none is given: 48, as for base-size teachers."""
+        """R of v2; defaults to 48, as for base-size teachers."""
         return self.relation_heads or 48
 
     @model_validator(mode="after")
     def _heads_belong_to_v2(self) -> LossSection:
         if self.version == "v1" and self.relation_heads is not None:
-            raise ValueError("found relation_heads with version v1, which uses the attention heads: drop it or use v2")
+            raise ValueError(
+                "found relation_heads with version v1, which uses the attention heads: remove it or use v2"
+            )
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSection(TrainingSection):
-    """Distillation: its length in steps."""
+    """Optimization of a distillation run; its length is given in steps."""
 
     steps: PositiveInt
     warmup_steps: Count = 0
@@ -127,7 +129,7 @@ class TrainSection(TrainingSection):
 
 
 class DistillRecipe(RunRecipe):
-    """Everything that defines one distillation run."""
+    """The complete definition of a distillation run."""
 
     kind: Literal["distill"]
     data: DataSection
@@ -140,18 +142,18 @@ class DistillRecipe(RunRecipe):
     def _sections_agree(self) -> DistillRecipe:
         twice = [name for name, count in Counter(s.name for s in self.students).items() if count > 1]
         if twice:
-            raise ValueError(f"students: the name {twice[0]!r} is used twice, expected a different one for each")
+            raise ValueError(f"students: found the name {twice[0]!r} more than once, expected unique names")
         if self.data.max_tokens > self.train.tokens_per_batch:
             raise ValueError(
-                f"train.tokens_per_batch {self.train.tokens_per_batch} is less than data.max_tokens"
-                f" {self.data.max_tokens}: one document must fit into a batch"
+                f"train.tokens_per_batch is {self.train.tokens_per_batch}, expected at least data.max_tokens"
+                f" ({self.data.max_tokens}): a document must fit into a batch"
             )
         heads = self.loss.num_relation_heads
         for student in self.students if self.loss.version == "v2" else ():
             width = student.shape.hidden_size
             if width % heads:
                 raise ValueError(
-                    f"loss.relation_heads {heads} does not divide the width {width} of student"
-                    f" {student.name!r}: choose a divisor of both widths"
+                    f"loss.relation_heads {heads} does not divide hidden_size {width} of student"
+                    f" {student.name!r}: use a common divisor of the hidden sizes of teacher and students"
                 )
         return self

@@ -1,8 +1,8 @@
-"""The sections of a fine-tuning recipe: a task, how long, and which grid of settings and seeds.
+"""The sections of a fine-tuning recipe: task, training, and a sweep over settings and seeds.
 
-In: plain values from YAML, with nothing coerced: text is not a number, a number is not text.
-Out: frozen pydantic models; the task is one of three dataclasses, chosen by `task.kind`.
-A broken rule raises ValueError inside pydantic; `problems.py` says where.
+In: plain values from YAML, without coercion: text is not a number, a number is not text.
+Out: frozen pydantic models; the task is one of three dataclasses, selected by `task.kind`.
+A violated constraint raises ValueError inside pydantic; `problems.py` adds the location.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Grid = Annotated[list[_PositiveFloat], Field(min_length=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFiles(TaskSettings, DataclassSection):
-    """The files of a task: each of `dev` is scored separately; the first one chooses the best checkpoint."""
+    """The files of a task. Each file of `dev` is scored separately; the first one selects the best checkpoint."""
 
     train: Annotated[Sequence[Text], MinLen(1)]
     dev: Sequence[Text] = ()
@@ -45,17 +45,17 @@ class TaskFiles(TaskSettings, DataclassSection):
 
 @dataclass(frozen=True, kw_only=True)
 class TextSection(TextSettings, TaskFiles):
-    """Labelled texts, or a GLUE task by its name."""
+    """Labelled texts, or a GLUE task selected by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SquadSection(SquadSettings, TaskFiles):
-    """Questions that are answered from their contexts."""
+    """Extractive question answering."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqSection(Seq2SeqSettings, TaskFiles):
-    """Text from text."""
+    """Sequence-to-sequence generation."""
 
 
 TaskSection = TextSection | SquadSection | Seq2SeqSection
@@ -63,10 +63,10 @@ TaskSection = TextSection | SquadSection | Seq2SeqSection
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneTrainSection(TrainingSection):
-    """How long in epochs, or in `steps` when given; `batch_size` counts examples per step.
+    """Length in epochs, or in `steps` if set; `batch_size` counts examples per step.
 
-    `warmup_steps` replaces `warmup_fraction` when given. `eval_every` 0 evaluates after each epoch. After `patience`
-    evaluations without a better dev score the run stops; 0 never does.
+    `warmup_steps` overrides `warmup_fraction`. `eval_every` 0 evaluates after each epoch. The run stops after `patience`
+    evaluations without improvement; 0 disables early stopping.
     """
 
     epochs: _PositiveFloat = 3
@@ -82,17 +82,17 @@ class FinetuneTrainSection(TrainingSection):
         """Raise SettingsError also for a warmup that is given twice."""
         super().__post_init__()
         if self.warmup_steps is not None and self.warmup_fraction != FinetuneTrainSection.warmup_fraction:
-            raise SettingsError("found both warmup_steps and warmup_fraction, expected one way to give the warmup")
+            raise SettingsError("found both warmup_steps and warmup_fraction, expected only one to give the warmup")
 
     def num_warmup_steps(self, steps: int) -> int:
-        """Steps of warmup in a run of `steps`."""
+        """Warmup steps in a run of `steps` steps."""
         return int(self.warmup_fraction * steps) if self.warmup_steps is None else self.warmup_steps
 
 
 class SweepSection(Section):
-    """Every combination of these is one run; a key left out keeps its value of `train`.
+    """Every combination of these values is one run; an omitted key keeps its value in `train`.
 
-    `devices`: one run at a time on each, such as `[cuda:0, cuda:1]`; empty means all GPUs, or one CPU process.
+    `devices`: devices that run one job at a time each, such as `[cuda:0, cuda:1]`; empty: all GPUs, or one CPU process.
     """
 
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
@@ -106,15 +106,15 @@ class SweepSection(Section):
         for name in ("seeds", "learning_rate", "epochs", "batch_size"):
             values = getattr(self, name) or []
             if len(set(values)) != len(values):
-                raise ValueError(f"{name} holds a value twice: every combination is run once")
+                raise ValueError(f"{name} contains duplicate values: each combination runs only once")
         return self
 
 
 class FinetuneRecipe(RunRecipe):
-    """Everything that defines one fine-tuning run, or a sweep of them.
+    """The complete definition of a fine-tuning run or a sweep.
 
-    `model` is a model folder, a `.bin` of Microsoft's or `embedded`; `config` and `tokenizer` are for models that
-    have none beside them, `lowercase` overrides what the tokenizer's files say.
+    `model` is a model folder, a Microsoft `.bin` file or `embedded`; `config` and `tokenizer` are for models that do not
+    include them; `lowercase` overrides the tokenizer's own setting.
     """
 
     kind: Literal["finetune"]
@@ -127,18 +127,18 @@ class FinetuneRecipe(RunRecipe):
     sweep: SweepSection | None = None
 
     @model_validator(mode="after")
-    def _values_fit_together(self) -> FinetuneRecipe:
+    def _sections_agree(self) -> FinetuneRecipe:
         if self.task.longest > self.train.tokens_per_batch:
             is_pair = isinstance(self.task, Seq2SeqSection)
-            what = "source, target and pseudo tokens together, at most" if is_pair else "task.max_tokens"
+            what = "the max source, target and pseudo tokens" if is_pair else "task.max_tokens"
             raise ValueError(
-                f"train.tokens_per_batch {self.train.tokens_per_batch} is less than {what}"
-                f" {self.task.longest}: one example must fit into a batch"
+                f"train.tokens_per_batch is {self.train.tokens_per_batch}, expected at least {what}"
+                f" ({self.task.longest}): an example must fit into a batch"
             )
         if self.train.patience and not self.task.dev:
-            raise ValueError("train.patience needs task.dev: nothing tells when the model gets no better")
+            raise ValueError("train.patience requires task.dev: early stopping needs held-out data")
         if self.train.steps is not None and self.sweep is not None and self.sweep.epochs:
             raise ValueError(
-                "train.steps says how long every run is, so sweep.epochs would change nothing: set one of them to null"
+                "found both train.steps and sweep.epochs: train.steps fixes the length of every run; set one to null"
             )
         return self

@@ -1,7 +1,7 @@
-"""From a YAML file and overrides to a checked recipe, and back to text.
+"""Loads recipes from YAML files and overrides, and writes them back as text.
 
 In: a path and `dotted.key=value` overrides.
-Out: `Loaded`, with the origin of every value; `resolved_yaml` writes it so that loading it again is equal.
+Out: `Loaded`, with the origin of every value; `resolved_yaml` writes text that loads as an equal recipe.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Loaded(Generic[R]):
     """A recipe and the origin of each of its values.
 
     Attributes:
-        recipe: the checked recipe.
+        recipe: the validated recipe.
         origins: dotted key -> "default", "file.yaml:12" or "--set".
     """
 
@@ -46,16 +46,16 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ..., *, kind: type[
 def load_recipe(
     path: Path | str, overrides: Sequence[str] = (), *, kind: type[R] | None = None
 ) -> Loaded[Recipe] | Loaded[R]:
-    """Read, override and check a recipe.
+    """Read a recipe, apply overrides and validate it.
 
     Args:
         path: a YAML file.
-        overrides: `dotted.key=value`, applied in order; list items by index, `students.0.init=layers`.
-        kind: the kind of recipe that is wanted; what the file says when None.
+        overrides: `dotted.key=value`, applied in order; list items are addressed by index, `students.0.init=layers`.
+        kind: the expected kind of recipe; None accepts any.
 
     Raises:
-        UsageError: anything at all is wrong with the file or an override, or it is a recipe of another kind; one
-            line, with its place.
+        UsageError: the file or an override is invalid, or the recipe is of another kind; the message is one line and
+            names the location.
     """
     document = read_document(Path(path))
     set_keys = [apply_override(document.value, override) for override in overrides]
@@ -68,26 +68,26 @@ def load_recipe(
 
 
 def _schema(document: Document, wanted: type[BaseModel] | None) -> type[BaseModel]:
-    """The schema of the file's `kind`; a missing kind, or one that is no text, is left to the schema to report."""
+    """The schema of the file's `kind`; a missing or non-text kind is left for the schema to report."""
     found = document.value.get("kind")
-    place = f"{document.source}:{document.lines.get(('kind',), 1)}: kind"
+    location = f"{document.source}:{document.lines.get(('kind',), 1)}: kind"
     if isinstance(found, str) and found not in KINDS:
-        raise UsageError(f"{place}: found {describe(found)}, expected {' or '.join(map(repr, KINDS))}")
+        raise UsageError(f"{location}: found {describe(found)}, expected {' or '.join(map(repr, KINDS))}")
     stated = KINDS[found] if isinstance(found, str) else None
     if wanted is not None and stated not in (wanted, None):
-        raise UsageError(f"{place}: this is a recipe of `minilm {found}`: run it with that command")
+        raise UsageError(f"{location}: this is a recipe for `minilm {found}`: run it with that command")
     return wanted or stated or DistillRecipe
 
 
 def resolved_yaml(loaded: Loaded[Recipe]) -> str:
-    """Write every value of a recipe with its origin; loading the text again gives an equal recipe."""
+    """Write every value of a recipe with its origin; loading the text yields an equal recipe."""
     lines: list[str] = []
     _write_section(loaded.recipe, (), lines, loaded.origins)
     return "\n".join(lines) + "\n"
 
 
 def flat_values(recipe: Recipe) -> dict[str, object]:
-    """Every value under its dotted key, as JSON holds it."""
+    """All values by dotted key, in their JSON form."""
     return {_dotted(keys): list(value) if isinstance(value, tuple) else value for keys, value in _leaves(recipe, ())}
 
 
@@ -110,7 +110,7 @@ def _dotted(keys: Keys) -> str:
 
 
 def _leaves(section: object, keys: Keys) -> list[tuple[Keys, object]]:
-    """All values below a section in the order of the schema; a list of plain values is one leaf."""
+    """All values of a section in schema order; a list of plain values is one leaf."""
     leaves: list[tuple[Keys, object]] = []
     for name in field_names(section):
         value = getattr(section, name)

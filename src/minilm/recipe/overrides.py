@@ -1,8 +1,8 @@
 """Dotted overrides: `train.learning_rate=3e-4`, `students.0.init=layers`.
 
 In: the raw values of a recipe and the text of one override.
-Out: the values changed in place and the path that was written. Whether the key exists is checked with the
-rest of the recipe, so that an unknown key gets the same "did you mean" here and in a file.
+Out: the values, modified in place, and the path that was set. Unknown keys are detected by the validation of the
+recipe, so they get the same "did you mean" as keys of a file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from minilm.recipe.strict_yaml import Keys, describe, parse_value
 
 
 def apply_override(tree: dict[str, object], override: str) -> Keys:
-    """Set one override in the raw tree and return the path it wrote."""
+    """Apply one override to the raw values; returns the path that was set."""
     dotted, separator, text = override.partition("=")
     if not separator or not dotted or not all(dotted.split(".")):
         raise UsageError(f"--set {override}: expected KEY=VALUE with a dotted key, such as train.learning_rate=3e-4")
@@ -33,9 +33,9 @@ def _key_in(node: object, part: str, override: str) -> str | int:
     if isinstance(node, dict):
         return part
     if not isinstance(node, list):
-        raise UsageError(f"--set {override}: '{part}' would go inside {describe(node)}, expected a section or a list")
+        raise UsageError(f"--set {override}: the parent of '{part}' is {describe(node)}, expected a section or a list")
     if not (part.isascii() and part.isdigit() and int(part) < len(node)):
-        raise UsageError(f"--set {override}: '{part}' is not an index of a list of {len(node)}: indexes start at 0")
+        raise UsageError(f"--set {override}: '{part}' is not an index of a list of {len(node)}: indices start at 0")
     return int(part)
 
 

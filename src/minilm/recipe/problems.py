@@ -1,6 +1,6 @@
-"""What is wrong with a recipe, in one line a user can act on.
+"""Turns validation errors of a recipe into a one-line, actionable message.
 
-In: pydantic's findings, the lines of the file and the paths that overrides wrote.
+In: pydantic's errors, the line numbers of the file and the paths that overrides set.
 Out: "recipe.yaml:12: train.steps: found the text 'many', expected an integer", with "did you mean" for keys.
 """
 
@@ -43,20 +43,20 @@ _NOT_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}
 
 
 def first_problem(error: ValidationError, document: Document, set_keys: Sequence[Keys], schema: type) -> str:
-    """Put the first problem, in the order of the file, into one line."""
+    """Describe the first problem, in file order, in one line."""
     problems: dict[Keys, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         problems.setdefault(_known_part(detail, document.value), []).append(detail)
-    # A key that is missing may be one that is misspelt: say that first.
+    # A missing key may be a misspelled one: report unknown keys first.
     keys = min(problems, key=lambda found: (problems[found][0]["type"] == "missing", _line(found, document)))
     more = len(problems) - 1
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
     text = _say(keys, problems[keys], schema, _kind_of(document.value))
-    return f"{_place(keys, document, set_keys)}: {text}{tail}"
+    return f"{_location(keys, document, set_keys)}: {text}{tail}"
 
 
 def dotted_keys(schema: type, prefix: str = "", kind: str | None = None) -> list[str]:
-    """Every key of a schema, dotted; the first item stands for all of a list, `kind` chooses between sections."""
+    """All dotted keys of a schema; index 0 represents all items of a list, `kind` selects among sections."""
     keys = []
     hints = get_type_hints(schema, include_extras=True)
     for name in field_names(schema):
@@ -75,19 +75,19 @@ def _is_list(annotation: object) -> bool:
 
 
 def _sections_of(annotation: object) -> list[type]:
-    """The sections in an annotation: several where a key of theirs says which one it is."""
+    """The sections in an annotation; several for a discriminated union."""
     if isinstance(annotation, type) and field_names(annotation):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections_of(part)]
 
 
 def without_kind(loc: Keys) -> Keys:
-    """The path of a problem without the task's kind, which pydantic adds behind `task` once it is known."""
+    """The path of a problem without the task's kind, which pydantic inserts after `task`."""
     return ("task", *loc[2:]) if loc[:1] == ("task",) else loc
 
 
 def _known_part(detail: ErrorDetails, tree: Mapping[str, object]) -> Keys:
-    """The path without the names pydantic adds for the branches of a union."""
+    """The path without the names that pydantic adds for the branches of a union."""
     loc = without_kind(detail["loc"])
     if detail["type"] == "union_tag_invalid":
         loc = (*loc, "kind")
@@ -110,7 +110,7 @@ def _line(keys: Keys, document: Document) -> int:
     return document.lines[keys]
 
 
-def _place(keys: Keys, document: Document, set_keys: Sequence[Keys]) -> str:
+def _location(keys: Keys, document: Document, set_keys: Sequence[Keys]) -> str:
     changed = any(written[: len(keys)] == keys for written in set_keys)
     if any(keys[: len(written)] == written for written in set_keys) or (changed and keys not in document.lines):
         return "--set"
@@ -137,13 +137,13 @@ def _say(keys: Keys, details: Sequence[ErrorDetails], schema: type, kind: str | 
     found = detail["input"]
     hint = ""
     if isinstance(found, str) and found.lower() in _NOT_BOOLEANS:
-        hint = " (yes, no, on and off are text; the booleans are true and false)"
+        hint = " (yes, no, on and off are text; booleans are true and false)"
     elif (
         isinstance(found, (int, float))
         and not isinstance(found, bool)
         and ("text" in expected or repr(str(found)) in expected)
     ):
-        hint = f' (in quotes it is text: "{found}")'
+        hint = f' (quote it to make it text: "{found}")'
     return f"{where}found {describe(found)}, expected {expected}{hint}"
 
 
@@ -153,7 +153,7 @@ def _expected(detail: ErrorDetails) -> str:
 
 
 def _kind_of(tree: Mapping[str, object]) -> str | None:
-    """What a recipe says about the kind of its task."""
+    """The kind of the recipe's task, if it is text."""
     task = tree.get("task")
     kind = task.get("kind") if isinstance(task, dict) else None
     return kind if isinstance(kind, str) else None
@@ -165,7 +165,7 @@ def _kinds(schema: type) -> list[str]:
 
 
 def _did_you_mean(keys: Keys, schema: type, kind: str | None) -> str:
-    """Suggest the same name in another section, else a sibling of similar name."""
+    """Suggest the same name in another section, else a sibling with a similar name."""
     *parents, last = (str(key) for key in keys)
     prefix = "".join(f"{'0' if part.isdigit() else part}." for part in parents)
     known = dotted_keys(schema, kind=kind)

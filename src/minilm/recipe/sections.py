@@ -23,7 +23,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
-    """What all sections share: unknown keys are errors, nothing is coerced, nothing changes later."""
+    """Base class of sections: unknown keys are errors, values are not coerced, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -59,7 +59,7 @@ class TrainingSection(OptimizationSettings, DataclassSection):
 
 
 def field_names(section: object) -> tuple[str, ...]:
-    """The keys of a section, in order: a pydantic model or a dataclass, or the class of one; none for other values."""
+    """The keys of a section in order. Accepts a pydantic model, a dataclass or their classes; empty for other values."""
     cls = section if isinstance(section, type) else type(section)
     if issubclass(cls, BaseModel):
         return tuple(cls.model_fields)

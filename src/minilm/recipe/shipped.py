@@ -1,7 +1,7 @@
 """The recipes that ship with the package.
 
 In: a name such as `distill/tiny-embedded`.
-Out: its path or text; names come from the folder, so a new file is a new recipe.
+Out: its path or text. Names are derived from the files, so adding a file adds a recipe.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @cache
 def _folder() -> Path:
-    """The wheel holds the recipes inside the package; a checkout holds them at its root."""
+    """The folder of the recipes: inside the package in a wheel, at the repository root in a checkout."""
     for folder in (_PACKAGE / "_recipes", _PACKAGE.parents[1] / "recipes"):
         if folder.is_dir():
             return folder
-    raise SystemProblem(f"the shipped recipes are missing from {_PACKAGE}: install minilm again")
+    raise SystemProblem(f"the shipped recipes are missing from {_PACKAGE}: reinstall minilm")
 
 
 def recipe_names() -> list[str]:
@@ -31,7 +31,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """Text of a shipped recipe, comments included.
+    """Text of a shipped recipe, including comments.
 
     Raises:
         UsageError: no recipe has this name.
@@ -40,7 +40,7 @@ def recipe_text(name: str) -> str:
 
 
 def find_recipe(path_or_name: str) -> Path:
-    """Resolve what a user typed: a file if there is one, else a shipped recipe of that name.
+    """Resolve a user's argument to a file if it exists, else to the shipped recipe of that name.
 
     Raises:
         UsageError: it is neither.
@@ -56,12 +56,12 @@ def _shipped_path(name: str) -> Path:
     if len(matches) == 1:
         return _folder() / f"{matches[0]}.yaml"
     if matches:
-        raise UsageError(f"{name!r} is the name of several recipes: {', '.join(matches)}; give the whole name")
+        raise UsageError(f"{name!r} is ambiguous: it matches {', '.join(matches)}; use the full name")
     tails = {known.rpartition("/")[2]: known for known in names}
     longer = [known for known in names if known.partition("/")[2].startswith(f"{bare}-")]
     close = get_close_matches(bare, names, n=1) or [tails[t] for t in get_close_matches(bare, tails, n=1)]
     if longer:
-        hint = f"; shipped are {', '.join(longer)}"
+        hint = f"; similar shipped recipes: {', '.join(longer)}"
     else:
         hint = f": did you mean {close[0]!r}?" if close else "; `minilm recipes list` shows the shipped ones"
     raise UsageError(f"{name!r} is neither a file nor a shipped recipe{hint}")

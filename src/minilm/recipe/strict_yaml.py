@@ -1,9 +1,9 @@
-"""YAML without its traps: what you read is what was written, and every problem names its line.
+"""A strict YAML reader without implicit surprises; every problem names its line.
 
 In: the text of one YAML file, or the text after the `=` of an override.
-Out: plain Python values plus the line of every key and list item.
+Out: plain Python values, and the line number of every key and list item.
 Scalars follow YAML 1.2: `1e-4` is a number; only true and false are booleans, so `no` and `on` are text.
-Equal keys, anchors, aliases and tags are refused. Every problem is a one-line UsageError.
+Duplicate keys, anchors, aliases and tags are rejected. Every problem is a one-line UsageError.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A parsed file: its values and where each of them stands.
+    """A parsed file: its values and their line numbers.
 
     Attributes:
         source: the file's name, for messages.
         value: the top-level mapping.
-        lines: path of a key or list item -> its line, counted from 1; `()` is the first line.
+        lines: path of a key or list item -> its line number from 1; `()` maps to the first line.
     """
 
     source: str
@@ -44,24 +44,24 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's reader and parser; scalars stay text here and are read by `_scalar`."""
+    """PyYAML's reader and parser without implicit types; `_scalar` interprets the scalars."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - the name PyYAML looks up
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        """Refuse what a recipe never needs before it costs anything."""
+        """Reject features that recipes do not need before they consume resources."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        refusal = None
+        problem = None
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            refusal = "anchors and aliases (& and *) are not allowed: write the value out, or quote the text"
+            problem = "anchors and aliases (& and *) are not allowed: write the value out, or quote the text"
         elif getattr(event, "tag", None) is not None:
-            refusal = f"tags are not allowed, found {event.tag!r}: quote the text if you mean it"
+            problem = f"tags are not allowed, found {event.tag!r}: quote the text if it is meant literally"
         elif self.depth >= MAX_DEPTH:
-            refusal = f"nested deeper than {MAX_DEPTH} levels"
-        if refusal is not None:
-            raise yaml.MarkedYAMLError(problem=refusal, problem_mark=event.start_mark)
+            problem = f"nested deeper than {MAX_DEPTH} levels"
+        if problem is not None:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self.depth += 1
         node = super().compose_node(parent, index)  # type: ignore[arg-type]
         self.depth -= 1
@@ -72,7 +72,7 @@ def read_document(path: Path) -> Document:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        UsageError: the file cannot be read, is not UTF-8 text, is not valid YAML or breaks a rule above.
+        UsageError: the file cannot be read, is not UTF-8 text, is not valid YAML or violates a rule above.
     """
     try:
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def read_document(path: Path) -> Document:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
-        raise UsageError(f"{path}: larger than {MAX_BYTES} bytes, which no recipe needs: is this the right file?")
+        raise UsageError(f"{path}: larger than {MAX_BYTES} bytes, the limit for recipes; check that this is a recipe")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -100,12 +100,12 @@ def parse_document(text: str, *, source: str) -> Document:
 
 
 def parse_value(text: str, *, source: str) -> object:
-    """Parse one value by the same rules, for example the right side of an override."""
+    """Parse a single value by the same rules, for example the right side of an override."""
     return _parse(text, source=source)[0]
 
 
 def describe(value: object) -> str:
-    """Say what a value is, short enough for an error message."""
+    """Describe a value briefly, for an error message."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, dict):
@@ -120,7 +120,7 @@ def describe(value: object) -> str:
 
 
 def dump_scalar(value: str | float | bool | None) -> str:
-    """Write one scalar so that reading it again gives the same value and type."""
+    """Write a scalar so that reading it back yields the same value and type."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -161,7 +161,7 @@ def _parse(text: str, *, source: str) -> tuple[object, dict[Keys, int]]:
 
 
 def _problem(source: str, line: int, text: str) -> UsageError:
-    """Put a problem into one line; an override has no line numbers."""
+    """Describe a problem in one line; overrides have no line numbers."""
     text = " ".join(text.split())
     if "'\\t'" in text:
         text += " (indent with spaces, not tabs)"
@@ -169,14 +169,14 @@ def _problem(source: str, line: int, text: str) -> UsageError:
 
 
 class _Builder:
-    """Turns PyYAML's nodes into plain values and notes the line of each."""
+    """Converts PyYAML nodes to plain values and records their line numbers."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.lines: dict[Keys, int] = {(): 1}
 
     def build(self, node: yaml.Node, path: Keys) -> object:
-        """Value of a node whose path is known."""
+        """Convert the node at `path`."""
         if isinstance(node, yaml.SequenceNode):
             return [self._item(child, (*path, index)) for index, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -196,7 +196,7 @@ class _Builder:
             here = (*path, key)
             if key in mapping:
                 dotted, first = ".".join(map(str, here)), self.lines[here]
-                text = f"the key '{dotted}' stands here and on line {first}: keep one of them"
+                text = f"duplicate key '{dotted}', first on line {first}: keep one of them"
                 raise _problem(self.source, line, text)
             mapping[key] = self.build(child, here)
             self.lines[here] = line

@@ -1,6 +1,6 @@
-"""What a fine-tuned model was trained to do: `task.json` in its folder.
+"""The task of a fine-tuned model, stored as `task.json` in its folder.
 
-In: a model folder. Out: the settings of its task, so that prediction reads and frames its input as training did.
+In: a model folder. Out: the settings of its task, so that prediction reads and frames inputs exactly as in training.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _REMEDY = "was the model saved by a newer minilm? Upgrade it"
 
 
 def write_task(folder: Path, task: SavedTask) -> None:
-    """Write the settings of the task's kind into a model folder; raises SystemProblem when the machine refuses."""
+    """Write the settings of the task's kind into a model folder; raises SystemProblem if that fails."""
     write_json(folder / _FILE, {field.name: getattr(task, field.name) for field in fields(_KINDS[task.kind])})
 
 
 def read_task(folder: Path) -> SavedTask | None:
-    """Read `task.json`; None where a folder (of another library) has none.
+    """Read `task.json`; None if the folder has none (a model of another library).
 
     Raises:
-        DataError: the file is damaged, or has a kind, key or value that is not known.
+        DataError: the file is damaged, or contains an unknown kind, key or value.
     """
     file = folder / _FILE
     if not file.is_file():

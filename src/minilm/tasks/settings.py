@@ -1,6 +1,6 @@
-"""What the settings of every kind of task share: the kind and a name.
+"""Base class of the task settings: the kind and the name of a task.
 
-In: values of a recipe, of Python or of a model folder's `task.json`. Out: a checked base of one class for each kind.
+In: values from a recipe, from Python or from `task.json` of a model folder. Out: a validated base of one class per kind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from minilm.files.checked import Settings, Text
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings(Settings):
-    """What kind of task it is, and what it is called."""
+    """Kind and name of a task."""
 
     kind: str
     name: Text

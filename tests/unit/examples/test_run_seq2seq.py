@@ -226,7 +226,7 @@ def test_what_cannot_be_is_refused_by_its_flag(fail, given):
     assert fail(2, flags(given, model_type="roberta")).startswith("--model_type is roberta, but ")
     assert fail(2, flags(given, label_smoothing=1.5)).startswith("--label_smoothing is 1.5: ")
     assert fail(2, flags(given, mask_way="v1")) == (
-        "the flags do not go together: mask_way v1 needs a target_mask_prob above 0: nothing else would be predicted"
+        "the flags do not go together: mask_way v1 requires a target_mask_prob above 0: it predicts only masked tokens"
     )
     assert fail(2, flags(given, local_rank=0)).startswith("--local_rank is 0, but WORLD_SIZE is not set")
     assert fail(2, flags(given, train_file="no.json")).startswith("no.json: no such file")

@@ -119,7 +119,7 @@ def test_warmup_is_a_share_of_the_steps_or_a_number_of_them():
     assert FinetuneTrainSection().num_warmup_steps(205) == 20
     assert FinetuneTrainSection(warmup_fraction=0.0).num_warmup_steps(205) == 0
     assert FinetuneTrainSection(warmup_steps=7).num_warmup_steps(205) == 7
-    with pytest.raises(ValueError, match="found both warmup_steps and warmup_fraction, expected one way"):
+    with pytest.raises(ValueError, match="found both warmup_steps and warmup_fraction, expected only one"):
         FinetuneTrainSection(warmup_steps=7, warmup_fraction=0.2)
 
 
@@ -158,4 +158,4 @@ def test_mistakes_in_a_task_are_named(overrides, message):
 def test_a_version_without_quotes_is_a_number():
     with pytest.raises(UsageError) as caught:
         load_recipe(find_recipe("squad2-bert-base"), ["task.version=2.0"])
-    assert "task.version: found 2.0, expected '1.1' or '2.0' (in quotes it is text: \"2.0\")" in str(caught.value)
+    assert "task.version: found 2.0, expected '1.1' or '2.0' (quote it to make it text: \"2.0\")" in str(caught.value)

@@ -364,11 +364,11 @@ def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
         ({"stride": 64}, "unknown key 'task.stride'"),
         ({"label": "tgt"}, "unknown key 'task.label'"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
-        ({"random_prob": 0.7, "keep_prob": 0.7}, "random_prob and keep_prob are together more than 1"),
-        ({"mask_way": "v1"}, "mask_way v1 needs a target_mask_prob above 0"),
-        ({"max_masked_tokens": 3}, "found max_masked_tokens with another mask_way than v1"),
+        ({"random_prob": 0.7, "keep_prob": 0.7}, "random_prob + keep_prob is 1.4, expected at most 1"),
+        ({"mask_way": "v1"}, "mask_way v1 requires a target_mask_prob above 0"),
+        ({"max_masked_tokens": 3}, "max_masked_tokens applies only to mask_way v1"),
         ({"source": []}, "source"),
-        ({"max_source_tokens": 60}, "source, target and pseudo tokens together, at most 72: one example must fit"),
+        ({"max_source_tokens": 60}, "the max source, target and pseudo tokens (72): an example must fit"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(pairs, task, message):

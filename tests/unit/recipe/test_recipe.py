@@ -135,20 +135,20 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write):
         ("steps: 10", "steps: 10.5", "r.yaml:11: train.steps: found 10.5, expected an integer"),
         ("steps: 10", "steps: true", "r.yaml:11: train.steps: found true, expected an integer"),
         ("steps: 10", "steps: 0", "r.yaml:11: train.steps: found 0, expected 1 or more"),
-        ("1e-4", "no", "r.yaml:13: train.learning_rate: found the text 'no', expected a number (yes, no, on and off are text; the booleans are true and false)"),
+        ("1e-4", "no", "r.yaml:13: train.learning_rate: found the text 'no', expected a number (yes, no, on and off are text; booleans are true and false)"),
         ("1e-4", "'1e-4'", "r.yaml:13: train.learning_rate: found the text '1e-4', expected a number"),
         ("1e-4", ".nan", "r.yaml:13: train.learning_rate: found nan, expected a finite number"),
-        ("name: small", "name: 5", "r.yaml:2: name: found 5, expected text (in quotes it is text: \"5\")"),
+        ("name: small", "name: 5", "r.yaml:2: name: found 5, expected text (quote it to make it text: \"5\")"),
         ("model: embedded", "model: embedded\n  layer: first", "r.yaml:8: teacher.layer: found the text 'first', expected an integer or 'last'"),
         ("[a.txt]", "a.txt", "r.yaml:5: data.inputs: found the text 'a.txt', expected a list"),
-        ("[a.txt]", "[a.txt, 3]", "r.yaml:5: data.inputs.1: found 3, expected text (in quotes it is text: \"3\")"),
+        ("[a.txt]", "[a.txt, 3]", "r.yaml:5: data.inputs.1: found 3, expected text (quote it to make it text: \"3\")"),
         ("L6-H384", "L7", "r.yaml:9: students.0.preset: found the text 'L7', expected 'L12-H384', 'L6-H384', 'L6-H768' or 'BERT-Base'"),
         ("kind: distill", "kind: glue", "r.yaml:1: kind: found the text 'glue', expected 'distill' or 'finetune'"),
         ("  steps: 10\n", "", "r.yaml:10: the key 'train.steps' is missing"),
         ("out: runs/small\n", "", "r.yaml:1: the key 'out' is missing"),
         ("train:", "loss: v1\ntrain:", "r.yaml:10: loss: found the text 'v1', expected a section (key: value lines)"),
         ("steps: 10", "steps: 10\n  adam_betas: [0.9]", "r.yaml:12: train.adam_betas: found a list of 1, expected 2 or more"),
-        ("steps: 10", "steps: 10\n  warmup_steps: 11", "r.yaml:10: train: warmup_steps 11 is more than steps 10"),
+        ("steps: 10", "steps: 10\n  warmup_steps: 11", "r.yaml:10: train: warmup_steps is 11, expected at most steps (10)"),
     ],
 )  # fmt: skip
 def test_each_mistake_names_its_line(write, old, new, message):
@@ -159,11 +159,11 @@ def test_each_mistake_names_its_line(write, old, new, message):
     ("student", "message"),
     [
         ("{}", "the shape lacks num_layers, hidden_size, num_heads, intermediate_size: set them, or preset to one of"),
-        ("{preset: L6-H384, num_layers: 3}", "found both preset and num_layers, expected one way to give the shape"),
+        ("{preset: L6-H384, num_layers: 3}", "found both preset and num_layers, expected only one of them"),
         ("{num_layers: 3, hidden_size: 100, num_heads: 12, intermediate_size: 4}", "hidden_size 100 is not a multiple of num_heads 12"),
-        ("{preset: L6-H384, init: layers}", "init layers needs teacher_layers, for example [2, 4, 6, 8, 10, 12]"),
+        ("{preset: L6-H384, init: layers}", "init layers requires teacher_layers, for example [2, 4, 6, 8, 10, 12]"),
         ("{preset: L6-H384, init: layers, teacher_layers: [1]}", "found 1 teacher_layers, expected one for each of 6 layers"),
-        ("{preset: L6-H384, teacher_layers: [1]}", "found teacher_layers with init random: set init to layers, or drop teacher_layers"),
+        ("{preset: L6-H384, teacher_layers: [1]}", "found teacher_layers with init random: set init to layers, or remove teacher_layers"),
     ],
 )  # fmt: skip
 def test_students_are_whole(write, student, message):
@@ -174,11 +174,11 @@ def test_students_are_whole(write, student, message):
     ("overrides", "message"),
     [
         (["data.corpus=c"], "r.yaml:4 with --set: data: found both corpus and inputs, expected one: set the other to null or []"),
-        (["data.inputs=[]"], "r.yaml:4 with --set: data: found neither corpus nor inputs: name a corpus folder or a list of text files"),
+        (["data.inputs=[]"], "r.yaml:4 with --set: data: found neither corpus nor inputs: set one to a corpus folder or a list of text files"),
         (["loss.version=v1", "loss.relation_heads=48"], "found relation_heads with version v1"),
-        (["loss.relation_heads=7"], "loss.relation_heads 7 does not divide the width 384 of student 'student'"),
-        (["train.tokens_per_batch=100"], "train.tokens_per_batch 100 is less than data.max_tokens 512"),
-        (["students=[{preset: L6-H384}, {preset: L6-H768}]"], "the name 'student' is used twice"),
+        (["loss.relation_heads=7"], "loss.relation_heads 7 does not divide hidden_size 384 of student 'student'"),
+        (["train.tokens_per_batch=100"], "train.tokens_per_batch is 100, expected at least data.max_tokens (512)"),
+        (["students=[{preset: L6-H384}, {preset: L6-H768}]"], "found the name 'student' more than once"),
     ],
 )  # fmt: skip
 def test_sections_must_agree(write, overrides, message):
@@ -192,12 +192,12 @@ def test_sections_must_agree(write, overrides, message):
         ("trian.steps=1", "--set: unknown key 'trian': did you mean 'train'?"),
         ("steps=1", "--set: unknown key 'steps': did you mean 'train.steps'?"),
         ("students.0.initt=layers", "--set: unknown key 'students.0.initt': did you mean 'students.0.init'?"),
-        ("students.1.name=x", "--set students.1.name=x: '1' is not an index of a list of 1: indexes start at 0"),
-        ("students.x=1", "--set students.x=1: 'x' is not an index of a list of 1: indexes start at 0"),
-        ("train.steps.x=1", "--set train.steps.x=1: 'x' would go inside 10, expected a section or a list"),
+        ("students.1.name=x", "--set students.1.name=x: '1' is not an index of a list of 1: indices start at 0"),
+        ("students.x=1", "--set students.x=1: 'x' is not an index of a list of 1: indices start at 0"),
+        ("train.steps.x=1", "--set train.steps.x=1: the parent of 'x' is 10, expected a section or a list"),
         ("train.steps", "--set train.steps: expected KEY=VALUE with a dotted key, such as train.learning_rate=3e-4"),
         ("train..steps=1", "--set train..steps=1: expected KEY=VALUE with a dotted key, such as train.learning_rate=3e-4"),
-        ("train.steps=no", "--set: train.steps: found the text 'no', expected an integer (yes, no, on and off are text; the booleans are true and false)"),
+        ("train.steps=no", "--set: train.steps: found the text 'no', expected an integer (yes, no, on and off are text; booleans are true and false)"),
         ("train.steps=[", "--set train.steps=[: expected the node content, but found '<stream end>'"),
         ("seed=1e3", "--set: seed: found 1000.0, expected an integer"),
     ],
@@ -228,7 +228,7 @@ def test_overrides_reach_lists_missing_sections_and_null(write):
 
 def test_equal_keys_name_both_lines(write):
     text = RECIPE + "  steps: 20\n"
-    assert problem(write(text)) == "r.yaml:14: the key 'train.steps' stands here and on line 11: keep one of them"
+    assert problem(write(text)) == "r.yaml:14: duplicate key 'train.steps', first on line 11: keep one of them"
 
 
 def test_a_missing_file_is_one_line(tmp_path):
@@ -266,7 +266,7 @@ def test_a_misspelt_recipe_gets_a_suggestion():
         ("sweep.learning_rates=[1e-4]", "unknown key 'sweep.learning_rates': did you mean 'sweep.learning_rate'?"),
         ("sweep.seed=[1]", "unknown key 'sweep.seed': did you mean 'sweep.seeds'?"),
         ("task.version=2.0", "unknown key 'task.version': expected one of kind, name, train, dev, max_tokens"),
-        ("task.labels=[0, 1]", 'task.labels.0: found 0, expected text (in quotes it is text: "0")'),
+        ("task.labels=[0, 1]", 'task.labels.0: found 0, expected text (quote it to make it text: "0")'),
     ],
 )
 def test_mistakes_in_a_fine_tuning_recipe(override, message):
@@ -278,6 +278,6 @@ def test_mistakes_in_a_fine_tuning_recipe(override, message):
 def test_the_beginning_of_names_lists_them():
     """What a user types first: the name of the task."""
     with pytest.raises(
-        UsageError, match=r"'rte' is neither .*; shipped are glue/rte-bert-base, glue/rte-in-house-l12,"
+        UsageError, match=r"'rte' is neither .*; similar shipped recipes: glue/rte-bert-base, glue/rte-in-house-l12,"
     ):
         find_recipe("rte")

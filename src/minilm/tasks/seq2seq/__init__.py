@@ -1,1 +1,1 @@
-"""Pairs of source and target: rows, and how a model is shown them."""
+"""Sequence-to-sequence tasks: reading pairs of source and target, and masking them."""

@@ -1,9 +1,9 @@
-"""What the model sees of a pair, and what it must predict: UniLM's three ways of masking.
+"""Masks pairs for training and evaluation, by UniLM's three methods.
 
-In: token ids of source and target, a generator. Out: `MaskedPair`s.
+In: token ids of source and target, a random generator. Out: `MaskedPair`s.
 
-v2 (pseudo-masking): every target token has a pseudo token, mostly [MASK], that predicts it. v1: some target tokens are
-masked in place and predicted. v0: every target token predicts the next one, and the source has no [SEP].
+v2 (pseudo-masking): each target token is predicted at a pseudo token, usually [MASK]. v1: some target tokens are masked
+in place and predicted. v0: each target token predicts the next one, and the source has no [SEP].
 
 S source tokens, M target tokens with the final [SEP], R predicted tokens.
 """
@@ -22,7 +22,7 @@ Ids = NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Symbols:
-    """Ids that frame and mask: [CLS], [SEP], [MASK], and the size of the vocabulary that random ids come from."""
+    """Ids of [CLS], [SEP] and [MASK], and the vocabulary size, from which random replacement ids are drawn."""
 
     cls_id: int
     sep_id: int
@@ -32,14 +32,14 @@ class Symbols:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedPair:
-    """One pair as the model sees it.
+    """One pair as model input.
 
     Attributes:
         source: `[S]`, with special tokens.
         target: `[M]`, possibly masked.
-        pseudo: `[M]`; None for v1 and v0.
-        read: which target tokens predict; None when all do.
-        labels: `[R]`, what is to be predicted.
+        pseudo: pseudo tokens, `[M]`; None for v1 and v0.
+        read: indices of the target tokens at which the model predicts; None for all.
+        labels: the tokens to predict, `[R]`.
     """
 
     source: Ids
@@ -50,14 +50,14 @@ class MaskedPair:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that are computed."""
+        """Number of tokens the encoder processes."""
         return len(self.source) + len(self.target) + (0 if self.pseudo is None else len(self.pseudo))
 
 
 def training_view(
     source: Ids, target: Ids, masking: MaskingSettings, symbols: Symbols, draw: np.random.Generator
 ) -> MaskedPair:
-    """Frame and mask one pair; everything random comes from `draw`."""
+    """Frame and mask one pair for training; `draw` is the only source of randomness."""
     source, target, labels = _framed(source, target, masking.mask_way, symbols)
     hidden = (draw.random(len(source)) < masking.source_mask_prob) & ~np.isin(source, (symbols.cls_id, symbols.sep_id))
     source = np.where(hidden, _masked(source, masking, symbols, draw), source)
@@ -77,24 +77,24 @@ def training_view(
     )
 
 
-def heldout_view(source: Ids, target: Ids, way: MaskWay, symbols: Symbols) -> MaskedPair:
-    """One pair as decoding sees it: nothing is hidden but what is predicted, each token once."""
-    source, target, labels = _framed(source, target, way, symbols)
-    pseudo = None if way == "v0" else np.full(len(target), symbols.mask_id, dtype=np.int32)
+def heldout_view(source: Ids, target: Ids, mask_way: MaskWay, symbols: Symbols) -> MaskedPair:
+    """Frame one pair as in decoding: only the tokens to predict are masked, and each is predicted exactly once."""
+    source, target, labels = _framed(source, target, mask_way, symbols)
+    pseudo = None if mask_way == "v0" else np.full(len(target), symbols.mask_id, dtype=np.int32)
     return MaskedPair(source=source, target=target, pseudo=pseudo, read=None, labels=labels)
 
 
-def _framed(source: Ids, target: Ids, way: MaskWay, symbols: Symbols) -> tuple[Ids, Ids, Ids]:
-    """Source, target and labels with their special tokens."""
+def _framed(source: Ids, target: Ids, mask_way: MaskWay, symbols: Symbols) -> tuple[Ids, Ids, Ids]:
+    """Source, target and labels with special tokens."""
     cls, sep = (np.array([token], dtype=np.int32) for token in (symbols.cls_id, symbols.sep_id))
     labels = np.concatenate([target, sep])
-    if way == "v0":
+    if mask_way == "v0":
         return np.concatenate([cls, source]), np.concatenate([sep, target]), labels
     return np.concatenate([cls, source, sep]), labels, labels
 
 
 def _masked(ids: Ids, masking: MaskingSettings, symbols: Symbols, draw: np.random.Generator) -> Ids:
-    """Each token masked: mostly [MASK], sometimes a random token, sometimes itself."""
+    """The masked form of every token: usually [MASK], sometimes a random token or the token itself."""
     chance = draw.random(len(ids))
     random_ids = draw.integers(0, symbols.vocab_size, len(ids), dtype=np.int32)
     kept = np.where(chance < masking.keep_prob, ids, np.int32(symbols.mask_id))

@@ -1,6 +1,6 @@
-"""Sources of generation made of parts: token lists looked up, several parts joined by [SEP], cut to what fits.
+"""Builds sources from parts: looks up token lists, joins parts with [SEP], truncates the result.
 
-In: tokens, or the token ids of parts. Out: token ids, int32, and what could not be kept.
+In: tokens, or the token ids of parts. Out: token ids, int32, and what was unknown or truncated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from minilm.text.tokenizer import Tokenizer
 
 
 def look_up(tokens: Sequence[str], tokenizer: Tokenizer) -> tuple[Int32s, list[str]]:
-    """Ids of tokens, [UNK] for those that are not in the vocabulary, and which these are."""
+    """Ids of tokens, [UNK] for tokens outside the vocabulary; also returns the unknown tokens."""
     found = [tokenizer.token_to_id(token) for token in tokens]
     unknown = [token for token, token_id in zip(tokens, found, strict=True) if token_id is None]
     ids = [tokenizer.unk_id if token_id is None else token_id for token_id in found]
@@ -22,9 +22,9 @@ def look_up(tokens: Sequence[str], tokenizer: Tokenizer) -> tuple[Int32s, list[s
 
 
 def join_parts(parts: Sequence[Int32s], *, separator_id: int, room: int) -> tuple[Int32s, int]:
-    """Parts with a separator between them, and how many tokens they would be uncut.
+    """Join parts with a separator; returns the ids and their length before truncation.
 
-    Where that is more than `room`, the tail of the first part is cut (of a passage, not of the answer behind it).
+    If that length exceeds `room`, the end of the first part is truncated (a passage, not the answer after it).
     """
     separator = np.array([separator_id], dtype=np.int32)
     rest = [ids for part in parts[1:] for ids in (separator, part)]

@@ -1,7 +1,7 @@
-"""How pairs of source and target are read and masked, and what else their training needs.
+"""Settings of sequence-to-sequence tasks: reading pairs, masking, training and evaluation.
 
-In: values of a recipe, of Python or of a model folder's `task.json`. Out: `PairSettings`, `MaskingSettings`, and both
-in `Seq2SeqSettings`, checked.
+In: values from a recipe, from Python or from `task.json` of a model folder. Out: validated `PairSettings`,
+`MaskingSettings`, and both as `Seq2SeqSettings`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MaskWay = Literal["v0", "v1", "v2"]
 
 @dataclass(frozen=True, kw_only=True)
 class PairSettings(Settings):
-    """Which fields of a row are read, and how long they may be.
+    """The fields of a row to read, and their max lengths.
 
     Attributes:
-        source: fields of the source, joined by [SEP], such as a passage and the answer to ask for.
+        source: fields of the source, joined by [SEP], such as a passage and an answer to generate a question for.
         target: field of the target.
-        max_source_tokens: special tokens included.
-        max_target_tokens: the final [SEP] included.
+        max_source_tokens: max tokens of a source, including special tokens.
+        max_target_tokens: max tokens of a target, including the final [SEP].
     """
 
     source: Annotated[Sequence[Text], MinLen(1)] = ("src",)
@@ -38,16 +38,15 @@ class PairSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingSettings(Settings):
-    """What is masked in training.
+    """Masking during training.
 
     Attributes:
         mask_way: v2 is pseudo-masking, v1 masks target tokens in place, v0 predicts the next token.
-        source_mask_prob: share of source tokens that are masked; special tokens never are.
-        target_mask_prob: v2 and v0, share of true target tokens that are masked; v1, share that is masked and
-            predicted.
-        random_prob: of a masked token: a random one instead of [MASK].
-        keep_prob: of a masked token: the token itself.
-        max_masked_tokens: v1, max tokens of one target that are masked; 0 for no limit.
+        source_mask_prob: fraction of source tokens to mask; special tokens are never masked.
+        target_mask_prob: v2 and v0: fraction of target tokens to mask; v1: fraction to mask and predict.
+        random_prob: probability that a masked token is replaced by a random token instead of [MASK].
+        keep_prob: probability that a masked token is left unchanged.
+        max_masked_tokens: v1: max masked tokens per target; 0 for no limit.
     """
 
     mask_way: MaskWay = "v2"
@@ -58,21 +57,22 @@ class MaskingSettings(Settings):
     max_masked_tokens: Count = 0
 
     def __post_init__(self) -> None:
-        """Raise SettingsError also for masking that makes no sense."""
+        """Raise SettingsError also for contradictory masking settings."""
         super().__post_init__()
         if self.random_prob + self.keep_prob > 1:
             raise SettingsError(
-                "random_prob and keep_prob are together more than 1: they are shares of the masked tokens"
+                f"random_prob + keep_prob is {self.random_prob + self.keep_prob:g}, expected at most 1: "
+                "they are fractions of the masked tokens"
             )
         if self.mask_way == "v1" and not self.target_mask_prob:
-            raise SettingsError("mask_way v1 needs a target_mask_prob above 0: nothing else would be predicted")
+            raise SettingsError("mask_way v1 requires a target_mask_prob above 0: it predicts only masked tokens")
         if self.max_masked_tokens and self.mask_way != "v1":
             raise SettingsError(
-                "found max_masked_tokens with another mask_way than v1, which has no such thing: drop it"
+                f"max_masked_tokens applies only to mask_way v1, found mask_way {self.mask_way}; remove one of the two"
             )
 
     def num_predicted(self, target_tokens: int) -> int:
-        """Tokens that are predicted of a target with `target_tokens`, the final [SEP] included."""
+        """Number of predicted tokens in a target of `target_tokens` tokens, including the final [SEP]."""
         if self.mask_way != "v1":
             return target_tokens
         return max(1, min(self.max_masked_tokens or target_tokens, int(self.target_mask_prob * target_tokens)))
@@ -80,15 +80,15 @@ class MaskingSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqSettings(MaskingSettings, PairSettings, TaskSettings):
-    """Text from text.
+    """Sequence-to-sequence generation.
 
     Attributes:
-        label_smoothing: share of the probability that other tokens than the right one should get.
-        shuffle: a new order for each epoch, or that of the first once and for all.
-        freeze_words: leave the word table, which is also the output matrix, as it is.
-        dev_generated: at each evaluation the targets of this many pairs of each held-out file are generated.
-        beam_size: beams of that.
-        metric: chooses the best weights.
+        label_smoothing: target probability spread over the incorrect tokens.
+        shuffle: `epoch` shuffles anew in each epoch; `once` keeps the order of the first epoch.
+        freeze_words: freeze the word embeddings, which are also the output projection.
+        dev_generated: number of pairs per held-out file for which targets are generated at each evaluation.
+        beam_size: beam size of that generation.
+        metric: metric that selects the best checkpoint; None: the held-out loss.
     """
 
     kind: Literal["seq2seq"] = "seq2seq"
@@ -101,10 +101,10 @@ class Seq2SeqSettings(MaskingSettings, PairSettings, TaskSettings):
 
     @property
     def longest(self) -> int:
-        """Max tokens that one example takes in a batch."""
+        """Max tokens of one example in a batch."""
         return self.max_source_tokens + self.max_target_tokens * (2 if self.mask_way == "v2" else 1)
 
     @property
     def source_room(self) -> int:
-        """Max tokens of a source without its special ones, of which v0 has no [SEP]."""
+        """Max tokens of a source, excluding special tokens; sources of v0 have no [SEP]."""
         return self.max_source_tokens - (1 if self.mask_way == "v0" else 2)
