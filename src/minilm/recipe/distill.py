@@ -125,7 +125,7 @@ class TrainSection(TrainingSection):
         """Raise SettingsError also for a warmup that is longer than the run."""
         super().__post_init__()
         if self.warmup_steps > self.steps:
-            raise SettingsError(f"warmup_steps {self.warmup_steps} is more than steps {self.steps}")
+            raise SettingsError(f"warmup_steps is {self.warmup_steps}, expected at most steps ({self.steps})")
 
 
 class DistillRecipe(RunRecipe):

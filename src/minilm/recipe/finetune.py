@@ -65,7 +65,7 @@ TaskSection = TextSection | SquadSection | Seq2SeqSection
 class FinetuneTrainSection(TrainingSection):
     """Length in epochs, or in `steps` if set; `batch_size` counts examples per step.
 
-    `warmup_steps` overrides `warmup_fraction`. `eval_every` 0 evaluates after each epoch. The run stops after `patience`
+    `warmup_steps` overrides `warmup_fraction`. `eval_every` 0 evaluates after each epoch. A run stops after `patience`
     evaluations without improvement; 0 disables early stopping.
     """
 
@@ -113,7 +113,7 @@ class SweepSection(Section):
 class FinetuneRecipe(RunRecipe):
     """The complete definition of a fine-tuning run or a sweep.
 
-    `model` is a model folder, a Microsoft `.bin` file or `embedded`; `config` and `tokenizer` are for models that do not
+    `model` is a model folder, a Microsoft `.bin` or `embedded`; `config` and `tokenizer` are for models that do not
     include them; `lowercase` overrides the tokenizer's own setting.
     """
 

@@ -59,7 +59,7 @@ class TrainingSection(OptimizationSettings, DataclassSection):
 
 
 def field_names(section: object) -> tuple[str, ...]:
-    """The keys of a section in order. Accepts a pydantic model, a dataclass or their classes; empty for other values."""
+    """Keys of a section in order. Accepts a pydantic model, a dataclass or their classes; empty for other values."""
     cls = section if isinstance(section, type) else type(section)
     if issubclass(cls, BaseModel):
         return tuple(cls.model_fields)

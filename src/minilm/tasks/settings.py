@@ -1,6 +1,6 @@
 """Base class of the task settings: the kind and the name of a task.
 
-In: values from a recipe, from Python or from `task.json` of a model folder. Out: a validated base of one class per kind.
+In: values from a recipe, from Python or from `task.json` of a model folder. Out: the base of one class per kind.
 """
 
 from __future__ import annotations
