@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -132,7 +133,16 @@ def test_a_full_disk_while_the_log_is_written(tiny, monkeypatch, capsys):
         def close(self) -> None:
             self.flush()
 
-    monkeypatch.setattr(folder_module, "_lock", lambda handler, file: handler.setStream(FullStream()))
+    def full(file, path, **_):
+        handler = next(one for one in handlers if one.stream is file)
+        handler.setStream(FullStream())
+
+    handlers: list[logging.FileHandler] = []
+    opened = logging.FileHandler.__init__
+    monkeypatch.setattr(
+        logging.FileHandler, "__init__", lambda self, *a, **k: (opened(self, *a, **k), handlers.append(self))[0]
+    )
+    monkeypatch.setattr(folder_module, "lock_file", full)
     with pytest.raises(SystemProblem) as caught:
         run(tiny.recipe(steps=3))
     assert str(caught.value) == f"cannot write {tiny.folder}/run/log.txt: {FULL}"

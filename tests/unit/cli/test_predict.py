@@ -372,9 +372,9 @@ def test_one_seed_has_no_deviation(tiny_task, capsys):
 
 def test_a_recipe_of_the_other_command_is_refused(tiny_task, capsys):
     assert minilm("distill", tiny_task.recipe()) == 2
-    assert "kind: this is a recipe of `minilm finetune`: run it with that command" in capsys.readouterr().err
+    assert "kind: this is a recipe for `minilm finetune`: run it with that command" in capsys.readouterr().err
     assert minilm("finetune", "distill/tiny-embedded") == 2
-    assert "this is a recipe of `minilm distill`" in capsys.readouterr().err
+    assert "this is a recipe for `minilm distill`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
