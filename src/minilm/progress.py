@@ -1,7 +1,6 @@
-"""How far something long is: one live line on a terminal, a plain line every ten seconds in a pipe.
+"""Progress display: one live line on a terminal, a plain line every ten seconds in a pipe.
 
-In: how much there is, and each time what more is done. Out: the share, rate or status, and time left, on standard
-error.
+In: the total, and each increment. Out: the share, rate or status, and time left, on standard error.
 """
 
 from __future__ import annotations

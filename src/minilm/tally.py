@@ -1,7 +1,7 @@
-"""What had to be truncated or skipped, counted over all parts of an input and reported once each.
+"""Counts of what was truncated or skipped, over all parts of an input, reported once each.
 
-In: findings, part by part, with their locations. Out: one warning per kind, with the count, among how many, and the
-first location.
+In: findings, part by part, with their locations. Out: one warning per kind, with the count, the total and the first
+location.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Tally:
 
     def add_cut(self, cut: Sequence[int], places: Sequence[str], *, max_tokens: int) -> None:
         """Add the texts of one more part that were cut: their numbers among `places`."""
-        what = f"texts were longer than {max_tokens} tokens and were cut"
+        what = f"texts were longer than {max_tokens} tokens and were truncated"
         self.add(what, [places[number] for number in cut], of=len(places))
 
     def sentences(self) -> dict[str, str]:

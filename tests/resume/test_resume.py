@@ -132,7 +132,7 @@ def test_sigterm_before_the_first_step_is_an_interruption_too(tiny, start_cli):
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    told = "error: stopped at once; the same command goes on from the last checkpoint, if one was written"
+    told = "error: stopped immediately; run the same command to resume from the last checkpoint, if there is one"
     assert errors.splitlines()[-1] == told
 
 

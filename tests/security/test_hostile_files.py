@@ -125,7 +125,7 @@ def payloads(canary: Path) -> dict[str, tuple[bytes, str]]:
         "extension": (b"\x80\x02\x82\x01.", "instruction EXT1 has no place"),
         "build_on_name": (
             b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b.",
-            "a state set on something that is no dict",
+            "a state set on something that is not a dict",
         ),
         "call_a_storage": (pickled({"a": 1})[:-1] + b"ctorch\nFloatStorage\n)R.", "cannot be called"),
         "payload_as_storage": (
@@ -180,7 +180,7 @@ def test_the_canary_would_sing(tmp_path: Path) -> None:
         (view(size=(True,)), "bool where a size was expected"),
         (view(size=(1.0,)), "float where a size was expected"),
         (view(size=(4, 1)), "whose shape and strides differ in length"),
-        (view(size=(1,) * 65, stride=(1,) * 65), "a shape that is no short tuple"),
+        (view(size=(1,) * 65, stride=(1,) * 65), "a shape that is not a short tuple"),
         (view(storage="0"), "a tensor without a storage"),
         (
             view(Storage("storage", torch.FloatStorage, "0", "cpu", 5), size=(5,)),

@@ -36,7 +36,7 @@ def test_texts_that_were_cut_are_named_by_their_places(caplog):
     tally = Tally()
     tally.add_cut([1, 2], ["a", "b", "c"], max_tokens=7)
     tally.report()
-    assert caplog.messages == ["2 of 3 texts were longer than 7 tokens and were cut (first: b)"]
+    assert caplog.messages == ["2 of 3 texts were longer than 7 tokens and were truncated (first: b)"]
 
 
 def test_nothing_found_is_not_told(caplog):

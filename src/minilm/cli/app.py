@@ -1,4 +1,4 @@
-"""The `minilm` command: finds the verb, runs it, turns errors into one line and an exit code.
+"""The `minilm` command: dispatches to the verb, turns errors into one line and an exit code.
 
 In: the command line.
 Out: the verb's own output; on failure one line on stderr and the exit code of the error's class.

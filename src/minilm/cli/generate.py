@@ -1,7 +1,7 @@
 """`minilm generate`: text from text, for every row of a file.
 
 In: a model folder with a trained mlm head and a file of sources. Out: one JSON line or one text line per source, in
-their order. A run that was killed goes on where it was when the same command is started again.
+order. The same command resumes a run that was killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Fields = Annotated[
 _Input = Annotated[
     Path,
     typer.Option(
-        "--input", metavar="FILE", help=".jsonl, .csv, .tsv or a text a line, each optionally .gz; or .parquet."
+        "--input", metavar="FILE", help=".jsonl, .csv, .tsv or one text per line, each optionally .gz; or .parquet."
     ),
 ]
 _Output = Annotated[Path, typer.Option(metavar="FILE", help=".jsonl or .txt to write; appears when it is complete.")]
@@ -103,7 +103,7 @@ def _run(
         with Progress("generate", unit="rows") as progress:
             return generate_file(generation, job, started=lambda total, done: progress.begin(total, done).advance)
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped by the user; the same command goes on with what {output} still lacks") from None
+        raise Interrupted(f"stopped by the user; run the same command to finish {output}") from None
 
 
 def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fields: Sequence[str] | None) -> bool:
@@ -118,9 +118,11 @@ def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fi
         raise UsageError(f"--output is {output}; expected a name that ends in .jsonl or .txt")
     as_lines = output.suffix == ".txt"
     if as_lines and n_best > 1:
-        raise UsageError(f"--n-best is {n_best}, but a line of {output} holds one target; let its name end in .jsonl")
+        raise UsageError(
+            f"--n-best is {n_best}, but each line of {output} holds one target; use a name that ends in .jsonl"
+        )
     if fields and not is_table(source):
-        raise UsageError(f"--field {fields[0]}: {source} has no columns, a line of it is a source; leave --field out")
+        raise UsageError(f"--field {fields[0]}: {source} has no columns, each line is a source; leave --field out")
     if traces is not None:
         require_trace_name(traces, "--traces")
     places = [path.resolve() for path in (source, output, traces) if path is not None]

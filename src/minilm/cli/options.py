@@ -1,6 +1,6 @@
-"""Options that several commands have.
+"""Options that several commands share, and flags generated from settings.
 
-In: a group of settings. Out: annotated types, one for each option; a command with a flag for each field.
+In: a group of settings. Out: annotated types, one per option; a command with a flag for each field.
 """
 
 from __future__ import annotations

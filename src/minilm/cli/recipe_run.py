@@ -1,6 +1,6 @@
-"""What the commands that run a recipe share: their arguments, what a stop means, the way out of a refusal.
+"""Shared by the commands that run a recipe: arguments, interruption, advice on a folder of another run.
 
-In: the command line of `minilm distill` and `minilm finetune`. Out: typed parameters; a stop as one error.
+In: the command line of `minilm distill` and `minilm finetune`. Out: typed parameters; an interruption as one error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def running() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            "stopped at once; the same command goes on from the last checkpoint, if one was written"
+            "stopped immediately; run the same command to resume from the last checkpoint, if there is one"
         ) from None
     except AnotherRunError as error:
         raise AnotherRunError(f"{error}, or start afresh with --resume never") from None

@@ -1,8 +1,8 @@
 """`minilm score`: compare predictions with references, as the papers do.
 
-In: two files matched by id. Out: a small table, or one JSON object with `--json`; what has no partner is warned
-about on stderr. The files are read by `minilm.files` and `minilm.tasks`, the numbers come from `minilm.score`.
-Generated texts, matched by their place, are scored by the commands of `score_text.py`.
+In: two files matched by id. Out: a small table, or one JSON object with `--json`; ids without a counterpart are
+reported on stderr. `minilm.files` and `minilm.tasks` read the files, `minilm.score` computes the numbers.
+Generated texts, matched by position, are scored by the commands of `score_text.py`.
 """
 
 from __future__ import annotations

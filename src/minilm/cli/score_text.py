@@ -1,8 +1,8 @@
-"""`minilm score rouge` and `minilm score qg`: compare generated texts with references, matched by their place.
+"""`minilm score rouge` and `minilm score qg`: compare generated texts with references, matched by position.
 
-In: two files (for `qg` also one of sources) with as many items. Out: a table, or one JSON object with `--json`; each
-number comes with a signature that says how it was made. Files are read by `minilm.files.by_location`, numbers come from
-`minilm.score`. The commands are registered in `score.py`.
+In: two files (for `qg` also one of sources) with the same number of items. Out: a table, or one JSON object with
+`--json`; each number has a signature that states how it was computed. `minilm.files.by_location` reads the files,
+`minilm.score` computes the numbers. The commands are registered in `score.py`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Report:
         values: by metric, times 100; NaN where there is none.
         counts: what was scored, for JSON.
         signatures: by metric.
-        intervals: by metric; empty when they were not asked for.
+        intervals: by metric; empty if not requested.
         parts: by column, further numbers of each metric.
     """
 

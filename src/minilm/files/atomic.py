@@ -1,8 +1,8 @@
-"""Writes that are complete or did not happen: files and folders are made aside, synced, then renamed.
+"""Atomic writes: a file or folder is written under a temporary name, synced, then renamed.
 
-In: a path and what shall be there. Out: the file or folder under its final name, or one `SystemProblem`
-that says why the machine refused; what was there before is then untouched and nothing half-written is left.
-Names while writing: `.{name}.tmp-{pid}` beside the target; leftovers of dead processes are removed later.
+In: a path and its new content. Out: the file or folder under its final name, or one `SystemProblem` that gives the
+reason; the previous content is then untouched and no partial file remains.
+Temporary names: `.{name}.tmp-{pid}` beside the target; leftovers of dead processes are removed later.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Read what is scored: values by id, such as predictions, labels and no-answer numbers.
+"""Read values by id: predictions, labels, no-answer scores.
 
 In: .json (one object, id to value) or .jsonl (an object per line with an id field and a value field), each optionally
 .gz; a .json file with an object per line is read as .jsonl.
-Out: values by id, in file order. Nothing is skipped: whatever cannot be read is a `DataError` that names its place.
+Out: values by id, in file order. Nothing is skipped: anything unreadable is a `DataError` with its location.
 """
 
 from __future__ import annotations

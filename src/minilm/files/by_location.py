@@ -1,9 +1,9 @@
-"""Read texts that are matched by their place: the n-th prediction belongs to the n-th reference.
+"""Read texts that are matched by position: the n-th prediction belongs to the n-th reference.
 
-In: a text file with one item a line, or rows (.jsonl, .json with an object a line, .csv, .tsv, .parquet) with the
+In: a text file with one item per line, or rows (.jsonl, .json with an object per line, .csv, .tsv, .parquet) with the
 item in a column; all but .parquet optionally .gz. Any other suffix is a text file: the original's outputs end in
 `.test`.
-Out: the items in order, with their places. No line is skipped, also no empty one; a broken one is a `DataError`.
+Out: the items in order, with their locations. Empty lines are items too; an unreadable line is a `DataError`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class AlignedTexts:
 
     Attributes:
         path: the file.
-        texts: for each item its texts, at least one; several only where they were asked for.
-        lines: for each item the line (or row) it stands in, from 1.
+        texts: for each item its texts, at least one; several only if requested.
+        lines: for each item its line (or row), from 1.
     """
 
     path: Path
@@ -54,7 +54,7 @@ def read_aligned(path: Path, *, fields: Sequence[str], several: bool = False) ->
         the items; at least one.
 
     Raises:
-        UsageError: the path is missing or no file.
+        UsageError: the path is missing or is not a file.
         DataError: the file is empty or damaged, or a line cannot be read or holds no text; names the line.
         SystemProblem: the file cannot be read.
     """

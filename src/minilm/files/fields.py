@@ -1,6 +1,6 @@
-"""The parts of messages about fields of a row: a field that is missing, a value of another kind.
+"""Wording for messages about the fields of a row: a missing field, a value of the wrong kind.
 
-In: the names that were looked for and those of the row; a value. Out: words for a message.
+In: the expected names and those of the row; a value. Out: text for a message.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Read texts from files of several formats, one at a time; the one place that knows how each format is read.
+"""File formats: how each one is read, row by row.
 
 In: paths of .txt, .jsonl, .json (one object per line), .csv (each optionally .gz) or .parquet files.
 Out: a stream of non-empty texts in file order, or of rows for `rows.py`; memory does not grow with the files.
-A bad row (broken JSON, invalid UTF-8, wrong columns, ...) is skipped, counted and remembered with its
-location in a tally; a damaged file (truncated .gz, broken parquet) ends the reading with `DataError`.
+`read_texts` skips a bad row (broken JSON, invalid UTF-8, wrong number of columns, ...) and counts it in a tally, with
+its location; `rows.py` raises `DataError` for it. A damaged file (truncated .gz, broken parquet) is a `DataError`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def read_texts(
     what was skipped.
 
     Raises:
-        UsageError: a path is missing, is no file, or has an unknown suffix.
+        UsageError: a path is missing, is not a file, or has an unknown suffix.
         DataError: a file is damaged, or a CSV or parquet file has no such column.
         SystemProblem: a file cannot be read.
     """
@@ -95,7 +95,7 @@ def read_file(path: Path) -> bytes:
     """Return all bytes of a file, decompressed when its name ends in .gz, without a byte order mark.
 
     Raises:
-        UsageError: the path is missing or no file.
+        UsageError: the path is missing or is not a file.
         DataError: the .gz file is damaged.
         SystemProblem: the file cannot be read.
     """
@@ -139,7 +139,7 @@ def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
     """Choose by the suffix, in which a .gz at the end does not count.
 
     Raises:
-        UsageError: the path is missing, is no file, or has an unknown suffix.
+        UsageError: the path is missing, is not a file, or has an unknown suffix.
     """
     name = path.name.lower()
     reader = readers.get(Path(name.removesuffix(".gz")).suffix)
@@ -154,7 +154,7 @@ def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
 
 
 def require_file(path: Path) -> None:
-    """Raise UsageError when the path is missing or no file."""
+    """Raise UsageError when the path is missing or is not a file."""
     if not path.exists():
         raise UsageError(f"{path}: no such file; check the input path")
     if path.is_dir():

@@ -1,7 +1,7 @@
-"""JSON, strictly: one object, no key twice, every problem with its line.
+"""Strict JSON: one object, no duplicate keys, every problem with its line.
 
 In: paths or texts that may be foreign, truncated or hostile; values to write.
-Out: checked values, or one `DataError`; written files are whole or absent.
+Out: checked values, or one `DataError`; files are written atomically.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A file that one process holds at a time.
+"""A lock on a file, held by one process at a time.
 
-In: an open file and what a second process shall be told. Out: the lock, which ends when the file is closed.
+In: an open file, and the message for a second process. Out: the lock, released when the file is closed.
 """
 
 from __future__ import annotations

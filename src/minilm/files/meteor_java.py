@@ -1,8 +1,8 @@
-"""Run METEOR 1.5, a Java program that comes with pycocoevalcap, over texts and references.
+"""Run METEOR 1.5, a Java program that ships with pycocoevalcap, on texts and references.
 
-In: K items, each a text with its references. Out: what the program counts for each, `[K, C]`; `minilm.score.generation`
-makes the score from these counts.
-One process for one call: all items go in, all counts come out, and it is gone, also when it takes too long.
+In: K items, each a text with its references. Out: the program's counts for each, `[K, C]`; `minilm.score.generation`
+computes the score from these counts.
+Each call starts one process, which ends with the call, also on timeout.
 """
 
 from __future__ import annotations

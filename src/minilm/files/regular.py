@@ -1,6 +1,6 @@
-"""Regular files that may be foreign: opened with the system's refusals as one sentence, decoded strictly, hashed.
+"""Regular files of unknown origin: opened, decoded strictly, hashed.
 
-In: paths. Out: UTF-8 text or SHA-256 sums; or one `DataError` that says what is wrong with the file.
+In: paths. Out: UTF-8 text or SHA-256 sums, or one `DataError` with the reason.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Read rows of several named columns, or plain lines, from a file, one at a time.
+"""Read rows with named columns, or plain lines, from a file, one at a time.
 
 In: a .tsv, .jsonl, .json (one object per line), .csv (each optionally .gz) or .parquet file; UTF-8, with or
 without BOM.
-Out: `Row`s in file order; memory does not grow with the file. The formats themselves are read by `formats.py`.
-In a .tsv file nothing is quoted: a quotation mark is a character like any other, as GLUE has it.
+Out: `Row`s in file order; memory does not grow with the file. `formats.py` reads the formats. An unreadable row is a
+`DataError`; a .tsv row with too few or too many columns is a `misfit`, which the caller skips or rejects.
+A .tsv file has no quoting: a quotation mark is an ordinary character, as in GLUE.
 """
 
 from __future__ import annotations
@@ -89,12 +90,12 @@ def read_rows(path: Path, *, unnamed: Sequence[str] = ()) -> Iterator[Row]:
     """Yield the rows of a file.
 
     Args:
-        path: the file; checked before the first row is asked for.
-        unnamed: names for the columns of a .tsv file without a header. When one of them stands in the first line,
+        path: the file; checked before the first row is read.
+        unnamed: names for the columns of a .tsv file without a header. If the first line contains one of them,
             that line is a header after all.
 
     Raises:
-        UsageError: the path is missing, is no file, or has an unknown suffix.
+        UsageError: the path is missing, is not a file, or has an unknown suffix.
         DataError: the file is damaged, or a row cannot be read; names the line.
         SystemProblem: the file cannot be read.
     """

@@ -1,7 +1,7 @@
 """Tensor files: safetensors, read and written by the library of that name.
 
-In: paths of files that may be foreign, truncated or hostile; tensors or arrays to keep.
-Out: checked tensors, or one `DataError` that says what is wrong; written files are whole or absent.
+In: paths of files that may be foreign, truncated or hostile; tensors or arrays to save.
+Out: checked tensors, or one `DataError` with the reason; files are written atomically.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int,
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read every tensor of a safetensors file into memory of its own, on the CPU.
+    """Read every tensor of a safetensors file into its own memory, on the CPU.
 
     Raises:
         DataError: the file is missing, truncated or malformed in any way.
@@ -136,7 +136,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _saving(path: Path) -> Iterator[Path]:
-    """Yield where the library shall save; it copies nothing in memory, and puts a new file in that place.
+    """Yield the path to which the library saves; it makes no copy in memory and creates a new file there.
 
     That file is neither synced nor readable by others yet, and refusals of the system come as text.
     """

@@ -89,7 +89,7 @@ def read_torch_bin(path: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         DataError: not such a file, truncated, a global that is not on the short list (named), a value that
-            is no tensor (named), or a view that reaches outside its storage.
+            is not a tensor (named), or a view that reaches outside its storage.
     """
     try:
         with path.open("rb") as file:
@@ -186,20 +186,20 @@ class _Machine:
     def set_items(self, items: list[object]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise ValueError("items set on something that is no dict")
+            raise ValueError("items set on something that is not a dict")
         if not all(isinstance(key, str) for key in items[::2]):
-            raise ValueError("a key that is no text")
+            raise ValueError("a key that is not a text")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def append_items(self, items: list[object]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise ValueError("items appended to something that is no list")
+            raise ValueError("items appended to something that is not a list")
         target.extend(items)
 
     def push_name(self, module: object, name: object) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a global whose name is no text")
+            raise ValueError("a global whose name is not a text")
         known = _Name(module, name)
         if self.plain:
             raise DataError(
@@ -223,7 +223,7 @@ class _Machine:
         """The only state a state dict carries is the `_metadata` of its OrderedDict: dropped."""
         target, _ = self.pop_tuple(2)
         if not isinstance(target, dict):
-            raise ValueError("a state set on something that is no dict")
+            raise ValueError("a state set on something that is not a dict")
         self.push(target)
 
     def push_storage(self) -> None:
@@ -257,15 +257,15 @@ def _size(value: object) -> int:
 
 def _sizes(value: object) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)) or len(value) > 64:
-        raise ValueError("a shape that is no short tuple")
+        raise ValueError("a shape that is not a short tuple")
     return tuple(_size(item) for item in value)
 
 
 def _make_dict(items: object = ()) -> dict[object, object]:
     if not isinstance(items, (list, tuple)):
-        raise ValueError("an OrderedDict made of something that is no list")
+        raise ValueError("an OrderedDict made of something that is not a list")
     if not all(isinstance(key, str) for key, _ in items):
-        raise ValueError("a key that is no text")
+        raise ValueError("a key that is not a text")
     return dict(items)
 
 

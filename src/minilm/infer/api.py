@@ -1,4 +1,4 @@
-"""The Python door: `minilm.load("DIR")` and what the loaded model can do.
+"""The Python API: `minilm.load("DIR")` and the methods of the loaded model.
 
 In: a model folder. Out: numpy arrays, texts and plain Python values.
 
@@ -161,7 +161,7 @@ class LoadedModel:
             pairs: the second texts.
 
         Raises:
-            UsageError: the model is no classifier, not one second text per text, or an item is not a string.
+            UsageError: the model is not a classifier, the number of second texts differs, or an item is not a string.
         """
         require_head(self, "classification")
         found: list[Classified] = []
@@ -224,7 +224,7 @@ class LoadedModel:
         return [[candidate.text for candidate in one.candidates] for one in found]
 
     def generations(self, texts: Iterable[Part], settings: GenerationSettings) -> list[Generated]:
-        """As `generate`, with scores and, where asked for, traces."""
+        """As `generate`, with scores and, if requested, traces."""
         from minilm.infer.generate import generation_of
 
         generation = generation_of(self, settings)
@@ -242,7 +242,7 @@ class LoadedModel:
         """The text that the model makes of `text`, piece by piece as it comes; greedy, or drawn with `sample`.
 
         Raises:
-            UsageError: as `generate`, or more than one beam is asked for.
+            UsageError: as `generate`, or more than one beam is requested.
         """
         from minilm.infer.generate import generation_of
 
@@ -276,7 +276,7 @@ def _strings(texts: Iterable[str], what: str) -> Iterable[str]:
 
 
 def _sources(texts: Iterable[Part]) -> Iterator[Source]:
-    """Texts as sources; raises UsageError for one that is no text and no list of tokens, or is empty."""
+    """Texts as sources; raises UsageError for an item that is neither a text nor a list of tokens, or is empty."""
     if isinstance(texts, str):
         raise UsageError("generate expects a list of texts, not one string; write generate([text])")
     for number, text in enumerate(texts):

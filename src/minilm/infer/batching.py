@@ -1,9 +1,9 @@
-"""From token ids to packed batches and back to the order of the texts.
+"""Batches of token ids, and their results in the original order.
 
 In: token ids of many sequences. Out: one result per sequence, in order; memory is bounded by one chunk.
 
-Texts are tokenized once per chunk, sorted by their number of tokens and cut by a token budget: a batch
-costs what its tokens cost, and neighbours of equal length share one attention call.
+Texts are tokenized once per chunk, sorted by length and batched by a token budget: the cost of a batch is that of its
+tokens, and neighbours of equal length share one attention call.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Generating text: sources to token ids, batches by what they hold in memory, hypotheses to text.
+"""Text generation: sources to token ids, batches by memory, hypotheses to text.
 
-In: sources (texts, or lists of tokens that are only looked up). Out: `Generated` per source, batch by batch.
+In: sources (texts, or lists of vocabulary tokens). Out: `Generated` per source, batch by batch.
 
 K beams (or samples) of each source.
 """
@@ -54,7 +54,7 @@ class GeneratedText:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generated:
-    """What was generated for one source: `n_best` candidates, best first, and the trace where it was asked for."""
+    """What was generated for one source: `n_best` candidates, best first, and the trace if requested."""
 
     candidates: tuple[GeneratedText, ...]
     trace: Trace | None = None

@@ -1,6 +1,6 @@
-"""What a model's head says of one part of an input: labels of texts, answers to questions.
+"""Predictions of a model's head for one part of an input: labels of texts, answers to questions.
 
-In: a loaded model, texts, pairs or questions. Out: one `Classified` or `Answer` each, in order.
+In: a loaded model; texts, pairs or questions. Out: one `Classified` or `Answer` each, in order.
 
 C labels.
 """

@@ -1,8 +1,8 @@
 """Sources of generation: from texts and token lists to framed token ids.
 
-In: a text, a list of tokens that are only looked up, or several of these that are joined by [SEP]. Out: framed ids.
+In: a text, a list of vocabulary tokens, or several of these, which are joined by [SEP]. Out: framed ids.
 
-What is too long is cut, unknown tokens become [UNK]: both are counted and told once, with the first place.
+Long sources are truncated and unknown tokens become [UNK]; both are counted and reported once, with the first location.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from minilm.text.pairs import Int32s
 from minilm.text.tokenizer import Tokenizer
 
 _UNKNOWN = "tokens are not in the vocabulary and were read as [UNK]"
-_LOST_PART = "sources lost a [SEP] and what follows it: given as fields of their own, only the first part is cut"
+_LOST_PART = (
+    "sources lost a [SEP] and what follows it: pass the parts as separate fields, and only the first is truncated"
+)
 
 Part = str | Sequence[str]
 """A text, or a list of tokens."""
@@ -80,7 +82,7 @@ class SourceEncoder:
             raise DataError(f"{source.place}: the source has no token, so there is nothing to generate from")
         is_cut = len(ids) < length
         loses_part = is_cut and len(parts) == 1 and self.tokenizer.sep_id in parts[0][len(ids) :]
-        cut = f"sources were longer than {self.room} tokens and were cut"
+        cut = f"sources were longer than {self.room} tokens and were truncated"
         tally.add(cut, [source.place] if is_cut else [], of=1)
         tally.add(_LOST_PART, [source.place] if loses_part else [], of=1)
         return self.frame(ids)

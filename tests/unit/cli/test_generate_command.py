@@ -88,7 +88,7 @@ def test_parts_are_joined_by_sep_and_the_first_is_cut(generate, tmp_path, genera
     (tmp_path / "in.jsonl").write_text(json.dumps({"passage": long, "answer": ["w7", "w8"]}) + "\n")
     words = ["--field", "passage", "--field", "answer", "--max-target-tokens", 10]
     assert generate("--input", "in.jsonl", "--output", "out.txt", *words)[0] == 0
-    assert "1 of 1 sources were longer than 52 tokens and were cut (first: in.jsonl:1)" in caplog.text
+    assert "1 of 1 sources were longer than 52 tokens and were truncated (first: in.jsonl:1)" in caplog.text
     whole = " ".join([*["w1"] * 49, "[SEP] w7 w8"])
     [expected] = minilm.load(generator_dir).generate([whole], max_target_tokens=10)
     assert (tmp_path / "out.txt").read_text() == f"{expected}\n"
@@ -138,10 +138,16 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
         ("in.txt", b"w1\n\xff\n", [], 3, "in.txt:2: invalid UTF-8; write the file again as UTF-8"),
         ("in.txt", "w1\n\x01\x02\n", [], 3, "in.txt:2: the source has no token, so there is nothing to generate from"),
         ("other.txt", "w1\n", [], 2, "in.txt: no such file; check the input path"),
-        ("in.txt", "w1\n", ["--field", "src"], 2, "in.txt has no columns, a line of it is a source; leave --field out"),
+        ("in.txt", "w1\n", ["--field", "src"], 2, "in.txt has no columns, each line is a source; leave --field out"),
         ("in.txt", "w1\n", ["--output", "out.csv"], 2, "--output is out.csv; expected a name that ends in .jsonl or"),
         ("in.txt", "w1\n", ["--output", "in.txt"], 2, "--input, --output and --traces name the same file twice"),
-        ("in.txt", "w1\n", ["--output", "o.txt", "--n-best", 2], 2, "--n-best is 2, but a line of o.txt holds one tar"),
+        (
+            "in.txt",
+            "w1\n",
+            ["--output", "o.txt", "--n-best", 2],
+            2,
+            "--n-best is 2, but each line of o.txt holds one tar",
+        ),
         ("in.txt", "w1\n", ["--output", "no/o.txt"], 4, "the folder does not exist: create it first"),
         (
             "in.txt",
@@ -201,7 +207,7 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     monkeypatch.setattr(module, "search", interrupted)
     code, said = generate(*words)
     assert code == 130
-    assert "stopped by the user; the same command goes on with what out.txt still lacks" in said
+    assert "stopped by the user; run the same command to finish out.txt" in said
     assert not (tmp_path / "out.txt").exists()
     code, said = generate(*words, "--length-penalty", 0.5)
     assert code == 2
@@ -233,7 +239,7 @@ def test_what_is_cut_is_told_of_all_sources_before_the_first_and_after_a_restart
         monkeypatch.setattr(module, "search", step)
         caplog.clear()
         assert generate(*words)[0] == code
-        assert caplog.messages == ["2 of 2 sources were longer than 52 tokens and were cut (first: in.txt:1)"]
+        assert caplog.messages == ["2 of 2 sources were longer than 52 tokens and were truncated (first: in.txt:1)"]
 
 
 def test_a_file_without_sources_is_told(generate, tmp_path, caplog):

@@ -209,8 +209,8 @@ def test_what_was_cut_is_counted_over_the_whole_file(trained, caplog):
     arguments = ("--input", source, "--output", trained.folder / "out.jsonl")
     assert minilm("predict", trained.folder / "run/model", *arguments) == 0
     limit = read_task(trained.folder / "run/model").max_tokens
-    told = f"3 of 2503 texts were longer than {limit} tokens and were cut (first: {source}:1501)"
-    assert [message for message in caplog.messages if "were cut" in message] == [told]
+    told = f"3 of 2503 texts were longer than {limit} tokens and were truncated (first: {source}:1501)"
+    assert [message for message in caplog.messages if "were truncated" in message] == [told]
 
 
 def test_questions_that_were_cut_are_counted_over_the_whole_file(reader, caplog):

@@ -76,7 +76,7 @@ def test_every_pickle_protocol_since_2(tmp_path: Path, as_zip: bool, protocol: i
         ),
         ({"a": torch.ones(1), "epoch": 3}, "entry 'epoch' is a int, expected a tensor"),
         ([torch.ones(1)], r"m\.bin holds a list, expected a state dict \(names to tensors\)"),
-        ({1: torch.ones(1)}, "damaged or not a PyTorch state dict: a key that is no text"),
+        ({1: torch.ones(1)}, "damaged or not a PyTorch state dict: a key that is not a text"),
     ],
 )
 def test_other_contents_are_refused_by_name(tmp_path: Path, as_zip: bool, value: object, message: str) -> None:

@@ -170,7 +170,7 @@ def test_long_texts_are_cut_where_the_folder_says(model, caplog):
     cut, short = "a b c d e f g h i j", "a b c d e f g h i j k l m n o p"
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(model.encode([cut]), model.encode([short]), atol=1e-6)
-    assert caplog.messages == ["1 of 1 texts were longer than 12 tokens and were cut (first: text 0)"]
+    assert caplog.messages == ["1 of 1 texts were longer than 12 tokens and were truncated (first: text 0)"]
     caplog.clear()
     model.encode([short])
     assert not caplog.messages, "once per model"

@@ -77,7 +77,7 @@ def test_long_sources_are_cut_and_told_once(model, caplog):
         found = model.generate(["w2", long, long], max_target_tokens=10)
     assert found[1] == model.generate([" ".join(["w1"] * 52)], max_target_tokens=10)[0]
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 3 sources were longer than 52 tokens and were cut (first: text 1)"
+        "2 of 3 sources were longer than 52 tokens and were truncated (first: text 1)"
     ]
 
 
@@ -87,7 +87,7 @@ def test_what_the_model_was_trained_with_is_the_default(generator_dir, caplog):
     assert model.generate(["w1 w2 w3 w4 w5 w6 w7"], min_tokens=0) == model.generate(
         ["w1 w2 w3 w4"], max_target_tokens=3, min_tokens=0
     )
-    assert "longer than 4 tokens and were cut" in caplog.text
+    assert "longer than 4 tokens and were truncated" in caplog.text
     assert all(len(text.split()) <= 3 for text in model.generate(TEXTS, beam_size=1))
 
 
@@ -122,7 +122,7 @@ def test_a_cut_that_takes_an_answer_is_told(model, caplog):
     long = " ".join(["w1"] * 60)
     model.generate([f"{long} [SEP] w7", "w1 [SEP] w2", long], max_target_tokens=8)
     assert "2 of 3 sources were longer than" in caplog.text
-    assert "1 of 3 sources lost a [SEP] and what follows it: given as fields" in caplog.text
+    assert "1 of 3 sources lost a [SEP] and what follows it: pass the parts" in caplog.text
 
 
 def test_words_that_may_repeat(model, caplog):

@@ -1,8 +1,8 @@
-"""Generating for a file of sources, in chunks, so that a run that was killed resumes where it was.
+"""Generation for a file of sources, in chunks, resumable after a kill.
 
-In: a model with its settings, a file of sources. Out: rows in the order of the file, and traces where asked for.
+In: a model with its settings, a file of sources. Out: rows in the order of the file, and traces if requested.
 
-Finished sources are kept in a file beside the output (`journal.py`) until the output is whole.
+Finished sources are kept in a journal beside the output (`journal.py`) until the output is complete.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
         fields: the columns that hold the parts of a source; not used for text files.
 
     Raises:
-        UsageError: the path is missing or no file.
+        UsageError: the path is missing or is not a file.
         DataError: a row cannot be read, lacks a column, or its source is empty; names file and line.
     """
     require_file(path)

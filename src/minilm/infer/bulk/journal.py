@@ -1,9 +1,9 @@
-"""Finished rows of a job beside its output, until all are there: killing the job loses none and repeats none.
+"""The journal of a job: finished rows in a file beside the output, so that a kill loses none and repeats none.
 
-In: rows by number, as they are finished. Out: the same rows, also in a later process that does the same job.
+In: rows by number, as they finish. Out: the same rows, also in a later process that runs the same job.
 
-The file is `.NAME.unfinished` beside the output: a line that says which job it is, then a line per row. A batch is
-synced before it counts; what a kill left half-written at the end is cut off.
+The file is `.NAME.unfinished` beside the output: a line that identifies the job, then one line per row. Each batch is
+synced before it counts; a line that a kill left incomplete at the end is dropped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From rows of a file to rows of predictions, in their order.
+"""Predictions for the rows of a file, in order.
 
-In: a loaded model with a head, a file of texts, pairs or questions. Out: chunks of rows with `id` and `prediction`.
+In: a loaded model with a head; a file of texts, pairs or questions. Out: chunks of rows with `id` and `prediction`.
 
-The file is read once, before the first row is computed, and its texts are kept in memory.
+The file is read once, before the first row is computed; its texts stay in memory.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _read(path: Path | None, columns: InputColumns, parse: Callable[[Row, int, s
 
 
 def is_official_squad(path: Path) -> bool:
-    """Whether a file of questions is read as the official nested .json, which has ids of its own."""
+    """Whether a file of questions is read as the official nested .json, which has its own ids."""
     return path.name.lower().removesuffix(".gz").endswith(".json")
 
 

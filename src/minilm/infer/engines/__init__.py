@@ -1,6 +1,6 @@
-"""What runs a model: one protocol, and one table of the engines there are.
+"""Engines: the back ends that run a model, in one table.
 
-In: the name of an engine and a model folder. Out: an `Engine`; what it needs is imported only then.
+In: the name of an engine and a model folder. Out: an `Engine`; its dependencies are imported only when it is chosen.
 """
 
 from __future__ import annotations

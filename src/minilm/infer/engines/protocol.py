@@ -1,7 +1,7 @@
-"""What an engine is: something that runs the model of a folder. No torch needed.
+"""The interface of an engine. Importing it needs no torch.
 
-In: batches of token ids, `PackedIds`. Out: numpy arrays, float32. Every engine gives the numbers of the torch engine
-within a stated tolerance, and a row does not depend on its neighbours in the batch.
+In: batches of token ids, `PackedIds`. Out: numpy arrays, float32. Every engine agrees with the torch engine within a
+stated tolerance, and the result of a sequence does not depend on the rest of its batch.
 
 B sequences, T packed tokens, E hidden width, C labels.
 """

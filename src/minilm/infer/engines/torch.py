@@ -1,4 +1,4 @@
-"""The engine that is always there: the packed encoder in torch.
+"""The torch engine, which is always available: the packed encoder.
 
 In: a model, batches as `PackedIds`. Out: numpy arrays, float32.
 

@@ -161,7 +161,7 @@ class _Reading:
             return
         source, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=room)
         for name, found, most in (("sources", length, room), ("targets", len(target), self.target_room)):
-            what = f"{name} had more than {most} tokens and were cut"
+            what = f"{name} had more than {most} tokens and were truncated"
             self.tally.add(what, [f"{place}: {found} tokens"] if found > most else [], of=1)
         self.sources.append(source)
         self.targets.append(target[: self.target_room])

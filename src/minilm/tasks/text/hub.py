@@ -23,7 +23,7 @@ def is_hub_address(path: str) -> bool:
 def read_hub_rows(address: str, *, labels: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of one split, numbered from 1.
 
-    The hub stores labels as numbers in an order of its own; where their names are among `labels` the rows hold names.
+    The hub stores labels as numbers in its own order; where their names are among `labels` the rows hold names.
 
     Args:
         address: `hub:glue/TASK/SPLIT`; the splits are train, validation and test, for mnli such as

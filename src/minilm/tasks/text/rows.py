@@ -269,7 +269,7 @@ def usual_id_column(row: Row) -> str | None:
 
 
 def are_ids(values: Iterable[tuple[object, str]], column: str, *, named: bool) -> bool:
-    """Whether (value, place) of all rows are ids, each another one; where not, it is told and rows are numbered.
+    """Whether (value, place) of all rows are ids, all different; if not, a warning is logged and rows are numbered.
 
     Raises:
         DataError: they are not, and the user has `named` the column.

@@ -86,8 +86,8 @@ def test_source_fields_are_joined_and_the_first_one_is_cut(written, tokenizer, c
     cut = read(path, tokenizer, columns, {"max_source_tokens": 7, "max_target_tokens": 2})
     assert tokens(tokenizer, cut.sources[0]) == "a b c [SEP] d"
     assert tokens(tokenizer, cut.targets[0]) == "q"
-    assert f"1 of 1 sources had more than 5 tokens and were cut (first: {path}:1: 8 tokens)" in caplog.text
-    assert f"1 of 1 targets had more than 1 tokens and were cut (first: {path}:1: 2 tokens)" in caplog.text
+    assert f"1 of 1 sources had more than 5 tokens and were truncated (first: {path}:1: 8 tokens)" in caplog.text
+    assert f"1 of 1 targets had more than 1 tokens and were truncated (first: {path}:1: 2 tokens)" in caplog.text
 
 
 def test_empty_rows_are_skipped_counted_and_named(written, tokenizer, caplog):
