@@ -16,16 +16,18 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import transformers.models.bert.modeling_bert
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-import minilm.distill.run as run_module
+import minilm.distill.run as distill_run
+import minilm.finetune.run as finetune_run
 from minilm.finetune.sweep import finetune
 from minilm.recipe import load_recipe
 from minilm.report import page as report_module
-from minilm.train import loop
+from minilm.train.loop import Event, train
 
 _CALLS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
 
@@ -60,21 +62,22 @@ def count_calls(report: int, kill_at: int) -> None:
 
 def kill_in_training(kind: str, number: float) -> None:
     """Die in the middle of step `number` of this process, or `number` times its first step's seconds later."""
-    original, steps, began = loop.accumulate_in, 0, 0.0
+    steps, began = 0, 0.0
 
-    def accumulate(*arguments):
+    def on_event(event: Event, _: int) -> None:
         nonlocal steps, began
+        if event == "accumulated" and kind == "steps" and steps == number:
+            die()
+        if event != "batch":
+            return
         steps += 1
         if kind == "within" and steps == 2:
             signal.signal(signal.SIGALRM, lambda *_: die())
             signal.setitimer(signal.ITIMER_REAL, (number - 1) * (time.monotonic() - began))
         began = time.monotonic()
-        result = original(*arguments)
-        if kind == "steps" and steps == number:
-            die()
-        return result
 
-    loop.accumulate_in = accumulate
+    for module in (distill_run, finetune_run):
+        module.train = partial(train, on_event=on_event)
 
 
 def child(recipe: str, overrides: list[str], kind: str, number: float, report: int) -> None:
@@ -84,7 +87,7 @@ def child(recipe: str, overrides: list[str], kind: str, number: float, report: i
         if kind in ("within", "steps"):
             kill_in_training(kind, number)
         loaded = load_recipe(Path(recipe), overrides)
-        run = run_module.distill if loaded.recipe.kind == "distill" else finetune
+        run = distill_run.distill if loaded.recipe.kind == "distill" else finetune
         run(loaded)
         status = 0
     except BaseException:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from minilm.files.json import read_json
 from minilm.files.regular import sha256_file
 from minilm.files.tensors import read_safetensors
 from minilm.recipe import load_recipe
-from minilm.train import loop
+from minilm.train.loop import Event, train
 from minilm.train.metrics import read_metrics
 
 
@@ -64,17 +65,12 @@ def test_resuming_at_any_checkpoint_is_the_unbroken_run(tiny, finished, assert_s
 
 
 def stop_at_step(monkeypatch, step: int, number: signal.Signals, *, times: int = 1) -> None:
-    original = loop.accumulate_in
-    seen = Counter[str]()
+    def on_event(event: Event, done: int) -> None:
+        if event == "accumulated" and done + 1 == step:
+            for _ in range(times):
+                signal.raise_signal(number)
 
-    def accumulate(*arguments):
-        seen["steps"] += 1
-        result = original(*arguments)
-        for _ in range(times if seen["steps"] == step else 0):
-            signal.raise_signal(number)
-        return result
-
-    monkeypatch.setattr(loop, "accumulate_in", accumulate)
+    monkeypatch.setattr(run_module, "train", partial(train, on_event=on_event))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -191,13 +187,12 @@ def test_a_damaged_newer_checkpoint_never_pushes_out_a_good_one(finished, tiny):
     for step in (11, 12):
         flip_a_byte(out / "checkpoints" / f"step-{step:08d}" / "model.safetensors", 0.5)
     with pytest.MonkeyPatch.context() as patch:
-        original = loop._save
 
-        def save_then_die(run, objective):
-            original(run, objective)
-            raise KeyboardInterrupt
+        def die_when_saved(event: Event, _: int) -> None:
+            if event == "saved":
+                raise KeyboardInterrupt
 
-        patch.setattr(loop, "_save", save_then_die)
+        patch.setattr(run_module, "train", partial(train, on_event=die_when_saved))
         shutil.rmtree(out / "checkpoints" / "step-00000010")
         with pytest.raises(KeyboardInterrupt):
             run(recipe, "train.keep_checkpoints=1")
@@ -327,7 +322,8 @@ def test_a_finished_run_started_again_computes_nothing(finished, tiny, monkeypat
     recipe, whole = finished
     shutil.copytree(whole, tiny.folder / "before")
     first = (whole / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("a step was run"))
+    no_step = partial(train, on_event=lambda event, _: pytest.fail(f"a step was run: {event}"))
+    monkeypatch.setattr(run_module, "train", no_step)
     monkeypatch.setattr(run_module.DistillObjective, "evaluate", lambda _: pytest.fail("evaluated again"))
     result = run(recipe, f"out={whole}")
     assert (whole / "metrics.jsonl").read_bytes() == first

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol, TypeVar
+from typing import Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 
 B = TypeVar("B", bound=Batch)
+
+# A batch is read, its gradient is there, the update is made or skipped, a checkpoint is written.
+Event: TypeAlias = Literal["batch", "accumulated", "stepped", "saved"]
 
 
 class Objective(Protocol[B]):
@@ -101,6 +104,7 @@ class _Run:
     optimizer: torch.optim.AdamW
     ranks: Ranks
     on_checkpoint: Callable[[int], None] | None = None
+    on_event: Callable[[Event, int], None] | None = None
     memory: FreedMemory = field(default_factory=FreedMemory)
     step: int = 0
     bad_steps: int = 0
@@ -124,6 +128,11 @@ class _Run:
         """Whether a checkpoint is scheduled at this step, regardless of interruptions."""
         return self.is_over or self.step % self.settings.checkpoint_every == 0
 
+    def emit(self, event: Event) -> None:
+        """Call `on_event` with the number of updates so far."""
+        if self.on_event is not None:
+            self.on_event(event, self.step)
+
     @property
     def own_folder(self) -> Path | None:
         """The run folder, in the process that writes it; None in the others."""
@@ -138,6 +147,7 @@ def train(
     identity: Identity | None = None,
     ranks: Ranks = ALONE,
     on_checkpoint: Callable[[int], None] | None = None,
+    on_event: Callable[[Event, int], None] | None = None,
 ) -> Mapping[str, float]:
     """Run `objective` for `settings.steps` updates; after a kill, the same call ends with bit-identical weights.
 
@@ -152,6 +162,8 @@ def train(
         ranks: rank of this process; the objective provides its share of each batch.
         on_checkpoint: called with the step after each scheduled checkpoint, in the first process; called again for
             the checkpoint that a run resumes from.
+        on_event: called in every process at each event of a step, with the number of updates so far; what it
+            raises ends the run like any other error.
 
     Returns:
         The objective's held-out metrics after the last step.
@@ -168,14 +180,10 @@ def train(
         optimizer=make_optimizer(objective.parameters, settings),
         ranks=ranks,
         on_checkpoint=on_checkpoint,
+        on_event=on_event,
     )
     if folder is not None:
         _restore(run, objective, folder)
-    if run.step > settings.steps:
-        raise UsageError(
-            f"{folder} contains a checkpoint at step {run.step}, but the run has {settings.steps} steps; "
-            f"choose another out folder"
-        )
     with (
         torch.random.fork_rng(),  # leaves the caller's random state unchanged
         _interruptible() as interrupted,
@@ -209,7 +217,9 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     torch.manual_seed(derived_seed(settings.seed, "dropout", run.step, *own))
     run.optimizer.zero_grad(set_to_none=True)
     batch = objective.batch(run.step)
+    run.emit("batch")
     loss = accumulate_in(settings.precision, objective, batch)
+    run.emit("accumulated")
     total, parts, tokens = _summed(run, loss, batch.num_tokens, interrupted=interrupted)
     if math.isfinite(total):
         sum_gradients(list(objective.parameters.values()), run.ranks)
@@ -222,6 +232,7 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     run.tokens += tokens
     run.seconds += time.perf_counter() - started
     run.recent.append({"loss": total, **parts, "gradient_norm": max(norms), "learning_rate": learning_rate})
+    run.emit("stepped")
     return total
 
 
@@ -342,6 +353,7 @@ def _save(run: _Run, objective: Objective[B]) -> None:
     )
     save_checkpoint(run.own_folder / "checkpoints", state, keep=run.settings.keep_checkpoints)
     run.saved_step = run.step
+    run.emit("saved")
     wait_for_first(run.ranks)
 
 
@@ -368,6 +380,11 @@ def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
         keep_metrics(folder, up_to=run.step)
     if state is not None and run.is_checkpoint_due:
         _notify(run)
+    if run.step > run.settings.steps:
+        raise UsageError(
+            f"{folder} contains a checkpoint at step {run.step}, but the run has {run.settings.steps} steps; "
+            f"choose another out folder"
+        )
 
 
 @dataclass

@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ import torch
 
 from minilm.cli.app import run_reporting
 from minilm.files.tensors import read_safetensors
+from minilm.finetune import run as run_module
 from minilm.model.checkpoint import read_model
 from minilm.model.names import to_hf
 from minilm.recipe import load_recipe, resolved_yaml
 from minilm.tasks.saved import read_task
 from minilm.train.distributed import Ranks
+from minilm.train.loop import Event, train
 from minilm.train.metrics import read_metrics
 
 README = """--train_file train.json --output_dir out --model_type bert
@@ -166,18 +169,14 @@ def test_it_trains_and_writes_checkpoints_that_decode(script, given, capsys):
 
 def test_the_same_command_again_goes_on_where_it_was_killed(script, given, monkeypatch):
     script.main(flags(given, "whole"))
-    from minilm.finetune.objective import FinetuneObjective
 
-    batch = FinetuneObjective.batch
-
-    def die(self, step):
-        if step == 6:
+    def die(event: Event, updates: int) -> None:
+        if (event, updates) == ("batch", 6):
             raise RuntimeError("killed")
-        return batch(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FinetuneObjective, "batch", die)
-        with pytest.raises(RuntimeError):
+        patch.setattr(run_module, "train", partial(train, on_event=die))
+        with pytest.raises(RuntimeError, match="killed"):
             script.main(flags(given, "broken"))
     assert not (given / "broken" / "ckpt-8").exists()
     script.main(flags(given, "broken"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 
 from minilm.errors import DataError, UsageError
 from minilm.files.tensors import read_safetensors
+from minilm.finetune import run as run_module
 from minilm.finetune import seq2seq_generation as seq2seq_generate
 from minilm.finetune.make import make_task
 from minilm.finetune.objective import FinetuneObjective
@@ -28,8 +31,8 @@ from minilm.tasks.saved import read_task
 from minilm.tasks.seq2seq.masking import Symbols, training_view
 from minilm.tasks.seq2seq.rows import Pairs, load_nlg_tokenizer
 from minilm.tasks.seq2seq.settings import MaskingSettings
-from minilm.train import loop
 from minilm.train.distributed import ALONE, Ranks
+from minilm.train.loop import Event, train
 from minilm.train.metrics import read_metrics
 
 
@@ -136,20 +139,23 @@ def test_a_run_learns_and_leaves_a_model_to_decode_with(pairs, caplog):
     assert isinstance(model.head.bias, torch.nn.Parameter)
 
 
+def dying_at(event: Event, updates: int) -> Callable[[Event, int], None]:
+    """An `on_event` that raises at one event."""
+
+    def on_event(*seen: object) -> None:
+        if seen == (event, updates):
+            raise RuntimeError("killed")
+
+    return on_event
+
+
 def test_a_killed_run_ends_in_the_same_bits(pairs, monkeypatch):
     """Masking, dropout and order are functions of the step: nothing is stored, nothing is lost."""
     noisy = {"source_mask_prob": 0.2, "target_mask_prob": 0.3}
     run(pairs.recipe(out="whole", task=noisy))
     recipe = pairs.recipe(out="broken", name="broken.json", task=noisy)
-    batch = FinetuneObjective.batch
-
-    def die_at_15(self, step):
-        if step == 15:
-            raise RuntimeError("killed")
-        return batch(self, step)
-
     with monkeypatch.context() as patch:
-        patch.setattr(FinetuneObjective, "batch", die_at_15)
+        patch.setattr(run_module, "train", partial(train, on_event=dying_at("batch", 15)))
         with pytest.raises(RuntimeError, match="killed"):
             run(recipe)
     run(recipe)
@@ -178,8 +184,8 @@ def test_models_of_checkpoints_are_written_once_each(pairs):
 def test_a_model_that_a_kill_prevented_is_written_when_the_run_goes_on(pairs, monkeypatch):
     recipe = pairs.load(pairs.recipe(steps=8, checkpoint_every=4, eval_every=0, task={"dev": []}))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_tell", lambda run: (_ for _ in ()).throw(RuntimeError("killed")))
-        with pytest.raises(RuntimeError):
+        patch.setattr(run_module, "train", partial(train, on_event=dying_at("saved", 4)))
+        with pytest.raises(RuntimeError, match="killed"):
             finetune_once(recipe, resolved="", models=pairs.folder / "models")
     assert not (pairs.folder / "models").exists()
     finetune_once(recipe, resolved="", models=pairs.folder / "models")

@@ -26,7 +26,7 @@ from minilm.model.encoder import Encoder
 from minilm.model.packing import Packed, pack
 from minilm.train import loop
 from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
-from minilm.train.loop import TrainSettings, accumulate_in, train
+from minilm.train.loop import Event, TrainSettings, accumulate_in, train
 from minilm.train.metrics import means, read_metrics
 
 
@@ -100,6 +100,13 @@ def test_logged_numbers_are_sums_over_microbatches_and_means_over_steps(tmp_path
     assert rows[0]["learning_rate"] == pytest.approx(0.9e-30)
 
 
+def test_events_come_in_order_with_the_updates_so_far(tmp_path):
+    events: list[tuple[Event, int]] = []
+    train(Toy(), settings(steps=2), folder=tmp_path, on_event=lambda *event: events.append(event))
+    steps = [[("batch", done), ("accumulated", done), ("stepped", done + 1)] for done in (0, 1)]
+    assert events == [*steps[0], *steps[1], ("saved", 2)]
+
+
 def test_freed_memory_is_watched_at_each_step_and_given_back_at_the_end(monkeypatch):
     calls = []
     monkeypatch.setattr(loop.FreedMemory, "after_step", lambda _: calls.append("step"))
@@ -127,15 +134,12 @@ def test_each_group_is_clipped_alone(monkeypatch):
 def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(tmp_path, bad, caplog):
     toy = Toy([1.0, bad, 1.0, bad])
     weights: list[Tensor] = []
-    after_step = loop._after_step
 
-    def watch(run, objective):
-        weights.append(toy.module.weight.detach().clone())
-        after_step(run, objective)
+    def watch(event: Event, _: int) -> None:
+        if event == "stepped":
+            weights.append(toy.module.weight.detach().clone())
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_after_step", watch)
-        train(toy, settings(), folder=tmp_path)
+    train(toy, settings(), folder=tmp_path, on_event=watch)
     assert torch.equal(weights[1], weights[0])
     assert torch.equal(weights[3], weights[2])
     assert not torch.equal(weights[2], weights[1])
