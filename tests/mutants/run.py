@@ -2,27 +2,30 @@
 
 In: a seeded sample of mutants over the rooms whose numbers matter. Out: `benchmarks/results/mutants.json` with each
 mutant, whether a test failed, and the survivors, whose `reason` is filled in by hand and kept. A run that was stopped
-is resumed. Not part of `make test`: 60 mutants take an hour.
+is resumed. Not part of `make test`.
 
-Each mutant lies in its own copy of the source. The tests that mirror or import its file run first, then those that
-import a module which imports it; slow tests do not run. A failed test, an error and a run past the time limit count as
-caught. Tests that fail without any mutant are left out and named.
+Each mutant lies in its own copy of the source. The tests that mirror or import its file run first, then the parity and
+property tests and those of its room that import a module which imports it; slow tests do not run. Each run is a fork
+of one process that has imported torch and the other libraries. A failed test, an error and a run past the time limit
+count as caught. Tests that fail without any mutant are left out and named.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
+import multiprocessing
 import os
 import platform
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,6 +39,8 @@ ROOMS = ("decode", "infer", "model", "score", "tasks")
 RESULT = REPO / "benchmarks" / "results" / "mutants.json"
 SUITES = ("unit", "parity", "property", "security")
 SECONDS = 600  # of one pytest run; the tests without a mutant take a fraction
+LIBRARIES = ("numpy", "torch", "tokenizers", "transformers", "hypothesis", "pydantic", "pytest")
+FORKS = multiprocessing.get_context("forkserver")
 
 
 def sample(count: int, seed: int) -> list[tuple[Path, Mutant]]:
@@ -63,32 +68,63 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-def tests_for(path: Path, imported: dict[Path, set[str]]) -> list[list[str]]:
-    """Test files in the order they run: those that mirror or import the file, then those one import further away."""
+def mirrors(path: Path) -> list[Path]:
+    """The unit tests of a source file by their name, such as `test_beam.py`, `test_beam_search.py` of `beam.py`."""
+    folder = REPO / "tests" / "unit" / path.relative_to(SRC / "minilm").parent
+    return sorted({*folder.glob(f"test_{path.stem}.py"), *folder.glob(f"test_{path.stem}_*.py")})
+
+
+def tests_for(path: Path, imported: dict[Path, set[str]]) -> list[str]:
+    """Test files, nearest first: those that mirror or import the file, then those of the modules that import it.
+
+    The latter are the mirrors of these modules, and what imports them in its room, in parity and in properties.
+    """
     module = module_of(path)
-    own = REPO / "tests" / "unit" / path.relative_to(SRC / "minilm").with_name(f"test_{path.name}")
-    users = {module_of(file) for file in (SRC / "minilm").rglob("*.py") if module in imported[file]}
-    tests = [file for file in imported if file.name.startswith("test_")]
-    near = {file for file in tests if module in imported[file]} | ({own} if own.is_file() else set())
-    far = {file for file in tests if users & imported[file]} - near
-    return [sorted(str(file.relative_to(REPO)) for file in group) for group in (near, far)]
+    users = {file for file in (SRC / "minilm").rglob("*.py") if module in imported[file]}
+    names = {module_of(file) for file in users}
+    room = REPO / "tests" / "unit" / path.relative_to(SRC / "minilm").parts[0]
+    nearby = (room, REPO / "tests" / "parity", REPO / "tests" / "property")
+    tests = sorted(file for file in imported if file.name.startswith("test_"))
+    near = [file for file in tests if module in imported[file]]
+    far = [file for file in tests if names & imported[file] and any(folder in file.parents for folder in nearby)]
+    ordered = dict.fromkeys([*mirrors(path), *near, *(test for user in sorted(users) for test in mirrors(user)), *far])
+    return [str(file.relative_to(REPO)) for file in ordered]
+
+
+def tests_in_child(source: Path, files: Sequence[str], record: Path) -> None:
+    """Run in a forked child that has imported the libraries: pytest on the package at `source`, into `record`."""
+    os.setpgid(0, 0)  # with what the tests start
+    os.environ.update(PYTHONPATH=str(source), PYTHONDONTWRITEBYTECODE="1")
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(source))
+    os.chdir(REPO)
+    output = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    options = ["-q", "-x", "--numprocesses=0", "-p", "no:cacheprovider", "-m", "not slow", "-o", f"pythonpath={source}"]
+    import pytest
+
+    code = pytest.main([*options, *files])
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def pytest_run(source: Path, files: Sequence[str]) -> tuple[bool, str]:
     """Whether all tests pass with the package at `source`, and the first that does not."""
-    options = ["-q", "-x", "--numprocesses=0", "-p", "no:cacheprovider", "-m", "not slow", "-o", f"pythonpath={source}"]
-    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", *options, *files]
-    try:
-        done = subprocess.run(
-            command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
+    record = source.parent / "output.txt"
+    child = FORKS.Process(target=tests_in_child, args=(source, files, record))
+    child.start()
+    child.join(SECONDS)
+    if child.exitcode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid or 0, signal.SIGKILL)
+        child.join()
         return False, f"not finished in {SECONDS} seconds"
-    if done.returncode in (0, 5):  # 5: every test is deselected
+    if child.exitcode in (0, 5):  # 5: every test is deselected
         return True, ""
-    failed = [line for line in done.stdout.split("\n") if line.startswith(("FAILED ", "ERROR "))]
-    return False, (failed or done.stdout.strip().split("\n"))[-1].removeprefix("FAILED ").partition(" - ")[0]
+    lines = record.read_text(encoding="utf-8", errors="replace").strip().split("\n")
+    failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    return False, (failed or lines)[-1].removeprefix("FAILED ").partition(" - ")[0]
 
 
 def copied(folder: str) -> Path:
@@ -98,17 +134,13 @@ def copied(folder: str) -> Path:
     return Path(folder) / "src"
 
 
-def judged(path: Path, change: Mutant, groups: Sequence[Sequence[str]]) -> dict[str, object]:
+def judged(path: Path, change: Mutant, files: Sequence[str]) -> dict[str, object]:
     """Run the tests on one mutant."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         source = copied(folder)
         (source / path.relative_to(SRC)).write_text(change.text, encoding="utf-8")
-        caught_by = ""
-        for files in groups:
-            passed, caught_by = pytest_run(source, files) if files else (True, "")
-            if not passed:
-                break
+        _, caught_by = pytest_run(source, files) if files else (True, "")
     return {
         **key_of(path, change),
         "caught": bool(caught_by),
@@ -123,11 +155,11 @@ def key_of(path: Path, change: Mutant) -> dict[str, object]:
     return {"file": file, "line": change.line, "kind": change.kind, "before": change.before, "after": change.after}
 
 
-def failing(groups: Sequence[Sequence[str]]) -> list[str]:
+def failing(files: Iterable[str]) -> list[str]:
     """Test files that fail without any mutant."""
     with tempfile.TemporaryDirectory() as folder:
         source = copied(folder)
-        left, found = sorted({file for group in groups for file in group}), []
+        left, found = sorted(set(files)), []
         while left:
             passed, first = pytest_run(source, left)
             if passed:
@@ -168,11 +200,13 @@ def main() -> int:
     sources = [path for path in (SRC / "minilm").rglob("*.py")]
     tests = [path for suite in SUITES for path in (REPO / "tests" / suite).rglob("test_*.py")]
     imported = {path: imports_of(path) for path in (*sources, *tests)}
-    groups = {path: tests_for(path, imported) for path, _ in todo}
-    broken = failing([group for found in groups.values() for group in found]) if todo else old.get("left_out", [])
+    os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")  # before torch: the jobs share the cores
+    FORKS.set_forkserver_preload(list(LIBRARIES))
+    tests_of = {path: tests_for(path, imported) for path, _ in todo}
+    broken = failing(file for files in tests_of.values() for file in files) if todo else old.get("left_out", [])
     result = {"machine": _machine(), "seed": arguments.seed, "sample": len(chosen), "left_out": broken, "mutants": rows}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        usable = {path: [[one for one in group if one not in broken] for group in groups[path]] for path in groups}
+        usable = {path: [file for file in files if file not in broken] for path, files in tests_of.items()}
         for row in pool.map(lambda one: judged(*one, usable[one[0]]), todo):
             rows.append(row if row["caught"] else {**row, "reason": ""})
             write(result)
