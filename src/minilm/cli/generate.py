@@ -83,8 +83,7 @@ def _run(
     from minilm.tasks.seq2seq.settings import PairSettings
 
     loaded = load(model, precision=precision)
-    task = loaded.task if isinstance(loaded.task, PairSettings) else PairSettings()
-    columns = list(fields or task.source)
+    columns = list(fields or loaded.task_or(PairSettings()).source)
     generation = generation_of(loaded, settings)
     job = GenerationJob(
         sources=read_sources(source, columns),

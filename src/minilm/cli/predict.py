@@ -144,7 +144,7 @@ def _plan_answers(
     require_head(model, "span")
     if id_column and source is not None and is_official_squad(source):
         raise UsageError(f"--id {id_column}: questions of a .json file have the id `id`; leave it out")
-    trained = model.task if isinstance(model.task, AnswerSettings) else AnswerSettings()
+    trained = model.task_or(AnswerSettings())
     settings = replace(trained, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
     questions = read_questions(source, InputColumns(text="question", text_pair="context", id=id_column))
     return answered(model, questions, settings), len(questions)
@@ -182,7 +182,7 @@ def _columns(model: LoadedModel, task: str | None) -> InputColumns:
     from minilm.tasks.text.glue import GLUE, find_glue_task, text_columns
     from minilm.tasks.text.settings import TextSettings
 
-    trained = model.task if isinstance(model.task, TextSettings) else TextSettings(name="text")
+    trained = model.task_or(TextSettings(name="text"))
     known = find_glue_task(task or trained.name)
     official = known.official if known is not None else None
     if task in (None, "text"):

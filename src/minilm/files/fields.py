@@ -10,7 +10,6 @@ from itertools import islice
 
 _SHOWN, _MAX_CHARS = 8, 40
 
-
 _KINDS: Mapping[type, str] = {
     dict: "an object",
     tuple: "an object",  # kept as pairs

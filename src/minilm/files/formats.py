@@ -130,8 +130,7 @@ def _text(row: Mapping[str, object], field: str) -> str:
         raise ValueError(no_field([field], row, fix="correct the row, or change the field name to that of the text"))
     text = row[field]
     if not isinstance(text, str):
-        kind = kind_of(text)
-        raise ValueError(f"field {field!r} is {kind}, expected a string")
+        raise ValueError(f"field {field!r} is {kind_of(text)}, expected a string")
     return text
 
 

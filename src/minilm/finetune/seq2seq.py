@@ -241,13 +241,7 @@ class Seq2SeqTask:
         """Generated targets by index of the pair, for `dev_generated` pairs; the processes divide the work."""
         if not self.settings.dev_generated:
             return {}
-        return generate_targets(
-            model,
-            self.dev[dev_set],
-            self.tokenizer,
-            self.settings,
-            ranks=ranks,
-        )
+        return generate_targets(model, self.dev[dev_set], self.tokenizer, self.settings, ranks=ranks)
 
     def _analysis(self, pairs: Pairs, found: Sequence[_Found], texts: Mapping[int, str]) -> Analysis:
         """Show the pairs with generated targets, if any, else those with the highest loss."""

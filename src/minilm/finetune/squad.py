@@ -17,7 +17,7 @@ from torch import Tensor
 from minilm.finetune.sequences import Array, Sequences, SequenceTask
 from minilm.finetune.task import NUM_EXAMPLES, Analysis
 from minilm.model.metadata import HeadName
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, unpack_runs
 from minilm.score.squad import SquadReference, per_question_scores, squad_metrics, threshold_curve
 from minilm.tasks.squad.answers import Answer, best_answers
 from minilm.tasks.squad.read import Question
@@ -102,7 +102,7 @@ class SpanTask(SequenceTask):
             tables={"Answerable and unanswerable questions": _split_rows(numbers)},
             curves=curves,
             examples=_wrong(part.questions, chosen, references),
-            predictions=[_row(answer) for answer in chosen],
+            predictions=[answer.row() for answer in chosen],
         )
 
     def chosen(self, dev_set: str, outputs: Sequence[Array]) -> list[Answer]:
@@ -119,10 +119,7 @@ class SpanTask(SequenceTask):
 
 def log_sum_exp(scores_TC: Tensor, packed: Packed) -> Tensor:
     """Log-sum-exp over the rows of each sequence, `[T, C]` -> `[B, C]`."""
-    parts = scores_TC.split([count * length for count, length in packed.runs])
-    return torch.cat(
-        [rows.view(count, length, -1).logsumexp(1) for (count, length), rows in zip(packed.runs, parts, strict=True)]
-    )
+    return torch.cat([scores_BNC.logsumexp(1) for scores_BNC in unpack_runs(scores_TC, packed)])
 
 
 def _sequences(windows: Sequence[Window]) -> Sequences:
@@ -166,10 +163,3 @@ def _wrong(
         for question, answer in pairs[:NUM_EXAMPLES]
         if not scores[question.id].exact
     ]
-
-
-def _row(answer: Answer) -> Mapping[str, object]:
-    row: dict[str, object] = {"id": answer.id, "prediction": answer.text, "score": round(answer.score, 6)}
-    if answer.null_odds is not None:
-        row["null_odds"] = answer.null_odds
-    return row | {"start": answer.start, "end": answer.end}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from minilm.decode.settings import GenerationSettings
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
-from minilm.files.checked import from_options
+from minilm.files.checked import Settings, from_options
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked, in_order
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, Float32s, GenerationEngine
@@ -42,6 +42,8 @@ from minilm.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from minilm.decode.decoder import Decoder
     from minilm.infer.generate import Generated
+
+_Settings = TypeVar("_Settings", bound=Settings)
 
 _LEAST_NORM = 1e-12  # a vector of zeros stays one, as with torch.nn.functional.normalize
 
@@ -116,6 +118,10 @@ class LoadedModel:
         """The trained head that the model has."""
         return self.engine.head
 
+    def task_or(self, default: _Settings) -> _Settings:
+        """The settings that the model was trained with where they are of the kind of `default`, else `default`."""
+        return self.task if isinstance(self.task, type(default)) else default
+
     @cached_property
     def decoder(self) -> Decoder:
         """What generates; raises UsageError where the model has no trained mlm head."""
@@ -124,7 +130,7 @@ class LoadedModel:
         require_head(self, "mlm")
         if not isinstance(self.engine, GenerationEngine):
             raise UsageError(f"{type(self.engine).__name__} cannot generate; load the model with engine='torch'")
-        masking = self.task if isinstance(self.task, MaskingSettings) else MaskingSettings()
+        masking = self.task_or(MaskingSettings())
         return self.engine.decoder(self.tokenizer, pos_shift=pos_shift_of(masking.mask_way))
 
     @property

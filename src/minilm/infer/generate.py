@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def with_model_lengths(settings: GenerationSettings, max_target_tokens: int) -> GenerationSettings:
-    """The settings with the model's `max_target_tokens` where none were given."""
-    return replace(settings, max_target_tokens=settings.max_target_tokens or max_target_tokens)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratedText:
     """One target of a source.
@@ -172,12 +167,13 @@ def generation_of(model: LoadedModel, settings: GenerationSettings) -> Generatio
     Raises:
         UsageError: the model has no trained mlm head, or a setting makes no sense.
     """
-    task = model.task if isinstance(model.task, Seq2SeqSettings) else None
+    task = model.task
+    max_target_tokens = settings.max_target_tokens or model.task_or(PairSettings()).max_target_tokens
     return Generation(
         model.decoder,
         model.tokenizer,
-        with_model_lengths(settings, (task or PairSettings()).max_target_tokens),
-        max_source_tokens=None if task is None else task.source_room,
+        replace(settings, max_target_tokens=max_target_tokens),
+        max_source_tokens=task.source_room if isinstance(task, Seq2SeqSettings) else None,
     )
 
 

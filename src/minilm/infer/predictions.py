@@ -75,7 +75,7 @@ def answer_part(
     model: LoadedModel, questions: Sequence[Question], *, settings: AnswerSettings | None, tally: Tally
 ) -> list[Answer]:
     """The answer to each question; `settings` other than those of training, `tally` takes what was truncated."""
-    trained = model.task if isinstance(model.task, SquadSettings) else SquadSettings(name="squad")
+    trained = model.task_or(SquadSettings(name="squad"))
     sizes = replace(trained, max_tokens=min(trained.max_tokens, model.config.max_tokens))
     parts = make_windows(questions, model.tokenizer, sizes, tally=tally)
     token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]

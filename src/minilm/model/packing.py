@@ -102,3 +102,9 @@ def pack(sequences: Sequence[np.ndarray], *, segments: Sequence[np.ndarray] | No
 def unpack(rows: Tensor, packed: Packed) -> Iterator[Tensor]:
     """The rows `[T, ...]` of each sequence as `[N_b, ...]` views, in order."""
     return iter(rows.split(list(packed.lengths)))
+
+
+def unpack_runs(rows: Tensor, packed: Packed) -> Iterator[Tensor]:
+    """The rows `[T, ...]` of each run of equally long sequences as `[number of sequences, N, ...]` views, in order."""
+    parts = rows.split([count * length for count, length in packed.runs])
+    return (part.unflatten(0, run) for run, part in zip(packed.runs, parts, strict=True))

@@ -171,17 +171,7 @@ def answered(
         for chunk in chunked(questions, _QUESTIONS_PER_CHUNK):
             empty = [one.where for one in chunk if not (one.question.strip() and one.context.strip())]
             tally.add("questions or their contexts are empty", empty, of=len(chunk))
-            yield [
-                {
-                    "id": answer.id,
-                    "prediction": answer.text,
-                    "score": round(answer.score, 6),
-                    **({} if answer.null_odds is None else {"null_odds": answer.null_odds}),
-                    "start": answer.start,
-                    "end": answer.end,
-                }
-                for answer in answer_part(model, chunk, settings=settings, tally=tally)
-            ]
+            yield [answer.row() for answer in answer_part(model, chunk, settings=settings, tally=tally)]
 
 
 def _require(row: Row, column: str, location: str) -> None:
@@ -194,6 +184,5 @@ def _text(row: Row, column: str, location: str) -> str:
     _require(row, column, location)
     value = row.values[column]
     if not isinstance(value, str):
-        kind = kind_of(value)
-        raise DataError(f"{location}: {column} is {kind}, expected a string; correct the row")
+        raise DataError(f"{location}: {column} is {kind_of(value)}, expected a string; correct the row")
     return value

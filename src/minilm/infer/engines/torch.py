@@ -19,7 +19,7 @@ from minilm.model.embedding import Pooling
 from minilm.model.heads import HEADS, Model
 from minilm.model.metadata import HeadName
 from minilm.model.packed_ids import PackedIds
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, unpack_runs
 from minilm.model.precision import Precision, torch_dtype
 from minilm.model.prepacked import prepack
 from minilm.text.tokenizer import Tokenizer
@@ -71,10 +71,7 @@ class TorchEngine:
 
 def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:
     """Mean of each sequence's rows, `[T, E]` -> `[B, E]`."""
-    parts = hidden_TE.split([count * length for count, length in packed.runs])
-    return torch.cat(
-        [rows.view(count, length, -1).mean(1) for (count, length), rows in zip(packed.runs, parts, strict=True)]
-    )
+    return torch.cat([hidden_BNE.mean(1) for hidden_BNE in unpack_runs(hidden_TE, packed)])
 
 
 def _numpy(rows: Tensor) -> Float32s:

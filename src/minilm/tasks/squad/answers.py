@@ -62,6 +62,13 @@ class Answer:
     null_odds: float | None
     nbest: tuple[SpanCandidate, ...]
 
+    def row(self) -> dict[str, object]:
+        """The row of a predictions file; without `null_odds` if no answer is not an option."""
+        row: dict[str, object] = {"id": self.id, "prediction": self.text, "score": round(self.score, 6)}
+        if self.null_odds is not None:
+            row["null_odds"] = self.null_odds
+        return row | {"start": self.start, "end": self.end}
+
 
 def best_answers(
     questions: Sequence[Question],

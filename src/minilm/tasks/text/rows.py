@@ -224,8 +224,8 @@ class _Reading:
     def _text(self, row: Row, name: str) -> str:
         value = self.value(row, name)
         if not isinstance(value, str):
-            kind = kind_of(value)
-            raise DataError(f"{self.place(row)}: column {name!r} is {kind}, expected a text; correct the row")
+            found = f"column {name!r} is {kind_of(value)}"
+            raise DataError(f"{self.place(row)}: {found}, expected a text; correct the row")
         return value
 
     def label_text(self, row: Row, columns: TextColumns) -> str:
