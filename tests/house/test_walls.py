@@ -32,9 +32,7 @@ FILES = {
             *("prepacked", "seq2seq", "token_budget", "without_weights"),
         )
     },
-    **{
-        f"decode/{name}.py": "model text" for name in ("beam", "cache", "constraints", "decoder", "rescore", "sampling")
-    },
+    **{f"decode/{name}.py": "model text" for name in ("beam", "cache", "constraints", "decoder", "sampling")},
 }
 PURE = ("model/", "score/", "decode/", "distill/relations.py")
 TOUCH_FILES = {"model/checkpoint.py", "model/embedding.py", "decode/traces.py"}

@@ -88,7 +88,7 @@ class Decoder:
             tokenizer.sep_id,
             tokenizer.pad_id,
         )
-        self._target_segment = min(1, config.num_segments - 1)
+        self._target_segment = config.target_segment
 
     def source_room(self, max_target_tokens: int, *, max_positions: int | None = None) -> int:
         """Max source tokens, special tokens excluded, that leave room for `max_target_tokens`.

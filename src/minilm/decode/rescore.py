@@ -12,12 +12,14 @@ import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from minilm.decode.constraints import length_divisors
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
-
-_LARGEST_EXPONENT = 100
+from minilm.files.checked import Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +31,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RescoreSettings:
+class RescoreSettings(Settings):
     """How the score s of a hypothesis of n tokens is adjusted (spec 2.7); `length_penalty` overrides `alpha`.
 
     Attributes:
@@ -40,20 +42,10 @@ class RescoreSettings:
             every beam has ended is dropped; if there is no such frame, only ended hypotheses count.
     """
 
-    alpha: float | None = None
+    alpha: Annotated[float | None, Ge(-100), Le(100)] = None
     length_penalty: float | None = None
     expect: float | None = None
     swapped: bool = False
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for values that are not finite or out of range."""
-        for name in ("alpha", "length_penalty", "expect"):
-            if getattr(self, name) is not None and not math.isfinite(getattr(self, name)):
-                raise UsageError(f"{name} is {getattr(self, name)}; expected a finite number")
-        if abs(self.alpha or 0.0) > _LARGEST_EXPONENT:
-            raise UsageError(
-                f"alpha is {self.alpha}; expected a number from -{_LARGEST_EXPONENT} to {_LARGEST_EXPONENT}"
-            )
 
     def score(self, score: float, length: int) -> float:
         """The adjusted score; 0 and None leave it unchanged, as in the original."""

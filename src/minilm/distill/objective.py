@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from minilm.corpus.order import rank_share, step_documents
 from minilm.corpus.shards import Shards
 from minilm.distill.relations import Normalization, Pair, relation_loss
-from minilm.distill.teacher import Teacher
 from minilm.errors import DataError
 from minilm.model.encoder import Encoder, Relations
 from minilm.model.packing import Packed, pack
@@ -25,6 +25,13 @@ from minilm.model.token_budget import microbatches
 from minilm.randomness import derived_seed
 from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.distributed import ALONE, Ranks, sum_over_ranks
+
+
+class RelationTeacher(Protocol):
+    """What the loss needs from a teacher; `distill/teacher.py` runs Hugging Face encoders packed."""
+
+    def relations(self, packed: Packed) -> Relations:
+        """Query, key and value of the distilled layer, `[T, H, D]` each, without gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,7 @@ class DistillObjective:
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: RelationTeacher,
         students: Mapping[str, Encoder],
         shards: Shards,
         settings: RelationSettings,

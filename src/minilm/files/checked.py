@@ -121,11 +121,9 @@ def mismatch(value: object, hint: object) -> str | None:
     if isinstance(hint, type) and is_dataclass(hint):
         return None if isinstance(value, hint) else "an object"
     kind, expected = _SCALARS[hint]
-    if isinstance(value, bool) and hint is not bool:
+    if not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):
         return expected
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a finite number"
-    return None if isinstance(value, kind) else expected
+    return "a finite number" if isinstance(value, float) and not math.isfinite(value) else None
 
 
 def _sequence_mismatch(value: object, item: object) -> str | None:

@@ -164,7 +164,7 @@ class Seq2SeqTask:
     def prepare(self, model: Model) -> None:
         """Extend the position table to the longest possible pair; determine the segment id of targets."""
         grow_positions(model.encoder, self.settings.max_source_tokens + self.settings.max_target_tokens)
-        self._target_segment = min(1, model.encoder.config.num_segments - 1)
+        self._target_segment = model.encoder.config.target_segment
         model.encoder.embeddings.word.weight.requires_grad_(not self.settings.freeze_words)
         model.has_fresh_weights = False  # the head is trained before anything is generated
 

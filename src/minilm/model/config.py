@@ -102,6 +102,11 @@ class EncoderConfig:
         return self.hidden_size // self.num_heads
 
     @property
+    def target_segment(self) -> int:
+        """Segment id of the targets of sequence-to-sequence models: 1 where the model has it."""
+        return min(1, self.num_segments - 1)
+
+    @property
     def first_position(self) -> int:
         """Position id of the first token of a sequence."""
         return self.pad_token_id + 1 if FAMILIES[self.family].positions_after_padding else 0

@@ -79,12 +79,12 @@ def test_the_swapped_rule_drops_the_frame_of_ends():
 
 @pytest.mark.parametrize("name", ["alpha", "length_penalty", "expect"])
 def test_numbers_that_are_none(name):
-    with pytest.raises(UsageError, match=f"^{name} is nan; expected a finite number$"):
+    with pytest.raises(UsageError, match=f"^{name} is nan; expected a finite number or None$"):
         RescoreSettings(**{name: float("nan")})
 
 
 def test_an_exponent_whose_powers_are_no_numbers():
-    with pytest.raises(UsageError, match=r"^alpha is 400\.0; expected a number from -100 to 100$"):
+    with pytest.raises(UsageError, match=r"^alpha is 400\.0; expected 100 or less$"):
         RescoreSettings(alpha=400.0)
 
 
