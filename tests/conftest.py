@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import lzma
 import os
+import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -237,6 +240,38 @@ class TinyFinetune:
 def tiny_task(tmp_path: Path) -> TinyFinetune:
     """A fine-tuning that takes a second, below `tmp_path`."""
     return TinyFinetune(tmp_path).make()
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `python` and `minilm` of this checkout that start in milliseconds, see `forked.py`.
+
+    The processes of torchrun start the same way. Where the system has no `pidfd`, they are the ordinary commands.
+    """
+    folder = tmp_path_factory.mktemp("bin")
+    script, socket = Path(__file__).with_name("forked.py"), folder / "socket"
+    commands = {"python": f'"{sys.executable}"', "minilm": f'"{sys.executable}" -m minilm.cli.app'}
+    server = None
+    if hasattr(os, "pidfd_open"):
+        server = subprocess.Popen(
+            [sys.executable, script, "serve", socket],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not socket.exists():
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.05)
+        commands = {name: f'"{sys.executable}" -S -E "{script}" run "{socket}" {name}' for name in commands}
+    for name, command in commands.items():
+        (folder / name).write_text(f'#!/bin/sh\nPYTHON_EXEC="{folder}/python" exec {command} "$@"\n', encoding="utf-8")
+        (folder / name).chmod(0o755)
+    yield folder
+    if server is not None:
+        server.kill()
+        server.wait(timeout=60)
 
 
 @pytest.fixture

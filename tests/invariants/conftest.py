@@ -7,7 +7,6 @@ import os
 import random
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +125,11 @@ def largest_difference() -> Callable[..., float]:
 
 
 @pytest.fixture(scope="session")
-def start() -> Callable[..., subprocess.Popen[str]]:
+def start(forked: Path) -> Callable[..., subprocess.Popen[str]]:
     """`start(arguments, by=module)`: Python with these arguments; `by` is a launcher of two processes."""
 
     def run(arguments: Sequence[str], *, by: str | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, *(launcher(by) if by else []), *arguments]
+        command = [str(forked / "python"), *(launcher(by) if by else []), *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, **pipes, text=True, env=environment())
 

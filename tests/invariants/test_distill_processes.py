@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,10 +71,10 @@ def test_a_batch_that_cannot_be_shared_is_refused(tiny):
         objective(tiny, Ranks(rank=0, world_size=5))
 
 
-def test_two_processes_share_a_run(tiny):
+def test_two_processes_share_a_run(tiny, forked):
     """The corpus is built once, with one set of files and the metrics of the full batch."""
     recipe = tiny.recipe(steps=6, eval_every=3, log_every=1)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [forked / "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPO / "src")}
     done = subprocess.run(
         [*command, "-m", "minilm.cli.app", "distill", str(recipe)],
@@ -88,7 +87,7 @@ def test_two_processes_share_a_run(tiny):
     alone = tiny.recipe("alone", steps=6, eval_every=3, log_every=1, name="alone.yaml")
     quiet["CUDA_VISIBLE_DEVICES"] = ""
     subprocess.run(
-        [sys.executable, "-m", "minilm.cli.app", "distill", str(alone)],
+        [forked / "minilm", "distill", str(alone)],
         check=True,
         env={**os.environ, **quiet},
         timeout=300,

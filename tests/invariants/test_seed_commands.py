@@ -12,7 +12,7 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -56,31 +56,47 @@ def rows_of(path: Path, count: int) -> list[dict]:
         return [json.loads(line) for line in islice(file, count)]
 
 
-def run(folder: Path, words: list[str], **changes: object) -> subprocess.CompletedProcess:
-    """A command with different values for some of its flags."""
-    words = [word.replace("--nproc_per_node=4", "--nproc_per_node=2") for word in words]
-    for flag, value in changes.items():
-        words[words.index(f"--{flag}") + 1] = str(value)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PET_MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO / "src")}
-    command = [sys.executable, *words]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def run(folder, forked) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run(words, flag=value)`: a command of the guide, with different values for some of its flags."""
+
+    def start(words: list[str], *, program: str = "python", **changes: object) -> subprocess.CompletedProcess[str]:
+        words = [word.replace("--nproc_per_node=4", "--nproc_per_node=2") for word in words]
+        for flag, value in changes.items():
+            words[words.index(f"--{flag}") + 1] = str(value)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        changed = {"PET_MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO / "src")}
+        done = subprocess.run(
+            [forked / program, *words],
+            cwd=folder,
+            env={**os.environ, **changed},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return start
 
 
-def rouge(folder: Path, predictions: str) -> dict:
-    flags = ["--predictions", predictions, "--references", "gold", "--task", "xsum", "--json"]
-    return json.loads(run(folder, [str(Path(sys.executable).with_name("minilm")), "score", "rouge", *flags]).stdout)
+@pytest.fixture
+def rouge(run) -> Callable[[str], dict[str, float]]:
+    """`rouge(predictions)`: scores against the file `gold`."""
+
+    def scored(predictions: str) -> dict[str, float]:
+        flags = ["--predictions", predictions, "--references", "gold", "--task", "xsum", "--json"]
+        return json.loads(run(["score", "rouge", *flags], program="minilm").stdout)
+
+    return scored
 
 
 @pytest.mark.slow
-def test_train_decode_rescore_and_evaluate_summaries(folder, commands, data_dir):
+def test_train_decode_rescore_and_evaluate_summaries(folder, commands, data_dir, run, rouge):
     rows = rows_of(data_dir / "xsum" / "train_subset.jsonl.gz", TRAINING)
     (folder / "train.json").write_text(
         "".join(json.dumps({"src": row["document"], "tgt": row["summary"]}) + "\n" for row in rows)
@@ -89,24 +105,24 @@ def test_train_decode_rescore_and_evaluate_summaries(folder, commands, data_dir)
     (folder / "test.json").write_text("".join(json.dumps({"src": row["document"]}) + "\n" for row in held_out))
     (folder / "gold").write_text("".join(" ".join(row["summary"].split()) + "\n" for row in held_out))
     steps = {"num_training_steps": 2, "num_warmup_steps": 1}
-    trained = run(folder, commands["run_seq2seq"], per_gpu_train_batch_size=2, nproc_per_node=2, **steps)
+    trained = run(commands["run_seq2seq"], per_gpu_train_batch_size=2, nproc_per_node=2, **steps)
     assert "no trained mlm head" in trained.stderr
     words = [word.replace("ckpt-108000", "ckpt-2") for word in commands["decode_seq2seq"]]
-    run(folder, words)
+    run(words)
     found = (folder / "out" / "ckpt-2.test").read_text(encoding="utf-8").splitlines()
     assert len(found) == HELD_OUT
     assert len(read_traces(folder / "out" / "ckpt-2.test.trace.safetensors")) == HELD_OUT
     words = [word.replace("ckpt-108000", "ckpt-2") for word in commands["gen_seq_from_trace"]]
-    run(folder, words)
+    run(words)
     again = folder / "out" / "ckpt-2.test.alp0.9"
     assert len(again.read_text(encoding="utf-8").splitlines()) == HELD_OUT
-    numbers, perfect = (rouge(folder, predictions) for predictions in (str(again), "gold"))
+    numbers, perfect = (rouge(predictions) for predictions in (str(again), "gold"))
     assert numbers["pairs"] == HELD_OUT
     assert numbers["rouge1"] < perfect["rouge1"] == perfect["rougeL"] == 100
 
 
 @pytest.mark.slow
-def test_train_and_answer_questions(folder, commands, data_dir):
+def test_train_and_answer_questions(folder, commands, data_dir, run):
     data = folder / "data"
     data.mkdir()
     for name, source, count in (("train", "train-v2.0_subset", TRAINING), ("dev", "dev-v2.0", HELD_OUT)):
@@ -114,7 +130,7 @@ def test_train_and_answer_questions(folder, commands, data_dir):
         (data / f"{name}-v2.0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fewer = {"num_train_epochs": 1, "per_gpu_train_batch_size": 4}
     files = {"train_file": "train-v2.0.jsonl", "predict_file": "dev-v2.0.jsonl"}
-    done = run(folder, commands["run_squad"], output_dir="out", data_dir=data, **fewer, **files)
+    done = run(commands["run_squad"], output_dir="out", data_dir=data, **fewer, **files)
     results = json.loads(done.stdout.splitlines()[-1].removeprefix("Results: ").replace("'", '"'))
     assert results["total"] == HELD_OUT
     for name in ("predictions_", "nbest_predictions_", "null_odds_"):

@@ -10,7 +10,6 @@ import random
 import shlex
 import signal
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -184,12 +183,12 @@ def test_the_same_command_again_goes_on_where_it_was_killed(script, given, monke
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
 
 
-def test_two_processes_end_where_one_does(script, given, repo_dir):
+def test_two_processes_end_where_one_does(script, given, repo_dir, forked):
     """Half the batch each, started by torchrun; without dropout only the order of sums differs."""
     config = json.loads((given / "elsewhere.json").read_text())
     (given / "elsewhere.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
     script.main(flags(given, "one", per_gpu_train_batch_size=4))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [forked / "python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [
         str(repo_dir / "examples" / "microsoft" / "run_seq2seq.py"),
         *flags(given, "two", per_gpu_train_batch_size=2),
