@@ -43,10 +43,10 @@ class Tally:
         found.of += of
         found.first += locations[: _KEPT_LOCATIONS - len(found.first)]
 
-    def add_cut(self, cut: Sequence[int], places: Sequence[str], *, max_tokens: int) -> None:
-        """Add the texts of one more part that were cut: their numbers among `places`."""
+    def add_cut(self, cut: Sequence[int], locations: Sequence[str], *, max_tokens: int) -> None:
+        """Add the texts of one more part that were cut: their numbers among `locations`."""
         what = f"texts were longer than {max_tokens} tokens and were truncated"
-        self.add(what, [places[number] for number in cut], of=len(places))
+        self.add(what, [locations[number] for number in cut], of=len(locations))
 
     def sentences(self) -> dict[str, str]:
         """One sentence for each kind that was found."""

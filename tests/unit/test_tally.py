@@ -1,4 +1,4 @@
-"""What was cut or left out is counted over all parts and told once each, with the first place."""
+"""What was cut or left out is counted over all parts and told once each, with the first location."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_it_is_told_too_when_the_work_breaks_off(caplog):
 
 def test_what_was_reported_before_is_not_reported_again(caplog):
     reported = set()
-    for places in (["f:1"], ["f:2"], ["f:3"]):
+    for locations in (["f:1"], ["f:2"], ["f:3"]):
         with reporting_tally(reported) as tally:
-            tally.add("rows were cut", places, of=2)
-            tally.add("tokens are unknown", [] if places == ["f:1"] else places, of=9)
+            tally.add("rows were cut", locations, of=2)
+            tally.add("tokens are unknown", [] if locations == ["f:1"] else locations, of=9)
     assert caplog.messages == ["1 of 2 rows were cut (first: f:1)", "1 of 9 tokens are unknown (first: f:2)"]

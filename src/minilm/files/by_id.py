@@ -31,7 +31,7 @@ _LARGEST = 1e308
 class _Entry(Generic[_T]):
     """One value, whose it is, and where it stands."""
 
-    place: str
+    location: str
     id: str
     value: _T
 
@@ -48,7 +48,7 @@ def read_by_id(
 
     Args:
         path: .json (`{id: value}`) or .jsonl (rows with an id and a value).
-        parse: checks and converts a JSON value; its ValueError is reported with the place.
+        parse: checks and converts a JSON value; its ValueError is reported with the location.
         fields: names the value may have in a row; the first that is there counts.
         id_fields: the same for the id, which is a text or a whole number.
         allow_equal_repeats: an id may come again with an equal value; that is warned about, once.
@@ -65,11 +65,11 @@ def read_by_id(
 
     def entries() -> Iterator[_Entry[_T]]:
         found = _row_pairs(path, text, fields, id_fields) if by_line else _document_pairs(path, text)
-        for place, key, value in found:
+        for location, key, value in found:
             try:
-                yield _Entry(place=place, id=key, value=parse(value))
+                yield _Entry(location=location, id=key, value=parse(value))
             except ValueError as error:
-                raise DataError(f"{place}: id {_short(key)}: {error}") from None
+                raise DataError(f"{location}: id {_short(key)}: {error}") from None
 
     return _collect(path, entries(), allow_equal_repeats=allow_equal_repeats)
 
@@ -117,7 +117,7 @@ def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: 
     if clashes:
         one = clashes[0]
         raise DataError(
-            f"{one.place}: id {_short(one.id)} is already in {kept[one.id].place}"
+            f"{one.location}: id {_short(one.id)} is already in {kept[one.id].location}"
             f"{' with another value' if allow_equal_repeats else ''} ({len(clashes):,} repeated ids in all); "
             f"keep one of each"
         )
@@ -126,10 +126,10 @@ def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: 
     if equal:
         logger.warning(
             "%s: %d repeated ids with equal values count once (first: %s, also in %s)",
-            equal[0].place,
+            equal[0].location,
             len(equal),
             _short(equal[0].id),
-            kept[equal[0].id].place,
+            kept[equal[0].id].location,
         )
     return {key: one.value for key, one in kept.items()}
 
@@ -158,15 +158,15 @@ def _goes_on_after_an_object(text: str) -> bool:
 
 
 def _parse(
-    place: str, text: str, *, line: int = 1, hook: Callable[[list[tuple[str, object]]], _Pairs] | None = None
+    location: str, text: str, *, line: int = 1, hook: Callable[[list[tuple[str, object]]], _Pairs] | None = None
 ) -> object:
     try:
         return json.loads(text, object_pairs_hook=hook)
     except json.JSONDecodeError as error:
         what = f"broken JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
-        raise DataError(f"{place}:{line + error.lineno - 1}: {what}; write the file again") from None
+        raise DataError(f"{location}:{line + error.lineno - 1}: {what}; write the file again") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}:{line}: JSON that cannot be read ({str(error)[:80]})") from None
+        raise DataError(f"{location}:{line}: JSON that cannot be read ({str(error)[:80]})") from None
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, object]]:
@@ -179,8 +179,8 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, object]]:
 def _row_pairs(
     path: Path, text: str, fields: Sequence[str], id_fields: Sequence[str]
 ) -> Iterator[tuple[str, str, object]]:
-    for place, row in _rows(path, text):
-        yield place, _id(place, row, id_fields), _field(place, row, fields)
+    for location, row in _rows(path, text):
+        yield location, _id(location, row, id_fields), _field(location, row, fields)
 
 
 def _document_pairs(path: Path, text: str) -> Iterator[tuple[str, str, object]]:
@@ -194,18 +194,18 @@ def _document_pairs(path: Path, text: str) -> Iterator[tuple[str, str, object]]:
         yield str(path), key, value
 
 
-def _field(place: str, row: object, names: Sequence[str]) -> object:
+def _field(location: str, row: object, names: Sequence[str]) -> object:
     """Return the first of these fields that the row has."""
     if not isinstance(row, dict):
-        raise DataError(f"{place}: found {kind_of(row)}, expected an object with {' or '.join(map(repr, names))}")
+        raise DataError(f"{location}: found {kind_of(row)}, expected an object with {' or '.join(map(repr, names))}")
     for name in names:
         if name in row:
             return row[name]
-    raise DataError(f"{place}: {no_field(names, row, fix='add the field or correct its name')}")
+    raise DataError(f"{location}: {no_field(names, row, fix='add the field or correct its name')}")
 
 
-def _id(place: str, row: object, names: Sequence[str]) -> str:
-    value = _field(place, row, names)
+def _id(location: str, row: object, names: Sequence[str]) -> str:
+    value = _field(location, row, names)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DataError(f"{place}: the id is {kind_of(value)}, expected a string or a whole number")
+        raise DataError(f"{location}: the id is {kind_of(value)}, expected a string or a whole number")
     return str(value)

@@ -35,11 +35,11 @@ class AlignedTexts:
 
     def empty_finding(self, what: str) -> str:
         """Say in one sentence which items have no text at all; "" when all have one."""
-        places = [line for line, texts in zip(self.lines, self.texts, strict=True) if not any(map(str.strip, texts))]
-        if not places:
+        empty = [line for line, texts in zip(self.lines, self.texts, strict=True) if not any(map(str.strip, texts))]
+        if not empty:
             return ""
-        share = f"{len(places):,} of {len(self.texts):,} {what}"
-        return f"{share} are empty and match nothing (first: {self.path}:{places[0]})"
+        share = f"{len(empty):,} of {len(self.texts):,} {what}"
+        return f"{share} are empty and match nothing (first: {self.path}:{empty[0]})"
 
 
 def read_aligned(path: Path, *, fields: Sequence[str], several: bool = False) -> AlignedTexts:
@@ -70,14 +70,14 @@ def read_aligned(path: Path, *, fields: Sequence[str], several: bool = False) ->
 
 def _row_items(path: Path, fields: Sequence[str], *, several: bool) -> Iterator[tuple[int, tuple[str, ...]]]:
     for row in read_rows(path):
-        place = f"{path}:{row.line}"
+        location = f"{path}:{row.line}"
         name = next((name for name in fields if name in row.values), None)
         if name is None:
-            raise DataError(f"{place}: {no_field(fields, row.values, fix='add the field or correct its name')}")
+            raise DataError(f"{location}: {no_field(fields, row.values, fix='add the field or correct its name')}")
         try:
             yield row.line, _texts(row.values[name], several=several)
         except ValueError as error:
-            raise DataError(f"{place}: field {name!r}: {error}{' or a list of them' if several else ''}") from None
+            raise DataError(f"{location}: field {name!r}: {error}{' or a list of them' if several else ''}") from None
 
 
 def _texts(value: object, *, several: bool) -> tuple[str, ...]:

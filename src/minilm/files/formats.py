@@ -55,7 +55,7 @@ class OpenFile:
     Attributes:
         path: for messages.
         stream: its bytes, decompressed.
-        report: takes the place (line or row, from 1) and the reason of a bad row.
+        report: takes the location (line or row, from 1) and the reason of a bad row.
         meter: advanced while the file is read.
         field: the one column that is read; None means all.
     """

@@ -37,7 +37,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 class _DuplicateKeyError(ValueError):
-    """Raised inside the JSON parser; the place is looked up afterwards."""
+    """Raised inside the JSON parser; the location is looked up afterwards."""
 
 
 def parse_json_object(text: str, path: Path, *, line: int = 1) -> dict[str, object]:
@@ -51,11 +51,11 @@ def parse_json_object(text: str, path: Path, *, line: int = 1) -> dict[str, obje
         value: object = json.loads(text, object_pairs_hook=_unique_keys)
     except _DuplicateKeyError:
         below, key = _find_duplicate(text)
-        place = f"{path}:{line + below - 1}"
-        raise DataError(f"{place}: key {key} is given twice in one object: keep one of them") from None
+        location = f"{path}:{line + below - 1}"
+        raise DataError(f"{location}: key {key} is given twice in one object: keep one of them") from None
     except json.JSONDecodeError as error:
-        place = f"{path}:{line + error.lineno - 1}"
-        raise DataError(f"{place}: broken JSON, {error.msg} (column {error.colno})") from None
+        location = f"{path}:{line + error.lineno - 1}"
+        raise DataError(f"{location}: broken JSON, {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise DataError(f"{where}: the JSON is nested too deep") from None
     except ValueError as error:  # numbers of thousands of digits

@@ -54,21 +54,21 @@ class Row:
         if self.misfit:
             raise DataError(f"{location}: {self.misfit} (a text may hold a tab); correct the row")
 
-    def text_or_tokens(self, name: str, place: str, *, named_by: str) -> str | list[str]:
+    def text_or_tokens(self, name: str, location: str, *, named_by: str) -> str | list[str]:
         """A field that holds a text or a list of tokens.
 
         Args:
             name: the field.
-            place: file and line, for messages.
+            location: file and line, for messages.
             named_by: the flags or keys that name fields.
 
         Raises:
             DataError: the row or the field cannot be read.
         """
-        self.require_fit(place)
+        self.require_fit(location)
         if name not in self.values:
             fix = f"correct the row, or name its fields with {named_by}"
-            raise DataError(f"{place}: {no_field([name], self.values, fix=fix)}")
+            raise DataError(f"{location}: {no_field([name], self.values, fix=fix)}")
         value = self.values[name]
         if isinstance(value, str):
             return value
@@ -77,7 +77,7 @@ class Row:
         kind = kind_of(value)
         if isinstance(value, list):
             kind = "a list that holds something else than texts"
-        raise DataError(f"{place}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
+        raise DataError(f"{location}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
 
 
 STANDARD_INPUT = Path("standard input")

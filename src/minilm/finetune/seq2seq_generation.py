@@ -58,7 +58,7 @@ def generate_targets(
     rows = [number * len(pairs) // count for number in range(count)]  # evenly spaced, the same at every evaluation
     own = rows[ranks.rank :: ranks.world_size]
     sources = [
-        Source(parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", place="")
+        Source(parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", location="")
         for row in own
     ]
     framed = generation.encode(sources, Tally())

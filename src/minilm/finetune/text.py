@@ -61,7 +61,7 @@ class ClassificationTask(SequenceTask):
         if self.labels and len(set(targets)) < 2:
             raise DataError(
                 f"all {len(targets)} training rows have the label {self.labels[int(targets[0] or 0)]!r}; "
-                f"expected at least two labels (first row: {train[0].place})"
+                f"expected at least two labels (first row: {train[0].location})"
             )
 
     def _encoded(self, rows: Sequence[TextRow], max_tokens: int) -> Sequences:
@@ -70,7 +70,7 @@ class ClassificationTask(SequenceTask):
         cut: list[int] = []
         encoded = self._tokenizer.encode_pairs(texts, pairs, max_length=max_tokens, cut=cut)
         with reporting_tally() as tally:
-            tally.add_cut(cut, [row.place for row in rows], max_tokens=max_tokens)
+            tally.add_cut(cut, [row.location for row in rows], max_tokens=max_tokens)
         return Sequences(token_ids=[ids for ids, _ in encoded], segment_ids=[segments for _, segments in encoded])
 
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:

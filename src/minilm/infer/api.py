@@ -293,4 +293,4 @@ def _sources(texts: Iterable[Part]) -> Iterator[Source]:
             raise UsageError(f"text {number} holds something else than tokens; generate expects texts or token lists")
         if not (text.strip() if isinstance(text, str) else tokens):
             raise UsageError(f"text {number} is empty, so there is nothing to generate from; leave it out")
-        yield Source(parts=[text if tokens is None else tokens], id=str(number), place=f"text {number}")
+        yield Source(parts=[text if tokens is None else tokens], id=str(number), location=f"text {number}")

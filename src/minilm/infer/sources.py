@@ -31,7 +31,7 @@ class Source:
 
     parts: Sequence[Part]
     id: str
-    place: str
+    location: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,21 +68,21 @@ class SourceEncoder:
         return framed
 
     def _counted(self, ids: Int32s, source: Source, tally: Tally) -> Int32s:
-        tally.add(_UNKNOWN, [source.place] * int((ids == self.tokenizer.unk_id).sum()), of=len(ids))
+        tally.add(_UNKNOWN, [source.location] * int((ids == self.tokenizer.unk_id).sum()), of=len(ids))
         return ids
 
     def _look_up(self, tokens: Sequence[str], source: Source, tally: Tally) -> Int32s:
         ids, unknown = look_up(tokens, self.tokenizer)
-        tally.add(_UNKNOWN, [f"{source.place}, {token!r:.60}" for token in unknown], of=len(tokens))
+        tally.add(_UNKNOWN, [f"{source.location}, {token!r:.60}" for token in unknown], of=len(tokens))
         return ids
 
     def _framed(self, parts: Sequence[Int32s], source: Source, tally: Tally) -> Int32s:
         ids, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=self.room)
         if not len(ids):
-            raise DataError(f"{source.place}: the source has no token, so there is nothing to generate from")
+            raise DataError(f"{source.location}: the source has no token, so there is nothing to generate from")
         is_cut = len(ids) < length
         loses_part = is_cut and len(parts) == 1 and self.tokenizer.sep_id in parts[0][len(ids) :]
         cut = f"sources were longer than {self.room} tokens and were truncated"
-        tally.add(cut, [source.place] if is_cut else [], of=1)
-        tally.add(_LOST_PART, [source.place] if loses_part else [], of=1)
+        tally.add(cut, [source.location] if is_cut else [], of=1)
+        tally.add(_LOST_PART, [source.location] if loses_part else [], of=1)
         return self.frame(ids)

@@ -284,7 +284,7 @@ def test_scores_of_generated_texts_are_those_of_minilm_score(pairs, mark):
         sources=[np.array([6], dtype=np.int32)] * 2,
         targets=[np.array([6, 7, 8, 9], dtype=np.int32)] * 2,
         references=[f"word0 word1{mark}word2 word3", "word0 word1 word2 word3"],
-        places=["a:1", "a:2"],
+        locations=["a:1", "a:2"],
     )
     same = {0: "word0 word1 [X_SEP] word2 word3 [X_SEP]", 1: "word0 word1 word2 word3"}
     found = generation_numbers(same, held, task.tokenizer)
@@ -350,7 +350,7 @@ def test_training_goes_on_from_a_seq2seq_model(pairs, caplog):
 
 def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
     task, model = pairs.task(), start_model(pairs.model, pairs.task(), seed=0)
-    empty = Pairs(sources=[], targets=[], references=[], places=[])
+    empty = Pairs(sources=[], targets=[], references=[], locations=[])
     nothing = Seq2SeqTask(
         train=empty,
         dev={},

@@ -51,18 +51,18 @@ def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
     require_file(path)
     if is_table(path):
         for number, row in enumerate(read_rows(path)):
-            place = f"{path}:{row.line}"
-            parts = [_required(row.text_or_tokens(name, place, named_by="--field"), place) for name in fields]
-            name = usual_id_column(row)  # for the reader: targets are matched by their place
-            yield Source(parts=parts, id=str(number if name is None else row.values[name]), place=place)
+            location = f"{path}:{row.line}"
+            parts = [_required(row.text_or_tokens(name, location, named_by="--field"), location) for name in fields]
+            name = usual_id_column(row)  # for the reader: targets are matched by their location
+            yield Source(parts=parts, id=str(number if name is None else row.values[name]), location=location)
         return
     for number, (line, text) in enumerate(read_lines(path)):
-        yield Source(parts=[_required(text, f"{path}:{line}")], id=str(number), place=f"{path}:{line}")
+        yield Source(parts=[_required(text, f"{path}:{line}")], id=str(number), location=f"{path}:{line}")
 
 
-def _required(part: Part, place: str) -> Part:
+def _required(part: Part, location: str) -> Part:
     if not (part.strip() if isinstance(part, str) else part):
-        raise DataError(f"{place}: the source is empty, so there is nothing to generate from; fill or remove it")
+        raise DataError(f"{location}: the source is empty, so there is nothing to generate from; fill or remove it")
     return part
 
 

@@ -42,13 +42,13 @@ class Pairs:
         sources: ids of each source, `[S]` int32.
         targets: ids of each target, `[M]` int32.
         references: the whole target of each pair as text.
-        places: file and line of each pair.
+        locations: file and line of each pair.
     """
 
     sources: Sequence[Ids]
     targets: Sequence[Ids]
     references: Sequence[str]
-    places: Sequence[str]
+    locations: Sequence[str]
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -107,7 +107,7 @@ class _Reading:
     sources: list[Ids] = field(default_factory=list)
     targets: list[Ids] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -154,19 +154,19 @@ class _Reading:
         return ids
 
     def _keep(self, path: str, row: Row, parts: Sequence[Ids], target: Ids, text: str | list[str]) -> None:
-        place, room = f"{path}:{row.line}", self.settings.source_room
+        location, room = f"{path}:{row.line}", self.settings.source_room
         is_empty = not all(map(len, (*parts, target)))
-        self.tally.add(_EMPTY, [f"{place}: empty {'source' if len(target) else 'target'}"] if is_empty else [], of=1)
+        self.tally.add(_EMPTY, [f"{location}: empty {'source' if len(target) else 'target'}"] if is_empty else [], of=1)
         if is_empty:
             return
         source, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=room)
         for name, found, most in (("sources", length, room), ("targets", len(target), self.target_room)):
             what = f"{name} had more than {most} tokens and were truncated"
-            self.tally.add(what, [f"{place}: {found} tokens"] if found > most else [], of=1)
+            self.tally.add(what, [f"{location}: {found} tokens"] if found > most else [], of=1)
         self.sources.append(source)
         self.targets.append(target[: self.target_room])
         self.references.append(text if isinstance(text, str) else " ".join(glued(text)))
-        self.places.append(place)
+        self.locations.append(location)
 
     def finish(self, where: str) -> Pairs:
         """The pairs, after saying what was done to them."""
@@ -180,4 +180,4 @@ class _Reading:
             skipped = f" ({empty.count} rows skipped, first: {empty.first[0]})" if empty.count else ""
             raise DataError(f"{where}: found no pair of source and target{skipped}, expected at least one")
         self.tally.report()
-        return Pairs(sources=self.sources, targets=self.targets, references=self.references, places=self.places)
+        return Pairs(sources=self.sources, targets=self.targets, references=self.references, locations=self.locations)

@@ -1,7 +1,7 @@
 """Read a label: by name or number where a task has labels, as a number to predict where it has none.
 
 In: a value of a file (text, number, true or false). Out: the number of the label, or the number to predict.
-A ValueError says what was found and what was expected; the reader of the file adds the place.
+A ValueError says what was found and what was expected; the reader of the file adds the location.
 """
 
 from __future__ import annotations
@@ -67,23 +67,23 @@ def _number(value: object, label_range: tuple[float, float] | None) -> float:
     return number
 
 
-def sorted_labels(places: Mapping[str, str]) -> tuple[str, ...]:
-    """Sort labels found in files, each with its place: whole numbers by value, else as text.
+def sorted_labels(locations: Mapping[str, str]) -> tuple[str, ...]:
+    """Sort labels found in files, each with its location: whole numbers by value, else as text.
 
     Raises:
         UsageError: they look like numbers to predict, or are too many to be labels.
     """
-    for text, place in places.items():
+    for text, location in locations.items():
         if _NUMBER.fullmatch(text) and not _WHOLE.fullmatch(text):
             raise UsageError(
-                f"{place}: found label {text!r:.60}, a number with decimals: to predict numbers set task.regression "
+                f"{location}: found label {text!r:.60}, a number with decimals: to predict numbers set task.regression "
                 f"to true, else list the labels in task.labels"
             )
-    if len(places) > MOST_LABELS:
-        text, place = list(places.items())[MOST_LABELS]
+    if len(locations) > MOST_LABELS:
+        text, location = list(locations.items())[MOST_LABELS]
         raise UsageError(
-            f"{place}: found {len(places):,} different labels, expected at most {MOST_LABELS:,}: set task.label to "
-            f"another column, task.regression to true, or list the labels in task.labels"
+            f"{location}: found {len(locations):,} different labels, expected at most {MOST_LABELS:,}: set "
+            f"task.label to another column, task.regression to true, or list the labels in task.labels"
         )
-    whole = all(map(_WHOLE.fullmatch, places))
-    return tuple(sorted(places, key=lambda text: (int(text) if whole else 0, text)))
+    whole = all(map(_WHOLE.fullmatch, locations))
+    return tuple(sorted(locations, key=lambda text: (int(text) if whole else 0, text)))

@@ -1,7 +1,7 @@
 """What a text task is (single texts or pairs, labels or numbers), and its labelled rows.
 
 In: a `TextTask` and a .tsv, .jsonl, .json, .csv (each optionally .gz) or .parquet file, or a `hub:` address.
-Out: checked rows in file order, each with its id and place. A row that cannot be used is an error that names it;
+Out: checked rows in file order, each with its id and location. A row that cannot be used is an error that names it;
 only rows without a label, and in GLUE files rows of the wrong width, are skipped, counted and warned about.
 """
 
@@ -83,14 +83,14 @@ class TextRow:
         text_pair: the second one; None in tasks over single texts.
         label: number of the label in `TextTask.labels`, or the number to predict; None when read unlabelled.
         id: unique in its file.
-        place: where it was read, for messages.
+        location: where it was read, for messages.
     """
 
     text: str
     text_pair: str | None
     label: int | float | None
     id: str
-    place: str
+    location: str
 
 
 def read_text_rows(path: Path | str, task: TextTask, *, labelled: bool = True) -> list[TextRow]:
@@ -131,7 +131,7 @@ def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[T
     locations: dict[str, str] = {}
     for reading, rows in zip(readings, found, strict=True):
         for _, row, columns in rows:
-            locations.setdefault(reading.label_text(row, columns), reading.place(row))
+            locations.setdefault(reading.label_text(row, columns), reading.location(row))
     if _UNLABELLED[0] in locations:
         raise UsageError(
             f"{locations[_UNLABELLED[0]]}: found label '-', which is no label in files such as SNLI and may be one in "
@@ -158,9 +158,9 @@ class _Reading:
         """Rows that are whole, each with its number in the file from 0; the first one decides the columns."""
         for number, row in enumerate(self._table()):
             if self.task.official is None:
-                row.require_fit(self.place(row))
+                row.require_fit(self.location(row))
             if row.misfit:
-                self.tally.add(MISFITS, [f"{self.place(row)}: {row.misfit}"])
+                self.tally.add(MISFITS, [f"{self.location(row)}: {row.misfit}"])
                 continue
             if self.columns is None:
                 self.columns = self._find_columns(row)
@@ -176,7 +176,7 @@ class _Reading:
             if self.labelled and label is None:
                 continue
             text, pair = self.texts(row, columns)
-            rows.append(TextRow(text=text, text_pair=pair, label=label, id=str(number), place=self.place(row)))
+            rows.append(TextRow(text=text, text_pair=pair, label=label, id=str(number), location=self.location(row)))
             ids.append(None if self.id_column is None else row.values.get(self.id_column))
         if self.labelled and not rows:
             skipped = "".join(f"; {sentence}" for sentence in self.tally.sentences().values())
@@ -197,7 +197,7 @@ class _Reading:
         expected = " or ".join(", ".join(map(repr, self._needed(way))) for way in ways)
         found = ", ".join(f"{name!r:.40}" for name in list(row.values)[:16]) or "none"
         raise DataError(
-            f"{self.place(row)}: task {self.task.name!r} expects the columns {expected}, found {found}; "
+            f"{self.location(row)}: task {self.task.name!r} expects the columns {expected}, found {found}; "
             f"name the file's own columns in the task, or rename them"
         )
 
@@ -205,12 +205,13 @@ class _Reading:
         named = [way.id, way.text, way.text_pair, way.label if self.labelled else None]
         return [name for name in named if name is not None]
 
-    def place(self, row: Row) -> str:
+    def location(self, row: Row) -> str:
         return f"{self.path}:{row.line}"
 
     def value(self, row: Row, name: str) -> object:
         if name not in row.values:
-            raise DataError(f"{self.place(row)}: no column {name!r}, which the first row has; add it or remove the row")
+            found = f"no column {name!r}, which the first row has"
+            raise DataError(f"{self.location(row)}: {found}; add it or remove the row")
         return row.values[name]
 
     def texts(self, row: Row, columns: TextColumns) -> tuple[str, str | None]:
@@ -218,14 +219,14 @@ class _Reading:
         pair = None if columns.text_pair is None else self._text(row, columns.text_pair)
         if self.labelled and not text.strip() and not (pair or "").strip():
             what = f"column {columns.text!r} is" if pair is None else f"{columns.text!r} and {columns.text_pair!r} are"
-            raise DataError(f"{self.place(row)}: {what} empty, expected a text; correct the row or remove it")
+            raise DataError(f"{self.location(row)}: {what} empty, expected a text; correct the row or remove it")
         return text, pair
 
     def _text(self, row: Row, name: str) -> str:
         value = self.value(row, name)
         if not isinstance(value, str):
             found = f"column {name!r} is {kind_of(value)}"
-            raise DataError(f"{self.place(row)}: {found}, expected a text; correct the row")
+            raise DataError(f"{self.location(row)}: {found}, expected a text; correct the row")
         return value
 
     def label_text(self, row: Row, columns: TextColumns) -> str:
@@ -233,7 +234,7 @@ class _Reading:
         try:
             return label_text(self.value(row, columns.label))
         except ValueError as error:
-            raise DataError(f"{self.place(row)}: column {columns.label!r}: {error}; correct the row") from None
+            raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
 
     def label(self, row: Row, columns: TextColumns) -> int | float | None:
         """The row's label; None (and counted) when the row says that it has none."""
@@ -241,15 +242,15 @@ class _Reading:
         value, text = self.value(row, columns.label), self.label_text(row, columns)
         known = text in task.labels
         if not known and text in (_UNLABELLED if task.labels or task.label_range else _UNLABELLED[:1]):
-            self.tally.add(_NO_LABEL, [f"{self.place(row)}: label {text!r}"])
+            self.tally.add(_NO_LABEL, [f"{self.location(row)}: label {text!r}"])
             return None
         try:
             number = label_number(value, task.labels, label_range=task.label_range)
         except ValueError as error:
-            raise DataError(f"{self.place(row)}: column {columns.label!r}: {error}; correct the row") from None
+            raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
         if task.labels and not known:
             order = ", ".join(f"{number} is {name}" for number, name in enumerate(task.labels))
-            self.tally.add(f"labels are numbers, read as: {order}", [f"{self.place(row)}: label {text!r}"])
+            self.tally.add(f"labels are numbers, read as: {order}", [f"{self.location(row)}: label {text!r}"])
         return number
 
     def with_ids(self, rows: list[TextRow], ids: Sequence[object]) -> list[TextRow]:
@@ -257,7 +258,7 @@ class _Reading:
         if self.id_column is None:
             return rows
         named = self.columns is not None and self.columns.id is not None
-        found = ((value, row.place) for row, value in zip(rows, ids, strict=True))
+        found = ((value, row.location) for row, value in zip(rows, ids, strict=True))
         if not are_ids(found, self.id_column, named=named):
             return rows
         return [replace(row, id=str(value)) for row, value in zip(rows, ids, strict=True)]
@@ -269,24 +270,24 @@ def usual_id_column(row: Row) -> str | None:
 
 
 def are_ids(values: Iterable[tuple[object, str]], column: str, *, named: bool) -> bool:
-    """Whether (value, place) of all rows are ids, all different; if not, a warning is logged and rows are numbered.
+    """Whether (value, location) of all rows are ids, all different; if not, a warning is logged and rows are numbered.
 
     Raises:
         DataError: they are not, and the user has `named` the column.
     """
-    places: dict[str, str] = {}
-    for value, place in values:
+    locations: dict[str, str] = {}
+    for value, location in values:
         name = str(value)
         if isinstance(value, bool) or not isinstance(value, (str, int)) or not name:
             found = "missing or null" if value is None else f"{value!r:.40}"
             problem = f"column {column!r} is {found}, expected a text or a whole number"
-        elif name in places:
-            problem = f"column {column!r}: id {name!r:.60} is already at {places[name]}"
+        elif name in locations:
+            problem = f"column {column!r}: id {name!r:.60} is already at {locations[name]}"
         else:
-            places[name] = place
+            locations[name] = location
             continue
         if named:
-            raise DataError(f"{place}: {problem}; correct the row, or name another id column")
-        logger.warning("%s: %s; the rows of this file are numbered from 0 instead", place, problem)
+            raise DataError(f"{location}: {problem}; correct the row, or name another id column")
+        logger.warning("%s: %s; the rows of this file are numbered from 0 instead", location, problem)
         return False
     return True

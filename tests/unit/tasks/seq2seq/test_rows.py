@@ -51,7 +51,7 @@ def test_texts_are_tokenized_and_lists_looked_up_row_by_row(written, tokenizer, 
     assert [tokens(tokenizer, ids) for ids in pairs.sources] == ["a b ##x", "b ##x [SEP] a"]
     assert [tokens(tokenizer, ids) for ids in pairs.targets] == ["c", "c ##x"]
     assert list(pairs.references) == ["c", "cx"]
-    assert list(pairs.places) == [f"{path}:1", f"{path}:2"]
+    assert list(pairs.locations) == [f"{path}:1", f"{path}:2"]
 
 
 def test_unused_slots_get_their_nlg_names_and_are_one_token(written, tokenizer):
@@ -173,7 +173,7 @@ def test_many_rows_keep_their_order(written, tokenizer):
     rows = [{"src": "abcd"[number % 4], "tgt": "q"} for number in range(2500)]
     pairs = read(written(*rows), tokenizer)
     assert "".join(tokens(tokenizer, ids) for ids in pairs.sources) == "abcd" * 625
-    assert pairs.places[2499].endswith(":2500")
+    assert pairs.locations[2499].endswith(":2500")
 
 
 def test_real_files_read_whole(data_dir, tmp_path):

@@ -199,7 +199,7 @@ def test_the_hub_numbers_labels_in_its_own_order(hub, caplog):
     fake = hub(rows, names)
     found = read_text_rows(Path("hub:glue/MNLI/train"), GLUE["mnli"])
     assert [GLUE["mnli"].labels[int(row.label or 0)] for row in found] == names
-    assert [(row.id, row.place) for row in found][:1] == [("10", "hub:glue/MNLI/train:1")]
+    assert [(row.id, row.location) for row in found][:1] == [("10", "hub:glue/MNLI/train:1")]
     assert fake.calls == [("nyu-mll/glue", "mnli", "train")]
     assert caplog.messages == ["1 rows without a label skipped (first: hub:glue/MNLI/train:4: label '-1')"]
 

@@ -50,7 +50,7 @@ def refusal(path: Path, task: TextTask = TASK, **options) -> str:
 def test_single_texts_and_pairs(jsonl):
     path = jsonl({"text": "x", "label": "good"})
     [row] = read_text_rows(path, TASK)
-    assert (row.text, row.text_pair, row.label, row.id, row.place) == ("x", None, 1, "0", f"{path}:1")
+    assert (row.text, row.text_pair, row.label, row.id, row.location) == ("x", None, 1, "0", f"{path}:1")
     [row] = read_text_rows(jsonl({"a": "x", "b": "", "label": "bad"}), PAIRS)
     assert (row.text, row.text_pair, row.label) == ("x", "", 0)
 
