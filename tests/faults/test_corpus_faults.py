@@ -132,7 +132,7 @@ def test_dead_worker_is_an_error_not_a_hang(vocab):
 def test_damaged_input_ends_the_build(workers, vocab, texts, tmp_path):
     cut = tmp_path / "cut.txt.gz"
     cut.write_bytes(gzip.compress(texts.read_bytes())[:-20])
-    with pytest.raises(DataError, match=r"cut\.txt\.gz: the \.gz file is damaged or cut short"):
+    with pytest.raises(DataError, match=r"cut\.txt\.gz: the \.gz file is damaged or truncated"):
         build_shards([texts, cut], tokenizer=vocab, out=tmp_path / "corpus", workers=workers)
     assert list(tmp_path.glob("*corpus*")) == []
     assert multiprocessing.active_children() == []

@@ -34,7 +34,7 @@ def refusal(path: Path, task=SST) -> str:
 @pytest.mark.parametrize("cut", [0, 5, 40, -1])
 def test_a_cut_gzip_is_an_error_not_a_short_training_set(cut, tmp_path):
     path = write(tmp_path / "train.tsv.gz", gzip.compress(TSV)[:cut])
-    assert "train.tsv.gz: the .gz file is damaged or cut short" in refusal(path)
+    assert "train.tsv.gz: the .gz file is damaged or truncated" in refusal(path)
 
 
 def test_a_cut_parquet_is_an_error(tmp_path):

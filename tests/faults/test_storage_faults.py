@@ -156,7 +156,7 @@ def test_a_missing_folder_and_a_folder_in_the_way_are_named(tmp_path: Path) -> N
     with pytest.raises(SystemProblem, match=r"none/f: the folder does not exist: create it first$"):
         atomic_write(tmp_path / "none" / "f", "x")
     (tmp_path / "d").mkdir()
-    with pytest.raises(SystemProblem, match=r"/d: a folder of that name is in the way: choose another path$"):
+    with pytest.raises(SystemProblem, match=r"/d: a folder with that name is in the way: choose another path$"):
         atomic_write(tmp_path / "d", "x")
     with pytest.raises(SystemProblem, match=r"the name is too long: choose a shorter one$"):
         atomic_write(tmp_path / ("n" * 250), "x")

@@ -100,37 +100,37 @@ def payloads(canary: Path) -> dict[str, tuple[bytes, str]]:
     nested = pickle.dumps(Call(os.system, f"touch {canary}"))
     global_eval = b"c__builtin__\neval\n(X" + struct.pack("<I", len(touch)) + touch.encode() + b"tR."
     return {
-        "os_system": (pickled(Call(os.system, f"touch {canary}")), r"asks for (posix|nt)\.system"),
-        "eval": (pickled({"a": Call(eval, touch)}), r"asks for (__builtin__|builtins)\.eval"),
-        "eval_by_hand": (b"\x80\x02" + global_eval, r"asks for __builtin__\.eval"),
-        "open": (pickled({"a": Call(open, str(canary), "w")}), r"asks for (io|_io)\.open"),
+        "os_system": (pickled(Call(os.system, f"touch {canary}")), r"refers to (posix|nt)\.system"),
+        "eval": (pickled({"a": Call(eval, touch)}), r"refers to (__builtin__|builtins)\.eval"),
+        "eval_by_hand": (b"\x80\x02" + global_eval, r"refers to __builtin__\.eval"),
+        "open": (pickled({"a": Call(open, str(canary), "w")}), r"refers to (io|_io)\.open"),
         "popen": (
             pickled({"a": Call(subprocess.Popen, ["touch", str(canary)])}),
-            r"asks for (subprocess|commands)\.Popen",
+            r"refers to (subprocess|commands)\.Popen",
         ),
         "getattr": (
             pickled(Call(getattr, "a", "b")),
-            r"asks for (__builtin__|builtins)\.getattr",
+            r"refers to (__builtin__|builtins)\.getattr",
         ),
-        "torch_load": (pickled({"a": Call(torch.load, str(canary))}), r"asks for torch\.serialization\.load"),
-        "loads": (pickled({"a": Call(pickle.loads, nested)}), r"asks for (_pickle|pickle)\.loads"),
+        "torch_load": (pickled({"a": Call(torch.load, str(canary))}), r"refers to torch\.serialization\.load"),
+        "loads": (pickled({"a": Call(pickle.loads, nested)}), r"refers to (_pickle|pickle)\.loads"),
         "load_from_bytes": (
             pickled({"a": Call(torch.storage._load_from_bytes, nested)}),
-            r"asks for torch\.storage\._load_from_bytes",
+            r"refers to torch\.storage\._load_from_bytes",
         ),
-        "dotted": (b"\x80\x04\x8c\x05torch\x8c\x09os.system\x93.", r"asks for torch\.os\.system"),
-        "obj": (b"(cos\nsystem\nX\x01\0\0\0ao.", r"asks for os\.system"),
-        "inst": (b"(X\x01\0\0\0aios\nsystem\n.", "instruction INST has no place"),
-        "newobj": (b"\x80\x02ctorch\nSize\n)\x81.", "instruction NEWOBJ has no place"),
-        "extension": (b"\x80\x02\x82\x01.", "instruction EXT1 has no place"),
+        "dotted": (b"\x80\x04\x8c\x05torch\x8c\x09os.system\x93.", r"refers to torch\.os\.system"),
+        "obj": (b"(cos\nsystem\nX\x01\0\0\0ao.", r"refers to os\.system"),
+        "inst": (b"(X\x01\0\0\0aios\nsystem\n.", "instruction INST does not belong"),
+        "newobj": (b"\x80\x02ctorch\nSize\n)\x81.", "instruction NEWOBJ does not belong"),
+        "extension": (b"\x80\x02\x82\x01.", "instruction EXT1 does not belong"),
         "build_on_name": (
             b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b.",
             "a state set on something that is not a dict",
         ),
-        "call_a_storage": (pickled({"a": 1})[:-1] + b"ctorch\nFloatStorage\n)R.", "cannot be called"),
+        "call_a_storage": (pickled({"a": 1})[:-1] + b"ctorch\nFloatStorage\n)R.", "is not callable"),
         "payload_as_storage": (
             pickled({"a": view(Storage("storage", Call(os.system, f"touch {canary}"), "0", "cpu", 4))}),
-            r"asks for (posix|nt)\.system",
+            r"refers to (posix|nt)\.system",
         ),
         "persistent_text": (b"\x80\x02X\x01\0\0\0aQ.", "unknown kind of persistent id"),
     }
@@ -169,14 +169,14 @@ def test_the_canary_would_sing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (view(offset=1), "tensor 'a' of shape \\(4,\\) reaches element 4 of a storage of 4: refused"),
+        (view(offset=1), "tensor 'a' of shape \\(4,\\) reaches element 4 of a storage of 4: rejected"),
         (view(size=(5,)), "reaches element 4 of a storage of 4"),
         (view(size=(2, 2), stride=(3, 1)), "reaches element 4"),
         (view(size=(2,), stride=(2**61,)), "reaches element 2305843009213693952"),
         (view(offset=-1), "-1 where a size was expected"),
         (view(stride=(-1,)), "-1 where a size was expected"),
         (view(size=(2**63,)), "9223372036854775808 where a size was expected"),
-        (view(size=(2**40,), stride=(0,)), "is larger than the whole file: refused"),
+        (view(size=(2**40,), stride=(0,)), "is larger than the whole file: rejected"),
         (view(size=(True,)), "bool where a size was expected"),
         (view(size=(1.0,)), "float where a size was expected"),
         (view(size=(4, 1)), "whose shape and strides differ in length"),
@@ -206,7 +206,7 @@ def test_one_storage_described_in_two_ways_is_refused(tmp_path: Path) -> None:
     other = Storage("storage", torch.IntStorage, "0", "cpu", 4)
     program = pickled({"a": view(), "b": view(other)})
     for make in (zip_file, stream_file):
-        refuse(tmp_path / "m.bin", make(program, storages={"0": b"\0" * 16}), "is described in two ways: refused")
+        refuse(tmp_path / "m.bin", make(program, storages={"0": b"\0" * 16}), "is described in two ways: rejected")
 
 
 DOUBLING = b"\x80\x02X\x01\0\0\0a" + b"".join(b"q%c\x68%c\x68%c\x86" % (i, i, i) for i in range(200))
@@ -238,7 +238,7 @@ DEEP = b"\x80\x02)" + b"\x85" * 300_000
     ],
 )
 def test_pickles_made_to_exhaust_or_crash_are_refused(tmp_path: Path, make: object, program: bytes) -> None:
-    refuse(tmp_path / "m.bin", make(program), "expected|refused|damaged|neither")  # type: ignore[operator]
+    refuse(tmp_path / "m.bin", make(program), "expected|rejected|damaged|neither")  # type: ignore[operator]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -263,14 +263,14 @@ def test_zip_bombs_are_refused_before_they_unfold(tmp_path: Path) -> None:
     program = pickled({"a": view()})
     bomb = zip_file(program, storages={"0": b"\0" * 50_000_000}, compression=zipfile.ZIP_DEFLATED)
     assert len(bomb) < 100_000
-    refuse(tmp_path / "m.bin", bomb, "is compressed or encrypted, torch.save writes neither: refused")
+    refuse(tmp_path / "m.bin", bomb, "is compressed or encrypted, but torch.save writes neither: rejected")
 
 
 def test_parts_that_claim_more_than_the_file_has_are_refused(tmp_path: Path) -> None:
     data = bytearray(zip_file(pickled({"a": view()}), storages={"0": b"\0" * 16}))
     place = data.rindex(b"PK\x01\x02")  # the last central directory entry: the storage
     data[place + 20 : place + 28] = struct.pack("<II", 2**31, 2**31)
-    refuse(tmp_path / "m.bin", bytes(data), "claim more bytes than the file has: refused")
+    refuse(tmp_path / "m.bin", bytes(data), "claim more bytes than the file has: rejected")
 
 
 def test_odd_names_in_a_zip_are_refused(tmp_path: Path) -> None:
@@ -281,14 +281,14 @@ def test_odd_names_in_a_zip_are_refused(tmp_path: Path) -> None:
                 archive.writestr(name, pickled({}))
         return buffer.getvalue()
 
-    no_pickle = r"a zip without exactly one NAME/data\.pkl that torch\.save writes"
+    no_pickle = r"a zip without exactly one NAME/data\.pkl, as torch\.save writes it"
     refuse(tmp_path / "m.bin", with_names("data.pkl"), no_pickle)
     refuse(tmp_path / "m.bin", with_names("a/data.pkl", "b/data.pkl"), no_pickle)
     refuse(tmp_path / "m.bin", with_names("../../data.pkl"), no_pickle)
     refuse(tmp_path / "m.bin", with_names("x.txt"), no_pickle)
     with pytest.warns(UserWarning, match="Duplicate name"):
         twice = with_names("a/data.pkl", "a/data/0", "a/data/0")
-    refuse(tmp_path / "m.bin", twice, "a name is twice in the zip: refused")
+    refuse(tmp_path / "m.bin", twice, "a name appears twice in the zip: rejected")
     (tmp_path / "m.bin").write_bytes(with_names("a/data.pkl", "../../../evil", "/etc/evil"))
     assert read_torch_bin(tmp_path / "m.bin") == {}  # nothing is ever unpacked to disk
     assert os.listdir(tmp_path) == ["m.bin"]
@@ -317,7 +317,7 @@ def test_reading_a_state_dict_imports_nothing_it_names(tmp_path: Path) -> None:
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
-    assert "asks for evil_module.Thing" in result.stderr
+    assert "refers to evil_module.Thing" in result.stderr
     assert not (tmp_path / "canary").exists()
 
 
@@ -355,7 +355,7 @@ VOCAB = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"
             b'{"model": {"type": "WordPiece", "vocab": {"a": 99999999999}}}',
             "no token has id 0",
         ),
-        ("tokenizer.json", b"[" * 100_000, "nested too deep"),
+        ("tokenizer.json", b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_hostile_tokenizer_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

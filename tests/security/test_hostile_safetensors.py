@@ -90,7 +90,7 @@ def test_hostile_safetensors_are_refused_by_every_reader(tmp_path: Path, name: s
     path = tmp_path / "m.safetensors"
     path.write_bytes(data)
     for read in (read_safetensors, read_safetensors_header, map_arrays):
-        with pytest.raises(DataError, match=rf"is not a whole safetensors file \(.*{message}") as caught:
+        with pytest.raises(DataError, match=rf"is not a complete safetensors file \(.*{message}") as caught:
             read(path)
         one_short_line(caught.value)
 
@@ -116,7 +116,7 @@ def test_shapes_and_types_that_torch_or_numpy_lack_are_refused(
         map_arrays(path)
     assert str(caught.value).isprintable()
     if len(shape) < 65:  # torch holds any number of axes
-        with pytest.raises(DataError, match="not a whole safetensors file") as caught:
+        with pytest.raises(DataError, match="not a complete safetensors file") as caught:
             read_safetensors(path)
         one_short_line(caught.value)
 

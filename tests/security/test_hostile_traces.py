@@ -69,7 +69,7 @@ def test_calls_are_refused_and_not_made(refused, canary, protocol):
     for call in calls:
         for records in ([call], [HEADER, call], [HEADER, RECORD | {"scores": call}], [HEADER, RECORD, call]):
             message = refused(b"".join(pickle.dumps(one, protocol=protocol) for one in records))
-            assert "refused" in message or "its first record has no num_samples" in message
+            assert "rejected" in message or "its first record has no num_samples" in message
             assert not canary.exists()
 
 
@@ -81,7 +81,7 @@ def test_even_harmless_objects_are_refused(refused, value):
 
 def test_names_are_refused_with_what_they_are(refused):
     message = refused(pickle.dumps(Call(os.system, "true")))
-    assert "the file asks for posix.system, but only plain lists and numbers belong into it: refused" in message
+    assert "the file refers to posix.system, but may contain only plain lists and numbers: rejected" in message
     assert "nothing was executed; get it from a source you trust" in message
 
 

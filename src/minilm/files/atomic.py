@@ -19,12 +19,12 @@ from typing import BinaryIO
 
 from minilm.errors import HINTS, SystemProblem, UsageError
 
-# While writing, a missing folder or one in the way has a meaning too.
+# When writing, a missing folder or one in the way also has a hint.
 _HINTS = {
     **HINTS,
     errno.ENOENT: "the folder does not exist: create it first",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
-    errno.EISDIR: "a folder of that name is in the way: choose another path",
+    errno.EISDIR: "a folder with that name is in the way: choose another path",
 }
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -36,7 +36,7 @@ def _write_problem(path: Path, error: OSError) -> SystemProblem:
 
 @contextlib.contextmanager
 def reporting_writes(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write `path` into a `SystemProblem`, for what cannot be written whole."""
+    """Turn a failure to write `path` into a `SystemProblem`, for files that cannot be written atomically."""
     try:
         yield
     except OSError as error:
@@ -44,16 +44,16 @@ def reporting_writes(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents where they are missing; raises SystemProblem when the machine refuses."""
+    """Create a folder and any missing parents; raises SystemProblem if that fails."""
     with reporting_writes(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a whole file, or nothing: aside in the same folder, synced, then renamed over `path`.
+    """Write a whole file or nothing: to a temporary file in the same folder, synced, then renamed to `path`.
 
     Raises:
-        SystemProblem: the disk is full, read-only, protected...; an older file at `path` is untouched.
+        SystemProblem: the disk is full, read-only, ...; an older file at `path` is untouched.
     """
     with writing_aside(path) as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
@@ -61,7 +61,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def writing_aside(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that becomes `path` when the block ends well and vanishes when it does not."""
+    """Yield a file that becomes `path` when the block succeeds and is deleted when it fails."""
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
     try:
         _remove_leftovers(path)
@@ -80,22 +80,22 @@ def writing_aside(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `path` when the block ends well.
+    """Yield a temporary sibling folder that becomes `path` when the block succeeds.
 
-    Everything written below the yielded folder is synced before the rename. When the block raises, the
+    Everything written into the yielded folder is synced before the rename. When the block raises, the
     temporary folder is removed and `path` is untouched. Temporary folders of processes that died are removed.
-    With `replace` an existing folder is moved aside first and removed last; should the process die between
-    those two renames, the next call for the same path puts the old folder back.
+    With `replace` an existing folder is moved aside first and removed last; if the process dies between
+    the two renames, the next call for the same path puts the old folder back.
 
     Raises:
         UsageError: `path` exists, is not an empty folder, and `replace` is False.
-        SystemProblem: the disk is full, read-only, protected...
+        SystemProblem: the disk is full, read-only, ...
     """
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        _refuse_existing(path, replace=replace)
+        _reject_existing(path, replace=replace)
         aside.mkdir()
     except OSError as error:
         raise _write_problem(path, error) from error
@@ -110,7 +110,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _refuse_existing(path: Path, *, replace: bool) -> None:
+def _reject_existing(path: Path, *, replace: bool) -> None:
     if path.is_dir() and (replace or not any(path.iterdir())):
         return
     if path.exists() or path.is_symlink():
@@ -119,12 +119,12 @@ def _refuse_existing(path: Path, *, replace: bool) -> None:
 
 
 def _publish(aside: Path, path: Path, *, replace: bool) -> None:
-    """Sync a finished folder and give it its name."""
+    """Sync a finished folder and rename it to its final name."""
     for folder, _, files in os.walk(aside, topdown=False):
         for name in files:
             _sync_file(Path(folder, name))
         _sync_folder(Path(folder))
-    _refuse_existing(path, replace=replace)
+    _reject_existing(path, replace=replace)
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
     moved = path.is_dir() and any(path.iterdir())
     if moved:
@@ -140,7 +140,7 @@ def _publish(aside: Path, path: Path, *, replace: bool) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what dead processes left beside `path`; bring a folder back that was moved and not replaced."""
+    """Remove what dead processes left beside `path`; restore a folder that was moved aside but not replaced."""
     leftover = re.compile(re.escape(f".{path.name}") + r"\.(tmp|old)-(\d+)(-\d+)?")
     for entry in list(path.parent.iterdir()):
         match = leftover.fullmatch(entry.name)
@@ -155,13 +155,13 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _is_in_use(entry: Path, pid: int) -> bool:
-    if pid == os.getpid():  # a thread may be writing a file; a folder is left by a process that had our id before
+    if pid == os.getpid():  # a thread may be writing a file; a folder is left over from an earlier process with our id
         return not entry.is_dir()
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it lives and belongs to somebody else
+    except OSError:  # alive, but owned by another user
         return True
     return True
 

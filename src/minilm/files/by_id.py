@@ -1,7 +1,7 @@
 """Read values by id: predictions, labels, no-answer scores.
 
-In: .json (one object, id to value) or .jsonl (an object per line with an id field and a value field), each optionally
-.gz; a .json file with an object per line is read as .jsonl.
+In: .json (one object, id to value) or .jsonl (one object per line with an id field and a value field), each optionally
+.gz; a .json file with one object per line is read as .jsonl.
 Out: values by id, in file order. Nothing is skipped: anything unreadable is a `DataError` with its location.
 """
 
@@ -29,7 +29,7 @@ _LARGEST = 1e308
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry(Generic[_T]):
-    """One value, whose it is, and where it stands."""
+    """One value, its id, and its location."""
 
     location: str
     id: str
@@ -49,16 +49,16 @@ def read_by_id(
     Args:
         path: .json (`{id: value}`) or .jsonl (rows with an id and a value).
         parse: checks and converts a JSON value; its ValueError is reported with the location.
-        fields: names the value may have in a row; the first that is there counts.
-        id_fields: the same for the id, which is a text or a whole number.
-        allow_equal_repeats: an id may come again with an equal value; that is warned about, once.
+        fields: possible names of the value in a row; the first one present counts.
+        id_fields: the same for the id, which is a string or a whole number.
+        allow_equal_repeats: an id may be repeated with an equal value; logged once as a warning.
 
     Returns:
-        parsed values by id, in file order; never empty.
+        Parsed values by id, in file order; never empty.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a row cannot be read, an id comes twice, or the file holds no value.
+        DataError: a row cannot be read, an id is repeated, or the file has no values.
         SystemProblem: the file cannot be read.
     """
     text, by_line = read_json_text(path)
@@ -78,7 +78,7 @@ def as_text(value: object) -> str:
     """Return a JSON string.
 
     Raises:
-        ValueError: the value is none.
+        ValueError: the value is not a string.
     """
     if not isinstance(value, str):
         raise ValueError(f"found {kind_of(value)}, expected a string")
@@ -89,7 +89,7 @@ def as_number(value: object) -> float:
     """Return a finite JSON number.
 
     Raises:
-        ValueError: the value is none.
+        ValueError: the value is not a finite number.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"found {kind_of(value)}, expected a number")
@@ -103,7 +103,7 @@ def _short(text: str) -> str:
 
 
 def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: bool) -> dict[str, _T]:
-    """Gather values by id; an id that comes again is an error unless equal values are allowed."""
+    """Collect values by id; a repeated id is an error unless equal values are allowed."""
     kept: dict[str, _Entry[_T]] = {}
     equal: list[_Entry[_T]] = []
     clashes: list[_Entry[_T]] = []
@@ -135,21 +135,21 @@ def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: 
 
 
 def read_json_text(path: Path) -> tuple[str, bool]:
-    """Return the text of a .json or .jsonl file, and whether it holds a JSON object per line.
+    """Return the text of a .json or .jsonl file, and whether it has one JSON object per line.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: it is not UTF-8; names the line.
+        DataError: the file is not UTF-8; names the line.
         SystemProblem: the file cannot be read.
     """
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in (".json", ".jsonl"):
-        raise UsageError(f"{path}: unknown kind of file; expected .json or .jsonl, each optionally with .gz after it")
+        raise UsageError(f"{path}: unknown kind of file; expected .json or .jsonl, each optionally with .gz")
     text = decode(read_file(path), path)
-    return text, suffix == ".jsonl" or _goes_on_after_an_object(text)
+    return text, suffix == ".jsonl" or _continues_after_an_object(text)
 
 
-def _goes_on_after_an_object(text: str) -> bool:
+def _continues_after_an_object(text: str) -> bool:
     first, _, rest = text.strip().partition("\n")
     try:
         return bool(rest) and isinstance(json.loads(first), dict)
@@ -166,7 +166,7 @@ def _parse(
         what = f"broken JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
         raise DataError(f"{location}:{line + error.lineno - 1}: {what}; write the file again") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{location}:{line}: JSON that cannot be read ({str(error)[:80]})") from None
+        raise DataError(f"{location}:{line}: unreadable JSON ({str(error)[:80]})") from None
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, object]]:
@@ -184,18 +184,18 @@ def _row_pairs(
 
 
 def _document_pairs(path: Path, text: str) -> Iterator[tuple[str, str, object]]:
-    """Yield (file, id, value) of one JSON object; kept as pairs, since a dict would hide repeated ids."""
+    """Yield (file, id, value) of one JSON object, parsed as pairs because a dict would hide repeated ids."""
     if not text.strip():
         return
     document = _parse(str(path), text, hook=tuple)
     if not isinstance(document, tuple):
-        raise DataError(f"{path}: found {kind_of(document)}, expected one object, id to value, or an object per line")
+        raise DataError(f"{path}: found {kind_of(document)}, expected one object, id to value, or one object per line")
     for key, value in document:
         yield str(path), key, value
 
 
 def _field(location: str, row: object, names: Sequence[str]) -> object:
-    """Return the first of these fields that the row has."""
+    """Return the value of the first of these fields that the row has."""
     if not isinstance(row, dict):
         raise DataError(f"{location}: found {kind_of(row)}, expected an object with {' or '.join(map(repr, names))}")
     for name in names:

@@ -1,6 +1,6 @@
-"""Read texts that are matched by position: the n-th prediction belongs to the n-th reference.
+"""Read texts that are matched by position: the n-th prediction with the n-th reference.
 
-In: a text file with one item per line, or rows (.jsonl, .json with an object per line, .csv, .tsv, .parquet) with the
+In: a text file with one item per line, or rows (.jsonl, .json with one object per line, .csv, .tsv, .parquet) with the
 item in a column; all but .parquet optionally .gz. Any other suffix is a text file: the original's outputs end in
 `.test`.
 Out: the items in order, with their locations. Empty lines are items too; an unreadable line is a `DataError`.
@@ -25,8 +25,8 @@ class AlignedTexts:
 
     Attributes:
         path: the file.
-        texts: for each item its texts, at least one; several only if requested.
-        lines: for each item its line (or row), from 1.
+        texts: the texts of each item, at least one; several only if requested.
+        lines: the line (or row) of each item, from 1.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class AlignedTexts:
     lines: Sequence[int]
 
     def empty_finding(self, what: str) -> str:
-        """Say in one sentence which items have no text at all; "" when all have one."""
+        """One sentence about the items without any text; "" if there are none."""
         empty = [line for line, texts in zip(self.lines, self.texts, strict=True) if not any(map(str.strip, texts))]
         if not empty:
             return ""
@@ -47,15 +47,15 @@ def read_aligned(path: Path, *, fields: Sequence[str], several: bool = False) ->
 
     Args:
         path: the file.
-        fields: names the column may have; in each row the first that is there counts. Not used for text files.
-        several: a row may hold a list of texts.
+        fields: possible names of the column; in each row the first one present counts. Not used for text files.
+        several: a row may have a list of texts.
 
     Returns:
-        the items; at least one.
+        The items, at least one.
 
     Raises:
         UsageError: the path is missing or is not a file.
-        DataError: the file is empty or damaged, or a line cannot be read or holds no text; names the line.
+        DataError: the file is empty or damaged, or a line cannot be read or has no text; names the line.
         SystemProblem: the file cannot be read.
     """
     require_file(path)

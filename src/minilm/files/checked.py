@@ -1,7 +1,7 @@
 """Dataclasses whose values are checked against their annotations: settings from Python, objects of JSON files.
 
 In: a dataclass; its values from Python, or the object of a JSON file. Out: an instance whose values have the annotated
-types and ranges, or one error that says which field, what was found and what was expected.
+types and ranges, or one error that names the field, what was found and what was expected.
 
 Annotations are bool, int, float, str, Literal, `X | None`, Sequence or tuple of one type, another dataclass, and
 Annotated with Ge, Gt, Le, Lt, MinLen or MaxLen of `annotated_types`; pydantic checks recipes against the same ones.
@@ -42,15 +42,15 @@ _SCALARS: Mapping[object, tuple[type, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A group of settings: values are checked when it is made, lists become tuples, nothing changes later.
+    """A group of settings: checked when created, with lists as tuples; immutable.
 
-    Rules between fields are `__post_init__` of the groups, which raise SettingsError.
+    Subclasses check rules between fields in `__post_init__`, which raises SettingsError.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     def __post_init__(self) -> None:
-        """Raise SettingsError for a value of another type or outside its range."""
+        """Raise SettingsError for a value of the wrong type or out of range."""
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
             if expected := mismatch(value, hint):
@@ -60,10 +60,10 @@ class Settings:
 
 
 def from_options(cls: type[T], options: Mapping[str, object]) -> T:
-    """Settings from keywords.
+    """Build settings from keyword options.
 
     Raises:
-        UsageError: there is no such option, or a value is not allowed.
+        UsageError: an option is unknown, or a value is not allowed.
     """
     known = list(_hints(cls))
     for name in options:
@@ -75,17 +75,17 @@ def from_options(cls: type[T], options: Mapping[str, object]) -> T:
 
 
 def from_json(cls: type[T], values: Mapping[str, object], *, where: str | Path, remedy: str) -> T:
-    """A dataclass from the object of a JSON file, lists as tuples, objects as the dataclasses of their fields.
+    """Build a dataclass from a JSON object: lists become tuples, nested objects the dataclasses of their fields.
 
     Args:
         cls: the dataclass.
         values: the object.
-        where: the file, and the location in it.
-        remedy: ends each message: what the user can do.
+        where: the file, and the location within it.
+        remedy: what the user can do; ends each message.
 
     Raises:
-        DataError: a key is unknown or missing, a value has another type or is outside its range, or a rule between
-            fields is broken.
+        DataError: a key is unknown or missing, a value has the wrong type or is out of range, or a rule between
+            fields is violated.
     """
     hints = _hints(cls)
     required = [field.name for field in fields(cls) if field.default is field.default_factory is MISSING]  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def from_json(cls: type[T], values: Mapping[str, object], *, where: str | Path, 
 
 
 def mismatch(value: object, hint: object) -> str | None:
-    """What was expected where `value` does not fit the annotation; None where it fits."""
+    """Return what was expected if `value` does not match the annotation, else None."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         broken = (_broken(value, rule) for rule in parts[1:])
@@ -132,7 +132,7 @@ def _sequence_mismatch(value: object, item: object) -> str | None:
     return next((f"a list, each item {expected}" for one in value if (expected := mismatch(one, item))), None)
 
 
-def _broken(value: Any, rule: object) -> str | None:  # noqa: ANN401  its type has been checked
+def _broken(value: Any, rule: object) -> str | None:  # noqa: ANN401  type already checked
     if value is None:
         return None
     if isinstance(rule, Ge) and not value >= rule.ge:
@@ -151,7 +151,7 @@ def _broken(value: Any, rule: object) -> str | None:  # noqa: ANN401  its type h
 
 
 def _converted(value: object, hint: object, *, where: str, remedy: str) -> object:
-    """Lists as tuples, objects as the dataclass of the annotation; anything else as it is."""
+    """Convert lists to tuples and objects to the dataclass of the annotation; return anything else unchanged."""
     if isinstance(value, list) and get_origin(hint) in (AbstractSequence, tuple):
         item = get_args(hint)[0]
         return tuple(

@@ -23,16 +23,16 @@ _KINDS: Mapping[type, str] = {
 
 
 def kind_of(value: object) -> str:
-    """Name the kind of a value as JSON users know it."""
+    """Name the kind of a value in JSON terms."""
     return kind_named(type(value))
 
 
 def kind_named(kind: type) -> str:
-    """Name a kind of values."""
+    """Name a type in JSON terms."""
     return _KINDS.get(kind, f"a {kind.__name__}")
 
 
 def no_field(wanted: Sequence[str], found: Iterable[object], *, fix: str) -> str:
-    """Say that a row has none of the fields `wanted`; of those it has (`found`), the first eight are named."""
+    """Say that a row has none of the fields `wanted`, and name the first eight it has (`found`)."""
     names = [repr(str(name)[:_MAX_CHARS]) for name in islice(found, _SHOWN)]
     return f"no field {' or '.join(map(repr, wanted))}, found {', '.join(names) or 'no fields'}; {fix}"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MAX_LINE_BYTES = 64 * 2**20
-"""A longer line (or CSV cell) is a bad row: it is hardly text, and it would have to fit in memory."""
+"""A longer line (or CSV cell) is a bad row: it is probably not text, and it would have to fit in memory."""
 
 BAD_ROWS, EMPTY_TEXTS = "bad rows were skipped", "empty texts were skipped"
 """What `read_texts` adds to a tally."""
@@ -43,21 +43,21 @@ _GZIP = b"\x1f"
 
 @dataclass(kw_only=True)
 class ByteMeter:
-    """How many bytes of the input files (as they lie on disk) have been read so far."""
+    """Number of bytes of the input files (as on disk) read so far."""
 
     done: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenFile:
-    """One open file and where its findings go.
+    """An open file, and where its bad rows are reported.
 
     Attributes:
-        path: for messages.
+        path: its path, for messages.
         stream: its bytes, decompressed.
-        report: takes the location (line or row, from 1) and the reason of a bad row.
+        report: called with the location (line or row, from 1) of a bad row and the reason.
         meter: advanced while the file is read.
-        field: the one column that is read; None means all.
+        field: the only column to read; None for all.
     """
 
     path: Path
@@ -79,7 +79,7 @@ def read_texts(
     """Yield the non-empty texts of the files, in order.
 
     All paths are checked before the first text is read. In .txt every non-blank line is one text; in the
-    other formats the text is the value of `field`. `meter` is advanced while files are read, `tally` takes
+    other formats the text is the value of `field`. `meter` is advanced while files are read; `tally` collects
     what was skipped.
 
     Raises:
@@ -135,7 +135,7 @@ def _text(row: Mapping[str, object], field: str) -> str:
 
 
 def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
-    """Choose by the suffix, in which a .gz at the end does not count.
+    """Choose a reader by the suffix, ignoring a final .gz.
 
     Raises:
         UsageError: the path is missing, is not a file, or has an unknown suffix.
@@ -147,7 +147,7 @@ def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
             f"{path}: unknown kind of file; expected {', '.join(readers)}, each (but .parquet) optionally with .gz"
         )
     if name.endswith(".parquet.gz"):
-        raise UsageError(f"{path}: a parquet file is compressed inside and is not read as .gz; unpack it with gunzip")
+        raise UsageError(f"{path}: a parquet file is already compressed and is not read as .gz; unpack it with gunzip")
     require_file(path)
     return reader
 
@@ -157,26 +157,26 @@ def require_file(path: Path) -> None:
     if not path.exists():
         raise UsageError(f"{path}: no such file; check the input path")
     if path.is_dir():
-        raise UsageError(f"{path}: not a file; give the files inside it, for example {path}/*.jsonl")
+        raise UsageError(f"{path}: not a file; pass the files in it, for example {path}/*.jsonl")
     if not path.is_file():
-        raise UsageError(f"{path}: not a regular file; write what it holds to a file and give that")
+        raise UsageError(f"{path}: not a regular file; save its contents to a file and pass that")
 
 
 @contextmanager
 def damage_is_data_error(path: Path) -> Iterator[None]:
-    """Turn what a damaged .gz file or the system says while reading into DataError and SystemProblem."""
+    """Turn errors from a damaged .gz file into DataError, and other read errors into SystemProblem."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: the .gz file is damaged or cut short ({error}); fetch or write it again") from error
+        raise DataError(f"{path}: the .gz file is damaged or truncated ({error}); fetch or write it again") from error
     except OSError as error:
         raise SystemProblem(
-            f"{path}: cannot be read ({error.strerror or error}); check the disk and the file's rights"
+            f"{path}: cannot be read ({error.strerror or error}); check the disk and the file's permissions"
         ) from error
 
 
 class _MeteredFile(io.RawIOBase):
-    """A raw file that tells the meter about every byte read from it."""
+    """A raw file that adds every byte read from it to the meter."""
 
     def __init__(self, path: Path, meter: ByteMeter) -> None:
         self._file = path.open("rb", buffering=0)
@@ -197,7 +197,7 @@ class _MeteredFile(io.RawIOBase):
 
 @contextmanager
 def opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
-    """Open for reading bytes; .gz is decompressed; parquet (which needs seeking) stays a plain file."""
+    """Open a file for reading bytes; .gz is decompressed; parquet, which needs seeking, is a plain file."""
     name = path.name.lower()
     if name.endswith(".parquet"):
         with path.open("rb") as file:
@@ -215,7 +215,7 @@ def opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def opened_standard_input() -> Iterator[IO[bytes]]:
-    """Standard input for reading bytes; .gz, known by its first byte, is decompressed."""
+    """Open standard input for reading bytes; .gz, detected by its first byte, is decompressed."""
     raw = cast("io.BufferedReader", sys.stdin.buffer)
     if raw.peek(1)[:1] != _GZIP:
         yield raw
@@ -283,7 +283,7 @@ def _csv_rows(source: OpenFile) -> Rows:
         nonlocal last_line
         for number, line in lines(source):
             last_line = number
-            yield line.decode(errors="surrogateescape")  # invalid bytes are found again in the parsed row
+            yield line.decode(errors="surrogateescape")  # invalid bytes are detected later, in the parsed row
 
     rows = csv.reader(decoded(), strict=True)
     header = next(_csv_cells(source, rows, lambda: last_line), (0, []))[1]
@@ -302,7 +302,7 @@ def _csv_rows(source: OpenFile) -> Rows:
 
 
 def require_unique(source: OpenFile, names: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    """Check the names of the columns; raises DataError when one of `wanted` is not there exactly once."""
+    """Raise DataError unless each name in `wanted` occurs exactly once among the column names."""
     for name in wanted:
         if names.count(name) != 1:
             found = ", ".join(map(repr, names[:20])) or "an empty file"
@@ -321,7 +321,7 @@ def _is_unicode(text: str) -> bool:
 def _csv_cells(
     source: OpenFile, rows: Iterator[list[str]], last_line: Callable[[], int]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first line, cells) of every non-blank row; a row the csv module refuses is a bad row."""
+    """Yield (first line, cells) of every non-blank row; a row that the csv module cannot parse is a bad row."""
     while True:
         first = last_line() + 1
         try:
@@ -370,7 +370,7 @@ def _checked_parquet_rows(source: OpenFile) -> Rows:
                 source.report(row, "invalid UTF-8")
         source.meter.done = start + size * row // num_rows
     if row != num_rows:
-        raise pa.ArrowInvalid(f"{row} rows found, {num_rows} announced")
+        raise pa.ArrowInvalid(f"found {row} rows, expected {num_rows}")
 
 
 def _require_text_column(source: OpenFile, name: str, schema: pa.Schema) -> None:

@@ -17,19 +17,19 @@ from minilm.files.regular import MAX_TEXT_BYTES, decode, read_text, reading
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> dict[str, object]:
-    """Read a JSON file that holds one object, strictly.
+    """Read a JSON file with one object, strictly.
 
     Raises:
-        DataError: not readable, not UTF-8, not JSON, nested too deep, a key given twice, or not an object.
+        DataError: unreadable, not UTF-8, not JSON, nested too deeply, a duplicate key, or not an object.
     """
     return parse_json_object(read_text(path, max_bytes=max_bytes), path)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield (number from 1, object) of every line of a file that holds a JSON object a line.
+    """Yield (number from 1, object) of every line of a file with one JSON object per line.
 
     Raises:
-        DataError: as `read_json`; names the line.
+        DataError: as for `read_json`; names the line.
     """
     with reading(path), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -41,10 +41,10 @@ class _DuplicateKeyError(ValueError):
 
 
 def parse_json_object(text: str, path: Path, *, line: int = 1) -> dict[str, object]:
-    """Return the one JSON object that `text` holds; `line` is where the text begins in the file.
+    """Parse `text` as one JSON object; `line` is the line of the file where the text begins.
 
     Raises:
-        DataError: not JSON, nested too deep, a key given twice, or not an object; names the line.
+        DataError: not JSON, nested too deeply, a duplicate key, or not an object; names the line.
     """
     where = path if line == 1 else f"{path}:{line}"
     try:
@@ -52,13 +52,13 @@ def parse_json_object(text: str, path: Path, *, line: int = 1) -> dict[str, obje
     except _DuplicateKeyError:
         below, key = _find_duplicate(text)
         location = f"{path}:{line + below - 1}"
-        raise DataError(f"{location}: key {key} is given twice in one object: keep one of them") from None
+        raise DataError(f"{location}: key {key} appears twice in one object: keep one of them") from None
     except json.JSONDecodeError as error:
         location = f"{path}:{line + error.lineno - 1}"
         raise DataError(f"{location}: broken JSON, {error.msg} (column {error.colno})") from None
     except RecursionError:
-        raise DataError(f"{where}: the JSON is nested too deep") from None
-    except ValueError as error:  # numbers of thousands of digits
+        raise DataError(f"{where}: the JSON is nested too deeply") from None
+    except ValueError as error:  # numbers with thousands of digits
         raise DataError(f"{where}: broken JSON, {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}:{line}: expected a JSON object {{...}}, found a {type(value).__name__}")
@@ -76,7 +76,7 @@ _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?|[{}\[\]]')
 
 
 def _find_duplicate(text: str) -> tuple[int, str]:
-    """Return the line and the key (as written) of the first key that an object gives twice."""
+    """Return the line of the first duplicate key, and the key as written."""
     open_objects: list[set[str]] = []
     for token in _JSON_TOKEN.finditer(text):
         if token[0] in "{[":
@@ -93,10 +93,10 @@ def _find_duplicate(text: str) -> tuple[int, str]:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write a JSON object atomically: indent 2, keys in the given order, UTF-8, a newline at the end.
+    """Write a JSON object atomically: indent 2, keys in the given order, UTF-8, trailing newline.
 
     Raises:
-        SystemProblem: the machine refuses to write.
-        ValueError: the value holds NaN or infinity, which are not JSON.
+        SystemProblem: the file cannot be written.
+        ValueError: the value contains NaN or infinity, which are not JSON.
     """
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

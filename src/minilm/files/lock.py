@@ -25,15 +25,15 @@ def lock_file(file: _Open, path: Path, *, busy: str, instead: str) -> None:
     Args:
         file: the open file.
         path: its path, for messages.
-        busy: what the other process does, such as `writing out.jsonl`.
-        instead: what this one may choose instead, such as `another output`.
+        busy: what the other process is doing, such as `writing out.jsonl`.
+        instead: what to choose instead, such as `another output`.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process holds the lock.
     """
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(f"another process is {busy}; wait for it, or choose {instead}") from None
     except OSError as error:  # a file system without locks
-        logger.info("%s cannot be locked (%s); start no second process that writes there", path, error.strerror)
+        logger.info("%s cannot be locked (%s); do not start a second process that writes there", path, error.strerror)

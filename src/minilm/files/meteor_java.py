@@ -2,7 +2,7 @@
 
 In: K items, each a text with its references. Out: the program's counts for each, `[K, C]`; `minilm.score.generation`
 computes the score from these counts.
-Each call starts one process, which ends with the call, also on timeout.
+Each call starts one process, which ends with the call, even on timeout.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def meteor_counts(items: Sequence[_Item], *, num_counts: int, timeout: float | N
 
     Args:
         items: K texts, each with its references.
-        num_counts: C, how many counts the program must give for each item.
-        timeout: seconds after which the program is ended; by default five minutes and a tenth of a second an item.
+        num_counts: C, the number of counts that the program must return for each item.
+        timeout: seconds after which the program is killed; by default five minutes plus a tenth of a second per item.
 
     Returns:
         `[K, C]`.
@@ -42,7 +42,7 @@ def meteor_counts(items: Sequence[_Item], *, num_counts: int, timeout: float | N
     command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar"]
     jar = _jar()
     if shutil.which(command[0]) is None:
-        raise SystemProblem("METEOR needs Java and there is none; install a Java runtime (8 or newer)")
+        raise SystemProblem("METEOR needs Java, which was not found; install a Java runtime (8 or newer)")
     seconds = _START_SECONDS + _SECONDS_PER_ITEM * len(items) if timeout is None else timeout
     try:
         done = subprocess.run(
@@ -55,7 +55,7 @@ def meteor_counts(items: Sequence[_Item], *, num_counts: int, timeout: float | N
         )
     except subprocess.TimeoutExpired:
         raise SystemProblem(
-            f"METEOR did not finish {len(items):,} items in {seconds:g} seconds and was ended; score fewer at a time"
+            f"METEOR did not finish {len(items):,} items in {seconds:g} seconds and was stopped; score fewer at a time"
         ) from None
     except OSError as error:
         raise SystemProblem(f"METEOR could not be started ({error.strerror}); check that java runs") from error
@@ -68,11 +68,11 @@ def _jar() -> Path:
         jar = Path(folder, "meteor", "meteor-1.5.jar")
         if jar.is_file():
             return jar
-    raise SystemProblem(f"METEOR comes with the package pycocoevalcap, which is not installed; {_INSTALL}")
+    raise SystemProblem(f"METEOR is part of the package pycocoevalcap, which is not installed; {_INSTALL}")
 
 
 def _line(item: _Item) -> str:
-    """Write one request; the mark between the parts cannot be part of a text."""
+    """Format one request; the separator between the parts cannot occur in a text."""
     text, references = item
     parts = [" ".join(part.replace("|||", "").split()) for part in (*references, text)]
     return f"SCORE ||| {' ||| '.join(parts)}\n"
@@ -85,7 +85,7 @@ def _parsed(done: subprocess.CompletedProcess[bytes], num_items: int, num_counts
             return np.array([line.split() for line in lines], dtype=np.float64).reshape(num_items, num_counts)
         found = f"{len(lines):,} answers"
     except ValueError:
-        found = "answers of another form"
+        found = "malformed answers"
     said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing on its error output"]
     raise SystemProblem(
         f"METEOR gave {found} for {num_items:,} items (exit code {done.returncode}; it said: {said[0]:.200}); "

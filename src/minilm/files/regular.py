@@ -18,7 +18,7 @@ _CHUNK_BYTES = 2**20
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one sentence; only regular files are opened."""
+    """Turn operating system errors into a one-sentence DataError; only regular files are opened."""
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path} is not a regular file: give the path of a file")
@@ -27,12 +27,12 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         if "null byte" in str(error) or "null character" in str(error):
-            raise DataError(f"cannot read {str(path)!r}: the path holds a NUL character") from error
+            raise DataError(f"cannot read {str(path)!r}: the path contains a NUL character") from error
         raise
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Read a UTF-8 text file whole, line ends untouched.
+    """Read a UTF-8 text file whole, line endings unchanged.
 
     Raises:
         DataError: missing, unreadable, larger than `max_bytes`, or not UTF-8 (names the line).
@@ -45,7 +45,7 @@ def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def decode(data: bytes, path: Path, *, line: int = 1) -> str:
-    """The text of a UTF-8 file, or of what begins at `line`; raises DataError when it is none (names the line)."""
+    """Decode a UTF-8 file, or its part that begins at `line`; raises DataError if it is invalid (names the line)."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -56,7 +56,7 @@ def decode(data: bytes, path: Path, *, line: int = 1) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes; raises DataError when it cannot be read."""
+    """Return the hex SHA-256 of a file's bytes; raises DataError if it cannot be read."""
     digest = hashlib.sha256()
     with reading(path), path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

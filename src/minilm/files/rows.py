@@ -39,10 +39,9 @@ class Row:
     """One row of a table.
 
     Attributes:
-        line: the line it begins in, or its number in a parquet file; from 1.
-        values: by column: text in .tsv and .csv, what the file holds in the other formats.
-        misfit: "" or, of a .tsv row that is shorter or longer than the header, how; the cells that are there are
-            in `values`.
+        line: the line where it begins, or its number in a parquet file; from 1.
+        values: by column: strings in .tsv and .csv, any value of the file in the other formats.
+        misfit: "", or how a .tsv row differs in length from the header; the cells that are present are in `values`.
     """
 
     line: int
@@ -52,15 +51,15 @@ class Row:
     def require_fit(self, location: str) -> None:
         """Raise DataError for a misfit."""
         if self.misfit:
-            raise DataError(f"{location}: {self.misfit} (a text may hold a tab); correct the row")
+            raise DataError(f"{location}: {self.misfit} (a text may contain a tab); correct the row")
 
     def text_or_tokens(self, name: str, location: str, *, named_by: str) -> str | list[str]:
-        """A field that holds a text or a list of tokens.
+        """The value of a field: a text or a list of tokens.
 
         Args:
             name: the field.
             location: file and line, for messages.
-            named_by: the flags or keys that name fields.
+            named_by: the flags or keys that name fields, for messages.
 
         Raises:
             DataError: the row or the field cannot be read.
@@ -76,12 +75,12 @@ class Row:
             return value
         kind = kind_of(value)
         if isinstance(value, list):
-            kind = "a list that holds something else than texts"
+            kind = "a list that contains something other than texts"
         raise DataError(f"{location}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
 
 
 STANDARD_INPUT = Path("standard input")
-"""What messages call it."""
+"""Its name in messages."""
 
 _TableReader = Callable[[OpenFile], Iterator[Row]]
 
@@ -122,18 +121,18 @@ def is_table(path: Path) -> bool:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text) of every line of a text file, empty ones too.
+    """Yield (number from 1, text) of every line of a text file, including empty ones.
 
     Raises:
         DataError: the file is damaged or not UTF-8; names the line.
         SystemProblem: the file cannot be read.
     """
 
-    def refuse(line: int, reason: str) -> None:
+    def reject(line: int, reason: str) -> None:
         raise DataError(f"{path}:{line}: {reason}; correct the line")
 
     with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
-        for number, line in lines(OpenFile(path=path, stream=stream, report=refuse, meter=ByteMeter())):
+        for number, line in lines(OpenFile(path=path, stream=stream, report=reject, meter=ByteMeter())):
             try:
                 yield number, line.rstrip(b"\r\n").decode()
             except UnicodeDecodeError:
@@ -141,11 +140,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _rows(path: Path, reader: _TableReader, opening: AbstractContextManager[IO[bytes]]) -> Iterator[Row]:
-    def refuse(line: int, reason: str) -> None:
+    def reject(line: int, reason: str) -> None:
         raise DataError(f"{path}:{line}: {reason}; correct the row or remove it")
 
     with damage_is_data_error(path), opening as stream:
-        yield from reader(OpenFile(path=path, stream=stream, report=refuse, meter=ByteMeter()))
+        yield from reader(OpenFile(path=path, stream=stream, report=reject, meter=ByteMeter()))
 
 
 def _named_rows(reader: RowReader, source: OpenFile) -> Iterator[Row]:

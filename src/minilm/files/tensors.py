@@ -25,7 +25,7 @@ from minilm.files.regular import reading
 if TYPE_CHECKING:
     import torch
 
-# What numpy has of the types of a tensor file; it has no BF16 and no F8.
+# The types of a tensor file that numpy has; it has no BF16 and no F8.
 _NUMPY_TYPES = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
@@ -44,16 +44,18 @@ _NUMPY_TYPES = {
 
 @contextlib.contextmanager
 def _open_tensors(path: Path, *, framework: str) -> Iterator[safe_open]:
-    """Open a tensor file; the library checks header, types, shapes and that they cover the file exactly."""
+    """Open a tensor file; the library checks header, types and shapes, and that the tensors fill the file."""
     try:
         with (
             reading(path),
-            path.open("rb"),  # its refusals say more than the library's
+            path.open("rb"),  # its errors say more than the library's
             safe_open(path, framework=framework, backend="pread") as file,
         ):
             yield file
-    except (SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes that torch refuses
-        raise DataError(f"{path} is not a whole safetensors file ({one_line(error)}): copy or save it again") from None
+    except (SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes that torch rejects
+        raise DataError(
+            f"{path} is not a complete safetensors file ({one_line(error)}): copy or save it again"
+        ) from None
 
 
 def read_safetensors_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
@@ -80,13 +82,13 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def map_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Map the arrays of a safetensors file read-only; pages come from disk when they are touched.
+    """Map the arrays of a safetensors file read-only; pages are read from disk on access.
 
-    The library has found the file to be whole: 8 bytes that give the header's length, the header, then the
-    arrays without gaps.
+    The library has checked the layout: 8 bytes with the length of the header, the header, then the arrays
+    without gaps.
 
     Raises:
-        DataError: the file is malformed, or holds a type numpy does not have (BF16, F8).
+        DataError: the file is malformed, or contains a type that numpy does not have (BF16, F8).
     """
     info, _ = read_safetensors_header(path)
     with reading(path):
@@ -111,7 +113,7 @@ def write_safetensors(
     """Write tensors (any device, any strides; tied ones are written twice) atomically as safetensors.
 
     Raises:
-        SystemProblem: the machine refuses to write; an older file at `path` is untouched.
+        SystemProblem: the file cannot be written; an older file at `path` is untouched.
     """
     from safetensors.torch import save_file
 
@@ -120,14 +122,14 @@ def write_safetensors(
     for name, tensor in tensors.items():
         rows = tensor.detach().to("cpu").contiguous()
         memory = rows.untyped_storage().data_ptr()
-        own[name] = rows.clone() if memory in taken else rows  # the library refuses memory it has seen
+        own[name] = rows.clone() if memory in taken else rows  # the library rejects shared memory
         taken.add(memory)
     with _saving(path) as aside:
         save_file(own, aside, metadata=dict(metadata) if metadata else None)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write numpy arrays atomically as safetensors; raises SystemProblem when the machine refuses."""
+    """Write numpy arrays atomically as safetensors; raises SystemProblem if that fails."""
     from safetensors.numpy import save_file
 
     with _saving(path) as aside:
@@ -136,9 +138,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _saving(path: Path) -> Iterator[Path]:
-    """Yield the path to which the library saves; it makes no copy in memory and creates a new file there.
+    """Yield the path for the library to save to; it makes no copy in memory and creates a new file there.
 
-    That file is neither synced nor readable by others yet, and refusals of the system come as text.
+    The library neither syncs that file nor makes it readable by others, and reports system errors only as text.
     """
     with writing_aside(path) as file:
         aside = Path(file.name)

@@ -1,10 +1,10 @@
 """PyTorch `.bin`/`.pt` state dicts, and pickles of plain data, read without executing anything in them.
 
 In: a file written by `torch.save`, in the zip format (since 1.6) or the older stream format; or plain pickles.
-Out: {name: tensor}, or the plain values. The pickle inside is a program for a small machine; here `pickletools`
-only lists its instructions and a machine of our own follows the few that a state dict needs. No global is ever
-imported: names on a short list become inert records, every other name is refused. Tensors are built at the end,
-after each view was checked against the size of its storage.
+Out: {name: tensor}, or the plain values. A pickle is a program for a small stack machine; here `pickletools`
+only lists its instructions, and our own machine interprets the few that a state dict needs. No global is ever
+imported: names on a short list become inert records; every other name is rejected. Tensors are built at the end,
+after each view has been checked against the size of its storage.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _STORAGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Storage:
-    """A run of elements in the file; `first` and `count` select a part of it (very old files)."""
+    """A run of elements in the file; `first` and `count` select a part of it (in very old files)."""
 
     key: str
     dtype: str
@@ -73,22 +73,22 @@ class _View:
 
 @dataclass(frozen=True)
 class _Name:
-    """An allowed global: the record of its name, never the object itself."""
+    """An allowed global: a record of its name, never the object itself."""
 
     module: str
     name: str
 
 
-# Values are only ever looked at, never printed, hashed or compared before their type is known: a pickle can
-# nest tuples so that any of these would take for ever or overflow the stack.
+# Values are never printed, hashed or compared before their type is known: a pickle can nest tuples so that any of
+# these would take forever or overflow the stack.
 _MARK = object()
 
 
 def read_torch_bin(path: Path) -> dict[str, torch.Tensor]:
-    """Read a PyTorch state dict; parameters come back as plain tensors, shared storages stay shared.
+    """Read a PyTorch state dict; parameters become plain tensors, shared storages stay shared.
 
     Raises:
-        DataError: not such a file, truncated, a global that is not on the short list (named), a value that
+        DataError: not a state dict, truncated, a global that is not on the short list (named), a value that
             is not a tensor (named), or a view that reaches outside its storage.
     """
     try:
@@ -102,13 +102,13 @@ def read_torch_bin(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_plain_pickles(path: Path) -> Iterator[object]:
-    """Read a file of several pickles, one after the other, of numbers, texts, lists and dicts with text keys alone.
+    """Read a file of consecutive pickles that contain only numbers, strings, lists and dicts with string keys.
 
     Raises:
-        DataError: missing, empty, truncated or damaged, or it asks for any global (named).
+        DataError: missing, empty, truncated or damaged, or it refers to any global (named).
     """
     try:
-        with _refusing_damage(path, "a file of plain pickles"), path.open("rb") as file:
+        with _reporting_damage(path, "a file of plain pickles"), path.open("rb") as file:
             if not file.read(1):
                 raise DataError(f"{path} is empty: expected a file of plain pickles")
             file.seek(0)
@@ -119,8 +119,8 @@ def read_plain_pickles(path: Path) -> Iterator[object]:
 
 
 @contextmanager
-def _refusing_damage(path: Path, what: str = "a PyTorch state dict") -> Iterator[None]:
-    """Turn what the standard library says about broken bytes into one sentence."""
+def _reporting_damage(path: Path, what: str = "a PyTorch state dict") -> Iterator[None]:
+    """Turn the standard library's errors about broken bytes into a one-sentence DataError."""
     try:
         yield
     except (ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, RecursionError) as error:
@@ -133,7 +133,7 @@ def _refusing_damage(path: Path, what: str = "a PyTorch state dict") -> Iterator
 
 
 class _Source(Protocol):
-    """What `pickletools` needs: bytes from the present position on."""
+    """What `pickletools` needs: bytes from the current position on."""
 
     def read(self, count: int, /) -> bytes: ...
     def readline(self) -> bytes: ...
@@ -141,7 +141,7 @@ class _Source(Protocol):
 
 
 class _Machine:
-    """Follows the instructions of one pickle; its values are plain data and the records above."""
+    """Interprets the instructions of one pickle; its values are plain data and the records above."""
 
     def __init__(self, path: Path, *, plain: bool = False) -> None:
         self.path = path
@@ -151,7 +151,7 @@ class _Machine:
         self.memo: dict[object, object] = {}
 
     def run(self, source: _Source) -> object:
-        """Return the value the pickle describes; the source then stands behind it."""
+        """Return the value that the pickle describes, and leave the source positioned after it."""
         begin = source.tell()
         for count, (opcode, argument, position) in enumerate(pickletools.genops(cast(IO[bytes], source))):
             if count > _MAX_INSTRUCTIONS or (position or 0) - begin > _MAX_PICKLE_BYTES:
@@ -160,7 +160,9 @@ class _Machine:
                 break
             handler = _HANDLERS.get(opcode.name)
             if handler is None:
-                raise DataError(f"{self.path}: pickle instruction {opcode.name} has no place in {self.what}: refused")
+                raise DataError(
+                    f"{self.path}: pickle instruction {opcode.name} does not belong in {self.what}: rejected"
+                )
             handler(self, argument)
         return self.stack.pop()
 
@@ -188,7 +190,7 @@ class _Machine:
         if not isinstance(target, dict):
             raise ValueError("items set on something that is not a dict")
         if not all(isinstance(key, str) for key in items[::2]):
-            raise ValueError("a key that is not a text")
+            raise ValueError("a key that is not a string")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def append_items(self, items: list[object]) -> None:
@@ -199,28 +201,28 @@ class _Machine:
 
     def push_name(self, module: object, name: object) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a global whose name is not a text")
+            raise ValueError("a global whose name is not a string")
         known = _Name(module, name)
         if self.plain:
             raise DataError(
-                f"{self.path}: the file asks for {module:.80}.{name:.80}, but only plain lists and numbers belong "
-                "into it: refused, nothing was executed; get it from a source you trust"
+                f"{self.path}: the file refers to {module:.80}.{name:.80}, but may contain only plain lists and "
+                "numbers: rejected, nothing was executed; get it from a source you trust"
             )
         if known not in _CALLS and not (known.module == "torch" and known.name in _STORAGES):
             raise DataError(
-                f"{self.path}: the file asks for {module}.{name}, which a state dict does not need: refused, "
-                "nothing was executed; use weights from a source you trust, best as safetensors"
+                f"{self.path}: the file refers to {module}.{name}, which a state dict does not need: rejected, "
+                "nothing was executed; use weights from a source you trust, preferably as safetensors"
             )
         self.push(known)
 
     def reduce(self) -> None:
         function, arguments = self.pop_tuple(2)
         if not (isinstance(function, _Name) and function in _CALLS and isinstance(arguments, tuple)):
-            raise ValueError("a call of something that cannot be called")
+            raise ValueError("a call to something that is not callable")
         self.push(_CALLS[function](*arguments))
 
     def build(self) -> None:
-        """The only state a state dict carries is the `_metadata` of its OrderedDict: dropped."""
+        """Drop the state: in a state dict, only the `_metadata` of its OrderedDict."""
         target, _ = self.pop_tuple(2)
         if not isinstance(target, dict):
             raise ValueError("a state set on something that is not a dict")
@@ -265,7 +267,7 @@ def _make_dict(items: object = ()) -> dict[object, object]:
     if not isinstance(items, (list, tuple)):
         raise ValueError("an OrderedDict made of something that is not a list")
     if not all(isinstance(key, str) for key, _ in items):
-        raise ValueError("a key that is not a text")
+        raise ValueError("a key that is not a string")
     return dict(items)
 
 
@@ -337,7 +339,7 @@ _HANDLERS: Mapping[str, Callable[[_Machine, object], None]] = {
 
 def _read_zip(path: Path) -> dict[str, torch.Tensor]:
     """The zip format: `NAME/data.pkl` and one uncompressed member `NAME/data/KEY` per storage."""
-    with _refusing_damage(path), zipfile.ZipFile(path) as archive:
+    with _reporting_damage(path), zipfile.ZipFile(path) as archive:
         prefix = _find_prefix(path, archive.namelist())
         members = _check_members(path, archive)
         if members[f"{prefix}/data.pkl"].file_size > _MAX_PICKLE_BYTES:
@@ -360,21 +362,21 @@ def _read_zip(path: Path) -> dict[str, torch.Tensor]:
 def _check_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     members = {member.filename: member for member in archive.infolist()}
     if len(members) != len(archive.infolist()):
-        raise DataError(f"{path}: a name is twice in the zip: refused")
+        raise DataError(f"{path}: a name appears twice in the zip: rejected")
     for member in members.values():
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise DataError(
-                f"{path}: {member.filename!r} is compressed or encrypted, torch.save writes neither: refused"
+                f"{path}: {member.filename!r} is compressed or encrypted, but torch.save writes neither: rejected"
             )
     if sum(member.file_size for member in members.values()) > path.stat().st_size:
-        raise DataError(f"{path}: the parts of the zip claim more bytes than the file has: refused")
+        raise DataError(f"{path}: the parts of the zip claim more bytes than the file has: rejected")
     return members
 
 
 def _find_prefix(path: Path, members: Sequence[str]) -> str:
     prefixes = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(prefixes) != 1 or "/" in prefixes[0]:
-        raise DataError(f"{path}: a zip without exactly one NAME/data.pkl that torch.save writes: not a state dict")
+        raise DataError(f"{path}: a zip without exactly one NAME/data.pkl, as torch.save writes it: not a state dict")
     if f"{prefixes[0]}/constants.pkl" in members:
         raise DataError(f"{path}: a TorchScript program, not a state dict: save model.state_dict() instead")
     return prefixes[0]
@@ -383,7 +385,7 @@ def _find_prefix(path: Path, members: Sequence[str]) -> str:
 def _read_stream(path: Path) -> dict[str, torch.Tensor]:
     """The old format: magic, protocol, system, state dict and storage keys as pickles, then the storages."""
     with (
-        _refusing_damage(path),
+        _reporting_damage(path),
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as source,
     ):
@@ -395,19 +397,19 @@ def _read_stream(path: Path) -> dict[str, torch.Tensor]:
         views = _check_state_dict(path, _Machine(path).run(source))
         keys = _Machine(path).run(source)
         if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
-            raise ValueError("the list of storages is no list of names")
+            raise ValueError("the list of storages is not a list of names")
         item_bytes = {view.storage.key: view.storage.item_bytes for view in views.values()}
-        places: dict[str, tuple[int, int]] = {}
+        positions: dict[str, tuple[int, int]] = {}
         position = source.tell()
         for key in keys:
             count = int.from_bytes(source[position : position + 8], "little")
-            places[key] = (position + 8, count)
+            positions[key] = (position + 8, count)
             position += 8 + count * item_bytes[key]
             if position > len(source):
                 raise ValueError(f"truncated: storage {key!r} should end at byte {position} of {len(source)}")
 
         def read(storage: _Storage) -> np.ndarray:
-            begin, count = places[storage.key]
+            begin, count = positions[storage.key]
             if count != storage.total:
                 raise ValueError(f"storage {storage.key!r} has {count} elements, not {storage.total}")
             file.seek(begin)
@@ -432,7 +434,7 @@ def _read_bytes(file: IO[bytes], count: int) -> np.ndarray:
 
 
 def _check_state_dict(path: Path, value: object) -> dict[str, _View]:
-    """Return {name: view}; anything but tensors under text keys is refused by name."""
+    """Return {name: view}; anything other than tensors under string keys is rejected by name."""
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, expected a state dict (names to tensors)")
     for name, view in value.items():
@@ -451,14 +453,14 @@ def _check_view(path: Path, name: str, view: _View) -> None:
     if count and last >= view.storage.count:
         raise DataError(
             f"{path}: tensor {name!r} of shape {view.size} reaches element {last} of a storage of "
-            f"{view.storage.count}: refused"
+            f"{view.storage.count}: rejected"
         )
     if count * view.storage.item_bytes > path.stat().st_size + _SPARE_VIEW_BYTES:
-        raise DataError(f"{path}: tensor {name!r} of shape {view.size} is larger than the whole file: refused")
+        raise DataError(f"{path}: tensor {name!r} of shape {view.size} is larger than the whole file: rejected")
 
 
 def _build(path: Path, views: Mapping[str, _View], read: Callable[[_Storage], np.ndarray]) -> dict[str, torch.Tensor]:
-    """Read each storage once and lay the views over it."""
+    """Read each storage once and build its views."""
     import torch
 
     flat: dict[str, torch.Tensor] = {}
@@ -473,6 +475,6 @@ def _build(path: Path, views: Mapping[str, _View], read: Callable[[_Storage], np
             flat[storage.key] = torch.from_numpy(read(storage)).view(dtype)
         whole = flat[storage.key]
         if whole.dtype != dtype or whole.numel() != storage.total:
-            raise DataError(f"{path}: storage {storage.key!r} is described in two ways: refused")
+            raise DataError(f"{path}: storage {storage.key!r} is described in two ways: rejected")
         tensors[name] = whole.as_strided(view.size, view.stride, storage.first + view.offset)
     return tensors

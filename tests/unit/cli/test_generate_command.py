@@ -132,7 +132,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             '{"src": ["w1", 5]}\n',
             [],
             3,
-            "in.jsonl:1: field 'src' is a list that holds something else than texts",
+            "in.jsonl:1: field 'src' is a list that contains something other than texts",
         ),
         ("in.jsonl", '{"src": "w1"\n', [], 3, "in.jsonl:1: broken JSON"),
         ("in.txt", b"w1\n\xff\n", [], 3, "in.txt:2: invalid UTF-8; write the file again as UTF-8"),

@@ -300,7 +300,7 @@ def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     source = trained.folder / "bad.tsv"
     source.write_text("id\ttext\n1\tword1\tword2\n")
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
-    assert f"{source}:2: 3 columns, expected 2 (a text may hold a tab)" in capsys.readouterr().err
+    assert f"{source}:2: 3 columns, expected 2 (a text may contain a tab)" in capsys.readouterr().err
     assert not out.exists()
     assert not [path for path in trained.folder.iterdir() if path.name.startswith(".out")]
 

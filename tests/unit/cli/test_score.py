@@ -140,7 +140,7 @@ def test_equal_repeated_predictions_count_once(score):
 
 
 ROW = {"id": "q1", "prediction": "x"}
-KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .gz after it"
+KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .gz"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .g
         ("p.jsonl", "", "p.jsonl: the file is empty; expected at least one id with its value"),
         ("p.json", " \n", "p.json: the file is empty; expected at least one id with its value"),
         ("p.json", {}, "p.json: the file is empty; expected at least one id with its value"),
-        ("p.json", [ROW], "p.json: found a list, expected one object, id to value, or an object per line"),
+        ("p.json", [ROW], "p.json: found a list, expected one object, id to value, or one object per line"),
         ("p.json", {"q1": 5}, "p.json: id 'q1': found a whole number, expected a string"),
         ("p.json", {"q1": {"text": "x"}}, "p.json: id 'q1': found an object, expected a string"),
         ("p.json", '{"q1": "x",\n "q2"}',
@@ -189,7 +189,7 @@ def test_deeply_nested_json_is_an_error(score):
     write("p.json", "[" * 200_000)
     code, _, said = score("squad", "p.json", "dev.jsonl")
     assert code == 3
-    assert said[0].startswith("p.json:1: JSON that cannot be read (")
+    assert said[0].startswith("p.json:1: unreadable JSON (")
 
 
 def test_a_damaged_gz_and_a_missing_file(score):
@@ -198,7 +198,7 @@ def test_a_damaged_gz_and_a_missing_file(score):
     Path("p.json.gz").write_bytes(whole[:-6])
     code, _, said = score("squad", "p.json.gz", "dev.jsonl")
     assert code == 3
-    assert said[0].startswith("p.json.gz: the .gz file is damaged or cut short")
+    assert said[0].startswith("p.json.gz: the .gz file is damaged or truncated")
     assert score("squad", "gone.json", "dev.jsonl")[::2] == (2, ["gone.json: no such file; check the input path"])
 
 

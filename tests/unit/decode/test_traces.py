@@ -171,7 +171,7 @@ def test_other_files_are_refused(tmp_path):
         read_traces(path)
     write_traces(path, [TRACE])
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataError, match=r"is not a whole safetensors file"):
+    with pytest.raises(DataError, match=r"is not a complete safetensors file"):
         read_traces(path)
     with pytest.raises(DataError, match=r"cannot read .*absent"):
         read_traces(tmp_path / "absent")

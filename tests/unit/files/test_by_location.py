@@ -97,7 +97,7 @@ def test_bad_files_are_one_clear_error(name, data, message, tmp_path):
 def test_a_damaged_gz_and_a_missing_file(tmp_path):
     path = tmp_path / "in.txt.gz"
     path.write_bytes(gzip.compress(b"a" * 999)[:-6])
-    with pytest.raises(DataError, match=r"in\.txt\.gz: the \.gz file is damaged or cut short"):
+    with pytest.raises(DataError, match=r"in\.txt\.gz: the \.gz file is damaged or truncated"):
         read_aligned(path, fields=())
     with pytest.raises(UsageError, match=r"gone\.txt: no such file"):
         read_aligned(tmp_path / "gone.txt", fields=())

@@ -55,7 +55,7 @@ def test_parquet_gives_the_same_texts_and_is_not_packed_again(tmp_path):
     with pytest.raises(UsageError) as caught:
         read(packed)
     assert str(caught.value) == (
-        f"{packed}: a parquet file is compressed inside and is not read as .gz; unpack it with gunzip"
+        f"{packed}: a parquet file is already compressed and is not read as .gz; unpack it with gunzip"
     )
 
 
@@ -164,7 +164,7 @@ def test_parquet_bad_values_are_counted_with_their_row(tmp_path):
 def test_cut_gzip_is_an_error_not_a_short_file(cut, tmp_path):
     path = tmp_path / "in.txt.gz"
     path.write_bytes(gzip.compress(os.urandom(500).hex().encode() + b"\nlast\n")[:cut])
-    with pytest.raises(DataError, match=r"in\.txt\.gz: the \.gz file is damaged or cut short"):
+    with pytest.raises(DataError, match=r"in\.txt\.gz: the \.gz file is damaged or truncated"):
         read(path)
 
 
@@ -173,7 +173,7 @@ def test_flipped_byte_in_gzip_is_an_error(tmp_path):
     data = bytearray(gzip.compress(b"one line\n" * 50))
     data[-6] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match="damaged or cut short"):
+    with pytest.raises(DataError, match="damaged or truncated"):
         read(path)
 
 

@@ -37,5 +37,5 @@ def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, caplog):
     with path.open("w") as file, caplog.at_level(logging.INFO, "minilm.files.lock"):
         lock(file, path)
     assert caplog.messages == [
-        f"{path} cannot be locked ({os.strerror(errno.ENOLCK)}); start no second process that writes there"
+        f"{path} cannot be locked ({os.strerror(errno.ENOLCK)}); do not start a second process that writes there"
     ]

@@ -58,7 +58,7 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
     with pytest.raises(SystemProblem) as caught:
         meteor_counts(ITEMS, num_counts=NUM_COUNTS)
     assert str(caught.value) == (
-        "METEOR comes with the package pycocoevalcap, which is not installed; "
+        "METEOR is part of the package pycocoevalcap, which is not installed; "
         "install it with: pip install 'minilm[meteor]'"
     )
 
@@ -67,7 +67,7 @@ def test_without_java_the_error_says_so(java, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     with pytest.raises(SystemProblem) as caught:
         meteor_counts(ITEMS, num_counts=NUM_COUNTS)
-    assert str(caught.value) == "METEOR needs Java and there is none; install a Java runtime (8 or newer)"
+    assert str(caught.value) == "METEOR needs Java, which was not found; install a Java runtime (8 or newer)"
 
 
 def test_a_program_that_takes_too_long_is_ended(java, tmp_path):
@@ -75,7 +75,7 @@ def test_a_program_that_takes_too_long_is_ended(java, tmp_path):
     started = time.monotonic()
     with pytest.raises(SystemProblem) as caught:
         meteor_counts(ITEMS, num_counts=NUM_COUNTS, timeout=0.5)
-    assert str(caught.value) == "METEOR did not finish 2 items in 0.5 seconds and was ended; score fewer at a time"
+    assert str(caught.value) == "METEOR did not finish 2 items in 0.5 seconds and was stopped; score fewer at a time"
     assert time.monotonic() - started < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -85,9 +85,9 @@ def test_a_program_that_takes_too_long_is_ended(java, tmp_path):
     ("script", "found", "code", "said"),
     [
         ("cat > /dev/null; echo oh >&2; exit 3", "0 answers", 3, "oh"),
-        ("cat > /dev/null; echo x; echo y", "answers of another form", 0, "nothing on its error output"),
+        ("cat > /dev/null; echo x; echo y", "malformed answers", 0, "nothing on its error output"),
         (f"cat > /dev/null; echo '{ROW}'", "1 answers", 0, "nothing on its error output"),
-        ("cat > /dev/null; echo 1; echo 2", "answers of another form", 0, "nothing on its error output"),
+        ("cat > /dev/null; echo 1; echo 2", "malformed answers", 0, "nothing on its error output"),
     ],
 )
 def test_other_answers_are_one_clear_error(java, script, found, code, said):

@@ -74,13 +74,13 @@ def test_json_comes_back_equal_in_the_given_order(tmp_path: Path) -> None:
     [
         (
             b'{"a": 1,\n "b": {"a": 1},\n "a": 2}',
-            r'v\.json:3: key "a" is given twice in one object: keep one of them$',
+            r'v\.json:3: key "a" appears twice in one object: keep one of them$',
         ),
-        (b'{"x": [{"k": 1,\n"\\u006b": 2}]}', r'v\.json:2: key "\\u006b" is given twice'),
+        (b'{"x": [{"k": 1,\n"\\u006b": 2}]}', r'v\.json:2: key "\\u006b" appears twice'),
         (b'{"a": "\xff"}', r"v\.json:1: byte 0xff is not UTF-8: save the file as UTF-8$"),
         (b'{"a": 1,\n', r"v\.json:2: broken JSON, .* \(column 1\)$"),
         (b"[1]", r"v\.json:1: expected a JSON object \{\.\.\.\}, found a list$"),
-        (b'{"a":' * 100_000, r"v\.json: the JSON is nested too deep$"),
+        (b'{"a":' * 100_000, r"v\.json: the JSON is nested too deeply$"),
         (b'{"a":' + b"9" * 5000 + b"}", r"v\.json: broken JSON, Exceeds the limit"),
         (b"", r"v\.json:1: broken JSON"),
     ],

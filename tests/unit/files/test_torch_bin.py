@@ -76,7 +76,7 @@ def test_every_pickle_protocol_since_2(tmp_path: Path, as_zip: bool, protocol: i
         ),
         ({"a": torch.ones(1), "epoch": 3}, "entry 'epoch' is a int, expected a tensor"),
         ([torch.ones(1)], r"m\.bin holds a list, expected a state dict \(names to tensors\)"),
-        ({1: torch.ones(1)}, "damaged or not a PyTorch state dict: a key that is not a text"),
+        ({1: torch.ones(1)}, "damaged or not a PyTorch state dict: a key that is not a string"),
     ],
 )
 def test_other_contents_are_refused_by_name(tmp_path: Path, as_zip: bool, value: object, message: str) -> None:
@@ -87,7 +87,7 @@ def test_other_contents_are_refused_by_name(tmp_path: Path, as_zip: bool, value:
 
 def test_whole_models_are_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "m.bin")
-    with pytest.raises(DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear, .* nothing was executed"):
+    with pytest.raises(DataError, match=r"refers to torch\.nn\.modules\.linear\.Linear, .* nothing was executed"):
         read_torch_bin(tmp_path / "m.bin")
 
 

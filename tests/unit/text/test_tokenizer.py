@@ -204,7 +204,7 @@ def test_a_token_given_twice_in_tokenizer_json_is_refused(folder: Path, tmp_path
     Tokenizer.load(folder).save(tmp_path / "saved")
     path = tmp_path / "saved" / "tokenizer.json"
     path.write_text(path.read_text().replace('"c": 9,', '"c": 9,\n      "b": 9,'))
-    with pytest.raises(DataError, match=r'tokenizer\.json:\d+: key "b" is given twice'):
+    with pytest.raises(DataError, match=r'tokenizer\.json:\d+: key "b" appears twice'):
         Tokenizer.load(path)
 
 

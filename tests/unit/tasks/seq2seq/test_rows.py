@@ -141,7 +141,7 @@ def test_lists_of_another_vocabulary_are_refused(written, tokenizer):
         ({"src": "a"}, "no field 'tgt', found 'src'"),
         ({"src": None, "tgt": "b"}, "field 'src' is null, expected a text or a list of tokens; correct the row"),
         ({"src": 7, "tgt": "b"}, "field 'src' is a whole number, expected a text or a list of tokens"),
-        ({"src": ["a", 3], "tgt": "b"}, "field 'src' is a list that holds something else than texts"),
+        ({"src": ["a", 3], "tgt": "b"}, "field 'src' is a list that contains something other than texts"),
         ("{broken", "broken JSON"),
         ("[]", "a JSON list, expected one object per line"),
     ],

@@ -193,7 +193,7 @@ def test_rows_of_another_width_are_skipped_in_official_files_only(tmp_path, capl
     assert [(row.text, row.id) for row in read_text_rows(path, OFFICIAL)] == [("x", "0"), ("y", "3")]
     skipped = f"2 rows with more or fewer columns than expected skipped (first: {path}:3: 1 columns, expected 2)"
     assert skipped in caplog.messages
-    assert refusal(path) == "train.tsv:3: 1 columns, expected 2 (a text may hold a tab); correct the row"
+    assert refusal(path) == "train.tsv:3: 1 columns, expected 2 (a text may contain a tab); correct the row"
 
 
 @pytest.mark.parametrize(
