@@ -157,7 +157,7 @@ def _optional() -> dict[str, object]:
 
 
 def _c_library() -> tuple[str, str]:
-    """Name and version of the C library in use, not of the one that the interpreter was built with."""
+    """Name and version of the C library in use, not the one that the interpreter was built with."""
     try:
         name, _, release = str(os.confstr("CS_GNU_LIBC_VERSION")).partition(" ")
     except (AttributeError, ValueError, OSError):  # no glibc

@@ -23,15 +23,15 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows nothing until `begin`; a context manager."""
+    """A progress display, as a context manager; shows nothing until `begin`."""
 
     def __init__(self, label: str, *, unit: str = "", silent: bool = False) -> None:
-        """Prepare.
+        """Prepare the display.
 
         Args:
             label: what is being done.
-            unit: what is counted; its rate is shown. Without one the caller's status is shown alone.
-            silent: show nothing, as in all processes but the first.
+            unit: what is counted; its rate is shown. Without a unit, only the caller's status is shown.
+            silent: show nothing, for all processes but the first.
         """
         self._label, self._unit, self._silent = label, unit, silent
         self._total: float = 0
@@ -42,7 +42,7 @@ class Progress:
         self._stack = ExitStack()
 
     def __enter__(self) -> Progress:
-        """Nothing is shown yet."""
+        """Show nothing yet."""
         return self
 
     def __exit__(
@@ -52,7 +52,7 @@ class Progress:
         self._stack.close()
 
     def begin(self, total: float, done: float = 0) -> Progress:
-        """Start the clock: `done` of `total` were finished earlier, which is announced where there is a unit."""
+        """Start the clock; `done` of `total` were finished earlier, which is logged if there is a unit."""
         self._total, self._done, self._first = total, done, done
         self._started = self._last_line = time.monotonic()
         if self._silent:
@@ -66,7 +66,7 @@ class Progress:
         return self
 
     def advance(self, count: float = 1, *, status: str = "") -> None:
-        """`count` more are done."""
+        """Add `count` to what is done."""
         self._done += count
         if self._silent:
             return
@@ -92,7 +92,7 @@ def _number(value: float) -> str:
 
 
 def _say(line: str) -> None:
-    """Log the line where a run keeps a log, which also reaches the terminal; else write it to standard error."""
+    """Log the line if a run keeps a log, which also goes to the terminal; else write it to standard error."""
     if logger.isEnabledFor(logging.INFO):
         logger.info("%s", line)
     elif sys.stderr is not None:

@@ -1,4 +1,4 @@
-"""Counts of what was truncated or skipped, over all parts of an input, reported once each.
+"""Counts of what was truncated or skipped over all parts of an input; each kind is reported once.
 
 In: findings, part by part, with their locations. Out: one warning per kind, with the count, the total and the first
 location.
@@ -18,7 +18,7 @@ _KEPT_LOCATIONS = 5
 
 @dataclass(kw_only=True)
 class Found:
-    """How often one thing was found, among `of` items (0: not known), and the first five locations."""
+    """How often one kind was found, among `of` items (0: unknown), and the first five locations."""
 
     count: int = 0
     of: int = 0
@@ -33,23 +33,23 @@ class Tally:
         self._found: dict[str, Found] = {}
 
     def __getitem__(self, what: str) -> Found:
-        """What was found of one kind."""
+        """Return what was found of one kind."""
         return self._found.get(what, Found())
 
     def add(self, what: str, locations: Sequence[str], *, of: int = 0, count: int | None = None) -> None:
-        """Add the findings of one more part: `count` (else one per location) among `of` items."""
+        """Add the findings of another part: `count` of them (default: one per location) among `of` items."""
         found = self._found.setdefault(what, Found())
         found.count += len(locations) if count is None else count
         found.of += of
         found.first += locations[: _KEPT_LOCATIONS - len(found.first)]
 
     def add_cut(self, cut: Sequence[int], locations: Sequence[str], *, max_tokens: int) -> None:
-        """Add the texts of one more part that were cut: their numbers among `locations`."""
+        """Add the truncated texts of another part, as indices `cut` into its `locations`."""
         what = f"texts were longer than {max_tokens} tokens and were truncated"
         self.add(what, [locations[number] for number in cut], of=len(locations))
 
     def sentences(self) -> dict[str, str]:
-        """One sentence for each kind that was found."""
+        """Return one sentence for each kind that was found."""
         return {
             what: f"{found.count}{f' of {found.of}' if found.of else ''} {what}"
             f"{f' (first: {found.first[0]})' if found.first else ''}"
@@ -58,7 +58,7 @@ class Tally:
         }
 
     def report(self, reported: set[str] | None = None) -> None:
-        """Warn about all that was found; of the kinds in `reported` nothing is said again, the others join them."""
+        """Log a warning for each kind that was found, except those in `reported`; add the new ones to `reported`."""
         for what, sentence in self.sentences().items():
             if reported is None or what not in reported:
                 logger.warning("%s", sentence)
@@ -68,7 +68,7 @@ class Tally:
 
 @contextmanager
 def reporting_tally(reported: set[str] | None = None) -> Iterator[Tally]:
-    """A tally that is reported when the block ends, also before all parts have come; see `Tally.report`."""
+    """Yield a tally that is reported when the block ends, even early or with an error; see `Tally.report`."""
     tally = Tally()
     try:
         yield tally

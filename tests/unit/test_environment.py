@@ -1,4 +1,4 @@
-"""Facts about the machine: read right where the system tells them, "unknown" where it does not."""
+"""Facts about the machine: correct where the system exposes them, "unknown" where it does not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_limits_of_a_container_are_shown(monkeypatch):
     assert environment._memory()["limit"] == "2.0 GiB"
 
 
-def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch):
+def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
     monkeypatch.setattr(environment, "find_spec", lambda name: None)
     facts = environment._optional()
     assert facts["transformers"] == "missing: pip install 'minilm[hf]'"

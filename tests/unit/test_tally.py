@@ -1,11 +1,11 @@
-"""What was cut or left out is counted over all parts and told once each, with the first location."""
+"""What was truncated or skipped is counted over all parts and reported once each, with the first location."""
 
 from __future__ import annotations
 
 from minilm.tally import Tally, reporting_tally
 
 
-def test_parts_are_added_up_and_the_first_place_is_kept(caplog):
+def test_parts_are_added_up_and_the_first_location_is_kept(caplog):
     tally = Tally()
     tally.add("rows were cut", [], of=10)
     tally.add("rows were cut", ["f:13", "f:17"], of=10)
@@ -32,21 +32,21 @@ def test_counts_without_locations_or_totals_and_the_first_five(caplog):
     ]
 
 
-def test_texts_that_were_cut_are_named_by_their_places(caplog):
+def test_truncated_texts_are_reported_by_location(caplog):
     tally = Tally()
     tally.add_cut([1, 2], ["a", "b", "c"], max_tokens=7)
     tally.report()
     assert caplog.messages == ["2 of 3 texts were longer than 7 tokens and were truncated (first: b)"]
 
 
-def test_nothing_found_is_not_told(caplog):
+def test_nothing_found_is_not_reported(caplog):
     tally = Tally()
     tally.add("rows were cut", [], of=10)
     tally.report()
     assert not caplog.messages
 
 
-def test_it_is_told_too_when_the_work_breaks_off(caplog):
+def test_it_is_also_reported_when_the_work_stops_early(caplog):
     def work():
         with reporting_tally() as tally:
             tally.add("rows were cut", ["f:1"], of=2)

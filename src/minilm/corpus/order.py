@@ -32,11 +32,11 @@ def step_documents(*, num_documents: int, batch_size: int, seed: int, step: int,
     _require_at_least("batch_size", batch_size, 1)
     _require_at_least("step", step, 0)
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
-    epochs, places = np.divmod(positions, num_documents)
+    epochs, offsets = np.divmod(positions, num_documents)
     documents = np.empty(batch_size, dtype=np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         here = epochs == epoch
-        documents[here] = _permutation(num_documents, seed, epoch if reshuffle else 0)[places[here]]
+        documents[here] = _permutation(num_documents, seed, epoch if reshuffle else 0)[offsets[here]]
     return documents
 
 

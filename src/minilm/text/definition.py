@@ -128,7 +128,7 @@ def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -
 
 
 def _set_lowercase(definition: JsonObject, lowercase: bool | None, config: JsonObject, *, where: Path) -> None:
-    """Precedence: the argument, then do_lower_case of tokenizer_config.json, then the definition itself."""
+    """Set the casing: the argument, else do_lower_case of tokenizer_config.json, else the definition itself."""
     normalizer = definition.get("normalizer")
     if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
         if lowercase is not None:
@@ -246,7 +246,7 @@ def _added_tokens(definition: JsonObject, *, where: Path) -> list[tuple[str, int
 
 
 def _check_same_vocab(definition: JsonObject, definition_path: Path, vocab_path: Path) -> None:
-    """Both files of a folder must assign the same id to every token."""
+    """Check that both files of a folder assign the same id to every token."""
     tokens = check_ids(definition, where=definition_path)
     lines = read_vocab(vocab_path)
     for token_id, (line, token) in enumerate(zip(lines, tokens, strict=False)):

@@ -18,7 +18,7 @@ _RUN = 4  # a trailing run of this many equal punctuation marks is shortened
 def cut_at_end(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     """The ids before the first end token or padding."""
     ends = (tokenizer.sep_id, tokenizer.pad_id)
-    return list(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
+    return list(ids[: next((index for index, token in enumerate(ids) if token in ends), len(ids))])
 
 
 def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:

@@ -72,8 +72,8 @@ def read_pair_frame(backend: tokenizers.Tokenizer, *, cls_id: int, sep_id: int, 
     texts = framed.sequence_ids  # 0, 1, or None for a special token
     ids = np.array(framed.ids, dtype=np.int32)
     first, second = (np.flatnonzero([text == number for text in texts]) for number in (0, 1))
-    one_place_each = all(len(place) and place[-1] - place[0] + 1 == len(place) for place in (first, second))
-    if one_place_each and first[-1] < second[0]:
+    contiguous = all(len(text) and text[-1] - text[0] + 1 == len(text) for text in (first, second))
+    if contiguous and first[-1] < second[0]:
         frame = PairFrame(
             before=ids[: first[0]],
             between=ids[first[-1] + 1 : second[0]],
@@ -105,7 +105,7 @@ def frame_pairs(
 def longest_first(first: int, second: int, *, room: int) -> tuple[int, int]:
     """How many tokens of each text to keep: truncate the longer text first, then both equally.
 
-    The rule of the `tokenizers` library ("longest_first"). It is implemented here because the library also builds
+    This is the rule of the `tokenizers` library ("longest_first"), implemented here because the library also builds
     every combination of the overflowing pieces: two texts of 3,000 tokens cost seconds and gigabytes.
     """
     if first + second <= room:

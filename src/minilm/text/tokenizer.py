@@ -43,7 +43,7 @@ class Tokenizer:
     """A tokenizer that frames a text as [CLS] ... [SEP], or <s> ... </s>. Created by `Tokenizer.load`."""
 
     def __init__(self, definition: Definition) -> None:
-        """Build the tokenizer of a validated definition; raises DataError if it is unusable."""
+        """Build the tokenizer from a validated definition; raises DataError if it is unusable."""
         self._definition = definition
         self._backend = _build(definition)
         self._ids = {token: token_id for token_id, token in enumerate(definition.tokens)}
@@ -149,7 +149,7 @@ class Tokenizer:
         if pairs is None:
             return [(ids, np.zeros_like(ids)) for ids in self.encode(texts, max_length=max_length, cut=cut)]
         if len(texts) != len(pairs):
-            raise UsageError(f"found {len(texts)} texts and {len(pairs)} second texts, expected equally many")
+            raise UsageError(f"found {len(texts)} texts and {len(pairs)} second texts, expected equal numbers")
         room = max_length - self.pair_frame.num_special
         if room < 0:
             raise UsageError(f"max_length={max_length} leaves no room for the special tokens: use {-room} more")
@@ -201,7 +201,7 @@ class Tokenizer:
         except TypeError:
             bad = [type(text).__name__ for text in texts if not isinstance(text, str)]
             if bad:
-                raise UsageError(f"texts holds a {bad[0]}, expected only strings") from None
+                raise UsageError(f"texts contains a {bad[0]}, expected only strings") from None
             whole = [_without_surrogates(text) for text in texts]
             changed = sum(new != old for new, old in zip(whole, texts, strict=True))
             self._warn_once("%d of %d texts contained lone surrogates, which were replaced", changed, len(whole))
@@ -342,7 +342,7 @@ def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definiti
 
 
 def _without_surrogates(text: str) -> str:
-    """Join surrogate pairs; replace lone surrogates by U+FFFD, which BERT's normalizer drops."""
+    """Join surrogate pairs; replace lone surrogates with U+FFFD, which BERT's normalizer drops."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

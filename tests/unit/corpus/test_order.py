@@ -57,7 +57,7 @@ def test_uneven_share_lists_the_valid_numbers_of_processes():
 
 
 @pytest.mark.parametrize(("name", "value"), [("num_documents", 0), ("batch_size", 0), ("step", -1)])
-def test_impossible_numbers_are_refused(name, value):
+def test_impossible_numbers_are_rejected(name, value):
     arguments = {"num_documents": 5, "batch_size": 2, "seed": 0, "step": 0, name: value}
     with pytest.raises(UsageError, match=f"{name} is {value}"):
         step_documents(**arguments)

@@ -134,7 +134,7 @@ def test_progress_and_skipped_rows_are_reported(vocab, tmp_path, caplog):
     ]
 
 
-def test_fingerprint_follows_what_training_reads(vocab, texts_file, tmp_path):
+def test_fingerprint_depends_on_what_training_reads(vocab, texts_file, tmp_path):
     def built(name, path=texts_file, **options):
         return build_shards([path], tokenizer=vocab, out=tmp_path / name, **options).fingerprint
 
@@ -156,12 +156,12 @@ def test_nothing_to_read_is_an_error_that_shows_why(vocab, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_tokens", 2), ("shard_tokens", 0), ("workers", 0)])
-def test_impossible_numbers_are_refused(name, value, vocab, texts_file, tmp_path):
+def test_impossible_numbers_are_rejected(name, value, vocab, texts_file, tmp_path):
     with pytest.raises(UsageError, match=rf"{name} is {value}; expected \d or more"):
         build_shards([texts_file], tokenizer=vocab, out=tmp_path / "corpus", **{name: value})
 
 
-def test_no_inputs_are_refused(vocab, tmp_path):
+def test_no_inputs_are_rejected(vocab, tmp_path):
     with pytest.raises(UsageError, match="no input files; give at least one"):
         build_shards([], tokenizer=vocab, out=tmp_path / "corpus")
 
@@ -189,7 +189,7 @@ def test_flipped_token_is_found_by_verify(corpus):
         Shards.open(corpus, verify=True)
 
 
-def test_cut_shard_is_found_without_verify(corpus):
+def test_truncated_shard_is_found_without_verify(corpus):
     path = corpus / "shard-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match=r"shard-00001\.safetensors"):
@@ -229,7 +229,7 @@ def test_swapped_shards_are_found(corpus):
         ({"surprise": 1}, "unknown key 'surprise'; expected tokenizer"),
     ],
 )
-def test_wrong_manifests_are_refused(changes, message, corpus):
+def test_wrong_manifests_are_rejected(changes, message, corpus):
     change_manifest(corpus, **changes)
     with pytest.raises(DataError, match=message):
         Shards.open(corpus)

@@ -1,4 +1,4 @@
-"""Texts by their place: every format gives the same items, no line is lost, broken files are one clear error."""
+"""Texts by position: every format gives the same items, no line is lost, a broken file is one clear error."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_last_line_counts_with_and_without_its_end(end, tmp_path):
     assert (found.texts, found.lines) == ([("a",), ("",), ("b",)], [1, 2, 3])
 
 
-def test_empty_items_are_counted_with_the_first_place(tmp_path):
+def test_empty_items_are_counted_with_the_first_location(tmp_path):
     path = write(tmp_path / "in.txt", b"a\n\n \nb\n")
     found = read_aligned(path, fields=())
     assert found.empty_finding("texts") == f"2 of 4 texts are empty and match nothing (first: {path}:2)"
@@ -59,7 +59,7 @@ def test_empty_items_are_counted_with_the_first_place(tmp_path):
     assert read_aligned(path, fields=()).empty_finding("texts") == ""
 
 
-def test_a_list_is_several_texts_where_they_are_asked_for(tmp_path):
+def test_a_list_is_several_texts_if_requested(tmp_path):
     path = write(tmp_path / "in.jsonl", b'{"reference": ["a", "b"]}\n{"reference": "c"}\n')
     assert read_aligned(path, fields=("reference",), several=True).texts == [("a", "b"), ("c",)]
     with pytest.raises(DataError) as caught:

@@ -1,4 +1,4 @@
-"""A missing field is reported with what was looked for, the first names that are there, and the way out."""
+"""A missing field is reported with the expected names, the first names found, and how to fix it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every format yields the same texts; bad rows are counted with their place; damaged files are errors."""
+"""Every format yields the same texts; bad rows are counted with their location; damaged files are errors."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_suffix_is_not_case_sensitive(tmp_path):
     assert read(write(tmp_path / "IN.TXT", b"one\n"))[0] == ["one"]
 
 
-def test_txt_skips_blank_lines_and_keeps_windows_line_ends_out(tmp_path):
+def test_txt_skips_blank_lines_and_drops_windows_line_endings(tmp_path):
     path = write(tmp_path / "in.txt", b"\xef\xbb\xbfone\r\n\r\n  \ntwo\x00nul\rsame line\nlast")
     assert read(path) == (["one", "two\x00nul\rsame line", "last"], Found(), 0)
 
@@ -161,7 +161,7 @@ def test_parquet_bad_values_are_counted_with_their_row(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 5, 30, -1])
-def test_cut_gzip_is_an_error_not_a_short_file(cut, tmp_path):
+def test_truncated_gzip_is_an_error_not_a_short_file(cut, tmp_path):
     path = tmp_path / "in.txt.gz"
     path.write_bytes(gzip.compress(os.urandom(500).hex().encode() + b"\nlast\n")[:cut])
     with pytest.raises(DataError, match=r"in\.txt\.gz: the \.gz file is damaged or truncated"):
@@ -200,7 +200,7 @@ def test_parquet_column_of_numbers_is_an_error(tmp_path):
         read(path, field="id")
 
 
-def test_wrong_paths_are_refused_before_anything_is_read(tmp_path):
+def test_wrong_paths_are_rejected_before_anything_is_read(tmp_path):
     good = write(tmp_path / "in.txt", b"one\n")
     with pytest.raises(UsageError, match=r"gone\.txt: no such file"):
         read_texts([good, tmp_path / "gone.txt"], tally=Tally())

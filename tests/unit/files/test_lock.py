@@ -1,4 +1,4 @@
-"""One process holds a file; a file system without locks is reported, not an error."""
+"""One process holds a lock; a file system without locks is reported and is not an error."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_a_locked_file_is_free_again_when_it_is_closed(tmp_path):
 
 
 def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, caplog):
-    def refuse(file: int, how: int) -> None:
+    def fail(file: int, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", fail)
     path = tmp_path / "rows"
     with path.open("w") as file, caplog.at_level(logging.INFO, "minilm.files.lock"):
         lock(file, path)

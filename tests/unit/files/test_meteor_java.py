@@ -1,4 +1,4 @@
-"""METEOR in a process of its own: what is sent, what is read, and one clear error for everything that can fail."""
+"""METEOR in a separate process: what is sent, what is read, and one clear error for everything that can fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROW = " ".join(f"{number}.0" for number in range(NUM_COUNTS))
 
 @pytest.fixture
 def java(tmp_path, monkeypatch):
-    """Put a shell script in the place of java, and a package with a jar in the place of pycocoevalcap."""
+    """Replace java with a shell script, and pycocoevalcap with a package that contains a jar."""
     home = tmp_path / "pycocoevalcap" / "meteor"
     home.mkdir(parents=True)
     (home / "meteor-1.5.jar").touch()
@@ -37,8 +37,8 @@ def java(tmp_path, monkeypatch):
 
 
 class Spec:
-    def __init__(self, places: list[str]) -> None:
-        self.submodule_search_locations = places
+    def __init__(self, folders: list[str]) -> None:
+        self.submodule_search_locations = folders
 
 
 def test_one_line_goes_out_and_one_row_comes_back_for_each_item(java, tmp_path):
@@ -70,7 +70,7 @@ def test_without_java_the_error_says_so(java, monkeypatch, tmp_path):
     assert str(caught.value) == "METEOR needs Java, which was not found; install a Java runtime (8 or newer)"
 
 
-def test_a_program_that_takes_too_long_is_ended(java, tmp_path):
+def test_a_program_that_takes_too_long_is_stopped(java, tmp_path):
     java(f'echo $$ > "{tmp_path}/pid"; exec sleep 60')
     started = time.monotonic()
     with pytest.raises(SystemProblem) as caught:
@@ -90,7 +90,7 @@ def test_a_program_that_takes_too_long_is_ended(java, tmp_path):
         ("cat > /dev/null; echo 1; echo 2", "malformed answers", 0, "nothing on its error output"),
     ],
 )
-def test_other_answers_are_one_clear_error(java, script, found, code, said):
+def test_malformed_answers_are_one_clear_error(java, script, found, code, said):
     java(script)
     with pytest.raises(SystemProblem) as caught:
         meteor_counts(ITEMS, num_counts=NUM_COUNTS)

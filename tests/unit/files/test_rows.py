@@ -30,7 +30,7 @@ def values(path: Path, **options) -> list[dict[str, object]]:
 
 
 def cells(rows: list[dict[str, object]]) -> list[dict[str, str]]:
-    """Rows as a format without types holds them."""
+    """Rows as strings, as in a format without types."""
     return [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
 
 
@@ -66,7 +66,7 @@ def test_a_quotation_mark_in_tsv_is_a_character(tmp_path):
     assert values(path) == [{"text": '"open', "label": "1"}, {"text": 'shut" and "\\t"', "label": "0"}]
 
 
-def test_short_and_long_tsv_rows_say_so_and_keep_their_cells(tmp_path):
+def test_short_and_long_tsv_rows_are_marked_and_keep_their_cells(tmp_path):
     path = write(tmp_path / "in.tsv", b"a\tb\n1\n\n1\t2\t3\n\t\n1\t2\n")
     rows = list(read_rows(path))
     assert [(row.line, dict(row.values), row.misfit) for row in rows] == [
@@ -112,12 +112,12 @@ def test_a_row_that_cannot_be_read_is_an_error_with_its_line(name, data, message
 
 
 @pytest.mark.parametrize(("name", "data"), [("in.tsv", b"a\ta\n1\t2\n"), ("in.csv", b"a,a\n1,2\n")])
-def test_a_column_name_that_stands_twice_is_an_error(name, data, tmp_path):
+def test_a_duplicate_column_name_is_an_error(name, data, tmp_path):
     with pytest.raises(DataError, match=r":1: expected one column named 'a' in the .*header, found 'a', 'a'; rename"):
         values(write(tmp_path / name, data))
 
 
-def test_a_wrong_path_is_refused_before_the_first_row(tmp_path):
+def test_a_wrong_path_is_rejected_before_the_first_row(tmp_path):
     with pytest.raises(UsageError, match=r"gone\.tsv: no such file; check the input path"):
         read_rows(tmp_path / "gone.tsv")
     with pytest.raises(

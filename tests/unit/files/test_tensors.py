@@ -1,4 +1,4 @@
-"""Proves that what is written is read back bit for bit, by us and by the libraries others use."""
+"""What is written is read back bit for bit, by us and by the libraries that others use."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_json_comes_back_equal_in_the_given_order(tmp_path: Path) -> None:
         (b"", r"v\.json:1: broken JSON"),
     ],
 )
-def test_bad_json_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
+def test_bad_json_is_rejected_with_its_location(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "v.json").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_json(tmp_path / "v.json")
@@ -107,7 +107,7 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
 # --- atomic writes -------------------------------------------------------------------------------
 
 
-def test_write_replaces_whole_files_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_write_replaces_whole_files_and_leaves_no_other(tmp_path: Path) -> None:
     path = tmp_path / "f"
     atomic_write(path, "old")
     atomic_write(path, b"new")
@@ -139,7 +139,7 @@ def test_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
 def test_folder_that_exists_is_kept_unless_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.mkdir()
-    with atomic_folder(path) as aside:  # an empty one may be used
+    with atomic_folder(path) as aside:  # an empty folder may be reused
         (aside / "old").touch()
     with (
         pytest.raises(UsageError, match=r"out already exists \(a folder that is not empty\): remove it or"),
@@ -217,7 +217,7 @@ def test_views_tied_tensors_and_parameters_are_written_by_value(tmp_path: Path) 
     write_safetensors(tmp_path / "t", tensors)
     read = read_safetensors(tmp_path / "t")
     same(read, {name: tensor.detach() for name, tensor in tensors.items()})
-    read["t"].add_(1)  # its memory is its own
+    read["t"].add_(1)  # it has its own memory
     same(read_safetensors(tmp_path / "t"), {name: tensor.detach() for name, tensor in tensors.items()})
 
 
@@ -248,7 +248,7 @@ def test_arrays_are_mapped_read_only(tmp_path: Path) -> None:
         assert not mapped.flags.writeable
 
 
-def test_bfloat16_has_no_numpy_twin(tmp_path: Path) -> None:
+def test_bfloat16_has_no_numpy_type(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "t", {"w": torch.zeros(2, dtype=torch.bfloat16)})
     with pytest.raises(DataError, match="array 'w' has type BF16, which numpy does not have"):
         map_arrays(tmp_path / "t")

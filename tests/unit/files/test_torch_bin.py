@@ -1,4 +1,4 @@
-"""Proves that the restricted reader returns what `torch.load(weights_only=True)` returns, in both formats."""
+"""The restricted reader returns what `torch.load(weights_only=True)` returns, in both formats."""
 
 from __future__ import annotations
 
@@ -79,26 +79,26 @@ def test_every_pickle_protocol_since_2(tmp_path: Path, as_zip: bool, protocol: i
         ({1: torch.ones(1)}, "damaged or not a PyTorch state dict: a key that is not a string"),
     ],
 )
-def test_other_contents_are_refused_by_name(tmp_path: Path, as_zip: bool, value: object, message: str) -> None:
+def test_other_contents_are_rejected_by_name(tmp_path: Path, as_zip: bool, value: object, message: str) -> None:
     torch.save(value, tmp_path / "m.bin", _use_new_zipfile_serialization=as_zip)
     with pytest.raises(DataError, match=message):
         read_torch_bin(tmp_path / "m.bin")
 
 
-def test_whole_models_are_refused(tmp_path: Path) -> None:
+def test_whole_models_are_rejected(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "m.bin")
     with pytest.raises(DataError, match=r"refers to torch\.nn\.modules\.linear\.Linear, .* nothing was executed"):
         read_torch_bin(tmp_path / "m.bin")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_refused(tmp_path: Path) -> None:
+def test_torchscript_is_rejected(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "m.pt")
     with pytest.raises(DataError, match=r"a TorchScript program, not a state dict: save model\.state_dict"):
         read_torch_bin(tmp_path / "m.pt")
 
 
-def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+def test_files_of_other_kinds_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     with pytest.raises(DataError, match=r"cannot read .*m\.bin: No such file"):
         read_torch_bin(path)

@@ -32,7 +32,7 @@ def ids(tokenizer, text):
         ("[SEP]", ""),
     ],
 )
-def test_pieces_are_glued_and_the_end_is_cut(tokenizer, tokens, text):
+def test_pieces_are_glued_and_the_end_is_dropped(tokenizer, tokens, text):
     assert text_of(ids(tokenizer, tokens), tokenizer) == text
 
 

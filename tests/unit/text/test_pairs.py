@@ -64,7 +64,7 @@ def test_without_second_texts_it_is_the_single_frame(bert: Tokenizer) -> None:
     assert [segments.tolist() for _, segments in rows] == [[0] * 4, [0] * 2]
 
 
-def test_cutting_equals_the_library(bert: Tokenizer, tmp_path: Path) -> None:
+def test_truncation_equals_the_library(bert: Tokenizer, tmp_path: Path) -> None:
     bert.save(tmp_path / "saved")
     library = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
     texts, pairs = zip(*(("a " * m, "b " * n) for m in range(9) for n in range(9)), strict=True)
@@ -74,21 +74,21 @@ def test_cutting_equals_the_library(bert: Tokenizer, tmp_path: Path) -> None:
         assert as_lists(bert.encode_pairs(texts, pairs, max_length=max_length)) == expected
 
 
-def test_two_long_texts_are_cut_in_no_time() -> None:
+def test_two_long_texts_are_truncated_quickly() -> None:
     """The library would build every combination of the overflowing pieces: gigabytes for 3,000 tokens each."""
     assert longest_first(10**9, 10**9, room=125) == (62, 63)
     assert longest_first(10**9, 20, room=125) == (105, 20)
 
 
-def test_cutting_is_told_once_with_a_count_and_the_first(bert: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncation_is_reported_once_with_count_and_first(bert: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         bert.encode_pairs(["a", "a b", "a b c"], ["c", "c", "c"], max_length=5)
     assert caplog.messages == ["truncated 2 of 3 texts to 5 tokens (first: text 1) (further cases are not reported)"]
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_impossible_pairs_are_refused(bert: Tokenizer) -> None:
-    with pytest.raises(UsageError, match="found 2 texts and 1 second texts, expected equally many"):
+def test_impossible_pairs_are_rejected(bert: Tokenizer) -> None:
+    with pytest.raises(UsageError, match="found 2 texts and 1 second texts, expected equal numbers"):
         bert.encode_pairs(["a", "b"], ["c"], max_length=9)
     with pytest.raises(UsageError, match="max_length=2 leaves no room for the special tokens: use 1 more"):
         bert.encode_pairs(["a"], ["c"], max_length=2)
@@ -108,7 +108,7 @@ def test_impossible_pairs_are_refused(bert: Tokenizer) -> None:
     ],
     ids=["no pair", "no separator", "wrong order"],
 )
-def test_a_processor_without_pairs_is_an_error_when_a_pair_comes(
+def test_a_processor_without_pairs_is_an_error_once_a_pair_is_given(
     tmp_path: Path, processor: processors.PostProcessor
 ) -> None:
     tokenizer = roberta(tmp_path, processor)
@@ -141,7 +141,7 @@ def test_a_character_of_two_tokens_is_named_by_both(tmp_path: Path) -> None:
     assert offsets.tolist()[:3] == [[0, 1], [1, 2], [1, 2]]
 
 
-def test_offsets_want_strings(bert: Tokenizer) -> None:
+def test_offsets_require_strings(bert: Tokenizer) -> None:
     for wrong in ("a", ["a", 5]):
         with pytest.raises(UsageError, match="texts must be a list of strings"):
             bert.encode_with_offsets(wrong)  # type: ignore[arg-type]

@@ -64,12 +64,12 @@ def test_result_is_framed_int32_and_not_padded(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("max_length", [2, 3, 4, 5, 6])
-def test_cutting_takes_the_tail_and_keeps_the_last_sep(folder: Path, max_length: int) -> None:
+def test_truncation_drops_the_tail_and_keeps_the_last_sep(folder: Path, max_length: int) -> None:
     (ids,) = Tokenizer.load(folder).encode(["a b c"], max_length=max_length)
     assert ids.tolist() == [4, *[7, 8, 9][: max_length - 2], 5]
 
 
-def test_cutting_is_told_once_with_a_count(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncation_is_reported_once_with_a_count(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = Tokenizer.load(folder)
     for _ in range(2):
         tokenizer.encode(["a b c", "a", "b c a"], max_length=3)
@@ -77,13 +77,13 @@ def test_cutting_is_told_once_with_a_count(folder: Path, caplog: pytest.LogCaptu
     assert tokenizer.encode(["a b c"], max_length=1, special_tokens=False)[0].tolist() == [7]
 
 
-def test_impossible_requests_are_refused(folder: Path) -> None:
+def test_impossible_requests_are_rejected(folder: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     with pytest.raises(UsageError, match=r"max_length=1 leaves no room for \[CLS\] and \[SEP\]: use 2 or more"):
         tokenizer.encode(["a"], max_length=1)
     with pytest.raises(UsageError, match="texts is one string, expected a list of strings"):
         tokenizer.encode("a")
-    with pytest.raises(UsageError, match="texts holds a NoneType, expected only strings"):
+    with pytest.raises(UsageError, match="texts contains a NoneType, expected only strings"):
         tokenizer.encode(["a", None])  # type: ignore[list-item]
     for bad in (-1, 24):
         with pytest.raises(DataError, match=f"token id {bad} is outside the vocabulary: expected 0 to 23"):
@@ -92,7 +92,7 @@ def test_impossible_requests_are_refused(folder: Path) -> None:
             tokenizer.id_to_token(bad)
 
 
-def test_characters_that_are_none_do_no_harm(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_characters_do_no_harm(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = Tokenizer.load(folder)
     for text in ("a\0b", "a\ud800b", "a\ufffdb", "a\udfff\x07b"):
         assert tokens(tokenizer, text) == ["a", "##b"], repr(text)
@@ -124,7 +124,7 @@ def test_tokenizers_of_roberta_models(tmp_path: Path) -> None:
 # --- letter case and structural tokens -----------------------------------------------------------
 
 
-def test_letter_case_is_the_callers_then_the_folders_then_lower(folder: Path) -> None:
+def test_casing_is_the_callers_else_the_folders_else_lower(folder: Path) -> None:
     assert tokens(Tokenizer.load(folder), "É") == ["e"]
     assert tokens(Tokenizer.load(folder, lowercase=False), "É") == ["É"]
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
@@ -190,7 +190,7 @@ def change(path: Path, edit: Callable[[dict[str, dict[str, object]]], object]) -
         ),
     ],
 )
-def test_broken_definitions_are_refused(
+def test_broken_definitions_are_rejected(
     folder: Path, tmp_path: Path, edit: Callable[[dict[str, dict[str, object]]], object], message: str
 ) -> None:
     Tokenizer.load(folder).save(tmp_path / "saved")
@@ -200,7 +200,7 @@ def test_broken_definitions_are_refused(
         Tokenizer.load(tmp_path / "saved")
 
 
-def test_a_token_given_twice_in_tokenizer_json_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_duplicate_token_in_tokenizer_json_is_rejected(folder: Path, tmp_path: Path) -> None:
     Tokenizer.load(folder).save(tmp_path / "saved")
     path = tmp_path / "saved" / "tokenizer.json"
     path.write_text(path.read_text().replace('"c": 9,', '"c": 9,\n      "b": 9,'))
@@ -208,7 +208,7 @@ def test_a_token_given_twice_in_tokenizer_json_is_refused(folder: Path, tmp_path
         Tokenizer.load(path)
 
 
-def test_a_piece_given_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_piece_is_rejected(tmp_path: Path) -> None:
     value = {"model": {"type": "Unigram", "vocab": [["<s>", 0.0], ["a", -1.0], ["a", -2.0]]}}
     (tmp_path / "tokenizer.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match="piece 'a' appears twice, with ids 1 and 2"):
@@ -227,7 +227,7 @@ def test_a_piece_given_twice_is_refused(tmp_path: Path) -> None:
         ("mask\n", "mask\nextra\n", r"vocab\.txt has 25 tokens, but tokenizer\.json has 24"),
     ],
 )
-def test_two_files_that_disagree_are_refused(folder: Path, old: str, new: str, message: str) -> None:
+def test_two_files_that_disagree_are_rejected(folder: Path, old: str, new: str, message: str) -> None:
     Tokenizer.load(folder).save(folder)
     Tokenizer.load(folder)
     path = folder / "vocab.txt"
@@ -262,7 +262,7 @@ def test_vocabulary_must_fit_the_model(folder: Path, tmp_path: Path, caplog: pyt
 # --- fingerprint and saving ----------------------------------------------------------------------
 
 
-def test_fingerprint_follows_what_decides_the_ids(folder: Path, tmp_path: Path) -> None:
+def test_fingerprint_depends_on_what_determines_the_ids(folder: Path, tmp_path: Path) -> None:
     plain = Tokenizer.load(folder)
     plain.save(tmp_path / "saved")
     change(tmp_path / "saved" / "tokenizer.json", lambda v: v.update(truncation=None, padding=None))
@@ -287,7 +287,7 @@ def test_saved_files_keep_the_ids_and_the_folders_length(folder: Path, tmp_path:
     ]
 
 
-def test_a_child_that_is_forked_after_use_can_tokenize(folder: Path) -> None:
+def test_a_child_forked_after_use_can_tokenize(folder: Path) -> None:
     code = f"""
 import os, sys
 from minilm.text.tokenizer import Tokenizer

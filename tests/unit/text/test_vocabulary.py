@@ -40,7 +40,7 @@ def test_only_a_line_feed_ends_a_token(tmp_path: Path, content: bytes, tokens: l
         ("a\nb\n".encode("utf-16"), r"vocab\.txt:1: byte 0xff is not UTF-8"),
     ],
 )
-def test_files_that_would_shift_ids_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_that_would_shift_ids_are_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "vocab.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_vocab(tmp_path / "vocab.txt")
@@ -68,6 +68,6 @@ def test_generation_names_take_the_published_slots(bert_vocab: Path) -> None:
         ({"a": "z", "b": "z"}, "two tokens would be renamed to the same name"),
     ],
 )
-def test_impossible_renames_are_refused(renames: dict[str, str], message: str) -> None:
+def test_impossible_renames_are_rejected(renames: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         rename_tokens(["a", "b"], renames)
