@@ -387,7 +387,7 @@ def _require_text_column(source: OpenFile, name: str, schema: pa.Schema) -> None
         kind = kind.value_type
     if not (pa_types.is_string(kind) or pa_types.is_large_string(kind)):
         raise DataError(
-            f"{source.path}: column {name!r} holds {kind}, expected strings; "
+            f"{source.path}: column {name!r} contains {kind}, expected strings; "
             f"change the field name to that of a text column"
         )
 

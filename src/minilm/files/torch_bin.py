@@ -265,7 +265,7 @@ def _sizes(value: object) -> tuple[int, ...]:
 
 def _make_dict(items: object = ()) -> dict[object, object]:
     if not isinstance(items, (list, tuple)):
-        raise ValueError("an OrderedDict made of something that is not a list")
+        raise ValueError("an OrderedDict of something that is not a list")
     if not all(isinstance(key, str) for key, _ in items):
         raise ValueError("a key that is not a string")
     return dict(items)
@@ -436,7 +436,7 @@ def _read_bytes(file: IO[bytes], count: int) -> np.ndarray:
 def _check_state_dict(path: Path, value: object) -> dict[str, _View]:
     """Return {name: view}; anything other than tensors under string keys is rejected by name."""
     if not isinstance(value, dict):
-        raise DataError(f"{path} holds a {type(value).__name__}, expected a state dict (names to tensors)")
+        raise DataError(f"{path} contains a {type(value).__name__}, expected a state dict (names to tensors)")
     for name, view in value.items():
         if not isinstance(name, str) or not isinstance(view, _View):
             raise DataError(

@@ -196,7 +196,7 @@ def test_missing_column_names_the_columns(kind, tmp_path):
 
 def test_parquet_column_of_numbers_is_an_error(tmp_path):
     path = write(tmp_path / "in.parquet", encoded("parquet", TEXTS, tmp_path))
-    with pytest.raises(DataError, match=r"column 'id' holds int64, expected strings; change the field name"):
+    with pytest.raises(DataError, match=r"column 'id' contains int64, expected strings; change the field name"):
         read(path, field="id")
 
 

@@ -75,7 +75,7 @@ def test_every_pickle_protocol_since_2(tmp_path: Path, as_zip: bool, protocol: i
             "entry 'model' is a dict, expected a tensor: save model.state_dict",
         ),
         ({"a": torch.ones(1), "epoch": 3}, "entry 'epoch' is a int, expected a tensor"),
-        ([torch.ones(1)], r"m\.bin holds a list, expected a state dict \(names to tensors\)"),
+        ([torch.ones(1)], r"m\.bin contains a list, expected a state dict \(names to tensors\)"),
         ({1: torch.ones(1)}, "damaged or not a PyTorch state dict: a key that is not a string"),
     ],
 )
