@@ -45,19 +45,19 @@ if TYPE_CHECKING:
 
 _Settings = TypeVar("_Settings", bound=Settings)
 
-_LEAST_NORM = 1e-12  # a vector of zeros stays one, as with torch.nn.functional.normalize
+_LEAST_NORM = 1e-12  # a zero vector stays zero, as with torch.nn.functional.normalize
 
 
 def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32") -> LoadedModel:
-    """Load a model folder of Hugging Face, sentence-transformers or minilm.
+    """Load a Hugging Face, sentence-transformers or minilm model folder.
 
     Args:
         path: a local folder, or the text `embedded`; nothing is downloaded.
-        engine: what computes: `torch`, or `auto` for the best there is.
-        precision: `bf16` is faster on CPUs and GPUs that compute in it, and rounds to three digits.
+        engine: the back end: `torch`, or `auto` for the best available.
+        precision: `bf16` is faster on CPUs and GPUs that support it, and rounds to about three digits.
 
     Raises:
-        DataError: no such folder, or its files do not fit together.
+        DataError: the folder does not exist, or its files are inconsistent.
         UsageError: unknown engine or precision.
         SystemProblem: the embedded model is not installed.
     """
@@ -83,17 +83,17 @@ def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32
 
 
 class LoadedModel:
-    """A model ready to be used. Not to be shared between threads while it computes.
+    """A model that is ready to use. It must not be shared between threads while it computes.
 
     Attributes:
         folder: where it was loaded from.
-        engine: what computes.
-        head: the trained head that it has.
+        engine: the back end that runs it.
+        head: its trained head, if any.
         config: its sizes.
         tokenizer: its tokenizer.
         embedding: how its rows become one vector per text.
-        labels: of a classifier, in their order; none for a regression model, which has one score.
-        task: the settings that it was trained with; None where the folder does not say.
+        labels: the labels of a classifier, in order; empty for a regression model, which has one score.
+        task: the settings it was trained with; None if the folder does not record them.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class LoadedModel:
         labels: Sequence[str],
         task: SavedTask | None,
     ) -> None:
-        """Join the parts; see `load`."""
+        """Store the parts; see `load`."""
         self.folder, self.engine, self.config, self.tokenizer = folder, engine, config, tokenizer
         self.embedding, self.task = embedding, task
         self.labels = tuple(labels) if len(labels) > 1 else ()
@@ -115,16 +115,16 @@ class LoadedModel:
 
     @property
     def head(self) -> HeadName | None:
-        """The trained head that the model has."""
+        """The model's trained head, if any."""
         return self.engine.head
 
     def task_or(self, default: _Settings) -> _Settings:
-        """The settings that the model was trained with where they are of the kind of `default`, else `default`."""
+        """The settings the model was trained with if they have the type of `default`, else `default`."""
         return self.task if isinstance(self.task, type(default)) else default
 
     @cached_property
     def decoder(self) -> Decoder:
-        """What generates; raises UsageError where the model has no trained mlm head."""
+        """The decoder for generation; raises UsageError if the model has no trained mlm head."""
         from minilm.decode.decoder import pos_shift_of
 
         require_head(self, "mlm")
@@ -135,7 +135,7 @@ class LoadedModel:
 
     @property
     def max_tokens(self) -> int:
-        """Longest input of the model's task: what it was trained with, where the folder says so."""
+        """Longest input of the model's task: the training value, if the folder records it."""
         return (
             self.task.max_tokens if isinstance(self.task, TextSettings | WindowSettings) else self.embedding.max_tokens
         )
@@ -143,8 +143,8 @@ class LoadedModel:
     def encode(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """One vector per text, `[number of texts, E]` float32, in the order of `texts`.
 
-        Pooling, scaling and the longest input are those of the model folder. Any iterable is accepted and read
-        in chunks; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
+        Pooling, scaling and the max length come from the model folder. Any iterable is accepted and read in
+        chunks; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
 
         Raises:
             UsageError: a single string was given, or an item is not a string.
@@ -160,7 +160,7 @@ class LoadedModel:
         return np.concatenate(vectors)
 
     def classify(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Classified]:
-        """The label of each text, or of each pair of texts, in their order.
+        """The label of each text, or of each pair of texts, in order.
 
         Args:
             texts: the texts, or the first text of each pair.
@@ -178,26 +178,26 @@ class LoadedModel:
                 locations = [f"text {number}" for number in range(len(found), len(found) + len(chunk))]
                 found += classify_part(self, chunk, second, locations=locations, tally=tally)
         if seconds is not None and next(seconds, None) is not None:
-            raise UsageError(f"found more second texts than the {len(found)} texts, expected one for each")
+            raise UsageError(f"found more second texts than the {len(found)} first texts; expected one for each")
         return found
 
     def answer(self, question: str, context: str) -> Answer:
-        """The answer to `question` in `context`: its text, score and place.
+        """The answer to `question` in `context`: its text, score and location.
 
-        `text` is `context[start:end]`, or "" (start and end None) where the model finds none and was trained to say
-        so. `score` is its probability among the best candidates, `nbest` those candidates.
+        `text` is `context[start:end]`, or "" (start and end None) if the model finds none and was trained to say so.
+        `score` is its probability among the best candidates, which are in `nbest`.
 
         Raises:
-            UsageError: the model answers no questions, or the question leaves no room for the context.
+            UsageError: the model does not answer questions, or the question leaves no room for the context.
         """
         question, context = _checked([question, context], "answer")
         return self.answers([Question(id="0", question=question, context=context)])[0]
 
     def answers(self, questions: Sequence[Question], *, settings: AnswerSettings | None = None) -> list[Answer]:
-        """The answers to several questions, in their order; `settings` other than those of training.
+        """The answers to several questions, in order; `settings` replace those of training.
 
         Raises:
-            UsageError: the model answers no questions, or a question leaves no room for the context.
+            UsageError: the model does not answer questions, or a question leaves no room for the context.
         """
         require_head(self, "span")
         with reporting_tally(self._reported) as tally:
@@ -210,27 +210,27 @@ class LoadedModel:
     def generate(self, texts: Iterable[Part], *, n_best: int, **options: object) -> list[str] | list[list[str]]: ...
 
     def generate(self, texts: Iterable[Part], *, n_best: int = 1, **options: object) -> list[str] | list[list[str]]:
-        """The text that the model makes of each text, in their order; several, best first, with `n_best` above 1.
+        """The text generated from each text, in order; several, best first, with `n_best` above 1.
 
         Args:
-            texts: texts, or lists of tokens that are only looked up. Of one that is too long the tail is lost, also
-                where it is the answer of `passage [SEP] answer`.
-            n_best: how many targets of each text.
+            texts: texts, or lists of tokens, which are only looked up. A text that is too long loses its tail, even
+                if that is the answer of `passage [SEP] answer`.
+            n_best: number of targets per text.
             options: see `GenerationSettings`; by default a search with 5 beams.
 
         Raises:
-            UsageError: the model has no trained mlm head, a text is empty, or an option makes no sense.
+            UsageError: the model has no trained mlm head, a text is empty, or an option is invalid.
         """
         settings = from_options(GenerationSettings, {"n_best": n_best, **options})
         if settings.traces:
-            raise UsageError("generate returns texts only; for their traces call generations(texts, settings)")
+            raise UsageError("generate returns only texts; for traces call generations(texts, settings)")
         found = self.generations(texts, settings)
         if n_best == 1:
             return [one.text for one in found]
         return [[candidate.text for candidate in one.candidates] for one in found]
 
     def generations(self, texts: Iterable[Part], settings: GenerationSettings) -> list[Generated]:
-        """As `generate`, with scores and, if requested, traces."""
+        """Like `generate`, with scores and, if requested, traces."""
         from minilm.infer.generate import generation_of
 
         generation = generation_of(self, settings)
@@ -245,10 +245,10 @@ class LoadedModel:
         return found
 
     def stream(self, text: Part, **options: object) -> Iterator[str]:
-        """The text that the model makes of `text`, piece by piece as it comes; greedy, or drawn with `sample`.
+        """The text generated from `text`, piece by piece; greedy, or drawn at random with `sample`.
 
         Raises:
-            UsageError: as `generate`, or more than one beam is requested.
+            UsageError: as for `generate`, or more than one beam is requested.
         """
         from minilm.infer.generate import generation_of
 
@@ -262,7 +262,7 @@ class LoadedModel:
 
 
 def _normalized(vectors_BE: Float32s) -> Float32s:
-    """The vectors with length 1."""
+    """The vectors scaled to length 1."""
     norms = np.linalg.norm(vectors_BE, axis=1, keepdims=True)
     scaled: Float32s = vectors_BE / np.maximum(norms, _LEAST_NORM)
     return scaled
@@ -282,7 +282,7 @@ def _strings(texts: Iterable[str], what: str) -> Iterable[str]:
 
 
 def _sources(texts: Iterable[Part]) -> Iterator[Source]:
-    """Texts as sources; raises UsageError for an item that is neither a text nor a list of tokens, or is empty."""
+    """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
     if isinstance(texts, str):
         raise UsageError("generate expects a list of texts, not one string; write generate([text])")
     for number, text in enumerate(texts):
@@ -290,7 +290,7 @@ def _sources(texts: Iterable[Part]) -> Iterator[Source]:
             raise UsageError(f"text {number} is a {type(text).__name__}; generate expects texts or token lists")
         tokens = None if isinstance(text, str) else list(text)
         if tokens is not None and not all(isinstance(token, str) for token in tokens):
-            raise UsageError(f"text {number} holds something else than tokens; generate expects texts or token lists")
+            raise UsageError(f"text {number} contains a non-string; generate expects texts or token lists")
         if not (text.strip() if isinstance(text, str) else tokens):
-            raise UsageError(f"text {number} is empty, so there is nothing to generate from; leave it out")
+            raise UsageError(f"text {number} is empty, so there is nothing to generate from; remove it")
         yield Source(parts=[text if tokens is None else tokens], id=str(number), location=f"text {number}")

@@ -2,8 +2,8 @@
 
 In: token ids of many sequences. Out: one result per sequence, in order; memory is bounded by one chunk.
 
-Texts are tokenized once per chunk, sorted by length and batched by a token budget: the cost of a batch is that of its
-tokens, and neighbours of equal length share one attention call.
+Each chunk of texts is tokenized at once, sorted by length and batched by a token budget: the cost of a batch is that of
+its tokens, and neighbors of equal length share one attention call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from minilm.model.packed_ids import Int32s, PackedIds, pack_ids
 from minilm.model.token_budget import microbatches
 
-TEXTS_PER_CHUNK = 4096  # that are tokenized and sorted together
+TEXTS_PER_CHUNK = 4096  # tokenized and sorted together
 TOKENS_PER_BATCH = 4096
 
 V = TypeVar("V")
@@ -26,7 +26,7 @@ V = TypeVar("V")
 def in_order(
     token_ids: Sequence[Int32s], segment_ids: Sequence[Int32s] | None, compute: Callable[[PackedIds], Iterable[V]]
 ) -> list[V]:
-    """`compute`'s results, one per sequence, in the order of the sequences.
+    """The results of `compute`, one per sequence, in the order of the sequences.
 
     `compute` maps a packed batch of B sequences to B results, such as the rows of an array `[B, ...]`.
     """
@@ -40,7 +40,7 @@ def in_order(
 
 
 def chunked(items: Iterable[V], size: int) -> Iterator[list[V]]:
-    """Cut any stream into lists of at most `size`, as it comes."""
+    """Split a stream into lists of at most `size` items, lazily."""
     stream = iter(items)
     while chunk := list(islice(stream, size)):
         yield chunk

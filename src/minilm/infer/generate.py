@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 class GeneratedText:
     """One target of a source.
 
-    `score` is its log-probability; of a search with a length penalty, the penalised one.
+    `score` is its log-probability; in a search with a length penalty, the penalized one.
     """
 
     text: str
@@ -66,15 +66,21 @@ class Generation:
     def __init__(
         self, decoder: Decoder, tokenizer: Tokenizer, settings: GenerationSettings, *, max_source_tokens: int | None
     ) -> None:
-        """Take settings with `max_target_tokens`; sources are cut to `max_source_tokens`, or to what the model holds.
+        """Prepare to generate.
+
+        Args:
+            decoder: the model.
+            tokenizer: of the model.
+            settings: with `max_target_tokens`.
+            max_source_tokens: where sources are truncated; None: at what the model holds.
 
         Raises:
-            UsageError: a number makes no sense.
+            UsageError: `min_tokens` leaves no room for a target.
         """
         steps = settings.num_steps
         if settings.min_tokens >= steps:
             raise UsageError(
-                f"min_tokens is {settings.min_tokens}, but a target has at most {steps} tokens with its end token; "
+                f"min_tokens is {settings.min_tokens}, but a target has at most {steps} tokens, end token included; "
                 "lower one or raise the other"
             )
         self._decoder, self._tokenizer, self._settings = decoder, tokenizer, settings
@@ -85,10 +91,10 @@ class Generation:
         self._encoder = SourceEncoder(tokenizer=tokenizer, frame=decoder.frame, room=self._room)
 
     def encode(self, sources: Sequence[Source], tally: Tally) -> list[Int32s]:
-        """Framed ids of each source; `tally` takes what was truncated or is unknown.
+        """Framed ids of each source; `tally` counts what was truncated or is unknown.
 
         Raises:
-            DataError: a source has no token.
+            DataError: a source has no tokens.
         """
         return self._encoder.encode(sources, tally)
 
@@ -97,10 +103,10 @@ class Generation:
 
         Args:
             framed: ids of each source, from `encode`.
-            numbers: the number of each source, by which its random numbers are drawn.
+            numbers: the number of each source, which seeds its random numbers.
 
         Yields:
-            (index into `framed`, what was generated) of the sources of one batch.
+            (index into `framed`, what was generated) for each source of one batch.
         """
         width = self._settings.beam_size if self._searches else self._settings.n_best
         columns = np.array([len(ids) for ids in framed]) + width * self._settings.num_steps
@@ -110,11 +116,11 @@ class Generation:
             yield list(zip(places, found, strict=True))
 
     def stream(self, source: Source) -> Iterator[str]:
-        """The text of one target, piece by piece as its tokens come; raises UsageError for a beam search."""
+        """The text of one target, piece by piece; raises UsageError for a beam search."""
         if self._searches:
             raise UsageError("a beam search knows its target only at the end; stream with beam_size=1 or sample=True")
         if self._settings.n_best > 1:
-            raise UsageError(f"n_best is {self._settings.n_best}, but a stream is of one target; leave it out")
+            raise UsageError(f"n_best is {self._settings.n_best}, but only one target can be streamed; leave it out")
         with reporting_tally() as tally:
             framed = self.encode([source], tally)
         draws = self._draws([0]) if self._settings.sample else None
@@ -126,7 +132,7 @@ class Generation:
             if len(text) > len(shown) and text.startswith(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
-        if len(text) > len(shown):  # it ends inside a character
+        if len(text) > len(shown):  # ended inside a character
             yield text[len(shown) :]
 
     def _generate(self, sources: Sequence[Int32s], numbers: Sequence[int]) -> list[Generated]:
@@ -153,7 +159,7 @@ class Generation:
         return Generated(candidates=tuple(candidates), trace=trace)
 
     def _draws(self, numbers: Sequence[int]) -> list[list[np.ndarray]]:
-        """The uniform numbers of each sample of each source."""
+        """The uniform random numbers for each sample of each source."""
         length, seed = self._settings.num_steps, self._settings.seed
         samples = range(self._settings.n_best)
         return [
@@ -162,10 +168,10 @@ class Generation:
 
 
 def generation_of(model: LoadedModel, settings: GenerationSettings) -> Generation:
-    """What generates with `settings`, for those who bring their sources batch by batch.
+    """A `Generation` with `settings`, for callers that supply their sources in batches.
 
     Raises:
-        UsageError: the model has no trained mlm head, or a setting makes no sense.
+        UsageError: the model has no trained mlm head, or a setting is invalid.
     """
     task = model.task
     max_target_tokens = settings.max_target_tokens or model.task_or(PairSettings()).max_target_tokens
@@ -178,12 +184,12 @@ def generation_of(model: LoadedModel, settings: GenerationSettings) -> Generatio
 
 
 def ignored_tokens(words: str, tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids of tokens given with `|` between them; those in brackets are upper-cased; unknown ones are warned about."""
+    """Ids of tokens separated by `|`; those in brackets are upper-cased; unknown ones cause a warning."""
     names = [word.upper() if word.startswith("[") and word.endswith("]") else word for word in words.split("|") if word]
     unknown = [name for name in names if tokenizer.token_to_id(name) is None]
     if unknown:
         logger.warning(
-            "%d of %d tokens whose n-grams may come again are not in the vocabulary (first: %r): they have no effect",
+            "%d of %d tokens whose n-grams may repeat are not in the vocabulary (first: %r) and have no effect",
             len(unknown),
             len(names),
             unknown[0],

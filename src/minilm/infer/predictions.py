@@ -35,12 +35,12 @@ _DOES: Mapping[HeadName, tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classified:
-    """What a classifier says of one text.
+    """The prediction of a classifier for one text.
 
     Attributes:
         label: the most probable label; "" for a regression model.
         score: its probability; the predicted number for a regression model.
-        probabilities: of all labels in their order; empty for a regression model.
+        probabilities: of all labels, in order; empty for a regression model.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Classified:
 
 
 def require_head(model: LoadedModel, head: HeadName) -> None:
-    """Reject what the model was not trained for.
+    """Require that the model was trained with `head`.
 
     Raises:
         UsageError: the model has another head, or none.
@@ -63,7 +63,7 @@ def require_head(model: LoadedModel, head: HeadName) -> None:
 def classify_part(
     model: LoadedModel, texts: Sequence[str], pairs: Sequence[str] | None, *, locations: Sequence[str], tally: Tally
 ) -> list[Classified]:
-    """The label of each text or pair of texts; `tally` takes the `locations` of those that were truncated."""
+    """The label of each text or pair of texts; `tally` counts those that were truncated, with their `locations`."""
     cut: list[int] = []
     rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, cut=cut)
     tally.add_cut(cut, locations, max_tokens=model.max_tokens)
@@ -74,7 +74,7 @@ def classify_part(
 def answer_part(
     model: LoadedModel, questions: Sequence[Question], *, settings: AnswerSettings | None, tally: Tally
 ) -> list[Answer]:
-    """The answer to each question; `settings` other than those of training, `tally` takes what was truncated."""
+    """The answer to each question; `settings` replace those of training, `tally` counts what was truncated."""
     trained = model.task_or(SquadSettings(name="squad"))
     sizes = replace(trained, max_tokens=min(trained.max_tokens, model.config.max_tokens))
     parts = make_windows(questions, model.tokenizer, sizes, tally=tally)

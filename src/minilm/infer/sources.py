@@ -1,6 +1,6 @@
 """Sources of generation: from texts and token lists to framed token ids.
 
-In: a text, a list of vocabulary tokens, or several of these, which are joined by [SEP]. Out: framed ids.
+In: a text, a list of vocabulary tokens, or several of these joined by [SEP]. Out: framed ids.
 
 Long sources are truncated and unknown tokens become [UNK]; both are counted and reported once, with the first location.
 """
@@ -27,7 +27,7 @@ Part = str | Sequence[str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One source: its parts, its id, and where it comes from, for messages."""
+    """One source: its parts, its id, and where it came from, for messages."""
 
     parts: Sequence[Part]
     id: str
@@ -40,8 +40,8 @@ class SourceEncoder:
 
     Attributes:
         tokenizer: of the model.
-        frame: puts the special tokens around ids.
-        room: most tokens of a source without them.
+        frame: adds the special tokens around ids.
+        room: max tokens of a source, special tokens not included.
     """
 
     tokenizer: Tokenizer
@@ -49,10 +49,10 @@ class SourceEncoder:
     room: int
 
     def encode(self, sources: Sequence[Source], tally: Tally) -> list[Int32s]:
-        """Framed ids of each source; `tally` takes what was cut or unknown.
+        """Framed ids of each source; `tally` counts what was truncated or is unknown.
 
         Raises:
-            DataError: a source has no token.
+            DataError: a source has no tokens.
         """
         texts = [part for source in sources for part in source.parts if isinstance(part, str)]
         encoded = iter(self.tokenizer.encode(texts, special_tokens=False))

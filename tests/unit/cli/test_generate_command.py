@@ -154,10 +154,10 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             "w1\n",
             ["--output", "o.txt", "--traces", "no/t.safetensors"],
             2,
-            "there is no folder no; create it",
+            "the folder no does not exist; create it",
         ),
-        ("in.txt", "w1\n", ["--output", "folder.txt"], 2, "folder.txt is a folder; name the file to write in it"),
-        ("in.txt", "w1\n", ["--output", "o.txt", "--traces", "folder.jsonl"], 2, "folder.jsonl is a folder; name the"),
+        ("in.txt", "w1\n", ["--output", "folder.txt"], 2, "folder.txt is a folder; name a file in it"),
+        ("in.txt", "w1\n", ["--output", "o.txt", "--traces", "folder.jsonl"], 2, "folder.jsonl is a folder; name a file"),
         (
             "in.txt",
             "w1\n",
@@ -211,7 +211,7 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     assert not (tmp_path / "out.txt").exists()
     code, said = generate(*words, "--length-penalty", 0.5)
     assert code == 2
-    assert "holds finished rows of another job (not the same: length_penalty); repeat that command" in said
+    assert "holds finished rows of another job (different: length_penalty); repeat that command" in said
     monkeypatch.setattr(module, "search", lambda *arguments: (searched.append(1), search(*arguments))[1])
     code, said = generate(*words)
     assert code == 0
@@ -245,7 +245,7 @@ def test_what_is_cut_is_told_of_all_sources_before_the_first_and_after_a_restart
 def test_a_file_without_sources_is_told(generate, tmp_path, caplog):
     (tmp_path / "in.jsonl").write_text("\n")
     assert generate("--input", "in.jsonl", "--output", "out.jsonl")[0] == 0
-    assert "the input has no source, so out.jsonl will be empty" in caplog.messages
+    assert "the input has no sources, so out.jsonl will be empty" in caplog.messages
 
 
 def test_sources_are_read_and_tokenized_once(generate, tmp_path, monkeypatch, opens):
@@ -274,7 +274,7 @@ def test_other_sources_are_another_job(generate, tmp_path, monkeypatch):
             generate(*words)
     (tmp_path / "in.txt").write_text("w1\nw2 w3\n")
     code, said = generate(*words)
-    assert (code, "another job (not the same: input)" in said.replace("\n", " ")) == (2, True)
+    assert (code, "another job (different: input)" in said.replace("\n", " ")) == (2, True)
 
 
 def test_after_a_refused_start_the_corrected_command_runs(generate, tmp_path):
@@ -302,6 +302,6 @@ def test_another_batch_size_goes_on_another_beam_size_is_refused(generate, tmp_p
             generate(*words)
     code, said = generate(*words, "--beam-size", 3)
     assert code == 2
-    assert "holds finished rows of another job (not the same: beam_size)" in said.replace("\n", " ")
+    assert "holds finished rows of another job (different: beam_size)" in said.replace("\n", " ")
     assert generate(*words, "--batch-tokens", 64)[0] == 0
     assert (tmp_path / "out.txt").read_text() == (tmp_path / "whole.txt").read_text()

@@ -133,7 +133,7 @@ def test_words_that_may_repeat(model, caplog):
         assert model.generate(TEXTS, ban_ngrams=1, ban_ignore=f"{words}|[sep]|.|##s") == model.generate(TEXTS)
     assert caplog.text == ""
     model.generate(["w1"], ban_ngrams=1, ban_ignore=".|[x_sep]|w1")
-    assert "1 of 3 tokens whose n-grams may come again are not in the vocabulary (first: '[X_SEP]')" in caplog.text
+    assert "1 of 3 tokens whose n-grams may repeat are not in the vocabulary (first: '[X_SEP]')" in caplog.text
 
 
 def test_bf16_gives_texts_too(generator_dir):
@@ -147,10 +147,10 @@ def test_bf16_gives_texts_too(generator_dir):
     ("texts", "message"),
     [
         ("w1", r"generate expects a list of texts, not one string; write generate\(\[text\]\)"),
-        (["w1", " "], "text 1 is empty, so there is nothing to generate from; leave it out"),
+        (["w1", " "], "text 1 is empty, so there is nothing to generate from; remove it"),
         (["w1", []], "text 1 is empty"),
         (["w1", None], "text 1 is a NoneType; generate expects texts or token lists"),
-        ([["w1", 3]], "text 0 holds something else than tokens; generate expects texts or token lists"),
+        ([["w1", 3]], "text 0 contains a non-string; generate expects texts or token lists"),
     ],
 )
 def test_sources_that_are_none(model, texts, message):
@@ -171,7 +171,7 @@ def test_sources_that_are_none(model, texts, message):
         ({"length_penalty": float("nan")}, "length_penalty is nan; expected a finite number"),
         ({"length_penalty": 400.0}, "length_penalty is 400.0; expected 100 or less"),
         ({"length_penalty": -0.5}, "length_penalty is -0.5; expected 0 or more"),
-        ({"traces": True}, r"generate returns texts only; for their traces call generations.texts, settings."),
+        ({"traces": True}, r"generate returns only texts; for traces call generations.texts, settings."),
         ({"beam_size": "5"}, "beam_size is '5'; expected a whole number"),
         ({"beam_size": 2.0}, "beam_size is 2.0; expected a whole number"),
         ({"min_tokens": True}, "min_tokens is True; expected a whole number"),
@@ -188,7 +188,7 @@ def test_sources_that_are_none(model, texts, message):
         ({"n_best": 0}, "n_best is 0; expected 1 or more"),
         ({"n_best": 6}, "n_best is 6, expected at most beam_size .5.; raise beam_size or use sample"),
         ({"beam_size": 1, "n_best": 2}, "n_best is 2, expected at most beam_size .1.; raise beam_size or use sample"),
-        ({"min_tokens": 48}, "min_tokens is 48, but a target has at most 48 tokens with its end token; lower one"),
+        ({"min_tokens": 48}, "min_tokens is 48, but a target has at most 48 tokens, end token included; lower one"),
         ({"beam_size": 99}, "beam_size is 99, but the vocabulary has 67 tokens; use fewer beams"),
         ({"max_target_tokens": 62}, "62 target tokens leave no room for a source in 64 positions; use at most"),
     ],
@@ -212,7 +212,7 @@ def test_beams_cannot_be_streamed(model):
 
 
 def test_a_stream_is_of_one_target(model):
-    with pytest.raises(UsageError, match="n_best is 2, but a stream is of one target; leave it out"):
+    with pytest.raises(UsageError, match="n_best is 2, but only one target can be streamed; leave it out"):
         list(model.stream("w1", sample=True, n_best=2))
 
 

@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ROWS_PER_CHUNK = 1024  # sources that are sorted by length together
+_ROWS_PER_CHUNK = 1024  # sources sorted by length together
 
 
 def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
     """Read the sources of a file, one by one.
 
     Args:
-        path: rows (.jsonl, .json with an object a line, .csv, .tsv, .parquet), or a text file with a source a line
-            (any other suffix); each but .parquet optionally .gz.
+        path: rows (.jsonl, .json with one object per line, .csv, .tsv, .parquet), or a text file with one source per
+            line (any other suffix); all but .parquet optionally .gz.
         fields: the columns that hold the parts of a source; not used for text files.
 
     Raises:
         UsageError: the path is missing or is not a file.
-        DataError: a row cannot be read, lacks a column, or its source is empty; names file and line.
+        DataError: a row cannot be read, lacks a column, or has an empty source; names file and line.
     """
     require_file(path)
     if is_table(path):
@@ -68,14 +68,14 @@ def _required(part: Part, location: str) -> Part:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationJob:
-    """What to do.
+    """A file of sources to generate for, and where the results go.
 
     Attributes:
-        sources: what to generate for; read once, and kept in memory as token ids.
-        output: where the targets go.
-        as_lines: the best target a line; else a JSON object a line.
-        traces: where the score traces go, if anywhere.
-        identity: JSON values by name: everything that the targets depend on beside the sources.
+        sources: what to generate from; read once, and kept in memory as token ids.
+        output: file for the targets.
+        as_lines: write the best target of each source as a line of text instead of a JSON object per line.
+        traces: file for the score traces, if any.
+        identity: JSON values by name: everything the targets depend on besides the sources.
     """
 
     sources: Iterable[Source]
@@ -86,40 +86,40 @@ class GenerationJob:
 
 
 Started = Callable[[int, int], Callable[[int], None]]
-"""Called with the numbers of sources and of finished ones; what it returns, with the size of each batch just done."""
+"""Called with the numbers of all and of finished sources; its result is called with the size of each finished batch."""
 
 
 def generate_file(generation: Generation, job: GenerationJob, *, started: Started) -> int:
-    """Generate for every source of a file; the output appears when it is whole.
+    """Generate for every source of a file; the output appears only when it is complete.
 
     Args:
         generation: the model with its settings.
-        job: what to do.
-        started: hears of the progress.
+        job: the sources and where the results go.
+        started: receives the progress.
 
     Returns:
-        How many sources there were.
+        The number of sources.
 
     Raises:
-        UsageError: a file cannot be where it should be written, finished sources of another job are in the way, or
-            another process is at work.
-        DataError: a source cannot be read or has no token; names the line. What is finished is kept.
-        SystemProblem: the machine refuses to write.
+        UsageError: an output path is not usable, finished sources of another job are in the way, or another process
+            is writing the same output.
+        DataError: a source cannot be read or has no tokens; names the line. Finished sources are kept.
+        SystemProblem: writing fails.
     """
-    for path in filter(None, (job.output, job.traces)):  # noticed now, not when all is computed
+    for path in filter(None, (job.output, job.traces)):  # checked now, not after everything has been computed
         if path.is_dir():
-            raise UsageError(f"{path} is a folder; name the file to write in it")
+            raise UsageError(f"{path} is a folder; name a file in it")
     if job.traces is not None and not job.traces.parent.is_dir():
-        raise UsageError(f"{job.traces}: there is no folder {job.traces.parent}; create it first")
+        raise UsageError(f"{job.traces}: the folder {job.traces.parent} does not exist; create it first")
     framed: list[Int32s] = []
     ids: list[str] = []
     with reporting_tally() as tally:
-        for part in chunked(job.sources, _ROWS_PER_CHUNK):  # every source is looked at before the first is computed
+        for part in chunked(job.sources, _ROWS_PER_CHUNK):  # check every source before computing the first
             framed += generation.encode(part, tally)
             ids += [source.id for source in part]
     total = len(framed)
     if not total:
-        logger.warning("the input has no source, so %s will be empty", job.output)
+        logger.warning("the input has no sources, so %s will be empty", job.output)
     with Unfinished(job.output, {**job.identity, "input": _fingerprint(framed, ids)}) as finished:
         advance = started(total, len(finished))
         for chunk in chunked(range(total), _ROWS_PER_CHUNK):
@@ -133,7 +133,7 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
             write_traces(job.traces, [_trace(finished[number]) for number in range(total)])
         with writing_aside(job.output) as file:
             for number in range(total):
-                # in JSON a lone surrogate becomes the escape that it came from
+                # in JSON, a lone surrogate becomes its original escape again
                 file.write((_line(finished[number], job.as_lines) + "\n").encode(errors="backslashreplace"))
         finished.remove()
     return total

@@ -1,9 +1,9 @@
-"""The journal of a job: finished rows in a file beside the output, so that a kill loses none and repeats none.
+"""The journal of a job: finished rows in a file next to the output, so that after a kill no row is lost or repeated.
 
 In: rows by number, as they finish. Out: the same rows, also in a later process that runs the same job.
 
-The file is `.NAME.unfinished` beside the output: a line that identifies the job, then one line per row. Each batch is
-synced before it counts; a line that a kill left incomplete at the end is dropped.
+The file is `.NAME.unfinished` next to the output: a line that identifies the job, then one line per row. Each batch is
+synced before it counts; a last line left incomplete by a kill is dropped.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ class Unfinished:
     """The finished rows of one job, held by one process at a time."""
 
     def __init__(self, output: Path, job: Mapping[str, object]) -> None:
-        """Open what an earlier start of the same job left, or begin.
+        """Open the journal of an earlier start of the same job, or begin a new one.
 
         Args:
             output: the file that the job will write.
-            job: JSON values that decide the rows.
+            job: JSON values that determine the rows.
 
         Raises:
-            UsageError: the rows are of another job (what differs is named), or another process is at work.
+            UsageError: the rows belong to another job (the message names the differences), or another process holds
+                the journal.
             DataError: the file is damaged.
-            SystemProblem: the machine refuses to write.
+            SystemProblem: writing fails.
         """
         self.path = output.with_name(f".{output.name}.unfinished")
         self._places: dict[int, int] = {}
@@ -56,7 +57,7 @@ class Unfinished:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # all that counts has been synced
+        with contextlib.suppress(OSError):  # everything that counts has been synced
             self._file.close()
 
     def __len__(self) -> int:
@@ -67,14 +68,14 @@ class Unfinished:
         return number in self._places
 
     def __getitem__(self, number: int) -> dict[str, object]:
-        """The finished row of that number."""
+        """The finished row with that number."""
         self._file.seek(self._places[number])
         row = parse_json_object(self._file.readline().decode(), self.path)
         del row[_ROW]
         return row
 
     def add(self, rows: Sequence[tuple[int, Mapping[str, object]]]) -> None:
-        """Keep finished rows; when this returns, they are on the disk."""
+        """Add finished rows; when this returns, they are on disk."""
         with reporting_writes(self.path):
             place = self._file.seek(0, os.SEEK_END)
             lines = [(json.dumps({_ROW: number, **row}) + "\n").encode() for number, row in rows]
@@ -85,21 +86,21 @@ class Unfinished:
             place += len(line)
 
     def remove(self) -> None:
-        """Remove the file: the output is there."""
+        """Remove the file, once the output exists."""
         with reporting_writes(self.path):
             self.path.unlink()
 
     def _read(self, job: Mapping[str, object]) -> None:
-        """Find the rows that are there; begin the file where there is none, whatever job it was begun for."""
+        """Find the finished rows; without any, start the file over, whatever job it was for."""
         place = 0
         found: Mapping[str, object] = {}
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
-                break  # a kill came in between
+                break  # left incomplete by a kill
             try:
                 values = parse_json_object(line.decode(errors="replace"), self.path, line=number)
             except DataError as error:
-                raise DataError(f"{error}; remove the file, and the rows that it keeps are computed again") from None
+                raise DataError(f"{error}; remove the file to compute its rows again") from None
             if number == 1:
                 found = values
             elif isinstance(row := values.get(_ROW), int):
@@ -120,8 +121,8 @@ class Unfinished:
         differing = [name for name in job if found.get(name) != job[name]]
         if differing:
             raise UsageError(
-                f"{self.path} holds finished rows of another job (not the same: {', '.join(differing)}); repeat that "
-                "command, choose another output, or remove the file to start afresh"
+                f"{self.path} holds finished rows of another job (different: {', '.join(differing)}); repeat that "
+                "command, choose another output, or remove the file to start over"
             )
 
     def _sync(self) -> None:

@@ -23,17 +23,17 @@ from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.text.rows import MISFITS, OfficialLayout, are_ids, usual_id_column
 
-_ROWS_PER_CHUNK = 1024  # rows that are computed together
-_QUESTIONS_PER_CHUNK = 64  # questions; each is several windows of tokens
+_ROWS_PER_CHUNK = 1024  # rows computed together
+_QUESTIONS_PER_CHUNK = 64  # each question becomes several windows of tokens
 
 Prediction = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputColumns:
-    """Which columns hold the texts and the id, also in the published files of a GLUE task (`official`).
+    """The columns that hold the texts and the id, also in the published files of a GLUE task (`official`).
 
-    Without `id` it is looked for; see `read_text_inputs`.
+    Without `id`, the usual columns are tried; see `read_text_inputs`.
     """
 
     text: str
@@ -47,7 +47,7 @@ class InputColumns:
         return self.official.unnamed if self.official else ()
 
     def of(self, row: Row) -> InputColumns:
-        """The columns under the names that the file of `row` has; as they are when it has none of them."""
+        """The columns under the names used in the file of `row`; unchanged if it has none of them."""
         published = self.official.columns if self.official else ()
         ways = (self, *(replace(self, text=way.text, text_pair=way.text_pair) for way in published))
         return next((way for way in ways if {way.text, way.text_pair or way.text} <= row.values.keys()), self)
@@ -55,7 +55,7 @@ class InputColumns:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextInput:
-    """A text or pair to label: its id, and its location for messages."""
+    """A text or pair to label, with its id, and its location for messages."""
 
     id: str
     text: str
@@ -69,19 +69,18 @@ _Input = TypeVar("_Input", TextInput, Question)
 def read_text_inputs(path: Path | None, columns: InputColumns) -> list[TextInput]:
     """Read the texts of a file once; all of them are kept in memory.
 
-    In published files rows of the wrong width are skipped, with a warning. The id of a row is its value in the column
-    that was named, else in the first of `id`, `idx` and `index` that is there. Where none was named and the values are
-    not ids, or not all different, rows are numbered from 0, with a warning: as `minilm finetune` and `minilm score`
-    read the same file.
+    In published files, rows of the wrong width are skipped with a warning. The id of a row is its value in the given
+    column, else in the first of `id`, `idx` and `index` that exists. If no column was given and the values are not
+    valid or not unique, rows are numbered from 0, with a warning. `minilm finetune` and `minilm score` read the same
+    file in the same way.
 
     Args:
-        path: the file; None is standard input.
-        columns: what to read of it.
+        path: the file; None for standard input.
+        columns: the columns to read.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks a text or a column that was named, or its id is not one; names file and
-            line.
+        DataError: a row cannot be read, lacks a text or a given column, or has an invalid id; names file and line.
     """
     found: InputColumns | None = None
 
@@ -98,12 +97,12 @@ def read_questions(path: Path | None, columns: InputColumns) -> list[Question]:
     """Read the questions of a file once: official nested .json, which has its own ids, or rows, as for texts.
 
     Args:
-        path: the file; None is standard input.
-        columns: names of the columns of rows.
+        path: the file; None for standard input.
+        columns: the columns of rows.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks question or context, or its id is not one; names file and line.
+        DataError: a row cannot be read, lacks its question or context, or has an invalid id; names file and line.
     """
     if path is not None and is_official_squad(path):
         return read_squad(path, labelled=False)
@@ -143,12 +142,12 @@ def _read(path: Path | None, columns: InputColumns, parse: Callable[[Row, int, s
 
 
 def is_official_squad(path: Path) -> bool:
-    """Whether a file of questions is read as the official nested .json, which has its own ids."""
+    """Whether a file of questions has the official nested .json format, which has its own ids."""
     return path.name.lower().removesuffix(".gz").endswith(".json")
 
 
 def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[Prediction], None, None]:
-    """Label and probability of each row, chunk by chunk; the number alone for a regression model."""
+    """Label and probability of each row, chunk by chunk; only the number for a regression model."""
     with reporting_tally() as tally:
         for chunk in chunked(rows, _ROWS_PER_CHUNK):
             pairs = [row.text_pair or "" for row in chunk] if chunk[0].text_pair is not None else None

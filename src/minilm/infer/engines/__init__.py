@@ -1,6 +1,6 @@
 """Engines: the back ends that run a model, in one table.
 
-In: the name of an engine and a model folder. Out: an `Engine`; its dependencies are imported only when it is chosen.
+In: the name of an engine and a model folder. Out: an `Engine`; its dependencies are imported only if it is chosen.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ENGINES: Mapping[str, Loader] = {"torch": _torch}  # best first
 
 
 def load_engine(name: str, folder: Path, *, head: HeadName | None, precision: Precision) -> Engine:
-    """Load the model of `folder` into the engine `name`; `auto` is the best there is.
+    """Load the model in `folder` with the engine `name`; `auto` is the best available.
 
     Raises:
         UsageError: there is no such engine.
-        DataError: the files of the folder do not fit together.
+        DataError: the files in the folder are inconsistent.
     """
     chosen = next(iter(ENGINES)) if name == "auto" else name
     if chosen not in ENGINES:

@@ -29,7 +29,7 @@ class Engine(Protocol):
 
     @property
     def head(self) -> HeadName | None:
-        """The trained head that the model has."""
+        """The model's trained head, if any."""
 
     def pooled(self, batch: PackedIds, pooling: Pooling) -> Float32s:
         """One vector per sequence, `[B, E]`: the mean of its last hidden rows, or the first of them (`cls`)."""
@@ -46,4 +46,4 @@ class GenerationEngine(Protocol):
     """An engine that can also generate."""
 
     def decoder(self, tokenizer: Tokenizer, *, pos_shift: PosShift) -> Decoder:
-        """What generates with the model's mlm head; raises UsageError when it has none."""
+        """A decoder that uses the model's mlm head; raises UsageError if it has none."""

@@ -26,7 +26,7 @@ from minilm.text.tokenizer import Tokenizer
 
 
 def load_torch_engine(folder: Path, head: HeadName | None, precision: Precision) -> TorchEngine:
-    """Read the model of `folder`; an mlm head that was not trained is left out."""
+    """Read the model in `folder`, without its mlm head if that was not trained."""
     model = read_model(folder, head=head)
     if head == "mlm" and model.has_fresh_weights:
         model.head = None
@@ -37,7 +37,7 @@ class TorchEngine:
     """The packed encoder with frozen weights; on CPUs its linear maps are prepacked."""
 
     def __init__(self, model: Model, *, precision: Precision = "fp32") -> None:
-        """Take over `model`: its weights are converted and frozen in place."""
+        """Convert and freeze the weights of `model` in place."""
         self._model = model.eval().requires_grad_(False).to(torch_dtype(precision))
         self._device = self._model.encoder.embeddings.word.weight.device
         self.head = next((name for name, kind in HEADS.items() if type(model.head) is kind), None)
@@ -62,7 +62,7 @@ class TorchEngine:
         return _numpy(self._model(self._packed(batch)))
 
     def decoder(self, tokenizer: Tokenizer, *, pos_shift: PosShift) -> Decoder:
-        """What generates with the model's mlm head; raises UsageError when it has none."""
+        """A decoder that uses the model's mlm head; raises UsageError if it has none."""
         return Decoder(self._model, tokenizer, pos_shift=pos_shift)
 
     def _packed(self, batch: PackedIds) -> Packed:

@@ -52,7 +52,7 @@ def test_another_jobs_rows_are_refused_and_kept(output):
         path = rows.path
         rows.add([(0, {"text": "a"})])
     before = path.read_bytes()
-    with pytest.raises(UsageError, match=r"holds finished rows of another job \(not the same: settings\); repeat that"):
+    with pytest.raises(UsageError, match=r"holds finished rows of another job \(different: settings\); repeat that"):
         Unfinished(output, JOB | {"settings": {"beam_size": 4}})
     assert path.read_bytes() == before
 
@@ -73,7 +73,7 @@ def test_a_damaged_line_is_named(output):
         rows.add([(0, {}), (1, {})])
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + "{broken\n" + lines[2])
-    with pytest.raises(DataError, match=r"\.out\.jsonl\.unfinished:2: broken JSON.*; remove the file, and the"):
+    with pytest.raises(DataError, match=r"\.out\.jsonl\.unfinished:2: broken JSON.*; remove the file to"):
         Unfinished(output, JOB)
 
 
