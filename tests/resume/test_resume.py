@@ -231,7 +231,7 @@ def test_the_command_line_names_the_flag_that_starts_afresh(finished, start_cli)
     process = start_cli("distill", recipe, "--set", f"out={whole}", "--set", "seed=7")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert errors.splitlines()[-1].endswith("or choose another out folder, or start afresh with --resume never")
+    assert errors.splitlines()[-1].endswith("or choose another out folder, or start over with --resume never")
 
 
 def test_every_difference_is_named(finished):

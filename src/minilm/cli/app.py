@@ -1,8 +1,8 @@
-"""The `minilm` command: dispatches to the verb, turns errors into one line and an exit code.
+"""The `minilm` command: dispatches to a verb, and turns errors into one line and an exit code.
 
 In: the command line.
 Out: the verb's own output; on failure one line on stderr and the exit code of the error's class.
-A verb is a module of this package with a function of its name, or a typer `app` with several commands.
+A verb is a module of this package that has a function of the same name, or a typer `app` with several commands.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "
 
 
 def build_app() -> typer.Typer:
-    """Collect the verbs; their modules import nothing heavy, so this is quick."""
+    """Collect the verbs; their modules import nothing heavy, so this is fast."""
     app = typer.Typer(
         name="minilm",
         rich_markup_mode=None,
@@ -54,7 +54,7 @@ def _register(app: typer.Typer, verb: str, module: ModuleType) -> None:
 
 
 def _keep_lines(text: str) -> str:
-    """Keep the line breaks of the paragraphs that hold examples (typer wraps the others)."""
+    """Keep the line breaks of paragraphs with examples (typer wraps the others)."""
     head, examples, tail = text.partition("Examples:\n")
     tail = re.sub(r"\n{2,}", "\n", tail)
     return f"{head}\b\n{examples}{tail}" if examples else text
@@ -78,7 +78,7 @@ def _root(
         bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere in the command.")
     ] = False,
 ) -> None:
-    """Distil large text encoders into small fast ones, and use them.
+    """Distill large text encoders into small, fast ones, and use them.
 
     Examples:
       minilm quickstart --out runs/quickstart
@@ -89,7 +89,7 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 done, 2 usage or configuration, 3 bad data, 4 environment, 130 interrupted.
+    Exit codes: 0 success, 2 usage or configuration, 3 bad data, 4 environment, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
-    """Run a command; return its exit code, or say on stderr in one line why it failed and return the error's."""
+    """Run a command and return its exit code; on failure print one line on stderr and return the code of the error."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         return command()
@@ -115,14 +115,14 @@ def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
 
 
 def _exit_code_of(arguments: list[str]) -> int:
-    """Run typer; it prints usage errors itself and leaves through SystemExit."""
+    """Run typer, which prints usage errors itself and exits through SystemExit."""
     try:
         group = typer.main.get_command(build_app())
         assert isinstance(group, TyperGroup)
         group.commands = {verb: group.commands[verb] for verb in VERBS}
         group.main(args=arguments, prog_name="minilm")
     except SystemExit as done:
-        if isinstance(done.__context__, BrokenPipeError):  # typer calls that a failure
+        if isinstance(done.__context__, BrokenPipeError):  # a failure to typer
             return _pipe_closed()
         code = done.code
     else:
@@ -146,7 +146,7 @@ def _explain(error: OSError) -> str:
 
 
 def _pipe_closed() -> int:
-    """Whoever read our output has seen enough (`| head`): leave quietly."""
+    """Exit quietly: the reader of our output has closed it (`| head`)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

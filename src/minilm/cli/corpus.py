@@ -40,11 +40,11 @@ def build(
             "-i",
             metavar="FILE",
             help="Text file: .txt (one text per line), .jsonl, .json or .csv, each optionally .gz, or .parquet. "
-            "May be repeated, and takes several files (--input data/*.jsonl.gz).",
+            "May be repeated, and accepts several files (--input data/*.jsonl.gz).",
         ),
     ],
     tokenizer: Annotated[
-        str, typer.Option(help="Model folder, tokenizer.json or vocab.txt of the teacher and student, or 'embedded'.")
+        str, typer.Option(help="Model folder, tokenizer.json or vocab.txt of teacher and student, or 'embedded'.")
     ],
     out: Annotated[Path, typer.Option(help="Corpus folder to create; must not exist.")],
     more_inputs: Annotated[
@@ -61,7 +61,7 @@ def build(
 ) -> None:
     """Tokenize text files once, so that training only reads token ids.
 
-    Bad rows are skipped and counted. The corpus folder appears when it is complete, never half.
+    Bad rows are skipped and counted. The corpus folder appears only when it is complete.
 
     Examples:
       minilm corpus build --input data/*.jsonl.gz --tokenizer teacher/ --out corpus/
@@ -91,7 +91,7 @@ def build(
 
 
 def _shown_by(progress: Progress, started: float) -> Callable[[BuildProgress], None]:
-    """What hands the progress of a build, in MiB that were read, to its display."""
+    """A callback that passes the progress of a build, in MiB read, to the display."""
     mib_done, has_begun = 0.0, False
 
     def show(now: BuildProgress) -> None:

@@ -22,9 +22,9 @@ def distill(
     dry_run: DryRun = False,
     resume: Resume = "auto",
 ) -> None:
-    """Distil a teacher into one or more students.
+    """Distill a teacher into one or more students.
 
-    Stop it at any moment and start the same command again: it continues where it was.
+    It can be stopped at any time; the same command resumes the run.
 
     Examples:
       minilm distill my.yaml --set train.learning_rate=3e-4 --set out=runs/mine
@@ -46,7 +46,7 @@ def distill(
 
 
 def _table(result: DistillResult) -> str:
-    """One line per student: its size, its held-out loss, where it is."""
+    """One line per student: its size, held-out loss and folder."""
     rows = [("student", "parameters", "held-out loss", "folder")]
     for name, folder in result.folders.items():
         loss = result.metrics.get(f"{name}.heldout_loss")

@@ -1,4 +1,4 @@
-"""`minilm doctor`: what this machine offers, what is installed, what is missing.
+"""`minilm doctor`: what this machine offers, what is installed and what is missing.
 
 In: the facts of `minilm.environment`. Out: a table, or JSON with `--json`.
 """

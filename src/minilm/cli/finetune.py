@@ -23,10 +23,10 @@ def finetune(
     dry_run: DryRun = False,
     resume: Resume = "auto",
 ) -> None:
-    """Fine-tune an encoder: GLUE, SQuAD, or labelled texts of your own.
+    """Fine-tune an encoder on GLUE, SQuAD or your own labeled texts.
 
-    Stop it at any moment and start the same command again: it continues where it was. Several processes share each
-    step: torchrun --nproc-per-node 2 --no-python minilm finetune my.yaml
+    It can be stopped at any time; the same command resumes the run. Several processes can share each step: torchrun
+    --nproc-per-node 2 --no-python minilm finetune my.yaml
 
     Examples:
       minilm finetune my.yaml --set train.learning_rate=3e-5 --set out=runs/mine
@@ -50,7 +50,7 @@ def finetune(
 
 
 def _table(points: Sequence[SettingRuns]) -> str:
-    """One line per setting: its numbers' mean and deviation over the seeds."""
+    """One line per setting: the mean and deviation of its scores over the seeds."""
     from minilm.finetune.result import best_point
 
     if not any(run.numbers for point in points for run in point.runs):

@@ -1,7 +1,7 @@
 """`minilm generate`: text from text, for every row of a file.
 
 In: a model folder with a trained mlm head and a file of sources. Out: one JSON line or one text line per source, in
-order. The same command resumes a run that was killed.
+order. After a kill the same command resumes the run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _Fields = Annotated[
     list[str] | None,
     typer.Option(
-        help="Column of the source; repeat it for parts that are joined by [SEP].",
+        help="Column of the source; repeat it for parts to be joined by [SEP].",
         show_default="of the model, else src",
     ),
 ]
@@ -33,7 +33,9 @@ _Input = Annotated[
         "--input", metavar="FILE", help=".jsonl, .csv, .tsv or one text per line, each optionally .gz; or .parquet."
     ),
 ]
-_Output = Annotated[Path, typer.Option(metavar="FILE", help=".jsonl or .txt to write; appears when it is complete.")]
+_Output = Annotated[
+    Path, typer.Option(metavar="FILE", help=".jsonl or .txt file to write; appears only when it is complete.")
+]
 _Traces = Annotated[
     Path | None, typer.Option(metavar="FILE", help=".safetensors or .jsonl for the score traces of the search.")
 ]
@@ -50,7 +52,7 @@ def generate(
     precision: PrecisionOption = "fp32",
     **options: object,
 ) -> None:
-    """Generate a target for every source of a file; start again after a stop and nothing is computed twice.
+    """Generate a target for every source of a file; run it again after a stop, and nothing is computed twice.
 
     Examples:
       minilm generate runs/xsum/model --input test.jsonl --output summaries.jsonl --length-penalty 0.9
@@ -121,10 +123,10 @@ def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fi
             f"--n-best is {n_best}, but each line of {output} holds one target; use a name that ends in .jsonl"
         )
     if fields and not is_table(source):
-        raise UsageError(f"--field {fields[0]}: {source} has no columns, each line is a source; leave --field out")
+        raise UsageError(f"--field {fields[0]}: {source} has no columns, each line is a source; remove --field")
     if traces is not None:
         require_trace_name(traces, "--traces")
     places = [path.resolve() for path in (source, output, traces) if path is not None]
     if len(set(places)) < len(places):
-        raise UsageError("--input, --output and --traces name the same file twice; give each its own")
+        raise UsageError("--input, --output and --traces name the same file twice; use different files")
     return as_lines

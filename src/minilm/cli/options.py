@@ -18,11 +18,11 @@ from minilm.decode.settings import Flag
 from minilm.files.checked import Settings
 from minilm.model.precision import Precision
 
-PrecisionOption = Annotated[Precision, typer.Option(help="bf16 is faster where the machine computes in it.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="bf16 is faster on machines that support it.")]
 
 
 def with_flags(settings: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command whose last parameter is `**options` the flags of the fields of `settings`."""
+    """Give a command whose last parameter is `**options` a flag for each field of `settings`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
@@ -37,7 +37,7 @@ def with_flags(settings: type[Settings]) -> Callable[[Callable[..., None]], Call
 
 
 def _parameter(field: Field[Any], hint: object) -> inspect.Parameter | None:
-    """The keyword of a field, as typer reads it; None for a field that is not a flag."""
+    """The keyword parameter of a field, as typer reads it; None for a field that is not a flag."""
     rules = list(getattr(hint, "__metadata__", ()))
     flag = next((rule for rule in rules if isinstance(rule, Flag)), None)
     if flag is None:

@@ -1,7 +1,7 @@
 """`minilm predict`: run a fine-tuned model over a file.
 
-In: a model folder and a file of texts, pairs or questions. Out: one JSON line per row with `id` and `prediction`, as
-`minilm score` reads them.
+In: a model folder and a file of texts, pairs or questions. Out: one JSON line per row with `id` and `prediction`, the
+format that `minilm score` reads.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _Output = Annotated[
     str,
     typer.Option(
         metavar="FILE",
-        help="JSON lines to write; appears when it is complete; - for standard output, part by part.",
+        help=".jsonl file to write; appears only when it is complete; - for standard output, chunk by chunk.",
     ),
 ]
 _Task = Annotated[
     str | None,
     typer.Option(
-        help="A GLUE task (its columns), `squad`, or `text`; what the model was trained for if not given.",
+        help="A GLUE task (its columns), `squad`, or `text`; by default, what the model was trained for.",
         show_default="of the model",
     ),
 ]
@@ -57,12 +57,12 @@ _Id = Annotated[
 ]
 _NullThreshold = Annotated[
     float | None,
-    typer.Option(help="SQuAD 2.0: no answer where the null odds are above this.", show_default="of the model"),
+    typer.Option(help="SQuAD 2.0: null odds above this mean no answer.", show_default="of the model"),
 ]
 _Postprocess = Annotated[
     Literal["exact", "classic"] | None,
     typer.Option(
-        help="SQuAD: `classic` guesses the characters of an answer as the original script does.",
+        help="SQuAD: `classic` reconstructs the characters of an answer as the original script does.",
         show_default="of the model",
     ),
 ]
@@ -81,7 +81,7 @@ def predict(
     postprocess: _Postprocess = None,
     precision: PrecisionOption = "fp32",
 ) -> None:
-    """Predict labels, numbers or answers for every row of a file, in its order.
+    """Predict labels, numbers or answers for every row of a file, in order.
 
     Examples:
       minilm predict runs/cola/model --input dev.jsonl --output predictions.jsonl
@@ -90,26 +90,26 @@ def predict(
     """
     from minilm.infer.api import load
 
-    _require_sense(source, output)
+    _check_streams(source, output)
     loaded = load(model, precision=precision)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
     path = None if source == _STANDARD else Path(source)
     if task == "squad" or (task is None and loaded.head == "span"):
-        _refuse(given, ("--text", "--text-pair"), "are of texts, but this model answers questions")
+        _reject(given, ("--text", "--text-pair"), "apply to texts, but this model answers questions")
         changed = {"null_threshold": null_threshold, "postprocess": postprocess}
         rows, total = _plan_answers(loaded, path, id_column, changed)
     else:
-        _refuse(given, ("--null-threshold", "--postprocess"), "are of questions, but this model labels texts")
+        _reject(given, ("--null-threshold", "--postprocess"), "apply to questions, but this model labels texts")
         rows, total = _plan(loaded, path, task, text=text, text_pair=text_pair, id_column=id_column)
     if not total:
-        logger.warning("%s has no row, so nothing is predicted", path or "standard input")
+        logger.warning("%s has no rows, so nothing is predicted", path or "standard input")
     written = _write(rows, total, output)
     if output != _STANDARD:
         typer.echo(f"{written:,} predictions are in {output}")
 
 
-def _require_sense(source: str, output: str) -> None:
-    """Refuse a standard stream that the shell has closed, and an output over the input, before anything is loaded."""
+def _check_streams(source: str, output: str) -> None:
+    """Reject a standard stream that the shell has closed, and an output that is also the input."""
     import sys
 
     from minilm.errors import UsageError
@@ -118,22 +118,22 @@ def _require_sense(source: str, output: str) -> None:
         if value == _STANDARD and stream is None:
             raise UsageError(f"{option} is -, but that stream is closed; name a file or open it")
     if source != _STANDARD and Path(source).resolve() == Path(output).resolve():
-        raise UsageError(f"--input and --output are the same file, {source}; give each its own")
+        raise UsageError(f"--input and --output are the same file, {source}; use different files")
 
 
-def _refuse(given: Mapping[str, object], names: Sequence[str], why: str) -> None:
-    """Refuse options of the other kind of model."""
+def _reject(given: Mapping[str, object], names: Sequence[str], why: str) -> None:
+    """Reject options for the other kind of model."""
     from minilm.errors import UsageError
 
     found = [name for name in names if given[name] is not None]
     if found:
-        raise UsageError(f"{' and '.join(names)} {why}; leave {found[0]} out")
+        raise UsageError(f"{' and '.join(names)} {why}; remove {found[0]}")
 
 
 def _plan_answers(
     model: LoadedModel, source: Path | None, id_column: str | None, changed: Mapping[str, object]
 ) -> tuple[Generator[list[Prediction], None, None], int]:
-    """The answers to come and how many there will be; every question is looked at before the first is computed."""
+    """The answers, chunk by chunk, and their number; every question is checked before the first is computed."""
     from dataclasses import replace
 
     from minilm.errors import UsageError
@@ -143,7 +143,7 @@ def _plan_answers(
 
     require_head(model, "span")
     if id_column and source is not None and is_official_squad(source):
-        raise UsageError(f"--id {id_column}: questions of a .json file have the id `id`; leave it out")
+        raise UsageError(f"--id {id_column}: questions in a .json file have the id `id`; remove --id")
     trained = model.task_or(AnswerSettings())
     settings = replace(trained, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
     questions = read_questions(source, InputColumns(text="question", text_pair="context", id=id_column))
@@ -159,7 +159,7 @@ def _plan(
     text_pair: str | None,
     id_column: str | None,
 ) -> tuple[Generator[list[Prediction], None, None], int]:
-    """The predictions to come and how many there will be; every row is looked at before the first is computed."""
+    """The predictions, chunk by chunk, and their number; every row is checked before the first is computed."""
     from minilm.infer.bulk.predict import InputColumns, classified, read_text_inputs
     from minilm.infer.predictions import require_head
 
@@ -176,7 +176,7 @@ def _plan(
 
 
 def _columns(model: LoadedModel, task: str | None) -> InputColumns:
-    """The columns of the GLUE task that is named, else of the task the model was trained for."""
+    """The columns of the GLUE task `task`, else of the task the model was trained for."""
     from minilm.errors import UsageError
     from minilm.infer.bulk.predict import InputColumns
     from minilm.tasks.text.glue import GLUE, find_glue_task, text_columns
@@ -194,7 +194,7 @@ def _columns(model: LoadedModel, task: str | None) -> InputColumns:
 
 
 def _write(rows: Generator[list[Prediction], None, None], total: int, output: str) -> int:
-    """Write as it comes, with progress: to standard output, or aside until the file is complete."""
+    """Write rows as they come, with progress: to standard output, or to a file that appears when it is complete."""
     import json
     import sys
 
@@ -207,7 +207,7 @@ def _write(rows: Generator[list[Prediction], None, None], total: int, output: st
         progress.begin(total)
         for window in rows:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in window)
-            file.write(lines.encode(errors="backslashreplace"))  # a lone surrogate: the escape that it came from
+            file.write(lines.encode(errors="backslashreplace"))  # a lone surrogate becomes its original escape
             file.flush()
             written += len(window)
             progress.advance(len(window))

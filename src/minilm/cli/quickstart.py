@@ -1,6 +1,6 @@
-"""`minilm quickstart`: the whole path on what is installed, offline, ending in one table.
+"""`minilm quickstart`: the whole path with what is installed, offline, ending in one table.
 
-In: nothing, or text files of the user. Out: the table on stdout; run folders and `summary.json` below `--out`.
+In: nothing, or the user's text files. Out: the table on stdout; run folders and `summary.json` under `--out`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Where run folders and summary.json go.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help="Folder for run folders and summary.json.")] = Path("runs/quickstart"),
     text: Annotated[
         list[Path] | None,
         typer.Option(
             "--text",
             metavar="FILE",
-            help="Text of your own (.txt, .jsonl, .csv, each optionally .gz, or .parquet); takes several files.",
+            help="Your own text (.txt, .jsonl, .csv, each optionally .gz, or .parquet); accepts several files.",
             show_default="docstrings and manual of this Python",
         ),
     ] = None,
@@ -33,9 +33,9 @@ def quickstart(
         list[Path] | None, typer.Argument(metavar="FILE", help="More text files.", show_default=False)
     ] = None,
 ) -> None:
-    """Distil a 3-layer student from a real MiniLM, fine-tune both on one task, and compare.
+    """Distill a 3-layer student from a real MiniLM, fine-tune both on one task, and compare.
 
-    Minutes on two CPU cores, offline. Needs the extras hf and embedded.
+    Takes minutes on two CPU cores, offline. Needs the extras hf and embedded.
 
     Examples:
       minilm quickstart
@@ -55,7 +55,7 @@ def quickstart(
 
 
 def _describe(material: QuickstartText) -> str:
-    """What is learned from what: source, question, classes and counts."""
+    """A description of the text and the task: source, question, classes and counts."""
     return (
         f"text: {material.source}; {len(material.unlabelled):,} paragraphs for distillation\n"
         f"task: {material.question} {len(material.labels)} classes ({', '.join(material.labels)}), "
@@ -64,7 +64,7 @@ def _describe(material: QuickstartText) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """The comparison, plain text in columns."""
+    """The comparison, as plain text in columns."""
     heading = ("", "parameters", "MB", "sentences/s", "held-out loss", "accuracy")
     lines = [heading] + [
         (

@@ -1,4 +1,4 @@
-"""Shared by the commands that run a recipe: arguments, interruption, advice on a folder of another run.
+"""Shared by the commands that run a recipe: arguments, interruption, advice on another run's folder.
 
 In: the command line of `minilm distill` and `minilm finetune`. Out: typed parameters; an interruption as one error.
 """
@@ -22,16 +22,16 @@ DryRun = Annotated[
 ]
 Resume = Annotated[
     Literal["auto", "never"],
-    typer.Option(help="auto continues from the newest checkpoint; never removes the run folder's results first."),
+    typer.Option(help="auto resumes from the newest checkpoint; never first removes the results in the run folder."),
 ]
 
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Make a stop from the system a Ctrl-C, and one that came too early or twice an error that says what is kept.
+    """Treat SIGTERM like Ctrl-C; a stop that comes too early, or twice, becomes an error that says how to resume.
 
-    Memory that a step frees is kept for the next one, see `train/allocator.py`.
-    A folder that belongs to another run is refused with the flag that would start afresh.
+    Memory that a step frees is kept for the next one; see `train/allocator.py`.
+    The error for a folder of another run names the flag that starts over.
     """
     from minilm.errors import Interrupted
     from minilm.train.allocator import keep_freed_memory
@@ -46,4 +46,4 @@ def running() -> Iterator[None]:
             "stopped immediately; run the same command to resume from the last checkpoint, if there is one"
         ) from None
     except AnotherRunError as error:
-        raise AnotherRunError(f"{error}, or start afresh with --resume never") from None
+        raise AnotherRunError(f"{error}, or start over with --resume never") from None

@@ -14,12 +14,12 @@ from minilm.cli.table import aligned
 
 app = typer.Typer(name="recipes", help="List, show and copy the shipped recipes.", no_args_is_help=True)
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as tiny-embedded; `minilm recipes list` shows all.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="For example tiny-embedded; see `minilm recipes list`.")]
 
 
 @app.command("list")
 def list_recipes() -> None:
-    """List the shipped recipes, each with its first comment line.
+    """List the shipped recipes with their first comment lines.
 
     Examples:
       minilm recipes list
@@ -53,7 +53,7 @@ def copy(
         typer.Argument(metavar="DEST", help="File or folder to write.", show_default="./NAME.yaml"),
     ] = None,
 ) -> None:
-    """Copy a shipped recipe to a new file, to be edited.
+    """Copy a shipped recipe to a new file, to edit it.
 
     Examples:
       minilm recipes copy tiny-embedded
@@ -69,7 +69,7 @@ def copy(
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UsageError(f"{path} already exists: give another name, or remove it first") from None
+        raise UsageError(f"{path} already exists: choose another name, or remove it first") from None
     except FileNotFoundError:
         raise UsageError(f"the folder {path.parent} does not exist: create it first") from None
     typer.echo(f"wrote {path}; run it with: minilm {load_recipe(path).recipe.kind} {path}")

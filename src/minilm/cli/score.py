@@ -1,4 +1,4 @@
-"""`minilm score`: compare predictions with references, as the papers do.
+"""`minilm score`: compare predictions with references, as in the papers.
 
 In: two files matched by id. Out: a small table, or one JSON object with `--json`; ids without a counterpart are
 reported on stderr. `minilm.files` and `minilm.tasks` read the files, `minilm.score` computes the numbers.
@@ -46,7 +46,7 @@ def squad(
         typer.Option(
             metavar="FILE",
             help="How sure the model is that there is no answer: {id: number}, or rows with id and na_prob "
-            "or null_odds. Brings best_exact and best_f1.",
+            "or null_odds. Adds best_exact and best_f1.",
             show_default="none",
         ),
     ] = None,
@@ -57,8 +57,8 @@ def squad(
 ) -> None:
     """Score answers to SQuAD questions, v1.1 or v2.0, as the official script does.
 
-    Files may be .gz. A question without a prediction counts as wrong. An id may come twice with equal predictions
-    only.
+    Files may be .gz. A question without a prediction counts as wrong. An id may occur twice only with equal
+    predictions.
 
     Examples:
       minilm score squad --predictions predictions.json --references dev-v2.0.json
@@ -74,7 +74,7 @@ def squad(
         raise UsageError("--na-prob-thresh nan: expected a number")
     if na_prob is None and na_prob_thresh != _OFFICIAL_THRESHOLD:
         raise UsageError(
-            f"--na-prob-thresh {na_prob_thresh:g} has nothing to be compared to: give --na-prob FILE, or leave it out"
+            f"--na-prob-thresh {na_prob_thresh:g} has nothing to be compared to: add --na-prob FILE, or remove it"
         )
     questions = read_squad_references(references)
     ids = [one.id for one in questions]
@@ -117,7 +117,7 @@ def glue(
     """Score the predictions for a GLUE task; every metric is times 100, as in the papers.
 
     Files may be .gz. Labels are names or numbers. A missing prediction counts as wrong; sts-b needs all. An id may
-    come twice with equal predictions only.
+    occur twice only with equal predictions.
 
     Examples:
       minilm score glue --task cola --predictions predictions.jsonl --references dev.jsonl.gz
@@ -143,7 +143,7 @@ def glue(
     ids = (id_field,) if id_field else ID_FIELDS
     if references.name.lower().removesuffix(".gz").endswith(".tsv"):
         if id_field or label_field:
-            raise UsageError(f"{references}: a .tsv is read as published: leave out --id-field and --label-field")
+            raise UsageError(f"{references}: a .tsv is read as published: remove --id-field and --label-field")
         right = _published(references, task)
     else:
         right = read_by_id(references, parse_reference, fields=fields, id_fields=ids)
@@ -156,7 +156,7 @@ def glue(
 
 
 def _published(path: Path, task: str) -> dict[str, Label]:
-    """The labels of a file in the layout of the official release, with the ids that `minilm predict` gives its rows."""
+    """The labels of a file in the official layout, with the ids that `minilm predict` gives its rows."""
     from minilm.score.glue import Label, parse_label
     from minilm.tasks.text.glue import glue_text_task
     from minilm.tasks.text.rows import read_text_rows
@@ -170,7 +170,7 @@ def _published(path: Path, task: str) -> dict[str, Label]:
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Name the file in an error of the pure part, which knows no files."""
+    """Name the file in an error from the pure code, which knows no files."""
     try:
         yield
     except DataError as error:
@@ -183,11 +183,11 @@ def _warn(path: Path, *findings: str) -> None:
 
 
 def _mixture(right: Mapping[str, Label], given: Mapping[str, Label], names: Sequence[str]) -> str:
-    """Say how numbers were read when one side has them and the other side names; others may count differently."""
+    """How numbers were read, if there are both names and numbers; the user may number the labels differently."""
     if len({label.named for side in (right, given) for label in side.values()}) < 2:
         return ""
     order = ", ".join(f"{number} is {name}" for number, name in enumerate(names))
-    return f"some labels are names and some are numbers, of predictions and references together; read as: {order}"
+    return f"some labels in predictions and references are names and some are numbers; read as: {order}"
 
 
 def _show(metrics: Mapping[str, float], *, as_json: bool) -> None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-_Predictions = Annotated[Path, typer.Option(metavar="FILE", help="Generated texts, one a line; or rows.")]
-_References = Annotated[Path, typer.Option(metavar="FILE", help="Their references, one a line; or rows.")]
+_Predictions = Annotated[Path, typer.Option(metavar="FILE", help="Generated texts, one per line; or rows.")]
+_References = Annotated[Path, typer.Option(metavar="FILE", help="Their references, one per line; or rows.")]
 _PREDICTION_FIELDS = ("prediction", "output")
 _REFERENCE_FIELDS = ("reference", "references")
 _SOURCE_FIELDS = ("source", "src")
@@ -42,7 +42,7 @@ _ReferenceField = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Column of the reference in rows; a list there is several references.",
+        help="Column of the reference in rows; a list holds several references.",
         show_default="reference or references",
     ),
 ]
@@ -53,14 +53,14 @@ _Confidence = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class _Report:
-    """What is shown.
+    """The numbers to print.
 
     Attributes:
-        values: by metric, times 100; NaN where there is none.
-        counts: what was scored, for JSON.
+        values: by metric, times 100; NaN if there is none.
+        counts: of what was scored, for JSON.
         signatures: by metric.
         intervals: by metric; empty if not requested.
-        parts: by column, further numbers of each metric.
+        parts: by column, more numbers for each metric.
     """
 
     values: Mapping[str, float]
@@ -78,12 +78,12 @@ def rouge(
     reference_field: _ReferenceField = None,
     task: Annotated[
         Literal["xsum", "cnndm", "gigaword"] | None,
-        typer.Option(help="Prepare the texts as UniLM's evaluation of this data set does.", show_default="none"),
+        typer.Option(help="Prepare the texts as in UniLM's evaluation of this data set.", show_default="none"),
     ] = None,
     trunc_len: Annotated[
         int | None,
         typer.Option(
-            min=0, help="With --task: most words of a prediction; 0: all.", show_default="60 for cnndm, else 0"
+            min=0, help="With --task: max words of a prediction; 0: all.", show_default="60 for cnndm, else 0"
         ),
     ] = None,
     duplicate_rate: Annotated[
@@ -91,21 +91,21 @@ def rouge(
         typer.Option(
             min=0,
             max=1,
-            help="With --task cnndm: a sentence goes when more of its words came before.",
+            help="With --task cnndm: drop a sentence if a larger share of its words came before.",
             show_default="0.7",
         ),
     ] = None,
     cut_references: Annotated[
-        bool, typer.Option("--cut-references", help="Leave out the references behind the last prediction.")
+        bool, typer.Option("--cut-references", help="Ignore the references after the last prediction.")
     ] = False,
     confidence: _Confidence = False,
     as_json: AsJson = False,
 ) -> None:
     """Score summaries by ROUGE-1, -2 and -L, with the numbers of ROUGE-1.5.5.
 
-    Files are text, one item a line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz. rougeL takes
-    a text as one sentence, rougeLsum joins over sentences; these are divided by newlines (in rows), [X_SEP], <S_SEP>
-    or <t>.
+    Files are text, one item per line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz. rougeL
+    treats a text as one sentence, rougeLsum joins over sentences, which are separated by newlines (in rows), [X_SEP],
+    <S_SEP> or <t>.
 
     Examples:
       minilm score rouge --predictions ckpt-108000.test --references test.target --task xsum
@@ -132,8 +132,8 @@ def qg(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What was asked about, one a line; or rows. Rows with the same source are one item: it has all their "
-            "references, and its last prediction counts.",
+            help="What was asked about, one per line; or rows. Rows with the same source are one item: it has all "
+            "their references, and its last prediction counts.",
             show_default="none: every row is an item",
         ),
     ] = None,
@@ -148,8 +148,8 @@ def qg(
 ) -> None:
     """Score generated questions by BLEU-1 to -4, METEOR and ROUGE-L, as Du et al. and UniLM do.
 
-    Files are text, one item a line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz. Words are
-    divided by spaces: give both sides tokenized and lower-cased alike. METEOR needs Java and takes about a minute.
+    Files are text, one item per line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz. Words are
+    separated by spaces: tokenize and lower-case both sides alike. METEOR needs Java and takes about a minute.
 
     Examples:
       minilm score qg --predictions test.out --references tgt-test.txt --sources src-test.txt
@@ -166,7 +166,7 @@ def qg(
         _require_equal(given, asked, "sources", "check that the files belong together")
         keys = [text for (text,) in asked.texts]
     elif source_field is not None:
-        raise UsageError(f"--source-field {source_field} names a column of --sources: give that file, or leave it out")
+        raise UsageError(f"--source-field {source_field} names a column of --sources: add that file, or remove it")
     items = pool([text for (text,) in given.texts], expected.texts, keys)
     _warn_of_items(given, expected, items)
     rows = sums_of(items, _meteor(items))
@@ -175,18 +175,18 @@ def qg(
 
 
 def _warn_of_items(given: AlignedTexts, expected: AlignedTexts, items: Sequence[ScoredText]) -> None:
-    """Warn when predictions are left out, and when letter case differs between the two sides."""
+    """Warn if predictions are ignored, and if letter case differs between the two sides."""
     if len(items) < len(given.texts):
         logger.warning(
-            "%s: %d of %d predictions are scored: of rows with the same source the last one, against the references of "
-            "all of them",
+            "%s: %d of %d predictions are scored: the last of the rows with the same source, against the references "
+            "of all of them",
             given.path,
             len(items),
             len(given.texts),
         )
     if _has_capitals(one for row in expected.texts for one in row) and not _has_capitals(one.text for one in items):
         logger.warning(
-            "%s has capitals and %s none, so few words match: give both tokenized and lower-cased alike",
+            "%s has capitals and %s has none, so few words match: tokenize and lower-case both alike",
             expected.path,
             given.path,
         )
@@ -204,7 +204,7 @@ def _read_pairs(
     *,
     cut_references: bool,
 ) -> tuple[AlignedTexts, AlignedTexts]:
-    """Read both sides, warn about what is empty, and see that there are as many of each."""
+    """Read both sides, warn about empty texts, and require equal numbers of both."""
     from dataclasses import replace
 
     from minilm.files.by_location import read_aligned
@@ -217,7 +217,7 @@ def _read_pairs(
     size = len(given.texts)
     if cut_references and size < len(expected.texts):
         logger.warning(
-            "%s: the last %s of %s references have no prediction and are left out (first: line %d)",
+            "%s: the last %s of %s references have no prediction and are ignored (first: line %d)",
             references,
             f"{len(expected.texts) - size:,}",
             f"{len(expected.texts):,}",
@@ -225,7 +225,7 @@ def _read_pairs(
         )
         expected = replace(expected, texts=expected.texts[:size], lines=expected.lines[:size])
     elif size < len(expected.texts):
-        fix += "; `score rouge --cut-references` leaves out the last ones"
+        fix += "; `score rouge --cut-references` ignores the last ones"
     _require_equal(given, expected, "references", fix)
     for finding in (given.empty_finding("predictions"), expected.empty_finding("references")):
         if finding:
@@ -237,15 +237,15 @@ def _require_equal(given: AlignedTexts, other: AlignedTexts, what: str, fix: str
     if len(given.texts) != len(other.texts):
         raise DataError(
             f"{given.path} holds {len(given.texts):,} predictions and {other.path} holds {len(other.texts):,} {what}; "
-            f"expected equally many: {fix}"
+            f"expected the same number: {fix}"
         )
 
 
 def _require_use(task: str | None, trunc_len: int | None, duplicate_rate: float | None) -> None:
     if task is None and trunc_len is not None:
-        raise UsageError(f"--trunc-len {trunc_len} needs --task xsum, cnndm or gigaword; without one no word is cut")
+        raise UsageError(f"--trunc-len {trunc_len} needs --task xsum, cnndm or gigaword; else nothing is truncated")
     if task != "cnndm" and duplicate_rate is not None:
-        raise UsageError(f"--duplicate-rate {duplicate_rate:g} needs --task cnndm, which alone drops sentences")
+        raise UsageError(f"--duplicate-rate {duplicate_rate:g} needs --task cnndm; no other task drops sentences")
 
 
 def _prepared(
@@ -256,7 +256,7 @@ def _prepared(
     trunc_len: int | None,
     duplicate_rate: float | None,
 ) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Return the texts that are scored: predictions, and the references of each."""
+    """Return the texts to score: predictions, and the references of each."""
     from minilm.score.rouge.postprocess import (
         plain_sentences,
         prepare_prediction,
@@ -273,7 +273,7 @@ def _prepared(
     emptied = [n for n, text in enumerate(texts) if not text.strip() and predictions[n].strip()]
     if emptied:
         logger.warning(
-            "%s: --task %s leaves nothing of %d predictions, which match nothing (first: line %d)",
+            "%s: --task %s leaves nothing of %d predictions, so they match nothing (first: line %d)",
             given.path,
             task,
             len(emptied),
@@ -284,7 +284,7 @@ def _prepared(
 
 
 def _preparation(task: str | None, trunc_len: int | None, duplicate_rate: float | None) -> str:
-    """Say in a signature how texts were prepared."""
+    """How texts were prepared, for the signature."""
     from minilm.score.rouge.postprocess import SUMMARY_TASKS
 
     if task is None:
@@ -328,7 +328,7 @@ def _meteor(items: Sequence[ScoredText]) -> NDArray[np.float64] | None:
     try:
         return meteor_counts([(item.text, item.references) for item in items], num_counts=METEOR_NUMBERS)
     except SystemProblem as problem:
-        logger.warning("METEOR is left out: %s", problem)
+        logger.warning("METEOR is skipped: %s", problem)
         return None
 
 
@@ -376,7 +376,7 @@ def _json(report: _Report) -> str:
 
 
 def _table(report: _Report) -> str:
-    """Lay out a line for each metric, then the signatures."""
+    """A line for each metric, then the signatures."""
     head = ["", "F" if report.parts else "score", *report.parts, *(["95% interval"] if report.intervals else [])]
     rows = [head]
     for name, value in report.values.items():

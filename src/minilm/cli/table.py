@@ -1,6 +1,6 @@
 """Rows of cells as aligned text.
 
-In: rows of equally many texts. Out: a line per row, two spaces between its columns.
+In: rows with the same number of texts. Out: a line per row, two spaces between its columns.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ def aligned(rows: Sequence[Sequence[str]], columns: str = "<>") -> str:
 
     Args:
         rows: at least one; all have the same number of cells.
-        columns: for each column `<` (left) or `>` (right); the last letter holds for the columns that follow too.
+        columns: `<` (left) or `>` (right) for each column; the last one also applies to the columns that follow.
 
     Returns:
-        The lines, without spaces at their ends.
+        The lines, without trailing spaces.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = columns.ljust(len(widths), columns[-1])

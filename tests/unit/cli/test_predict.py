@@ -145,7 +145,7 @@ def test_empty_texts_and_empty_files_are_told(trained, caplog):
     assert f"1 of 2 texts are empty (first: {source}:2)" in caplog.messages
     source.write_text("\n")
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
-    assert f"{source} has no row, so nothing is predicted" in caplog.messages
+    assert f"{source} has no rows, so nothing is predicted" in caplog.messages
 
 
 def test_empty_questions_are_told(reader, caplog):
@@ -308,7 +308,7 @@ def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
 def test_options_of_the_other_kind_of_model_are_refused(trained, capsys):
     arguments = (trained.folder / "run/model", "--input", trained.folder / "dev.jsonl", "--output", "out.jsonl")
     assert minilm("predict", *arguments, "--postprocess", "classic") == 2
-    assert "--null-threshold and --postprocess are of questions, but this model labels" in capsys.readouterr().err
+    assert "--null-threshold and --postprocess apply to questions, but this model labels" in capsys.readouterr().err
 
 
 def test_an_empty_file_gives_an_empty_file(trained):
@@ -354,7 +354,7 @@ def test_answers_with_other_settings_and_ids(reader, capsys):
         assert [row["id"] for row in rows_of(out)] == [str(row["nr"]) for row in rows]
     for flag in ("--text", "--text-pair"):
         assert minilm("predict", model, "--input", source, "--output", out, flag, "context") == 2
-        assert "--text and --text-pair are of texts, but this model answers questions" in capsys.readouterr().err
+        assert "--text and --text-pair apply to texts, but this model answers questions" in capsys.readouterr().err
 
 
 def test_the_report_lists_all_numbers_and_draws_the_scores(reader):

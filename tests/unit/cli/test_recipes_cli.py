@@ -58,7 +58,7 @@ def test_copy_never_overwrites(minilm, tmp_path):
     target.write_text("precious")
     code, _, err = minilm("recipes", "copy", "tiny-embedded", str(target))
     assert code == 2
-    assert err == f"error: {target} already exists: give another name, or remove it first\n"
+    assert err == f"error: {target} already exists: choose another name, or remove it first\n"
     assert target.read_text() == "precious"
 
 

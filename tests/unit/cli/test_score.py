@@ -260,7 +260,7 @@ def test_bad_na_probs_are_one_clear_error(score, name, content, message):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("0", "--na-prob-thresh 0 has nothing to be compared to: give --na-prob FILE, or leave it out"),
+        ("0", "--na-prob-thresh 0 has nothing to be compared to: add --na-prob FILE, or remove it"),
         ("nan", "--na-prob-thresh nan: expected a number"),
     ],
 )
@@ -297,7 +297,7 @@ def test_glue_references_may_be_the_official_file(score, task, text, predictions
     code, out, said = score("glue", "p.json", "dev.tsv", "--task", task, "--json")
     assert (code, said) == (0, [])
     assert json.loads(out) == pytest.approx(expected)
-    message = "dev.tsv: a .tsv is read as published: leave out --id-field and --label-field"
+    message = "dev.tsv: a .tsv is read as published: remove --id-field and --label-field"
     assert score("glue", "p.json", "dev.tsv", "--task", task, "--id-field", "id") == (2, "", [message])
 
 
@@ -315,7 +315,7 @@ def test_numbers_beside_names_are_read_in_a_stated_order(score):
         0,
         '{"accuracy": 50.0}\n',
         [
-            "p.json: some labels are names and some are numbers, of predictions and references together; "
+            "p.json: some labels in predictions and references are names and some are numbers; "
             "read as: 0 is contradiction, 1 is entailment, 2 is neutral"
         ],
     )

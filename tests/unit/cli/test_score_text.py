@@ -124,7 +124,7 @@ def test_a_task_prepares_both_sides(score):
     assert code == 0
     assert found["rougeLsum"] == pytest.approx(100 * 14 / 17 / 2)
     assert "|task:cnndm|bracket codes:no words|trunc_len:7|duplicate_rate:0.7|pairs:2" in found["signature"]["rouge1"]
-    assert said == ["p.txt: --task cnndm leaves nothing of 1 predictions, which match nothing (first: line 2)"]
+    assert said == ["p.txt: --task cnndm leaves nothing of 1 predictions, so they match nothing (first: line 2)"]
 
 
 def test_empty_texts_are_counted_once(score):
@@ -143,17 +143,17 @@ def test_references_can_be_cut(score):
     write("r.txt", "a", "b", "c", "d")
     code, out, said = score("rouge", "p.txt", "r.txt", "--cut-references", "--json")
     assert (code, json.loads(out)["rouge1"]) == (0, 100)
-    assert said == ["r.txt: the last 2 of 4 references have no prediction and are left out (first: line 3)"]
+    assert said == ["r.txt: the last 2 of 4 references have no prediction and are ignored (first: line 3)"]
 
 
-UNEQUAL = "expected equally many: check that the files belong together"
+UNEQUAL = "expected the same number: check that the files belong together"
 
 
 @pytest.mark.parametrize(
     ("kind", "predictions", "options", "message"),
     [
         ("rouge", 1, [], f"p.txt holds 1 predictions and r.txt holds 2 references; {UNEQUAL}; "
-         "`score rouge --cut-references` leaves out the last ones"),
+         "`score rouge --cut-references` ignores the last ones"),
         ("rouge", 3, ["--cut-references"], f"p.txt holds 3 predictions and r.txt holds 2 references; {UNEQUAL}"),
         ("qg", 3, [], f"p.txt holds 3 predictions and r.txt holds 2 references; {UNEQUAL}"),
         ("qg", 2, ["--sources", "s.txt"], f"p.txt holds 2 predictions and s.txt holds 3 sources; {UNEQUAL}"),
@@ -170,11 +170,11 @@ def test_unequal_numbers_are_an_error_with_both(score, kind, predictions, option
     ("kind", "options", "message"),
     [
         ("rouge", ["--trunc-len", "3"],
-         "--trunc-len 3 needs --task xsum, cnndm or gigaword; without one no word is cut"),
+         "--trunc-len 3 needs --task xsum, cnndm or gigaword; else nothing is truncated"),
         ("rouge", ["--task", "xsum", "--duplicate-rate", "0.5"],
-         "--duplicate-rate 0.5 needs --task cnndm, which alone drops sentences"),
+         "--duplicate-rate 0.5 needs --task cnndm; no other task drops sentences"),
         ("qg", ["--source-field", "s"],
-         "--source-field s names a column of --sources: give that file, or leave it out"),
+         "--source-field s names a column of --sources: add that file, or remove it"),
     ],
 )  # fmt: skip
 def test_flags_without_meaning_are_a_usage_error(score, kind, options, message):
@@ -209,7 +209,7 @@ def test_the_qg_table(score):
     meteor_value = 100 / (0.15 / 1 + 0.85 / 0.75) * (1 - 0.6 * (1 / 3) ** 0.2)
     code, out, said = score("qg", "p.txt", "r.txt", "--sources", "s.txt")
     assert (code, len(said)) == (0, 1)
-    assert said[0].startswith("p.txt: 2 of 3 predictions are scored: of rows with the same source the last one")
+    assert said[0].startswith("p.txt: 2 of 3 predictions are scored: the last of the rows with the same source")
     scope = "items:by source, last prediction|n:2"
     assert out.splitlines() == [
         "            score",
@@ -244,7 +244,7 @@ def test_capitals_on_one_side_are_told(score):
     write("p.txt", "what is it ?")
     write("r.txt", "What is it?")
     _, _, said = score("qg", "p.txt", "r.txt")
-    assert said == ["r.txt has capitals and p.txt none, so few words match: give both tokenized and lower-cased alike"]
+    assert said == ["r.txt has capitals and p.txt has none, so few words match: tokenize and lower-case both alike"]
 
 
 def test_without_meteor_the_other_numbers_come(score, monkeypatch):
@@ -255,7 +255,7 @@ def test_without_meteor_the_other_numbers_come(score, monkeypatch):
     write("p.txt", "a b c d")
     code, out, said = score("qg", "p.txt", "p.txt", "--json", "--confidence")
     found = json.loads(out)
-    assert (code, said) == (0, ["METEOR is left out: there is no Java"])
+    assert (code, said) == (0, ["METEOR is skipped: there is no Java"])
     assert (found["METEOR"], found["Bleu_4"]) == (None, pytest.approx(100))
     assert "METEOR" not in found["signature"]
     assert "METEOR" not in found["confidence"]
