@@ -157,7 +157,13 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             "the folder no does not exist; create it",
         ),
         ("in.txt", "w1\n", ["--output", "folder.txt"], 2, "folder.txt is a folder; name a file in it"),
-        ("in.txt", "w1\n", ["--output", "o.txt", "--traces", "folder.jsonl"], 2, "folder.jsonl is a folder; name a file"),
+        (
+            "in.txt",
+            "w1\n",
+            ["--output", "o.txt", "--traces", "folder.jsonl"],
+            2,
+            "folder.jsonl is a folder; name a file",
+        ),
         (
             "in.txt",
             "w1\n",

@@ -1,10 +1,11 @@
 """Read pairs of source and target for sequence-to-sequence tasks.
 
 In: .jsonl, .json (one object per line), .csv, .tsv (each optionally .gz) or .parquet files; a field is a text, or a
-list of tokens that are only looked up. Out: `Pairs` of token ids without special tokens, cut to what a
-sequence may hold.
+list of tokens, which are only looked up. Out: `Pairs` of token ids without special tokens, truncated to the limits of
+a sequence.
 
-Rows with an empty source field or target are skipped; these, cut texts and unknown tokens are counted and warned about.
+Rows with an empty source field or target are skipped; these, truncated texts and unknown tokens are counted and
+reported as warnings.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from minilm.text.vocabulary import NLG_RENAMES, SENTENCE_END
 
 Ids = NDArray[np.int32]
 _NAMED_BY = "task.source and task.target"
-_WINDOW = 1024  # rows that are tokenized together
+_WINDOW = 1024  # rows tokenized together
 _EMPTY = "rows without source or target were skipped"
 _UNLISTED = "listed tokens are not in the vocabulary and were read as [UNK]"
 _UNREADABLE = "tokens of texts are not in the vocabulary and were read as [UNK]"
-_MOST_UNKNOWN = 0.5  # of looked-up tokens; above it they are of another vocabulary
+_MAX_UNKNOWN = 0.5  # share of looked-up tokens; above it they come from another vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """n pairs of token ids without special tokens, none empty, and what stood in the file.
+    """n pairs of token ids without special tokens, none empty, and their reference texts.
 
     Attributes:
         sources: ids of each source, `[S]` int32.
@@ -58,10 +59,10 @@ class Pairs:
 def load_nlg_tokenizer(path: Path, *, lowercase: bool | None = None) -> Tokenizer:
     """A tokenizer whose unused WordPiece slots have UniLM's names, such as [X_SEP]; ids do not change.
 
-    A vocabulary that has [X_SEP] already is left as it is.
+    A vocabulary that already has [X_SEP] is left unchanged.
 
     Raises:
-        DataError: as `Tokenizer.load`.
+        DataError: as for `Tokenizer.load`.
     """
     plain = Tokenizer.load(path, lowercase=lowercase)
     names = {old: new for old, new in NLG_RENAMES.items() if plain.token_to_id(old) is not None}
@@ -72,18 +73,18 @@ def load_nlg_tokenizer(path: Path, *, lowercase: bool | None = None) -> Tokenize
 def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, settings: Seq2SeqSettings) -> Pairs:
     """Read and tokenize the pairs of files, in order.
 
-    Of a text that is too long the tail is cut; of joined source fields, the tail of the first. A line break in a
-    target ends a sentence: it becomes [X_SEP] where the tokenizer has that token.
+    The end of a text that is too long is truncated; for joined source fields, the end of the first. A line break in a
+    target ends a sentence: it becomes [X_SEP] if the tokenizer has that token.
 
     Args:
         paths: the files.
-        tokenizer: for texts, and for looking up tokens.
-        settings: names of the fields, and where longer ones are truncated.
+        tokenizer: tokenizes texts and looks up tokens.
+        settings: names of the fields, and their max lengths.
 
     Raises:
         UsageError: a path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks a field or has one of another kind, most tokens are unknown, or no pair
-            is left; names the line.
+        DataError: a row cannot be read, lacks a field or has one of the wrong type, most tokens are unknown, or no
+            pair is left; names the line.
         SystemProblem: a file cannot be read.
     """
     reading = _Reading(tokenizer=tokenizer, settings=settings)
@@ -100,7 +101,7 @@ def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, settings: Seq2
 
 @dataclass(kw_only=True)
 class _Reading:
-    """What has been read so far, and what was skipped, cut or unknown."""
+    """What has been read so far, and what was skipped, truncated or unknown."""
 
     tokenizer: Tokenizer
     settings: Seq2SeqSettings
@@ -116,7 +117,7 @@ class _Reading:
         return self.settings.max_target_tokens - 1
 
     def add(self, path: str, rows: Sequence[Row]) -> None:
-        """Tokenize rows of one file and keep those that are whole."""
+        """Tokenize rows of one file and keep those without empty fields."""
         names = (*self.settings.source, self.settings.target)
         values = {
             name: [row.text_or_tokens(name, f"{path}:{row.line}", named_by=_NAMED_BY) for row in rows] for name in names
@@ -129,7 +130,7 @@ class _Reading:
             self._keep(path, row, parts, targets[number], values[self.settings.target][number])
 
     def _sentences(self, value: str | list[str]) -> str | list[str]:
-        """A target whose line breaks are [X_SEP]."""
+        """The target with [X_SEP] for line breaks."""
         if isinstance(value, list) or self.tokenizer.token_to_id(SENTENCE_END) is None:
             return value
         return f" {SENTENCE_END} ".join(line for line in value.splitlines() if line.strip())
@@ -160,21 +161,21 @@ class _Reading:
         if is_empty:
             return
         source, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=room)
-        for name, found, most in (("sources", length, room), ("targets", len(target), self.target_room)):
-            what = f"{name} had more than {most} tokens and were truncated"
-            self.tally.add(what, [f"{location}: {found} tokens"] if found > most else [], of=1)
+        for name, found, limit in (("sources", length, room), ("targets", len(target), self.target_room)):
+            what = f"{name} had more than {limit} tokens and were truncated"
+            self.tally.add(what, [f"{location}: {found} tokens"] if found > limit else [], of=1)
         self.sources.append(source)
         self.targets.append(target[: self.target_room])
         self.references.append(text if isinstance(text, str) else " ".join(glued(text)))
         self.locations.append(location)
 
     def finish(self, where: str) -> Pairs:
-        """The pairs, after saying what was done to them."""
+        """The pairs, after reporting what was skipped, truncated or unknown."""
         unlisted, empty = self.tally[_UNLISTED], self.tally[_EMPTY]
-        if unlisted.count > _MOST_UNKNOWN * unlisted.of:
+        if unlisted.count > _MAX_UNKNOWN * unlisted.of:
             raise DataError(
                 f"{unlisted.first[0]}: {unlisted.count} of {unlisted.of} listed tokens are not in the "
-                f"vocabulary: it is not the one the lists were made with; name that one as the tokenizer"
+                f"vocabulary: the lists were made with another one; use that one as the tokenizer"
             )
         if not self.sources:
             skipped = f" ({empty.count} rows skipped, first: {empty.first[0]})" if empty.count else ""

@@ -1,1 +1,1 @@
-"""Labelled texts and pairs: rows, labels, the nine GLUE tasks."""
+"""Labeled texts and pairs: rows, labels, the nine GLUE tasks."""

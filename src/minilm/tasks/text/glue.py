@@ -1,9 +1,9 @@
 """The nine GLUE tasks as data: columns of their JSON Lines files and how the official files differ.
 
 In: a task's name. Out: its `TextTask`; labels and metrics are those of `score/glue.py`.
-Official .tsv files (transformers' GLUE processors, spec section 5) are read by the names in their header, which stand
-where those processors look: CoLA 3 and 1 (no header), SST-2 0 and 1, MRPC 3, 4 and 0, STS-B 7, 8 and 9, QQP 3, 4 and 5,
-MNLI 8, 9 and the last, QNLI, RTE and WNLI 1, 2 and 3. Rows of another width are skipped and counted, as there in QQP.
+Official .tsv files are read by the names in their header, which are at the positions that transformers' GLUE processors
+use (spec section 5): CoLA 3 and 1 (no header), SST-2 0 and 1, MRPC 3, 4 and 0, STS-B 7, 8 and 9, QQP 3, 4 and 5, MNLI
+8, 9 and the last, QNLI, RTE and WNLI 1, 2 and 3. Rows of another width are skipped and counted, as they do for QQP.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ GLUE: Mapping[str, TextTask] = {name: _task(name) for name in GLUE_TASKS}
 
 
 def glue_text_task(name: str) -> TextTask:
-    """Return the task of this name; `SST-2`, `sst2` and `sst-2` are one.
+    """Return the task with this name; `SST-2`, `sst2` and `sst-2` are the same.
 
     Raises:
         UsageError: there is no such task.
@@ -72,7 +72,7 @@ def glue_text_task(name: str) -> TextTask:
 
 
 def find_glue_task(name: str) -> TextTask | None:
-    """Return the task of this name, however it is spelt; None when it is none of the nine."""
+    """Return the task with this name, in any spelling; None if it is not one of the nine."""
     try:
         return glue_text_task(name)
     except UsageError:
@@ -80,7 +80,7 @@ def find_glue_task(name: str) -> TextTask | None:
 
 
 def text_columns(settings: TextSettings) -> TextColumns:
-    """The columns that the settings name, else those of the GLUE task, else `text` and `label`."""
+    """The columns named in the settings, else those of the GLUE task, else `text` and `label`."""
     known = find_glue_task(settings.name)
     base = known.columns if known is not None else TextColumns(text="text", label="label")
     return TextColumns(

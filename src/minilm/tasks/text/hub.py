@@ -1,6 +1,7 @@
-"""Read the rows of GLUE from the Hugging Face hub, through the package `datasets` (the extra `hub`).
+"""Reads the rows of GLUE from the Hugging Face hub, through the package `datasets` (the extra `hub`).
 
-In: an address such as `hub:glue/cola/train`; nothing else in minilm goes online. Out: the same `Row`s as from a file.
+In: an address such as `hub:glue/cola/train`; nothing else in minilm uses the network. Out: the same `Row`s as from a
+file.
 """
 
 from __future__ import annotations
@@ -16,22 +17,21 @@ _REPOSITORY = "nyu-mll/glue"
 
 
 def is_hub_address(path: str) -> bool:
-    """Whether this names a data set of the hub, not a file."""
+    """Whether `path` names a data set on the hub, not a file."""
     return path.startswith(_PREFIX)
 
 
 def read_hub_rows(address: str, *, labels: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of one split, numbered from 1.
 
-    The hub stores labels as numbers in its own order; where their names are among `labels` the rows hold names.
+    The hub stores labels as numbers in its own order; if their names are among `labels`, the rows contain the names.
 
     Args:
-        address: `hub:glue/TASK/SPLIT`; the splits are train, validation and test, for mnli such as
-            validation_matched.
+        address: `hub:glue/TASK/SPLIT`; the splits are train, validation and test (for mnli, validation_matched etc.).
         labels: names of the task's labels.
 
     Raises:
-        UsageError: the address is no such one, or there is no such split.
+        UsageError: the address is invalid, or there is no such split.
         SystemProblem: `datasets` is not installed, or the hub cannot be reached.
     """
     parts = address.removeprefix(_PREFIX).split("/")
@@ -51,9 +51,9 @@ def _rows(address: str, task: str, split: str, labels: Sequence[str]) -> Iterato
         table = datasets.load_dataset(_REPOSITORY, task, split=split)
     except ValueError as error:
         raise UsageError(f"{address}: {one_line(error)}; check the split's name") from error
-    except Exception as error:  # each version of datasets has other errors for a hub out of reach
+    except Exception as error:  # each version of datasets raises different errors if the hub is unreachable
         raise SystemProblem(
-            f"{address}: cannot be fetched ({one_line(error)}); check the connection, or give a file"
+            f"{address}: cannot be fetched ({one_line(error)}); check the connection, or use a file"
         ) from error
     names = getattr(table.features.get("label"), "names", None) or []
     known = names if set(names) <= set(labels) else []

@@ -1,6 +1,6 @@
-"""Read a label: by name or number where a task has labels, as a number to predict where it has none.
+"""Reads a label: by name or number if the task has labels, otherwise as a number to predict.
 
-In: a value of a file (text, number, true or false). Out: the number of the label, or the number to predict.
+In: a value from a file (text, number, true or false). Out: the number of the label, or the number to predict.
 A ValueError says what was found and what was expected; the reader of the file adds the location.
 """
 
@@ -15,16 +15,16 @@ from minilm.files.fields import kind_of
 from minilm.score.glue import parse_label
 
 MOST_LABELS = 1000
-"""More different labels are hardly labels: another column, or numbers to predict."""
+"""With more distinct labels, the column is probably the wrong one, or holds numbers to predict."""
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def label_text(value: object) -> str:
-    """Return a label as text: 1 and 1.0 are `1`, true is `true`.
+    """Return a label as text: 1 and 1.0 become `1`, true becomes `true`.
 
     Raises:
-        ValueError: it is empty, null, a list or an object.
+        ValueError: the label is empty, null, a list or an object.
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -42,13 +42,13 @@ def label_number(
     """Read one label.
 
     Args:
-        value: a name of `labels`, or the number of one from 0; names that are numbers themselves (stars 1 to 5) are
-            only taken as names. In regression a finite number, also as text.
-        labels: names in id order; none means regression.
+        value: a name in `labels`, or its number, counted from 0; if names are themselves numbers (stars 1 to 5), only
+            a name. For regression a finite number, also as text.
+        labels: names in id order; empty for regression.
         label_range: smallest and largest number of a regression task.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: `value` is none of these.
     """
     if not labels:
         return _number(value, label_range)
@@ -68,10 +68,10 @@ def _number(value: object, label_range: tuple[float, float] | None) -> float:
 
 
 def sorted_labels(locations: Mapping[str, str]) -> tuple[str, ...]:
-    """Sort labels found in files, each with its location: whole numbers by value, else as text.
+    """Sort the labels found in files, each with its location: whole numbers by value, else as text.
 
     Raises:
-        UsageError: they look like numbers to predict, or are too many to be labels.
+        UsageError: they look like numbers to predict, or there are too many.
     """
     for text, location in locations.items():
         if _NUMBER.fullmatch(text) and not _WHOLE.fullmatch(text):

@@ -1,8 +1,8 @@
-"""What a text task is (single texts or pairs, labels or numbers), and its labelled rows.
+"""The definition of a text task (single texts or pairs, labels or numbers), and its labeled rows.
 
 In: a `TextTask` and a .tsv, .jsonl, .json, .csv (each optionally .gz) or .parquet file, or a `hub:` address.
-Out: checked rows in file order, each with its id and location. A row that cannot be used is an error that names it;
-only rows without a label, and in GLUE files rows of the wrong width, are skipped, counted and warned about.
+Out: checked rows in file order, each with its id and location. An unusable row is an error that names it; only rows
+without a label and, in GLUE files, rows of the wrong width are skipped, counted and reported as a warning.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 ID_COLUMNS = (*ID_FIELDS, "index")
 MISFITS = "rows with more or fewer columns than expected skipped"
 _NO_LABEL = "rows without a label skipped"
-_UNLABELLED = ("-", "-1")  # MNLI and SNLI where the annotators disagree; the test sets of the hub
+_UNLABELLED = ("-", "-1")  # MNLI and SNLI if the annotators disagree; test sets on the hub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextColumns:
-    """Names of the columns; without `id` it is the first of `id`, `idx` and `index` that is there."""
+    """Names of the columns; without `id`, the first of `id`, `idx` and `index` that exists is used."""
 
     text: str
     label: str
@@ -43,7 +43,7 @@ class OfficialLayout:
     """How published files of a task differ from `TextTask.columns`.
 
     Attributes:
-        columns: other names of the columns.
+        columns: alternative names of the columns.
         unnamed: names for the columns of .tsv files that have no header.
     """
 
@@ -57,12 +57,12 @@ class TextTask:
 
     Attributes:
         name: for messages and reports.
-        columns: where texts, label and id stand.
-        labels: names of the labels in id order; none means regression.
+        columns: columns of texts, label and id.
+        labels: names of the labels in id order; empty for regression.
         metrics: keys of `score/glue.py`.
-        main: the metric that chooses the best checkpoint; a name that is not in `metrics` is the mean of them.
-        label_range: smallest and largest number of a regression task, where they are known.
-        official: how its published files differ; None for a task of the user's own.
+        main: the metric that selects the best checkpoint; a name that is not in `metrics` means their mean.
+        label_range: smallest and largest number of a regression task, if known.
+        official: how its published files differ; None for a user's own task.
     """
 
     name: str
@@ -81,7 +81,7 @@ class TextRow:
     Attributes:
         text: the text, or the first one of a pair.
         text_pair: the second one; None in tasks over single texts.
-        label: number of the label in `TextTask.labels`, or the number to predict; None when read unlabelled.
+        label: number of the label in `TextTask.labels`, or the number to predict; None if read without labels.
         id: unique in its file.
         location: where it was read, for messages.
     """
@@ -96,18 +96,18 @@ class TextRow:
 def read_text_rows(path: Path | str, task: TextTask, *, labelled: bool = True) -> list[TextRow]:
     """Read the rows of a task's file.
 
-    The id of a row is its id column, or its number in the file from 0. When no id column was named and the one found
-    holds an id twice, all rows have their numbers, and that is warned about.
+    The id of a row is the value of its id column, or its number in the file from 0. If no id column was named and the
+    one found has repeated ids, all rows are numbered instead, with a warning.
 
     Args:
         path: a file, or `hub:glue/TASK/SPLIT`.
-        task: says where everything stands.
-        labelled: every row must have a label and a text; without, labels are not looked at and a text may be empty.
+        task: defines columns and labels.
+        labelled: every row must have a label and a text; otherwise labels are ignored and texts may be empty.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a column is missing, a row has no text, an unknown label or the id of another one, or there is no
-            row with a label; names the line.
+        DataError: a column is missing, a row has no text, an unknown label or a repeated id, or no row has a label;
+            names the line.
         SystemProblem: the file cannot be read, or the package for hub addresses is not installed.
     """
     reading = _Reading(path=str(path), task=task, labelled=labelled)
@@ -115,16 +115,16 @@ def read_text_rows(path: Path | str, task: TextTask, *, labelled: bool = True) -
 
 
 def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[TextTask, list[TextRow]]:
-    """Read, once, files of a task whose labels are those that the files hold.
+    """Read, once, the files of a task whose labels are determined by the files.
 
-    All rows are kept as they are in the files until the last is read.
+    All rows are kept in raw form until the last one is read.
 
     Returns:
-        The task with the labels: whole numbers by value, else sorted as text. The rows of all files.
+        The task with the labels (whole numbers sorted by value, else as text), and the rows of all files.
 
     Raises:
-        UsageError: they look like numbers to predict, or are too many to be labels.
-        DataError: as `read_text_rows`.
+        UsageError: the labels look like numbers to predict, or there are too many.
+        DataError: as for `read_text_rows`.
     """
     readings = [_Reading(path=str(path), task=task, labelled=True) for path in paths]
     found = [list(reading.rows()) for reading in readings]
@@ -134,8 +134,8 @@ def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[T
             locations.setdefault(reading.label_text(row, columns), reading.location(row))
     if _UNLABELLED[0] in locations:
         raise UsageError(
-            f"{locations[_UNLABELLED[0]]}: found label '-', which is no label in files such as SNLI and may be one in "
-            f"yours: list the labels in task.labels"
+            f"{locations[_UNLABELLED[0]]}: found label '-', which means no label in files such as SNLI but may be one "
+            f"in yours: list the labels in task.labels"
         )
     task = replace(task, labels=sorted_labels(locations))
     for reading in readings:
@@ -155,7 +155,7 @@ class _Reading:
     id_column: str | None = None
 
     def rows(self) -> Iterator[tuple[int, Row, TextColumns]]:
-        """Rows that are whole, each with its number in the file from 0; the first one decides the columns."""
+        """Rows of the right width, each with its number in the file from 0; the first one determines the columns."""
         for number, row in enumerate(self._table()):
             if self.task.official is None:
                 row.require_fit(self.location(row))
@@ -168,7 +168,7 @@ class _Reading:
             yield number, row, self.columns
 
     def text_rows(self, found: Iterable[tuple[int, Row, TextColumns]]) -> list[TextRow]:
-        """The rows that can be used, checked; reports those that are skipped."""
+        """The usable rows, checked; reports those that are skipped."""
         rows: list[TextRow] = []
         ids: list[object] = []
         for number, row, columns in found:
@@ -237,7 +237,7 @@ class _Reading:
             raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
 
     def label(self, row: Row, columns: TextColumns) -> int | float | None:
-        """The row's label; None (and counted) when the row says that it has none."""
+        """The row's label; None (and counted) if the row is marked as having none."""
         task = self.task
         value, text = self.value(row, columns.label), self.label_text(row, columns)
         known = text in task.labels
@@ -254,7 +254,7 @@ class _Reading:
         return number
 
     def with_ids(self, rows: list[TextRow], ids: Sequence[object]) -> list[TextRow]:
-        """The rows with the ids of their column; rows that have none keep their numbers."""
+        """The rows with the ids of their column; without valid ids they keep their numbers."""
         if self.id_column is None:
             return rows
         named = self.columns is not None and self.columns.id is not None
@@ -265,15 +265,15 @@ class _Reading:
 
 
 def usual_id_column(row: Row) -> str | None:
-    """The column that holds ids where none was named."""
+    """The column that holds ids if none was named."""
     return next((name for name in ID_COLUMNS if name in row.values), None)
 
 
 def are_ids(values: Iterable[tuple[object, str]], column: str, *, named: bool) -> bool:
-    """Whether (value, location) of all rows are ids, all different; if not, a warning is logged and rows are numbered.
+    """Whether all (value, location) pairs hold distinct ids; if not, a warning says that rows are numbered instead.
 
     Raises:
-        DataError: they are not, and the user has `named` the column.
+        DataError: they do not, and the user has `named` the column.
     """
     locations: dict[str, str] = {}
     for value, location in values:

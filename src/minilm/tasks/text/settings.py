@@ -1,6 +1,6 @@
-"""How labelled texts are read, and what is predicted for them.
+"""Settings of tasks on labeled texts: how they are read and what is predicted.
 
-In: values of a recipe, of Python or of a model folder's `task.json`. Out: `TextSettings`, checked.
+In: values from a recipe, from Python or from `task.json` of a model folder. Out: validated `TextSettings`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from minilm.tasks.settings import TaskSettings
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings(TaskSettings):
-    """A GLUE task by its name, or labelled texts under another name.
+    """A GLUE task by its name, or labeled texts under another name.
 
-    Columns, labels and metrics of the GLUE tasks are known; for other texts they are named here.
+    Columns, labels and metrics of the GLUE tasks are known; for other texts they are set here.
 
     Attributes:
-        max_tokens: longest input, special tokens included.
+        max_tokens: max tokens of an input, including special tokens.
         text: column of the text; None: `text`, or that of the GLUE task.
         text_pair: column of the second text; None: none, or that of the GLUE task.
         label: column of the label; None: `label`, or that of the GLUE task.
-        id: column of the id; None: the first of `id`, `idx`, `index` that is there, else the row number.
-        labels: names in the order of their numbers; those of the training files, or of the GLUE task.
+        id: column of the id; None: the first of `id`, `idx`, `index` that exists, else the row number.
+        labels: names in the order of their numbers; empty: those of the training files, or of the GLUE task.
         regression: predict a number.
-        metric: chooses the best weights.
+        metric: metric that selects the best checkpoint.
     """
 
     kind: Literal["text"] = "text"
@@ -44,12 +44,12 @@ class TextSettings(TaskSettings):
     metric: Text | None = None
 
     def __post_init__(self) -> None:
-        """Raise SettingsError also for labels of a number."""
+        """Raise SettingsError also for labels combined with regression."""
         super().__post_init__()
         if self.regression and self.labels:
-            raise SettingsError("found labels with regression true, which predicts a number: drop one of the two")
+            raise SettingsError("found labels with regression true, which predicts a number; remove one of the two")
 
     @property
     def longest(self) -> int:
-        """Max tokens that one example takes in a batch."""
+        """Max tokens of one example in a batch."""
         return self.max_tokens

@@ -126,8 +126,8 @@ def test_lists_of_another_vocabulary_are_refused(written, tokenizer):
     with pytest.raises(DataError) as caught:
         read(path, tokenizer)
     assert str(caught.value) == (
-        f"{path}:1: token 'Ġzebra': 3 of 5 listed tokens are not in the vocabulary: it is not the one the lists were "
-        f"made with; name that one as the tokenizer"
+        f"{path}:1: token 'Ġzebra': 3 of 5 listed tokens are not in the vocabulary: the lists were "
+        f"made with another one; use that one as the tokenizer"
     )
 
 

@@ -243,7 +243,7 @@ def test_a_wrong_hub_address_says_what_is_right(address, message, hub):
 def test_a_hub_out_of_reach_is_a_system_problem(hub):
     hub([])
     message = (
-        r"^hub:glue/cola/offline: cannot be fetched \(Couldn't reach the Hub\); check the connection, or give a file$"
+        r"^hub:glue/cola/offline: cannot be fetched \(Couldn't reach the Hub\); check the connection, or use a file$"
     )
     with pytest.raises(SystemProblem, match=message):
         read_text_rows("hub:glue/cola/offline", GLUE["cola"])

@@ -242,7 +242,7 @@ def test_labels_that_are_not_listed_are_those_of_the_files(jsonl):
         (["1", 2.5], r"in\.jsonl:2: found label '2\.5', a number with decimals: .* set task\.regression to true, else"),
         (
             ["a", "-"],
-            r"in\.jsonl:2: found label '-', which is no label in files such as SNLI .* list the labels in task",
+            r"in\.jsonl:2: found label '-', which means no label in files such as SNLI .* list the labels in task",
         ),
         (
             list(range(MOST_LABELS + 5)),
