@@ -22,7 +22,7 @@ def interleaved(sides: Mapping[str, Callable[[], object]], *, repetitions: int =
     A round is disturbed when this process got less CPU time than it had threads for, compared with its best
     round; at least three rounds are always kept.
     """
-    for work in sides.values():  # first calls pay for lazy set-up
+    for work in sides.values():  # the first calls include lazy setup
         work()
     rounds: list[tuple[float, dict[str, float]]] = []
     for _ in range(repetitions):

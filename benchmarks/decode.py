@@ -43,13 +43,13 @@ SHORT_SEARCH = GenerationSettings(beam_size=BEAMS, max_target_tokens=STEPS, min_
 
 
 def make_model(size: str, *, end_bias: float) -> Model:
-    """Random weights, whose targets end where `end_bias` is high and only the last step ends them where it is low."""
+    """Random weights; targets end early if `end_bias` is high, and only at the last step if it is low."""
     config = EncoderConfig(**{**_fields(PRESETS[size]), "hidden_dropout": 0.0})
     generator = torch.Generator().manual_seed(0)
     encoder = Encoder(config, pooler=False)
     encoder.reset(generator)
     model = Model(encoder, new_head("mlm", config, num_labels=0, generator=generator)).eval().requires_grad_(False)
-    model.head.norm.weight.fill_(8.0)  # sharp enough that equal scores are no matter of rounding
+    model.head.norm.weight.fill_(8.0)  # sharp enough that rounding creates no ties
     model.head.bias[tokenizer().sep_id] = end_bias
     return model
 
@@ -126,7 +126,7 @@ def report_memory(size: str, side: str, examples: int) -> None:
     """Print the growth of the peak."""
     model, sources = make_model(size, end_bias=-20.0), make_sources(examples)
     run = (original_side if side == "original" else our_side)(model, sources, LONG_SEARCH)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current size
     before = _peak_kib()
     run()
     print((_peak_kib() - before) / 1024)

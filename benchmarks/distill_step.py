@@ -147,7 +147,7 @@ def compare(
     folder: Path,
     student: Encoder,
 ) -> list[dict[str, object]]:
-    """Ratios at one length, and how far the first losses are apart."""
+    """Ratios at one length, and the difference of the first losses."""
     padded, padded_bf16 = PaddedWay(teacher, hf), PaddedWay(teacher, hf)
     ours, ours_bf16 = Ours(folder, student, bf16=False), Ours(folder, student, bf16=True)
     difference = abs(padded.step(sequences, False) - ours.step(sequences))

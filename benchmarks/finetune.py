@@ -98,13 +98,13 @@ class SameOrder(Sampler):
 
 
 class Losses(TrainerCallback):
-    """Every step's loss."""
+    """Records the loss of every step."""
 
     def __init__(self) -> None:
         self.found: list[float] = []
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, ANN201
-        """Keep it."""
+        """Record the loss."""
         if logs and "loss" in logs:
             self.found.append(logs["loss"])
 
@@ -180,7 +180,7 @@ def peer_alone(name: str, file: Path, precision: str) -> float:
 
 
 def never_give_memory_back() -> None:
-    """A block of steps is a piece of a long run: what it frees stays for the next block, on both sides."""
+    """Treat a block of steps as part of a long run: memory it frees is kept for the next block, on both sides."""
     allocator.keep_freed_memory()
     allocator.give_back_freed_memory = lambda: False
 

@@ -88,7 +88,7 @@ def run_key(recipe: FinetuneRecipe, *, side: str) -> dict[str, object]:
 
 
 def is_stored(recipe: FinetuneRecipe, file: Path, *, side: str) -> bool:
-    """Whether the file has such a run."""
+    """Whether the file contains this run."""
     key = run_key(recipe, side=side)
     return any(all(run[name] == value for name, value in key.items()) for run in stored_in(file)["runs"])
 
@@ -116,7 +116,7 @@ def store(
         "dev sha256": [sha256_file(Path(name)) for name in recipe.task.dev],
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    stored = stored_in(file)  # read again: the other side may have added a run meanwhile
+    stored = stored_in(file)  # read again: the other side may have added a run in the meantime
     write_json(file, {"task": recipe.task.name, **data, "runs": [*stored["runs"], row]})
     print({name: row[name] for name in ("side", "seed", "best")}, flush=True)
 
@@ -181,13 +181,13 @@ class Rows(torch.utils.data.Dataset):
 
 
 class SplitByLength(Trainer):
-    """The Trainer, with each batch computed in four parts of similar length: the same gradient but for dropout's draws.
+    """The Trainer, with each batch computed in four parts of similar length: the same gradient except for dropout.
 
     With less padding it takes half the hours; `finetune.py`, which compares speed, takes the Trainer as it is.
     """
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 (those of the Trainer)
-        """As it is."""
+        """Create the Trainer unchanged."""
         super().__init__(**arguments)
         keep_freed_memory()
         self.memory = FreedMemory()
@@ -203,7 +203,7 @@ class SplitByLength(Trainer):
         ).sum() / len(lengths_B)
 
     def training_step(self, *inputs: object, **more: object) -> torch.Tensor:
-        """As it is; what was freed is given back when it has piled up, as our loop does."""
+        """The unchanged step; freed memory that has piled up is returned, as in our loop."""
         self.memory.after_step()
         return super().training_step(*inputs, **more)
 
@@ -218,7 +218,7 @@ class SplitByLength(Trainer):
 
 
 def peer_arguments(recipe: FinetuneRecipe, rows: int, out: Path, **more: str | int) -> TrainingArguments:
-    """The recipe's settings as the Trainer takes them, for a training set of that size."""
+    """The recipe's settings as Trainer arguments, for a training set of that size."""
     section = recipe.train
     steps = math.ceil(section.epochs * rows / section.batch_size)
     return TrainingArguments(

@@ -1,7 +1,7 @@
 """The original decoding algorithm of s2s-ft (spec 2.6), reimplemented on our weights for benchmarks.
 
 Everything is padded to the longest source. A step feeds the token before and a [MASK]; what is cached are the hidden
-rows of every layer, so keys and values of the source and of all tokens before are projected anew in each step; every
+rows of every layer, so keys and values of the source and of all tokens before are projected again in each step; every
 beam carries its own copy of the source, and all copies are gathered when beams are reordered. The search runs until
 the last step, whatever has ended.
 

@@ -66,7 +66,7 @@ def file_views(name: str, file: Path) -> list[MaskedPair]:
 
 
 def masked(sources: list[np.ndarray], targets: list[np.ndarray]) -> list[MaskedPair]:
-    """As training masks them by default."""
+    """The pairs masked as in training by default."""
     draw = np.random.default_rng(0)
     return [training_view(*pair, MaskingSettings(), SYMBOLS, draw) for pair in zip(sources, targets, strict=True)]
 
@@ -182,10 +182,10 @@ class Ours:
 
 
 def compare(name: str, preset: str, views: list[MaskedPair], repetitions: int) -> list[dict[str, object]]:
-    """Ratios at one kind of lengths, and how far the first losses are apart."""
+    """Ratios for one kind of lengths, and the difference of the first losses."""
     model, rows = model_of(preset), []
     tokens = sum(view.num_tokens for view in views)
-    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # elsewhere it is emulated, which nobody trains with
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # elsewhere it is emulated, too slow for training
     for precision in ("fp32", "bf16") if has_bf16 else ("fp32",):
         bf16 = precision == "bf16"
         ours = Ours(model, bf16=bf16)
@@ -208,7 +208,7 @@ def compare(name: str, preset: str, views: list[MaskedPair], repetitions: int) -
 
 
 def main(arguments: list[str]) -> None:
-    """Measure each kind of lengths; `--quick` takes one repetition of the small model and stores nothing."""
+    """Measure each kind of lengths; `--quick` runs one repetition of the small model and stores nothing."""
     print("glibc keeps freed memory, for every side:", keep_freed_memory())
     quick = "--quick" in arguments
     views = {"drawn": drawn_views()[: 4 if quick else BATCH]}

@@ -111,7 +111,7 @@ def train_theirs(recipe: FinetuneRecipe, out: Path) -> None:
 
 
 def require_same_run(recipe: FinetuneRecipe, out: Path) -> None:
-    """Ours rejects the folder of another run by itself; the Trainer would resume from whatever is there."""
+    """Our side rejects the folder of another run itself; the Trainer would resume from whatever it finds."""
     identity = {
         **run_key(recipe, side="transformers"),
         "train sha256": [sha256_file(Path(name)) for name in recipe.task.train],

@@ -138,7 +138,7 @@ class Seq2SeqTask:
 
     @property
     def reshuffles(self) -> bool:
-        """Whether each epoch is shuffled anew; otherwise all epochs use the order of the first."""
+        """Whether every epoch is reshuffled; otherwise all use the order of the first."""
         return self.settings.shuffle == "epoch"
 
     @property

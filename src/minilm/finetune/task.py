@@ -114,7 +114,7 @@ class Task(Protocol):
 
     @property
     def reshuffles(self) -> bool:
-        """Whether each epoch is shuffled anew."""
+        """Whether every epoch is reshuffled."""
 
     @property
     def num_examples(self) -> int:

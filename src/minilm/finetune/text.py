@@ -1,6 +1,6 @@
 """The text task: classification and regression of texts and text pairs.
 
-In: labelled rows of the training and held-out files. Out: a `Task` whose head reads the first token.
+In: labeled rows of the training and held-out files. Out: a `Task` whose head reads the first token.
 
 B sequences, T packed tokens, C labels.
 """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
 
 _DOES: Mapping[HeadName, tuple[str, str]] = {
-    "classification": ("classify texts", "a GLUE task or labelled texts"),
+    "classification": ("classify texts", "a GLUE task or labeled texts"),
     "span": ("answer questions", "the task squad"),
     "mlm": ("generate text", "the task seq2seq"),
 }

@@ -222,7 +222,7 @@ class Encoder(nn.Module):
 
 
 def reset_weights(module: nn.Module, initializer_range: float, generator: torch.Generator) -> None:
-    """Initialise linear maps and tables as BERT does, from `generator` alone."""
+    """Initialize linear maps and tables as BERT does, from `generator` alone."""
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, nn.Linear | nn.Embedding):

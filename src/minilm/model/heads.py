@@ -93,7 +93,7 @@ class Model(nn.Module):
 
 
 def new_head(name: HeadName, config: EncoderConfig, *, num_labels: int, generator: torch.Generator) -> Head:
-    """A freshly initialised head."""
+    """A newly initialized head."""
     head = HEADS[name](config, num_labels)
     reset_weights(head, config.initializer_range, generator)
     return head

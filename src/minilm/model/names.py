@@ -108,7 +108,7 @@ def to_ours(
     Raises:
         DataError: a tensor is unknown to this encoder (the message lists all), or a query-key-value is incomplete.
     """
-    left = _normalised(tensors, where)
+    left = _normalized(tensors, where)
     found: dict[str, Tensor] = {}
     for name in expected:
         names = [_PREFIX.sub("", theirs) for theirs in hf_names(name, family=family, head=head)]
@@ -150,7 +150,7 @@ def _swap(name: str, table: Mapping[str, str]) -> str | None:
     return None
 
 
-def _normalised(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def _normalized(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Strip the family prefix, modernize LayerNorm names, split Microsoft's fused projections."""
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

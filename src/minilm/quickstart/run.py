@@ -103,7 +103,7 @@ def _heldout_losses(
 
 
 def _fine_tune(name: str, folder: Path, text: QuickstartText, out: Path) -> float:
-    """Train a classifier on the labelled paragraphs and return its held-out accuracy; all models use equal settings."""
+    """Train a classifier on the labeled paragraphs and return its held-out accuracy; all models use equal settings."""
     values = {
         "model": str(folder),
         "out": str(out / ("fine-tune-" + name.replace(", ", "-").replace(" ", "-"))),

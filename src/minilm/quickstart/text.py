@@ -1,7 +1,7 @@
-"""Text and a labelled task that require no download.
+"""Text and a labeled task that require no download.
 
 In: nothing (the docstrings of the standard library and the language reference that ship with Python), or
-the user's files. Out: paragraphs for distillation, and labelled paragraphs split into train and held-out.
+the user's files. Out: paragraphs for distillation, and labeled paragraphs split into train and held-out.
 
 The task: which module of the standard library does this paragraph document? With user files: which file does
 it come from (with a single file: which tenth of it).
@@ -50,7 +50,7 @@ class QuickstartText:
 
 
 def installed_text() -> QuickstartText:
-    """Docstrings of the standard library, labelled by module, and the language reference, unlabelled.
+    """Docstrings of the standard library, labeled by module, and the language reference, unlabeled.
 
     Raises:
         SystemProblem: this Python was installed without its sources.
@@ -70,7 +70,7 @@ def installed_text() -> QuickstartText:
 
 
 def text_of_files(files: Sequence[Path]) -> QuickstartText:
-    """The paragraphs of the user's files, labelled by file (or by tenth of a single file).
+    """The paragraphs of the user's files, labeled by file (or by tenth of a single file).
 
     Raises:
         DataError: a file cannot be read, or there are too few paragraphs for a task.
@@ -90,7 +90,7 @@ def text_of_files(files: Sequence[Path]) -> QuickstartText:
 
 
 def _assemble(rows: Iterable[tuple[str, str]], *, more: Iterable[str], source: str, question: str) -> QuickstartText:
-    """Pick classes, split them by a hash of the text (equal on every machine), keep the rest unlabelled."""
+    """Pick classes, split them by a hash of the text (equal on every machine), keep the rest unlabeled."""
     unique = dict.fromkeys(rows)
     times = Counter(text for _, text in unique)
     unique = dict.fromkeys((name, text) for name, text in unique if times[text] == 1)

@@ -45,7 +45,7 @@ class TaskFiles(TaskSettings, DataclassSection):
 
 @dataclass(frozen=True, kw_only=True)
 class TextSection(TextSettings, TaskFiles):
-    """Labelled texts, or a GLUE task selected by name."""
+    """Labeled texts, or a GLUE task selected by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

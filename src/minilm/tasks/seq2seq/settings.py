@@ -84,7 +84,7 @@ class Seq2SeqSettings(MaskingSettings, PairSettings, TaskSettings):
 
     Attributes:
         label_smoothing: target probability spread over the incorrect tokens.
-        shuffle: `epoch` shuffles anew in each epoch; `once` keeps the order of the first epoch.
+        shuffle: `epoch` reshuffles every epoch; `once` keeps the order of the first epoch.
         freeze_words: freeze the word embeddings, which are also the output projection.
         dev_generated: number of pairs per held-out file for which targets are generated at each evaluation.
         beam_size: beam size of that generation.

@@ -176,7 +176,7 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
     """Locate the answer of each question in its windows, as the smallest token span that covers its characters.
 
     Only the first answer is used; an answer without a start offset is searched for in the context. A window that does
-    not contain the complete answer is labelled as unanswerable. Questions whose answer is not in the context, or not at
+    not contain the complete answer is labeled as unanswerable. Questions whose answer is not in the context, or not at
     the given offset, are skipped with a warning.
 
     Raises:
