@@ -32,7 +32,7 @@ from minilm.infer.engines.torch import TorchEngine
 from minilm.model.config import PRESETS, EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
-from minilm.model.precision import Precision
+from minilm.model.precision import Precision, has_bf16
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.allocator import keep_freed_memory
 
@@ -141,9 +141,7 @@ def measured(size: str, examples: int, repetitions: int) -> list[dict[str, objec
     """Rows of one model size."""
     sources = make_sources(examples)
     rows: list[dict[str, object]] = []
-    precisions = [
-        name for name in get_args(Precision) if name == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    ]
+    precisions = [name for name in get_args(Precision) if name == "fp32" or has_bf16()]
     for name, end_bias, settings in (("48 tokens", -20.0, LONG_SEARCH), ("short", 20.0, SHORT_SEARCH)):
         model = make_model(size, end_bias=end_bias)
         sides = {"original": original_side(model, sources, settings)}

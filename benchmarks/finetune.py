@@ -38,6 +38,7 @@ from minilm.finetune.text import ClassificationTask
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model, new_head
+from minilm.model.precision import has_bf16
 from minilm.tasks.text.glue import GLUE
 from minilm.tasks.text.rows import read_text_rows
 from minilm.text.tokenizer import Tokenizer
@@ -191,10 +192,9 @@ def main() -> None:
         print(peer_alone(sys.argv[2], Path(sys.argv[3]), sys.argv[4]))
         return
     files = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     rows: list[dict[str, object]] = []
     for name, file in files.items():
-        rows += compare(name, Path(file), bf16=[False, True] if has_bf16 else [False])
+        rows += compare(name, Path(file), bf16=[False, True] if has_bf16() else [False])
     save("finetune", rows)
 
 

@@ -27,6 +27,7 @@ from minilm.finetune.seq2seq import batch_of, smoothed_losses
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
+from minilm.model.precision import has_bf16
 from minilm.randomness import derived_seed
 from minilm.recipe import OptimizationSettings
 from minilm.tasks.seq2seq.masking import MaskedPair, Symbols, training_view
@@ -185,8 +186,7 @@ def compare(name: str, preset: str, views: list[MaskedPair], repetitions: int) -
     """Ratios for one kind of lengths, and the difference of the first losses."""
     model, rows = model_of(preset), []
     tokens = sum(view.num_tokens for view in views)
-    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # elsewhere it is emulated, too slow for training
-    for precision in ("fp32", "bf16") if has_bf16 else ("fp32",):
+    for precision in ("fp32", "bf16") if has_bf16() else ("fp32",):  # nobody trains in emulated bfloat16
         bf16 = precision == "bf16"
         ours = Ours(model, bf16=bf16)
         padded = {attention: PaddedWay(model, attention, bf16=bf16) for attention in ("eager", "sdpa")}

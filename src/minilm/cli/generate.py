@@ -7,7 +7,6 @@ order. After a kill the same command resumes the run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,13 +74,11 @@ def _run(
     as_lines: bool,
     precision: Precision,
 ) -> int:
-    """Load the model and generate, with progress."""
-    from minilm.errors import Interrupted
+    """Load the model and generate."""
     from minilm.infer.api import load
     from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
     from minilm.infer.generate import generation_of
     from minilm.model.metadata import model_checksums
-    from minilm.progress import Progress
     from minilm.tasks.seq2seq.settings import PairSettings
 
     loaded = load(model, precision=precision)
@@ -92,19 +89,9 @@ def _run(
         output=output,
         as_lines=as_lines,
         traces=traces,
-        identity={
-            "model": model_checksums(loaded.folder),
-            "tokenizer": loaded.tokenizer.fingerprint,
-            "precision": precision,
-            "fields": columns,
-            **{name: value for name, value in asdict(settings).items() if name != "batch_tokens"},
-        },
+        identity={"model": model_checksums(loaded.folder), "precision": precision, "fields": columns},
     )
-    try:
-        with Progress("generate", unit="rows") as progress:
-            return generate_file(generation, job, started=lambda total, done: progress.begin(total, done).advance)
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped by the user; run the same command to finish {output}") from None
+    return generate_file(generation, job)
 
 
 def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fields: Sequence[str] | None) -> bool:

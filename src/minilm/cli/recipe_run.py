@@ -27,11 +27,11 @@ Resume = Annotated[
 
 
 @contextmanager
-def running() -> Iterator[None]:
+def running(advice: str | None = "start over with --resume never") -> Iterator[None]:
     """Treat SIGTERM like Ctrl-C; a stop that comes too early, or twice, becomes an error that says how to resume.
 
     Memory that a step frees is kept for the next one; see `train/allocator.py`.
-    The error for a folder of another run names the flag that starts over.
+    The error for a folder of another run ends with `advice` on how to start over.
     """
     from minilm.errors import Interrupted
     from minilm.train.allocator import keep_freed_memory
@@ -46,4 +46,4 @@ def running() -> Iterator[None]:
             "stopped immediately; run the same command to resume from the last checkpoint, if there is one"
         ) from None
     except AnotherRunError as error:
-        raise AnotherRunError(f"{error}, or start over with --resume never") from None
+        raise AnotherRunError(f"{error}, or {advice}" if advice else str(error)) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,6 +89,12 @@ class Generation:
         room = decoder.source_room(steps)
         self._room = min(room, max_source_tokens or room)
         self._encoder = SourceEncoder(tokenizer=tokenizer, frame=decoder.frame, room=self._room)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """JSON values by name: the tokenizer, and all settings that affect the targets."""
+        settings = {name: value for name, value in asdict(self._settings).items() if name != "batch_tokens"}
+        return {"tokenizer": self._tokenizer.fingerprint, **settings}
 
     def encode(self, sources: Sequence[Source], tally: Tally) -> list[Int32s]:
         """Framed ids of each source; `tally` counts what was truncated or is unknown.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.model.encoder import LinearGelu
+from minilm.model.precision import has_bf16
 
 # Number of rows for which the kernels choose a layout; any number of rows works.
 _TYPICAL_ROWS = 2048
@@ -45,8 +46,7 @@ def prepack(module: nn.Module) -> None:
     """Replace every linear map below `module`, if the build and the device have the kernels."""
     if not torch.backends.mkldnn.is_available():
         return
-    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    dtypes = (torch.float32, torch.bfloat16) if has_bf16 else (torch.float32,)
+    dtypes = (torch.float32, torch.bfloat16) if has_bf16() else (torch.float32,)
     for name, child in module.named_children():
         if type(child) in (nn.Linear, LinearGelu):
             if child.weight.device.type == "cpu" and child.weight.dtype in dtypes:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from minilm.errors import DataError, UsageError
+from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import writing_aside
 from minilm.files.formats import require_file
 from minilm.files.rows import is_table, read_lines, read_rows
 from minilm.infer.batching import chunked
 from minilm.infer.bulk.journal import Unfinished
 from minilm.infer.sources import Part, Source
+from minilm.progress import Progress
 from minilm.tally import reporting_tally
 from minilm.tasks.text.rows import usual_id_column
 from minilm.text.detokenize import one_line
@@ -75,7 +76,7 @@ class GenerationJob:
         output: file for the targets.
         as_lines: write the best target of each source as a line of text instead of a JSON object per line.
         traces: file for the score traces, if any.
-        identity: JSON values by name: everything the targets depend on besides the sources.
+        identity: JSON values by name: what the targets depend on besides sources, tokenizer and settings.
     """
 
     sources: Iterable[Source]
@@ -85,17 +86,8 @@ class GenerationJob:
     identity: Mapping[str, object]
 
 
-Started = Callable[[int, int], Callable[[int], None]]
-"""Called with the numbers of all and of finished sources; its result is called with the size of each finished batch."""
-
-
-def generate_file(generation: Generation, job: GenerationJob, *, started: Started) -> int:
-    """Generate for every source of a file; the output appears only when it is complete.
-
-    Args:
-        generation: the model with its settings.
-        job: the sources and where the results go.
-        started: receives the progress.
+def generate_file(generation: Generation, job: GenerationJob) -> int:
+    """Generate for every source of a file, with progress; the output appears only when it is complete.
 
     Returns:
         The number of sources.
@@ -105,7 +97,16 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
             is writing the same output.
         DataError: a source cannot be read or has no tokens; names the line. Finished sources are kept.
         SystemProblem: writing fails.
+        Interrupted: Ctrl-C; finished sources are kept.
     """
+    try:
+        with Progress("generate", unit="rows") as progress:
+            return _generate(generation, job, progress)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped by the user; run the same command to finish {job.output}") from None
+
+
+def _generate(generation: Generation, job: GenerationJob, progress: Progress) -> int:
     for path in filter(None, (job.output, job.traces)):  # checked now, not after everything has been computed
         if path.is_dir():
             raise UsageError(f"{path} is a folder; name a file in it")
@@ -120,13 +121,14 @@ def generate_file(generation: Generation, job: GenerationJob, *, started: Starte
     total = len(framed)
     if not total:
         logger.warning("the input has no sources, so %s will be empty", job.output)
-    with Unfinished(job.output, {**job.identity, "input": _fingerprint(framed, ids)}) as finished:
-        advance = started(total, len(finished))
+    identity = {**job.identity, **generation.identity, "input": _fingerprint(framed, ids)}
+    with Unfinished(job.output, identity) as finished:
+        progress.begin(total, len(finished))
         for chunk in chunked(range(total), _ROWS_PER_CHUNK):
             left = [number for number in chunk if number not in finished]
             for batch in generation.run([framed[number] for number in left], left):
                 finished.add([(left[index], _record(ids[left[index]], one)) for index, one in batch])
-                advance(len(batch))
+                progress.advance(len(batch))
         if job.traces is not None:
             from minilm.decode.traces import write_traces
 
