@@ -15,9 +15,10 @@ import glob
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from original_flags import Flag, make_parser, require_model_type
+from original_flags import DeadFlag, Flag, make_parser, require_model_type
 
 from minilm.cli.app import run_reporting
 from minilm.decode.rescore import RescoreSettings, rescored
@@ -35,67 +36,58 @@ SUFFIXES = (*(f".trace{suffix}" for suffix in TRACE_SUFFIXES), ORIGINAL)
 PARITY = "swapped: confuse end and padding tokens, as the original did until October 2021 with real vocabularies"
 FLAGS = (
     Flag("input", ..., "an output of decode_seq2seq.py with traces, or a pattern that matches several"),
-    Flag("model_type", None, "no effect: the tokenizer knows its kind"),
-    Flag("do_lower_case", False, "no effect: nothing is tokenized"),
-    Flag("cache_dir", None, "no effect: nothing is downloaded"),
+    Flag("model_type", str, "no effect: the tokenizer knows its kind"),
+    Flag("tokenizer_name", ..., "vocab.txt, tokenizer.json or a folder with one", alias="bert_model"),
+    Flag("alpha", float, "scores are divided by ((5 + tokens) / 6) ** alpha"),
+    Flag("length_penalty", float, "added to the score for each token; overrides --alpha"),
+    Flag("expect", float, "the expected length: --length_penalty is subtracted for each token away from it"),
+    Flag("min_len", int, "no effect but in the name of the output, as in the original"),
     Flag("parity", "off", PARITY, choices=("off", "swapped")),
+    DeadFlag("do_lower_case", False, "nothing is tokenized"),
+    DeadFlag("cache_dir", "", "nothing is downloaded"),
 )
-
-
-def parser() -> argparse.ArgumentParser:
-    """The original's flags and defaults, and `--parity`."""
-    made = make_parser("gen_seq_from_trace.py", "Choose targets from score traces by another rule.", FLAGS)
-    add = made.add_argument
-    add("--tokenizer_name", "--bert_model", required=True, help="vocab.txt, tokenizer.json or a folder with one")
-    add("--alpha", type=float, help="scores are divided by ((5 + tokens) / 6) ** alpha")
-    add("--length_penalty", type=float, help="added to the score for each token; goes before --alpha")
-    add("--expect", type=float, help="the length that is wanted: --length_penalty is taken off for each token away")
-    add("--min_len", type=int, help="no effect but in the name of the output, as in the original")
-    return made
+parser = partial(make_parser, "gen_seq_from_trace.py", "Choose targets from score traces by another rule.", FLAGS)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the flags say; returns the exit code."""
     args = parser().parse_args(arguments)
-    _report_dead_flags(args)
-    settings = RescoreSettings(
-        alpha=args.alpha, length_penalty=args.length_penalty, expect=args.expect, swapped=args.parity == "swapped"
-    )
+    if args.model_type is not None:
+        require_model_type(args.model_type)
+    settings = _settings(args)
     tokenizer = load_nlg_tokenizer(Path(args.tokenizer_name))
-    found: dict[Path, Path] = {}
-    for path in map(Path, sorted(glob.glob(args.input))):
-        for file in (path.with_name(path.name + end) for end in SUFFIXES):
-            if path not in found and file.is_file():
-                found[path] = file
-    if not found:
+    outputs = sorted(glob.glob(args.input))
+    found = {name: [file for end in SUFFIXES if (file := Path(name + end)).is_file()] for name in outputs}
+    if not any(found.values()):
         raise UsageError(
             f"--input {args.input} matches no output with its traces beside it: expected its name and then "
             f"{' or '.join(SUFFIXES)}"
         )
     names = {"lenp": args.length_penalty, "exp": args.expect, "alp": args.alpha, "minl": args.min_len}
     ending = "".join(f"{name}{value}" for name, value in names.items() if value)  # as the original names them
-    for path, file in found.items():
-        output = path.with_name(f"{path.name}.{ending}")
-        lines = [_line(trace, settings, tokenizer, path) for trace in _traces(path, file)]
-        atomic_write(output, "".join(f"{line}\n" for line in lines))
-        print(f"{len(lines)} targets are in {output}")
+    for name, files in found.items():
+        if files:
+            lines = [_line(trace, settings, tokenizer, name) for trace in _traces(Path(name), files[0])]
+            atomic_write(Path(f"{name}.{ending}"), "".join(f"{line}\n" for line in lines))
+            print(f"{len(lines)} targets are in {name}.{ending}")
     return 0
 
 
-def _report_dead_flags(args: argparse.Namespace) -> None:
-    if args.model_type is not None:
-        require_model_type(args.model_type)
-    for name in ("min_len", "do_lower_case", "cache_dir"):
-        if getattr(args, name):
-            logger.warning("--%s has no effect%s", name, " but in the name of the output" if name == "min_len" else "")
+def _settings(args: argparse.Namespace) -> RescoreSettings:
+    """The rule; reports what only changes the name of the output."""
+    if args.min_len:
+        logger.warning("--min_len has no effect but in the name of the output")
     if args.expect and not args.length_penalty:
         logger.warning("--expect %s has no effect without --length_penalty but in the name of the output", args.expect)
     if args.alpha and args.length_penalty:
         logger.warning("--alpha %s has no effect beside --length_penalty but in the name of the output", args.alpha)
+    return RescoreSettings(
+        alpha=args.alpha, length_penalty=args.length_penalty, expect=args.expect, swapped=args.parity == "swapped"
+    )
 
 
 def _traces(path: Path, file: Path) -> Iterable[Trace]:
-    """The traces of an output; ours of another run are rejected, of the original's output only the name is needed."""
+    """The traces of an output; ours of another run are rejected, the original's need no output but its name."""
     if file.name.endswith(ORIGINAL):
         return read_original_traces(file)
     traces = read_traces(file)
@@ -109,7 +101,8 @@ def _traces(path: Path, file: Path) -> Iterable[Trace]:
     return traces
 
 
-def _line(trace: Trace, settings: RescoreSettings, tokenizer: Tokenizer, path: Path) -> str:
+def _line(trace: Trace, settings: RescoreSettings, tokenizer: Tokenizer, path: str) -> str:
+    """The target that the rule chooses from a trace."""
     highest = max(max(frame) for frame in trace.ids)
     if highest >= tokenizer.vocab_size:
         raise DataError(

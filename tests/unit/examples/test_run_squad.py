@@ -214,8 +214,8 @@ def test_a_bare_vocabulary_is_cased_without_the_flag(
     monkeypatch.chdir(tmp_path)
     for name in files:
         (tmp_path / name).write_text("")
-    args = parse(flags)
-    assert script.lowercase(args.do_lower_case, script.tokenizer_path(args.tokenizer_name, tmp_path)) is expected
+    args = parse(f"{flags} --do_train --train_file t.json")
+    assert script._recipe(args, Ranks()).recipe.lowercase is expected
     assert ("capitals are kept; give --do_lower_case" in caplog.text) is (expected is False)
 
 
