@@ -32,7 +32,7 @@ train: {{epochs: {epochs}, batch_size: 8, learning_rate: 2e-4}}
 
 def main(arguments: Sequence[str]) -> None:
     """Fine-tune, then print a label and its probability for two new texts."""
-    parser = argparse.ArgumentParser(description="Fine-tune a classifier and use it.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", nargs="?", type=Path, help="CSV with text and label; sixteen rows if omitted")
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--model", default="embedded", help="the model to start from")

@@ -20,7 +20,7 @@ import minilm
 
 def main(arguments: Sequence[str]) -> None:
     """Distil, then print the held-out loss and how alike teacher and student are."""
-    parser = argparse.ArgumentParser(description="Distil the embedded model.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, help="one text per line; Python's help topics if omitted")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/example-distil"))

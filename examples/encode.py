@@ -24,7 +24,7 @@ The train to the mountains leaves at seven in the morning."""
 
 def main(arguments: Sequence[str]) -> None:
     """Print the texts that are closest to the query."""
-    parser = argparse.ArgumentParser(description="Search texts by meaning.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("query", nargs="?", default="How do I stop a loop early?")
     parser.add_argument("--texts", type=Path, help="one text per line; six sentences if omitted")
     parser.add_argument("--model", default="embedded", help="a model folder")

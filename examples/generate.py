@@ -1,13 +1,13 @@
 """Fine-tune a model to write questions, then generate: the best target, several with scores, and token by token.
 
-Shows a seq2seq recipe, `generate`, `generations` with `GenerationSettings`, and `stream`. Without a model the script
-trains on 60 rows that it makes, for a minute or two: that model turns sentences of this one shape into questions and
-nothing else. Real summaries and questions need hours of fine-tuning (`minilm recipes list` shows those of the papers);
-name the folder of such a model. Needs the extra `embedded`.
+Shows a seq2seq recipe, `generate`, `generations` with `GenerationSettings`, and `stream`. Without MODEL, the script
+trains for a minute or two on 60 generated rows: the result only turns sentences like these into questions. Real
+summaries need hours of fine-tuning (see `minilm recipes list`); pass such a model's folder. Needs the extra `embedded`.
 
     python examples/generate.py [MODEL]
 """
 
+import argparse
 import json
 import logging
 import sys
@@ -42,8 +42,11 @@ def fine_tuned() -> Path:
 
 def main(arguments: Sequence[str]) -> None:
     """Print what is generated for a sentence."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model folder; fine-tunes one if omitted")
+    args = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    model = minilm.load(arguments[0] if arguments else fine_tuned())
+    model = minilm.load(args.model or fine_tuned())
     text = "the captain sings in the market."
     print("best of 5 beams:", model.generate([text])[0])
     settings = minilm.GenerationSettings(n_best=3, length_penalty=1.0)

@@ -12,16 +12,20 @@ import pytest
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
 
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, real_model_dir):
     """`run(name, *arguments)` in an empty folder, one step in place of the epochs of a recipe; the embedded model."""
     monkeypatch.chdir(tmp_path)
 
     def start(name, *arguments):
-        path = next(path for path in EXAMPLES if path.stem == name)
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = load(next(path for path in EXAMPLES if path.stem == name))
         if "RECIPE" in vars(module):
             module.RECIPE = re.sub(r"\bepochs: \d+", "steps: 1", module.RECIPE)
         module.main(arguments)
@@ -44,6 +48,19 @@ def test_they_import_nothing_below_the_public_names():
         text = path.read_text(encoding="utf-8")
         assert "import minilm\n" in text
         assert not re.search(r"\b(from|import) minilm\.|\bminilm\._|from minilm import", text), path.name
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_each_explains_itself_and_rejects_an_unknown_flag(path, capsys):
+    module = load(path)
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: ")
+    assert module.__doc__ in shown
+    with pytest.raises(SystemExit, match="2"):
+        module.main(["--colour=red"])
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": error: unrecognized arguments: --colour=red")
 
 
 def test_encode_finds_the_nearest_text(run, capsys):
