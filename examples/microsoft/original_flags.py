@@ -35,7 +35,7 @@ MODEL_TYPES = {name: "bert" for name in ("minilm", "unilm", "electra")} | {famil
 
 
 class Flag(NamedTuple):
-    """A flag: False is the default of a switch, ... of one that is required, a type that of an optional value of it."""
+    """A flag. Its default is False for a switch, ... if it is required, a type for an optional value of that type."""
 
     name: str
     default: object
@@ -43,7 +43,7 @@ class Flag(NamedTuple):
     key: str = ""
     """The key of the recipe that it sets."""
     value: Callable[[Any], object] = lambda given: given
-    """From what is given to the value of that key."""
+    """What that key becomes, given the value of the flag."""
     choices: tuple[str, ...] | None = None
     alias: str | None = None
 
@@ -185,9 +185,11 @@ def training(
 
 
 def training_recipe(
-    args: argparse.Namespace, flags: Sequence[Flag], ranks: Ranks, changes: Mapping[str, object]
+    args: argparse.Namespace, flags: Iterable[Flag], ranks: Ranks, *, kind: str, changes: Mapping[str, object]
 ) -> Loaded[FinetuneRecipe]:
-    """The recipe of the flags of a table; `changes` are further keys, and those that depend on several flags.
+    """The recipe of the flags of a table, for a kind of task.
+
+    `changes` are keys without a flag, and those that depend on several flags.
 
     Raises:
         UsageError: a value is not allowed; the message names the flag.
@@ -198,6 +200,9 @@ def training_recipe(
     tokenizer = tokenizer_path(args.tokenizer_name, model_path(args.model_name_or_path))
     values |= {
         "kind": "finetune",
+        "name": f"run_{kind}",
+        "task.kind": kind,
+        "task.name": kind,
         "out": str(Path(args.output_dir, "run")),
         "config": args.config_name or None,
         "tokenizer": args.tokenizer_name or None,

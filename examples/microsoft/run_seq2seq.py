@@ -86,14 +86,11 @@ def _recipe(args: argparse.Namespace, ranks: Ranks) -> Loaded[FinetuneRecipe]:
         logger.warning("--num_max_mask_token has no effect with --mask_way %s", args.mask_way)
     longest = args.max_source_seq_length + 2 * args.max_target_seq_length
     changes: dict[str, object] = {
-        "name": "run_seq2seq",
-        "task.kind": "seq2seq",
-        "task.name": "seq2seq",
         "task.max_masked_tokens": args.num_max_mask_token if args.mask_way == "v1" else 0,
         "task.shuffle": "once",  # as the original, which shuffles the features before it caches them
         "train.tokens_per_batch": max(TrainingSection.tokens_per_batch, longest),
     }
-    return training_recipe(args, FLAGS, ranks, changes)
+    return training_recipe(args, FLAGS, ranks, kind="seq2seq", changes=changes)
 
 
 if __name__ == "__main__":

@@ -116,9 +116,6 @@ def _file(args: argparse.Namespace, flag: str) -> str:
 def _recipe(args: argparse.Namespace, ranks: Ranks) -> Loaded[FinetuneRecipe]:
     """The flags as a recipe; without --do_train, only its task is used."""
     changes: dict[str, object] = {
-        "name": "run_squad",
-        "task.kind": "squad",
-        "task.name": "squad",
         "task.train": [_file(args, "train_file" if args.do_train else "predict_file")],
         "task.dev": [_file(args, "predict_file")] if args.evaluate_during_training else [],
         "train.eval_every": every(args.logging_steps) if args.evaluate_during_training else 0,
@@ -126,7 +123,7 @@ def _recipe(args: argparse.Namespace, ranks: Ranks) -> Loaded[FinetuneRecipe]:
     }
     if not args.do_train:
         changes["train.precision"] = "fp32"  # answers are always computed in float32
-    return training_recipe(args, FLAGS, ranks, changes)
+    return training_recipe(args, FLAGS, ranks, kind="squad", changes=changes)
 
 
 def _require_own_folder(args: argparse.Namespace) -> None:

@@ -277,6 +277,22 @@ def test_a_folder_of_something_else_is_not_written_to(fail, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
+def test_a_vocabulary_larger_than_the_word_table_is_rejected_without_training_too(fail, tmp_path):
+    model = {**CONFIG, "architectures": ["BertForQuestionAnswering"]}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(model))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(5))]
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+    line = f"--tokenizer_name {tmp_path / 'vocab.txt'} --do_lower_case --predict_file p.json --max_seq_length 32"
+    assert str(tmp_path / "model") in fail(3, f"--do_eval {line}")
+
+
+def test_a_wrong_value_names_its_flag_without_training_too(fail, tmp_path):
+    model = {**CONFIG, "architectures": ["BertForQuestionAnswering"]}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(model))
+    found = fail(2, "--do_eval --predict_file p.json --max_seq_length 32 --n_best_size 0")
+    assert found == "--n_best_size is 0: Input should be greater than or equal to 1"
+
+
 def test_a_missing_model_is_bad_data(fail, tmp_path):
     found = fail(3, f"--do_train --train_file t.json --model_name_or_path {tmp_path / 'none.bin'}")
     assert found == f"{tmp_path / 'none.bin'}: no such model; expected a model folder or a .bin file"
