@@ -195,7 +195,7 @@ def training_recipe(
         UsageError: a value is not allowed; the message names the flag.
     """
     flag_of = {flag.key: flag for flag in flags if flag.key}
-    own = {key: flag for key, flag in flag_of.items() if key not in changes}
+    own = {key: flag for key, flag in flag_of.items() if key not in changes}  # only these report their effect
     values: dict[str, object] = {key: flag.value(getattr(args, flag.name)) for key, flag in own.items()}
     tokenizer = tokenizer_path(args.tokenizer_name, model_path(args.model_name_or_path))
     values |= {

@@ -11,6 +11,7 @@ again resumes where it was stopped.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -21,8 +22,7 @@ from original_flags import TRAINING, DeadFlag, Flag, every, if_positive, make_pa
 
 from minilm.cli.app import run_reporting
 from minilm.errors import UsageError
-from minilm.files.atomic import make_folder
-from minilm.files.json import write_json
+from minilm.files.atomic import atomic_write, make_folder
 from minilm.finetune.run import finetune_once
 from minilm.recipe import FinetuneRecipe, Loaded, TrainingSection, resolved_yaml
 from minilm.train.distributed import Ranks
@@ -69,13 +69,13 @@ def main(arguments: Sequence[str]) -> int:
         if not (out / "run" / RECIPE).is_file() and any(out.glob("ckpt-*")):
             raise UsageError(f"--output_dir {out} holds ckpt-* but no run of this script: name another one")
         loaded = _recipe(args, ranks)
-        options, values = out / "train_opt.json", dict(sorted(vars(args).items()))
-        if ranks.is_first and not options.is_file():
+        options = json.dumps(vars(args), indent=2, sort_keys=True) + "\n"
+        if ranks.is_first and not (out / "train_opt.json").is_file():
             make_folder(out)
-            write_json(options, values)
+            atomic_write(out / "train_opt.json", options)
         finetune_once(loaded.recipe, resolved=resolved_yaml(loaded), ranks=ranks, label="run_seq2seq", models=out)
         if ranks.is_first:
-            write_json(options, values)  # not those of an earlier start that was rejected
+            atomic_write(out / "train_opt.json", options)  # not those of an earlier start that was rejected
             print(f"Training is done: the checkpoints are {out}/ckpt-*")
     return 0
 

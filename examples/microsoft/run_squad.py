@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         if args.do_train:
             model, config = _train(args, loaded, ranks), None
         if task is not None:
-            _evaluate(args, task, (model, config), ranks)
+            _evaluate(args, task, model, config, ranks)
     return 0
 
 
@@ -162,9 +162,8 @@ def _train(args: argparse.Namespace, loaded: Loaded[FinetuneRecipe], ranks: Rank
     return run / "model"
 
 
-def _evaluate(args: argparse.Namespace, task: SpanTask, source: tuple[Path, Path | None], ranks: Ranks) -> None:
+def _evaluate(args: argparse.Namespace, task: SpanTask, model: Path, config: Path | None, ranks: Ranks) -> None:
     """Answer and score the questions with the model, then with each checkpoint if requested."""
-    model, config = source
     out = Path(args.output_dir)
     make_folder(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Microsoft's command line for SQuAD: every flag with the original's default, what each sets, what is refused."""
+"""Microsoft's command line for SQuAD: every flag with the original's default, what each sets, what is rejected."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_bare_vocabulary_is_cased_without_the_flag(
     assert ("capitals are kept; give --do_lower_case" in caplog.text) is (expected is False)
 
 
-# --- what is refused -------------------------------------------------------------------------------
+# --- what is rejected ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
