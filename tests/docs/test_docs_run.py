@@ -1,8 +1,8 @@
-"""What README and docs tell a reader to type works: blocks run, commands, flags, keys and links exist.
+"""What README and docs tell readers to type works: blocks run; commands, flags, keys and links exist.
 
-A page's ```python blocks and its ```bash blocks marked `run` are executed in order, in one folder that holds
-what the pages say the reader has: texts, labelled texts, official GLUE and SQuAD files, teacher/ and Microsoft's
-files. Other bash blocks (minutes long, or they install something) may only name commands that exist.
+A page's ```python blocks and its ```bash blocks marked `run` are executed in order, in one folder with the files
+that the pages assume: texts, labeled texts, official GLUE and SQuAD files, teacher/ and Microsoft's files.
+Other bash blocks (slow, or installing something) may only name commands that exist.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its info string, the line it begins on, its text."""
+    """A fenced block: info string, number of its first line, text."""
 
     info: str
     line: int
@@ -73,7 +73,7 @@ def sentences() -> Iterator[str]:
 
 
 def lay_out_labelled(folder: Path) -> None:
-    """Labelled texts, rows to ask about, RTE and SQuAD in their official layouts, a few rows each."""
+    """Write labeled texts, rows to predict, and RTE and SQuAD in their official layouts, a few rows each."""
     rows = list(sentences())[::4]
     asked = [{"passage": text, "answer": " ".join(text.split()[:2]), "question": "Who?"} for text in rows[:4]]
     (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked), encoding="utf-8")
@@ -95,7 +95,7 @@ def lay_out_labelled(folder: Path) -> None:
 
 
 def lay_out_files(folder: Path, model: Path) -> None:
-    """What the pages say the reader has; Microsoft's model is a tiny one with its names and format."""
+    """Write the files that the pages assume; Microsoft's model is a tiny one with the original names and format."""
     import torch
 
     from minilm.files.tensors import read_safetensors
@@ -144,8 +144,8 @@ def test_the_blocks_of_a_page_run_in_order(
         assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout}\n{done.stderr}"
 
 
-def test_python_blocks_use_the_public_names_alone() -> None:
-    """A reader may rely on `minilm.NAME`; modules below it may move."""
+def test_python_blocks_use_only_public_names() -> None:
+    """Readers may rely on `minilm.NAME`; modules below it may move."""
     blocks = [(page.name, block) for page in PAGES for block in blocks_of(page) if block.info == "python"]
     assert len(blocks) > 10
     deeper = [
@@ -168,7 +168,7 @@ def commands_of(page: Path) -> list[list[str]]:
 
 
 def options_of(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, list[list[str]]]]:
-    """For each command its name and the spellings of each option."""
+    """Yield each command's name and the spellings of each of its options."""
     for name, inner in getattr(command, "commands", {}).items():
         yield from options_of(inner, (*path, name))
     if not hasattr(command, "commands"):
@@ -207,7 +207,7 @@ def test_every_command_and_flag_is_in_the_reference(name: str) -> None:
 
 
 def sections_of(name: str, annotation: object) -> list[type]:
-    """The sections that a key stands for, also one that may be left out; none for a value."""
+    """The sections that a key can hold, optional ones included; none for a plain value."""
     if name == "students":
         return [StudentSection]
     kinds = [one for part in (annotation, *get_args(annotation)) for one in (part, *get_args(part))]
@@ -216,7 +216,7 @@ def sections_of(name: str, annotation: object) -> list[type]:
 
 
 def values_of(section: type) -> Iterator[tuple[str, object, object]]:
-    """Name, annotation and default of each key of a section; `...` for a key that is required."""
+    """Name, annotation and default of each key of a section; `...` for a required key."""
     if issubclass(section, BaseModel):
         for name, field in section.model_fields.items():
             yield name, field.annotation, ... if field.is_required() else field.get_default(call_default_factory=True)
@@ -228,7 +228,7 @@ def values_of(section: type) -> Iterator[tuple[str, object, object]]:
 
 
 def recipe_rows(section: type, prefix: str = "") -> dict[str, str]:
-    """Every key with its default as the table writes it; where kinds of task differ, the others in brackets."""
+    """Every key with its default as shown in the table; where kinds of task differ, the others in brackets."""
     rows: dict[str, str] = {}
     for name, annotation, default in values_of(section):
         if inner := sections_of(name, annotation):
@@ -256,8 +256,8 @@ def rows_between(begin: str, end: str) -> list[tuple[str, str]]:
     return re.findall(r"^\| `([a-zN_.]+)` \|[^|]*\| ([^|]*?) \|", table, flags=re.MULTILINE)
 
 
-def test_the_tables_of_recipe_keys_are_the_schemas() -> None:
-    """The second table leaves out what is the same in the first."""
+def test_the_tables_of_recipe_keys_match_the_schemas() -> None:
+    """The second table omits rows that equal the first table's."""
     distillation = sorted(recipe_rows(DistillRecipe).items())
     assert sorted(rows_between("### Distillation", "### Fine-tuning")) == distillation
     own = sorted(row for row in recipe_rows(FinetuneRecipe).items() if row not in distillation)
@@ -269,7 +269,7 @@ def anchor(heading: str) -> str:
 
 
 @each_page
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_to_existing_targets(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
     for target, fragment in links:
         file = (page.parent / target).resolve() if target else page
@@ -278,7 +278,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not fragment or fragment in map(anchor, headings), f"{target}#{fragment}"
 
 
-def test_benchmark_places_are_marked() -> None:
+def test_benchmark_tables_are_between_markers() -> None:
     text = (REPO / "README.md").read_text(encoding="utf-8")
     for name in ("quickstart table", "speed table"):
         assert text.index(f"<!-- {name} -->") < text.index(f"<!-- /{name} -->")

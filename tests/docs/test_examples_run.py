@@ -1,4 +1,4 @@
-"""The five example scripts run with tiny arguments, are short, and use what a reader may use: the public names."""
+"""The five example scripts run with tiny arguments, are short, and use public names only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load(path):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, real_model_dir):
-    """`run(name, *arguments)` in an empty folder, one step in place of the epochs of a recipe; the embedded model."""
+    """`run(name, *arguments)` in an empty folder, with the embedded model and one step instead of a recipe's epochs."""
     monkeypatch.chdir(tmp_path)
 
     def start(name, *arguments):
@@ -33,7 +33,7 @@ def run(tmp_path, monkeypatch, real_model_dir):
     return start
 
 
-def test_there_are_five_under_60_lines_with_the_way_to_start_them():
+def test_the_five_scripts_are_under_60_lines_and_say_how_to_run_them():
     assert [path.stem for path in EXAMPLES] == ["answer", "classify", "distil", "encode", "generate"]
     for path in EXAMPLES:
         text = path.read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_there_are_five_under_60_lines_with_the_way_to_start_them():
         assert set(re.findall(r"--[a-z]+", docstring)) <= set(re.findall(r'"(--[a-z]+)"', text)), path.name
 
 
-def test_they_import_nothing_below_the_public_names():
+def test_they_import_only_public_names():
     for path in EXAMPLES:
         text = path.read_text(encoding="utf-8")
         assert "import minilm\n" in text
@@ -75,7 +75,7 @@ def test_encode_reads_texts_from_a_file(run, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_distil_compares_teacher_and_student(run, capsys, tmp_path):
+def test_distill_compares_teacher_and_student(run, capsys, tmp_path):
     pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
     (tmp_path / "my.txt").write_text(
         "".join(f"The river passes the old bridge {number} times.\n" for number in range(80))
@@ -97,7 +97,7 @@ def test_classify_learns_from_a_file(run, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_answer_trains_and_then_takes_that_model(run, capsys):
+def test_answer_trains_and_then_uses_that_model(run, capsys):
     run("answer")
     first = capsys.readouterr().out
     assert [line.split("?")[0] for line in first.splitlines()] == ["Who waits", "Where"]
@@ -106,7 +106,7 @@ def test_answer_trains_and_then_takes_that_model(run, capsys):
 
 
 @pytest.mark.slow
-def test_generate_trains_and_then_takes_that_model(run, capsys):
+def test_generate_trains_and_then_uses_that_model(run, capsys):
     run("generate")
     first = capsys.readouterr().out
     assert [line.partition(" ")[0] for line in first.splitlines()][::4] == ["best", "token"]

@@ -15,7 +15,7 @@ def test_there_are_recipes():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_dry_runs_to_an_equal_recipe(name, capsys, tmp_path):
+def test_a_dry_run_resolves_to_an_equal_recipe(name, capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         app.main(["distill", name, "--dry-run"])
     assert caught.value.code == 0
@@ -27,7 +27,7 @@ def test_it_dry_runs_to_an_equal_recipe(name, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "/v" in name])
-def test_it_names_its_source_and_the_published_number(name):
+def test_a_recipe_names_its_source_and_the_published_number(name):
     text = recipe_text(name)
     assert "# Source: arXiv " in text
     assert "# Published" in text
@@ -60,6 +60,6 @@ def test_hyper_parameters_are_those_published(name, batch_size, learning_rate, s
     ("teacher", "layer", "heads"),
     [("bert-base", "last", 48), ("bert-large", 21, 64), ("roberta-large", 19, 64)],
 )
-def test_v2_layer_and_relation_heads(teacher, layer, heads):
+def test_v2_layer_and_relation_heads_are_those_published(teacher, layer, heads):
     recipe = load_recipe(find_recipe(f"v2-{teacher}-to-l6-h384")).recipe
     assert (recipe.teacher.layer, recipe.loss.relation_heads) == (layer, heads)

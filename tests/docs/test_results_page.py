@@ -1,4 +1,4 @@
-"""docs/results.md says what the stored numbers say: means and deviations per setting, and what is not measured yet."""
+"""docs/results.md matches the stored numbers: means and deviations per setting, and what is not measured yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MACHINE = {"cpu": "Some CPU", "threads": 2, "torch": "9.9"}
 
 @pytest.fixture(scope="module")
 def results_page() -> ModuleType:
-    """The script as a module; dataclasses look their module up by name."""
+    """The script as a module; dataclasses look up their module by name."""
     spec = importlib.util.spec_from_file_location("results_page", REPO / "benchmarks" / "results_page.py")
     assert spec is not None
     assert spec.loader is not None
@@ -32,13 +32,13 @@ def run_of(side: str, seed: int, main: float, *, epochs: float = 3) -> dict[str,
     return {**setting, "side": side, "seed": seed, "best": {"main": main}, "machine": MACHINE}
 
 
-def test_the_page_is_what_the_stored_numbers_give(results_page):
-    """Run `python benchmarks/results_page.py` after a benchmark."""
+def test_the_page_matches_the_stored_numbers(results_page):
+    """If not, run `python benchmarks/results_page.py`."""
     written = (REPO / "docs" / "results.md").read_text(encoding="utf-8")
     assert written == results_page.page(results_page.RESULTS)
 
 
-def test_without_numbers_it_says_so(results_page, tmp_path):
+def test_a_page_without_numbers_says_so(results_page, tmp_path):
     page = results_page.page(tmp_path)
     assert page.count("| minilm | not measured yet |") == 10
     assert page.count("| transformers | not measured yet |") == 7
@@ -47,7 +47,7 @@ def test_without_numbers_it_says_so(results_page, tmp_path):
     assert "twelve layers with every second one dropped" in " ".join(page.split())
 
 
-def test_mean_and_deviation_of_each_side_and_setting(results_page, tmp_path):
+def test_mean_and_deviation_of_each_side_and_setting_are_shown(results_page, tmp_path):
     runs = [run_of("ours", 1, 40.0), run_of("ours", 2, 44.0), run_of("transformers", 1, 30.0)]
     runs.append(run_of("ours", 1, float("nan"), epochs=4))
     stored = {"task": "cola", "train sha256": ["aa"], "dev sha256": ["bb"], "runs": runs}
@@ -74,7 +74,7 @@ def test_a_difference_comes_with_its_error(results_page, tmp_path):
     ]
 
 
-def test_generated_texts_stand_beside_their_references(results_page, tmp_path):
+def test_generated_texts_are_shown_beside_their_references(results_page, tmp_path):
     examples = [{"source": "s", "reference": f"a|b {n}", "prediction": f"two\nlines {n}"} for n in range(20)]
     stored = {
         "scores": {"rouge1": 20.126, "rouge2": 3.0, "rougeL": 99.0, "rougeLsum": 15.5},

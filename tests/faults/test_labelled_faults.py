@@ -1,4 +1,4 @@
-"""Damaged, truncated or foreign labelled files give one clear error, never an incomplete or wrong training set."""
+"""Damaged, truncated or foreign labeled files give one clear error, never an incomplete or wrong training set."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def refusal(path: Path, task=SST) -> str:
 
 
 @pytest.mark.parametrize("cut", [0, 5, 40, -1])
-def test_a_cut_gzip_is_an_error_not_a_short_training_set(cut, tmp_path):
+def test_a_truncated_gzip_is_an_error_not_a_short_training_set(cut, tmp_path):
     path = write(tmp_path / "train.tsv.gz", gzip.compress(TSV)[:cut])
     assert "train.tsv.gz: the .gz file is damaged or truncated" in refusal(path)
 
 
-def test_a_cut_parquet_is_an_error(tmp_path):
+def test_a_truncated_parquet_is_an_error(tmp_path):
     pq.write_table(pa.table({"sentence": ["x"] * 100, "label": [1] * 100}), tmp_path / "whole.parquet")
     path = write(tmp_path / "train.parquet", (tmp_path / "whole.parquet").read_bytes()[:-20])
     assert refusal(path).startswith("train.parquet: not a readable parquet file (")
 
 
-def test_a_file_of_another_task_is_an_error(tmp_path):
+def test_a_file_for_another_task_is_an_error(tmp_path):
     path = write(tmp_path / "train.tsv", b"index\tquestion\tsentence\tlabel\n0\tWhy?\tSo.\tentailment\n")
     assert (
         refusal(path) == "train.tsv:2: column 'label': found label 'entailment', expected one of 0, 1; correct the row"
@@ -54,7 +54,7 @@ def test_a_file_of_another_task_is_an_error(tmp_path):
     )
 
 
-def test_an_unlabelled_test_file_is_no_dev_file(tmp_path):
+def test_an_unlabeled_test_file_is_rejected_as_a_dev_file(tmp_path):
     path = write(tmp_path / "test.tsv", b"index\tsentence\n0\ta film\n")
     assert refusal(path) == (
         "test.tsv:2: task 'sst-2' expects the columns 'sentence', 'label', found 'index', 'sentence'; "
@@ -62,7 +62,7 @@ def test_an_unlabelled_test_file_is_no_dev_file(tmp_path):
     )
 
 
-def test_cola_in_another_shape_is_an_error_not_an_empty_set(tmp_path):
+def test_cola_with_other_columns_is_an_error_not_an_empty_set(tmp_path):
     path = write(tmp_path / "train.tsv", b"The cat sat.\t1\nCat the sat.\t0\n")
     assert refusal(path, GLUE["cola"]) == (
         "train.tsv: found no row with a label, expected at least one; 2 rows with more or fewer columns than expected "
@@ -80,13 +80,13 @@ def test_cola_in_another_shape_is_an_error_not_an_empty_set(tmp_path):
         (None, "found null, expected a label"),
     ],
 )
-def test_a_score_that_is_none_is_an_error(score, message, tmp_path):
+def test_an_invalid_score_is_an_error(score, message, tmp_path):
     row = {"sentence1": "a", "sentence2": "b", "score": score}
     path = write(tmp_path / "train.jsonl", json.dumps(row).encode())
     assert refusal(path, GLUE["sts-b"]) == f"train.jsonl:1: column 'score': {message}; correct the row"
 
 
-def test_a_label_of_a_later_row_is_checked_too(tmp_path):
+def test_labels_of_later_rows_are_checked_too(tmp_path):
     path = write(tmp_path / "train.tsv", TSV + b"a film\t2\n")
     assert refusal(path) == "train.tsv:402: column 'label': found label '2', expected one of 0, 1; correct the row"
 
@@ -96,11 +96,11 @@ def test_an_empty_file_is_an_error(name, tmp_path):
     assert refusal(write(tmp_path / name, b"")) == f"{name}: found no row with a label, expected at least one"
 
 
-def test_an_unknown_kind_of_file_and_a_missing_one_are_refused(tmp_path):
+def test_an_unknown_kind_of_file_and_a_missing_one_are_rejected(tmp_path):
     assert refusal(tmp_path / "gone.tsv") == "gone.tsv: no such file; check the input path"
     assert refusal(write(tmp_path / "train.xlsx", b"")).startswith("train.xlsx: unknown kind of file; expected .tsv, ")
 
 
-def test_a_megabyte_in_one_row_is_read(tmp_path):
+def test_a_row_of_one_megabyte_is_read(tmp_path):
     path = write(tmp_path / "train.tsv", b"sentence\tlabel\n" + b"word " * 200_000 + b"\t1\n")
     assert [len(row.text) for row in read_text_rows(path, SST)] == [1_000_000]

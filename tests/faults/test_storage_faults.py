@@ -80,15 +80,15 @@ def test_a_file_size_limit_is_a_clear_error(tmp_path: Path, name: str) -> None:
         (errno.EDQUOT, "the disk quota is used up: free some space or choose another folder"),
     ],
 )
-def test_a_disk_that_refuses_is_a_clear_error(
+def test_a_failing_disk_is_a_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, message: str
 ) -> None:
-    def refuse(handle: int) -> None:
+    def fail(handle: int) -> None:
         raise OSError(code, os.strerror(code))
 
     path = tmp_path / "f"
     path.write_text("old")
-    monkeypatch.setattr(atomic.os, "fsync", refuse)
+    monkeypatch.setattr(atomic.os, "fsync", fail)
     target = "folder" if name == "atomic_folder" else "f"
     with pytest.raises(SystemProblem) as caught:
         writers()[name](path)
@@ -105,15 +105,15 @@ def test_a_disk_that_refuses_is_a_clear_error(
         ("no reason known", "no reason known: check the disk and try again"),
     ],
 )
-def test_what_the_tensor_library_says_of_the_disk_is_understood(
+def test_disk_errors_from_the_tensor_library_are_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise SafetensorError(text)
 
     path = tmp_path / "f"
     path.write_text("old")
-    monkeypatch.setattr("safetensors.torch.serialize_file", refuse)
+    monkeypatch.setattr("safetensors.torch.serialize_file", fail)
     with pytest.raises(SystemProblem, match=f"cannot write {path}: {message}"):
         write_safetensors(path, {"a": torch.zeros(3)})
     assert path.read_text() == "old"
@@ -134,11 +134,11 @@ def test_tensor_files_are_synced_and_readable_by_others(
 
 @WRITERS
 def test_a_protected_folder_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def refuse(path: Path, *_: object, **__: object) -> None:
+    def fail(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(Path, "mkdir", fail)
     with pytest.raises(SystemProblem, match="permission denied: choose another folder or change its permissions"):
         writers()[name](tmp_path / "f")
     assert os.listdir(tmp_path) == []
@@ -163,13 +163,13 @@ def test_a_missing_folder_and_a_folder_in_the_way_are_named(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["d"]
 
 
-def test_tokenizer_save_reports_the_same_way(tmp_path: Path) -> None:
+def test_saving_a_tokenizer_reports_errors_the_same_way(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
     with pytest.raises(SystemProblem, match=r"cannot write .*vocab\.txt"):
         Tokenizer.load(tmp_path).save(tmp_path / "vocab.txt" / "folder")
 
 
-def test_other_errors_inside_a_folder_pass_unchanged(tmp_path: Path) -> None:
+def test_other_errors_inside_a_folder_pass_through_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "out"):
         Path(tmp_path / "input").read_text()
     with (
@@ -199,7 +199,7 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_kill_in_the_middle_leaves_the_old_and_is_cleaned_up_later(tmp_path: Path, kind: str) -> None:
+def test_a_kill_in_the_middle_leaves_the_old_one_and_is_cleaned_up_later(tmp_path: Path, kind: str) -> None:
     atomic_write(tmp_path / "f", "old")
     with atomic_folder(tmp_path / "d") as aside:
         (aside / "old").touch()
@@ -224,7 +224,7 @@ def test_a_kill_in_the_middle_leaves_the_old_and_is_cleaned_up_later(tmp_path: P
     assert sorted(os.listdir(tmp_path)) == ["d", "f"]
 
 
-def test_random_kills_never_show_half_a_file(tmp_path: Path) -> None:
+def test_random_kills_never_expose_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     atomic_write(path, b"0" * 300_000)
     for delay in (0.0, 0.004, 0.011, 0.023):

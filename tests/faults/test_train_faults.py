@@ -45,35 +45,35 @@ def rows(out: Path) -> list[dict[str, float]]:
     ]
 
 
-def assert_goes_on(tiny, recipe: Path) -> None:
-    """Once there is space, the same command ends like an undisturbed run."""
-    out, undisturbed = tiny.folder / "run", tiny.folder / "undisturbed"
+def assert_resumes(tiny, recipe: Path) -> None:
+    """Once there is space, the same command ends like an uninterrupted run."""
+    out, uninterrupted = tiny.folder / "run", tiny.folder / "uninterrupted"
     run(recipe)
-    run(recipe, f"out={undisturbed}")
-    assert weights(out) == weights(undisturbed)
-    assert rows(out) == rows(undisturbed)
+    run(recipe, f"out={uninterrupted}")
+    assert weights(out) == weights(uninterrupted)
+    assert rows(out) == rows(uninterrupted)
     assert [path for path in out.rglob(".*") if path.name.startswith(".")] == []
 
 
-def refuse(monkeypatch, code: int, *wanted: str) -> None:
-    """Syncing a file whose path contains every text of `wanted` fails with `code`."""
+def fail_syncing(monkeypatch, code: int, *wanted: str) -> None:
+    """Make syncing a file fail with `code` if its path contains every text of `wanted`."""
     original = os.fsync
 
-    def refusing(handle: int) -> None:
+    def failing(handle: int) -> None:
         name = os.readlink(f"/proc/self/fd/{handle}")
         if all(text in name for text in wanted):
             raise OSError(code, os.strerror(code), name)
         original(handle)
 
-    monkeypatch.setattr(os, "fsync", refusing)
+    monkeypatch.setattr(os, "fsync", failing)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_disk_that_fills_up_while_a_checkpoint_is_written(tiny, monkeypatch, name, code):
+def test_a_disk_error_while_a_checkpoint_is_written_ends_the_run_with_one_line(tiny, monkeypatch, name, code):
     recipe = tiny.recipe(steps=9)
     with monkeypatch.context() as patch:
-        refuse(patch, code, "step-00000009", name)
+        fail_syncing(patch, code, "step-00000009", name)
         with pytest.raises(SystemProblem) as caught:
             run(recipe)
     assert caught.value.exit_code == 4
@@ -82,10 +82,10 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(tiny, monkeypatch, n
     kept = sorted(path.name for path in (tiny.folder / "run" / "checkpoints").iterdir())
     assert kept == ["step-00000003", "step-00000006"]
     if (name, code) == ("state.json", errno.ENOSPC):
-        assert_goes_on(tiny, recipe)
+        assert_resumes(tiny, recipe)
 
 
-def test_a_full_disk_while_metrics_are_written(tiny, monkeypatch):
+def test_a_full_disk_while_metrics_are_written_ends_the_run_with_one_line(tiny, monkeypatch):
     """A row truncated by a full disk is not read as a row."""
     recipe = tiny.recipe(steps=9, log_every=1)
     original = os.fsync
@@ -103,24 +103,24 @@ def test_a_full_disk_while_metrics_are_written(tiny, monkeypatch):
             run(recipe)
     assert str(caught.value) == f"cannot write {tiny.folder}/run/metrics.jsonl: {FULL}"
     assert len(read_metrics(tiny.folder / "run")) == 4
-    assert_goes_on(tiny, recipe)
+    assert_resumes(tiny, recipe)
 
 
 @pytest.mark.parametrize("name", ["report.html", "env.json", "recipe.resolved.yaml", "model/", "corpus/"])
-def test_a_full_disk_while_other_files_are_written(tiny, monkeypatch, name):
+def test_a_full_disk_while_other_files_are_written_ends_the_run_with_one_line(tiny, monkeypatch, name):
     recipe = tiny.recipe(steps=3)
     with monkeypatch.context() as patch:
         wanted = {"model/": "run/.model.tmp", "corpus/": "run/.corpus.tmp"}.get(name, f".{name}.tmp")
-        refuse(patch, errno.ENOSPC, wanted)
+        fail_syncing(patch, errno.ENOSPC, wanted)
         with pytest.raises(SystemProblem) as caught:
             run(recipe)
     assert str(caught.value).startswith(f"cannot write {tiny.folder}/run/")
     assert str(caught.value).endswith(FULL)
     if name != "env.json":
-        assert_goes_on(tiny, recipe)
+        assert_resumes(tiny, recipe)
 
 
-def test_a_full_disk_while_the_log_is_written(tiny, monkeypatch, capsys):
+def test_a_full_disk_while_the_log_is_written_ends_the_run_with_one_line(tiny, monkeypatch, capsys):
     """By default, logging would print a traceback and continue."""
 
     class FullStream:
@@ -174,14 +174,14 @@ def test_a_limit_on_file_sizes_ends_the_command_with_4_and_one_line(tiny):
     assert line.startswith(f"error: cannot write {folder}/.step-00000003.tmp-")
     assert line.endswith("raise 'ulimit -f' or choose another disk")
     assert list(folder.iterdir()) == []
-    assert_goes_on(tiny, recipe)
+    assert_resumes(tiny, recipe)
 
 
 def test_a_read_only_run_folder_ends_the_command_with_4_and_one_line(tiny):
     recipe = tiny.recipe(steps=3)
     out = tiny.folder / "run"
     out.mkdir(mode=0o555)
-    done = command(  # without CAP_DAC_OVERRIDE root, too, may not write where it has no permission
+    done = command(  # without CAP_DAC_OVERRIDE even root may not write where it has no permission
         "import ctypes, os, sys\n"
         "if os.geteuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0): sys.exit(77)\n"
         f"os.execv(sys.executable, [sys.executable, '-m', 'minilm.cli.app', 'distill', {str(recipe)!r}])\n"
@@ -195,7 +195,7 @@ def test_a_read_only_run_folder_ends_the_command_with_4_and_one_line(tiny):
     ]
 
 
-def test_two_runs_in_one_folder_are_refused(tiny, monkeypatch):
+def test_two_runs_in_one_folder_are_rejected(tiny, monkeypatch):
     recipe = tiny.recipe(steps=3)
 
     def second(*_, **__):
@@ -227,7 +227,7 @@ def test_a_folder_of_the_user_is_never_replaced(tiny, name):
     assert mine.read_text() == "mine"
 
 
-def test_an_out_that_is_a_file_is_one_clear_error(tiny):
+def test_a_file_given_as_out_is_one_clear_error(tiny):
     (tiny.folder / "run").write_text("mine")
     with pytest.raises(SystemProblem, match=r"cannot write .*/run: "):
         run(tiny.recipe(steps=3))

@@ -1,7 +1,7 @@
-"""Take from the full golden sets what lies in this folder: `python tests/golden/pick.py FULL`.
+"""Extract the files of this folder from the full golden sets: `python tests/golden/pick.py FULL`.
 
-In: the folder of the full sets. Out: beside this file, one `.xz` for each file that is taken, whole or in part. Nothing
-is computed: every number is one of the full sets. The same input gives the same bytes.
+In: the folder of the full sets. Out: next to this file, one `.xz` for each file taken, whole or in part. Nothing is
+computed: every number comes from the full sets. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ WHOLE = (
 
 
 def traces_of(path: Path) -> bytes:
-    """The searches of `TRACES`."""
+    """The searches in `TRACES`."""
     tensors = load(path.read_bytes())
     return save({name: tensors[name] for name in sorted(tensors) if name.split(".")[0] in TRACES[path.parent.name]})
 
 
 def rows_of_traces(path: Path) -> bytes:
-    """Rows on the searches of `TRACES`."""
+    """Rows about the searches in `TRACES`."""
     lines = path.read_bytes().split(b"\n")
     return b"".join(line + b"\n" for line in lines if line and json.loads(line)["trace"] in TRACES[path.parent.name])
 
 
 def train_step(path: Path) -> bytes:
-    """A training step with its four smallest gradients; logits of one mask way. The norms of all are in the summary."""
+    """A training step with its four smallest gradients; logits of one mask way. The summary has the norms of all."""
     tensors = load(path.read_bytes())
     gradients = sorted((name for name in tensors if name.startswith("grad.")), key=lambda name: tensors[name].numel())
     left_out = {*gradients[4:], *(() if "_v1_" in path.name else ("logits",))}
@@ -50,7 +50,7 @@ def train_step(path: Path) -> bytes:
 
 
 def without_projections(path: Path) -> bytes:
-    """A batch without what is inside its layers."""
+    """A batch without the tensors inside its layers."""
     tensors = load(path.read_bytes())
     return save({name: tensors[name] for name in sorted(tensors) if not name.startswith("layer")})
 
@@ -66,7 +66,7 @@ PARTS: dict[str, Callable[[Path], bytes]] = {
 
 
 def main(full: Path) -> None:
-    """Write the files and print how large they are together."""
+    """Write the files and print their total size."""
     for old in HERE.rglob("*.xz"):
         old.unlink()
     found = {path: path.read_bytes() for pattern in WHOLE for path in full.glob(pattern) if path.is_file()}

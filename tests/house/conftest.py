@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One Python file: `name` below the repository, `module` below `src/minilm`."""
+    """One Python file: `name` relative to the repository, `module` relative to `src/minilm`."""
 
     path: Path
 

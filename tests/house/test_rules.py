@@ -1,4 +1,4 @@
-"""The rules of the house, checked on the source itself; each test lists all that break its rule."""
+"""The house rules, checked on the source itself; each test lists everything that breaks its rule."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_files_stay_under_500_lines(everything):
     assert not wrong, wrong
 
 
-def test_files_say_what_they_are_and_have_a_real_name(shipped):
+def test_files_have_a_docstring_and_a_specific_name(shipped):
     vague = ("utils.py", "misc.py", "helpers.py", "common.py")
     wrong = [file.name for file in shipped if file.path.name in vague or not ast.get_docstring(file.tree)]
     assert not wrong, wrong
@@ -73,15 +73,15 @@ def test_random_numbers_have_a_seed(shipped):
     assert not wrong, wrong
 
 
-def test_json_lines_are_cut_at_line_feeds(everything):
-    """`splitlines()` also cuts at U+2028 and eight other characters that a JSON string may hold."""
+def test_json_lines_are_split_at_line_feeds(everything):
+    """`splitlines()` also splits at U+2028 and eight other characters that a JSON string may contain."""
     lines = re.compile(r"loads\(\w+\) for \w+ in .*\.splitlines\(\)")
     wrong = [file.name for file in everything if lines.search(file.text)]
     assert not wrong, wrong
 
 
-def test_processes_of_tests_have_a_deadline(everything):
-    """`subprocess.run`, `communicate` and `wait` say how long they wait; a hanging child is a failure, not a hang."""
+def test_processes_started_by_tests_have_a_deadline(everything):
+    """`subprocess.run`, `communicate` and `wait` have a timeout: a stuck child is a failure, not a hang."""
     wrong = []
     for file in everything:
         if not file.name.startswith("tests/"):
@@ -111,7 +111,7 @@ def test_public_names_come_from_where_they_are_defined():
         _ = minilm.nothing
 
 
-def test_type_checkers_see_the_public_names_that_run():
+def test_type_checkers_see_the_public_names_that_exist_at_run_time():
     tree = ast.parse((SRC / "__init__.py").read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
@@ -123,7 +123,7 @@ def test_type_checkers_see_the_public_names_that_run():
 
 
 def test_importing_a_room_hides_no_public_name():
-    """A public name that is also a subpackage would be one or the other, depending on what ran before."""
+    """A public name that is also a subpackage would be one or the other, depending on earlier imports."""
     import minilm
 
     assert not set(minilm.__all__) & {path.stem for path in SRC.iterdir()}
@@ -137,7 +137,7 @@ def test_the_version_is_the_same_everywhere():
     assert f"## {minilm.__version__}" in (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_the_lock_holds_every_dependency_and_extra():
+def test_the_lock_lists_every_dependency_and_extra():
     """A name in pyproject.toml that the lock lacks would be missing after `make venv`."""
     text = (REPO / "pyproject.toml").read_text(encoding="utf-8")
     lists = text[text.index("\ndependencies = [") : text.index("[project.scripts]")]

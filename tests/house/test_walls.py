@@ -1,9 +1,9 @@
-"""The walls of the house: which room may import which, as one table, on the source and at run time."""
+"""The walls between rooms: one table of allowed imports, checked on the source and at run time."""
 
 from __future__ import annotations
 
-# Room -> rooms it may import, beside itself and the top modules (errors, tally, ...). Read down: only rooms above.
-# A row of one file is narrower than its room's.
+# Room -> rooms it may import, besides itself and the top modules (errors, tally, ...): only rooms above it.
+# The row of a single file is narrower than its room's.
 ROOMS = {
     "files": "",
     "text": "files",
@@ -67,7 +67,7 @@ def test_a_room_imports_what_its_row_allows(package):
 
 
 def test_names_are_imported_by_their_full_name(package):
-    """No relative import, and no `from minilm import load` inside the package: both reach around a wall."""
+    """No relative import, and no `from minilm import load` inside the package: both bypass a wall."""
     rooms = {file.room for file in package} | {"__version__"}
     wrong = [
         f"{file.name}: {name}"
@@ -79,7 +79,7 @@ def test_names_are_imported_by_their_full_name(package):
 
 
 def test_inference_loads_only_what_its_row_allows(package, loaded_after):
-    """What a user of a finished model waits for and needs installed: also through other rooms, nothing more."""
+    """What inference loads, also through other rooms, is what its users wait for and must install: nothing more."""
     modules = sorted(
         "minilm." + file.module.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         for file in package
@@ -110,7 +110,7 @@ def test_rooms_that_start_fast_import_no_torch_at_the_top(package):
 
 
 def test_pure_files_do_no_io(package):
-    """Tensors or arrays in, numbers out; what reads checkpoints and traces goes through `files`."""
+    """Tensors or arrays in, numbers out; checkpoints and traces are read through `files`."""
     pure = [file for file in package if file.module.startswith(PURE) and file.module not in TOUCH_FILES]
     wrong = [f"{file.name}: {name}" for file in pure for name in sorted(file.roots & IO_MODULES)]
     assert len(pure) > 20

@@ -1,7 +1,7 @@
-"""Installs what is shipped in new environments, and the lowest versions that `pyproject.toml` promises.
+"""Install the shipped packages in new environments, once with the lowest versions that `pyproject.toml` allows.
 
-In: this checkout and a package index. Out: exit status 0 when the wheel without extras, the sdist, and the lower bounds
-of all dependencies work; else the command that failed. `make test-install` runs it; it takes some minutes.
+In: this checkout and a package index. Out: exit status 0 if the wheel without extras, the sdist, and the lower bounds
+of all dependencies work; otherwise the failed command. `make test-install` runs it; it takes a few minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 1200  # for one command
+SECONDS = 1200  # per command
 TESTED_BOUNDS_OF_DEV = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "scikit-learn", "scipy")
 SMOKE_TESTS = ("tests/unit/text", "tests/unit/score", "tests/unit/report", "tests/unit/files", "tests/unit/model")
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def use(python: Path, work: Path) -> None:
-    """What a user does first, in a folder without this checkout."""
+    """Do what a user does first, in a folder without this checkout."""
     minilm = python.with_name("minilm")
     run(python, "-c", "import minilm, sys; assert 'torch' not in sys.modules; print(minilm.__version__)", cwd=work)
     run(minilm, "--help", cwd=work)
@@ -62,7 +62,7 @@ def use(python: Path, work: Path) -> None:
 
 
 def lowest_versions() -> list[str]:
-    """The lower bound of every dependency and extra as a pinned version; of `dev` those that run the tests."""
+    """Lower bounds of all dependencies and extras as pinned versions; of `dev` only those that run the tests."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = dict(project["optional-dependencies"])
     dev = [bound for bound in extras.pop("dev") if name_of(bound) in TESTED_BOUNDS_OF_DEV]
@@ -85,7 +85,7 @@ def install(python: Path, *what: object) -> None:
 
 
 def run(*command: object, cwd: Path) -> str:
-    """The output of a command; the script ends with it when it fails."""
+    """Return the output of a command; exit if it fails."""
     words = [str(word) for word in command]
     print("+", " ".join(words), flush=True)
     done = subprocess.run(words, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS)

@@ -113,7 +113,7 @@ def launcher(module: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def largest_difference() -> Callable[..., float]:
-    """`largest_difference(folder, folder, besides=endings)`: over all weights of two models except those names."""
+    """`largest_difference(folder, folder, besides=endings)`: over all weights of two models without these endings."""
 
     def measure(one: Path, other: Path, *, besides: tuple[str, ...]) -> float:
         ours, theirs = (read_safetensors(folder / "model.safetensors") for folder in (one, other))

@@ -66,7 +66,7 @@ def test_shares_of_a_step_add_up_to_the_step(tiny, world_size, normalization):
     torch.testing.assert_close(sum(part for _, part in shares), gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(tiny):
+def test_a_batch_that_cannot_be_shared_is_rejected(tiny):
     with pytest.raises(UsageError, match="cannot be shared evenly by 5 processes; use one of 1, 2, 3, 4, 6, 12"):
         objective(tiny, Ranks(rank=0, world_size=5))
 

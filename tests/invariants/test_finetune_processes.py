@@ -25,7 +25,7 @@ def write_rows(path, draw, count):
 
 @pytest.fixture
 def recipe(squad_files, tmp_path):
-    """Uses Microsoft's files as the model; `recipe(out)` trains 12 steps of 8 texts and scores three times."""
+    """`recipe(out)` trains Microsoft's model files for 12 steps of 8 texts and scores three times."""
     draw = random.Random(2)
     write_rows(tmp_path / "train.jsonl", draw, 60)
     write_rows(tmp_path / "dev.jsonl", draw, 41)
@@ -50,7 +50,7 @@ def recipe(squad_files, tmp_path):
     return write
 
 
-def test_one_process_is_two(recipe, finish, largest_difference, tmp_path):
+def test_one_process_equals_two(recipe, finish, largest_difference, tmp_path):
     """The table is printed once; weights agree to 1e-5, except key biases, whose gradient is 0 up to rounding."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     command = ["-m", "minilm.cli.app", "finetune"]

@@ -58,7 +58,7 @@ def alone(squad_files, finish, tmp_path_factory):
     return out, results_of(finish(command(squad_files, out, *TRAINING, "--per_gpu_train_batch_size", "8")))
 
 
-def test_a_question_without_room_is_found_before_training(squad_files, start, tmp_path):
+def test_a_question_that_leaves_no_room_is_found_before_training(squad_files, start, tmp_path):
     data = json.loads((squad_files.folder / "data" / "dev-v2.0.json").read_text())
     data["data"][0]["paragraphs"][0]["qas"][0]["question"] = " ".join(["word1"] * 60)
     (tmp_path / "dev.json").write_text(json.dumps(data))
@@ -70,7 +70,7 @@ def test_a_question_without_room_is_found_before_training(squad_files, start, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_one_process_is_two(alone, squad_files, finish, largest_difference, tmp_path):
+def test_one_process_equals_two(alone, squad_files, finish, largest_difference, tmp_path):
     """Equal global batches: weights agree to 1e-5 without dropout, answers are equal, scores are printed once."""
     out, first = alone
     assert first["total"] == 15
@@ -101,7 +101,7 @@ def test_two_processes_of_the_old_launcher_answer_like_one(alone, squad_files, f
     assert written(tmp_path / "asked", "predictions_.json") == written(out, "predictions_.json")
 
 
-def test_killed_and_started_again_it_ends_in_the_same_bits(alone, squad_files, start, finish, tmp_path):
+def test_a_killed_and_restarted_run_gives_the_same_bits(alone, squad_files, start, finish, tmp_path):
     out = tmp_path / "out"
     again = command(squad_files, out, *TRAINING, "--per_gpu_train_batch_size", "8")
     process = start(again)
@@ -117,8 +117,8 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(alone, squad_files, s
         assert written(out, name) == written(alone[0], name)
 
 
-def test_other_settings_need_the_flag_that_overwrites(alone, squad_files, start, finish, tmp_path):
-    """Rejected with the differences; with the flag, a new run, whose two checkpoints are also scored."""
+def test_other_settings_need_the_overwrite_flag(alone, squad_files, start, finish, tmp_path):
+    """They are rejected with the differences; the flag starts a new run, whose two checkpoints are also scored."""
     out = tmp_path / "out"
     shutil.copytree(alone[0], out)
     again = [*command(squad_files, out, *TRAINING, "--per_gpu_train_batch_size", "4"), "--max_steps", "3"]
@@ -138,7 +138,7 @@ def test_other_settings_need_the_flag_that_overwrites(alone, squad_files, start,
     assert written(out, "nbest_predictions_2.json") != written(out, "nbest_predictions_3.json")
 
 
-def test_the_files_are_the_originals(alone, squad_files):
+def test_the_files_have_the_original_format(alone, squad_files):
     """Ids in the order of the questions, four spaces, the empty answer in every list; answers come from the context."""
     out, _ = alone
     predictions, nbest, odds = (

@@ -1,6 +1,6 @@
 """Microsoft's published commands on real rows and weights, run one after the other as a user types them.
 
-As in docs/how-to.md, launcher and all, but for paths, numbers of steps and epochs, and two processes in place of four.
+As in docs/how-to.md, launcher included, except for paths, steps and epochs, and two processes instead of four.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Small changes of a Python file, one at a time, each of which a test should notice.
+"""Small changes to a Python file, one at a time, each of which a test should catch.
 
 In: the text of a file. Out: its mutants, each with the whole changed text. Types, docstrings, messages and logging are
-left alone: no test is expected to notice them.
+left alone: no test is expected to catch such a change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUIET = ("logger.", "logging.", "warnings.")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: where, of what kind, and the text of the file with it."""
+    """One change: its line, its kind, and the file's text with it."""
 
     line: int
     kind: str
@@ -31,7 +31,7 @@ class Mutant:
 
 
 def places(text: str) -> Iterator[tuple[int, str]]:
-    """Every change of a file: the number of its node and its kind."""
+    """Yield every possible change to a file: the number of its node, and its kind."""
     tree = ast.parse(text)
     quiet = _left_alone(tree)
     for number, node in enumerate(ast.walk(tree)):
@@ -49,7 +49,7 @@ def mutant(text: str, number: int, kind: str) -> Mutant:
 
 
 def _left_alone(tree: ast.Module) -> set[int]:
-    """Ids of the nodes that are no code a test could notice."""
+    """Ids of the nodes whose changes no test could catch."""
     found: list[ast.AST | None] = []
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -93,8 +93,8 @@ def _kinds(node: ast.AST) -> list[str]:
     return []
 
 
-def _change(node: ast.AST, kind: str) -> str:  # noqa: C901  (one case a kind)
-    """Change `node` in place; its text afterwards."""
+def _change(node: ast.AST, kind: str) -> str:  # noqa: C901  (one case per kind)
+    """Change `node` in place and return its new text."""
     if isinstance(node, ast.Compare):
         node.ops[0] = COMPARISONS[type(node.ops[0])]()
     elif isinstance(node, ast.Constant):
@@ -119,7 +119,7 @@ def _change(node: ast.AST, kind: str) -> str:  # noqa: C901  (one case a kind)
 
 
 def _replace(node: ast.AST, other: ast.AST) -> None:
-    """Turn `node` into `other` where it stands."""
+    """Turn `node` into `other` in place."""
     place = {name: getattr(node, name) for name in ("lineno", "col_offset", "end_lineno", "end_col_offset")}
     other = copy.copy(other)
     node.__class__ = other.__class__

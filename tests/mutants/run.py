@@ -1,13 +1,13 @@
-"""How many small changes of the source the tests notice: `python tests/mutants/run.py [--jobs 2]`.
+"""Measure how many small changes to the source the tests catch: `python tests/mutants/run.py [--jobs 2]`.
 
 In: a seeded sample of mutants over the rooms whose numbers matter. Out: `benchmarks/results/mutants.json` with each
-mutant, whether a test failed, and the survivors, whose `reason` is filled in by hand and kept. A run that was stopped
-is resumed. Not part of `make test`.
+mutant, whether a test failed, and the survivors, whose `reason` is filled in by hand and kept. A stopped run
+resumes. Not part of `make test`.
 
-Each mutant lies in its own copy of the source. The tests that mirror or import its file run first, then the parity and
+Each mutant has its own copy of the source. The tests that mirror or import its file run first, then the parity and
 property tests and those of its room that import a module which imports it; slow tests do not run. Each run is a fork
 of one process that has imported torch and the other libraries. A failed test, an error and a run past the time limit
-count as caught. Tests that fail without any mutant are left out and named.
+count as caught. Tests that fail without any mutant are left out and reported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def sample(count: int, seed: int) -> list[tuple[Path, Mutant]]:
 
 
 def module_of(path: Path) -> str:
-    """`minilm.decode.beam` of its file."""
+    """The module name of a file, such as `minilm.decode.beam`."""
     return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -69,7 +69,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def mirrors(path: Path) -> list[Path]:
-    """The unit tests of a source file by their name, such as `test_beam.py`, `test_beam_search.py` of `beam.py`."""
+    """The unit tests of a source file, by name: `test_beam.py` or `test_beam_search.py` for `beam.py`."""
     folder = REPO / "tests" / "unit" / path.relative_to(SRC / "minilm").parent
     return sorted({*folder.glob(f"test_{path.stem}.py"), *folder.glob(f"test_{path.stem}_*.py")})
 
@@ -92,8 +92,8 @@ def tests_for(path: Path, imported: dict[Path, set[str]]) -> list[str]:
 
 
 def tests_in_child(source: Path, files: Sequence[str], record: Path) -> None:
-    """Run in a forked child that has imported the libraries: pytest on the package at `source`, into `record`."""
-    os.setpgid(0, 0)  # with what the tests start
+    """In a forked child that has imported the libraries, run pytest on the package at `source`; output to `record`."""
+    os.setpgid(0, 0)  # one group with everything the tests start
     os.environ.update(PYTHONPATH=str(source), PYTHONDONTWRITEBYTECODE="1")
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(source))
@@ -110,7 +110,7 @@ def tests_in_child(source: Path, files: Sequence[str], record: Path) -> None:
 
 
 def pytest_run(source: Path, files: Sequence[str]) -> tuple[bool, str]:
-    """Whether all tests pass with the package at `source`, and the first that does not."""
+    """Whether all tests pass with the package at `source`, and the first that fails."""
     record = source.parent / "output.txt"
     child = FORKS.Process(target=tests_in_child, args=(source, files, record))
     child.start()
@@ -128,7 +128,7 @@ def pytest_run(source: Path, files: Sequence[str]) -> tuple[bool, str]:
 
 
 def copied(folder: str) -> Path:
-    """A copy of the source below `folder`, with the recipes beside it."""
+    """Copy the source into `folder`, with the recipes beside it."""
     shutil.copytree(SRC, Path(folder) / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPO / "recipes", Path(folder) / "recipes")
     return Path(folder) / "src"
@@ -150,7 +150,7 @@ def judged(path: Path, change: Mutant, files: Sequence[str]) -> dict[str, object
 
 
 def key_of(path: Path, change: Mutant) -> dict[str, object]:
-    """What makes two mutants of two runs the same."""
+    """What identifies a mutant across runs."""
     file = path.relative_to(REPO).as_posix()
     return {"file": file, "line": change.line, "kind": change.kind, "before": change.before, "after": change.after}
 
@@ -173,7 +173,7 @@ def failing(files: Iterable[str]) -> list[str]:
 
 
 def write(result: dict[str, object]) -> None:
-    """Store the result, whole or not at all."""
+    """Store the result atomically."""
     rows = result["mutants"]
     assert isinstance(rows, list)
     caught = sum(row["caught"] for row in rows)
@@ -184,12 +184,12 @@ def write(result: dict[str, object]) -> None:
 
 
 def main() -> int:
-    """Judge the sample; 1 when less than 90% are caught."""
+    """Judge the sample; return 1 if less than 90% are caught."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60, help="mutants in the sample (default 60)")
     parser.add_argument("--seed", type=int, default=13, help="of the sample (default 13)")
     parser.add_argument("--jobs", type=int, default=1, help="mutants judged at a time (default 1)")
-    parser.add_argument("--limit", type=int, default=None, help="judge at most so many in this run")
+    parser.add_argument("--limit", type=int, default=None, help="judge at most N in this run")
     arguments = parser.parse_args()
     chosen = sample(arguments.count, arguments.seed)
     old = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"mutants": []}
@@ -220,7 +220,7 @@ def main() -> int:
 
 
 def say(line: str) -> None:
-    """Print, at once."""
+    """Print and flush."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

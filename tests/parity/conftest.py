@@ -18,7 +18,7 @@ SIZES = {
     "num_attention_heads": 4,
     "intermediate_size": 40,
     "max_position_embeddings": 64,
-    "initializer_range": 0.3,  # far from linear: a wrong place of anything shows
+    "initializer_range": 0.3,  # far from linear, so that anything misplaced shows
 }
 
 
@@ -57,7 +57,7 @@ def randomized():
 
 @pytest.fixture(scope="session")
 def padded():
-    """The sequences as transformers wants them: `input_ids`, `attention_mask`, `token_type_ids` [B, S]."""
+    """The sequences as transformers expects them: `input_ids`, `attention_mask`, `token_type_ids` [B, S]."""
 
     def pad(sequences, segments=None, pad_id=0):
         longest = max(map(len, sequences))

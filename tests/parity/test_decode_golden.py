@@ -1,7 +1,7 @@
-"""Proves that decoding gives what the original s2s-ft code gave: tokens and traces exactly, scores to 1e-4.
+"""Proves that decoding reproduces the original s2s-ft code: tokens and traces exactly, scores to 1e-4.
 
-`eps1e-5` is the original as it is, `eps1e-12` the original with the LayerNorm eps of the configuration. Compared
-where the original itself is stable (float64 gives the same as float32).
+`eps1e-5` is the unmodified original, `eps1e-12` the original with the LayerNorm eps of the configuration. Compared
+where the original itself is stable (float64 and float32 agree).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BANS = {"nob": (0, ""), "ng2": (2, ""), "ng2i": (2, ".|[X_SEP]"), "ng3": (3, "")
 
 
 class Golden:
-    """The tiny model under one eps, its sources, and what the original made of them."""
+    """The tiny model with one eps, its sources, and the original's outputs for them."""
 
     def __init__(self, folder, eps):
         self.folder = folder / "decode" / eps
@@ -81,13 +81,13 @@ def settings(golden, *, beam, steps, least, ban, **options):
 
 
 def differing(stable, ours, theirs):
-    """Numbers of the sources that should agree and do not."""
+    """Numbers of the sources that should agree but do not."""
     compared = zip(stable, ours, theirs, strict=True)
     return [number for number, (is_stable, own, other) in enumerate(compared) if is_stable and own != other]
 
 
 @pytest.mark.parametrize("eps", EPS)
-def test_greedy_ids_and_texts(goldens, eps):
+def test_greedy_ids_and_texts_equal_the_original(goldens, eps):
     golden = goldens[eps]
     decoder, sources = golden.decoder()
     for row in golden.rows("greedy"):
@@ -100,7 +100,7 @@ def test_greedy_ids_and_texts(goldens, eps):
 
 
 @pytest.mark.parametrize("eps", EPS)
-def test_greedy_goes_on_behind_an_end_token_as_the_original_does(goldens, eps):
+def test_greedy_continues_past_an_end_token_as_the_original_does(goldens, eps):
     """`raw_ids`: the original never stops; fed with its own tokens, every next token is the most probable."""
     golden = goldens[eps]
     decoder, sources = golden.decoder()
@@ -115,7 +115,7 @@ def test_greedy_goes_on_behind_an_end_token_as_the_original_does(goldens, eps):
 
 
 def beginning(trace, frames):
-    """A trace as a search of fewer tokens would have left it."""
+    """The trace that a search for fewer tokens would have left."""
     return Trace(scores=trace.scores[:frames], ids=trace.ids[:frames], parents=trace.parents[:frames])
 
 
@@ -123,11 +123,11 @@ def beginning(trace, frames):
 @pytest.mark.parametrize("least", [1, 8])
 @pytest.mark.parametrize("beam", [2, 5])
 @pytest.mark.parametrize("eps", EPS)
-def test_beam_search_outputs_and_traces(goldens, eps, beam, least, ban):
-    """120 configurations a folder: 40 searches, each under three length penalties.
+def test_beam_search_outputs_and_traces_equal_the_original(goldens, eps, beam, least, ban):
+    """120 configurations per folder: 40 searches, each with three length penalties.
 
-    The longer searches run to their end and are compared with the recorded traces, frame by frame; what a shorter
-    one finds is in their beginning. One penalty's shorter search runs too: it stops early, which must not show.
+    The longer searches run to their end and are compared with the recorded traces, frame by frame; the result of a
+    shorter one is in their beginning. The shorter search also runs for one penalty: stopping early must change nothing.
     """
     golden = goldens[eps]
     decoder, sources = golden.decoder()
@@ -145,7 +145,7 @@ def test_beam_search_outputs_and_traces(goldens, eps, beam, least, ban):
             short = search(decoder, sources, *settings(golden, steps=20, length_penalty=penalty, **options))
             ids = [golden.best(trace, penalty) for trace in short]
             assert differing(row["stable"], ids, row["pred_ids"]) == []
-    if f"{name}.scores" not in golden.traces:  # not recorded under this eps
+    if f"{name}.scores" not in golden.traces:  # not recorded for this eps
         return
     stable = next(row["stable"] for row in rows if row["trace"] == name and row["length_penalty"] == 0)
     for number, trace in enumerate(whole):
@@ -156,7 +156,7 @@ def test_beam_search_outputs_and_traces(goldens, eps, beam, least, ban):
 
 
 @pytest.mark.parametrize("eps", EPS)
-def test_traces_of_a_shorter_search(goldens, eps):
+def test_traces_of_a_shorter_search_equal_the_original(goldens, eps):
     golden = goldens[eps]
     decoder, sources = golden.decoder()
     name = "k5_t20_m8_ng3"
@@ -171,7 +171,7 @@ def test_traces_of_a_shorter_search(goldens, eps):
 
 @pytest.mark.parametrize("version", ["HEAD", "202003"])
 @pytest.mark.parametrize("eps", EPS)
-def test_position_shift(goldens, eps, version):
+def test_position_shift_equals_the_original(goldens, eps, version):
     golden = goldens[eps]
     decoder, sources = golden.decoder("head" if version == "HEAD" else "2020-03")
     for row in golden.rows(f"pos_shift_s2sft-{version}"):
@@ -186,8 +186,8 @@ def test_position_shift(goldens, eps, version):
         assert differing(row["stable"], ids, row["pred_ids"]) == []
 
 
-def test_scoring_again_by_the_intended_and_by_the_swapped_rule(goldens):
-    """`get_best_sequence` on the recorded traces; `swapped_ids` holds the results that change."""
+def test_rescoring_by_the_intended_and_the_swapped_rule_equals_the_original(goldens):
+    """`get_best_sequence` on the recorded traces; `swapped_ids` contains the results that change."""
     golden = goldens["eps1e-12"]
     rows = golden.rows("gen_seq_best_sequence")
     assert len({row["trace"] for row in rows}) >= 2

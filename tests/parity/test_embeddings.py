@@ -1,4 +1,4 @@
-"""Proves that `encode` gives the vectors of sentence-transformers, and that folders travel both ways."""
+"""Proves that `encode` gives the vectors of sentence-transformers, and that folders work both ways."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_real_weights_give_the_vectors_of_sentence_transformers(real_model_dir, 
     np.testing.assert_allclose(vectors, real_vectors, **TOLERANCE)
 
 
-def test_bf16_points_the_same_way(real_model_dir, real_vectors):
+def test_bf16_vectors_point_the_same_way(real_model_dir, real_vectors):
     vectors = minilm.load(real_model_dir, precision="bf16").encode(TEXTS)
     assert vectors.dtype == np.float32
     assert float((vectors * real_vectors).sum(1).min()) > 0.999
@@ -100,7 +100,7 @@ def test_a_folder_written_here_gives_the_same_vectors_there(written, theirs_of, 
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_and_once_more_after_sentence_transformers_saved_it(written, tmp_path, theirs_of, settings):
+def test_so_does_the_folder_that_sentence_transformers_saves_from_it(written, tmp_path, theirs_of, settings):
     first = written(settings)
     theirs_of(first).save(str(tmp_path / "saved"))
     model = minilm.load(tmp_path / "saved")
@@ -172,7 +172,7 @@ def test_a_roberta_style_folder_gives_the_same_vectors_there(tmp_path, theirs_of
     np.testing.assert_allclose(model.encode(texts), theirs_of(tmp_path).encode(texts), atol=2e-5, rtol=0)
 
 
-def test_other_poolings_of_sentence_transformers_are_refused(tmp_path, real_model_dir, theirs_of):
+def test_other_poolings_of_sentence_transformers_are_rejected(tmp_path, real_model_dir, theirs_of):
     theirs_of(real_model_dir).save(str(tmp_path / "saved"))
     file = tmp_path / "saved" / "1_Pooling" / "config.json"
     values = json.loads(file.read_text())

@@ -217,7 +217,7 @@ def test_real_weights_survive_writing(real_model_dir, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_golden_batches(golden_dir, golden_file, number):
+def test_golden_batches_are_reproduced(golden_dir, golden_file, number):
     """Hidden rows of every layer, projections, pooler and logits, computed in float64 elsewhere."""
     golden = load_file(golden_file(f"encoder/batch{number}.safetensors"))
     golden = {name: value.float() if value.is_floating_point() else value for name, value in golden.items()}
@@ -243,7 +243,7 @@ def test_golden_batches(golden_dir, golden_file, number):
                 expected = golden.get(f"layer{layer - 1}.{part}")
                 if expected is not None:
                     torch.testing.assert_close(getattr(relations, part).flatten(1), expected[mask], **TOLERANCE)
-        if number != 3:  # its first row is padding, which nobody here computes
+        if number != 3:  # its first row is padding, which is not computed here
             torch.testing.assert_close(encoder.pooled(packed), golden["pooler_output"], **TOLERANCE)
         if "mlm_logits" in golden:
             torch.testing.assert_close(model(packed), golden["mlm_logits"][mask], **TOLERANCE)

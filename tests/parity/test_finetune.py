@@ -52,7 +52,7 @@ def padded(part: Sequences, rows: list[int]) -> dict[str, torch.Tensor]:
 
 
 class Labelled:
-    """A task without files: random sequences and targets, the loss of the real task."""
+    """A task without files: random sequences and targets, with the loss of the real task."""
 
     dev_sets, reshuffles, num_examples = (), True, 20
     batch, parameters = SequenceTask.batch, SequenceTask.parameters
@@ -73,7 +73,7 @@ class Labelled:
 
 
 def peer_loss(model, task: Labelled, rows: list[int]) -> torch.Tensor:
-    """Spans row by row: in a padded batch transformers lets the padding take part in the softmax over positions."""
+    """Spans row by row: in a padded batch, transformers includes the padding in the softmax over positions."""
     if task.head == "span":
         losses = []
         for row in rows:
@@ -92,7 +92,7 @@ def both(request, tmp_path: Path):
     return Labelled(head, labels=labels), peer, read_model(tmp_path / "start", head=head, num_labels=labels)
 
 
-def test_loss_and_gradients_of_a_batch(both):
+def test_loss_and_gradients_of_a_batch_agree(both):
     task, peer, model = both
     rows = [3, 7, 1, 15]
     packed = pack([task.train.token_ids[row] for row in rows], segments=[task.train.segment_ids[row] for row in rows])
@@ -107,7 +107,7 @@ def test_loss_and_gradients_of_a_batch(both):
     assert (found - word).abs().max() < 1e-5 * word.abs().max()
 
 
-def test_forty_steps_of_the_whole_loop(both, tmp_path):
+def test_forty_steps_of_the_whole_loop_agree(both, tmp_path):
     task, peer, model = both
     settings = TrainSettings(
         steps=40,

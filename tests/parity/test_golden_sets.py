@@ -1,4 +1,4 @@
-"""Proves that the golden sets in the repository hold enough for one full check of each kind, and stay small."""
+"""Proves that the golden sets in the repository suffice for one full check of each kind, and stay small."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def test_they_are_small_and_their_origin_is_named(folder):
 
 
 def test_they_are_part_of_the_full_sets(folder, golden_dir):
-    """The same bytes where a file is whole, and the same tensors where it is a part."""
+    """The same bytes if a file is whole, the same tensors if it is a part."""
     whole = 0
     for packed in sorted(folder.rglob("*.xz")):
         path = golden_dir / packed.relative_to(folder).with_suffix("")
         if not path.is_file():
-            continue  # the vocabulary lies elsewhere in the full sets
+            continue  # the vocabulary is elsewhere in the full sets
         ours, theirs = lzma.decompress(packed.read_bytes()), path.read_bytes()
         if ours == theirs:
             whole += 1

@@ -54,7 +54,7 @@ def bart(data_dir: Path) -> list[ScoredText]:
 
 @pytest.mark.parametrize("name", ["qg", "summary"])
 def test_bleu_and_rouge_l_equal_the_originals(golden, stored, name):
-    """Of the corpus and of each pair."""
+    """For the corpus and for each pair."""
     sums, theirs = sums_of(golden[name]), stored[name]
     corpus = generation_metrics(sums.sum(axis=0), len(sums))
     assert [corpus[key] for key in BLEU] == pytest.approx(
@@ -78,7 +78,7 @@ def test_bart_hlqg_has_its_published_scores(bart):
 
 @pytest.fixture(scope="module")
 def meteor(request: pytest.FixtureRequest, golden: dict[str, list[ScoredText]]) -> dict[str, FloatArray]:
-    """Java reads its tables once, for all sets together: the golden ones and, where the data is, BART's outputs."""
+    """Java reads its tables once, for all sets together: the golden ones and, if the data is there, BART's outputs."""
     if shutil.which("java") is None or find_spec("pycocoevalcap") is None:
         pytest.skip("METEOR needs Java and pip install 'minilm[meteor]'")
     sets = dict(golden)
@@ -96,7 +96,7 @@ def meteor(request: pytest.FixtureRequest, golden: dict[str, list[ScoredText]]) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qg", "summary"])
 def test_meteor_equals_the_program(meteor, stored, name):
-    """Of the corpus, for which texts that match as a whole count without their chunk, and of each pair."""
+    """For the corpus, in which texts that match as a whole count without their chunk, and for each pair."""
     sums, theirs = meteor[name], stored[name]
     corpus = generation_metrics(sums.sum(axis=0), len(sums))["METEOR"]
     assert corpus == pytest.approx(100 * theirs["meteor_corpus"], abs=1e-9)

@@ -1,4 +1,4 @@
-"""Proves the relation losses: numbers and gradients of the published formulas, golden and random."""
+"""Proves the relation losses: numbers and gradients of the published formulas, for golden and random inputs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def golden_case(golden_dir, golden_file, case):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_golden_losses_and_gradients(golden_dir, golden_file, case, loss):
+def test_golden_losses_and_gradients_are_reproduced(golden_dir, golden_file, case, loss):
     packed, teacher, student, lines, expected = golden_case(golden_dir, golden_file, case)
     assert len(lines) >= 6
     for line in lines:
@@ -85,7 +85,7 @@ def test_golden_losses_and_gradients(golden_dir, golden_file, case, loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_golden_token_means(golden_dir, golden_file, case, loss):
+def test_golden_token_means_are_reproduced(golden_dir, golden_file, case, loss):
     packed, teacher, student, lines, _ = golden_case(golden_dir, golden_file, case)
     for line in lines:
         pair = tuple(PARTS[letter] for letter in line["pair"])
@@ -95,8 +95,8 @@ def test_golden_token_means(golden_dir, golden_file, case, loss):
 
 
 @pytest.mark.parametrize("line", range(4))
-def test_golden_end_to_end(golden_dir, line):
-    """Teacher, student, loss and every gradient norm, as an independent implementation computes them."""
+def test_golden_end_to_end_numbers_are_reproduced(golden_dir, line):
+    """Teacher, student, loss and every gradient norm, as computed by an independent implementation."""
     folder = golden_dir / "distil"
     golden = json.loads((folder / "tiny_end_to_end.jsonl").read_text().split("\n")[line])
     batch = load_file(folder / golden["inputs"])
@@ -144,7 +144,7 @@ FEW = settings(max_examples=25, deadline=None)
 
 @FEW
 @given(lengths, seeds, st.sampled_from([1, 2, 3, 4, 6, 12]), st.sampled_from(["sequence", "token"]))
-def test_blockwise_is_the_plain_twin(lengths, seed, heads, normalization):
+def test_blockwise_equals_the_plain_twin(lengths, seed, heads, normalization):
     packed = batch_of(lengths)
     teacher = random_relations(packed, 4, 9, seed)
     upstream = torch.tensor([1.0, 0.5, 2.0, 3.0, 1.5])
@@ -184,7 +184,7 @@ def test_low_precision_projections_stay_close(lengths, seed):
 
 @FEW
 @given(lengths, seeds, st.sampled_from([1, 4, 8]))
-def test_equal_relations_cost_nothing_and_pull_nowhere(lengths, seed, heads):
+def test_equal_relations_have_no_loss_and_no_gradient(lengths, seed, heads):
     packed = batch_of(lengths)
     teacher = random_relations(packed, 4, 8, seed)
     student = requiring_grad(teacher)
@@ -196,7 +196,7 @@ def test_equal_relations_cost_nothing_and_pull_nowhere(lengths, seed, heads):
 
 @FEW
 @given(lengths, seeds)
-def test_the_loss_is_never_negative_and_one_token_costs_nothing(lengths, seed):
+def test_the_loss_is_never_negative_and_zero_for_one_token(lengths, seed):
     packed = batch_of(lengths)
     teacher, student = (random_relations(packed, 2, 6, seed + side) for side in (0, 1))
     values = relation_loss(teacher, student, packed, pairs=V1_PAIRS, num_relation_heads=2)
@@ -258,11 +258,11 @@ def test_relation_heads_must_divide_both_widths(loss, heads, width):
     assert str(caught.value) == f"{heads} relation heads do not divide the width {width}; change loss.relation_heads"
 
 
-# --- what an encoder hands over ------------------------------------------------------------------
+# --- what an encoder provides --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", [0, -1, 3])
-def test_an_encoder_has_no_layer_outside_its_own(golden_dir, layer):
+def test_a_layer_that_the_encoder_lacks_is_rejected(golden_dir, layer):
     encoder = read_model(golden_dir / "distil" / "tiny_student").encoder
     with pytest.raises(UsageError) as caught:
         encoder.relations(batch_of([3]), layer=layer)

@@ -1,8 +1,8 @@
-"""Proves that ROUGE lands on the numbers of the Perl program: pair by pair, and on what papers published.
+"""Proves that ROUGE reproduces the numbers of the Perl program, pair by pair, and those published in papers.
 
-REALSumm scored each system against its own tokenization of a reference and keeps one of these for all. The others are
-made from it: `don't` joined or apart, numbers and units, brackets as codes, no accents. Of these texts the first is
-compared that has as many words as the scored one: precision and recall are then the same whole number of them.
+REALSumm scored each system against that system's tokenization of a reference and keeps one of these for all. The others
+are derived from it: `don't` joined or apart, numbers and units, brackets as codes, no accents. The first of these texts
+with as many words as the scored one is compared: precision and recall then count the same number of them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_each_pair_has_the_scores_of_the_perl_program(golden_dir, stored, name):
 
 @pytest.mark.parametrize("name", ["qg_first_ref", "qg_multi_ref", "summary"])
 def test_means_are_those_of_py_rouge(golden_dir, stored, name):
-    """With weight_factor 1.0, to the last bits; it parts from the program on the edge cases (`gonna`)."""
+    """With weight_factor 1.0, to the last bits; it differs from the program on the edge cases (`gonna`)."""
     metrics = rouge_metrics(scores_of(list(pairs_of(golden_dir, name))))
     theirs = stored[name]["py_rouge_corpus_weight_factor_1.0"]
     for metric, key in (("rouge1", "rouge-1"), ("rouge2", "rouge-2"), ("rougeLsum", "rouge-l")):
@@ -84,8 +84,8 @@ def test_means_are_those_of_py_rouge(golden_dir, stored, name):
         assert found == pytest.approx([100 * theirs[key][which] for which in "fpr"], abs=1e-10)
 
 
-def test_rouge_l_of_a_text_as_one_sentence(golden_dir, stored):
-    """Against rouge-score, which knows no exceptions: equal but for a few pairs, and never far."""
+def test_rouge_l_of_a_text_as_one_sentence_is_close_to_rouge_score(golden_dir, stored):
+    """rouge-score has no exceptions in its stemmer: equal except for a few pairs, and never far off."""
     found = part(scores_of(list(pairs_of(golden_dir, "summary"))), "rougeL")
     theirs = np.array(stored["summary"]["rouge_score_stem_per_pair_prf"]["rougeL"])
     distance = np.abs(found - theirs).max(axis=1)
@@ -94,7 +94,7 @@ def test_rouge_l_of_a_text_as_one_sentence(golden_dir, stored):
 
 
 def test_intervals_are_those_of_the_perl_program(golden_dir, stored):
-    """Both draw 1,000 samples, each its own: the ends agree to a part of the width."""
+    """Each draws its own 1,000 samples: the ends agree to a fraction of the width."""
     scores = scores_of(list(pairs_of(golden_dir, "summary")))
     sums = resampled_sums(part(scores, "rouge1")[:, 2:]) / len(scores)
     low, high = stored["summary"]["perl_155_stem"]["ROUGE-1"]["F_ci"]
@@ -103,7 +103,7 @@ def test_intervals_are_those_of_the_perl_program(golden_dir, stored):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_post_processing_is_that_of_unilm(golden_dir, run):
-    """Line by line, and so are the scores of what comes out."""
+    """Line by line, and so are the scores of the outputs."""
     folder, task = golden_dir / "s2s_eval", run.split("_")[0]
     info = json.loads((folder / "scores.json").read_text())[run]
     given = dict(zip(info["args"][::2], info["args"][1::2], strict=True))
@@ -162,14 +162,14 @@ _CHANGES = (
 
 
 def tokenizations(text: str) -> Iterator[str]:
-    """The text as it is stored, then as other systems may have had it: up to two differences."""
+    """The stored text, then variants that other systems may have had, with up to two differences."""
     for count in range(3):
         for changes in combinations(_CHANGES, count):
             yield functools.reduce(lambda changed, change: change(changed), changes, text)
 
 
 def marked_sentences(text: str) -> str:
-    """Cut at the marks, and behind a full stop that no space follows: marks are missing there upstream."""
+    """Split at the marks, and after a full stop without a following space: marks are missing there upstream."""
     marked = re.findall(r"<t>(.*?)(?:</t>|$)", text)
     return "\n".join(piece for one in marked for piece in re.split(r"(?<= \.)(?=[^\s\d])", one.strip()))
 
@@ -179,12 +179,12 @@ def one_sentence(text: str) -> str:
 
 
 def sentences_at_stops(text: str) -> str:
-    """Cut behind full stops alone."""
+    """Split after full stops only."""
     return one_sentence(text).replace(" . ", " .\n")
 
 
 def is_the_scored_text(row: dict[str, float], predicted: int, expected: int) -> bool:
-    """Whether stored precision and recall are the same number of words, and of word pairs, of these texts."""
+    """Whether stored precision and recall count the same number of words, and of word pairs, of these texts."""
     for metric, less in (("rouge_1", 0), ("rouge_2", 1)):
         hits = round(row[f"{metric}_precision"] * (predicted - less))
         for which, length in (("precision", predicted - less), ("recall", expected - less)):
@@ -205,12 +205,12 @@ def scored_reference(row: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.slow
-def test_realsumm_pair_by_pair(data_dir):
+def test_realsumm_scores_agree_pair_by_pair(data_dir):
     """ROUGE-1, -2 and -L of more than 99 in 100 of all pairs.
 
-    Where a reference was cut into sentences is not stored either: ROUGE-L agrees when it does for one of three ways, at
-    its marks, at full stops, nowhere. One system came without marks: its outputs are one sentence, or cut behind the
-    stops that no space follows.
+    Where a reference was split into sentences is not stored either: ROUGE-L agrees if it does for one of three ways, at
+    its marks, at full stops, nowhere. One system came without marks: its outputs are one sentence, or split after the
+    stops without a following space.
     """
     table = rows(data_dir / "cnndm" / "realsumm_abstractive.jsonl.gz")
     references = [scored_reference(row) for row in table]

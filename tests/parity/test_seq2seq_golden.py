@@ -37,7 +37,7 @@ RESIZED = [name for name in cases() if "_resize_" in name]
 
 @pytest.fixture(params=cases())
 def case(request, golden_dir: Path, golden_file: Callable[[str], Path]):
-    """What the original was given and found: its summary, its tensors."""
+    """The original's inputs and outputs: its summary, its tensors."""
     folder = golden_dir / "s2s_train"
     file = f"s2sft-{request.param}.safetensors"
     rows = (folder / f"s2sft-{request.param.split('_')[0]}_summary.jsonl").read_text().rstrip("\n").split("\n")
@@ -145,8 +145,8 @@ def test_the_grown_position_table_is_that_of_the_original(case, model, caplog):
     assert "the position table was extended from 128 to 144 tokens" in caplog.text
 
 
-def test_uncorrupted_pairs_are_framed_and_cut_like_the_originals(golden_dir: Path):
-    """With nothing masked at random our views are the original's inputs, and each way predicts what it predicted."""
+def test_uncorrupted_pairs_are_framed_and_truncated_like_the_originals(golden_dir: Path):
+    """With no random masking, our views equal the original's inputs, and each way predicts what the original's did."""
     rows = (golden_dir / "s2s_train" / "s2sft-HEAD_summary.jsonl").read_text().rstrip("\n").split("\n")
     summaries = [row for row in map(json.loads, rows) if (golden_dir / "s2s_train" / row["file"]).is_file()]
     assert {summary["mask_way"] for summary in summaries} == {"v2", "v1", "v0"}
@@ -206,8 +206,8 @@ def _is_plain(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["acc1", "acc2"])
-def test_twelve_steps_of_the_whole_original_loop(name: str, golden_dir: Path, model):
-    """Its features in its order, each microbatch divided by its own number of targets, clipped, decayed."""
+def test_twelve_steps_equal_the_whole_original_loop(name: str, golden_dir: Path, model):
+    """With its features in its order, each microbatch divided by its own number of targets, clipped, decayed."""
     folder = golden_dir / "s2s_train_loop"
     run = json.loads((folder / f"{name}.json").read_text())
     features, size = run["feature_order_after_shuffle"], {"acc1": 4, "acc2": 2}[name]

@@ -62,7 +62,7 @@ def test_scores_equal_the_official_script(golden_dir, questions, answers, option
 
 
 def test_missing_predictions_are_scored_as_wrong(golden_dir, questions, answers):
-    """The official script stops with a KeyError there; ours counts exactly the questions left."""
+    """The official script stops with a KeyError there; ours counts exactly the remaining questions."""
     kept = {key: text for number, (key, text) in enumerate(answers.items()) if number % 10}
     found = squad_metrics(questions, kept, na_probs=numbers(golden_dir, "na_prob.json"))
     scored = squad_metrics([one for one in questions if one.id in kept], kept)
@@ -70,7 +70,7 @@ def test_missing_predictions_are_scored_as_wrong(golden_dir, questions, answers)
     assert found["exact"] == pytest.approx(scored["exact"] * len(kept) / len(questions))
 
 
-def test_the_curve_holds_the_score_of_any_threshold(golden_dir, questions, answers):
+def test_the_curve_contains_the_score_of_any_threshold(golden_dir, questions, answers):
     null_odds = numbers(golden_dir, "null_odds.json")
     curve = threshold_curve(questions, answers, null_odds)
     assert [point.threshold for point in curve] == sorted(set(null_odds.values()))

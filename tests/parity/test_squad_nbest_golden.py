@@ -118,7 +118,7 @@ def test_classic_answers_equal_the_original(golden: Golden, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "thr2_nb5_len10", "thr-3", "squad1"])
-def test_exact_answers_are_the_same_but_for_pieces_of_words(golden: Golden, name: str) -> None:
+def test_exact_answers_are_the_same_except_for_pieces_of_words(golden: Golden, name: str) -> None:
     """The original answers whole words where the tokens are pieces ("Galiev" for "ie"), and "empty" for nothing."""
     settings = golden.predictions[name]
     exact, classic = golden.answers(settings, "exact"), golden.answers(settings, "classic")
@@ -135,7 +135,7 @@ def test_exact_answers_are_the_same_but_for_pieces_of_words(golden: Golden, name
 
 @pytest.mark.parametrize("name", ["default", "thr2_nb5_len10", "thr-3"])
 def test_scores_equal_those_of_transformers(golden: Golden, golden_dir: Path, name: str) -> None:
-    """Its `squad_evaluate` on the stored answers: exact match and F1, of all, answerable and unanswerable questions."""
+    """Its `squad_evaluate` on the stored answers: exact match and F1, on all, answerable and unanswerable questions."""
     stored = golden.predictions[name]
     ids = set(stored["predictions"])
     references = [one for one in read_squad_references(golden_dir / "squad" / "nbest_dev.json") if one.id in ids]

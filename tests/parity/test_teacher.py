@@ -1,4 +1,4 @@
-"""Proves that a teacher run packed gives its own projections and stops there, or is refused."""
+"""Proves that a teacher run packed gives its own projections and stops there, or is rejected."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def long_ids():
 
 @pytest.fixture
 def save(tmp_path, sizes, randomized):
-    """Save a tiny random model of an architecture; gives its folder."""
+    """Save a tiny random model of an architecture and return its folder."""
 
     def make(name, **settings):
         config_class = getattr(transformers, f"{name}Config", None)
@@ -106,7 +106,7 @@ def test_packed_projections_are_the_models_own(save, own_projections, long_ids, 
 
 
 def test_the_window_of_local_attention_matters(save, long_ids):
-    """The proof above sees the window: with a wide one the same weights give other numbers."""
+    """The proof above covers the window: with a wide one the same weights give other numbers."""
     packed, found = pack(long_ids), []
     for window in (8, 128):
         folder = save("ModernBert", **{**WORKING["ModernBert"], "local_attention": window})
@@ -115,7 +115,7 @@ def test_the_window_of_local_attention_matters(save, long_ids):
 
 
 def test_the_scale_of_attention_is_the_models(save, own_projections, long_ids, monkeypatch):
-    """Attention is asked to scale scores as the model says, not by 1 / sqrt(D) whatever it says."""
+    """Attention is asked to scale scores as the model does, not always by 1 / sqrt(D)."""
     folder = save("Bert")
     attention = transformers.models.bert.modeling_bert.BertSelfAttention
     original = attention.__init__
@@ -157,7 +157,7 @@ def test_nothing_after_the_wanted_projections_is_computed(save, ids, layer):
 
 
 @pytest.mark.parametrize("layer", [0, -1, 4, 100])
-def test_a_layer_that_is_not_there_is_refused(save, layer):
+def test_a_missing_layer_is_rejected(save, layer):
     folder = save("Bert")
     with pytest.raises(UsageError) as caught:
         load_teacher(folder, layer=layer)
@@ -173,12 +173,12 @@ def test_low_precision_weights_give_low_precision_projections(save, ids):
     assert float(cosine.min()) > 0.99
 
 
-# --- refusals ------------------------------------------------------------------------------------
+# --- rejections ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", [None, 1])
 @pytest.mark.parametrize("name", NO_INTERFACE)
-def test_attention_outside_the_interface_is_refused(save, name, layer):
+def test_attention_outside_the_interface_is_rejected(save, name, layer):
     with pytest.raises(DataError) as caught:
         load_teacher(save(name, **NO_INTERFACE[name]), layer=layer)
     assert str(caught.value) == (
@@ -189,27 +189,27 @@ def test_attention_outside_the_interface_is_refused(save, name, layer):
 
 @pytest.mark.parametrize("layer", [None, 1])
 @pytest.mark.parametrize("name", ["Llama", "GPT2"])
-def test_models_that_look_only_back_are_refused(save, name, layer):
+def test_models_with_causal_attention_are_rejected(save, name, layer):
     with pytest.raises(DataError) as caught:
         load_teacher(save(name), layer=layer)
     assert str(caught.value) == (f"teacher: {name}Attention masks its own attention; expected a bidirectional encoder")
 
 
-def test_models_without_explicit_positions_are_refused(save):
+def test_models_without_explicit_positions_are_rejected(save):
     folder = save("RoFormer")
     with pytest.raises(DataError) as caught:
         load_teacher(folder)
     assert str(caught.value) == f"teacher {folder}: RoFormerModel does not accept position_ids, so it cannot run packed"
 
 
-def test_an_encoder_decoder_is_refused(save):
+def test_an_encoder_decoder_is_rejected(save):
     folder = save("T5", d_model=32, d_kv=8, d_ff=40)
     with pytest.raises(DataError) as caught:
         load_teacher(folder)
     assert str(caught.value) == f"teacher {folder}: found an encoder-decoder; expected an encoder"
 
 
-def test_a_model_that_gives_other_numbers_packed_is_refused(save):
+def test_a_model_that_gives_other_numbers_packed_is_rejected(save):
     """ESM rescales embeddings by statistics of the full row."""
     folder = save("Esm", pad_token_id=1, mask_token_id=3)
     with pytest.raises(DataError) as caught:
@@ -219,7 +219,7 @@ def test_a_model_that_gives_other_numbers_packed_is_refused(save):
     )
 
 
-def test_a_folder_that_is_not_there_or_not_a_model_is_refused(tmp_path):
+def test_a_missing_folder_or_one_without_a_model_is_rejected(tmp_path):
     with pytest.raises(DataError) as caught:
         load_teacher(tmp_path / "none")
     assert str(caught.value) == f"teacher {tmp_path}/none: no such folder; expected a Hugging Face model folder"
@@ -235,7 +235,7 @@ def test_pickled_weights_are_never_opened(save):
         load_teacher(folder)
 
 
-def test_without_transformers_the_way_to_install_it_is_told(save, monkeypatch):
+def test_without_transformers_the_error_says_how_to_install_it(save, monkeypatch):
     folder = save("Bert")
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(SystemProblem) as caught:
@@ -246,7 +246,7 @@ def test_without_transformers_the_way_to_install_it_is_told(save, monkeypatch):
 # --- teachers whose query heads share key heads --------------------------------------------------
 
 
-def test_shared_key_heads_distil_by_v2_and_are_refused_by_v1(save, ids):
+def test_shared_key_heads_work_with_v2_and_are_rejected_by_v1(save, ids):
     teacher = load_teacher(save("EuroBert", **WORKING["EuroBert"]))
     student = read_model(save("Bert")).encoder
     packed = pack(ids)

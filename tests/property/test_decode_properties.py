@@ -1,7 +1,7 @@
-"""Laws of decoding, on tiny random models: the fast way is the plain way, and nothing depends on the company.
+"""Properties of decoding, on tiny random models: fast equals plain, and no target depends on its batch.
 
 The twin below is slow and obviously right: for every step and every beam it runs the whole sequence again, without a
-cache, and it searches until the last step.
+cache, and it searches to the last step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from minilm.text.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB = [*SPECIAL, *(f"w{number}" for number in range(35))]
-# The same examples each time: two hypotheses that are equal to rounding may come in either order.
+# The same examples each time: two hypotheses that are equal up to rounding may come in either order.
 FEW = settings(max_examples=12, deadline=None, derandomize=True)
 
 source = st.lists(st.integers(5, len(VOCAB) - 1), min_size=1, max_size=12)
@@ -48,7 +48,7 @@ def tokenizer():
 
 @functools.cache
 def tiny_model(seed, end_bias=0.0):
-    """Odd seeds are RoBERTa's: positions begin behind the padding id, and there is one segment."""
+    """Odd seeds are RoBERTa's: positions begin after the padding id, and there is one segment."""
     roberta = {"family": "roberta", "pad_token_id": 1, "num_segments": 1, "max_positions": 42}
     config = EncoderConfig(
         **(roberta if seed % 2 else {"max_positions": 40}),
@@ -98,7 +98,7 @@ def next_scores(model, source, target):
 
 
 def ngram_bans(target, size, ignored):
-    """By the words of the specification, one n-gram after the other."""
+    """As worded in the specification, one n-gram after the other."""
     banned = set()
     if size and len(target) >= size:
         tail = target[len(target) - (size - 1) :]
@@ -111,7 +111,7 @@ def ngram_bans(target, size, ignored):
 
 
 def slow_search(model, source, options, ignored):
-    """Every frame until the last step, each hypothesis computed from nothing."""
+    """Every frame to the last step, each hypothesis computed from scratch."""
     end, beams, steps = tokenizer().sep_id, options.beam_size, options.max_target_tokens
     frames = []
     hypotheses = [([], 0.0)]
@@ -138,7 +138,7 @@ def slow_search(model, source, options, ignored):
 
 @given(source, seeds, st.sampled_from([0.0, 2.0, 4.0]), st.integers(0, 3), st.integers(0, 3), st.integers(2, 4))
 @FEW
-def test_cached_decoding_is_full_recomputation(ids, seed, end_bias, ban, least, beams):
+def test_cached_decoding_equals_full_recomputation(ids, seed, end_bias, ban, least, beams):
     rules = {"min_tokens": least, "ban_ngrams": ban}
     fast = decoder(seed, end_bias)
     [own] = framed(fast, [ids])
@@ -149,13 +149,13 @@ def test_cached_decoding_is_full_recomputation(ids, seed, end_bias, ban, least, 
     assert np.abs(np.array(found.scores) - np.array(expected.scores)).max() < 1e-4
 
 
-# --- laws --------------------------------------------------------------------------------------------
+# --- properties --------------------------------------------------------------------------------------
 
 
 @given(sources, seeds, st.integers(1, 3), st.integers(2, 5), st.frozensets(st.integers(5, 39), max_size=9))
 @FEW
-def test_no_banned_ngram_comes_twice(batch, seed, size, beams, ignored):
-    """But for those that hold a token whose n-grams may come again."""
+def test_no_banned_ngram_comes_twice_in_a_target(batch, seed, size, beams, ignored):
+    """Except those with a token whose n-grams may repeat."""
     fast = decoder(seed, -20.0)
     options = GenerationSettings(beam_size=beams, max_target_tokens=20, ban_ngrams=size)
     own = framed(fast, batch)
@@ -170,7 +170,7 @@ def test_no_banned_ngram_comes_twice(batch, seed, size, beams, ignored):
 
 @given(sources, seeds, st.sampled_from([0.0, 3.0]), st.integers(0, 3))
 @FEW
-def test_one_beam_is_greedy(batch, seed, end_bias, least):
+def test_one_beam_equals_greedy(batch, seed, end_bias, least):
     fast = decoder(seed, end_bias)
     own = framed(fast, batch)
     traces = search(fast, own, GenerationSettings(beam_size=1, max_target_tokens=9, min_tokens=least))
@@ -184,8 +184,8 @@ def test_one_beam_is_greedy(batch, seed, end_bias, least):
 
 @given(sources, seeds, st.randoms(use_true_random=False), st.booleans())
 @FEW
-def test_company_and_order_do_not_matter(batch, seed, random, is_sampled):
-    """One by one, all together, and together in another order: equal targets, for beams and for drawn tokens."""
+def test_batch_and_order_do_not_matter(batch, seed, random, is_sampled):
+    """One by one, all together, and in another order: equal targets, for beam search and for sampling."""
     fast = decoder(seed, 2.0)
     own = framed(fast, batch)
 
@@ -218,7 +218,7 @@ def test_company_and_order_do_not_matter(batch, seed, random, is_sampled):
     st.sampled_from([0, 1, 2]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_the_early_stop_never_shows(batch, seed, end_bias, penalty, n_best, least, ban):
+def test_early_stopping_never_changes_a_result(batch, seed, end_bias, penalty, n_best, least, ban):
     fast = decoder(seed, end_bias)
     own = framed(fast, batch)
     found = []
@@ -238,8 +238,8 @@ def test_the_early_stop_never_shows(batch, seed, end_bias, penalty, n_best, leas
     assert [[one.ids for one in best] for best in stopped] == [[one.ids for one in best] for best in whole]
 
 
-def test_the_early_stop_stops():
-    """Else the law above would hold for nothing."""
+def test_early_stopping_does_stop_early():
+    """Otherwise the property above would hold trivially."""
     fast = decoder(0, 6.0)
     [own] = framed(fast, [[5, 6, 7]])
     options = {"beam_size": 4, "max_target_tokens": 20}
@@ -251,7 +251,7 @@ def test_the_early_stop_stops():
 
 @given(st.integers(1, 4), st.integers(1, 2000), st.integers(1, 6), st.integers(0, 99))
 @FEW
-def test_best_of_rows_is_topk(rows, columns, count, seed):
+def test_best_of_rows_equals_topk(rows, columns, count, seed):
     count = min(count, columns)
     scores = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     best, places = best_of_rows(scores, count)

@@ -1,4 +1,4 @@
-"""GLUE metrics are those of scikit-learn and scipy, for any labels and predictions, to 1e-12."""
+"""GLUE metrics equal those of scikit-learn and scipy, for any labels and predictions, to 1e-12."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def same(found: dict[str, float], oracle: dict[str, float]) -> None:
 
 
 def pairs(*values: st.SearchStrategy[float]) -> st.SearchStrategy[list[tuple[float, float]]]:
-    """Rows of a right value and a predicted one; both from one of `values`."""
+    """Rows of a true and a predicted value, both from one of `values`."""
     return st.one_of(*(st.lists(st.tuples(one, one), min_size=1, max_size=40) for one in values))
 
 
 @given(rows=pairs(st.integers(0, 1)))
 @many
-def test_two_labels(rows):
+def test_metrics_of_two_labels_equal_scikit_learn(rows):
     labels, predictions = map(list, zip(*rows, strict=True))
-    with warnings.catch_warnings():  # scikit-learn warns of labels that are all equal
+    with warnings.catch_warnings():  # scikit-learn warns about labels that are all equal
         warnings.simplefilter("ignore")
         oracle = {
             "accuracy": accuracy_score(labels, predictions),
@@ -44,7 +44,7 @@ def test_two_labels(rows):
 
 @given(rows=pairs(st.integers(0, 4)))
 @many
-def test_any_number_of_labels(rows):
+def test_metrics_of_any_number_of_labels_equal_scikit_learn(rows):
     labels, predictions = map(list, zip(*rows, strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -57,11 +57,11 @@ def test_any_number_of_labels(rows):
 
 @given(rows=pairs(floats, ties, scores))
 @many
-def test_correlations(rows):
+def test_correlations_equal_scipy(rows):
     """Ties, constant sides (NaN in scipy too), values whose squares overflow."""
     labels, predictions = map(list, zip(*rows, strict=True))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns of constant and of nearly constant values
+        warnings.simplefilter("ignore")  # scipy warns about constant and nearly constant values
         enough = len(rows) > 1  # scipy's pearsonr rejects one pair
         oracle = {
             "pearson": float(pearsonr(labels, predictions).statistic) if enough else math.nan,

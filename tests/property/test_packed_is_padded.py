@@ -1,4 +1,4 @@
-"""Proves that packing changes nothing: packed = one by one = padded, in any order, gradients too."""
+"""Proves that packing changes nothing: packed = one by one = padded, in any order, including gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 FEW = settings(max_examples=15, deadline=None)
-# Mixes: many short, a few long, ties, the longest the position table holds.
+# Mixes: many short, a few long, ties, the longest that the position table allows.
 length = st.one_of(st.integers(1, 8), st.integers(1, 64), st.sampled_from([1, 2, 33, 511, 512]))
 lengths = st.lists(length, min_size=1, max_size=6)
 seeds = st.integers(0, 2**32 - 1)
@@ -62,7 +62,7 @@ def padded_rows(ids, kinds):
 
 @FEW
 @given(lengths, seeds)
-def test_packed_is_one_by_one_is_padded(lengths, seed):
+def test_packed_equals_one_by_one_equals_padded(lengths, seed):
     ids, kinds = texts(lengths, seed)
     _, ours = models()
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_first_is_the_first_rows_of_forward(lengths, seed):
 
 @settings(max_examples=8, deadline=None)
 @given(lengths, seeds, st.booleans())
-def test_gradients_are_those_of_the_padded_run(lengths, seed, pooled):
+def test_gradients_equal_those_of_the_padded_run(lengths, seed, pooled):
     ids, kinds = texts(lengths, seed)
     theirs, ours = models()
     packed = pack(ids, segments=kinds)

@@ -1,4 +1,4 @@
-"""Proves that packed seq2seq training is the padded one under its dense mask, in any order and any cut."""
+"""Proves that packed seq2seq training equals padded training with a dense mask, in any order and any split."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def losses(batch):
 
 
 def dense_losses(view):
-    """One pair the slow way: all rows of all layers, one additive mask over the whole square."""
+    """One pair the slow way: all rows of all layers, one additive mask over the full square."""
     parts = [view.source, view.target] + ([] if view.pseudo is None else [view.pseudo])
     source, target = len(view.source), len(view.target)
     tokens = torch.from_numpy(np.concatenate(parts).astype(np.int64))
@@ -85,7 +85,7 @@ def dense_losses(view):
 
 @FEW
 @given(pairs, ways, seeds)
-def test_packed_is_dense(lengths, way, seed):
+def test_packed_equals_dense(lengths, way, seed):
     made = views(lengths, way, seed)
     found = losses(batch_of(made, pad_id=0))
     expected = torch.cat([dense_losses(view) for view in made])
@@ -98,7 +98,7 @@ def test_packed_is_dense(lengths, way, seed):
 
 @FEW
 @given(pairs, ways, seeds)
-def test_the_order_and_the_cut_change_nothing(lengths, way, seed):
+def test_the_order_and_the_split_change_nothing(lengths, way, seed):
     made = views(lengths, way, seed)
     order = np.random.default_rng(seed).permutation(len(made))
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_smoothed_loss_is_the_divergence_from_its_definition(smoothing):
     wanted[:, 0] = 0
     expected = torch.nn.functional.kl_div(scores.log_softmax(1), wanted, reduction="none").sum(1)
     if smoothing:
-        expected[3] = 0  # [PAD] as a label counts nothing
+        expected[3] = 0  # [PAD] as a label does not count
     else:
         expected[3] = -scores.log_softmax(1)[3, 0]  # without smoothing it is a label like any other
     found = smoothed_losses(scores, labels, smoothing=smoothing, pad_id=0)

@@ -1,4 +1,4 @@
-"""Laws of windows and answers, for any context, question, sizes and scores."""
+"""Properties of windows and answers, for any context, question, sizes and scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @given(context=texts, asked=texts, cut=sizes)
 @few
-def test_windows_hold_every_token_and_each_has_most_context_once(tokenizer, context, asked, cut):
+def test_windows_contain_every_token_and_each_has_max_context_once(tokenizer, context, asked, cut):
     question = Question(id="x", question=asked, context=context)
     windows = make_windows([question], tokenizer, WindowSettings(**cut))
     ids = tokenizer.encode([context], special_tokens=False)[0]

@@ -2,7 +2,7 @@
 
 Usage: python driver.py JSON, with {"recipe": path, "overrides": [..], "plan": [[kind, number], ..]}. One child
 per entry of the plan, one after the other: ["call", n] kills itself at its n-th call that changes the file
-system; ["within", x] at a moment counted in the time its own first step took: 2.4 is 1.4 such times after the
+system; ["within", x] at a time measured in durations of its own first step: 2.4 is 1.4 durations after the
 second step began; ["steps", n] in the middle of its n-th step; ["never", 0] runs to the end. Prints one JSON
 list: [exit status, calls] each.
 """
@@ -99,7 +99,7 @@ def child(recipe: str, overrides: list[str], kind: str, number: float, report: i
 def main() -> None:
     assert transformers.models.bert.modeling_bert, "imported before the first fork"
     get_checkpoint_conversion_mapping("bert")  # slow the first time, then cached
-    report_module.draw = lambda curves, **_: None  # drawing curves is slow and not what is tested here
+    report_module.draw = lambda curves, **_: None  # drawing curves is slow and not under test here
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     job = json.loads(sys.argv[1])
     results = []

@@ -1,6 +1,6 @@
 """Runs `minilm generate` in forked children, kills and restarts them; torch is imported once.
 
-Usage: python generate_driver.py JSON, with [[[word, ..], number], ..]: the command line and where it is killed. One
+Usage: python generate_driver.py JSON, with [[[word, ..], number], ..]: the command line and where to kill it. One
 child per entry, one after the other; it kills itself at its n-th call of `_CALLS` (before it or, every other time,
 after it); 0 runs to the end. Prints one JSON list: [exit status, sources searched, calls] each.
 """
@@ -34,14 +34,14 @@ def die() -> None:
 def child(words: list[str], kill_at: int, report: int) -> None:
     calls = searched = 0
 
-    def tell() -> None:
+    def write_counts() -> None:
         os.pwrite(report, f"{searched:8d}{calls:8d}".encode(), 0)
 
     def counted(original):
         def call(*arguments, **keywords):
             nonlocal calls
             calls += 1
-            tell()
+            write_counts()
             if calls == kill_at and calls % 2:
                 die()
             try:
@@ -58,7 +58,7 @@ def child(words: list[str], kill_at: int, report: int) -> None:
         nonlocal searched
         found = search(*arguments)
         searched += len(arguments[1])
-        tell()
+        write_counts()
         return found
 
     generate_module.search = watched
@@ -75,7 +75,7 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 
 def drive() -> None:
     with torch.device("meta"):
-        torch.nn.Embedding(2, 2)  # what reading a model imports
+        torch.nn.Embedding(2, 2)  # imports what reading a model needs
     assert all((rich.progress, safetensors.torch, tokenizers, api, generate_file)), "imported before the first fork"
     report = os.memfd_create("report")
     results = []

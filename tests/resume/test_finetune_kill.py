@@ -33,8 +33,8 @@ def test_twelve_kills_change_no_bit(tiny_task, drive, assert_same_run):
     assert (ours["best_step"], ours["steps"]) == (theirs["best_step"], theirs["steps"])
 
 
-def test_a_sweep_goes_on_where_it_was_killed(tiny_task, drive):
-    """Finished runs are not repeated; the best model equals that of the uninterrupted sweep."""
+def test_a_sweep_resumes_where_it_was_killed(tiny_task, drive):
+    """Finished runs are not repeated; the best model equals that of an uninterrupted sweep."""
     sweep = {"seeds": [1, 2], "learning_rate": [0.003, 0.0001]}
     recipe = tiny_task.recipe(steps=12, sweep=sweep)
     unbroken = tiny_task.folder / "unbroken"

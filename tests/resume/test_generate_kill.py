@@ -50,7 +50,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_again_and_again(drive, tmp_path):
+def test_repeated_kills_change_nothing(drive, tmp_path):
     """Kills before and after syncs, renames and removals, in successive runs of the same job."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     kills = [3, 2, 4, 3, 2, 5, 4, 6, 7]
@@ -63,8 +63,8 @@ def test_killed_again_and_again(drive, tmp_path):
     assert set(contents(broken)) == {"out.jsonl", "t.safetensors"}
 
 
-def test_killed_at_every_call(drive, tmp_path):
-    """A batch is done once its sync returned: only the one in flight is recomputed, and the output is equal."""
+def test_a_kill_at_any_call_changes_nothing(drive, tmp_path):
+    """A batch is done once its sync has returned: only the one in flight is recomputed, and the output is equal."""
     [[_, _, calls]] = drive([(tmp_path / "unbroken", 0)])
     assert calls > NUM_SOURCES  # each batch (of one source here) is synced
     folders = {number: tmp_path / f"run-{number}" for number in range(1, calls + 1)}

@@ -33,7 +33,7 @@ def test_fifteen_kills_change_no_bit(tiny, drive, assert_same_run):
     assert_same_run(tiny.folder / "run", tiny.folder / "unbroken")
 
 
-def test_kills_at_each_call_while_the_corpus_is_built(tiny, drive, assert_same_run):
+def test_kills_while_the_corpus_is_built_change_no_bit(tiny, drive, assert_same_run):
     """Every other call that changes the file system from the start: claim, corpus, first checkpoint."""
     recipe = tiny.recipe(steps=3)
     plan = [("call", number) for number in range(1, 33, 2)]
@@ -43,7 +43,7 @@ def test_kills_at_each_call_while_the_corpus_is_built(tiny, drive, assert_same_r
     assert_same_run(tiny.folder / "run", tiny.folder / "unbroken")
 
 
-def test_kills_after_the_last_step(tiny, drive, assert_same_run):
+def test_kills_after_the_last_step_change_no_bit(tiny, drive, assert_same_run):
     """Publishing model and report: a finished run is restarted, killed at every 19th call, then run to the end."""
     recipe = tiny.recipe(steps=6)
     [[_, calls]] = drive(recipe, [("never", 0)])
@@ -56,7 +56,7 @@ def test_kills_after_the_last_step(tiny, drive, assert_same_run):
     assert_same_run(tiny.folder / "run", unbroken)
 
 
-def test_the_command_line_killed_and_repeated(tiny, start_cli, drive, assert_same_run):
+def test_a_killed_command_line_resumes_when_repeated(tiny, start_cli, drive, assert_same_run):
     recipe = tiny.recipe(steps=60, tokens_per_batch=128)
     out = tiny.folder / "run"
     for wanted in (2, 5):

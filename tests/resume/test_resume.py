@@ -51,7 +51,7 @@ def _no_curves(monkeypatch):
     monkeypatch.setattr(run_module, "write_report", lambda out, **_: (out / "report.html").touch())
 
 
-def test_resuming_at_any_checkpoint_is_the_unbroken_run(tiny, finished, assert_same_run):
+def test_resuming_at_any_checkpoint_equals_the_uninterrupted_run(tiny, finished, assert_same_run):
     recipe, whole = finished
     for step in (1, 2, 3, 5, 8, 11):
         out = tiny.folder / f"from-{step}"
@@ -154,7 +154,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_taken(finished, tiny, caplog, assert_same_run, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(finished, tiny, caplog, assert_same_run, damage):
     recipe, whole = finished
     out = tiny.folder / "run"
     shutil.copytree(whole, out)
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_taken(finished, 
     assert_same_run(out, whole)
 
 
-def test_when_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(finished, tiny, caplog, assert_same_run):
+def test_when_every_checkpoint_is_damaged_the_run_starts_over_and_says_so(finished, tiny, caplog, assert_same_run):
     recipe, whole = finished
     out = tiny.folder / "run"
     shutil.copytree(whole, out)
@@ -179,7 +179,7 @@ def test_when_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(finis
     assert_same_run(out, whole)
 
 
-def test_a_damaged_newer_checkpoint_never_pushes_out_a_good_one(finished, tiny):
+def test_a_damaged_newer_checkpoint_never_replaces_a_good_one(finished, tiny):
     """With one checkpoint kept, the first save after falling back must survive, not a damaged later one."""
     recipe, whole = finished
     out = tiny.folder / "run"
@@ -213,7 +213,7 @@ REFUSED = {
 }
 
 
-def test_another_value_is_refused_by_its_name(finished):
+def test_a_changed_value_is_rejected_by_name(finished):
     recipe, whole = finished
     before = (whole / "recipe.resolved.yaml").read_bytes()
     for override, difference in REFUSED.items():
@@ -226,7 +226,7 @@ def test_another_value_is_refused_by_its_name(finished):
     assert (whole / "recipe.resolved.yaml").read_bytes() == before
 
 
-def test_the_command_line_names_the_flag_that_starts_afresh(finished, start_cli):
+def test_the_command_line_names_the_flag_that_starts_over(finished, start_cli):
     recipe, whole = finished
     process = start_cli("distill", recipe, "--set", f"out={whole}", "--set", "seed=7")
     _, errors = process.communicate(timeout=60)
@@ -246,7 +246,7 @@ def sums(out: Path) -> dict[str, str]:
     return identity
 
 
-def test_another_dataset_is_refused_and_the_old_one_goes_on(finished, tiny, assert_same_run):
+def test_another_dataset_is_rejected_and_the_old_one_resumes(finished, tiny, assert_same_run):
     recipe, whole = finished
     text, old = tiny.text.read_text(), sums(whole)["dataset"]
     tiny.text.write_text(text + "word1 word2\n")
@@ -258,7 +258,7 @@ def test_another_dataset_is_refused_and_the_old_one_goes_on(finished, tiny, asse
     assert_same_run(whole, tiny.folder / "before")
 
 
-def test_another_teacher_is_refused(finished, tiny):
+def test_another_teacher_is_rejected(finished, tiny):
     recipe, whole = finished
     old = sums(whole)["teacher weights"]
     tiny.write_teacher(seed=5)
@@ -271,7 +271,7 @@ def test_another_teacher_is_refused(finished, tiny):
         run(recipe, f"out={whole}")
 
 
-def test_another_tokenizer_is_refused(finished, tiny):
+def test_another_tokenizer_is_rejected(finished, tiny):
     recipe, whole = finished
     tiny.write_teacher(words=(*tiny.words[:-1], "another"))
     with pytest.raises(UsageError, match=r"dataset was .*; tokenizer was '[0-9a-f]{64}', is '[0-9a-f]{64}'. R"):
@@ -279,7 +279,7 @@ def test_another_tokenizer_is_refused(finished, tiny):
 
 
 def test_harmless_changes_are_accepted(finished, tiny):
-    """How often something is written, and the paths of the run, its text and its teacher."""
+    """How often something is written, and the paths of the run, its text and its teacher, may change."""
     recipe, whole = finished
     shutil.rmtree(whole / "checkpoints" / "step-00000012")
     for name in ("whole", "teacher", "text.txt"):
@@ -293,7 +293,7 @@ def test_harmless_changes_are_accepted(finished, tiny):
     assert result.folders == {"student": tiny.folder / "moved-whole" / "model"}
 
 
-def test_never_starts_afresh_and_leaves_nothing_of_the_old_run(finished, tiny, caplog):
+def test_resume_never_starts_over_and_leaves_nothing_of_the_old_run(finished, tiny, caplog):
     recipe, whole = finished
     run(recipe, f"out={whole}", "train.steps=4", "train.learning_rate=0.1", resume="never")
     assert "removed checkpoints, metrics.jsonl, report.html, model from" in caplog.text
@@ -307,7 +307,7 @@ def test_never_starts_afresh_and_leaves_nothing_of_the_old_run(finished, tiny, c
     )
 
 
-def test_never_killed_early_does_not_bring_the_old_run_back(finished, monkeypatch):
+def test_resume_never_killed_early_does_not_restore_the_old_run(finished, monkeypatch):
     recipe, whole = finished
     with monkeypatch.context() as patch:
         stop_at_step(patch, 1, signal.SIGINT, times=2)
@@ -338,7 +338,7 @@ STUDENTS = [
 
 
 def test_each_of_several_students_learns_as_if_alone_from_one_teacher_pass(tiny, monkeypatch):
-    """Bits of weights and held-out loss are equal; the names would be trouble as module names."""
+    """Weights and held-out losses are equal bit for bit; the names would cause trouble as module names."""
     recipe = tiny.recipe(steps=6)
     values = json.loads(recipe.read_text())
     calls = Counter[str]()

@@ -87,7 +87,7 @@ def refuse(path: Path, data: bytes, message: str) -> None:
 
 
 @BOTH
-def test_the_files_made_here_are_good_when_nothing_is_wrong(tmp_path: Path, make: object) -> None:
+def test_the_files_made_here_are_read_when_nothing_is_wrong(tmp_path: Path, make: object) -> None:
     program, data = pickled({"a": view()}), {"0": struct.pack("<4f", 1, 2, 3, 4)}
     (tmp_path / "m.bin").write_bytes(make(program, storages=data))  # type: ignore[operator]
     assert read_torch_bin(tmp_path / "m.bin")["a"].tolist() == [1, 2, 3, 4]
@@ -198,11 +198,11 @@ def test_the_canary_would_sing(tmp_path: Path) -> None:
         (Call(torch._utils._rebuild_parameter, "x", True, {}), "a parameter without a tensor"),
     ],
 )
-def test_views_that_do_not_fit_are_refused(tmp_path: Path, make: object, tensor: Call, message: str) -> None:
+def test_views_that_do_not_fit_are_rejected(tmp_path: Path, make: object, tensor: Call, message: str) -> None:
     refuse(tmp_path / "m.bin", make(pickled({"a": tensor}), storages={"0": b"\0" * 16}), message)  # type: ignore[operator]
 
 
-def test_one_storage_described_in_two_ways_is_refused(tmp_path: Path) -> None:
+def test_one_storage_described_in_two_ways_is_rejected(tmp_path: Path) -> None:
     other = Storage("storage", torch.IntStorage, "0", "cpu", 4)
     program = pickled({"a": view(), "b": view(other)})
     for make in (zip_file, stream_file):
@@ -259,21 +259,21 @@ def test_random_damage_is_a_data_error_or_harmless(tmp_path: Path, as_zip: bool,
 # --- zips ----------------------------------------------------------------------------------------
 
 
-def test_zip_bombs_are_refused_before_they_unfold(tmp_path: Path) -> None:
+def test_zip_bombs_are_rejected_before_they_unfold(tmp_path: Path) -> None:
     program = pickled({"a": view()})
     bomb = zip_file(program, storages={"0": b"\0" * 50_000_000}, compression=zipfile.ZIP_DEFLATED)
     assert len(bomb) < 100_000
     refuse(tmp_path / "m.bin", bomb, "is compressed or encrypted, but torch.save writes neither: rejected")
 
 
-def test_parts_that_claim_more_than_the_file_has_are_refused(tmp_path: Path) -> None:
+def test_parts_that_claim_more_than_the_file_has_are_rejected(tmp_path: Path) -> None:
     data = bytearray(zip_file(pickled({"a": view()}), storages={"0": b"\0" * 16}))
     place = data.rindex(b"PK\x01\x02")  # the last central directory entry: the storage
     data[place + 20 : place + 28] = struct.pack("<II", 2**31, 2**31)
     refuse(tmp_path / "m.bin", bytes(data), "claim more bytes than the file has: rejected")
 
 
-def test_odd_names_in_a_zip_are_refused(tmp_path: Path) -> None:
+def test_odd_names_in_a_zip_are_rejected(tmp_path: Path) -> None:
     def with_names(*names: str) -> bytes:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
@@ -300,7 +300,7 @@ def test_a_damaged_storage_fails_its_checksum(tmp_path: Path) -> None:
     refuse(tmp_path / "m.bin", bytes(data), "damaged or not a PyTorch state dict: Bad CRC-32")
 
 
-def test_big_endian_files_are_refused(tmp_path: Path) -> None:
+def test_big_endian_files_are_rejected(tmp_path: Path) -> None:
     data = zip_file(pickled({})).replace(b"little", b"biggie")
     refuse(tmp_path / "m.bin", data, "damaged")  # the checksum of the member notices first
     stream = stream_file(pickled({})).replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89")
@@ -308,7 +308,7 @@ def test_big_endian_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_reading_a_state_dict_imports_nothing_it_names(tmp_path: Path) -> None:
-    """A refused module name is not even imported."""
+    """The module of a rejected name is not even imported."""
     (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
     (tmp_path / "m.bin").write_bytes(zip_file(b"\x80\x02cevil_module\nThing\n."))
     file = str(tmp_path / "m.bin")
@@ -358,7 +358,7 @@ VOCAB = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"
         ("tokenizer.json", b"[" * 100_000, "nested too deeply"),
     ],
 )
-def test_hostile_tokenizer_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_hostile_tokenizer_files_are_rejected(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         Tokenizer.load(tmp_path)

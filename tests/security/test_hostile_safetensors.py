@@ -28,7 +28,7 @@ def entry(start: int, end: int, *, shape: object = None, dtype: object = "U8") -
 
 ENTRY = json.dumps(entry(0, 1))
 
-# What the file holds, and what the safetensors library says of it.
+# The content of the file, and what the safetensors library says about it.
 HOSTILE = {
     "empty": (b"", "header too small"),
     "seven_bytes": (b"\0" * 7, "header too small"),
@@ -85,7 +85,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_safetensors_are_refused_by_every_reader(tmp_path: Path, name: str) -> None:
+def test_hostile_safetensors_are_rejected_by_every_reader(tmp_path: Path, name: str) -> None:
     data, message = HOSTILE[name]
     path = tmp_path / "m.safetensors"
     path.write_bytes(data)
@@ -106,10 +106,10 @@ def one_short_line(error: DataError) -> None:
     [([2**63, 0], "U8", b""), ([2], "F4", b"x"), ([4], "F6_E2M3", b"xxx"), ([1] * 65, "U8", b"x")],
     ids=["huge_and_empty", "F4", "F6", "65_axes"],
 )
-def test_shapes_and_types_that_torch_or_numpy_lack_are_refused(
+def test_shapes_and_types_that_torch_or_numpy_lack_are_rejected(
     tmp_path: Path, shape: list[int], dtype: str, data: bytes
 ) -> None:
-    """The file is whole as the library sees it; whoever cannot hold its tensor says so."""
+    """The library considers the file whole; a reader that cannot represent its tensor says so."""
     path = tmp_path / "m.safetensors"
     path.write_bytes(tensor_file({"a": entry(0, len(data), shape=shape, dtype=dtype)}, data))
     with pytest.raises(DataError, match=r"m\.safetensors: array 'a'") as caught:

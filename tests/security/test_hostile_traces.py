@@ -52,13 +52,13 @@ def refused(tmp_path):
 
 
 def test_the_canary_can_sing(canary):
-    """Else its silence would prove nothing."""
+    """Otherwise its silence would prove nothing."""
     pickle.loads(pickle.dumps(Call(os.mkdir, str(canary))))
     assert canary.exists()
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_calls_are_refused_and_not_made(refused, canary, protocol):
+def test_calls_are_rejected_and_not_made(refused, canary, protocol):
     calls = (
         Call(os.system, f"touch {canary}"),
         Call(os.mkdir, str(canary)),
@@ -74,31 +74,31 @@ def test_calls_are_refused_and_not_made(refused, canary, protocol):
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2), OrderedDict(a=1), {1, 2}, slice(0), 1j, b"x", bytearray(b"x")])
-def test_even_harmless_objects_are_refused(refused, value):
+def test_even_harmless_objects_are_rejected(refused, value):
     message = refused(pickle.dumps(HEADER) + pickle.dumps(RECORD | {"scores": value}))
     assert "t.trace.pickle" in message
 
 
-def test_names_are_refused_with_what_they_are(refused):
+def test_names_are_rejected_and_shown(refused):
     message = refused(pickle.dumps(Call(os.system, "true")))
     assert "the file refers to posix.system, but may contain only plain lists and numbers: rejected" in message
     assert "nothing was executed; get it from a source you trust" in message
 
 
-def test_lists_that_hold_themselves_are_refused(refused):
+def test_lists_that_contain_themselves_are_rejected(refused):
     own = [[-1.0]]
     own.append(own)
     assert "must be lists of lists of numbers" in refused(pickle.dumps(HEADER) + pickle.dumps(RECORD | {"scores": own}))
 
 
-def test_a_pickle_of_endless_instructions_is_refused(refused, monkeypatch):
+def test_a_pickle_with_endless_instructions_is_rejected(refused, monkeypatch):
     monkeypatch.setattr("minilm.files.torch_bin._MAX_INSTRUCTIONS", 1000)
     assert "far too large for plain data" in refused(b"\x80\x02" + b"N" * 2000 + b".")
 
 
 @given(st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_damaged_bytes_are_refused_or_read(tmp_path, data):
+def test_damaged_bytes_are_rejected_or_read(tmp_path, data):
     """One byte changed, or the end cut off: a DataError or traces, never anything else."""
     whole = bytearray(pickle.dumps(HEADER) + pickle.dumps(RECORD))
     place = data.draw(st.integers(0, len(whole) - 1))
@@ -111,7 +111,7 @@ def test_damaged_bytes_are_refused_or_read(tmp_path, data):
 
 @given(st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_damaged_traces_of_ours_are_refused_or_read(tmp_path, data):
+def test_damaged_traces_of_ours_are_rejected_or_read(tmp_path, data):
     path = tmp_path / "t.trace.safetensors"
     write_traces(path, [Trace(scores=RECORD["scores"], ids=RECORD["wids"], parents=RECORD["ptrs"])])
     whole = bytearray(path.read_bytes())

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - one message per line
-"""Hostile recipes end in one line and quickly; nothing in them runs."""
+"""Hostile recipes end quickly and in one line; nothing in them runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refuse(tmp_path: Path, data: bytes) -> str:
         (b"null: b\n", "r.yaml:1: a key must be text, found nothing (null): put it in quotes"),
     ],
 )  # fmt: skip
-def test_broken_files(tmp_path, data, message):
+def test_broken_files_end_in_one_line(tmp_path, data, message):
     assert refuse(tmp_path, data) == message
 
 
@@ -63,14 +63,14 @@ def test_broken_files(tmp_path, data, message):
         b"a: &a [" + b"l," * 9 + b"]\n" + b"".join(b"%c: &%c [%s]\n" % (c + 1, c + 1, b",".join([b"*%c" % c] * 9)) for c in range(97, 106)),
     ],
 )  # fmt: skip
-def test_anchors_and_aliases_are_refused(tmp_path, data):
+def test_anchors_and_aliases_are_rejected(tmp_path, data):
     assert "anchors and aliases (& and *) are not allowed" in refuse(tmp_path, data)
 
 
 @pytest.mark.parametrize(
     "tag", ["!!python/object/apply:os.system", "!!python/name:os.system", "!!binary", "!x", "!!str"]
 )
-def test_tags_are_refused_and_run_nothing(tmp_path, tag):
+def test_tags_are_rejected_and_run_nothing(tmp_path, tag):
     canary = tmp_path / "canary"
     message = refuse(tmp_path, f"kind: {tag} ['touch {canary}']\n".encode())
     assert "tags are not allowed" in message
@@ -78,19 +78,19 @@ def test_tags_are_refused_and_run_nothing(tmp_path, tag):
 
 
 @pytest.mark.parametrize("data", [b"[" * 100_000, b"a: " + b"{b: " * 5_000, b"- " * 5_000 + b"x"])
-def test_deep_nesting_is_refused(tmp_path, data):
+def test_deep_nesting_is_rejected(tmp_path, data):
     assert "nested deeper than 32 levels" in refuse(tmp_path, data)
 
 
-def test_a_huge_file_is_refused_unread(tmp_path):
+def test_a_huge_file_is_rejected_unread(tmp_path):
     assert "larger than 262144 bytes" in refuse(tmp_path, b"#" * 2**20)
 
 
-def test_a_long_value_is_cut_in_the_message(tmp_path):
+def test_a_long_value_is_truncated_in_the_message(tmp_path):
     assert "aaa..." in refuse(tmp_path, b"kind: " + b"a" * 10_000)
 
 
-def test_a_huge_number_is_one_line(tmp_path):
+def test_a_huge_number_ends_in_one_line(tmp_path):
     """Thousands of digits neither raise Python's integer limit nor fill the message."""
     assert "seed: found inf, expected" in refuse(tmp_path, VALID + b"seed: " + b"9" * 10_000)
 

@@ -40,7 +40,7 @@ def test_without_a_unit_only_the_status_is_shown(clock, capsys):
     assert capsys.readouterr().err.splitlines()[0] == "distill 400/1,000  loss 1  0:00:36 left"
 
 
-def test_fractions_and_no_rate_yet(clock, capsys):
+def test_fractions_are_shown_and_no_rate_yet(clock, capsys):
     with Progress("build") as shown:
         shown.begin(2.5)
         clock[0] = 10.0

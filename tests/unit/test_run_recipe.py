@@ -23,7 +23,7 @@ def test_a_fine_tuning_names_its_best_model_and_its_numbers(tiny_task):
     assert "accuracy" in summary.numbers
 
 
-def test_never_resuming_starts_a_changed_run_afresh(tiny_task):
+def test_never_resuming_starts_a_changed_run_over(tiny_task):
     run(load_recipe(tiny_task.recipe(steps=2)))
     changed = load_recipe(tiny_task.recipe(steps=3))
     with pytest.raises(UsageError, match=r"train\.steps was 2, is 3"):

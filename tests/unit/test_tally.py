@@ -16,7 +16,7 @@ def test_parts_are_added_up_and_the_first_location_is_kept(caplog):
     assert caplog.messages == ["3 of 25 rows were cut (first: f:13)", "1 of 400 tokens are unknown (first: f:2)"]
 
 
-def test_counts_without_locations_or_totals_and_the_first_five(caplog):
+def test_counts_may_lack_locations_or_totals_and_keep_the_first_five(caplog):
     tally = Tally()
     tally.add("texts are empty", [], count=3)
     tally.add("rows are bad", [f"f:{line}" for line in range(4)])

@@ -120,7 +120,7 @@ def test_ctrl_c_is_130(capsys, monkeypatch):
     assert exit_code(capsys, "doctor")[0] == 130
 
 
-def test_debug_shows_the_traceback_wherever_it_stands(capsys):
+def test_debug_shows_the_traceback_in_any_position(capsys):
     code, _, err = exit_code(capsys, "distill", "nothing.yaml", "--debug")
     assert code == 2
     assert "Traceback" in err
@@ -154,7 +154,7 @@ def test_a_full_disk_is_exit_code_4():
     assert done.stderr.startswith("error: the disk is full: free some space")
 
 
-def test_distill_hands_the_recipe_to_the_library(monkeypatch, capsys):
+def test_distill_passes_the_recipe_to_the_library(monkeypatch, capsys):
     """The verb loads the recipe, applies overrides and passes resume on; the run itself is elsewhere."""
     import types
 
@@ -176,7 +176,7 @@ def test_distill_hands_the_recipe_to_the_library(monkeypatch, capsys):
     assert calls[0][1] == "never"
 
 
-def test_bad_choice_is_a_usage_error(capsys):
+def test_a_bad_choice_is_a_usage_error(capsys):
     code, _, err = exit_code(capsys, "distill", "tiny-embedded", "--resume", "maybe")
     assert code == 2
     assert "maybe" in err

@@ -47,7 +47,7 @@ def test_all_files_after_input_are_read(vocab, tmp_path):
     assert f"{files[0]}:2: broken JSON" in result.stdout
 
 
-def test_the_embedded_tokenizer_is_meant_by_its_name(real_model_dir, tmp_path):
+def test_the_embedded_tokenizer_is_found_by_its_name(real_model_dir, tmp_path):
     (tmp_path / "a.txt").write_text("the cat sat\n")
     options = ["--tokenizer", "embedded", "--out", str(tmp_path / "corpus"), "--max-tokens", "16"]
     CliRunner().invoke(corpus.app, ["build", "--input", str(tmp_path / "a.txt"), *options], catch_exceptions=False)

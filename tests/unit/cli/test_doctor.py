@@ -1,4 +1,4 @@
-"""`minilm doctor`: the same facts as a table and as JSON, and no failure where the system tells little."""
+"""`minilm doctor`: the same facts as a table and as JSON, and no failure where the system reports little."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_json_and_table_hold_the_same_facts(capsys):
+def test_json_and_table_show_the_same_facts(capsys):
     facts = json.loads(call(capsys, "--json"))
     table = call(capsys)
     assert list(facts) == ["versions", "cpu", "threads", "memory", "devices", "malloc", "optional"]

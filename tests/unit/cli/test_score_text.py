@@ -1,4 +1,4 @@
-"""`minilm score rouge` and `qg`: tables and JSON, signatures, intervals, what is warned about, one clear error each."""
+"""`minilm score rouge` and `qg`: tables and JSON, signatures, intervals, warnings, and one clear error per mistake."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from minilm.score.generation import METEOR_NUMBERS
 
 @pytest.fixture(autouse=True)
 def inside(tmp_path, monkeypatch):
-    """Files are named without their folder, so that errors can be compared as a whole."""
+    """Files are named without their folder, so that whole errors can be compared."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def no_java(monkeypatch):
-    """METEOR gives its counts for three words, all matched, in no time."""
+    """METEOR immediately gives its counts for three words, all matched."""
     row = np.zeros(METEOR_NUMBERS)
     row[[0, 1, 4, 5, 20, 21, 22]] = [3, 4, 3, 3, 1, 3, 3]
     monkeypatch.setattr(meteor, "meteor_counts", lambda items, num_counts: np.stack([row] * len(items)))
@@ -47,7 +47,7 @@ def score(capsys, caplog):
 
 
 def write(name: str, *items: object) -> str:
-    """Write one item a line: text as it is, anything else as JSON."""
+    """Write one item per line: text as it is, anything else as JSON."""
     data = "".join(f"{item if isinstance(item, str) else json.dumps(item)}\n" for item in items).encode()
     Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     return name
@@ -138,7 +138,7 @@ def test_empty_texts_are_counted_once(score):
     ]
 
 
-def test_references_can_be_cut(score):
+def test_references_can_be_truncated(score):
     write("p.txt", "a", "b")
     write("r.txt", "a", "b", "c", "d")
     code, out, said = score("rouge", "p.txt", "r.txt", "--cut-references", "--json")
@@ -177,7 +177,7 @@ def test_unequal_numbers_are_an_error_with_both(score, kind, predictions, option
          "--source-field s names a column of --sources: add that file, or remove it"),
     ],
 )  # fmt: skip
-def test_flags_without_meaning_are_a_usage_error(score, kind, options, message):
+def test_meaningless_flags_are_a_usage_error(score, kind, options, message):
     write("p.txt", "a")
     assert score(kind, "p.txt", "p.txt", *options) == (2, "", [message])
 
@@ -202,7 +202,7 @@ METEOR = (
 
 
 def test_the_qg_table(score):
-    """Two rows have one source: both references count, and the last prediction."""
+    """Two rows share a source: both references count, and the last prediction."""
     write("p.txt", "wrong", "what is it ?", "who ?")
     write("r.txt", "what is this ?", "what was it ?", "who ?")
     write("s.txt", "It is .", "it  is .", "they")
@@ -240,18 +240,18 @@ def test_qg_json_from_rows(score):
     assert list(found["signature"]) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L"]
 
 
-def test_capitals_on_one_side_are_told(score):
+def test_capitals_on_one_side_are_reported(score):
     write("p.txt", "what is it ?")
     write("r.txt", "What is it?")
     _, _, said = score("qg", "p.txt", "r.txt")
     assert said == ["r.txt has capitals and p.txt has none, so few words match: tokenize and lower-case both alike"]
 
 
-def test_without_meteor_the_other_numbers_come(score, monkeypatch):
-    def refuse(items: object, num_counts: int) -> None:
+def test_without_meteor_the_other_numbers_are_still_shown(score, monkeypatch):
+    def fail(items: object, num_counts: int) -> None:
         raise SystemProblem("there is no Java")
 
-    monkeypatch.setattr(meteor, "meteor_counts", refuse)
+    monkeypatch.setattr(meteor, "meteor_counts", fail)
     write("p.txt", "a b c d")
     code, out, said = score("qg", "p.txt", "p.txt", "--json", "--confidence")
     found = json.loads(out)

@@ -1,4 +1,4 @@
-"""Columns of a table are aligned to the side that is asked for, the last one to the end."""
+"""Table columns are aligned to the requested side, and lines do not end with spaces."""
 
 from __future__ import annotations
 

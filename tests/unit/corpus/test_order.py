@@ -1,4 +1,4 @@
-"""The order of documents never changes, is shared evenly, and is grouped by length within a budget."""
+"""The order of documents never changes, is split evenly, and is grouped by length within a budget."""
 
 from __future__ import annotations
 

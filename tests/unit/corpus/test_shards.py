@@ -99,7 +99,7 @@ def test_huge_text_goes_through_the_tokenizer_in_parts(vocab, monkeypatch):
     assert tokenizing.tokenize_here(tokenizer, ["x" * 100], max_tokens=16).texts == 1
 
 
-def test_one_megabyte_line_and_nul_bytes(vocab, tmp_path):
+def test_a_one_megabyte_line_and_nul_bytes_are_read(vocab, tmp_path):
     path = tmp_path / "in.txt"
     path.write_bytes(b"." * 2**20 + b"\ncat\x00dog\n\x00\n")
     manifest = build_shards([path], tokenizer=vocab, out=tmp_path / "corpus")
@@ -196,7 +196,7 @@ def test_truncated_shard_is_found_without_verify(corpus):
         Shards.open(corpus)
 
 
-def test_missing_shard_and_missing_manifest(corpus):
+def test_missing_shard_and_missing_manifest_are_found(corpus):
     (corpus / "shard-00001.safetensors").unlink()
     with pytest.raises(DataError, match=r"shard-00001\.safetensors: missing, but listed in manifest\.json"):
         Shards.open(corpus)

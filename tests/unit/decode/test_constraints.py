@@ -40,19 +40,19 @@ def test_divisors_of_the_length_penalty():
 
 
 def test_a_search_may_stop_when_nothing_can_overtake():
-    assert may_stop([-2.0], 1, -2.0, [1.0])  # of equals the first
+    assert may_stop([-2.0], 1, -2.0, [1.0])  # the first of equals wins
     assert not may_stop([-2.0], 1, -1.9, [1.0])
     assert not may_stop([-2.0], 1, -3.9, [1.0, 2.0])  # a longer one can still reach -1.95
     assert may_stop([-2.0], 1, -4.0, [1.0, 2.0])
     assert not may_stop([-2.0], 2, -9.0, [1.0])  # the second best is open
     assert may_stop([-2.0, -8.0], 2, -9.0, [1.0])
-    assert not may_stop([-9.5, -2.0], 2, -9.0, [1.0])  # the best is certain, the second best can be overtaken
+    assert not may_stop([-9.5, -2.0], 2, -9.0, [1.0])  # the best is certain, but the second best can be overtaken
     assert not may_stop([-8.0, -9.5, -2.0], 3, -9.0, [1.0])
     assert not may_stop([], 1, -9.0, [1.0])
     assert not may_stop([-2.0], 1, -9.0, [])  # at the last frame every entry counts
 
 
 @pytest.mark.parametrize("name", ["min_tokens", "ban_ngrams"])
-def test_negative_numbers_are_refused(name):
+def test_negative_numbers_are_rejected(name):
     with pytest.raises(UsageError, match=f"^{name} is -1; expected 0 or more$"):
         GenerationSettings(**{name: -1})

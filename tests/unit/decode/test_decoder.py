@@ -1,4 +1,4 @@
-"""What a decoder refuses, how sources are framed, and searches that cannot be."""
+"""What a decoder rejects, how sources are framed, and impossible searches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def source(decoder, length=4):
     return decoder.frame(np.arange(7, 7 + length, dtype=np.int32))
 
 
-def test_a_model_without_a_trained_head_is_refused(model, tokenizer, tmp_path, caplog):
+def test_a_model_without_a_trained_head_is_rejected(model, tokenizer, tmp_path, caplog):
     with pytest.raises(UsageError, match="the model has no trained mlm head, so it cannot generate"):
         Decoder(Model(model.encoder), tokenizer)
     folder = tmp_path / "bare"
@@ -35,7 +35,7 @@ def test_a_model_without_a_trained_head_is_refused(model, tokenizer, tmp_path, c
         Decoder(fresh, tokenizer)
 
 
-def test_a_larger_vocabulary_is_refused(model, tmp_path):
+def test_a_larger_vocabulary_is_rejected(model, tmp_path):
     path = tmp_path / "more.txt"
     path.write_text(
         "".join(f"{token}\n" for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(40))])
@@ -45,7 +45,7 @@ def test_a_larger_vocabulary_is_refused(model, tmp_path):
 
 
 def test_rows_of_the_table_without_a_token_are_never_chosen(model, tmp_path):
-    """Tables of 33 rows with 30 tokens: the last three win by far, and no target holds them."""
+    """Tables of 33 rows with 30 tokens: the last three win by far, but no target contains them."""
     path = tmp_path / "fewer.txt"
     path.write_text(
         "".join(f"{token}\n" for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(25))])
@@ -56,12 +56,12 @@ def test_rows_of_the_table_without_a_token_are_never_chosen(model, tmp_path):
     assert max(token for frame in trace.ids for token in frame) < 30
 
 
-def test_an_unknown_shift_is_refused(model, tokenizer):
+def test_an_unknown_shift_is_rejected(model, tokenizer):
     with pytest.raises(UsageError, match=r"^pos_shift is 'left'; expected one of none, head, 2020-03$"):
         Decoder(model, tokenizer, pos_shift="left")
 
 
-def test_frames_and_room(model, tokenizer):
+def test_frames_and_room_follow_the_position_shift(model, tokenizer):
     plain, shifted, first = (Decoder(model, tokenizer, pos_shift=kind) for kind in ("none", "head", "2020-03"))
     assert source(plain, 2).tolist() == source(first, 2).tolist() == [2, 7, 8, 3]
     assert source(shifted, 2).tolist() == [2, 7, 8]
@@ -73,7 +73,7 @@ def test_frames_and_room(model, tokenizer):
 
 
 def test_all_positions_are_used_and_no_more(decoder):
-    """A source of the full room decodes to its last token; one token more is refused."""
+    """A source that fills the room decodes to its last token; one token more is rejected."""
     longest = source(decoder, 25)
     [trace] = search(decoder, [longest], GenerationSettings(beam_size=2, max_target_tokens=13, traces=True))
     assert trace.complete
@@ -81,12 +81,12 @@ def test_all_positions_are_used_and_no_more(decoder):
         search(decoder, [longest], GenerationSettings(max_target_tokens=14))
 
 
-def test_more_beams_than_tokens_are_refused(decoder):
+def test_more_beams_than_tokens_are_rejected(decoder):
     with pytest.raises(UsageError, match=r"^beam_size is 34, but the vocabulary has 33 tokens; use fewer beams$"):
         search(decoder, [source(decoder)], GenerationSettings(beam_size=34, max_target_tokens=2))
 
 
-def test_as_many_beams_as_tokens(decoder):
+def test_there_may_be_as_many_beams_as_tokens(decoder):
     """The whole vocabulary is in the first frame, the banned end token last, with the penalty as its score."""
     options = GenerationSettings(beam_size=33, max_target_tokens=2, min_tokens=1, traces=True)
     [trace] = search(decoder, [source(decoder)], options)
@@ -102,7 +102,7 @@ def test_as_many_beams_as_tokens(decoder):
         ({"beam_size": 2, "n_best": 3}, "n_best is 3, expected at most beam_size .2.; raise beam_size or use sample"),
     ],
 )
-def test_settings_that_make_no_search(options, message):
+def test_settings_that_allow_no_search_are_rejected(options, message):
     with pytest.raises(UsageError, match=message):
         GenerationSettings(**options)
 
@@ -134,8 +134,8 @@ def test_the_original_eps_changes_the_scores_a_little(model, tokenizer):
 
 
 @pytest.mark.parametrize(("n_best", "penalty"), [(2, 0.0), (4, 0.9)])
-def test_the_early_stop_waits_for_every_hypothesis_asked_for(decoder, n_best, penalty):
-    """A search that is sure of the best alone stops sooner, and its second best is not the second best."""
+def test_the_early_stop_waits_for_every_requested_hypothesis(decoder, n_best, penalty):
+    """A search that is sure of the best alone stops sooner, and its second best is wrong."""
     sources = [source(decoder, length) for length in range(1, 25)]
     decoder._head.bias[3] = 3.0
 

@@ -1,4 +1,4 @@
-"""Drawing tokens: the right shares, the filters, and impossible numbers."""
+"""Sampling tokens: correct shares, filters, and impossible numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHANCES = torch.tensor([0.1, 0.4, 0.0, 0.2, 0.3])
 
 
 def shares(settings, count=4000):
-    """How often each token is drawn with evenly spread numbers."""
+    """How often each token is drawn with evenly spaced numbers."""
     rows = CHANCES.log().repeat(count, 1)
     drawn = draw(rows, [(place + 0.5) / count for place in range(count)], settings)
     return (drawn.bincount(minlength=5) / count).tolist()
@@ -34,7 +34,7 @@ def shares(settings, count=4000):
         ({"top_k": 3, "top_p": 0.7}, [0.0, 4 / 7, 0.0, 0.0, 3 / 7]),
     ],
 )
-def test_tokens_are_drawn_by_their_chances(options, expected):
+def test_tokens_are_drawn_with_their_probabilities(options, expected):
     assert shares(GenerationSettings(sample=True, **options)) == pytest.approx(expected, abs=1e-3)
 
 
@@ -58,7 +58,7 @@ def test_each_target_has_its_own_numbers(decoder):
 
 
 def test_targets_end_with_the_end_token_or_padding_and_not_too_soon(decoder):
-    decoder._head.bias[:5] = torch.tensor([6.0, -99.0, -99.0, 6.0, -99.0])  # both ends are most probable
+    decoder._head.bias[:5] = torch.tensor([6.0, -99.0, -99.0, 6.0, -99.0])  # both end tokens are most probable
     source = decoder.frame(np.array([7], dtype=np.int32))
     draws = [[np.random.default_rng(sample).random(12) for sample in range(20)]]
     targets = choose_all(decoder, [source], GenerationSettings(max_target_tokens=12, min_tokens=0), draws)[0]
@@ -79,6 +79,6 @@ def test_targets_end_with_the_end_token_or_padding_and_not_too_soon(decoder):
         ({"max_target_tokens": 0}, "max_target_tokens is 0; expected 1 or more"),
     ],
 )
-def test_numbers_that_leave_nothing_to_draw(options, message):
+def test_numbers_that_leave_nothing_to_draw_are_rejected(options, message):
     with pytest.raises(UsageError, match=message):
         GenerationSettings(sample=True, **options)

@@ -1,4 +1,4 @@
-"""Traces: written and read again, scored by other rules, the original's pickles, and damage in both."""
+"""Traces: written and read back, scored by other rules, the original's pickles, and damage in both."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def chosen(trace, **options):
     return rescored(trace, RescoreSettings(**options), end_id=END, pad_id=PAD)
 
 
-def test_selection_by_hand():
+def test_selected_hypotheses_are_those_found_by_hand():
     assert best_hypotheses(TRACE, end_id=END, length_penalty=0.0)[0].ids == (8, END)
     ranked = best_hypotheses(TRACE, end_id=END, length_penalty=0.0, n_best=3)
     assert [one.ids for one in ranked] == [(8, END), (7, 9, END), (7, 9, END)]
@@ -42,7 +42,7 @@ def test_selection_by_hand():
     ]
 
 
-def test_of_a_stopped_search_only_ended_hypotheses_count():
+def test_only_ended_hypotheses_of_a_stopped_search_count():
     stopped = Trace(scores=OPEN.scores, ids=OPEN.ids, parents=OPEN.parents, complete=False)
     assert [one.ids for one in best_hypotheses(stopped, end_id=END, length_penalty=0.0, n_best=9)] == [(END,)]
     with pytest.raises(UsageError, match="the search stopped early, so its trace cannot be rescored; decode"):
@@ -55,7 +55,7 @@ def test_equal_scores_go_to_the_first():
     assert chosen(trace) == (END,)
 
 
-def test_other_rules():
+def test_other_rules_choose_other_hypotheses():
     assert chosen(TRACE) == (8, END)
     assert chosen(TRACE, alpha=4.0) == (7, 9, END)
     assert chosen(TRACE, length_penalty=0.8) == (7, 9, END)  # -2.1 + 2.4 against -1.4 + 1.6
@@ -67,7 +67,7 @@ def test_other_rules():
 
 
 def test_the_swapped_rule_drops_the_frame_of_ends():
-    """Without it the frame before is the last, whose open end counts; where no such frame is, only ends count."""
+    """Without it the frame before is the last, whose open end counts; if there is none, only ends count."""
     scores = [[-1.0, -1.3], [-1.4, -1.2], [-2.1, -2.3]]
     trace = Trace(scores=scores, ids=TRACE.ids, parents=TRACE.parents)
     assert chosen(trace) == (8, END)
@@ -101,7 +101,7 @@ def test_written_traces_are_read_again(tmp_path, traces):
 
 
 @pytest.mark.parametrize("traces", [[TRACE, OPEN], []])
-def test_traces_as_json_lines(tmp_path, traces):
+def test_traces_as_json_lines_are_read(tmp_path, traces):
     path = tmp_path / "t.trace.jsonl"
     write_traces(path, traces)
     assert read_traces(path) == traces
@@ -124,7 +124,7 @@ def test_traces_as_json_lines(tmp_path, traces):
         ("\xff", r"t\.jsonl:2: byte 0xff is not UTF-8"),
     ],
 )
-def test_damaged_json_lines_are_refused(tmp_path, line, message):
+def test_damaged_json_lines_are_rejected(tmp_path, line, message):
     path = tmp_path / "t.jsonl"
     write_traces(path, [TRACE])
     path.write_bytes(path.read_bytes() + line.encode("latin-1") + b"\n")
@@ -157,14 +157,14 @@ def rewritten(path, **tensors):
         ({"scores": torch.full((5, 2), torch.nan, dtype=torch.float64)}, "expected 2 finite scores"),
     ],
 )
-def test_damaged_traces_are_refused(tmp_path, tensors, message):
+def test_damaged_traces_are_rejected(tmp_path, tensors, message):
     path = tmp_path / "t.trace.safetensors"
     rewritten(path, **tensors)
     with pytest.raises(DataError, match=message):
         read_traces(path)
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_rejected(tmp_path):
     path = tmp_path / "t.safetensors"
     write_safetensors(path, {"ids": torch.zeros(1)})
     with pytest.raises(DataError, match=r"not a trace file .its header lacks 'minilm_traces_1'.; decode again"):
@@ -227,12 +227,12 @@ def test_pickled_traces_lose_their_padding(tmp_path, protocol):
         ),
     ],
 )
-def test_damaged_pickles_are_refused(tmp_path, records, message):
+def test_damaged_pickles_are_rejected(tmp_path, records, message):
     with pytest.raises(DataError, match=message):
         list(read_original_traces(pickled(tmp_path / "t.trace.pickle", *records)))
 
 
-def test_truncated_pickles_are_refused(tmp_path):
+def test_truncated_pickles_are_rejected(tmp_path):
     path = pickled(tmp_path / "t.trace.pickle", {"num_samples": 1}, record(TRACE))
     whole = path.read_bytes()
     for length in (0, 1, 7, len(whole) // 2, len(whole) - 1):

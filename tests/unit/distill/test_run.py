@@ -93,7 +93,7 @@ def test_v1_uses_the_attention_heads(tiny):
     assert "student.query-query" not in row
 
 
-def test_v1_refuses_students_with_other_heads_than_the_teacher(tiny):
+def test_v1_rejects_students_with_other_heads_than_the_teacher(tiny):
     """4 heads divide the teacher's width, so only a comparison with its 6 heads detects the mismatch."""
     recipe = change(tiny.recipe(), loss={"version": "v1", "relation_heads": None})
     with pytest.raises(UsageError) as caught:
@@ -104,7 +104,7 @@ def test_v1_refuses_students_with_other_heads_than_the_teacher(tiny):
     )
 
 
-def test_a_student_that_begins_as_the_whole_teacher_has_no_loss(tiny):
+def test_a_student_that_starts_as_the_whole_teacher_has_no_loss(tiny):
     shape = {"name": "student", "num_layers": 3, "hidden_size": 48, "num_heads": 6, "intermediate_size": 96}
     students = [{**shape, "init": "layers", "teacher_layers": [1, 2, 3]}]
     result = run(change(tiny.recipe(), students=students), "train.learning_rate=1e-30")
@@ -116,7 +116,7 @@ def test_bf16_runs_to_its_end(tiny):
     assert np.isfinite(result.metrics["student.heldout_loss"])
 
 
-def test_no_heldout_documents_no_heldout_loss(tiny):
+def test_without_heldout_documents_there_is_no_heldout_loss(tiny):
     result = run(tiny.recipe(), "data.heldout_documents=0")
     assert result.metrics == {}
     assert _table(result).splitlines()[1].split()[2] == "-"
@@ -164,14 +164,14 @@ def test_several_inputs_are_read_in_order_even_with_equal_names(tiny):
         run(recipe)
 
 
-def test_a_damaged_record_of_the_corpus_builds_it_again(tiny):
+def test_a_corpus_with_a_damaged_record_is_rebuilt(tiny):
     recipe = tiny.recipe()
     first = run(recipe)
     (tiny.folder / "run" / "corpus" / "source.json").write_text("{")
     assert run(recipe).metrics == first.metrics
 
 
-def test_a_corpus_of_another_tokenizer_is_refused(tiny):
+def test_a_corpus_of_another_tokenizer_is_rejected(tiny):
     corpus(tiny)
     tiny.write_teacher(words=(*tiny.words[:-1], "another"))
     with pytest.raises(DataError) as caught:
@@ -182,13 +182,13 @@ def test_a_corpus_of_another_tokenizer_is_refused(tiny):
     )
 
 
-def test_a_corpus_cut_elsewhere_is_refused(tiny):
+def test_a_corpus_split_elsewhere_is_rejected(tiny):
     corpus(tiny, max_tokens=16)
     with pytest.raises(UsageError, match=r"max_tokens is 32, but the corpus was split at 16 tokens; set data.max_tok"):
         run(with_corpus(tiny))
 
 
-def test_documents_longer_than_the_positions_are_refused(tiny):
+def test_documents_longer_than_the_positions_are_rejected(tiny):
     tiny.text.write_text(" ".join(["word1"] * 200) + "\n" + "word2\n" * 50)
     with pytest.raises(UsageError) as caught:
         run(tiny.recipe(), "data.max_tokens=100", "train.tokens_per_batch=100")
@@ -198,7 +198,7 @@ def test_documents_longer_than_the_positions_are_refused(tiny):
     )
 
 
-def test_too_few_documents_are_refused(tiny):
+def test_too_few_documents_are_rejected(tiny):
     with pytest.raises(DataError) as caught:
         run(tiny.recipe(), "data.heldout_documents=200")
     assert str(caught.value) == (
@@ -207,25 +207,25 @@ def test_too_few_documents_are_refused(tiny):
     )
 
 
-def test_text_without_words_is_refused(tiny):
+def test_text_without_words_is_rejected(tiny):
     tiny.text.write_text("\n\n")
     with pytest.raises(DataError, match=r"^no text found in 1 input files"):
         run(tiny.recipe())
     assert not (tiny.folder / "run" / "corpus").exists()
 
 
-def test_an_input_that_is_not_there(tiny):
+def test_a_missing_input_is_rejected(tiny):
     with pytest.raises(DataError) as caught:
         run(tiny.recipe(), "data.inputs=[gone.txt]")
     assert str(caught.value) == "data.inputs: gone.txt does not exist; expected a text file"
 
 
-def test_a_teacher_that_is_not_there(tiny):
+def test_a_missing_teacher_is_rejected(tiny):
     with pytest.raises(DataError, match="gone"):
         run(tiny.recipe(), "teacher.model=gone")
 
 
-def test_a_teacher_with_the_tokenizer_of_another_model_is_refused(tiny):
+def test_a_teacher_with_the_tokenizer_of_another_model_is_rejected(tiny):
     folder = tiny.folder / "other"
     folder.mkdir()
     vocab = folder / "vocab.txt"
@@ -242,7 +242,7 @@ def test_the_library_leaves_logging_as_it_was(tiny):
     assert (root.level, list(root.handlers)) == before
 
 
-def test_attention_dropout_is_of_every_student(tiny):
+def test_attention_dropout_applies_to_every_student(tiny):
     shape = {"num_layers": 2, "hidden_size": 24, "num_heads": 6, "intermediate_size": 48}
     losses = []
     for share in (0.0, 0.3):

@@ -23,7 +23,7 @@ def config(tiny) -> EncoderConfig:
     return student_config(shape(), teacher=tiny.teacher, tokenizer=Tokenizer.load(tiny.teacher))
 
 
-def test_the_teacher_decides_vocabulary_and_positions_the_recipe_the_sizes(tiny, config):
+def test_the_teacher_sets_vocabulary_and_positions_and_the_recipe_the_sizes(tiny, config):
     assert (config.vocab_size, config.max_positions) == (100, 64)
     assert (config.hidden_size, config.num_layers, config.num_heads, config.intermediate_size) == (48, 2, 6, 96)
 
@@ -35,7 +35,7 @@ def test_a_teacher_of_an_unknown_family_gives_its_vocabulary(tiny):
     assert (config.vocab_size, config.max_positions, config.family) == (100, 512, "bert")
 
 
-def test_random_students_depend_on_seed_and_name_alone(config):
+def test_random_students_depend_only_on_seed_and_name(config):
     def words(seed: int, name: str) -> torch.Tensor:
         return random_student(config, seed=seed, name=name).embeddings.word.weight
 
@@ -71,7 +71,7 @@ def test_other_widths_cannot_be_copied(tiny):
 
 
 @pytest.mark.parametrize("layers", [[1], [1, 4], [0, 1]])
-def test_layers_that_are_not_there(tiny, config, layers):
+def test_missing_layers_are_rejected(tiny, config, layers):
     with pytest.raises(UsageError) as caught:
         student_from_layers(config, teacher=tiny.teacher, layers=layers, seed=1, name="a")
     assert str(caught.value) == f"student 'a': teacher_layers is {layers}; expected 2 layers between 1 and 3"

@@ -1,4 +1,4 @@
-"""Microsoft's command lines for decoding and for scoring traces again: flags, outputs of the original, refusals."""
+"""Microsoft's command lines for decoding and for rescoring traces: flags, outputs of the original, rejections."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_flag_has_the_defaults_of_the_original(decoding):
 
 
 @pytest.mark.parametrize("line", DEAD)
-def test_dead_flags_are_told_once(decoding, line, caplog):
+def test_dead_flags_are_reported_once(decoding, line, caplog):
     with caplog.at_level(logging.WARNING):
         decoding.parser().parse_args(shlex.split(f"{REQUIRED} {line}"))
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [f"{line.split()[0]} has no effect"]
@@ -90,7 +90,7 @@ def test_every_checkpoint_that_matches_is_decoded(decoding, here, capsys):
     assert said.index("ckpt-500") < said.index("ckpt-1000")
 
 
-def test_a_subset_and_a_named_output(decoding, here):
+def test_the_subset_and_the_output_can_be_chosen(decoding, here):
     line = "--model_path out/ckpt-500/ --beam_size 3"
     decoding.main(flags(f"{line} --split test"))
     decoding.main(flags(f"{line} --subset 2 --output_file two.txt"))
@@ -100,7 +100,7 @@ def test_a_subset_and_a_named_output(decoding, here):
     assert (here / "all.txt").read_text().splitlines() == whole
 
 
-def test_the_folder_at_hand_gives_its_output_its_name(decoding, here, monkeypatch):
+def test_the_current_folder_gives_its_output_its_name(decoding, here, monkeypatch):
     words = flags("--model_path . --split test")
     words[words.index("generator/vocab.txt")] = "../../generator/vocab.txt"
     words[words.index("test.json")] = "../../test.json"
@@ -109,7 +109,7 @@ def test_the_folder_at_hand_gives_its_output_its_name(decoding, here, monkeypatc
     assert len((here / "out" / "ckpt-500.test").read_text().splitlines()) == 4
 
 
-def test_a_stopped_run_goes_on(decoding, here, monkeypatch, capsys):
+def test_a_stopped_run_resumes(decoding, here, monkeypatch, capsys):
     """Sources in batches of one; the third is interrupted; the same command computes the rest."""
     line = flags("--model_path out/ckpt-500 --split test --beam_size 3")
     search, searched = generate_module.search, []
@@ -131,7 +131,7 @@ def test_a_stopped_run_goes_on(decoding, here, monkeypatch, capsys):
     assert len((here / "out" / "ckpt-500.test").read_text().splitlines()) == 4
 
 
-def test_greedy_ignores_what_is_for_beams_as_the_original_does(decoding, here, caplog):
+def test_greedy_ignores_beam_flags_as_the_original_does(decoding, here, caplog):
     line = "--model_path out/ckpt-500 --output_file"
     decoding.main(flags(f"{line} a.txt"))
     with caplog.at_level(logging.WARNING):
@@ -162,13 +162,13 @@ def test_fp16_is_bfloat16_where_the_cpu_has_it(decoding, here, caplog):
         ("--model_path out/* --input_file a.txt", "--input_file is a.txt; expected JSON lines, in a .json or .jsonl"),
     ],
 )
-def test_refusals(decoding, here, line, message):
+def test_impossible_flags_are_rejected(decoding, here, line, message):
     with pytest.raises(UsageError) as caught:
         decoding.main(flags(line))
     assert message in str(caught.value)
 
 
-def test_a_checkpoint_without_a_head_is_refused(decoding, here, capsys):
+def test_a_checkpoint_without_a_head_is_rejected(decoding, here, capsys):
     from minilm.model.checkpoint import read_model, write_model
     from minilm.model.heads import Model
 
@@ -178,13 +178,13 @@ def test_a_checkpoint_without_a_head_is_refused(decoding, here, capsys):
     assert "the model has no trained mlm head, so it cannot generate" in capsys.readouterr().err
 
 
-def test_a_smaller_position_table_is_told(decoding, here, caplog):
+def test_a_smaller_position_table_is_reported(decoding, here, caplog):
     with caplog.at_level(logging.WARNING):
         decoding.main(flags("--model_path out/ckpt-500 --output_file a.txt --max_seq_length 512"))
     assert "--max_seq_length 512: out/ckpt-500 has positions for 64 tokens, which are used" in caplog.text
 
 
-def test_traces_are_written_and_scored_again(decoding, rescoring, here, capsys, caplog):
+def test_traces_are_written_and_rescored(decoding, rescoring, here, capsys, caplog):
     decoding.main(flags("--model_path 'out/ckpt-*' --split test --beam_size 3 --need_score_traces"))
     traces = read_traces(here / "out" / "ckpt-500.test.trace.safetensors")
     assert len(traces) == 4
@@ -197,7 +197,7 @@ def test_traces_are_written_and_scored_again(decoding, rescoring, here, capsys, 
     assert (here / "out" / "ckpt-500.test.").read_text() == (here / "out" / "ckpt-500.test").read_text()
 
 
-def test_traces_of_minilm_generate_and_of_another_run(decoding, rescoring, here, capsys, caplog):
+def test_traces_of_minilm_generate_are_rescored_unless_of_another_run(decoding, rescoring, here, capsys, caplog):
     write_traces(here / "a.jsonl.trace.jsonl", [Trace(scores=[[-1.0, -2.0]], ids=[[8, 9]], parents=[[0, 0]])])
     (here / "a.jsonl").write_text('{"prediction": "w1"}\n')
     words = shlex.split("--input a.jsonl --tokenizer_name generator/vocab.txt --expect 5 --alpha 0.9")
@@ -210,7 +210,7 @@ def test_traces_of_minilm_generate_and_of_another_run(decoding, rescoring, here,
     assert "a.jsonl.trace.jsonl holds 1 traces, but a.jsonl 2 targets: they are of different" in capsys.readouterr().err
 
 
-def test_old_traces_and_a_negative_penalty_are_told(decoding, here, caplog):
+def test_old_traces_and_a_negative_penalty_are_reported(decoding, here, caplog):
     (here / "a.txt.trace.safetensors").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         decoding.main(flags("--model_path out/ckpt-500 --output_file a.txt --beam_size 3 --length_penalty -1"))
@@ -229,7 +229,7 @@ def test_pickled_traces_are_read_too(rescoring, here):
     assert (here / "old.test.").read_text() == "w1\n"
 
 
-def test_traces_of_another_vocabulary_are_refused(rescoring, here, capsys):
+def test_traces_of_another_vocabulary_are_rejected(rescoring, here, capsys):
     records = [{"num_samples": 1}, {"scores": [[-1.0]], "wids": [[999]], "ptrs": [[0]]}]
     (here / "old.test").write_text("")
     (here / "old.test.trace.pickle").write_bytes(b"".join(map(pickle.dumps, records)))
@@ -252,8 +252,8 @@ def golden(golden_dir, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("eps", ["eps1e-12", "eps1e-5"])
-def test_the_text_outputs_of_the_original(decoding, golden, tmp_path, eps):
-    """Every line of `decode_seq2seq.py`, two of the runs with sources cut to 26 tokens."""
+def test_text_outputs_equal_the_original(decoding, golden, tmp_path, eps):
+    """Every line of `decode_seq2seq.py`; in two of the runs sources are truncated to 26 tokens."""
     for line in (golden / "decode" / eps / "cli_outputs.jsonl").read_text().splitlines():
         run = json.loads(line)
         words = ["--split", run["name"], *run["args"], "--max_seq_length", str(run["max_seq_length"])]
@@ -262,8 +262,8 @@ def test_the_text_outputs_of_the_original(decoding, golden, tmp_path, eps):
 
 
 @pytest.mark.parametrize("eps", ["eps1e-12", "eps1e-5"])
-def test_the_rescored_outputs_of_the_original(decoding, rescoring, golden, tmp_path, eps):
-    """Decoded with traces and scored again; where the original's traces are recorded, from them as it pickled them."""
+def test_rescored_outputs_equal_the_original(decoding, rescoring, golden, tmp_path, eps):
+    """Decoded with traces and rescored; where the original's traces are recorded, also from them as it pickled them."""
     recorded = read_safetensors(golden / "decode" / eps / "beam_traces.safetensors")
     lines = (golden / "decode" / eps / "gen_seq_from_trace.jsonl").read_text().splitlines()
     runs = [json.loads(line) for line in lines]
@@ -292,7 +292,7 @@ def original_words(golden, eps):
 
 
 def write_pickle(path, parts):
-    """An empty output, and beside it the traces with seven frames of zeros behind the real ones."""
+    """An empty output, and beside it the traces with seven frames of zeros after the real ones."""
     padded = [torch.cat([part, torch.zeros_like(part[:, :1]).repeat(1, 7, 1)], 1).tolist() for part in parts]
     records = [dict(zip(KEYS, one, strict=True)) for one in zip(*padded, strict=True)]
     path.write_text("")

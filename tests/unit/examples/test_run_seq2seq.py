@@ -134,8 +134,8 @@ def test_the_recipe_of_a_command_is_one_of_minilm_finetune(parse, script, tmp_pa
     assert loaded.recipe.task.max_masked_tokens == 9
 
 
-def test_what_only_v1_reads_is_said_to_do_nothing(parse, script, caplog):
-    """The original accepts the number with every way."""
+def test_what_only_v1_reads_is_reported_as_having_no_effect(parse, script, caplog):
+    """The original accepts the number with every mask way."""
     loaded = script._recipe(parse("--num_max_mask_token 10"), Ranks())
     assert loaded.recipe.task.max_masked_tokens == 0
     assert "--num_max_mask_token has no effect with --mask_way v2" in caplog.text
@@ -147,7 +147,7 @@ def test_gradient_accumulation_and_processes_multiply_the_batch(parse, script):
 
 
 @pytest.mark.parametrize("line", DEAD)
-def test_dead_flags_are_accepted_and_said_to_be_dead(parse, caplog, line):
+def test_dead_flags_are_accepted_and_reported(parse, caplog, line):
     with caplog.at_level(logging.WARNING):
         parse(line)
     assert f"{line.split()[0]} has no effect: " in caplog.text
@@ -166,7 +166,7 @@ def test_it_trains_and_writes_checkpoints_that_decode(script, given, capsys):
     assert options["num_training_steps"] == 10
 
 
-def test_the_same_command_again_goes_on_where_it_was_killed(script, given, monkeypatch):
+def test_the_same_command_resumes_where_it_was_killed(script, given, monkeypatch):
     script.main(flags(given, "whole"))
 
     def die(event: Event, updates: int) -> None:
@@ -200,7 +200,7 @@ def test_two_processes_end_where_one_does(script, given, repo_dir, forked):
     curves = [[row["loss"] for row in read_metrics(given / name / "run")] for name in ("one", "two")]
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
     one, two = (weights(given / name / "ckpt-10") for name in ("one", "two"))
-    keys = [name for name in one if not name.endswith("self.key.bias")]  # no gradient: Adam makes noise into updates
+    keys = [name for name in one if not name.endswith("self.key.bias")]  # no gradient: Adam turns noise into updates
     assert max(float((one[name] - two[name]).abs().max()) for name in keys) < 1e-3
 
 
@@ -217,7 +217,7 @@ def fail(script, capsys):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_what_cannot_be_is_refused_by_its_flag(fail, given):
+def test_impossible_values_are_rejected_by_flag(fail, given):
     assert fail(2, flags(given, model_type="gpt")) == (
         "--model_type is 'gpt', expected one of minilm, unilm, electra, bert, roberta, xlm-roberta"
     )
@@ -239,7 +239,7 @@ def test_checkpoints_of_something_else_are_not_mixed_with_ours(fail, given):
     )
 
 
-def test_other_settings_in_the_same_folder_are_refused(fail, script, given):
+def test_other_settings_in_the_same_folder_are_rejected(fail, script, given):
     fail(2, flags(given, train_file="none.json"))
     script.main(flags(given))
     assert "train.learning_rate" in fail(2, flags(given, learning_rate=2e-3))

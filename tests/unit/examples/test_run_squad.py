@@ -67,7 +67,7 @@ def parse(script):
 
 @pytest.fixture
 def fail(script, capsys, tmp_path):
-    """`fail(code, "--flags")`: the message without "error: "; model/ and vocab.txt lie in the folder."""
+    """`fail(code, "--flags")`: the message without "error: "; model/ and vocab.txt are in the folder."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
     before = signal.getsignal(signal.SIGTERM)
@@ -241,7 +241,7 @@ def test_a_bare_vocabulary_is_cased_without_the_flag(
         ("--do_train --local_rank 0", "--local_rank is 0, but WORLD_SIZE is not set: leave the flag to"),
     ],
 )
-def test_flags_that_make_no_sense(line, message, fail, tmp_path, monkeypatch):
+def test_flags_that_make_no_sense_are_rejected(line, message, fail, tmp_path, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     lengths = "" if "--max_seq_length" in line else " --max_seq_length 32"
     assert fail(2, line + lengths).startswith(message.format(model=tmp_path / "model"))
@@ -260,7 +260,7 @@ def test_flags_that_make_no_sense(line, message, fail, tmp_path, monkeypatch):
         ("null_score_diff_threshold", "nan", "nan: Input should be a finite number"),
     ],
 )
-def test_a_value_that_cannot_be_names_its_flag(flag, value, shown, fail, tmp_path):
+def test_the_error_for_an_impossible_value_names_its_flag(flag, value, shown, fail, tmp_path):
     found = fail(2, f"--do_train --train_file t.json --max_seq_length 32 --{flag} {value}")
     assert found == f"--{flag} is {shown}"
     assert not (tmp_path / "out").exists()
@@ -298,7 +298,7 @@ def test_a_missing_model_is_bad_data(fail, tmp_path):
     assert found == f"{tmp_path / 'none.bin'}: no such model; expected a model folder or a .bin file"
 
 
-def test_other_processes_leave_the_talking_to_the_first(fail, monkeypatch, caplog):
+def test_only_the_first_process_reports(fail, monkeypatch, caplog):
     logger = logging.getLogger("minilm")
     level = logger.level
     monkeypatch.setenv("RANK", "1")

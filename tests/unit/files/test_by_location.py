@@ -45,7 +45,7 @@ def test_every_format_gives_the_same_items(name, tmp_path):
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
-def test_a_last_line_counts_with_and_without_its_end(end, tmp_path):
+def test_a_last_line_counts_with_and_without_a_line_feed(end, tmp_path):
     path = write(tmp_path / "in.txt", f"a\n\nb{end}".encode())
     found = read_aligned(path, fields=())
     assert (found.texts, found.lines) == ([("a",), ("",), ("b",)], [1, 2, 3])
@@ -94,7 +94,7 @@ def test_bad_files_are_one_clear_error(name, data, message, tmp_path):
     assert str(caught.value) == f"{path}{message}"
 
 
-def test_a_damaged_gz_and_a_missing_file(tmp_path):
+def test_a_damaged_gz_and_a_missing_file_are_errors(tmp_path):
     path = tmp_path / "in.txt.gz"
     path.write_bytes(gzip.compress(b"a" * 999)[:-6])
     with pytest.raises(DataError, match=r"in\.txt\.gz: the \.gz file is damaged or truncated"):

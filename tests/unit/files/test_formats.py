@@ -136,7 +136,7 @@ def test_bad_csv_rows_are_counted_with_their_first_line(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
-def test_one_megabyte_in_one_row(kind, tmp_path):
+def test_one_megabyte_in_one_row_is_read(kind, tmp_path):
     text = "word " * 200_000 + "end"
     name = f"in.{kind}" if kind == "parquet" else f"in.{kind}.gz"
     assert read(write(tmp_path / name, encoded(kind, [text], tmp_path)))[0] == [text]

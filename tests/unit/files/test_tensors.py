@@ -187,7 +187,7 @@ def test_folder_lost_between_two_renames_comes_back(tmp_path: Path) -> None:
 # --- tensor files --------------------------------------------------------------------------------
 
 
-def test_tensors_of_every_type_and_shape_come_back(tmp_path: Path) -> None:
+def test_tensors_of_every_type_and_shape_are_read_back(tmp_path: Path) -> None:
     path, tensors = tmp_path / "t.safetensors", all_kinds()
     write_safetensors(path, tensors, {"format": "pt", "é": "ü"})
     same(read_safetensors(path), tensors)
@@ -221,7 +221,7 @@ def test_views_tied_tensors_and_parameters_are_written_by_value(tmp_path: Path) 
     same(read_safetensors(tmp_path / "t"), {name: tensor.detach() for name, tensor in tensors.items()})
 
 
-def test_no_tensors_at_all(tmp_path: Path) -> None:
+def test_a_file_may_hold_no_tensors(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "t", {})
     assert read_safetensors(tmp_path / "t") == {}
     assert map_arrays(tmp_path / "t") == {}

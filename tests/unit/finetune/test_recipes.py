@@ -37,7 +37,7 @@ def grid(name: str) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_what_it_is_and_where_its_numbers_are_from(name):
+def test_a_recipe_says_what_it_is_and_where_its_numbers_come_from(name):
     first, _, comment = recipe_text(name).partition("\n\n")[0].partition("\n")
     assert first.startswith("# ")
     assert "# Source: arXiv 2002.10957v2" in comment or "# Not in the paper" in comment or "README" in comment
@@ -68,7 +68,7 @@ def test_glue_grids_are_the_papers(task):
 
 
 @pytest.mark.parametrize("task", GLUE)
-def test_the_published_numbers_stand_in_the_comment(task):
+def test_the_published_numbers_are_in_the_comment(task):
     kinds = ("bert-base", "in-house-l12", "in-house-l6")
     if task not in PUBLISHED:
         assert all("# Not in the paper" in recipe_text(f"{task}-{kind}") for kind in kinds)
@@ -125,7 +125,7 @@ def test_warmup_is_a_share_of_the_steps_or_a_number_of_them():
 
 def test_only_squad_has_a_way_to_find_the_text_of_an_answer():
     assert SquadSection(name="squad2", train=["t.json"], postprocess="classic").postprocess == "classic"
-    for value in ("classic", "exact"):  # also the default is rejected
+    for value in ("classic", "exact"):  # the default is rejected too
         with pytest.raises(UsageError, match=r"unknown key 'task\.postprocess'"):
             load_recipe(find_recipe("rte-bert-base"), [f"task.postprocess={value}"])
 

@@ -1,4 +1,4 @@
-"""Proves what a fine-tuning run leaves behind, what a sweep reports, and what is refused before work begins."""
+"""Proves what a fine-tuning run leaves behind, what a sweep reports, and what is rejected before work begins."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_run_learns_and_leaves_everything(tiny_task):
 
 
 def test_saved_model_predictions_and_score_are_those_of_the_run(tiny_task):
-    """The folder alone gives the predictions the run wrote, through the Python door."""
+    """The folder alone gives the predictions that the run wrote, through the Python API."""
     out = tiny_task.folder / "run"
     [point] = run(tiny_task.recipe(steps=60, eval_every=20))
     dev = rows_of(tiny_task.folder / "dev.jsonl")
@@ -105,12 +105,12 @@ def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     assert len(stored["runs"]) == 6
     assert best.folder.name == f"lr0.003-steps30-batch{best.batch_size}-seed{best.seed}"
     before = (out / "results.json").read_bytes()
-    assert [point.mean for point in run(recipe)] == [point.mean for point in points]  # nothing is run again
+    assert [point.mean for point in run(recipe)] == [point.mean for point in points]  # nothing runs again
     assert (out / "results.json").read_bytes() == before
 
 
-def test_seeds_can_be_added_and_a_model_that_was_not_kept_is_said(tiny_task, caplog):
-    """Only the new runs are run. Here the best run of the second sweep is one whose model the first one dropped."""
+def test_seeds_can_be_added_and_a_model_that_was_not_kept_is_reported(tiny_task, caplog):
+    """Only the new runs are executed. The best run of the second sweep is one whose model the first one dropped."""
     out = tiny_task.folder / "run"
     seeds = [1, 2, 3]
     run(tiny_task.recipe(steps=6, sweep={"seeds": seeds}))
@@ -130,7 +130,7 @@ def test_seeds_can_be_added_and_a_model_that_was_not_kept_is_said(tiny_task, cap
     assert json.loads((out / "results.json").read_text())["model"] != kept
 
 
-def test_starting_a_sweep_afresh_removes_nothing_when_its_files_are_missing(tiny_task):
+def test_starting_a_sweep_over_removes_nothing_when_its_files_are_missing(tiny_task):
     sweep = {"seeds": [1]}
     run(tiny_task.recipe(steps=2, sweep=sweep))
     kept = tiny_task.folder / "run" / "results.json"
@@ -151,8 +151,8 @@ def test_runs_on_two_devices_equal_runs_one_after_another(tiny_task):
     ("devices", "message"),
     [(["gpu"], "found 'gpu'; expected 'cpu' or 'cuda:0'"), (["cuda:99"], "found 'cuda:99', but this machine has")],
 )
-def test_a_device_that_is_not_there_is_refused(tiny_task, devices, message):
-    """Not left to the CPU, also when it is the only one."""
+def test_a_missing_device_is_rejected(tiny_task, devices, message):
+    """It is never replaced by the CPU, even if it is the only one."""
     with pytest.raises(UsageError, match=message):
         run(tiny_task.recipe(steps=1, sweep={"seeds": [1], "devices": devices}))
 
@@ -211,7 +211,7 @@ def test_mistakes_are_one_line_before_anything_is_written(tiny_task, overrides, 
     assert not (tiny_task.folder / "run" / "model").exists()
 
 
-def test_changed_data_is_refused_and_named(tiny_task):
+def test_changed_data_is_rejected_and_named(tiny_task):
     recipe = tiny_task.recipe()
     run(recipe)
     tiny_task.write_rows("train.jsonl", 61, seed=1)
@@ -255,17 +255,17 @@ def test_a_sweep_without_held_out_data_has_no_numbers(tiny_task):
     assert (tiny_task.folder / "run" / "report.html").is_file()
 
 
-def test_the_table_tells_the_epochs_that_a_number_of_steps_makes(tiny_task):
+def test_the_table_shows_the_epochs_that_a_number_of_steps_makes(tiny_task):
     [point] = run(tiny_task.recipe(steps=3), "train.batch_size=10")
     assert ", 0.5 epochs, batch 10" in point.describe()  # 30 of 60 rows
 
 
-def test_a_number_of_steps_and_a_grid_of_epochs_are_refused(tiny_task):
+def test_a_number_of_steps_and_a_grid_of_epochs_are_rejected(tiny_task):
     with pytest.raises(UsageError, match=r"found both train.steps and sweep.epochs"):
         run(tiny_task.recipe(steps=3), "sweep.epochs=[1,2]")
 
 
-def test_attention_dropout_changes_the_run_and_is_told(tiny_task, caplog):
+def test_attention_dropout_changes_the_run_and_is_reported(tiny_task, caplog):
     caplog.set_level("INFO", logger="minilm")
     losses = {}
     for share in (0.0, 0.3):

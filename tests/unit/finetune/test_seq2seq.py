@@ -1,4 +1,4 @@
-"""Proves that seq2seq runs learn, keep their best weights, go on exactly, and do not depend on cut or processes."""
+"""Proves that seq2seq runs learn, keep their best weights, resume exactly, and do not depend on split or processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TinySeq2Seq:
         self.train, self.dev = self.write("pairs.jsonl", 80, 1), self.write("held.jsonl", 20, 2)
 
     def write(self, name: str, count: int, seed: int) -> Path:
-        """Sources of 3 to 12 words, of five different ones, so that it is learned quickly."""
+        """Sources of 3 to 12 words from a set of five, so that training is quick."""
         draw = random.Random(seed)
         lines = []
         for _ in range(count):
@@ -55,7 +55,7 @@ class TinySeq2Seq:
         return path
 
     def recipe(self, *, name: str = "s2s.json", out: str = "run", task=None, **train: object) -> Path:
-        """24 steps, evaluated and saved every 6."""
+        """A recipe for 24 steps, evaluated and saved every 6."""
         values = {
             "kind": "finetune",
             "name": "tiny-seq2seq",
@@ -113,7 +113,7 @@ def step_loss(objective: FinetuneObjective, step: int) -> float:
     return objective.accumulate(objective.batch(step), lambda loss: float(loss.detach())).value
 
 
-def test_a_run_learns_and_leaves_a_model_to_decode_with(pairs, caplog):
+def test_a_run_learns_and_leaves_a_model_that_decodes(pairs, caplog):
     quick = {"steps": 300, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.003}
     result = run(pairs.recipe(task={"label_smoothing": 0.0}, eval_every=100, checkpoint_every=100, **quick))
     assert "has no trained mlm head" in caplog.text
@@ -122,7 +122,7 @@ def test_a_run_learns_and_leaves_a_model_to_decode_with(pairs, caplog):
     assert list(measured) == [100, 200, 300]
     assert result.main_metric == "heldout_loss"
     assert result.main == min(measured.values()) == measured[result.best_step]  # lower is better
-    assert result.main < 0.65  # a guess among five words costs 0.8 a token, where half of the tokens are ends
+    assert result.main < 0.65  # guessing among five words costs 0.8 per token, as half of the tokens are ends
     assert result.numbers["token_accuracy"] > 65
     model = read_model(out / "model", head="mlm")
     assert saved_head(out / "model") == "mlm"
@@ -181,7 +181,7 @@ def test_models_of_checkpoints_are_written_once_each(pairs):
     assert read_task(pairs.folder / "models" / "ckpt-4").max_source_tokens == 20
 
 
-def test_a_model_that_a_kill_prevented_is_written_when_the_run_goes_on(pairs, monkeypatch):
+def test_a_model_that_a_kill_prevented_is_written_when_the_run_resumes(pairs, monkeypatch):
     recipe = pairs.load(pairs.recipe(steps=8, checkpoint_every=4, eval_every=0, task={"dev": []}))
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "train", partial(train, on_event=dying_at("saved", 4)))
@@ -193,7 +193,7 @@ def test_a_model_that_a_kill_prevented_is_written_when_the_run_goes_on(pairs, mo
 
 
 @pytest.mark.parametrize("changes", [{}, {"mask_way": "v1", "target_mask_prob": 0.6}, {"mask_way": "v0"}], ids=str)
-def test_the_cut_into_microbatches_changes_nothing(pairs, changes):
+def test_the_split_into_microbatches_changes_nothing(pairs, changes):
     small, large = (pairs.objective(tokens_per_batch=size, **changes) for size in (30, 4096))
     assert len(small.batch(3).parts) > len(large.batch(3).parts) == 1
     assert step_loss(small, 3) == pytest.approx(step_loss(large, 3), rel=1e-6)
@@ -207,7 +207,7 @@ def test_processes_share_the_pairs_and_see_the_same_masks(pairs):
     assert tokens[0] == tokens[1] + tokens[2]
 
 
-def test_masks_are_drawn_anew_each_epoch_and_order_only_when_asked_for(pairs):
+def test_masks_are_drawn_anew_each_epoch_and_order_only_when_requested(pairs):
     """10 steps are an epoch of 80 pairs; step 10 begins the next."""
 
     def sources(step, **changes):
@@ -237,7 +237,7 @@ def test_held_out_sets_after_the_first_have_their_names_before_them(pairs):
 
 
 def test_held_out_targets_are_generated_scored_and_shown(pairs):
-    """What is scored is what `generate` of the saved model gives, and it may choose the best checkpoint."""
+    """What is scored is what `generate` of the saved model returns, and it can decide the best checkpoint."""
     quick = {"steps": 90, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.01, "eval_every": 45}
     wanted = {"label_smoothing": 0.0, "dev_generated": 8, "metric": "rouge1"}
     result = run(pairs.recipe(task=wanted, **quick))
@@ -257,7 +257,7 @@ def test_held_out_targets_are_generated_scored_and_shown(pairs):
 
 
 def test_processes_share_the_pairs_that_are_generated(pairs, monkeypatch):
-    """More processes than pairs, too: the ones without work take part in gathering."""
+    """More processes than pairs, too: those without work still join the gathering."""
     wanted = {"dev_generated": 2, "beam_size": 2}
     everyone: list[dict[int, str]] = []
 
@@ -293,7 +293,7 @@ def test_scores_of_generated_texts_are_those_of_minilm_score(pairs, mark):
     assert generation_numbers({1: same[1]}, held, task.tokenizer)["Bleu_4"] == pytest.approx(100, abs=0.1)
 
 
-def test_a_model_trained_by_position_shift_is_generated_with_as_such(pairs):
+def test_a_model_trained_with_position_shift_generates_with_it(pairs):
     task, model = pairs.prepared(mask_way="v0", dev_generated=1)
     assert set(task._generated(model, "held", ALONE)) == {0}
 
@@ -308,7 +308,7 @@ def test_a_model_trained_by_position_shift_is_generated_with_as_such(pairs):
         ({"metric": "f1", "dev_generated": 3}, "'f1', expected one of heldout_loss, token_accuracy, rouge1, rouge2"),
     ],
 )
-def test_a_metric_that_is_not_measured_is_refused(pairs, task, message):
+def test_a_metric_that_is_not_measured_is_rejected(pairs, task, message):
     with pytest.raises(UsageError) as caught:
         pairs.task(**task)
     assert message in str(caught.value)
@@ -337,8 +337,8 @@ def test_a_table_too_short_for_the_longest_pair_is_grown(pairs, caplog):
     assert read_config(result.folder / "model").max_tokens == 70
 
 
-def test_training_goes_on_from_a_seq2seq_model(pairs, caplog):
-    """The head of the first run is that of the second: nothing is randomly initialized."""
+def test_training_continues_from_a_seq2seq_model(pairs, caplog):
+    """The second run uses the head of the first: nothing is randomly initialized."""
     first = run(pairs.recipe(out="first", steps=6))
     caplog.clear()
     recipe = pairs.recipe(out="second", name="second.json", steps=6)
@@ -348,7 +348,7 @@ def test_training_goes_on_from_a_seq2seq_model(pairs, caplog):
     assert second.main < first.main
 
 
-def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
+def test_nothing_to_train_on_and_an_uneven_share_are_rejected(pairs):
     task, model = pairs.task(), start_model(pairs.model, pairs.task(), seed=0)
     empty = Pairs(sources=[], targets=[], references=[], locations=[])
     nothing = Seq2SeqTask(
@@ -377,18 +377,18 @@ def test_nothing_to_train_on_and_an_uneven_share_are_refused(pairs):
         ({"max_source_tokens": 60}, "the max source, target and pseudo tokens (72): an example must fit"),
     ],
 )
-def test_recipes_that_make_no_sense_are_refused(pairs, task, message):
+def test_recipes_that_make_no_sense_are_rejected(pairs, task, message):
     with pytest.raises(UsageError) as caught:
         load_recipe(pairs.recipe(task=task))
     assert message in str(caught.value)
 
 
-def test_keys_of_seq2seq_are_foreign_to_other_tasks(tiny_task):
+def test_keys_of_seq2seq_are_rejected_for_other_tasks(tiny_task):
     with pytest.raises(UsageError, match=r"unknown key 'task\.shuffle'"):
         load_recipe(tiny_task.recipe(), ["task.shuffle=once"])
 
 
-def test_the_random_head_depends_on_the_seed_alone(pairs):
+def test_the_random_head_depends_only_on_the_seed(pairs):
     task = pairs.task()
     first, again, other = (start_model(pairs.model, task, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.head.dense.weight, again.head.dense.weight)

@@ -38,12 +38,12 @@ def test_settings_and_published_numbers_are_the_papers(name, batch, rates, epoch
         assert "Source: arXiv 2002.10957v2" in comment
 
 
-def test_there_is_one_for_every_row():
+def test_every_row_has_a_recipe():
     assert len(NAMES) == 8
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_dry_runs_to_an_equal_recipe(name, capsys, tmp_path):
+def test_a_dry_run_resolves_to_an_equal_recipe(name, capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         app.main(["finetune", name, "--dry-run"])
     assert caught.value.code == 0

@@ -1,4 +1,4 @@
-"""Proves that a RoBERTa model learns to generate: byte-level BPE, `<s>`/`</s>`, positions behind the padding id."""
+"""Proves that a RoBERTa model learns to generate: byte-level BPE, `<s>`/`</s>`, positions after the padding id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proves what `minilm.load(...)` and `encode` promise: shapes, order, any iterable, and clear refusals."""
+"""Proves what `minilm.load(...)` and `encode` promise: shapes, order, any iterable, and clear errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_one_vector_per_text_in_the_order_given(model):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_the_company_of_a_text_does_not_change_its_vector(model):
+def test_the_rest_of_a_batch_does_not_change_a_vector(model):
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 9))
     vectors = model.encode([TEXTS[index] for index in order])
     np.testing.assert_allclose(vectors, model.encode(TEXTS)[order], atol=1e-5)
@@ -136,7 +136,7 @@ def test_any_iterable_is_read_chunk_by_chunk(model, chunks):
 
 
 def test_every_pair_of_a_long_list_is_classified(folder, chunks):
-    """The second texts keep step with the first, chunk by chunk."""
+    """The second texts stay aligned with the first, chunk by chunk."""
     encoder = Encoder(read_config(folder))
     encoder.reset(torch.Generator().manual_seed(0))
     head = new_head("classification", encoder.config, num_labels=3, generator=torch.Generator().manual_seed(1))
@@ -154,7 +154,7 @@ def test_every_pair_of_a_long_list_is_classified(folder, chunks):
 
 
 @pytest.mark.parametrize("nothing", [[], (), iter([])])
-def test_no_text_gives_no_rows(model, nothing):
+def test_no_texts_give_no_rows(model, nothing):
     vectors = model.encode(nothing)
     assert vectors.shape == (0, 16)
     assert vectors.dtype == np.float32
@@ -166,7 +166,7 @@ def test_an_empty_text_has_the_vector_of_its_special_tokens(model):
     np.testing.assert_allclose(vector, model.encode(["   "]), atol=1e-6)
 
 
-def test_long_texts_are_cut_where_the_folder_says(model, caplog):
+def test_long_texts_are_truncated_where_the_folder_says(model, caplog):
     cut, short = "a b c d e f g h i j", "a b c d e f g h i j k l m n o p"
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(model.encode([cut]), model.encode([short]), atol=1e-6)
@@ -192,48 +192,48 @@ def test_pooling_and_scaling_are_those_of_the_folder(folder, pooling, normalize)
     np.testing.assert_allclose(model.encode(["a b c"])[0], expected.numpy(), atol=1e-5)
 
 
-def test_bf16_points_the_same_way(folder, model):
+def test_bf16_vectors_point_the_same_way(folder, model):
     vectors = minilm.load(folder, precision="bf16").encode(TEXTS)
     assert vectors.dtype == np.float32
     assert float((vectors * model.encode(TEXTS)).sum(1).min()) > 0.999
 
 
-# --- refusals ------------------------------------------------------------------------------------
+# --- rejections ----------------------------------------------------------------------------------
 
 
-def test_one_string_is_refused(model):
+def test_one_string_is_rejected(model):
     with pytest.raises(UsageError) as caught:
         model.encode("a b")
     assert str(caught.value) == "encode expects a list of texts, not one string; write encode([text])"
 
 
 @pytest.mark.parametrize(("item", "kind"), [(None, "NoneType"), (3, "int"), (b"a", "bytes")])
-def test_items_that_are_no_strings_are_refused_with_their_number(model, item, kind):
+def test_items_that_are_not_strings_are_rejected_with_their_number(model, item, kind):
     with pytest.raises(UsageError) as caught:
         model.encode(["a", "b", item])
     assert str(caught.value) == f"text 2 is a {kind}; encode expects strings"
 
 
-def test_an_unknown_engine_is_rejected_with_those_there_are(folder):
+def test_an_unknown_engine_is_rejected_with_the_known_ones(folder):
     with pytest.raises(UsageError) as caught:
         minilm.load(folder, engine="nonsense")
     assert str(caught.value) == "engine is 'nonsense'; expected 'auto' or 'torch'"
 
 
-def test_an_unknown_precision_is_refused(folder):
+def test_an_unknown_precision_is_rejected(folder):
     with pytest.raises(UsageError) as caught:
         minilm.load(folder, precision="int8")
     assert str(caught.value) == "precision is 'int8'; expected 'fp32' or 'bf16'"
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_folder_is_rejected(tmp_path):
     with pytest.raises(DataError) as caught:
         minilm.load(tmp_path / "none")
     assert str(caught.value) == f"{tmp_path}/none: no such model folder"
 
 
 @pytest.mark.parametrize("change", [1, -1])
-def test_a_tokenizer_of_another_size_is_refused(folder, change):
+def test_a_tokenizer_of_another_size_is_rejected(folder, change):
     tokens = VOCAB[:-1] if change < 0 else [*VOCAB, "q"]
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
     with pytest.raises(DataError, match=rf"has {21 + change} tokens but {folder} has 21: they do not match"):
@@ -274,7 +274,7 @@ def test_the_shortest_limit_of_all_files_counts(tmp_path):
         ("[\n{", r"modules.json:\d: not JSON \(.*\); expected a list of modules"),
     ],
 )
-def test_modules_this_library_does_not_compute_are_refused(tmp_path, modules, message):
+def test_modules_this_library_does_not_compute_are_rejected(tmp_path, modules, message):
     (tmp_path / "modules.json").write_text(modules)
     with pytest.raises(DataError, match=message):
         read_embedding(tmp_path, model_max_tokens=512)
@@ -289,7 +289,7 @@ def test_modules_this_library_does_not_compute_are_refused(tmp_path, modules, me
         ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
     ],
 )
-def test_other_poolings_are_refused(tmp_path, values, chosen):
+def test_other_poolings_are_rejected(tmp_path, values, chosen):
     write_embedding(tmp_path, EmbeddingSettings(), hidden_size=8)
     write_json(tmp_path / "1_Pooling" / "config.json", values)
     with pytest.raises(DataError) as caught:

@@ -1,4 +1,4 @@
-"""`model.generate`, `stream` and what they refuse: order, options, cut sources, unknown tokens."""
+"""`model.generate`, `stream` and what they reject: order, options, truncated sources, unknown tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model(generator_dir):
     return minilm.load(generator_dir)
 
 
-def test_one_text_for_each_in_their_order(model):
+def test_there_is_one_text_for_each_source_in_order(model):
     found = model.generate(TEXTS, max_target_tokens=8)
     assert len(found) == len(TEXTS)
     assert found[1] == found[4]
@@ -44,7 +44,7 @@ def test_windows_change_nothing(model, monkeypatch):
     assert model.generate(TEXTS, sample=True) == whole
 
 
-def test_the_best_of_several(model):
+def test_several_texts_come_best_first(model):
     best = model.generate(TEXTS)
     several = model.generate(TEXTS, n_best=3)
     assert [texts[0] for texts in several] == best
@@ -71,7 +71,7 @@ def test_lists_of_tokens_are_only_looked_up(model, caplog):
     assert len(caplog.records) == 1
 
 
-def test_long_sources_are_cut_and_told_once(model, caplog):
+def test_long_sources_are_truncated_and_reported_once(model, caplog):
     long = " ".join(["w1"] * 100)
     with caplog.at_level(logging.WARNING):
         found = model.generate(["w2", long, long], max_target_tokens=10)
@@ -81,7 +81,7 @@ def test_long_sources_are_cut_and_told_once(model, caplog):
     ]
 
 
-def test_what_the_model_was_trained_with_is_the_default(generator_dir, caplog):
+def test_the_settings_of_training_are_the_default(generator_dir, caplog):
     write_task(generator_dir, Seq2SeqSettings(name="seq2seq", max_source_tokens=6, max_target_tokens=3))
     model = minilm.load(generator_dir)
     assert model.generate(["w1 w2 w3 w4 w5 w6 w7"], min_tokens=0) == model.generate(
@@ -91,18 +91,18 @@ def test_what_the_model_was_trained_with_is_the_default(generator_dir, caplog):
     assert all(len(text.split()) <= 3 for text in model.generate(TEXTS, beam_size=1))
 
 
-def test_a_model_trained_by_position_shift_is_asked_that_way(generator_dir):
+def test_a_model_trained_with_position_shift_generates_with_it(generator_dir):
     plain = minilm.load(generator_dir).generate(TEXTS)
     write_task(generator_dir, Seq2SeqSettings(name="seq2seq", mask_way="v0"))
     assert minilm.load(generator_dir).generate(TEXTS) != plain
 
 
-def test_drawn_texts_depend_on_seed_and_place(model):
+def test_sampled_texts_depend_on_seed_and_position(model):
     options = {"sample": True, "top_k": 20, "top_p": 0.95, "temperature": 1.3}
     found = model.generate(TEXTS, seed=1, **options)
     assert found == model.generate(TEXTS, seed=1, batch_tokens=1, **options)
     assert found != model.generate(TEXTS, seed=2, **options)
-    assert found[1] != found[4]  # equal texts in other places
+    assert found[1] != found[4]  # equal texts at other positions
     assert found[:2] == model.generate(TEXTS[:2], seed=1, **options)
     several = model.generate(TEXTS, seed=1, n_best=4, **options)
     assert all(len(set(texts)) > 1 for texts in several)
@@ -118,14 +118,14 @@ def test_streamed_pieces_are_the_text(model, options):
     assert len(list(model.stream(["w1", "w2"]))) > 1
 
 
-def test_a_cut_that_takes_an_answer_is_told(model, caplog):
+def test_truncation_that_removes_an_answer_is_reported(model, caplog):
     long = " ".join(["w1"] * 60)
     model.generate([f"{long} [SEP] w7", "w1 [SEP] w2", long], max_target_tokens=8)
     assert "2 of 3 sources were longer than" in caplog.text
     assert "1 of 3 sources lost a [SEP] and what follows it: pass the parts" in caplog.text
 
 
-def test_words_that_may_repeat(model, caplog):
+def test_ignored_words_may_repeat(model, caplog):
     banned = model.generate(TEXTS, ban_ngrams=1)
     assert all(len(set(text.split())) == len(text.split()) for text in banned)
     words = "|".join(f"w{number}" for number in range(60))
@@ -136,11 +136,11 @@ def test_words_that_may_repeat(model, caplog):
     assert "1 of 3 tokens whose n-grams may repeat are not in the vocabulary (first: '[X_SEP]')" in caplog.text
 
 
-def test_bf16_gives_texts_too(generator_dir):
+def test_bf16_generates_texts(generator_dir):
     assert len(minilm.load(generator_dir, precision="bf16").generate(TEXTS)) == len(TEXTS)
 
 
-# --- refusals ----------------------------------------------------------------------------------------
+# --- rejections --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_bf16_gives_texts_too(generator_dir):
         ([["w1", 3]], "text 0 contains a non-string; generate expects texts or token lists"),
     ],
 )
-def test_sources_that_are_none(model, texts, message):
+def test_invalid_sources_are_rejected(model, texts, message):
     with pytest.raises(UsageError, match=message):
         model.generate(texts)
 
@@ -193,12 +193,12 @@ def test_sources_that_are_none(model, texts, message):
         ({"max_target_tokens": 62}, "62 target tokens leave no room for a source in 64 positions; use at most"),
     ],
 )
-def test_options_that_make_no_sense(model, options, message):
+def test_options_that_make_no_sense_are_rejected(model, options, message):
     with pytest.raises(UsageError, match=message):
         model.generate(["w1"], **options)
 
 
-def test_traces_are_of_a_beam_search():
+def test_traces_need_a_beam_search():
     for options in ({"beam_size": 1}, {"sample": True}):
         with pytest.raises(
             UsageError, match="traces require a beam search; use a beam_size of at least 2, without samp"
@@ -224,7 +224,7 @@ def test_unknown_characters_of_texts_are_counted(model, caplog):
 
 
 def test_a_model_without_a_trained_head_encodes_and_does_not_generate(generator_dir, caplog):
-    """Also when its configuration speaks of a head whose weights are not there."""
+    """Also when its configuration names a head whose weights are missing."""
     vectors = minilm.load(generator_dir).encode(TEXTS)
     encoder = read_model(generator_dir).encoder
     config = (generator_dir / "config.json").read_text()

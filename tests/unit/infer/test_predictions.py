@@ -24,7 +24,7 @@ def test_a_regression_model_gives_its_number():
     assert _classified(np.array([3.25], dtype=np.float32), ()) == Classified(label="", score=3.25)
 
 
-def test_vectors_get_length_1_and_zeros_stay():
+def test_vectors_get_length_1_and_zeros_stay_zeros():
     rows = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     rows[1] = 0
     rows[2] *= 1e-20

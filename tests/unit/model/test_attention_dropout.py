@@ -45,7 +45,7 @@ def test_it_is_dropout_on_the_softmax():
 
 
 def drawn_by(way: str, dropout: float) -> torch.Tensor:
-    """Attention of some packed sequences, or pairs, by one of the functions."""
+    """Attention of some packed sequences, or pairs, through one of the functions."""
     pairs = pack_seq2seq(ids(5, 6), ids(2, 3), pseudo=ids(2, 3))
     batch = pack(ids(5, 6, 6, 4))
     query, key, value = rows()

@@ -34,7 +34,7 @@ def make(head=None, *, num_labels=3, config=CONFIG, pooler=True):
 
 
 def edit(folder, **changes):
-    """Rewrite the weights of a folder: `name=tensor` sets, `name=None` removes (dots written as `__`)."""
+    """Rewrite the weights of a folder: `name=tensor` sets, `name=None` removes (dots are written as `__`)."""
     tensors = load_file(folder / "model.safetensors")
     for name, tensor in changes.items():
         tensors.pop(name.replace("__", "."), None)
@@ -124,7 +124,7 @@ def test_a_span_has_two_scores_whatever_the_file_was_trained_for_before(tmp_path
     assert read_model(tmp_path, head="span").head.out.out_features == 2
 
 
-def test_writing_under_another_head_than_the_models_own_is_refused(tmp_path):
+def test_writing_under_another_head_than_the_models_own_is_rejected(tmp_path):
     with pytest.raises(UsageError) as caught:
         write_model(make("span"), tmp_path)
     assert str(caught.value) == "head is None, but the model has SpanHead; pass the model's own head"
@@ -153,7 +153,7 @@ def test_one_missing_projection_is_named_alone(folder):
     )
 
 
-def test_a_configuration_with_more_layers_than_the_file_is_refused(folder):
+def test_a_configuration_with_more_layers_than_the_file_is_rejected(folder):
     edit_config(folder, num_hidden_layers=3)
     message = refusal(folder)
     assert message.startswith(
@@ -162,7 +162,7 @@ def test_a_configuration_with_more_layers_than_the_file_is_refused(folder):
     assert message.endswith(" and 10 more; the file does not match its config.json")
 
 
-def test_a_configuration_with_fewer_layers_than_the_file_is_refused(folder):
+def test_a_configuration_with_fewer_layers_than_the_file_is_rejected(folder):
     edit_config(folder, num_hidden_layers=1)
     message = refusal(folder)
     assert message.startswith(f"{folder}/model.safetensors: unexpected tensors encoder.layer.1.")
@@ -178,12 +178,12 @@ def test_mis_shaped_tensors_are_listed_with_both_shapes(folder):
     )
 
 
-def test_a_scalar_in_place_of_a_matrix_is_refused(folder):
+def test_a_scalar_in_place_of_a_matrix_is_rejected(folder):
     edit(folder, **{"encoder.layer.1.output.dense.bias": torch.tensor(1.0)})
     assert refusal(folder).endswith("encoder.layer.1.output.dense.bias () (expected (8,))")
 
 
-def test_half_a_pooler_is_refused(folder):
+def test_half_a_pooler_is_rejected(folder):
     edit(folder, **{"pooler.dense.bias": None})
     assert refusal(folder).endswith("missing tensors pooler.dense.bias; the file does not match its config.json")
 
@@ -191,7 +191,7 @@ def test_half_a_pooler_is_refused(folder):
 # --- missing heads and poolers -------------------------------------------------------------------
 
 
-def test_a_missing_pooler_is_no_problem_for_who_does_not_read_it(folder, caplog):
+def test_a_missing_pooler_is_no_problem_if_it_is_not_read(folder, caplog):
     edit(folder, **{"pooler.dense.bias": None, "pooler.dense.weight": None})
     model = read_model(folder)
     assert model.encoder.pooler is None
@@ -230,7 +230,7 @@ def test_a_classifier_without_pooler_gets_a_fresh_one(tmp_path, caplog):
     assert read_model(tmp_path).encoder.pooler is None
 
 
-def test_heads_that_were_not_asked_for_are_left_out(tmp_path):
+def test_heads_that_were_not_requested_are_left_out(tmp_path):
     write_model(make("mlm"), tmp_path, head="mlm")
     assert same(read_model(tmp_path), make())
 
@@ -254,7 +254,7 @@ def test_the_saved_head_comes_from_the_architecture(folder, names, head):
 
 
 @pytest.mark.parametrize("labels", [{"a": "x"}, {"1": "x"}, ["x"], "x"])
-def test_broken_labels_are_refused(folder, labels):
+def test_broken_labels_are_rejected(folder, labels):
     edit_config(folder, id2label=labels)
     with pytest.raises(DataError) as caught:
         read_labels(folder)
@@ -286,7 +286,7 @@ def test_the_configuration_named_after_the_bin_wins(folder):
 
 
 def test_a_configuration_elsewhere_is_used_by_every_reader(folder, tmp_path_factory):
-    """Like `--config_name` of Microsoft's command lines: a file or a folder; the file next to the model is not used."""
+    """Like Microsoft's `--config_name`: a file or folder replaces the configuration next to the model."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     bin_file = folder / "m.bin"
     torch.save(load_file(folder / "model.safetensors"), bin_file)
@@ -338,7 +338,7 @@ def test_a_missing_shard_is_named(folder):
 
 
 @pytest.mark.parametrize("place", ["../{}", "/etc/{}", "sub/{}", "./{}"])
-def test_a_shard_outside_the_folder_is_refused(folder, place):
+def test_a_shard_outside_the_folder_is_rejected(folder, place):
     shard(folder, place.format)
     assert refusal(folder) == (
         f"{folder}/model.safetensors.index.json: a shard is outside the folder; expected plain file names"
@@ -346,7 +346,7 @@ def test_a_shard_outside_the_folder_is_refused(folder, place):
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {}, {"a": 3}, {"a": ["b"]}, "x"])
-def test_a_broken_index_is_refused(folder, weight_map):
+def test_a_broken_index_is_rejected(folder, weight_map):
     shard(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert refusal(folder) == (f"{folder}/model.safetensors.index.json: weight_map must map tensor names to file names")
@@ -368,7 +368,7 @@ def test_a_folder_without_weights_or_configuration_says_what_is_expected(folder)
 
 
 @pytest.mark.parametrize(("rows", "source"), [(40, [*range(16), *range(16), *range(8)]), (5, range(5))])
-def test_the_position_table_of_a_bin_is_tiled_or_cut_as_its_configuration_asks(folder, caplog, rows, source):
+def test_the_position_table_of_a_bin_is_tiled_or_truncated_as_its_configuration_says(folder, caplog, rows, source):
     torch.save(load_file(folder / "model.safetensors"), folder / "m.bin")
     edit_config(folder, max_position_embeddings=rows)
     table = read_model(folder / "m.bin").encoder.embeddings.position.weight

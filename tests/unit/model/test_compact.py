@@ -44,7 +44,7 @@ def train(model: Encoder, steps: int) -> list[float]:
     return losses
 
 
-def test_compact_training_is_full_training():
+def test_compact_training_equals_full_training():
     full, compact = encoder(), encoder()
     before = full.embeddings.word.weight.detach().clone()
     table = CompactTable(compact.embeddings.word, torch.tensor(USED))
@@ -59,7 +59,7 @@ def test_compact_training_is_full_training():
     assert after.requires_grad
 
 
-def test_the_state_holds_the_rows_in_use_only_and_loads_again():
+def test_the_state_contains_only_the_rows_in_use_and_loads_again():
     table = CompactTable(encoder().embeddings.word, torch.tensor(USED))
     state = {name: value.clone() for name, value in table.state_dict().items()}
     assert {name: tuple(value.shape) for name, value in state.items()} == {"weight": (5, 16)}

@@ -120,7 +120,7 @@ def test_absent_optional_keys_and_null_mean_the_defaults():
         ),
     ],
 )
-def test_what_this_encoder_does_not_compute_is_refused(change, message):
+def test_what_this_encoder_does_not_compute_is_rejected(change, message):
     with pytest.raises(DataError) as caught:
         EncoderConfig.from_hf({**BERT, **change}, where="c.json")
     assert str(caught.value) == message

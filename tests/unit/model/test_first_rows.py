@@ -41,7 +41,7 @@ def by_first_rows(layer, hidden, packed):
     return layer.forward_first(hidden, packed)
 
 
-def test_output_and_gradients_are_those_over_all_rows():
+def test_output_and_gradients_equal_those_over_all_rows():
     expected, found = (outcome(run, torch.float32, autocast=False) for run in (over_all_rows, by_first_rows))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

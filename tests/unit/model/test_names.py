@@ -106,7 +106,7 @@ def test_fused_projections_are_split_and_the_key_bias_is_zero(bias_shape):
         assert torch.equal(back[name], expected), name
 
 
-def test_a_fused_projection_without_its_biases_is_refused():
+def test_a_fused_projection_without_its_biases_is_rejected():
     theirs = fused(tiny("bert", None).state_dict())
     del theirs["bert.encoder.layer.1.attention.self.v_bias"]
     with pytest.raises(DataError) as caught:
@@ -114,7 +114,7 @@ def test_a_fused_projection_without_its_biases_is_refused():
     assert str(caught.value) == ("w.bin: encoder.layer.1.attention.self.qkv_linear.weight (24, 8) without v_bias")
 
 
-def test_a_fused_projection_that_has_no_three_parts_is_refused():
+def test_a_fused_projection_without_three_parts_is_rejected():
     theirs = fused(tiny("bert", None).state_dict())
     theirs["bert.encoder.layer.0.attention.self.qkv_linear.weight"] = torch.zeros(25, 8)
     with pytest.raises(DataError, match=r"qkv_linear.weight \(25, 8\) without 3 parts$"):
@@ -124,7 +124,7 @@ def test_a_fused_projection_that_has_no_three_parts_is_refused():
         to_ours(theirs, [], family="bert", head=None, where="w.bin")
 
 
-def test_projections_of_different_shapes_are_refused_by_name():
+def test_projections_of_different_shapes_are_rejected_by_name():
     ours = tiny("bert", None).state_dict()
     theirs = to_hf(ours, family="bert", head=None)
     theirs["encoder.layer.0.attention.self.key.weight"] = torch.zeros(8, 7)
@@ -139,7 +139,7 @@ def test_projections_of_different_shapes_are_refused_by_name():
 
 
 @pytest.mark.parametrize("name", ["bert.encoder.rel_pos_bias.weight", "bert.rel_pos_bias.weight", "rel_pos_bias"])
-def test_relative_position_biases_are_refused(name):
+def test_relative_position_biases_are_rejected(name):
     with pytest.raises(DataError) as caught:
         to_ours({name: torch.zeros(1)}, [], family="bert", head=None, where="w.bin")
     assert str(caught.value) == (
@@ -165,11 +165,11 @@ def test_relative_position_biases_are_refused(name):
         "bert.pooler.dense.bias",
     ],
 )
-def test_tied_copies_buffers_and_heads_nobody_asked_for_are_passed_over(name):
+def test_tied_copies_buffers_and_unrequested_heads_are_skipped(name):
     assert to_ours({name: torch.zeros(1)}, [], family="bert", head=None, where="w") == {}
 
 
-def test_tensors_without_a_place_are_listed():
+def test_unexpected_tensors_are_listed():
     theirs = {name: torch.zeros(1) for name in ("bert.encoder.layer.0.extra", "odd", *(f"x.{i}" for i in range(7)))}
     with pytest.raises(DataError) as caught:
         to_ours(theirs, [], family="bert", head=None, where="w")

@@ -23,7 +23,7 @@ def test_sequences_lie_end_to_end_with_their_own_positions():
     assert packed.first_rows.tolist() == [0, 3, 4, 6]
 
 
-def test_types_are_those_the_kernels_want():
+def test_types_are_those_the_kernels_need():
     packed = pack([sequence.astype(np.uint16) for sequence in SEQUENCES])
     assert packed.token_ids.dtype == packed.position_ids.dtype == packed.segment_ids.dtype == torch.int64
     assert packed.cu_seqlens.dtype == torch.int32
@@ -39,7 +39,7 @@ def test_segments_follow_the_tokens():
     assert packed.segment_ids.tolist() == [0, 1, 1, 1]
 
 
-def test_neighbours_of_equal_length_are_one_run():
+def test_neighbors_of_equal_length_are_one_run():
     assert pack(SEQUENCES).runs == ((1, 3), (1, 1), (2, 2))
     assert pack([SEQUENCES[2]] * 5).runs == ((5, 2),)
     assert sum(count * length for count, length in pack(SEQUENCES).runs) == 8
@@ -51,10 +51,10 @@ def test_unpack_gives_each_sequence_its_rows_back():
     for mine, sequence in zip(unpack(rows, packed), SEQUENCES, strict=True):
         assert mine[:, 0].tolist() == sequence.tolist()
         assert mine[:, 1].tolist() == list(range(len(sequence)))
-        assert mine.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()  # views, no copy
+        assert mine.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()  # views, not copies
 
 
-def test_a_batch_moves_whole():
+def test_a_batch_moves_as_a_whole():
     moved = pack(SEQUENCES).to("meta")
     assert {getattr(moved, name).device.type for name in ("token_ids", "position_ids", "segment_ids")} == {"meta"}
     assert moved.cu_seqlens.device.type == "meta"
@@ -62,7 +62,7 @@ def test_a_batch_moves_whole():
 
 
 @pytest.mark.parametrize("sequences", [[], [np.array([], dtype=np.int64)], [*SEQUENCES, np.array([])]])
-def test_no_sequence_or_an_empty_one_is_refused(sequences):
+def test_no_sequence_or_an_empty_one_is_rejected(sequences):
     with pytest.raises(UsageError) as caught:
         pack(sequences)
     assert str(caught.value) == (

@@ -10,7 +10,7 @@ from minilm.model.encoder import LinearGelu
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 @pytest.mark.parametrize("fuses", [True, False])
 @pytest.mark.parametrize("rows", [1, 7, 300])
-def test_prepacked_is_plain(rows, fuses, monkeypatch):
+def test_prepacked_equals_plain(rows, fuses, monkeypatch):
     monkeypatch.setattr(prepacked, "_FUSES_GELU", fuses)
     torch.manual_seed(0)
     module = torch.nn.Sequential(LinearGelu(24, 40), torch.nn.Linear(40, 24)).requires_grad_(False)

@@ -57,7 +57,7 @@ def test_without_pseudo_tokens_chosen_targets_are_read():
 
 
 @pytest.mark.parametrize("pseudo", [True, False])
-def test_the_way_for_gpus_is_the_way_for_cpus(pseudo):
+def test_the_gpu_way_equals_the_cpu_way(pseudo):
     """Outputs and gradients of the padded calls equal those of one call per part; nothing leaks from padding."""
     pairs = batch(pseudo=pseudo)
     generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ def test_the_way_for_gpus_is_the_way_for_cpus(pseudo):
     torch.testing.assert_close(attention._attend_padded(rows[0][read], *rows[1:], pairs.padded_read, 0.0), expected)
 
 
-def test_only_the_rows_that_are_read_are_given():
+def test_only_the_rows_that_are_read_are_returned():
     """They equal the same rows of a batch in which every target and pseudo token is read."""
     model, pairs = encoder(), batch()
     hidden = model.embeddings(pairs.packed)
@@ -100,7 +100,7 @@ def test_on_another_device_the_batch_is_the_same():
         ([2], [2], [1], "pseudo tokens must be one per target token"),
     ],
 )
-def test_what_is_no_batch_is_refused(sources, targets, pseudo, message):
+def test_invalid_batches_are_rejected(sources, targets, pseudo, message):
     with pytest.raises(UsageError, match=message):
         pack_seq2seq(ids(sources), ids(targets), pseudo=None if pseudo is None else ids(pseudo))
 
@@ -113,14 +113,14 @@ def test_positions_are_counted_once_for_target_and_pseudo_token():
         model.seq2seq(pack_seq2seq(ids([12]), ids([5]), pseudo=ids([5])))
 
 
-def test_tables_are_tiled_or_cut():
+def test_tables_are_tiled_or_truncated():
     table = torch.arange(3.0)[:, None]
     assert tile_positions(table, 7).flatten().tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert tile_positions(table, 2).flatten().tolist() == [0, 1]
     assert tile_positions(table, 6, first=1).flatten().tolist() == [0, 1, 2, 1, 2, 1]
 
 
-def test_a_table_with_reserved_rows_grows_behind_them(caplog):
+def test_a_table_with_reserved_rows_grows_after_them(caplog):
     """RoBERTa's first position is 2: the rows before it are unused and are not repeated."""
     model = encoder(family="roberta", pad_token_id=1, num_segments=1)
     old = model.embeddings.position.weight.detach().clone()

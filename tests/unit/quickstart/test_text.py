@@ -1,4 +1,4 @@
-"""The quickstart's data: real, labelled, equal on every machine, and no held-out text leaks into training."""
+"""The quickstart's data: real, labeled, equal on every machine, and no held-out text leaks into training."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def material():
     return installed_text()
 
 
-def test_every_python_carries_enough_for_a_real_task(material):
+def test_every_python_has_enough_text_for_a_real_task(material):
     assert len(material.labels) == NUM_CLASSES
     assert len(material.unlabelled) > 5000
     for label in range(NUM_CLASSES):
@@ -30,7 +30,7 @@ def test_the_same_text_gives_the_same_split(material):
     assert installed_text() == material
 
 
-def test_files_of_the_user_are_labelled_by_file(tmp_path):
+def test_files_of_the_user_are_labeled_by_file(tmp_path):
     files = [tmp_path / "birds.txt", tmp_path / "trains.txt"]
     for file in files:
         lines = [f"{file.stem} number {n} is one of those that everybody in the village knows" for n in range(40)]
@@ -40,7 +40,7 @@ def test_files_of_the_user_are_labelled_by_file(tmp_path):
     assert {found.labels[row.label].split(".")[0] == row.text.split()[0] for row in found.train} == {True}
 
 
-def test_one_file_is_labelled_by_tenths(tmp_path):
+def test_one_file_is_labeled_by_tenths(tmp_path):
     file = tmp_path / "book.txt"
     file.write_text("\n".join(f"line {n} of the only book that this village ever had" for n in range(300)))
     assert text_of_files([file]).labels[:2] == ("part 1", "part 10")

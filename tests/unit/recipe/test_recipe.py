@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - one message per line
-"""Recipes: YAML means what it says, every value has an origin, every mistake names its place."""
+"""Recipes: YAML means what it says, every value has an origin, every mistake names its location."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(tmp_path: Path):
 
 
 def problem(path: Path, *overrides: str) -> str:
-    """The one-line message of a refused recipe, with the folder cut off."""
+    """The one-line message of a rejected recipe, without the folder."""
     with pytest.raises(UsageError) as caught:
         load_recipe(path, overrides)
     message = str(caught.value)
@@ -50,7 +50,7 @@ def problem(path: Path, *overrides: str) -> str:
     return message.replace(f"{path.parent}/", "")
 
 
-def test_values_defaults_and_origins(write):
+def test_values_defaults_and_origins_are_known(write):
     loaded = load_recipe(write(RECIPE), ["train.warmup_steps=3"])
     assert loaded.recipe.train.learning_rate == 1e-4
     assert loaded.recipe.train.adam_betas == (0.9, 0.999)
@@ -117,7 +117,7 @@ def test_the_resolved_recipe_is_the_same_recipe(tmp_path_factory, name, seed, ra
     assert loaded.recipe.name == name
 
 
-def test_the_resolved_recipe_says_where_each_value_is_from(write):
+def test_the_resolved_recipe_says_where_each_value_comes_from(write):
     text = resolved_yaml(load_recipe(write(RECIPE), ["out=runs/b"]))
     assert "name: small  # from r.yaml:2\n" in text
     assert "out: runs/b  # from --set\n" in text
@@ -166,7 +166,7 @@ def test_each_mistake_names_its_line(write, old, new, message):
         ("{preset: L6-H384, teacher_layers: [1]}", "found teacher_layers with init random: set init to layers, or remove teacher_layers"),
     ],
 )  # fmt: skip
-def test_students_are_whole(write, student, message):
+def test_students_must_be_complete(write, student, message):
     assert message in problem(write(RECIPE.replace("preset: L6-H384", student)))
 
 
@@ -269,7 +269,7 @@ def test_a_misspelt_recipe_gets_a_suggestion():
         ("task.labels=[0, 1]", 'task.labels.0: found 0, expected text (quote it to make it text: "0")'),
     ],
 )
-def test_mistakes_in_a_fine_tuning_recipe(override, message):
+def test_mistakes_in_a_fine_tuning_recipe_are_named(override, message):
     with pytest.raises(UsageError) as caught:
         load_recipe(find_recipe("glue/rte-in-house-l6"), [override])
     assert message in str(caught.value)

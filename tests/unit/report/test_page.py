@@ -85,7 +85,7 @@ def test_names_of_curves_are_escaped(page):
     parsed(html)
 
 
-def test_template_syntax_in_a_text_is_a_text(page):
+def test_template_syntax_in_a_text_stays_text(page):
     html = page(title="{{ 6 * 7 }}", notes=["{% for x in y %}", "{# gone #}"])
     assert "<h1>{{ 6 * 7 }}</h1>" in html
     assert "<li>{% for x in y %}</li>\n<li>{# gone #}</li>" in html

@@ -48,12 +48,12 @@ def test_unequal_or_no_rows_are_an_error(sizes, message):
     assert str(caught.value) == f"{message}; expected equal counts, at least 1"
 
 
-def test_bleu_clips_to_the_reference_that_has_most_and_takes_the_closest_length():
+def test_bleu_clips_to_the_largest_count_and_uses_the_closest_length():
     counts = bleu_counts(item("the the the cat", "the the dog ran off today", "the cat"))
-    assert counts == [4, 2, 4, 3, 2, 1, 3, 2, 0, 0]  # 2 and 6 words are as close to 4: the shorter
+    assert counts == [4, 2, 4, 3, 2, 1, 3, 2, 0, 0]  # 2 and 6 words are equally close to 4: the shorter
 
 
-def test_bleu_of_the_corpus_is_made_of_sums():
+def test_bleu_of_the_corpus_comes_from_sums():
     rows = np.array([bleu_counts(item("a b c d", "a b c d")), bleu_counts(item("a b", "a x y z"))], dtype=float)
     scores = bleu_scores(rows.sum(axis=0))
     brevity = math.exp(1 - 8 / 6)
@@ -72,7 +72,7 @@ def test_rouge_l_takes_the_best_precision_and_the_best_recall():
     assert coco_rouge_l(item("a b c d", "a x y d", "c")) == pytest.approx(expected)
 
 
-def test_an_empty_text_scores_0_and_is_no_error():
+def test_an_empty_text_scores_0_and_is_not_an_error():
     rows = sums_of(pool(["", "a"], [["a b"], [""]]))
     metrics = generation_metrics(rows.sum(axis=0), 2)
     assert metrics.pop("METEOR") != metrics.get("METEOR")  # NaN
@@ -85,7 +85,7 @@ def meteor_row(*, words: int, reference: int, exact: int, chunks: int) -> np.nda
     return row
 
 
-def test_meteor_is_its_formula():
+def test_meteor_equals_its_formula():
     row = meteor_row(words=4, reference=5, exact=2, chunks=1)
     mean = 1 / (0.15 / (2 / 4) + 0.85 / (2 / 5))
     assert meteor_score(row) == pytest.approx(mean * (1 - 0.6 * (1 / 2) ** 0.2))

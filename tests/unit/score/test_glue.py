@@ -71,7 +71,7 @@ def test_a_label_is_a_name_or_a_number(value, number, named):
 
 
 @pytest.mark.parametrize("value", ["Neutral", "-", "", 3, -1, "-1", 0.5, math.nan, True, None, [0], "²", "9" * 99])
-def test_any_other_label_is_refused(value):
+def test_any_other_label_is_rejected(value):
     with pytest.raises(
         ValueError, match=r"^found label .*, expected one of contradiction, entailment, neutral, 0, 1, 2$"
     ):

@@ -39,7 +39,7 @@ ANSWERS = {"a": "Broncos!", "b": "in the 10th", "no1": "", "no2": "France"}
     ],
     ids=repr,
 )
-def test_normalization(text, expected):
+def test_answers_are_normalized(text, expected):
     """ASCII punctuation is removed before the articles; other punctuation stays."""
     assert normalize_answer(text) == expected
 
@@ -59,7 +59,7 @@ def test_normalization(text, expected):
         (["the", "word"], "", 0, 0),
     ],
 )
-def test_one_question(answers, prediction, exact, f1):
+def test_one_question_has_the_scores_of_its_best_gold_answer(answers, prediction, exact, f1):
     """The best gold answer counts; gold answers that normalize to nothing are ignored unless there is no other."""
     score = per_question_scores([reference("q", *answers)], {"q": prediction})["q"]
     assert (score.exact, score.f1) == (exact, f1)

@@ -41,7 +41,7 @@ def test_a_line_break_becomes_a_sentence_mark():
 
 
 def test_runs_of_marks_at_the_end_are_shortened():
-    """Three marks at a time, while more than four words end in four equal marks."""
+    """Three marks at a time, as long as more than four words end in four equal marks."""
     assert without_run_of_marks(list("ab......")) == list("ab...")
     assert without_run_of_marks(list("a....")) == list("a.")
     assert without_run_of_marks(list("....")) == list("....")

@@ -57,7 +57,7 @@ def test_roberta_frames_a_pair_with_one_segment(tmp_path: Path) -> None:
     assert (tokenizer.pair_frame.num_special, tokenizer.pair_frame.second_at(2)) == (4, 5)
 
 
-def test_without_second_texts_it_is_the_single_frame(bert: Tokenizer) -> None:
+def test_without_second_texts_the_frame_is_the_single_one(bert: Tokenizer) -> None:
     texts = ["a b c", ""]
     rows = bert.encode_pairs(texts, None, max_length=4)
     assert [ids.tolist() for ids, _ in rows] == [ids.tolist() for ids in bert.encode(texts, max_length=4)]

@@ -102,7 +102,7 @@ def test_invalid_characters_do_no_harm(folder: Path, caplog: pytest.LogCaptureFi
     ]
 
 
-def test_decode_and_names(folder: Path) -> None:
+def test_ids_have_texts_and_names(folder: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     (ids,) = tokenizer.encode(["abc, a"])
     assert tokenizer.decode(ids) == "abc, a"
@@ -111,7 +111,7 @@ def test_decode_and_names(folder: Path) -> None:
     assert tokenizer.token_to_id("nope") is None
 
 
-def test_tokenizers_of_roberta_models(tmp_path: Path) -> None:
+def test_tokenizers_of_roberta_models_are_read(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(roberta_file(tmp_path))
     assert [ids.tolist() for ids in tokenizer.encode(["hi hi hi", ""])] == [[0, 7, 7, 7, 2], [0, 2]]
     ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.mask_id, tokenizer.unk_id)

@@ -29,21 +29,21 @@ print(full, kept, resident_gib())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is asked")
-def test_freed_memory_is_kept_until_it_is_given_back():
+def test_freed_memory_is_kept_until_it_is_released():
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=300)
     full, kept, given_back = map(float, run.stdout.split())
     assert kept == pytest.approx(full, abs=0.02)
     assert given_back < full - 0.2  # of 0.24 GiB
 
 
-def test_memory_is_given_back_when_the_process_has_grown_by_half(monkeypatch):
+def test_memory_is_released_when_the_process_has_grown_by_half(monkeypatch):
     """The level is the maximum of ten steps: one long batch among short ones is not growth."""
     first, second = [1.0, 2.0, *[1.0] * 8, 1.0, 3.0, 3.1], [2.2, *[2.0] * 9, 3.2, 3.4]
     given_back = given_back_at([*first, *second], monkeypatch)
     assert given_back == [len(first), len(first) + len(second)]
 
 
-def test_where_the_system_tells_no_memory_nothing_is_given_back(monkeypatch):
+def test_nothing_is_released_where_the_system_does_not_report_memory(monkeypatch):
     assert given_back_at([0.0] * 15, monkeypatch) == []
 
 
@@ -76,7 +76,7 @@ def test_training_from_python_leaves_malloc_alone(tiny_task, library):
     assert library.asked == []
 
 
-def test_the_command_that_trains_keeps_freed_memory_and_gives_it_back_at_the_end(tiny_task, library):
+def test_the_command_that_trains_keeps_freed_memory_and_releases_it_at_the_end(tiny_task, library):
     with pytest.raises(SystemExit) as done:
         main(["finetune", str(tiny_task.recipe(steps=2))])
     assert not done.value.code

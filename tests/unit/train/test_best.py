@@ -72,11 +72,11 @@ def test_the_weights_of_the_first_highest_number_are_kept(tmp_path):
     assert not torch.equal(weights[1], weights[3])
 
 
-def test_it_stops_after_patience_evaluations_without_a_better_one(tmp_path):
+def test_a_run_stops_after_patience_evaluations_without_a_better_one(tmp_path):
     task = Counting([1.0, 3.0, 2.0, 3.0, 9.0, 9.0])
     train(task, settings(6, patience=2), folder=tmp_path)
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4]
-    train(Counting([0.0] * 6), settings(6, patience=2), folder=tmp_path)  # over: nothing more is done
+    train(Counting([0.0] * 6), settings(6, patience=2), folder=tmp_path)  # finished: nothing more is done
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
@@ -89,7 +89,7 @@ def test_patience_and_best_survive_a_kill(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_a_number_that_is_none_is_never_the_best(tmp_path):
+def test_nan_is_never_the_best(tmp_path):
     train(Counting([math.nan, math.nan]), settings(2), folder=tmp_path)
     assert load_best(tmp_path) is None
     assert Best.restore(Best().after(math.nan, 1).stored()) == Best(stale=1)

@@ -1,4 +1,4 @@
-"""A step is independent of its split into microbatches, bad steps change nothing, and what is logged."""
+"""A step does not depend on its split into microbatches, bad steps change nothing, and logs are right."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_events_come_in_order_with_the_updates_so_far(tmp_path):
     assert events == [*steps[0], *steps[1], ("saved", 2)]
 
 
-def test_freed_memory_is_watched_at_each_step_and_given_back_at_the_end(monkeypatch):
+def test_freed_memory_is_watched_at_each_step_and_released_at_the_end(monkeypatch):
     calls = []
     monkeypatch.setattr(loop.FreedMemory, "after_step", lambda _: calls.append("step"))
     monkeypatch.setattr(loop.FreedMemory, "give_back", lambda _: calls.append("end"))
@@ -176,7 +176,7 @@ def test_too_many_bad_steps_stop_the_run_and_leave_the_batch(tmp_path):
         train(Toy(toy.factors), settings(max_bad_steps=1, checkpoint_every=1), folder=tmp_path)
 
 
-def test_evaluation_is_due_every_so_often_and_once_at_the_end(tmp_path):
+def test_evaluation_is_due_at_its_interval_and_once_at_the_end(tmp_path):
     toy = Toy()
     result = train(toy, settings(steps=7, eval_every=3, log_every=100), folder=tmp_path)
     assert [row["step"] for row in read_metrics(tmp_path)] == [3, 6, 7]
@@ -241,7 +241,7 @@ def objective(tiny):
 
 
 @pytest.mark.parametrize("normalization", ["sequence", "token"])
-def test_any_cut_into_microbatches_gives_the_same_gradient(objective, normalization):
+def test_any_split_into_microbatches_gives_the_same_gradient(objective, normalization):
     gradients, totals, counts = [], [], []
     for budget in (10_000, 100, 32):
         made = objective(budget, normalization)
@@ -258,13 +258,13 @@ def test_any_cut_into_microbatches_gives_the_same_gradient(objective, normalizat
             torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_heldout_loss_does_not_depend_on_the_cut(objective):
+def test_heldout_loss_does_not_depend_on_the_split(objective):
     one, many = objective(10_000).evaluate(), objective(32).evaluate()
     assert one.keys() == many.keys() == {"s0.heldout_loss", "s1.heldout_loss"}
     assert all(one[name] == pytest.approx(many[name], rel=1e-5) for name in one)
 
 
-def test_everything_trained_gets_a_gradient_and_nothing_else(objective):
+def test_only_what_is_trained_gets_a_gradient(objective):
     made = objective(10_000)
     accumulate_in("fp32", made, made.batch(0))
     got = {name for name, parameter in made.module.named_parameters() if parameter.grad is not None}

@@ -42,7 +42,7 @@ def test_biases_and_layernorms_are_not_decayed():
     assert all(name.endswith("bias") or "norm" in name for name in spared)
 
 
-def test_decay_moves_only_the_decayed():
+def test_decay_changes_only_what_is_decayed():
     """With zero gradients, an update is weight decay alone: times 1 - rate * decay, or nothing."""
     model = encoder()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -61,7 +61,7 @@ def step(model: Encoder, optimizer: torch.optim.AdamW, seed: int) -> None:
     optimizer.step()
 
 
-def test_saved_state_goes_on_with_the_same_bits():
+def test_saved_state_resumes_to_the_same_bits():
     models = [encoder(), encoder()]
     optimizers = [make_optimizer(dict(model.named_parameters()), SETTINGS) for model in models]
     for seed in range(3):
@@ -82,7 +82,7 @@ def test_before_the_first_update_there_is_no_state():
     assert optimizer_tensors(make_optimizer(dict(model.named_parameters()), SETTINGS), {}) == {}
 
 
-def test_state_of_an_unknown_parameter_is_refused():
+def test_state_of_an_unknown_parameter_is_rejected():
     model = encoder()
     parameters = dict(model.named_parameters())
     with pytest.raises(DataError, match=r"optimizer state of 'layers\.9', which the model does not have"):

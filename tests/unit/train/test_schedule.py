@@ -7,13 +7,13 @@ import pytest
 from minilm.train.schedule import linear_schedule
 
 
-def test_warmup_then_decay():
+def test_the_rate_warms_up_and_then_decays():
     factors = [linear_schedule(step, warmup_steps=2, total_steps=6) for step in range(8)]
     assert factors == [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("warmup", "expected"), [(0, [1.0, 0.75, 0.5, 0.25]), (4, [0.0, 0.25, 0.5, 0.75])])
-def test_no_warmup_and_only_warmup(warmup, expected):
+def test_warmup_may_be_none_or_the_whole_run(warmup, expected):
     assert [linear_schedule(step, warmup_steps=warmup, total_steps=4) for step in range(4)] == expected
 
 

@@ -1,4 +1,4 @@
-"""Rows kept beside an output: found again, cut where a kill tore them, refused where they are another job's."""
+"""Rows kept beside an output: found again, truncated where a kill tore them, rejected if they are another job's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_rows_are_found_again(output):
 
 
 def test_a_torn_file_loses_only_what_was_not_finished(output):
-    """Cut at every byte: whole lines stay, and the job goes on behind them."""
+    """Truncated at every byte: whole lines stay, and the job resumes after them."""
     with Unfinished(output, JOB) as rows:
         path = rows.path
         rows.add([(0, {"text": "a"}), (1, {"text": "b"})])
@@ -47,7 +47,7 @@ def test_a_torn_file_loses_only_what_was_not_finished(output):
             assert rows[5] == {"text": "c"}
 
 
-def test_another_jobs_rows_are_refused_and_kept(output):
+def test_another_jobs_rows_are_rejected_and_kept(output):
     with Unfinished(output, JOB) as rows:
         path = rows.path
         rows.add([(0, {"text": "a"})])
@@ -57,7 +57,7 @@ def test_another_jobs_rows_are_refused_and_kept(output):
     assert path.read_bytes() == before
 
 
-def test_a_job_that_finished_nothing_is_in_nobodys_way(output):
+def test_a_job_that_finished_nothing_blocks_no_other(output):
     with Unfinished(output, JOB):
         pass
     other = JOB | {"settings": {"beam_size": 4}}
@@ -77,7 +77,7 @@ def test_a_damaged_line_is_named(output):
         Unfinished(output, JOB)
 
 
-def test_one_process_at_a_time(output):
+def test_only_one_process_writes_at_a_time(output):
     with Unfinished(output, JOB), pytest.raises(UsageError, match=r"another process is writing .*; wait for it, or"):
         Unfinished(output, JOB)
 

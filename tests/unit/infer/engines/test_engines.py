@@ -1,4 +1,4 @@
-"""Proves what every engine promises: arrays of the stated shapes, and rows that do not depend on their neighbours."""
+"""Proves what every engine promises: arrays of the stated shapes, and rows that do not depend on their neighbors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def of(name, folder, head):
         ("span", lambda engine, batch: engine.tokens(batch), "tokens", 2),
     ],
 )
-def test_a_row_does_not_depend_on_its_neighbours(tmp_path, name, head, ask, rows, columns):
+def test_a_row_does_not_depend_on_its_neighbors(tmp_path, name, head, ask, rows, columns):
     write(tmp_path, head)
     engine = of(name, tmp_path, head)
     assert engine.head == head
@@ -78,7 +78,7 @@ def test_the_torch_engine_gives_the_scores_of_the_model(tmp_path, head):
     np.testing.assert_allclose(ask(pack_ids(SEQUENCES, SEGMENTS)), expected, atol=1e-5)
 
 
-def test_auto_is_the_best_engine_there_is(tmp_path):
+def test_auto_is_the_best_available_engine(tmp_path):
     write(tmp_path, None)
     assert isinstance(of("auto", tmp_path, None), TorchEngine)
 
@@ -87,7 +87,7 @@ def test_the_torch_engine_generates():
     assert issubclass(TorchEngine, GenerationEngine)
 
 
-def test_a_loaded_model_runs_on_the_engine_that_is_named(real_model_dir):
+def test_a_loaded_model_runs_on_the_named_engine(real_model_dir):
     assert isinstance(minilm.load(real_model_dir, engine="torch").engine, TorchEngine)
 
 

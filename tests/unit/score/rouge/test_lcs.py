@@ -34,7 +34,7 @@ def test_bits_equal_the_table(first, second):
     assert (lcs_length(first, second), lcs_positions(first, second)) == written_out(first, second)
 
 
-def test_long_lists_need_no_more_than_one_integer_a_row():
+def test_long_lists_need_no_more_than_one_integer_per_row():
     first = [str(number % 7) for number in range(500)]
     second = [str(number % 5) for number in range(400)]
     assert (lcs_length(first, second), lcs_positions(first, second)) == written_out(first, second)

@@ -23,7 +23,7 @@ RULES = [
     (ANY, "U . N . said", "U.N. . said"),
     (ANY, "U . K . G . C . now", "U.K. . G.C. . now"),
     (ANY, "u . n . said", "u . n . said"),
-    (ANY, "U . N . x Y . z", "U.N.xY . x Y . z"),  # what the original makes of initials two words later
+    (ANY, "U . N . x Y . z", "U.N.xY . x Y . z"),  # what the original does with initials two words later
     (ANY, ". . , 3 , .", ". . , 3 , ."),
     (("xsum",), 'a " b " - c \' d', 'a " b " - c \'d'),
     (FULL, '" b " \' x \' "', "`` b '' ` x ' ``"),
@@ -70,7 +70,7 @@ def test_cnndm_drops_repetitions_and_remembers_what_it_dropped():
         assert prepare_prediction(text, "cnndm", duplicate_rate=off) == f"{first}\n{second}\n{third}"
 
 
-def test_words_are_cut_over_sentences():
+def test_words_are_truncated_across_sentences():
     text = "a b c d e [X_SEP] f g h i j [X_SEP] k l m n o"
     assert prepare_prediction(text, "cnndm", trunc_len=7) == "a b c d e\nf g"
     assert prepare_prediction(text, "cnndm", trunc_len=5) == "a b c d e"

@@ -29,7 +29,7 @@ def test_words_are_ascii_letters_and_digits_in_lower_case():
     ]
 
 
-def test_a_letter_that_only_lower_casing_makes_ascii_is_none():
+def test_a_letter_that_becomes_ascii_only_in_lower_case_does_not_count():
     """The Kelvin sign is not a k: the program sees bytes."""
     assert rouge_words("\u212aelvin", str) == [["elvin"]]
 
@@ -63,7 +63,7 @@ def test_several_references_are_added_up():
     }
 
 
-def test_parts_of_a_score():
+def test_parts_of_a_score_follow_from_its_counts():
     score = Overlap(hits=2, predicted=4, expected=8)
     assert (score.precision, score.recall, score.f) == (0.5, 0.25, pytest.approx(1 / 3))
     nothing = Overlap(hits=0, predicted=0, expected=0)
@@ -82,7 +82,7 @@ def test_means_are_over_pairs_and_times_100():
     assert list(metrics)[:4] == list(ROUGE_METRICS)
     assert metrics == {
         f"{name}{part}": 50.0 for name in ROUGE_METRICS for part in ("", "_precision", "_recall")
-    }  # also of rouge2: a single word has no pairs
+    }  # rouge2 too: a single word has no pairs
 
 
 @pytest.mark.parametrize(("predictions", "references"), [([], []), (["a"], []), (["a"], [["a"], ["b"]])])

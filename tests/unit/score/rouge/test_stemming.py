@@ -6,7 +6,7 @@ import pytest
 
 from minilm.score.rouge.stemming import porter_stem, rouge_stem, word_exceptions
 
-# Words and what the Perl program's stemmer makes of them, one or more for each rule.
+# Words and their stems by the Perl program, one or more for each rule.
 STEMS = """
 caresses caress / ponies poni / caress caress / cats cat / gas ga / feed feed / agreed agre / plastered plaster /
 bled bled / motoring motor / sing sing / conflated conflat / troubled troubl / sized size / hopping hop / falling fall /
@@ -39,7 +39,7 @@ def test_exceptions_go_first_and_short_words_stay(word, stem):
     assert rouge_stem(word) == stem
 
 
-def test_the_table_holds_what_changes_something_and_nothing_else():
+def test_the_table_contains_only_what_changes_something():
     table = word_exceptions()
     assert len(table) == 3636
     assert list(table) == sorted(table)

@@ -33,7 +33,7 @@ def test_pseudo_tokens_are_mask_random_and_true_in_their_shares():
     assert (others.min(), others.max()) == (0, 999)
 
 
-def test_source_and_true_targets_are_masked_when_asked_for_but_never_special_tokens():
+def test_source_and_true_targets_are_masked_on_request_but_never_special_tokens():
     source = np.where(np.arange(20000) % 10 == 0, 2, 500).astype(np.int32)
     one = view(
         MaskingSettings(source_mask_prob=0.3, target_mask_prob=0.5, keep_prob=0.0, random_prob=0.0),

@@ -1,4 +1,4 @@
-"""Proves how parts are joined and cut, and what looking up tokens finds."""
+"""Proves how parts are joined and truncated, and what looking up tokens finds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FIRST, SECOND = np.array([1, 2, 3], dtype=np.int32), np.array([4, 5], dtype=np.i
         ([FIRST], 9, [1, 2, 3], 3),
         ([FIRST], 2, [1, 2], 3),
         ([FIRST, SECOND], 6, [1, 2, 3, 0, 4, 5], 6),
-        ([FIRST, SECOND], 4, [1, 0, 4, 5], 6),  # the first part gives way
+        ([FIRST, SECOND], 4, [1, 0, 4, 5], 6),  # the first part is truncated
         ([FIRST, SECOND], 3, [0, 4, 5], 6),
         ([FIRST, SECOND], 2, [0, 4], 6),
         ([FIRST, SECOND, FIRST], 9, [1, 2, 0, 4, 5, 0, 1, 2, 3], 10),
     ],
 )
-def test_parts_are_joined_and_the_first_is_cut(parts, room, expected, length):
+def test_parts_are_joined_and_the_first_is_truncated(parts, room, expected, length):
     ids, uncut = join_parts(parts, separator_id=0, room=room)
     assert (ids.tolist(), ids.dtype, uncut) == (expected, np.int32, length)
 

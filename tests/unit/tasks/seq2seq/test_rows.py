@@ -1,4 +1,4 @@
-"""Proves how pairs are read: formats, tokens, joined fields, cuts, and what is refused or counted, with its place."""
+"""Proves how pairs are read: formats, tokens, joined fields, truncation, and what is rejected or counted, and where."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_texts_are_tokenized_and_lists_looked_up_row_by_row(written, tokenizer, 
 
 
 def test_unused_slots_get_their_nlg_names_and_are_one_token(written, tokenizer):
-    """Ids stay; a vocabulary that has the names already is left as it is."""
+    """Ids stay; a vocabulary that already has the names is left as it is."""
     assert tokenizer.token_to_id("[X_SEP]") == IDS["[unused1]"]
     assert tokenizer.token_to_id("[SEP_0]") == IDS["[unused2]"]
     path = written({"src": "a[SEP_0]b [SEP] c", "tgt": "a [X_SEP] b"})
@@ -76,8 +76,8 @@ def test_a_line_break_in_a_target_ends_a_sentence(written, tokenizer):
     assert pairs.references[0] == "a b\n\nc\n"
 
 
-def test_source_fields_are_joined_and_the_first_one_is_cut(written, tokenizer, caplog):
-    """The answer of a question to ask is never lost to a long passage."""
+def test_source_fields_are_joined_and_the_first_one_is_truncated(written, tokenizer, caplog):
+    """In question generation, the answer is never lost to a long passage."""
     columns = PASSAGES
     path = written({"passage": "a b c d a b", "answer": "d", "question": "q a"})
     whole = read(path, tokenizer, columns)
@@ -100,7 +100,7 @@ def test_empty_rows_are_skipped_counted_and_named(written, tokenizer, caplog):
 
 
 def test_a_joined_source_needs_all_its_fields(written, tokenizer, caplog):
-    """A passage without an answer would teach to ask for nothing."""
+    """A passage without an answer would teach the model to ask about nothing."""
     columns = PASSAGES
     rows = [{"passage": "a", "answer": answer, "question": "q"} for answer in ("b", "")]
     assert len(read(written(*rows), tokenizer, columns)) == 1
@@ -121,7 +121,7 @@ def test_unknown_characters_of_texts_are_counted(written, tokenizer, caplog):
     assert f"3 of 5 tokens of texts are not in the vocabulary and were read as [UNK] (first: {path}:1:" in caplog.text
 
 
-def test_lists_of_another_vocabulary_are_refused(written, tokenizer):
+def test_lists_of_another_vocabulary_are_rejected(written, tokenizer):
     path = written({"src": ["Ġzebra", "Ġlion", "a"], "tgt": ["b", "Ġox"]})
     with pytest.raises(DataError) as caught:
         read(path, tokenizer)
@@ -146,7 +146,7 @@ def test_lists_of_another_vocabulary_are_refused(written, tokenizer):
         ("[]", "a JSON list, expected one object per line"),
     ],
 )
-def test_rows_that_are_no_pairs_are_refused_by_line(written, tokenizer, row, message):
+def test_rows_that_are_not_pairs_are_rejected_by_line(written, tokenizer, row, message):
     path = written({"src": "a", "tgt": "b"}, row)
     with pytest.raises(DataError) as caught:
         read(path, tokenizer)

@@ -74,7 +74,7 @@ def test_the_answer_is_the_piece_of_the_context(tokenizer: Tokenizer) -> None:
         assert entry.text == CONTEXT[entry.start : entry.end]
 
 
-def test_spans_that_run_backwards_or_too_long_or_into_the_question_are_none(tokenizer: Tokenizer) -> None:
+def test_backward_and_too_long_spans_and_those_in_the_question_are_not_answers(tokenizer: Tokenizer) -> None:
     settings = AnswerSettings(version="1.1", max_answer_tokens=2)
     answer = one(tokenizer, {-1: 9, 4: 5, 0: 4}, {-1: 9, 0: 0, 2: 8, 4: 1}, settings=settings)
     texts = [entry.text for entry in answer.nbest]
@@ -84,7 +84,7 @@ def test_spans_that_run_backwards_or_too_long_or_into_the_question_are_none(toke
     assert "gammas" in texts
 
 
-def test_only_max_context_tokens_may_begin_an_answer(tokenizer: Tokenizer) -> None:
+def test_only_max_context_tokens_may_start_an_answer(tokenizer: Tokenizer) -> None:
     question = Question(id="x", question="q", context="alpha beta alpha beta gamma")
     windows = make_windows([question], tokenizer, WindowSettings(max_tokens=7, stride=2))  # 0-2, 2-4
     assert [window.max_context.tolist() for window in windows] == [[True] * 3, [False, True, True]]
@@ -106,7 +106,7 @@ def test_no_answer_when_its_score_wins_by_more_than_the_threshold(
     assert (answer.start is None) == (text == "")
 
 
-def test_the_no_answer_score_is_the_least_of_all_windows(tokenizer: Tokenizer) -> None:
+def test_the_no_answer_score_is_the_lowest_of_all_windows(tokenizer: Tokenizer) -> None:
     question = Question(id="x", question="q", context="alpha beta gamma alpha beta gamma")
     windows = make_windows([question], tokenizer, WindowSettings(max_tokens=7, stride=3))
     given = [
@@ -125,7 +125,7 @@ def test_a_text_is_listed_once_with_its_best_score(tokenizer: Tokenizer) -> None
     assert (answer.nbest[0].start, answer.nbest[0].start_logit) == (11, 4)
 
 
-def test_the_list_has_n_best_entries_and_no_answer_beside(tokenizer: Tokenizer) -> None:
+def test_the_list_has_n_best_entries_and_no_answer_besides(tokenizer: Tokenizer) -> None:
     settings = AnswerSettings(version="2.0", n_best=3)
     answer = one(tokenizer, {0: 1, 1: 2, 2: 3}, {2: 1, 3: 2, 4: 3}, settings=settings)
     assert len(answer.nbest) == 4
@@ -138,7 +138,7 @@ def test_a_list_of_one_holds_the_best_answer_and_no_answer(tokenizer: Tokenizer)
     answer = one(tokenizer, {-1: 3, 0: 4}, {-1: 3, 1: 4}, settings=settings)
     assert [entry.text for entry in answer.nbest] == ["Alpha  béta", ""]
     assert (answer.text, answer.null_odds) == ("Alpha  béta", -2.0)
-    answer = one(tokenizer, {-1: 9}, {-1: 9}, settings=settings)  # the only start that is tried is [CLS]
+    answer = one(tokenizer, {-1: 9}, {-1: 9}, settings=settings)  # the only start tried is [CLS]
     assert (answer.text, [entry.text for entry in answer.nbest]) == ("", [""])
 
 
@@ -172,7 +172,7 @@ def test_classic_says_empty_where_there_is_no_span(tokenizer: Tokenizer) -> None
         ("xalpha\u200b, beta", 1, 1, ",", "xalpha\u200b,"),  # dropped letters: nothing aligns
     ],
 )
-def test_the_two_ways_to_the_text(
+def test_exact_and_classic_give_their_own_texts(
     tokenizer: Tokenizer, context: str, first: int, last: int, exact: str, classic: str
 ) -> None:
     last = last - 1 if "ﬃ" in context else last
@@ -184,7 +184,7 @@ def test_the_two_ways_to_the_text(
         assert context[answer.start : answer.end].split() == text.split()
 
 
-def test_spaces_that_a_token_counts_in_are_no_part_of_the_answer(tmp_path: Path) -> None:
+def test_spaces_that_a_token_includes_are_not_part_of_the_answer(tmp_path: Path) -> None:
     ids = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "Ġ", "Ġa"])}
     backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=[("Ġ", "a")], unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -212,7 +212,7 @@ def test_official_files_have_the_original_keys_in_order(tokenizer: Tokenizer) ->
     assert list(official_files([one(tokenizer, {0: 1}, {0: 1})])) == ["predictions", "nbest_predictions"]
 
 
-def test_what_does_not_belong_together_is_refused(tokenizer: Tokenizer) -> None:
+def test_what_does_not_belong_together_is_rejected(tokenizer: Tokenizer) -> None:
     question = Question(id="x", question="q", context=CONTEXT)
     windows = make_windows([question], tokenizer, WindowSettings())
     good = scores(windows[0], start={}, end={})
@@ -235,7 +235,7 @@ def test_what_does_not_belong_together_is_refused(tokenizer: Tokenizer) -> None:
 
 
 def test_a_thousand_questions_take_about_a_second(tokenizer: Tokenizer) -> None:
-    """The search is vectorised: a plain loop over 20 x 20 spans in Python takes several times as long."""
+    """The search is vectorized: a plain loop over 20 x 20 spans in Python takes several times as long."""
     questions = [Question(id=str(i), question="q", context="alpha beta, gammas " * 70) for i in range(1000)]
     windows = make_windows(questions, tokenizer, WindowSettings())
     draw = np.random.default_rng(0)

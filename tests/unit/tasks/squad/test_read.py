@@ -71,7 +71,7 @@ def test_version_1_has_no_is_impossible_and_a_start_may_be_unknown(tmp_path: Pat
     assert question.answers == (GoldAnswer(text="w2", start=None),)
 
 
-def test_unlabelled_questions_need_no_answers(tmp_path: Path) -> None:
+def test_unlabeled_questions_need_no_answers(tmp_path: Path) -> None:
     path = lines(tmp_path / "in.jsonl", without("answers", "is_impossible"), without(id="q2", answers="anything"))
     assert [question.answers for question in read_squad(path, labelled=False)] == [(), ()]
     with pytest.raises(DataError, match="no field 'answers'"):
@@ -105,7 +105,7 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_fine(tmp_path: 
         (without(context="a\ud800"), "field 'context' contains an unpaired surrogate; correct the text"),
     ],
 )
-def test_bad_fields_are_errors_with_their_place(tmp_path: Path, row: object, message: str) -> None:
+def test_bad_fields_are_errors_with_their_location(tmp_path: Path, row: object, message: str) -> None:
     with pytest.raises(DataError) as error:
         read_squad(lines(tmp_path / "in.jsonl", without(id="fine"), row))
     assert str(error.value).startswith(f"{tmp_path}/in.jsonl:2")
@@ -161,7 +161,7 @@ def test_hostile_lines_are_errors_with_their_line(tmp_path: Path, line: str, mes
         read_squad(write(tmp_path / "in.jsonl", json.dumps(ROW) + "\n" + line))
 
 
-def test_wrong_files_are_refused(tmp_path: Path) -> None:
+def test_wrong_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"in\.csv: unknown kind of file; expected \.json or \.jsonl"):
         read_squad(tmp_path / "in.csv")
     with pytest.raises(UsageError, match=r"in\.json: no such file"):

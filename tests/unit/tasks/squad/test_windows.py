@@ -61,14 +61,14 @@ def test_a_short_context_is_one_window_and_an_empty_one_too(tokenizer: Tokenizer
     assert make_windows([], tokenizer, WindowSettings()) == []
 
 
-def test_long_questions_are_cut_and_counted(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+def test_long_questions_are_truncated_and_counted(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
     questions = [asked("w1", question="w0"), asked("w1", question="w3 w4 w5"), asked("w1", question="w6 w7 w8")]
     windows = make_windows(questions, tokenizer, WindowSettings(max_question_tokens=2))
     assert tokens(windows[1], tokenizer) == "[CLS] w3 w4 [SEP] w1 [SEP]"
     assert caplog.messages == ["2 of 3 questions were truncated to 2 tokens (first: f:1)"]
 
 
-def test_a_stride_that_would_leave_gaps_is_shortened_and_said(
+def test_a_stride_that_would_leave_gaps_is_shortened_and_reported(
     tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     windows = make_windows([asked(" ".join(WORDS))], tokenizer, WindowSettings(max_tokens=9, stride=5))
@@ -79,7 +79,7 @@ def test_a_stride_that_would_leave_gaps_is_shortened_and_said(
     ]
 
 
-def test_sizes_that_leave_no_room_are_refused(tokenizer: Tokenizer) -> None:
+def test_sizes_that_leave_no_room_are_rejected(tokenizer: Tokenizer) -> None:
     with pytest.raises(
         UsageError,
         match="f:1: the question takes 2 of the 5 tokens of a window and leaves no room for its context; "
@@ -93,7 +93,7 @@ def test_sizes_that_leave_no_room_are_refused(tokenizer: Tokenizer) -> None:
         make_windows([asked("w1")], tokenizer, WindowSettings(max_question_tokens=0))
 
 
-def test_a_context_of_100_000_tokens(tokenizer: Tokenizer) -> None:
+def test_a_context_of_100_000_tokens_takes_little_memory(tokenizer: Tokenizer) -> None:
     """All windows share one table of characters; the whole takes a second."""
     question = asked("w1 w2 w3, " * 25_000)
     windows = make_windows([question] * 3, tokenizer, WindowSettings())
@@ -120,7 +120,7 @@ def labels(tokenizer: Tokenizer, context: str, text: str, start: int | None, **s
         ("w2", 11, [8, 8]),
         ("x", 15, [10, 10]),  # the piece of a word
         ("2", 4, [5, 5]),  # inside a token: the token
-        (" w2,", 2, [5, 6]),  # spaces belong to no token
+        (" w2,", 2, [5, 6]),  # spaces do not belong to a token
     ],
 )
 def test_labels_are_the_fewest_tokens_that_cover_the_answer(

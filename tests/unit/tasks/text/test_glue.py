@@ -69,14 +69,14 @@ def stripped(rows: list[TextRow]) -> list[TextRow]:
 
 
 @pytest.mark.parametrize(("task", "part", "count"), JSONL)
-def test_json_lines_files_hold_the_stated_rows(task, part, count, data_dir, caplog):
+def test_json_lines_files_have_the_stated_rows(task, part, count, data_dir, caplog):
     rows = read_text_rows(jsonl_file(data_dir, task, part), GLUE[task], labelled="unlabelled" not in part)
     assert len(rows) == len({row.id for row in rows}) == count
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("task", "part", "count"), OFFICIAL)
-def test_official_files_hold_the_same_rows(task, part, count, data_dir, caplog):
+def test_official_files_have_the_same_rows(task, part, count, data_dir, caplog):
     labelled = part != "test"
     rows = read_text_rows(official_file(data_dir, task, part), GLUE[task], labelled=labelled)
     assert len(rows) == count
@@ -86,13 +86,13 @@ def test_official_files_hold_the_same_rows(task, part, count, data_dir, caplog):
     )
     if twin is not None:
         theirs = read_text_rows(twin, GLUE[task], labelled=labelled)
-        if (task, part) == ("sts-b", "test"):  # of another release, which differs in spaces at the ends
+        if (task, part) == ("sts-b", "test"):  # from another release, which differs in leading and trailing spaces
             rows, theirs = stripped(rows), stripped(theirs)
         assert contents(rows) == contents(theirs)
 
 
 @pytest.mark.parametrize("task", POSITIONS)
-def test_official_columns_stand_where_the_glue_processors_look(task, data_dir):
+def test_official_columns_are_where_the_glue_processors_look(task, data_dir):
     text, pair, label = POSITIONS[task]
     file = official_file(data_dir, task, "dev")
     lines = read_file(file).decode().rstrip("\n").split("\n")[task != "cola" :]
@@ -130,11 +130,11 @@ def test_mnli_skips_rows_without_agreement_and_counts_them(tmp_path, caplog):
     ("spelling", "name"),
     [("cola", "cola"), ("CoLA", "cola"), ("SST-2", "sst-2"), ("sst2", "sst-2"), ("STS-B", "sts-b"), ("sts_b", "sts-b")],
 )
-def test_names_are_those_of_the_folders_too(spelling, name):
+def test_names_of_the_folders_are_known_too(spelling, name):
     assert glue_text_task(spelling) is find_glue_task(spelling) is GLUE[name]
 
 
-def test_another_name_is_none_of_them():
+def test_another_name_is_not_a_glue_task():
     assert find_glue_task("imdb") is None
     with pytest.raises(UsageError, match=r"^unknown GLUE task 'sst-3': did you mean 'sst-2'\?$"):
         glue_text_task("sst-3")
@@ -162,7 +162,7 @@ def test_the_labels_of_a_real_file_are_found(data_dir):
 
 
 class FakeHub(ModuleType):
-    """A stand-in for the package `datasets`: one split of named labels."""
+    """A stand-in for the package `datasets`: one split with named labels."""
 
     def __init__(self, rows: list[dict[str, object]], names: list[str] | None = None) -> None:
         super().__init__("datasets")

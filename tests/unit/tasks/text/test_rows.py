@@ -1,4 +1,4 @@
-"""Labelled rows: labels by name, number or text; ids; what is skipped is counted; what is wrong names its line."""
+"""Labeled rows: labels by name, number or text; ids; what is skipped is counted; what is wrong names its line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def labels(path: Path, task: TextTask = TASK) -> list[int | float | None]:
 
 
 def refusal(path: Path, task: TextTask = TASK, **options) -> str:
-    """The message of a refused file, with the folder cut off."""
+    """The message of a rejected file, without the folder."""
     with pytest.raises(DataError) as caught:
         read_text_rows(path, task, **options)
     assert "\n" not in str(caught.value)
@@ -70,7 +70,7 @@ def test_single_texts_and_pairs(jsonl):
         ("-", ("+", "-"), 1),
     ],
 )
-def test_a_label_is_a_name_or_its_number(value, names, number):
+def test_a_label_may_be_a_name_or_its_number(value, names, number):
     assert label_number(value, names) == number
     assert type(label_number(value, names)) is int
 
@@ -89,7 +89,7 @@ def test_a_label_is_a_name_or_its_number(value, names, number):
         ([1], ("bad", "good"), "found a list, expected a label"),
     ],
 )
-def test_another_label_is_refused_with_the_known_ones(value, names, message):
+def test_another_label_is_rejected_with_the_known_ones(value, names, message):
     with pytest.raises(ValueError, match="found") as caught:
         label_number(value, names)
     assert str(caught.value) == message
@@ -103,12 +103,12 @@ def test_a_number_to_predict_may_be_text(value, number):
 
 
 @pytest.mark.parametrize("value", ["", "high", "nan", "inf", "1_0", "1,5", True, None, float("nan"), 10**400, "1e999"])
-def test_what_is_no_finite_number_is_refused(value):
+def test_anything_but_a_finite_number_is_rejected(value):
     with pytest.raises(ValueError, match=r"expected a (finite )?number"):
         label_number(value, ())
 
 
-def test_a_number_outside_the_range_is_refused():
+def test_a_number_outside_the_range_is_rejected():
     assert label_number(5, (), label_range=(0.0, 5.0)) == 5.0
     with pytest.raises(ValueError, match=r"^found 5.1, expected a number from 0 to 5$"):
         label_number("5.1", (), label_range=(0.0, 5.0))
@@ -131,7 +131,7 @@ def test_rows_without_a_label_are_skipped_and_counted(jsonl, caplog):
     assert caplog.messages == [f"4 rows without a label skipped (first: {path}:2: label '-')"]
 
 
-def test_minus_is_a_label_where_it_is_listed(jsonl, caplog):
+def test_minus_is_a_label_if_it_is_listed(jsonl, caplog):
     task = replace(TASK, labels=("-1", "0", "1"))
     assert labels(jsonl({"text": "x", "label": -1}, {"text": "y", "label": 1}), task) == [0, 2]
     task = replace(TASK, labels=("+", "-"))
@@ -160,7 +160,7 @@ def test_ids_are_those_of_the_column_or_the_row_numbers(jsonl):
         ("", "column 'id' is '', expected a text or a whole number"),
     ],
 )
-def test_ids_that_name_no_row_are_an_error_when_asked_for_and_else_replaced(second, problem, jsonl, caplog):
+def test_unusable_ids_are_an_error_on_request_and_otherwise_replaced(second, problem, jsonl, caplog):
     path = jsonl({"id": 1, "text": "x", "label": "bad"}, {"id": second, "text": "y", "label": "bad"})
     assert [row.id for row in read_text_rows(path, TASK)] == ["0", "1"]
     assert [message.replace(f"{path.parent}/", "") for message in caplog.messages] == [
@@ -170,7 +170,7 @@ def test_ids_that_name_no_row_are_an_error_when_asked_for_and_else_replaced(seco
     assert refusal(path, named) == f"in.jsonl:2: {problem}; correct the row, or name another id column"
 
 
-def test_unlabelled_files_need_no_label_and_may_hold_empty_texts(jsonl):
+def test_unlabeled_files_need_no_label_and_may_contain_empty_texts(jsonl):
     rows = read_text_rows(jsonl({"text": "x"}, {"text": "", "label": "unheard of"}), TASK, labelled=False)
     assert [(row.text, row.label) for row in rows] == [("x", None), ("", None)]
     assert read_text_rows(jsonl(), TASK, labelled=False) == []
@@ -217,7 +217,7 @@ def test_a_pair_may_have_one_empty_text(jsonl):
     assert refusal(path, PAIRS) == "in.jsonl:2: 'a' and 'b' are empty, expected a text; correct the row or remove it"
 
 
-def test_a_file_without_labelled_rows_is_an_error(jsonl):
+def test_a_file_without_labeled_rows_is_an_error(jsonl):
     assert refusal(jsonl()) == "in.jsonl: found no row with a label, expected at least one"
     assert refusal(jsonl({"text": "x", "label": -1})) == (
         "in.jsonl: found no row with a label, expected at least one; "
@@ -225,7 +225,7 @@ def test_a_file_without_labelled_rows_is_an_error(jsonl):
     )
 
 
-def test_labels_that_are_not_listed_are_those_of_the_files(jsonl):
+def test_labels_that_are_not_listed_come_from_the_files(jsonl):
     first = jsonl(*({"text": "x", "label": label} for label in ("b", "a", "b")), name="1.jsonl")
     second = jsonl({"text": "x", "label": "ä"}, name="2.jsonl")
     assert read_rows_and_labels([first, second], TASK)[0].labels == ("a", "b", "ä")
@@ -250,7 +250,7 @@ def test_labels_that_are_not_listed_are_those_of_the_files(jsonl):
         ),
     ],
 )
-def test_labels_that_are_hardly_labels_are_refused(found, message, jsonl):
+def test_implausible_labels_are_rejected(found, message, jsonl):
     path = jsonl(*({"text": "x", "label": label} for label in found))
     with pytest.raises(UsageError, match=message):
         read_rows_and_labels([path], TASK)
