@@ -56,7 +56,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 @pytest.fixture(scope="session")
 def environment(forked: Path) -> dict[str, str]:
-    """`python` is this Python, `minilm` is this checkout, whether or not it is installed; all offline."""
+    """Environment in which `python` is this Python and `minilm` this checkout, installed or not; all offline."""
     return {
         **os.environ,
         "PATH": f"{forked}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -72,7 +72,7 @@ def test_a_batch_that_cannot_be_shared_is_rejected(tiny):
 
 
 def test_two_processes_share_a_run(tiny, forked):
-    """The corpus is built once, with one set of files and the metrics of the full batch."""
+    """The corpus is built once; there is one set of files, and metrics cover the full batch."""
     recipe = tiny.recipe(steps=6, eval_every=3, log_every=1)
     command = [forked / "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPO / "src")}

@@ -96,7 +96,7 @@ def rouge(run) -> Callable[[str], dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_train_decode_rescore_and_evaluate_summaries(folder, commands, data_dir, run, rouge):
+def test_the_commands_train_decode_rescore_and_evaluate_summaries(folder, commands, data_dir, run, rouge):
     rows = rows_of(data_dir / "xsum" / "train_subset.jsonl.gz", TRAINING)
     (folder / "train.json").write_text(
         "".join(json.dumps({"src": row["document"], "tgt": row["summary"]}) + "\n" for row in rows)
@@ -122,7 +122,7 @@ def test_train_decode_rescore_and_evaluate_summaries(folder, commands, data_dir,
 
 
 @pytest.mark.slow
-def test_train_and_answer_questions(folder, commands, data_dir, run):
+def test_the_commands_train_and_answer_questions(folder, commands, data_dir, run):
     data = folder / "data"
     data.mkdir()
     for name, source, count in (("train", "train-v2.0_subset", TRAINING), ("dev", "dev-v2.0", HELD_OUT)):

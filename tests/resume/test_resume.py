@@ -128,8 +128,8 @@ def test_sigterm_before_the_first_step_is_an_interruption_too(tiny, start_cli):
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    told = "error: stopped immediately; run the same command to resume from the last checkpoint, if there is one"
-    assert errors.splitlines()[-1] == told
+    reported = "error: stopped immediately; run the same command to resume from the last checkpoint, if there is one"
+    assert errors.splitlines()[-1] == reported
 
 
 def flip_a_byte(file: Path, where: float) -> None:

@@ -78,7 +78,7 @@ def view(storage: object = FLOATS, offset: object = 0, size: object = (4,), stri
     return Call(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, {})
 
 
-def refuse(path: Path, data: bytes, message: str) -> None:
+def assert_rejected(path: Path, data: bytes, message: str) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match=message) as caught:
         read_torch_bin(path)
@@ -141,7 +141,7 @@ def payloads(canary: Path) -> dict[str, tuple[bytes, str]]:
 def test_payloads_do_not_run(tmp_path: Path, make: object, name: str) -> None:
     canary = tmp_path / "canary"
     program, message = payloads(canary)[name]
-    refuse(tmp_path / "m.bin", make(program), message)  # type: ignore[operator]
+    assert_rejected(tmp_path / "m.bin", make(program), message)  # type: ignore[operator]
     assert not canary.exists()
 
 
@@ -199,14 +199,16 @@ def test_the_canary_would_sing(tmp_path: Path) -> None:
     ],
 )
 def test_views_that_do_not_fit_are_rejected(tmp_path: Path, make: object, tensor: Call, message: str) -> None:
-    refuse(tmp_path / "m.bin", make(pickled({"a": tensor}), storages={"0": b"\0" * 16}), message)  # type: ignore[operator]
+    assert_rejected(tmp_path / "m.bin", make(pickled({"a": tensor}), storages={"0": b"\0" * 16}), message)  # type: ignore[operator]
 
 
 def test_one_storage_described_in_two_ways_is_rejected(tmp_path: Path) -> None:
     other = Storage("storage", torch.IntStorage, "0", "cpu", 4)
     program = pickled({"a": view(), "b": view(other)})
     for make in (zip_file, stream_file):
-        refuse(tmp_path / "m.bin", make(program, storages={"0": b"\0" * 16}), "is described in two ways: rejected")
+        assert_rejected(
+            tmp_path / "m.bin", make(program, storages={"0": b"\0" * 16}), "is described in two ways: rejected"
+        )
 
 
 DOUBLING = b"\x80\x02X\x01\0\0\0a" + b"".join(b"q%c\x68%c\x68%c\x86" % (i, i, i) for i in range(200))
@@ -237,8 +239,8 @@ DEEP = b"\x80\x02)" + b"\x85" * 300_000
         b"\xff\xff",
     ],
 )
-def test_pickles_made_to_exhaust_or_crash_are_refused(tmp_path: Path, make: object, program: bytes) -> None:
-    refuse(tmp_path / "m.bin", make(program), "expected|rejected|damaged|neither")  # type: ignore[operator]
+def test_pickles_made_to_exhaust_or_crash_are_rejected(tmp_path: Path, make: object, program: bytes) -> None:
+    assert_rejected(tmp_path / "m.bin", make(program), "expected|rejected|damaged|neither")  # type: ignore[operator]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -263,14 +265,14 @@ def test_zip_bombs_are_rejected_before_they_unfold(tmp_path: Path) -> None:
     program = pickled({"a": view()})
     bomb = zip_file(program, storages={"0": b"\0" * 50_000_000}, compression=zipfile.ZIP_DEFLATED)
     assert len(bomb) < 100_000
-    refuse(tmp_path / "m.bin", bomb, "is compressed or encrypted, but torch.save writes neither: rejected")
+    assert_rejected(tmp_path / "m.bin", bomb, "is compressed or encrypted, but torch.save writes neither: rejected")
 
 
 def test_parts_that_claim_more_than_the_file_has_are_rejected(tmp_path: Path) -> None:
     data = bytearray(zip_file(pickled({"a": view()}), storages={"0": b"\0" * 16}))
     place = data.rindex(b"PK\x01\x02")  # the last central directory entry: the storage
     data[place + 20 : place + 28] = struct.pack("<II", 2**31, 2**31)
-    refuse(tmp_path / "m.bin", bytes(data), "claim more bytes than the file has: rejected")
+    assert_rejected(tmp_path / "m.bin", bytes(data), "claim more bytes than the file has: rejected")
 
 
 def test_odd_names_in_a_zip_are_rejected(tmp_path: Path) -> None:
@@ -282,13 +284,13 @@ def test_odd_names_in_a_zip_are_rejected(tmp_path: Path) -> None:
         return buffer.getvalue()
 
     no_pickle = r"a zip without exactly one NAME/data\.pkl, as torch\.save writes it"
-    refuse(tmp_path / "m.bin", with_names("data.pkl"), no_pickle)
-    refuse(tmp_path / "m.bin", with_names("a/data.pkl", "b/data.pkl"), no_pickle)
-    refuse(tmp_path / "m.bin", with_names("../../data.pkl"), no_pickle)
-    refuse(tmp_path / "m.bin", with_names("x.txt"), no_pickle)
+    assert_rejected(tmp_path / "m.bin", with_names("data.pkl"), no_pickle)
+    assert_rejected(tmp_path / "m.bin", with_names("a/data.pkl", "b/data.pkl"), no_pickle)
+    assert_rejected(tmp_path / "m.bin", with_names("../../data.pkl"), no_pickle)
+    assert_rejected(tmp_path / "m.bin", with_names("x.txt"), no_pickle)
     with pytest.warns(UserWarning, match="Duplicate name"):
         twice = with_names("a/data.pkl", "a/data/0", "a/data/0")
-    refuse(tmp_path / "m.bin", twice, "a name appears twice in the zip: rejected")
+    assert_rejected(tmp_path / "m.bin", twice, "a name appears twice in the zip: rejected")
     (tmp_path / "m.bin").write_bytes(with_names("a/data.pkl", "../../../evil", "/etc/evil"))
     assert read_torch_bin(tmp_path / "m.bin") == {}  # nothing is ever unpacked to disk
     assert os.listdir(tmp_path) == ["m.bin"]
@@ -297,14 +299,14 @@ def test_odd_names_in_a_zip_are_rejected(tmp_path: Path) -> None:
 def test_a_damaged_storage_fails_its_checksum(tmp_path: Path) -> None:
     data = bytearray(zip_file(pickled({"a": view()}), storages={"0": b"weights!" * 2}))
     data[data.index(b"weights!")] ^= 1
-    refuse(tmp_path / "m.bin", bytes(data), "damaged or not a PyTorch state dict: Bad CRC-32")
+    assert_rejected(tmp_path / "m.bin", bytes(data), "damaged or not a PyTorch state dict: Bad CRC-32")
 
 
 def test_big_endian_files_are_rejected(tmp_path: Path) -> None:
     data = zip_file(pickled({})).replace(b"little", b"biggie")
-    refuse(tmp_path / "m.bin", data, "damaged")  # the checksum of the member notices first
+    assert_rejected(tmp_path / "m.bin", data, "damaged")  # the checksum of the member notices first
     stream = stream_file(pickled({})).replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89")
-    refuse(tmp_path / "m.bin", stream, "written on a big-endian machine")
+    assert_rejected(tmp_path / "m.bin", stream, "written on a big-endian machine")
 
 
 def test_reading_a_state_dict_imports_nothing_it_names(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def canary(tmp_path):
 
 
 @pytest.fixture
-def refused(tmp_path):
-    """`refused(bytes)`: the message of the DataError."""
+def rejection(tmp_path):
+    """`rejection(bytes)`: the message of the DataError."""
 
     def check(data):
         path = tmp_path / "t.trace.pickle"
@@ -58,7 +58,7 @@ def test_the_canary_can_sing(canary):
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_calls_are_rejected_and_not_made(refused, canary, protocol):
+def test_calls_are_rejected_and_not_made(rejection, canary, protocol):
     calls = (
         Call(os.system, f"touch {canary}"),
         Call(os.mkdir, str(canary)),
@@ -68,32 +68,34 @@ def test_calls_are_rejected_and_not_made(refused, canary, protocol):
     )
     for call in calls:
         for records in ([call], [HEADER, call], [HEADER, RECORD | {"scores": call}], [HEADER, RECORD, call]):
-            message = refused(b"".join(pickle.dumps(one, protocol=protocol) for one in records))
+            message = rejection(b"".join(pickle.dumps(one, protocol=protocol) for one in records))
             assert "rejected" in message or "its first record has no num_samples" in message
             assert not canary.exists()
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2), OrderedDict(a=1), {1, 2}, slice(0), 1j, b"x", bytearray(b"x")])
-def test_even_harmless_objects_are_rejected(refused, value):
-    message = refused(pickle.dumps(HEADER) + pickle.dumps(RECORD | {"scores": value}))
+def test_even_harmless_objects_are_rejected(rejection, value):
+    message = rejection(pickle.dumps(HEADER) + pickle.dumps(RECORD | {"scores": value}))
     assert "t.trace.pickle" in message
 
 
-def test_names_are_rejected_and_shown(refused):
-    message = refused(pickle.dumps(Call(os.system, "true")))
+def test_names_are_rejected_and_shown(rejection):
+    message = rejection(pickle.dumps(Call(os.system, "true")))
     assert "the file refers to posix.system, but may contain only plain lists and numbers: rejected" in message
     assert "nothing was executed; get it from a source you trust" in message
 
 
-def test_lists_that_contain_themselves_are_rejected(refused):
+def test_lists_that_contain_themselves_are_rejected(rejection):
     own = [[-1.0]]
     own.append(own)
-    assert "must be lists of lists of numbers" in refused(pickle.dumps(HEADER) + pickle.dumps(RECORD | {"scores": own}))
+    assert "must be lists of lists of numbers" in rejection(
+        pickle.dumps(HEADER) + pickle.dumps(RECORD | {"scores": own})
+    )
 
 
-def test_a_pickle_with_endless_instructions_is_rejected(refused, monkeypatch):
+def test_a_pickle_with_endless_instructions_is_rejected(rejection, monkeypatch):
     monkeypatch.setattr("minilm.files.torch_bin._MAX_INSTRUCTIONS", 1000)
-    assert "far too large for plain data" in refused(b"\x80\x02" + b"N" * 2000 + b".")
+    assert "far too large for plain data" in rejection(b"\x80\x02" + b"N" * 2000 + b".")
 
 
 @given(st.data())

@@ -21,7 +21,7 @@ train: {steps: 10, batch_size: 4, learning_rate: 1e-4}
 """
 
 
-def refuse(tmp_path: Path, data: bytes) -> str:
+def rejection(tmp_path: Path, data: bytes) -> str:
     path = tmp_path / "r.yaml"
     path.write_bytes(data)
     with pytest.raises(UsageError) as caught:
@@ -51,7 +51,7 @@ def refuse(tmp_path: Path, data: bytes) -> str:
     ],
 )  # fmt: skip
 def test_broken_files_end_in_one_line(tmp_path, data, message):
-    assert refuse(tmp_path, data) == message
+    assert rejection(tmp_path, data) == message
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_broken_files_end_in_one_line(tmp_path, data, message):
     ],
 )  # fmt: skip
 def test_anchors_and_aliases_are_rejected(tmp_path, data):
-    assert "anchors and aliases (& and *) are not allowed" in refuse(tmp_path, data)
+    assert "anchors and aliases (& and *) are not allowed" in rejection(tmp_path, data)
 
 
 @pytest.mark.parametrize(
@@ -72,27 +72,27 @@ def test_anchors_and_aliases_are_rejected(tmp_path, data):
 )
 def test_tags_are_rejected_and_run_nothing(tmp_path, tag):
     canary = tmp_path / "canary"
-    message = refuse(tmp_path, f"kind: {tag} ['touch {canary}']\n".encode())
+    message = rejection(tmp_path, f"kind: {tag} ['touch {canary}']\n".encode())
     assert "tags are not allowed" in message
     assert not canary.exists()
 
 
 @pytest.mark.parametrize("data", [b"[" * 100_000, b"a: " + b"{b: " * 5_000, b"- " * 5_000 + b"x"])
 def test_deep_nesting_is_rejected(tmp_path, data):
-    assert "nested deeper than 32 levels" in refuse(tmp_path, data)
+    assert "nested deeper than 32 levels" in rejection(tmp_path, data)
 
 
 def test_a_huge_file_is_rejected_unread(tmp_path):
-    assert "larger than 262144 bytes" in refuse(tmp_path, b"#" * 2**20)
+    assert "larger than 262144 bytes" in rejection(tmp_path, b"#" * 2**20)
 
 
 def test_a_long_value_is_truncated_in_the_message(tmp_path):
-    assert "aaa..." in refuse(tmp_path, b"kind: " + b"a" * 10_000)
+    assert "aaa..." in rejection(tmp_path, b"kind: " + b"a" * 10_000)
 
 
 def test_a_huge_number_ends_in_one_line(tmp_path):
     """Thousands of digits neither raise Python's integer limit nor fill the message."""
-    assert "seed: found inf, expected" in refuse(tmp_path, VALID + b"seed: " + b"9" * 10_000)
+    assert "seed: found inf, expected" in rejection(tmp_path, VALID + b"seed: " + b"9" * 10_000)
 
 
 def test_a_folder_is_not_a_recipe(tmp_path):

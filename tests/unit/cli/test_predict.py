@@ -114,11 +114,11 @@ def test_a_reader_that_stops_early_ends_it_quietly_and_truncation_is_reported(tr
         running = subprocess.Popen([*command, "--input", "-"], stdin=stream, stdout=subprocess.PIPE, stderr=-1)
         assert json.loads(running.stdout.readline())["id"] == "0"
         running.stdout.close()
-        told = running.stderr.read().decode()
+        reported = running.stderr.read().decode()
         running.stderr.close()
     assert running.wait(timeout=300) == 0
-    assert "Traceback" not in told
-    assert "texts were longer than" in told
+    assert "Traceback" not in reported
+    assert "texts were longer than" in reported
 
 
 def test_a_path_that_looks_like_the_sign_for_a_pipe_is_a_file(trained, monkeypatch, capsys):
@@ -209,8 +209,8 @@ def test_truncated_texts_are_counted_over_the_whole_file(trained, caplog):
     arguments = ("--input", source, "--output", trained.folder / "out.jsonl")
     assert minilm("predict", trained.folder / "run/model", *arguments) == 0
     limit = read_task(trained.folder / "run/model").max_tokens
-    told = f"3 of 2503 texts were longer than {limit} tokens and were truncated (first: {source}:1501)"
-    assert [message for message in caplog.messages if "were truncated" in message] == [told]
+    reported = f"3 of 2503 texts were longer than {limit} tokens and were truncated (first: {source}:1501)"
+    assert [message for message in caplog.messages if "were truncated" in message] == [reported]
 
 
 def test_truncated_questions_are_counted_over_the_whole_file(reader, caplog):

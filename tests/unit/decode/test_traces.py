@@ -78,12 +78,12 @@ def test_the_swapped_rule_drops_the_frame_of_ends():
 
 
 @pytest.mark.parametrize("name", ["alpha", "length_penalty", "expect"])
-def test_numbers_that_are_none(name):
+def test_invalid_numbers_are_rejected(name):
     with pytest.raises(UsageError, match=f"^{name} is nan; expected a finite number or None$"):
         RescoreSettings(**{name: float("nan")})
 
 
-def test_an_exponent_whose_powers_are_no_numbers():
+def test_an_exponent_whose_powers_overflow_is_rejected():
     with pytest.raises(UsageError, match=r"^alpha is 400\.0; expected 100 or less$"):
         RescoreSettings(alpha=400.0)
 

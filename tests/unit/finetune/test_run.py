@@ -273,8 +273,8 @@ def test_attention_dropout_changes_the_run_and_is_reported(tiny_task, caplog):
         run(tiny_task.recipe(out.name, steps=6), f"train.attention_dropout={share}")
         losses[share] = [row["loss"] for row in read_metrics(out) if "loss" in row]
     assert losses[0.0] != losses[0.3]
-    told = [record.message for record in caplog.records if record.message.startswith("train.attention_dropout")]
-    assert told == [
+    reported = [record.message for record in caplog.records if record.message.startswith("train.attention_dropout")]
+    assert reported == [
         "train.attention_dropout is 0.3: fused attention kernels do not support dropout, so training is slower and, "
         "on CPUs, memory grows with the square of the sequence length"
     ]

@@ -211,7 +211,7 @@ def test_beams_cannot_be_streamed(model):
         list(model.stream("w1", beam_size=2))
 
 
-def test_a_stream_is_of_one_target(model):
+def test_a_stream_has_one_target(model):
     with pytest.raises(UsageError, match="n_best is 2, but only one target can be streamed; leave it out"):
         list(model.stream("w1", sample=True, n_best=2))
 

@@ -60,7 +60,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def refusal(path, **settings):
+def rejection(path, **settings):
     with pytest.raises(DataError) as caught:
         read_model(path, **settings)
     message = str(caught.value)
@@ -140,7 +140,7 @@ def test_writing_under_another_head_than_the_models_own_is_rejected(tmp_path):
 
 def test_missing_tensors_are_listed_by_their_published_names(folder):
     edit(folder, **{"embeddings.LayerNorm.weight": None, "encoder.layer.1.output.dense.bias": None})
-    assert refusal(folder) == (
+    assert rejection(folder) == (
         f"{folder}/model.safetensors: missing tensors embeddings.LayerNorm.weight, "
         "encoder.layer.1.output.dense.bias; the file does not match its config.json"
     )
@@ -148,14 +148,14 @@ def test_missing_tensors_are_listed_by_their_published_names(folder):
 
 def test_one_missing_projection_is_named_alone(folder):
     edit(folder, **{QUERY: None})
-    assert refusal(folder) == (
+    assert rejection(folder) == (
         f"{folder}/model.safetensors: missing tensors {QUERY}; the file does not match its config.json"
     )
 
 
 def test_a_configuration_with_more_layers_than_the_file_is_rejected(folder):
     edit_config(folder, num_hidden_layers=3)
-    message = refusal(folder)
+    message = rejection(folder)
     assert message.startswith(
         f"{folder}/model.safetensors: missing tensors encoder.layer.2.attention.self.query.weight, "
     )
@@ -164,14 +164,14 @@ def test_a_configuration_with_more_layers_than_the_file_is_rejected(folder):
 
 def test_a_configuration_with_fewer_layers_than_the_file_is_rejected(folder):
     edit_config(folder, num_hidden_layers=1)
-    message = refusal(folder)
+    message = rejection(folder)
     assert message.startswith(f"{folder}/model.safetensors: unexpected tensors encoder.layer.1.")
     assert message.endswith(" and 10 more; expected a bert encoder")
 
 
 def test_mis_shaped_tensors_are_listed_with_both_shapes(folder):
     edit_config(folder, vocab_size=21, max_position_embeddings=17)
-    assert refusal(folder) == (
+    assert rejection(folder) == (
         f"{folder}/model.safetensors: tensors do not match config.json: "
         "embeddings.word_embeddings.weight (20, 8) (expected (21, 8)), "
         "embeddings.position_embeddings.weight (16, 8) (expected (17, 8))"
@@ -180,12 +180,12 @@ def test_mis_shaped_tensors_are_listed_with_both_shapes(folder):
 
 def test_a_scalar_in_place_of_a_matrix_is_rejected(folder):
     edit(folder, **{"encoder.layer.1.output.dense.bias": torch.tensor(1.0)})
-    assert refusal(folder).endswith("encoder.layer.1.output.dense.bias () (expected (8,))")
+    assert rejection(folder).endswith("encoder.layer.1.output.dense.bias () (expected (8,))")
 
 
 def test_half_a_pooler_is_rejected(folder):
     edit(folder, **{"pooler.dense.bias": None})
-    assert refusal(folder).endswith("missing tensors pooler.dense.bias; the file does not match its config.json")
+    assert rejection(folder).endswith("missing tensors pooler.dense.bias; the file does not match its config.json")
 
 
 # --- missing heads and poolers -------------------------------------------------------------------
@@ -334,13 +334,13 @@ def test_shards_are_joined(folder):
 def test_a_missing_shard_is_named(folder):
     shard(folder)
     (folder / "b.safetensors").unlink()
-    assert refusal(folder) == f"cannot read {folder}/b.safetensors: No such file or directory"
+    assert rejection(folder) == f"cannot read {folder}/b.safetensors: No such file or directory"
 
 
 @pytest.mark.parametrize("place", ["../{}", "/etc/{}", "sub/{}", "./{}"])
 def test_a_shard_outside_the_folder_is_rejected(folder, place):
     shard(folder, place.format)
-    assert refusal(folder) == (
+    assert rejection(folder) == (
         f"{folder}/model.safetensors.index.json: a shard is outside the folder; expected plain file names"
     )
 
@@ -349,19 +349,21 @@ def test_a_shard_outside_the_folder_is_rejected(folder, place):
 def test_a_broken_index_is_rejected(folder, weight_map):
     shard(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    assert refusal(folder) == (f"{folder}/model.safetensors.index.json: weight_map must map tensor names to file names")
+    assert rejection(folder) == (
+        f"{folder}/model.safetensors.index.json: weight_map must map tensor names to file names"
+    )
 
 
 def test_a_folder_without_weights_or_configuration_says_what_is_expected(folder):
     (folder / "model.safetensors").unlink()
-    assert refusal(folder) == f"{folder}: no weights; expected model.safetensors or pytorch_model.bin"
+    assert rejection(folder) == f"{folder}: no weights; expected model.safetensors or pytorch_model.bin"
     (folder / "config.json").unlink()
-    assert refusal(folder) == f"{folder}: no configuration; expected {folder}/config.json"
+    assert rejection(folder) == f"{folder}: no configuration; expected {folder}/config.json"
     (folder / "m.bin").write_bytes(b"")
-    assert refusal(folder / "m.bin") == (
+    assert rejection(folder / "m.bin") == (
         f"{folder}/m.bin: no configuration; expected {folder}/m-config.json or {folder}/config.json"
     )
-    assert refusal(folder / "none") == (f"{folder}/none: no such model; expected a model folder or a .bin file")
+    assert rejection(folder / "none") == (f"{folder}/none: no such model; expected a model folder or a .bin file")
 
 
 # --- the position table --------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def labels(path: Path, task: TextTask = TASK) -> list[int | float | None]:
     return [row.label for row in read_text_rows(path, task)]
 
 
-def refusal(path: Path, task: TextTask = TASK, **options) -> str:
+def rejection(path: Path, task: TextTask = TASK, **options) -> str:
     """The message of a rejected file, without the folder."""
     with pytest.raises(DataError) as caught:
         read_text_rows(path, task, **options)
@@ -167,7 +167,7 @@ def test_unusable_ids_are_an_error_on_request_and_otherwise_replaced(second, pro
         f"in.jsonl:2: {problem}; the rows of this file are numbered from 0 instead"
     ]
     named = replace(TASK, columns=replace(TASK.columns, id="id"))
-    assert refusal(path, named) == f"in.jsonl:2: {problem}; correct the row, or name another id column"
+    assert rejection(path, named) == f"in.jsonl:2: {problem}; correct the row, or name another id column"
 
 
 def test_unlabeled_files_need_no_label_and_may_contain_empty_texts(jsonl):
@@ -181,7 +181,7 @@ def test_official_names_of_columns_are_found_by_the_first_row(jsonl):
     task = replace(TASK, official=other)
     assert labels(jsonl({"sentence": "x", "gold": "good"}), task) == [1]
     assert labels(jsonl({"text": "x", "label": "good"}), task) == [1]
-    assert refusal(jsonl({"sentence": "x", "label": "good"}), task) == (
+    assert rejection(jsonl({"sentence": "x", "label": "good"}), task) == (
         "in.jsonl:1: task 'mood' expects the columns 'text', 'label' or 'sentence', 'gold', found 'sentence', 'label'; "
         "name the file's own columns in the task, or rename them"
     )
@@ -193,7 +193,7 @@ def test_rows_of_another_width_are_skipped_in_official_files_only(tmp_path, capl
     assert [(row.text, row.id) for row in read_text_rows(path, OFFICIAL)] == [("x", "0"), ("y", "3")]
     skipped = f"2 rows with more or fewer columns than expected skipped (first: {path}:3: 1 columns, expected 2)"
     assert skipped in caplog.messages
-    assert refusal(path) == "train.tsv:3: 1 columns, expected 2 (a text may contain a tab); correct the row"
+    assert rejection(path) == "train.tsv:3: 1 columns, expected 2 (a text may contain a tab); correct the row"
 
 
 @pytest.mark.parametrize(
@@ -209,17 +209,17 @@ def test_rows_of_another_width_are_skipped_in_official_files_only(tmp_path, capl
     ],
 )  # fmt: skip
 def test_a_bad_row_is_an_error_with_its_line(row, message, jsonl):
-    assert refusal(jsonl({"text": "first", "label": "good"}, row)) == f"in.jsonl:2: {message}"
+    assert rejection(jsonl({"text": "first", "label": "good"}, row)) == f"in.jsonl:2: {message}"
 
 
 def test_a_pair_may_have_one_empty_text(jsonl):
     path = jsonl({"a": "", "b": "x", "label": 1}, {"a": "", "b": " ", "label": 1})
-    assert refusal(path, PAIRS) == "in.jsonl:2: 'a' and 'b' are empty, expected a text; correct the row or remove it"
+    assert rejection(path, PAIRS) == "in.jsonl:2: 'a' and 'b' are empty, expected a text; correct the row or remove it"
 
 
 def test_a_file_without_labeled_rows_is_an_error(jsonl):
-    assert refusal(jsonl()) == "in.jsonl: found no row with a label, expected at least one"
-    assert refusal(jsonl({"text": "x", "label": -1})) == (
+    assert rejection(jsonl()) == "in.jsonl: found no row with a label, expected at least one"
+    assert rejection(jsonl({"text": "x", "label": -1})) == (
         "in.jsonl: found no row with a label, expected at least one; "
         "1 rows without a label skipped (first: in.jsonl:1: label '-1')"
     )
