@@ -43,10 +43,10 @@ class Tally:
         found.of += of
         found.first += locations[: _KEPT_LOCATIONS - len(found.first)]
 
-    def add_cut(self, cut: Sequence[int], locations: Sequence[str], *, max_tokens: int) -> None:
-        """Add the truncated texts of another part, as indices `cut` into its `locations`."""
+    def add_truncated(self, truncated: Sequence[int], locations: Sequence[str], *, max_tokens: int) -> None:
+        """Add the truncated texts of another part, as indices `truncated` into its `locations`."""
         what = f"texts were longer than {max_tokens} tokens and were truncated"
-        self.add(what, [locations[number] for number in cut], of=len(locations))
+        self.add(what, [locations[number] for number in truncated], of=len(locations))
 
     def sentences(self) -> dict[str, str]:
         """Return one sentence for each kind that was found."""

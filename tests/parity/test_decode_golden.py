@@ -21,7 +21,7 @@ from minilm.decode.settings import GenerationSettings
 from minilm.decode.traces import Trace
 from minilm.files.tensors import read_safetensors
 from minilm.model.checkpoint import read_model
-from minilm.text.detokenize import cut_at_end, text_of
+from minilm.text.detokenize import text_of, truncated_at_end
 from minilm.text.tokenizer import Tokenizer
 
 EPS = ("eps1e-12", "eps1e-5")
@@ -59,7 +59,7 @@ class Golden:
         return Trace(scores=scores.tolist(), ids=ids.tolist(), parents=parents.tolist())
 
     def tokens(self, hypothesis):
-        return cut_at_end(hypothesis.ids, self.tokenizer)
+        return truncated_at_end(hypothesis.ids, self.tokenizer)
 
     def best(self, trace, length_penalty):
         [best] = best_hypotheses(trace, end_id=self.tokenizer.sep_id, length_penalty=length_penalty)

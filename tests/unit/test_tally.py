@@ -34,7 +34,7 @@ def test_counts_may_lack_locations_or_totals_and_keep_the_first_five(caplog):
 
 def test_truncated_texts_are_reported_by_location(caplog):
     tally = Tally()
-    tally.add_cut([1, 2], ["a", "b", "c"], max_tokens=7)
+    tally.add_truncated([1, 2], ["a", "b", "c"], max_tokens=7)
     tally.report()
     assert caplog.messages == ["2 of 3 texts were longer than 7 tokens and were truncated (first: b)"]
 

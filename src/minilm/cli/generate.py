@@ -113,7 +113,7 @@ def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fi
         raise UsageError(f"--field {fields[0]}: {source} has no columns, each line is a source; remove --field")
     if traces is not None:
         require_trace_name(traces, "--traces")
-    places = [path.resolve() for path in (source, output, traces) if path is not None]
-    if len(set(places)) < len(places):
+    paths = [path.resolve() for path in (source, output, traces) if path is not None]
+    if len(set(paths)) < len(paths):
         raise UsageError("--input, --output and --traces name the same file twice; use different files")
     return as_lines

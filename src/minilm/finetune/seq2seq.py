@@ -255,7 +255,7 @@ class Seq2SeqTask:
                     "target": pairs.references[row],
                     **({"generated": texts[row]} if texts else {}),
                     "loss per token": f"{found[row].loss / found[row].tokens:.3f}",
-                    "place": pairs.locations[row],
+                    "location": pairs.locations[row],
                 }
                 for row in shown[:NUM_EXAMPLES]
             ],

@@ -67,10 +67,10 @@ class ClassificationTask(SequenceTask):
     def _encoded(self, rows: Sequence[TextRow], max_tokens: int) -> Sequences:
         texts = [row.text for row in rows]
         pairs = [row.text_pair or "" for row in rows] if self._spec.columns.text_pair is not None else None
-        cut: list[int] = []
-        encoded = self._tokenizer.encode_pairs(texts, pairs, max_length=max_tokens, cut=cut)
+        truncated: list[int] = []
+        encoded = self._tokenizer.encode_pairs(texts, pairs, max_length=max_tokens, truncated=truncated)
         with reporting_tally() as tally:
-            tally.add_cut(cut, [row.location for row in rows], max_tokens=max_tokens)
+            tally.add_truncated(truncated, [row.location for row in rows], max_tokens=max_tokens)
         return Sequences(token_ids=[ids for ids, _ in encoded], segment_ids=[segments for _, segments in encoded])
 
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:

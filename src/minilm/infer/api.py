@@ -153,9 +153,9 @@ class LoadedModel:
         limit = self.embedding.max_tokens
         with reporting_tally(self._reported) as tally:
             for chunk in chunked(enumerate(_checked(texts, "encode")), TEXTS_PER_CHUNK):
-                cut: list[int] = []
-                sequences = self.tokenizer.encode([text for _, text in chunk], max_length=limit, cut=cut)
-                tally.add_cut(cut, [f"text {number}" for number, _ in chunk], max_tokens=limit)
+                truncated: list[int] = []
+                sequences = self.tokenizer.encode([text for _, text in chunk], max_length=limit, truncated=truncated)
+                tally.add_truncated(truncated, [f"text {number}" for number, _ in chunk], max_tokens=limit)
                 vectors.append(np.stack(in_order(sequences, None, self._embed)))
         return np.concatenate(vectors)
 
@@ -241,7 +241,7 @@ class LoadedModel:
                 framed = generation.encode(chunk, tally)
                 for batch in generation.run(framed, range(len(found), len(found) + len(chunk))):
                     finished.update(batch)
-                found += [finished[place] for place in range(len(chunk))]
+                found += [finished[index] for index in range(len(chunk))]
         return found
 
     def stream(self, text: Part, **options: object) -> Iterator[str]:

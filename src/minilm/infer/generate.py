@@ -117,9 +117,9 @@ class Generation:
         width = self._settings.beam_size if self._searches else self._settings.n_best
         columns = np.array([len(ids) for ids in framed]) + width * self._settings.num_steps
         for part in microbatches(columns, token_budget=self._settings.batch_tokens):
-            places = part.tolist()
-            found = self._generate([framed[place] for place in places], [numbers[place] for place in places])
-            yield list(zip(places, found, strict=True))
+            indices = part.tolist()
+            found = self._generate([framed[index] for index in indices], [numbers[index] for index in indices])
+            yield list(zip(indices, found, strict=True))
 
     def stream(self, source: Source) -> Iterator[str]:
         """The text of one target, piece by piece; raises UsageError for a beam search."""

@@ -64,9 +64,9 @@ def classify_part(
     model: LoadedModel, texts: Sequence[str], pairs: Sequence[str] | None, *, locations: Sequence[str], tally: Tally
 ) -> list[Classified]:
     """The label of each text or pair of texts; `tally` counts those that were truncated, with their `locations`."""
-    cut: list[int] = []
-    rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, cut=cut)
-    tally.add_cut(cut, locations, max_tokens=model.max_tokens)
+    truncated: list[int] = []
+    rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
+    tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
     scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], model.engine.classify)
     return [_classified(row, model.labels) for row in scores]
 

@@ -80,9 +80,9 @@ class SourceEncoder:
         ids, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=self.room)
         if not len(ids):
             raise DataError(f"{source.location}: the source has no token, so there is nothing to generate from")
-        is_cut = len(ids) < length
-        loses_part = is_cut and len(parts) == 1 and self.tokenizer.sep_id in parts[0][len(ids) :]
-        cut = f"sources were longer than {self.room} tokens and were truncated"
-        tally.add(cut, [source.location] if is_cut else [], of=1)
+        is_truncated = len(ids) < length
+        loses_part = is_truncated and len(parts) == 1 and self.tokenizer.sep_id in parts[0][len(ids) :]
+        what = f"sources were longer than {self.room} tokens and were truncated"
+        tally.add(what, [source.location] if is_truncated else [], of=1)
         tally.add(_LOST_PART, [source.location] if loses_part else [], of=1)
         return self.frame(ids)

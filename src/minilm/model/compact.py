@@ -36,17 +36,17 @@ class CompactTable(nn.Module):
         self._full = table.weight.detach()
         self._used_ids = used_ids.to(table.weight.device)
         self.weight = nn.Parameter(self._full[self._used_ids].clone())
-        places = torch.full((len(self._full),), len(used_ids), dtype=torch.int64, device=self._full.device)
-        places[self._used_ids] = torch.arange(len(used_ids), device=self._full.device)
+        new_ids = torch.full((len(self._full),), len(used_ids), dtype=torch.int64, device=self._full.device)
+        new_ids[self._used_ids] = torch.arange(len(used_ids), device=self._full.device)
         padding = table.padding_idx
-        self._padding = int(places[padding]) if padding is not None and places[padding] < len(used_ids) else None
+        self._padding = int(new_ids[padding]) if padding is not None and new_ids[padding] < len(used_ids) else None
         self._padding_idx = padding
-        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("new_ids", new_ids, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The rows of `ids`; an id without a row raises an index error."""
-        assert isinstance(self.places, Tensor)
-        return functional.embedding(self.places[ids], self.weight, padding_idx=self._padding)
+        assert isinstance(self.new_ids, Tensor)
+        return functional.embedding(self.new_ids[ids], self.weight, padding_idx=self._padding)
 
     def expanded(self) -> nn.Embedding:
         """The full table with the current values of the rows in use."""

@@ -140,7 +140,7 @@ class EncoderConfig:
         model_type = _ALIASES.get(model_type, model_type)
         if model_type not in FAMILIES:
             raise DataError(f"{where}: model_type {model_type!r}; expected one of {', '.join(FAMILIES)}")
-        _refuse_other_computations(values, where)
+        _reject_other_computations(values, where)
         missing = [_HF_KEYS[name] for name in _REQUIRED if _HF_KEYS[name] not in values]
         if missing:
             raise DataError(f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?")
@@ -182,7 +182,7 @@ class EncoderConfig:
         return tables + self.num_layers * layer + (width * (width + 1) if pooler else 0)
 
 
-def _refuse_other_computations(values: Mapping[str, object], where: str) -> None:
+def _reject_other_computations(values: Mapping[str, object], where: str) -> None:
     """Raise if the file requests something that this encoder would silently compute differently."""
     expected: Mapping[str, tuple[object, ...]] = {
         "hidden_act": ("gelu",),

@@ -164,9 +164,9 @@ def _matthews(gold_B: Floats, found_B: Floats) -> float:
     """The multiclass form (Gorodkin 2004), from the counts of each label on both sides."""
     if not (_varies(gold_B) and _varies(found_B)):
         return 0.0
-    names, places = np.unique(np.concatenate([gold_B, found_B]), return_inverse=True)
+    names, codes = np.unique(np.concatenate([gold_B, found_B]), return_inverse=True)
     num_right, num_found = (
-        np.bincount(side, minlength=len(names)).astype(np.float64) for side in np.split(places.reshape(-1), 2)
+        np.bincount(side, minlength=len(names)).astype(np.float64) for side in np.split(codes.reshape(-1), 2)
     )
     total, correct = float(len(gold_B)), float(np.sum(gold_B == found_B))
     spread = (total**2 - num_found @ num_found) * (total**2 - num_right @ num_right)
@@ -200,9 +200,9 @@ def _unit(values_B: Floats) -> Floats:
 
 def _ranks(values_B: Floats) -> Floats:
     """Ranks from 1; ties get their mean rank."""
-    _, places, counts = np.unique(values_B, return_inverse=True, return_counts=True)
+    _, codes, counts = np.unique(values_B, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[places.reshape(-1)])
+    return np.asarray((last - (counts - 1) / 2)[codes.reshape(-1)])
 
 
 _METRICS: Mapping[str, Callable[[Floats, Floats], float]] = {

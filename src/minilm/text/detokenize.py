@@ -15,7 +15,7 @@ _CONTINUES = "##"
 _RUN = 4  # a trailing run of this many equal punctuation marks is shortened
 
 
-def cut_at_end(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+def truncated_at_end(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     """The ids before the first end token or padding."""
     ends = (tokenizer.sep_id, tokenizer.pad_id)
     return list(ids[: next((index for index, token in enumerate(ids) if token in ends), len(ids))])
@@ -26,7 +26,7 @@ def words_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
 
     For other tokenizers, the words are the decoded text split at single spaces.
     """
-    kept = cut_at_end(ids, tokenizer)
+    kept = truncated_at_end(ids, tokenizer)
     if not tokenizer.is_wordpiece:
         return tokenizer.decode(kept, special_tokens=True).strip().split(" ")
     return glued(map(tokenizer.id_to_token, kept))

@@ -92,14 +92,14 @@ def frame_pairs(
     frame: PairFrame, firsts: Sequence[Int32s], seconds: Sequence[Int32s], *, room: int
 ) -> tuple[list[tuple[Int32s, Int32s]], list[int]]:
     """Join pairs into (ids, segment ids), truncated to `room` text tokens; also return which were truncated."""
-    rows, cut = [], []
+    rows, truncated = [], []
     for number, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
         kept, kept_second = longest_first(len(first), len(second), room=room)
         if kept + kept_second < len(first) + len(second):
-            cut.append(number)
+            truncated.append(number)
         ids = frame.join(first[:kept], second[:kept_second])
         rows.append((ids, frame.join_segments(kept, kept_second)))
-    return rows, cut
+    return rows, truncated
 
 
 def longest_first(first: int, second: int, *, room: int) -> tuple[int, int]:

@@ -96,7 +96,7 @@ class Tokenizer:
         *,
         max_length: int | None = None,
         special_tokens: bool = True,
-        cut: list[int] | None = None,
+        truncated: list[int] | None = None,
     ) -> list[Int32s]:
         """Turn texts into ids.
 
@@ -104,7 +104,7 @@ class Tokenizer:
             texts: the texts; empty ones, NUL characters and lone surrogates are fine.
             max_length: max tokens per text, special tokens included; the tail is truncated, the final [SEP] kept.
             special_tokens: frame each text with [CLS] and [SEP].
-            cut: collects the indices of truncated texts, for callers that report them; without it, the first
+            truncated: collects the indices of truncated texts, for callers that report them; without it, the first
                 truncation is logged as a warning.
 
         Returns:
@@ -120,7 +120,9 @@ class Tokenizer:
         arrays = [np.array(item.ids, dtype=np.int32) for item in self._encode_batch(texts, special_tokens)]
         if max_length is None:
             return arrays
-        self._report_cut([index for index, ids in enumerate(arrays) if len(ids) > max_length], arrays, max_length, cut)
+        self._report_truncated(
+            [index for index, ids in enumerate(arrays) if len(ids) > max_length], arrays, max_length, truncated
+        )
         return [self._cut(ids, max_length, special_tokens) for ids in arrays]
 
     @cached_property
@@ -129,7 +131,7 @@ class Tokenizer:
         return read_pair_frame(self._backend, cls_id=self.cls_id, sep_id=self.sep_id, where=self._definition.where)
 
     def encode_pairs(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int, cut: list[int] | None = None
+        self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int, truncated: list[int] | None = None
     ) -> list[tuple[Int32s, Int32s]]:
         """Turn texts, or pairs of texts, into framed ids and segment ids.
 
@@ -137,7 +139,7 @@ class Tokenizer:
             texts: the texts, or the first text of each pair.
             pairs: the second text of each pair; None for single texts, as `encode` frames them.
             max_length: max tokens per row, special tokens included; the longer text of a pair is truncated first.
-            cut: as for `encode`.
+            truncated: as for `encode`.
 
         Returns:
             (ids, segment ids) of each row, int32 `[N]`, not padded.
@@ -147,7 +149,7 @@ class Tokenizer:
             DataError: the tokenizer cannot frame a pair.
         """
         if pairs is None:
-            return [(ids, np.zeros_like(ids)) for ids in self.encode(texts, max_length=max_length, cut=cut)]
+            return [(ids, np.zeros_like(ids)) for ids in self.encode(texts, max_length=max_length, truncated=truncated)]
         if len(texts) != len(pairs):
             raise UsageError(f"found {len(texts)} texts and {len(pairs)} second texts, expected equal numbers")
         room = max_length - self.pair_frame.num_special
@@ -155,7 +157,7 @@ class Tokenizer:
             raise UsageError(f"max_length={max_length} leaves no room for the special tokens: use {-room} more")
         firsts, seconds = (self.encode(column, special_tokens=False) for column in (texts, pairs))
         rows, too_long = frame_pairs(self.pair_frame, firsts, seconds, room=room)
-        self._report_cut(too_long, rows, max_length, cut)
+        self._report_truncated(too_long, rows, max_length, truncated)
         return rows
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int32s, Int32s]]:
@@ -215,11 +217,11 @@ class Tokenizer:
             short[-1] = self.sep_id
         return short
 
-    def _report_cut(
-        self, indices: Sequence[int], rows: Sequence[object], max_length: int, cut: list[int] | None
+    def _report_truncated(
+        self, indices: Sequence[int], rows: Sequence[object], max_length: int, truncated: list[int] | None
     ) -> None:
-        if cut is not None:
-            cut += indices
+        if truncated is not None:
+            truncated += indices
         elif indices:
             self._warn_once(
                 "truncated %d of %d texts to %d tokens (first: text %d)",

@@ -41,7 +41,7 @@ class Unfinished:
             SystemProblem: writing fails.
         """
         self.path = output.with_name(f".{output.name}.unfinished")
-        self._places: dict[int, int] = {}
+        self._offsets: dict[int, int] = {}
         with reporting_writes(self.path):
             self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
@@ -62,14 +62,14 @@ class Unfinished:
 
     def __len__(self) -> int:
         """Number of finished rows."""
-        return len(self._places)
+        return len(self._offsets)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._places
+        return number in self._offsets
 
     def __getitem__(self, number: int) -> dict[str, object]:
         """The finished row with that number."""
-        self._file.seek(self._places[number])
+        self._file.seek(self._offsets[number])
         row = parse_json_object(self._file.readline().decode(), self.path)
         del row[_ROW]
         return row
@@ -77,13 +77,13 @@ class Unfinished:
     def add(self, rows: Sequence[tuple[int, Mapping[str, object]]]) -> None:
         """Add finished rows; when this returns, they are on disk."""
         with reporting_writes(self.path):
-            place = self._file.seek(0, os.SEEK_END)
+            offset = self._file.seek(0, os.SEEK_END)
             lines = [(json.dumps({_ROW: number, **row}) + "\n").encode() for number, row in rows]
             self._file.write(b"".join(lines))
             self._sync()
         for (number, _), line in zip(rows, lines, strict=True):
-            self._places[number] = place
-            place += len(line)
+            self._offsets[number] = offset
+            offset += len(line)
 
     def remove(self) -> None:
         """Remove the file, once the output exists."""
@@ -92,7 +92,7 @@ class Unfinished:
 
     def _read(self, job: Mapping[str, object]) -> None:
         """Find the finished rows; without any, start the file over, whatever job it was for."""
-        place = 0
+        offset = 0
         found: Mapping[str, object] = {}
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
@@ -104,16 +104,16 @@ class Unfinished:
             if number == 1:
                 found = values
             elif isinstance(row := values.get(_ROW), int):
-                self._places[row] = place
-            place += len(line)
-        if self._places:
+                self._offsets[row] = offset
+            offset += len(line)
+        if self._offsets:
             self._require_same(job, found)
         else:
-            place = 0
+            offset = 0
         with reporting_writes(self.path):
-            self._file.truncate(place)
-            self._file.seek(place)
-            if not place:
+            self._file.truncate(offset)
+            self._file.seek(offset)
+            if not offset:
                 self._file.write((json.dumps(job) + "\n").encode())
             self._sync()
 

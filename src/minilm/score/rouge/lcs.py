@@ -38,12 +38,12 @@ def lcs_positions(first: Sequence[str], second: Sequence[str]) -> set[int]:
 
 def _rows(first: Sequence[str], second: Sequence[str]) -> Iterator[int]:
     """Yield the table row of each word of `first`: bit j is set where the length increases at word j."""
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for j, word in enumerate(second):
-        places[word] = places.get(word, 0) | 1 << j
+        positions[word] = positions.get(word, 0) | 1 << j
     every = (1 << len(second)) - 1
     row = every  # inverted: clear bits mark an increase
     for word in first:
-        here = row & places.get(word, 0)
+        here = row & positions.get(word, 0)
         row = ((row + here) | (row - here)) & every
         yield row ^ every
