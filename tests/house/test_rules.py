@@ -80,6 +80,13 @@ def test_json_lines_are_split_at_line_feeds(everything):
     assert not wrong, wrong
 
 
+def test_unit_tests_start_no_process(tests):
+    """Tests that do are in `process/`, `invariants/`, `faults/` and `resume/`."""
+    starters = {"subprocess", "multiprocessing"}
+    wrong = [file.name for file in tests if file.name.startswith("tests/unit/") and file.roots & starters]
+    assert not wrong, wrong
+
+
 def test_processes_started_by_tests_have_a_deadline(everything):
     """`subprocess.run`, `communicate` and `wait` have a timeout: a stuck child is a failure, not a hang."""
     wrong = []

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,25 +282,6 @@ def test_saved_files_keep_the_ids_and_the_folders_length(folder: Path, tmp_path:
         "[PAD]",
         "[X_SEP]",
     ]
-
-
-def test_a_child_forked_after_use_can_tokenize(folder: Path) -> None:
-    code = f"""
-import os, sys
-from minilm.text.tokenizer import Tokenizer
-t = Tokenizer.load({str(folder)!r})
-assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
-t.encode(["a b c"] * 1000)
-pid = os.fork()
-if pid == 0:
-    t.encode(["a b c"] * 1000)
-    os._exit(0 if os.environ["TOKENIZERS_PARALLELISM"] == "false" else 3)
-assert os.waitpid(pid, 0)[1] == 0
-"""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    env.pop("TOKENIZERS_PARALLELISM", None)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
-    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_generation_renames_need_the_bert_slots(folder: Path) -> None:
