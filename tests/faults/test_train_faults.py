@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -149,10 +150,12 @@ def test_a_full_disk_while_the_log_is_written_ends_the_run_with_one_line(tiny, m
     assert "Traceback" not in capsys.readouterr().err
 
 
-def command(code: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def command(forked) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """`command(code)`: the outcome of a process that runs it."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120, check=False
+    return lambda code: subprocess.run(
+        [forked / "python", "-c", code], capture_output=True, text=True, env=env, timeout=120, check=False
     )
 
 
@@ -160,7 +163,7 @@ def errors_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
 
 
-def test_a_limit_on_file_sizes_ends_the_command_with_4_and_one_line(tiny):
+def test_a_limit_on_file_sizes_ends_the_command_with_4_and_one_line(tiny, command):
     """The kernel rejects the write: the optimizer's state is the largest file of a checkpoint."""
     recipe = tiny.recipe(steps=6)
     done = command(
@@ -177,7 +180,7 @@ def test_a_limit_on_file_sizes_ends_the_command_with_4_and_one_line(tiny):
     assert_resumes(tiny, recipe)
 
 
-def test_a_read_only_run_folder_ends_the_command_with_4_and_one_line(tiny):
+def test_a_read_only_run_folder_ends_the_command_with_4_and_one_line(tiny, command):
     recipe = tiny.recipe(steps=3)
     out = tiny.folder / "run"
     out.mkdir(mode=0o555)

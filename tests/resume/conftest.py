@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,12 +24,12 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def drive() -> Callable[..., list[list[int]]]:
+def drive(forked: Path) -> Callable[..., list[list[int]]]:
     """`drive(recipe, plan, overrides)`: exit status and number of calls of each start; see driver.py."""
 
     def start(recipe: Path, plan: Sequence[tuple[str, float]], overrides: Sequence[str] = ()) -> list[list[int]]:
         job = json.dumps({"recipe": str(recipe), "plan": list(plan), "overrides": list(overrides)})
-        command = [sys.executable, str(HERE / "driver.py"), job]
+        command = [forked / "python", HERE / "driver.py", job]
         done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         results: list[list[int]] = json.loads(done.stdout)
@@ -41,11 +40,11 @@ def drive() -> Callable[..., list[list[int]]]:
 
 
 @pytest.fixture
-def start_cli() -> Callable[..., subprocess.Popen[str]]:
-    """`start_cli("distill", recipe, ...)`: the real command line as a process."""
+def start_cli(forked: Path) -> Callable[..., subprocess.Popen[str]]:
+    """`start_cli("distill", recipe, ...)`: the command line as a process."""
 
     def start(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "minilm.cli.app", *map(str, arguments)]
+        command = [forked / "minilm", *map(str, arguments)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
     return start

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def drive(generator_dir, tmp_path):
+def drive(generator_dir, tmp_path, forked):
     """`drive([(folder, kill at call), ...])`: exit status, searched sources and calls of each start."""
     source = tmp_path / "in.txt"
     source.write_text("".join(f"w{n} w{2 * n} w{n + 3}\n" for n in range(NUM_SOURCES)))
@@ -33,7 +32,7 @@ def drive(generator_dir, tmp_path):
         job = json.dumps([[words(folder), kill_at] for folder, kill_at in plan])
         quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1] / "src")}
         done = subprocess.run(
-            [sys.executable, str(HERE / "generate_driver.py"), job],
+            [forked / "python", HERE / "generate_driver.py", job],
             capture_output=True,
             text=True,
             env={**os.environ, **quiet},
