@@ -236,10 +236,16 @@ class TinyFinetune:
         return path
 
 
+@pytest.fixture(scope="session")
+def new_tiny_task() -> Callable[[Path], TinyFinetune]:
+    """`new_tiny_task(folder)`: a fine-tuning run in a folder that takes a second."""
+    return lambda folder: TinyFinetune(folder).make()
+
+
 @pytest.fixture
-def tiny_task(tmp_path: Path) -> TinyFinetune:
+def tiny_task(tmp_path: Path, new_tiny_task: Callable[[Path], TinyFinetune]) -> TinyFinetune:
     """A fine-tuning run in `tmp_path` that takes a second."""
-    return TinyFinetune(tmp_path).make()
+    return new_tiny_task(tmp_path)
 
 
 @pytest.fixture(scope="session")

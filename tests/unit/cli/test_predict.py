@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,29 +36,34 @@ def piped(data: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedReader(io.BytesIO(data)))
 
 
-@pytest.fixture
-def trained(tiny_task):
+@pytest.fixture(scope="module")
+def trained_once(new_tiny_task, tmp_path_factory):
     """A classifier from one short run, through the command line."""
-    assert minilm("finetune", tiny_task.recipe(steps=6)) == 0
-    return tiny_task
+    task = new_tiny_task(tmp_path_factory.mktemp("classifier"))
+    assert minilm("finetune", task.recipe(steps=6)) == 0
+    return task
 
 
-@pytest.fixture
-def reader(tiny_task):
+@pytest.fixture(scope="module")
+def reader_once(new_tiny_task, tmp_path_factory):
     """A span model from one short run."""
+    task = new_tiny_task(tmp_path_factory.mktemp("reader"))
     context = " ".join(f"word{number}" for number in range(20, 30))
     questions = [
         {
-            **{"id": f"q{number}", "title": "t", "context": context, "question": f"word{number}"},
-            **{"answers": [{"text": f"word{number}", "answer_start": context.index(f"word{number}")}]},
+            "id": f"q{number}",
+            "title": "t",
+            "context": context,
+            "question": f"word{number}",
+            "answers": [{"text": f"word{number}", "answer_start": context.index(f"word{number}")}],
             "is_impossible": False,
         }
         for number in range(20, 30)
     ]
     questions.append({**questions[0], "id": "q0", "answers": [], "is_impossible": True})
-    file = tiny_task.folder / "squad.jsonl"
+    file = task.folder / "squad.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in questions))
-    recipe = json.loads(tiny_task.recipe(steps=6).read_text())
+    recipe = json.loads(task.recipe(steps=6).read_text())
     recipe["task"] = {
         "kind": "squad",
         "name": "squad",
@@ -66,10 +72,28 @@ def reader(tiny_task):
         "max_tokens": 24,
         "stride": 4,
     }
-    path = tiny_task.folder / "squad.json.yaml"
+    path = task.folder / "squad.json.yaml"
     path.write_text(json.dumps(recipe))
     assert minilm("finetune", path) == 0
-    return tiny_task
+    return task
+
+
+def copied(task, folder: Path):
+    """The same task and run in another folder, for one test to change."""
+    shutil.copytree(task.folder, folder, dirs_exist_ok=True)
+    return type(task)(folder)
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A classifier and its files, in a folder of the test."""
+    return copied(trained_once, tmp_path)
+
+
+@pytest.fixture
+def reader(reader_once, tmp_path):
+    """A span model and its files, in a folder of the test."""
+    return copied(reader_once, tmp_path)
 
 
 def test_predictions_are_those_of_the_run_and_score_the_same(trained, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,13 @@ def test_starting_a_sweep_over_removes_nothing_when_its_files_are_missing(tiny_t
     assert kept.is_file()
 
 
-def test_runs_on_two_devices_equal_runs_one_after_another(tiny_task):
+@pytest.fixture
+def fast_processes(forked, monkeypatch):
+    """Runs on devices start as forks."""
+    monkeypatch.setattr(sys, "executable", str(forked / "python"))
+
+
+def test_runs_on_two_devices_equal_runs_one_after_another(tiny_task, fast_processes):
     sweep = {"seeds": [1, 2, 3]}
     alone = run(tiny_task.recipe("alone", steps=6, sweep=sweep))
     spread = run(tiny_task.recipe("spread", steps=6, sweep={**sweep, "devices": ["cpu", "cpu"]}))
@@ -157,7 +164,7 @@ def test_a_missing_device_is_rejected(tiny_task, devices, message):
         run(tiny_task.recipe(steps=1, sweep={"seeds": [1], "devices": devices}))
 
 
-def test_a_run_that_dies_on_a_device_says_why(tiny_task):
+def test_a_run_that_dies_on_a_device_says_why(tiny_task, fast_processes):
     recipe = tiny_task.recipe(steps=6, sweep={"seeds": [1, 2], "devices": ["cpu", "cpu"]})
     (tiny_task.folder / "train.jsonl").write_text("")
     with pytest.raises(DataError) as caught:

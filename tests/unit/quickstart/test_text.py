@@ -26,16 +26,13 @@ def test_held_out_paragraphs_are_in_no_other_part(material):
     assert not heldout & set(material.unlabelled)
 
 
-def test_the_same_text_gives_the_same_split(material):
-    assert installed_text() == material
-
-
 def test_files_of_the_user_are_labeled_by_file(tmp_path):
     files = [tmp_path / "birds.txt", tmp_path / "trains.txt"]
     for file in files:
         lines = [f"{file.stem} number {n} is one of those that everybody in the village knows" for n in range(40)]
         file.write_text("\n".join(lines), encoding="utf-8")
     found = text_of_files(files)
+    assert text_of_files(files) == found  # the same split again
     assert found.labels == ("birds.txt", "trains.txt")
     assert {found.labels[row.label].split(".")[0] == row.text.split()[0] for row in found.train} == {True}
 
