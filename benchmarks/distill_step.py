@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from minilm.distill.relations import V2_PAIRS, relation_loss
+from minilm.distill.relation_loss import V2_PAIRS, relation_loss
 from minilm.distill.teacher import load_teacher
 from minilm.embedded import embedded_model
 from minilm.model.checkpoint import read_model

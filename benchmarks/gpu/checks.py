@@ -26,7 +26,7 @@ from texts import paragraphs, real_share
 
 from minilm.decode.beam import search
 from minilm.decode.settings import GenerationSettings
-from minilm.distill.relations import V2_PAIRS, relation_loss
+from minilm.distill.relation_loss import V2_PAIRS, relation_loss
 from minilm.infer.engines.torch import TorchEngine
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder

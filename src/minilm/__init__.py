@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from minilm.corpus.shards import Shards as Shards
     from minilm.decode.settings import GenerationSettings as GenerationSettings
-    from minilm.distill.relations import V1_PAIRS as V1_PAIRS
-    from minilm.distill.relations import V2_PAIRS as V2_PAIRS
-    from minilm.distill.relations import relation_loss as relation_loss
+    from minilm.distill.relation_loss import V1_PAIRS as V1_PAIRS
+    from minilm.distill.relation_loss import V2_PAIRS as V2_PAIRS
+    from minilm.distill.relation_loss import relation_loss as relation_loss
     from minilm.errors import MinilmError as MinilmError
     from minilm.infer.api import LoadedModel as LoadedModel
     from minilm.infer.api import load as load
@@ -50,14 +50,14 @@ _HOME = {
     "RunSummary": "minilm.run_recipe",
     "Shards": "minilm.corpus.shards",
     "Tokenizer": "minilm.text.tokenizer",
-    "V1_PAIRS": "minilm.distill.relations",
-    "V2_PAIRS": "minilm.distill.relations",
+    "V1_PAIRS": "minilm.distill.relation_loss",
+    "V2_PAIRS": "minilm.distill.relation_loss",
     "find_recipe": "minilm.recipe.shipped",
     "load": "minilm.infer.api",
     "load_recipe": "minilm.recipe.loading",
     "pack": "minilm.model.packing",
     "read_model": "minilm.model.checkpoint",
-    "relation_loss": "minilm.distill.relations",
+    "relation_loss": "minilm.distill.relation_loss",
     "run": "minilm.run_recipe",
     "write_model": "minilm.model.checkpoint",
 }

@@ -20,7 +20,7 @@ from minilm.cli.app import run_reporting
 from minilm.files.tensors import read_safetensors
 from minilm.finetune import run as run_module
 from minilm.model.checkpoint import read_model
-from minilm.model.names import to_hf
+from minilm.model.tensor_names import to_hf
 from minilm.recipe import load_recipe, resolved_yaml
 from minilm.tasks.saved import read_task
 from minilm.train.distributed import Ranks

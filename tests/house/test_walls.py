@@ -24,17 +24,27 @@ ROOMS = {
     "run_recipe",
 }
 FILES = {
-    "distill/relations.py": "model",
+    "distill/relation_loss.py": "model",
     **{
         f"model/{name}.py": ""
         for name in (
-            *("attention", "compact", "config", "encoder", "heads", "names", "packing", "positions", "precision"),
+            *(
+                "attention",
+                "compact",
+                "config",
+                "encoder",
+                "heads",
+                "tensor_names",
+                "packing",
+                "positions",
+                "precision",
+            ),
             *("prepacked", "seq2seq", "token_budget", "without_weights"),
         )
     },
-    **{f"decode/{name}.py": "model text" for name in ("beam", "cache", "constraints", "decoder", "sampling")},
+    **{f"decode/{name}.py": "model text" for name in ("beam", "cache", "search_rules", "decoder", "sampling")},
 }
-PURE = ("model/", "score/", "decode/", "distill/relations.py")
+PURE = ("model/", "score/", "decode/", "distill/relation_loss.py")
 TOUCH_FILES = {"model/checkpoint.py", "model/embedding.py", "decode/traces.py"}
 IO_MODULES = {"io", "os", "shutil", "socket", "subprocess", "tempfile", "urllib", "http", "json", "pickle"}
 TORCH_IS_SLOW = ("text", "corpus", "recipe", "cli")  # these start without it

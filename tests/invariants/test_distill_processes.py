@@ -12,7 +12,7 @@ import torch
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
-from minilm.distill.relations import V2_PAIRS
+from minilm.distill.relation_loss import V2_PAIRS
 from minilm.distill.teacher import load_teacher
 from minilm.errors import UsageError
 from minilm.model.config import EncoderConfig

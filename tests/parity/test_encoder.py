@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.metadata import read_config, read_labels, saved_head
-from minilm.model.names import to_hf
 from minilm.model.packing import pack
+from minilm.model.tensor_names import to_hf
 
 transformers = pytest.importorskip("transformers")
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from minilm.distill.relations import (
+from minilm.distill.relation_loss import (
     V1_PAIRS,
     V2_PAIRS,
     Relations,
@@ -23,8 +23,8 @@ from minilm.distill.teacher import load_teacher
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.encoder import Encoder
-from minilm.model.names import hf_names, to_hf
 from minilm.model.packing import pack
+from minilm.model.tensor_names import hf_names, to_hf
 
 PARTS = {"q": "query", "k": "key", "v": "value"}
 GOLDEN_CASES = ("base_right_padded", "arbitrary_mask", "large_teacher")

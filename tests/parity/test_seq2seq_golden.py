@@ -15,9 +15,9 @@ from minilm.files.tensors import read_safetensors
 from minilm.finetune.seq2seq import batch_of, smoothed_losses
 from minilm.model.checkpoint import read_model
 from minilm.model.heads import Model
-from minilm.model.names import hf_names, to_hf
 from minilm.model.positions import grow_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
+from minilm.model.tensor_names import hf_names, to_hf
 from minilm.tasks.seq2seq.masking import Symbols, training_view
 from minilm.tasks.seq2seq.settings import MaskingSettings
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.distill.relations import V1_PAIRS, V2_PAIRS, relation_loss
+from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS, relation_loss
 from minilm.distill.teacher import load_teacher
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.model.checkpoint import read_model

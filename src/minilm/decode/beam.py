@@ -13,8 +13,8 @@ from collections.abc import Set as AbstractSet
 import torch
 from torch import Tensor
 
-from minilm.decode.constraints import PENALTY, banned_tokens, length_divisors, may_stop
 from minilm.decode.decoder import Decoder
+from minilm.decode.search_rules import PENALTY, banned_tokens, length_divisors, may_stop
 from minilm.decode.settings import GenerationSettings
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
-from minilm.decode.constraints import length_divisors
+from minilm.decode.search_rules import length_divisors
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
 from minilm.files.checked import Settings

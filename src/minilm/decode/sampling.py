@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minilm.decode.constraints import banned_tokens
 from minilm.decode.decoder import Decoder
 from minilm.decode.rescore import Hypothesis
+from minilm.decode.search_rules import banned_tokens
 from minilm.decode.settings import GenerationSettings
 from minilm.text.pairs import Int32s
 

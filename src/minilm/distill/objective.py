@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minilm.corpus.order import rank_share, step_documents
 from minilm.corpus.shards import Shards
-from minilm.distill.relations import Normalization, Pair, relation_loss
+from minilm.distill.relation_loss import Normalization, Pair, relation_loss
 from minilm.errors import DataError
 from minilm.model.encoder import Encoder, Relations
 from minilm.model.packing import Packed, pack

@@ -19,7 +19,7 @@ import torch
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
-from minilm.distill.relations import V1_PAIRS, V2_PAIRS
+from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import Teacher, load_teacher
 from minilm.embedded import model_path

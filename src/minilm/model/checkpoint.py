@@ -22,8 +22,8 @@ from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, Model, new_head
 from minilm.model.metadata import ARCHITECTURES, HeadName, is_microsoft, label_names, read_config
-from minilm.model.names import hf_names, listed, to_hf, to_ours
 from minilm.model.positions import tile_positions
+from minilm.model.tensor_names import hf_names, listed, to_hf, to_ours
 from minilm.model.without_weights import without_weights
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 In: a preset name or a Hugging Face `config.json` as a mapping.
 Out: a frozen `EncoderConfig`, which can be converted back.
 
-A new family needs one row in `FAMILIES`, one name table in `names.py`, and one parity test.
+A new family needs one row in `FAMILIES`, one name table in `tensor_names.py`, and one parity test.
 """
 
 from __future__ import annotations

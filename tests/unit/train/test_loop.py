@@ -17,7 +17,7 @@ from minilm import progress
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
-from minilm.distill.relations import V2_PAIRS
+from minilm.distill.relation_loss import V2_PAIRS
 from minilm.distill.teacher import load_teacher
 from minilm.errors import DataError
 from minilm.files.tensors import read_safetensors

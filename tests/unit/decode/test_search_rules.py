@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minilm.decode.constraints import banned_tokens, length_divisors, may_stop
+from minilm.decode.search_rules import banned_tokens, length_divisors, may_stop
 from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
 

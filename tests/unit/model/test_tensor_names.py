@@ -9,7 +9,7 @@ from minilm.errors import DataError
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import HEADS, Model, new_head
-from minilm.model.names import hf_names, listed, to_hf, to_ours
+from minilm.model.tensor_names import hf_names, listed, to_hf, to_ours
 
 
 def tiny(family, head, pooler=True):

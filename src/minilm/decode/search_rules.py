@@ -1,4 +1,4 @@
-"""Constraints on targets, and the early-stopping rule of beam search: pure functions of scores and token ids.
+"""Rules of a search: banned n-grams, the length penalty, when a beam search may stop. Pure functions.
 
 In: the tokens of one hypothesis, scores. Out: banned tokens, length-penalty divisors, whether the search may stop.
 
