@@ -16,6 +16,7 @@ from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
 from minilm.model.packed_ids import pack_ids
 from minilm.model.packing import pack
+from minilm.text.tokenizer import Tokenizer
 
 SEQUENCES = [np.array(ids) for ids in ([2, 5, 3], [2, 6, 7, 8, 3], [2, 9, 3], [2], [2, 5, 6, 7, 8, 9, 3])]
 SEGMENTS = [np.array(ids) for ids in ([0, 0, 1], [0, 0, 1, 1, 1], [0, 1, 1], [0], [0, 0, 0, 0, 1, 1, 1])]
@@ -83,8 +84,14 @@ def test_auto_is_the_best_available_engine(tmp_path):
     assert isinstance(of("auto", tmp_path, None), TorchEngine)
 
 
-def test_the_torch_engine_generates():
-    assert issubclass(TorchEngine, GenerationEngine)
+def test_the_torch_engine_generates(generator_dir):
+    engine = of("torch", generator_dir, "mlm")
+    assert isinstance(engine, GenerationEngine)
+    tokenizer = Tokenizer.load(generator_dir)
+    decoder = engine.decoder(tokenizer, pos_shift="none")
+    _, scores = decoder.start([decoder.frame(np.array([7, 8], dtype=np.int32))], beams=1, room=3)
+    assert scores.shape == (1, tokenizer.vocab_size)
+    assert scores.exp().sum().item() == pytest.approx(1)
 
 
 def test_a_loaded_model_runs_on_the_named_engine(real_model_dir):

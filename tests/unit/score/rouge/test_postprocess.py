@@ -23,6 +23,8 @@ RULES = [
     (ANY, "U . N . said", "U.N. . said"),
     (ANY, "U . K . G . C . now", "U.K. . G.C. . now"),
     (ANY, "u . n . said", "u . n . said"),
+    (ANY, "plan B . A plan", "plan B . A plan"),
+    (ANY, "plan B . no . 2", "plan B . no . 2"),
     (ANY, "U . N . x Y . z", "U.N.xY . x Y . z"),  # what the original does with initials two words later
     (ANY, ". . , 3 , .", ". . , 3 , ."),
     (("xsum",), 'a " b " - c \' d', 'a " b " - c \'d'),

@@ -142,6 +142,17 @@ def test_a_list_of_one_holds_the_best_answer_and_no_answer(tokenizer: Tokenizer)
     assert (answer.text, [entry.text for entry in answer.nbest]) == ("", [""])
 
 
+@pytest.mark.parametrize(("settings", "has_odds"), [(V2, True), (NONE, False)])
+def test_the_row_has_null_odds_only_where_no_answer_is_an_option(
+    tokenizer: Tokenizer, settings: AnswerSettings, has_odds: bool
+) -> None:
+    answer = one(tokenizer, {-1: 1, 0: 2}, {-1: 1, 0: 3}, settings=settings)
+    row = answer.row()
+    assert (row["id"], row["prediction"], row["start"], row["end"]) == ("x", "Alpha", 0, 5)
+    assert row.get("null_odds") == (pytest.approx(2 - 5) if has_odds else None)
+    assert ("null_odds" in row) == has_odds
+
+
 def test_without_any_span_there_is_no_answer(tokenizer: Tokenizer) -> None:
     for context in ("", " \n"):
         answer = one(tokenizer, {-1: 2}, {-1: 1.5}, context=context, settings=V2)
