@@ -20,7 +20,7 @@ from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
-from minilm.distill.student import make_student, save_student
+from minilm.distill.student import make_student, require_copyable_embedding, save_student
 from minilm.distill.teacher import Teacher, load_teacher
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
@@ -90,6 +90,7 @@ def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] =
 def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, afresh: bool) -> DistillResult:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher_folder = model_path(recipe.teacher.model)
+    require_copyable_embedding(teacher_folder)
     tokenizer = Tokenizer.load(teacher_folder)
     with first_before_others(ranks):
         shards = _open_corpus(recipe, out, teacher_folder, tokenizer)

@@ -6,6 +6,7 @@ train; after training, a Hugging Face folder.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 from minilm.errors import UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json
+from minilm.files.sentence_modules import transformer_folder
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig, with_vocabulary_of
-from minilm.model.embedding import read_embedding, write_embedding
+from minilm.model.embedding_files import read_embedding, require_no_weights, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
 from minilm.model.metadata import read_config
@@ -40,6 +42,15 @@ def make_student(section: StudentSection, *, teacher: Path, tokenizer: Tokenizer
     return student_from_layers(config, teacher=teacher, layers=section.teacher_layers, seed=seed, name=section.name)
 
 
+def require_copyable_embedding(teacher: Path) -> None:
+    """Require that a student can have the teacher's embedding settings, before anything is computed.
+
+    Raises:
+        DataError: a module has weights, or the folder has settings that are not supported.
+    """
+    require_no_weights(read_embedding(teacher, model_max_tokens=sys.maxsize))
+
+
 def save_student(student: Encoder, folder: Path, *, teacher: Path, tokenizer: Tokenizer, card: str) -> None:
     """Write a Hugging Face folder with the teacher's embedding settings; an existing folder is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +67,7 @@ def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer)
 
     From a teacher of an unsupported family, only the vocabulary is taken; the student is then BERT.
     """
-    if EncoderConfig.is_family(read_json(teacher / "config.json")):
+    if EncoderConfig.is_family(read_json(transformer_folder(teacher) / "config.json")):
         return with_vocabulary_of(shape, read_config(teacher))
     return replace(shape, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.files.sentence_modules import transformer_folder
 from minilm.files.tensors import read_safetensors_header
 from minilm.model.attention import attend
 from minilm.model.encoder import Relations
@@ -143,6 +144,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
         raise SystemProblem("transformers is not installed; install it with: pip install 'minilm[hf]'") from None
     if not folder.is_dir():
         raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
+    folder = transformer_folder(folder)
     for weights in folder.glob("*.safetensors"):
         read_safetensors_header(weights)  # reports a damaged file more clearly than the library
     AttentionInterface.register(_INTERFACE, _packed_attention)

@@ -20,15 +20,17 @@ from minilm.decode.settings import GenerationSettings
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.checked import Settings, from_options
-from minilm.infer.batching import TEXTS_PER_CHUNK, chunked, in_order
+from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
+from minilm.infer.containers import items_of, strings_of
 from minilm.infer.engines import load_engine
-from minilm.infer.engines.protocol import Engine, Float32s, GenerationEngine
+from minilm.infer.engines.protocol import Engine, GenerationEngine
 from minilm.infer.predictions import Classified, answer_part, classify_part, require_head
 from minilm.infer.sources import Part, Source
+from minilm.infer.vectors import embed_part
 from minilm.model.config import EncoderConfig
-from minilm.model.embedding import EmbeddingSettings, read_embedding
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import read_embedding
 from minilm.model.metadata import HeadName, label_names, read_config, saved_head
-from minilm.model.packed_ids import PackedIds
 from minilm.model.precision import Precision
 from minilm.tally import reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
     from minilm.infer.generate import Generated
 
 _Settings = TypeVar("_Settings", bound=Settings)
-
-_LEAST_NORM = 1e-12  # a zero vector stays zero, as with torch.nn.functional.normalize
 
 
 def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32") -> LoadedModel:
@@ -68,6 +68,8 @@ def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder")
     config = read_config(folder)
+    embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
+    embedding.width(config.hidden_size)
     loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision)
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
@@ -76,7 +78,7 @@ def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32
         engine=loaded,
         config=config,
         tokenizer=tokenizer,
-        embedding=read_embedding(folder, model_max_tokens=config.max_tokens),
+        embedding=embedding,
         labels=label_names(folder) if loaded.head == "classification" else (),
         task=read_task(folder),
     )
@@ -91,7 +93,7 @@ class LoadedModel:
         head: its trained head, if any.
         config: its sizes.
         tokenizer: its tokenizer.
-        embedding: how its rows become one vector per text.
+        embedding: how a text becomes a vector.
         labels: the labels of a classifier, in order; empty for a regression model, which has one score.
         task: the settings it was trained with; None if the folder does not record them.
     """
@@ -118,6 +120,11 @@ class LoadedModel:
         """The model's trained head, if any."""
         return self.engine.head
 
+    @cached_property
+    def embedding_tokenizer(self) -> Tokenizer:
+        """The tokenizer of `encode`; it lowercases if the folder says so."""
+        return self.tokenizer.lowercased() if self.embedding.lowercase else self.tokenizer
+
     def task_or(self, default: _Settings) -> _Settings:
         """The settings the model was trained with if they have the type of `default`, else `default`."""
         return self.task if isinstance(self.task, type(default)) else default
@@ -140,23 +147,30 @@ class LoadedModel:
             self.task.max_tokens if isinstance(self.task, TextSettings | WindowSettings) else self.embedding.max_tokens
         )
 
-    def encode(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    def encode(
+        self, texts: Iterable[str], *, prompt: str | None = None, role: str | None = None
+    ) -> NDArray[np.float32]:
         """One vector per text, `[number of texts, E]` float32, in the order of `texts`.
 
-        Pooling, scaling and the max length come from the model folder. Any iterable is accepted and read in
-        chunks; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
+        Prompts, pooling, the modules after it and the max length come from the model folder. Any iterable with an order
+        is accepted and read in chunks; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
+
+        Args:
+            texts: a list, or a column of numpy, pandas, pyarrow or datasets.
+            prompt: text to put before each text; "" for none.
+            role: the folder's prompt of this name, such as `query` or `document`; those two have no prompt where the
+                folder has none. Without `prompt` and `role`, the folder's default prompt, if any.
 
         Raises:
-            UsageError: a single string was given, or an item is not a string.
+            UsageError: `texts` is not a list of texts, there is no such role, or both `prompt` and `role` are given.
         """
-        vectors = [np.empty((0, self.config.hidden_size), dtype=np.float32)]
-        limit = self.embedding.max_tokens
+        put_before = self.embedding.prompt_of(prompt=prompt, role=role)
+        vectors = [np.empty((0, self.embedding.width(self.config.hidden_size)), dtype=np.float32)]
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(enumerate(_checked(texts, "encode")), TEXTS_PER_CHUNK):
-                truncated: list[int] = []
-                sequences = self.tokenizer.encode([text for _, text in chunk], max_length=limit, truncated=truncated)
-                tally.add_truncated(truncated, [f"text {number}" for number, _ in chunk], max_tokens=limit)
-                vectors.append(np.stack(in_order(sequences, None, self._embed)))
+            for chunk in chunked(enumerate(strings_of(texts, "encode")), TEXTS_PER_CHUNK):
+                locations = [f"text {number}" for number, _ in chunk]
+                whole = [text for _, text in chunk]
+                vectors.append(embed_part(self, whole, prompt=put_before, locations=locations, tally=tally))
         return np.concatenate(vectors)
 
     def classify(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Classified]:
@@ -167,11 +181,11 @@ class LoadedModel:
             pairs: the second texts.
 
         Raises:
-            UsageError: the model is not a classifier, the number of second texts differs, or an item is not a string.
+            UsageError: the model is not a classifier, the numbers of texts differ, or these are no lists of texts.
         """
         require_head(self, "classification")
         found: list[Classified] = []
-        firsts, seconds = _checked(texts, "classify"), None if pairs is None else iter(_checked(pairs, "classify"))
+        firsts, seconds = strings_of(texts, "classify"), None if pairs is None else strings_of(pairs, "classify")
         with reporting_tally(self._reported) as tally:
             for chunk in chunked(firsts, TEXTS_PER_CHUNK):
                 second = None if seconds is None else list(islice(seconds, len(chunk)))
@@ -190,7 +204,7 @@ class LoadedModel:
         Raises:
             UsageError: the model does not answer questions, or the question leaves no room for the context.
         """
-        question, context = _checked([question, context], "answer")
+        question, context = strings_of([question, context], "answer")
         return self.answers([Question(id="0", question=question, context=context)])[0]
 
     def answers(self, questions: Sequence[Question], *, settings: AnswerSettings | None = None) -> list[Answer]:
@@ -256,36 +270,10 @@ class LoadedModel:
             options.setdefault("beam_size", 1)
         return generation_of(self, from_options(GenerationSettings, options)).stream(next(_sources([text])))
 
-    def _embed(self, batch: PackedIds) -> Float32s:
-        vectors_BE = self.engine.pooled(batch, self.embedding.pooling)
-        return _normalized(vectors_BE) if self.embedding.normalize else vectors_BE
-
-
-def _normalized(vectors_BE: Float32s) -> Float32s:
-    """The vectors scaled to length 1."""
-    norms = np.linalg.norm(vectors_BE, axis=1, keepdims=True)
-    scaled: Float32s = vectors_BE / np.maximum(norms, _LEAST_NORM)
-    return scaled
-
-
-def _checked(texts: Iterable[str], what: str) -> Iterable[str]:
-    if isinstance(texts, str):
-        raise UsageError(f"{what} expects a list of texts, not one string; write {what}([text])")
-    return _strings(texts, what)
-
-
-def _strings(texts: Iterable[str], what: str) -> Iterable[str]:
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UsageError(f"text {number} is a {type(text).__name__}; {what} expects strings")
-        yield text
-
 
 def _sources(texts: Iterable[Part]) -> Iterator[Source]:
     """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
-    if isinstance(texts, str):
-        raise UsageError("generate expects a list of texts, not one string; write generate([text])")
-    for number, text in enumerate(texts):
+    for number, text in enumerate(items_of(texts, "generate")):
         if not isinstance(text, str | list | tuple):
             raise UsageError(f"text {number} is a {type(text).__name__}; generate expects texts or token lists")
         tokens = None if isinstance(text, str) else list(text)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json, write_json
+from minilm.files.sentence_modules import transformer_folder
 from minilm.files.tensors import read_safetensors, write_safetensors
 from minilm.files.torch_bin import read_torch_bin
 from minilm.model.config import FAMILIES, EncoderConfig
@@ -49,7 +50,7 @@ def read_model(
     Raises:
         DataError: tensors are missing, unexpected or have wrong shapes; the message lists them.
     """
-    path = Path(path)
+    path = transformer_folder(Path(path))
     shape = read_config(path, config=config)
     file, tensors = _read_tensors(path)
     if num_labels is None:

@@ -1,113 +1,87 @@
-"""Text embedding settings of a model folder, in sentence-transformers' file format.
+"""How a text becomes a vector: prompt, pooling over tokens, the modules after it.
 
-In: a model folder, with or without `modules.json` and its companion files.
-Out: `EmbeddingSettings`; the same files, written so that both libraries compute the same vectors.
+In: the values of a model folder (`embedding_files.py`). Out: `EmbeddingSettings`, which engines and `infer` compute.
+
+E hidden width.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from minilm.errors import DataError
-from minilm.files.atomic import atomic_write
-from minilm.files.json import read_json, write_json
-from minilm.files.regular import read_text
+from minilm.errors import DataError, UsageError
+from minilm.model.vector_modules import Dense, LayerNorm, VectorModule
 
-Pooling = Literal["mean", "cls"]
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+
+_STANDARD_ROLES: Mapping[str, str] = {"query": "", "document": ""}  # sentence-transformers always has these two
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddingSettings:
-    """Pooling over tokens, whether vectors are normalized to unit length, and max tokens per text."""
+    """The steps from a text to its vector.
 
-    pooling: Pooling = "mean"
-    normalize: bool = False
-    max_tokens: int = 512
-
-
-def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
-    """Read the settings; without them, defaults are those of sentence-transformers: mean pooling, no normalization.
-
-    Raises:
-        DataError: a module or pooling mode is not supported.
+    Attributes:
+        pooling: over tokens; the vectors of several modes are concatenated in this order.
+        modules: what follows pooling, in order.
+        max_tokens: of a text, prompt and special tokens included.
+        lowercase: texts are lowercased, whatever the tokenizer does.
+        include_prompt: the tokens of the prompt are pooled, too.
+        prompts: text before each text, by role.
+        default_prompt_name: the role of texts without one.
+        truncate_dim: the number of values that are kept of a vector.
+        similarity: name of the similarity that the vectors were trained for; affects no vector.
     """
-    modules_file = folder / "modules.json"
-    if not modules_file.is_file():
-        return EmbeddingSettings(max_tokens=_max_tokens(folder, model_max_tokens))
-    pooling: Pooling = "mean"
-    normalize = False
-    for module in _read_list(modules_file):
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind == "Pooling":
-            pooling = _read_pooling(folder / str(module.get("path", "")) / "config.json")
-        elif kind == "Normalize":
-            normalize = True
-        elif kind != "Transformer":
-            raise DataError(f"{modules_file}: module {kind!r}; expected Transformer, Pooling and Normalize only")
-    return EmbeddingSettings(pooling=pooling, normalize=normalize, max_tokens=_max_tokens(folder, model_max_tokens))
 
+    pooling: tuple[PoolingMode, ...] = ("mean",)
+    modules: tuple[VectorModule, ...] = ()
+    max_tokens: int = 512
+    lowercase: bool = False
+    include_prompt: bool = True
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    truncate_dim: int | None = None
+    similarity: str | None = None
 
-def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: int) -> None:
-    """Write the settings next to a model in `folder`, in the format that every sentence-transformers release reads."""
-    kinds: Sequence[tuple[str, str]] = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    if settings.normalize:
-        kinds = [*kinds, ("2_Normalize", "Normalize")]
-    modules = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate(kinds)
-    ]
-    atomic_write(folder / "modules.json", json.dumps(modules, indent=2) + "\n")
-    for path, _ in kinds[1:]:
-        (folder / path).mkdir(exist_ok=True)
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": hidden_size,
-            "pooling_mode_cls_token": settings.pooling == "cls",
-            "pooling_mode_mean_tokens": settings.pooling == "mean",
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": settings.max_tokens, "do_lower_case": False})
+    def width(self, hidden_size: int) -> int:
+        """Width of a vector, from the hidden width E.
 
+        Raises:
+            DataError: a module does not fit the width before it.
+        """
+        width = hidden_size * len(self.pooling)
+        for module in self.modules:
+            if not isinstance(module, Dense | LayerNorm):
+                continue
+            expected = module.weight.shape[-1]
+            if width != expected:
+                raise DataError(
+                    f"{module.where}: {type(module).__name__} expects vectors of width {expected}, but those before "
+                    f"it have width {width}; the folder combines files of two models"
+                )
+            width = len(module.weight)
+        return width if self.truncate_dim is None else min(width, self.truncate_dim)
 
-def _read_list(file: Path) -> list[Mapping[str, object]]:
-    try:
-        values = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg}); expected a list of modules") from None
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise DataError(f"{file}: expected a list of modules")
-    return cast("list[Mapping[str, object]]", values)
+    def prompt_of(self, *, prompt: str | None, role: str | None) -> str:
+        """The text to put before each text: `prompt`, else that of `role`, else the default one, else none.
 
+        The roles `query` and `document` always exist; without a prompt of their own they have none.
 
-def _read_pooling(file: Path) -> Pooling:
-    """Read either format: `pooling_mode: mean` (newer) or `pooling_mode_mean_tokens: true` (older)."""
-    values = read_json(file)
-    chosen = [str(values["pooling_mode"])] if "pooling_mode" in values else []
-    prefix = "pooling_mode_"
-    chosen += [
-        key.removeprefix(prefix).removesuffix("_tokens").removesuffix("_token")
-        for key, value in values.items()
-        if key.startswith(prefix) and value is True
-    ]
-    if len(chosen) != 1 or chosen[0] not in ("mean", "cls"):
-        raise DataError(f"{file}: pooling {' + '.join(chosen) or 'missing'}; expected mean or cls")
-    return cast("Pooling", chosen[0])
-
-
-def _max_tokens(folder: Path, model_max_tokens: int) -> int:
-    """The smallest limit in any of the folder's files, at most the size of the position table."""
-    limits: list[object] = [model_max_tokens]
-    for name, key in (
-        ("sentence_bert_config.json", "max_seq_length"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        if (folder / name).is_file():
-            limits.append(read_json(folder / name).get(key))
-    return int(min(limit for limit in limits if isinstance(limit, (int, float)) and limit > 0))
+        Raises:
+            UsageError: both are given, the prompt is not a text, or there is no such role.
+        """
+        if prompt is not None and role is not None:
+            raise UsageError("found both prompt and role; expected one of the two")
+        if prompt is not None:
+            if not isinstance(prompt, str):
+                raise UsageError(f"prompt is a {type(prompt).__name__}; expected a text")
+            return prompt
+        known = {**_STANDARD_ROLES, **self.prompts}
+        role = self.default_prompt_name if role is None else role
+        if role is None:
+            return ""
+        if role not in known:
+            raise UsageError(f"role is {role!r:.80}; this model has {', '.join(map(repr, known))}; or pass prompt=TEXT")
+        return known[role]

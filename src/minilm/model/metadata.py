@@ -13,6 +13,7 @@ from typing import Literal
 from minilm.errors import DataError
 from minilm.files.json import read_json
 from minilm.files.regular import sha256_file, sha256_text
+from minilm.files.sentence_modules import transformer_folder
 from minilm.model.config import EncoderConfig
 
 HeadName = Literal["mlm", "classification", "span"]
@@ -65,7 +66,7 @@ def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str
     Raises:
         DataError: the configuration or the weights are missing.
     """
-    path = Path(path)
+    path = transformer_folder(Path(path))
     files = [path] if is_microsoft(path) else sorted(path.glob("*.safetensors")) or [path / "pytorch_model.bin"]
     return {
         "config": sha256_file(_config_file(path, config)),
@@ -82,6 +83,7 @@ def _config_file(path: Path, config: Path | None) -> Path:
     """`config`; else `config.json` of a folder, or `<name>-config.json` or `config.json` next to a `.bin`."""
     if not path.exists():
         raise DataError(f"{path}: no such model; expected a model folder or a .bin file")
+    path = transformer_folder(path)
     if config is not None:
         return config / "config.json" if config.is_dir() else config
     candidates = (

@@ -16,6 +16,7 @@ from typing import cast
 
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
+from minilm.files.sentence_modules import transformer_folder
 from minilm.text.vocabulary import read_vocab, rename_tokens
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Definition:
 
 def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str, str] | None) -> Definition:
     """Read and validate a tokenizer; raises DataError for bad files, UsageError for options that do not apply."""
+    path = transformer_folder(path)
     definition_path, vocab_path = _locate(path)
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -73,6 +74,18 @@ class Tokenizer:
         """
         _set_parallelism()
         return cls(load_definition(Path(path), lowercase=lowercase, renames=renames))
+
+    def lowercased(self) -> Tokenizer:
+        """This tokenizer, which also lowercases each text first, as `do_lower_case` of sentence-transformers does."""
+        normalizer = self._definition.json.get("normalizer")
+        parts = [normalizer] if normalizer else []
+        if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
+            parts = normalizer["normalizers"]
+        first = {"type": "Lowercase"}
+        if first in parts:
+            return self
+        changed = {**self._definition.json, "normalizer": {"type": "Sequence", "normalizers": [first, *parts]}}
+        return Tokenizer(replace(self._definition, json=changed))
 
     @property
     def vocab_size(self) -> int:

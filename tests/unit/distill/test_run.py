@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from minilm.corpus.shards import Shards
 from minilm.distill.run import DistillResult, distill
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
-from minilm.files.tensors import read_safetensors
+from minilm.files.tensors import read_safetensors, write_safetensors
+from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
 from minilm.model.packing import pack
 from minilm.recipe import load_recipe
@@ -252,3 +254,49 @@ def test_attention_dropout_applies_to_every_student(tiny):
     plain, dropped = losses
     assert len(plain) == 2
     assert all(plain[name] != dropped[name] for name in plain)
+
+
+def as_sentence_folder(teacher: Path, *kinds: str) -> None:
+    """The teacher as older sentence-transformers releases save it: the encoder has a folder of its own."""
+    inner = teacher / "0_Transformer"
+    inner.mkdir()
+    for file in [one for one in teacher.iterdir() if one.is_file()]:
+        file.rename(inner / file.name)
+    listed = [("0_Transformer", "Transformer"), ("1_Pooling", "Pooling"), *((f"2_{kind}", kind) for kind in kinds)]
+    values = [
+        {"idx": number, "name": path, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(listed)
+    ]
+    (teacher / "modules.json").write_text(json.dumps(values))
+    (teacher / "1_Pooling").mkdir()
+    (teacher / "1_Pooling" / "config.json").write_text('{"pooling_mode": ["max", "cls"], "include_prompt": false}')
+    (teacher / "config_sentence_transformers.json").write_text('{"prompts": {"query": "word1 "}, "truncate_dim": 30}')
+
+
+def test_a_teacher_with_its_encoder_in_a_folder_gives_the_same_student_and_its_settings(tiny):
+    plain = run(tiny.recipe("plain"))
+    as_sentence_folder(tiny.teacher, "Normalize")
+    nested = run(tiny.recipe("nested"))
+    first, second = (read_safetensors(one.folders["student"] / "model.safetensors") for one in (plain, nested))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    student = load(nested.folders["student"])
+    expected = replace(load(tiny.teacher).embedding, max_tokens=student.embedding.max_tokens)
+    assert student.embedding == expected
+    assert student.encode(["word1"], role="query").shape == (1, 30)
+    assert student.encode([]).shape == (0, 30)
+
+
+def test_a_teacher_whose_modules_cannot_be_copied_is_rejected_before_any_work(tiny):
+    as_sentence_folder(tiny.teacher, "LayerNorm")
+    inner = tiny.teacher / "2_LayerNorm"
+    inner.mkdir()
+    (inner / "config.json").write_text('{"dimension": 96}')
+    weights = {name: torch.ones(96) for name in ("norm.weight", "norm.bias")}
+    write_safetensors(inner / "model.safetensors", weights)
+    with pytest.raises(DataError) as caught:
+        run(tiny.recipe())
+    assert str(caught.value) == (
+        f"{inner}: LayerNorm has weights for the vectors of its own model and cannot be copied to another; "
+        "use a copy of the folder without this module in modules.json"
+    )
+    assert not (tiny.folder / "run" / "corpus").exists()

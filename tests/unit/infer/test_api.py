@@ -15,11 +15,13 @@ from minilm.errors import DataError, UsageError
 from minilm.files.json import write_json
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
-from minilm.model.embedding import EmbeddingSettings, read_embedding, write_embedding
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
 from minilm.model.metadata import read_config
 from minilm.model.packing import pack
+from minilm.model.vector_modules import Normalize
 from minilm.text.tokenizer import Tokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnop"]
@@ -42,7 +44,7 @@ def folder(tmp_path):
     encoder.reset(torch.Generator().manual_seed(0))
     write_model(Model(encoder), tmp_path)
     (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB))
-    write_embedding(tmp_path, EmbeddingSettings(normalize=True, max_tokens=12), hidden_size=16)
+    write_embedding(tmp_path, EmbeddingSettings(modules=(Normalize(),), max_tokens=12), hidden_size=16)
     return tmp_path
 
 
@@ -132,7 +134,7 @@ def test_any_iterable_is_read_chunk_by_chunk(model, chunks):
     assert taken == many()
     assert max(ahead) < max(chunks) < MANY / 2
     np.testing.assert_allclose(model.encode(tuple(TEXTS)), expected[:8], atol=1e-5)
-    np.testing.assert_allclose(model.encode(dict.fromkeys(TEXTS[:5])), expected[:5], atol=1e-5)
+    np.testing.assert_allclose(model.encode(dict.fromkeys(TEXTS[:5]).keys()), expected[:5], atol=1e-5)
 
 
 def test_every_pair_of_a_long_list_is_classified(folder, chunks):
@@ -180,7 +182,8 @@ def test_long_texts_are_truncated_where_the_folder_says(model, caplog):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_pooling_and_scaling_are_those_of_the_folder(folder, pooling, normalize):
     shutil.rmtree(folder / "1_Pooling")
-    settings = EmbeddingSettings(pooling=pooling, normalize=normalize, max_tokens=12)
+    modules = (Normalize(),) if normalize else ()
+    settings = EmbeddingSettings(pooling=(pooling,), modules=modules, max_tokens=12)
     write_embedding(folder, settings, hidden_size=16)
     model = minilm.load(folder)
     assert model.embedding == settings
@@ -196,6 +199,23 @@ def test_bf16_vectors_point_the_same_way(folder, model):
     vectors = minilm.load(folder, precision="bf16").encode(TEXTS)
     assert vectors.dtype == np.float32
     assert float((vectors * model.encode(TEXTS)).sum(1).min()) > 0.999
+
+
+def test_columns_of_other_libraries_are_encoded_and_classified_as_lists(model, folder):
+    import pandas
+    import pyarrow
+
+    expected = model.encode(TEXTS)
+    for column in (np.array(TEXTS), pandas.Series(TEXTS), pyarrow.array(TEXTS)):
+        np.testing.assert_array_equal(model.encode(column), expected)
+    head = new_head("classification", model.config, num_labels=3, generator=torch.Generator().manual_seed(1))
+    write_model(Model(read_model(folder).encoder, head), folder, head="classification", labels=["x", "y", "z"])
+    classifier = minilm.load(folder)
+    labels = classifier.classify(TEXTS, TEXTS[::-1])
+    assert classifier.classify(pandas.Series(TEXTS), pyarrow.array(TEXTS[::-1])) == labels
+    for wrong in ({"a": 1}, {"a"}, pandas.DataFrame({"a": TEXTS}), b"a"):
+        with pytest.raises(UsageError, match=f"^classify expects a list of texts, not {type(wrong).__name__}"):
+            classifier.classify(TEXTS, wrong)
 
 
 # --- rejections ----------------------------------------------------------------------------------
@@ -244,7 +264,7 @@ def test_a_tokenizer_of_another_size_is_rejected(folder, change):
 
 
 @pytest.mark.parametrize(
-    "settings", [EmbeddingSettings(pooling="cls", max_tokens=7), EmbeddingSettings(normalize=True)]
+    "settings", [EmbeddingSettings(pooling=("cls",), max_tokens=7), EmbeddingSettings(modules=(Normalize(),))]
 )
 def test_the_dialect_survives_writing(tmp_path, settings):
     write_embedding(tmp_path, settings, hidden_size=8)
@@ -263,38 +283,6 @@ def test_the_shortest_limit_of_all_files_counts(tmp_path):
     write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": None})
     write_json(tmp_path / "tokenizer_config.json", {"model_max_length": 1e30})
     assert read_embedding(tmp_path, model_max_tokens=512).max_tokens == 512
-
-
-@pytest.mark.parametrize(
-    ("modules", "message"),
-    [
-        ('[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]', "module 'Dense'; expected"),
-        ('{"a": 1}', "expected a list of modules"),
-        ("[1]", "expected a list of modules"),
-        ("[\n{", r"modules.json:\d: not JSON \(.*\); expected a list of modules"),
-    ],
-)
-def test_modules_this_library_does_not_compute_are_rejected(tmp_path, modules, message):
-    (tmp_path / "modules.json").write_text(modules)
-    with pytest.raises(DataError, match=message):
-        read_embedding(tmp_path, model_max_tokens=512)
-
-
-@pytest.mark.parametrize(
-    ("values", "chosen"),
-    [
-        ({"pooling_mode": "max"}, "max"),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "mean + cls"),
-        ({"pooling_mode_mean_tokens": False}, "missing"),
-        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
-    ],
-)
-def test_other_poolings_are_rejected(tmp_path, values, chosen):
-    write_embedding(tmp_path, EmbeddingSettings(), hidden_size=8)
-    write_json(tmp_path / "1_Pooling" / "config.json", values)
-    with pytest.raises(DataError) as caught:
-        read_embedding(tmp_path, model_max_tokens=512)
-    assert str(caught.value) == f"{tmp_path}/1_Pooling/config.json: pooling {chosen}; expected mean or cls"
 
 
 def test_the_files_of_a_model_are_enough_for_its_tokenizer(folder):

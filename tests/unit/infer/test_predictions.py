@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.infer.api import _normalized
 from minilm.infer.predictions import Classified, _classified
+from minilm.infer.vectors import normalized
 
 
 @pytest.mark.parametrize("scores", [[0.5, -1.0, 2.0], [200.0, -300.0, 199.0], [-500.0, -500.0, -501.0]])
@@ -28,6 +28,6 @@ def test_vectors_get_length_1_and_zeros_stay_zeros():
     rows = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     rows[1] = 0
     rows[2] *= 1e-20
-    found = _normalized(rows)
+    found = normalized(rows)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, torch.nn.functional.normalize(torch.from_numpy(rows)).numpy(), atol=1e-6)

@@ -3,17 +3,18 @@
 In: batches of token ids, `PackedIds`. Out: numpy arrays, float32. Every engine agrees with the torch engine within a
 stated tolerance, and the result of a sequence does not depend on the rest of its batch.
 
-B sequences, T packed tokens, E hidden width, C labels.
+B sequences, T packed tokens, E hidden width, P number of pooling modes, C labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.model.embedding import Pooling
+from minilm.model.embedding import PoolingMode
 from minilm.model.metadata import HeadName
 from minilm.model.packed_ids import PackedIds
 
@@ -31,8 +32,12 @@ class Engine(Protocol):
     def head(self) -> HeadName | None:
         """The model's trained head, if any."""
 
-    def pooled(self, batch: PackedIds, pooling: Pooling) -> Float32s:
-        """One vector per sequence, `[B, E]`: the mean of its last hidden rows, or the first of them (`cls`)."""
+    def pooled(self, batch: PackedIds, pooling: Sequence[PoolingMode], *, skipped: int = 0) -> Float32s:
+        """One vector per sequence, `[B, P * E]`, from its last hidden rows, without the first `skipped` of them.
+
+        The vectors of several modes are concatenated. `mean_sqrt_len_tokens` is the sum over the square root of the
+        number of rows; `weightedmean` weights each row by its position, from 1, counted with those skipped.
+        """
 
     def classify(self, batch: PackedIds) -> Float32s:
         """Scores of the classification head, `[B, C]`."""

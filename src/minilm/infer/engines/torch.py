@@ -2,24 +2,26 @@
 
 In: a model, batches as `PackedIds`. Out: numpy arrays, float32.
 
-B sequences, T packed tokens, E hidden width, C labels.
+B sequences, T packed tokens, E hidden width, P number of pooling modes, C labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from minilm.decode.decoder import Decoder, PosShift
+from minilm.infer.engines.pooling import pool_rows
 from minilm.infer.engines.protocol import Float32s
 from minilm.model.checkpoint import read_model
-from minilm.model.embedding import Pooling
+from minilm.model.embedding import PoolingMode
 from minilm.model.heads import HEADS, Model
 from minilm.model.metadata import HeadName
 from minilm.model.packed_ids import PackedIds
-from minilm.model.packing import Packed, unpack_runs
+from minilm.model.packing import Packed
 from minilm.model.precision import Precision, torch_dtype
 from minilm.model.prepacked import prepack
 from minilm.text.tokenizer import Tokenizer
@@ -44,12 +46,12 @@ class TorchEngine:
         prepack(self._model)
 
     @torch.inference_mode()
-    def pooled(self, batch: PackedIds, pooling: Pooling) -> Float32s:
-        """One vector per sequence, `[B, E]`."""
+    def pooled(self, batch: PackedIds, pooling: Sequence[PoolingMode], *, skipped: int = 0) -> Float32s:
+        """One vector per sequence, `[B, P * E]`."""
         packed = self._packed(batch)
-        if pooling == "cls":
+        if tuple(pooling) == ("cls",) and not skipped:
             return _numpy(self._model.encoder.first(packed))
-        return _numpy(mean_rows(self._model.encoder(packed).float(), packed))
+        return _numpy(pool_rows(self._model.encoder(packed).float(), packed, pooling, skipped=skipped))
 
     @torch.inference_mode()
     def classify(self, batch: PackedIds) -> Float32s:
@@ -67,11 +69,6 @@ class TorchEngine:
 
     def _packed(self, batch: PackedIds) -> Packed:
         return Packed.from_ids(batch).to(self._device)
-
-
-def mean_rows(hidden_TE: Tensor, packed: Packed) -> Tensor:
-    """Mean of each sequence's rows, `[T, E]` -> `[B, E]`."""
-    return torch.cat([hidden_BNE.mean(1) for hidden_BNE in unpack_runs(hidden_TE, packed)])
 
 
 def _numpy(rows: Tensor) -> Float32s:

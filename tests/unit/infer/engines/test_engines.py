@@ -8,8 +8,9 @@ import torch
 
 import minilm
 from minilm.infer.engines import ENGINES, load_engine
+from minilm.infer.engines.pooling import pool_rows
 from minilm.infer.engines.protocol import GenerationEngine
-from minilm.infer.engines.torch import TorchEngine, mean_rows
+from minilm.infer.engines.torch import TorchEngine
 from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
@@ -49,8 +50,8 @@ def of(name, folder, head):
 @pytest.mark.parametrize(
     ("head", "ask", "rows", "columns"),
     [
-        (None, lambda engine, batch: engine.pooled(batch, "mean"), "sequences", 16),
-        (None, lambda engine, batch: engine.pooled(batch, "cls"), "sequences", 16),
+        (None, lambda engine, batch: engine.pooled(batch, ("mean",)), "sequences", 16),
+        (None, lambda engine, batch: engine.pooled(batch, ("cls",)), "sequences", 16),
         ("classification", lambda engine, batch: engine.classify(batch), "sequences", 3),
         ("span", lambda engine, batch: engine.tokens(batch), "tokens", 2),
     ],
@@ -102,4 +103,4 @@ def test_mean_rows_is_the_mean_of_each_sequence():
     packed = pack([np.ones(length, dtype=int) for length in (2, 2, 5, 1)])
     rows = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([part.mean(0) for part in rows.split([2, 2, 5, 1])])
-    torch.testing.assert_close(mean_rows(rows, packed), expected)
+    torch.testing.assert_close(pool_rows(rows, packed, ("mean",), skipped=0), expected)

@@ -1,0 +1,257 @@
+"""Embedding settings of a model folder, in sentence-transformers' file format.
+
+In: a model folder, with or without `modules.json` and its companion files.
+Out: `EmbeddingSettings`; the same files, written so that both libraries compute the same vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast, get_args
+
+from minilm.errors import DataError
+from minilm.files.json import read_json, write_json
+from minilm.files.sentence_modules import MODULES, ModuleEntry, read_modules, transformer_folder, write_modules
+from minilm.model.embedding import EmbeddingSettings, PoolingMode
+from minilm.model.vector_modules import (
+    Normalize,
+    VectorModule,
+    flag,
+    read_dense,
+    read_layer_norm,
+    read_normalize,
+    require_keys,
+)
+
+logger = logging.getLogger(__name__)
+
+_MODEL_FILE = "config_sentence_transformers.json"
+_ENCODER_FILE = "sentence_bert_config.json"
+_ENCODER_FILES = (
+    _ENCODER_FILE,
+    *(f"sentence_{name}_config.json" for name in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta")),
+    "sentence_xlnet_config.json",
+)
+_ENCODER_DEFAULTS: Mapping[str, object] = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+    "processing_kwargs": {},
+    "query_length": None,
+    "document_length": None,
+    "query_expansion": None,
+    "tokenizer_name_or_path": None,
+    **{f"{part}_{kind}": {} for part in ("model", "tokenizer", "config") for kind in ("args", "kwargs")},
+    "processor_kwargs": {},
+}
+# Older key of each mode, in the order in which sentence-transformers concatenates their vectors.
+_OLD_KEYS: Mapping[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_IN_EVERY_RELEASE = tuple(_OLD_KEYS)[:4]
+_READERS: Mapping[str, Callable[[Path], VectorModule]] = {
+    "Dense": read_dense,
+    "LayerNorm": read_layer_norm,
+    "Normalize": read_normalize,
+}
+
+
+def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
+    """Read the settings; without them, defaults are those of sentence-transformers: mean pooling of all tokens.
+
+    Raises:
+        DataError: the folder asks for something that would be computed differently here; names file and key.
+    """
+    encoder = transformer_folder(folder)
+    _reject_adapter(encoder)
+    values, file = _read_model_file(folder)
+    kind = values.get("model_type") or "SentenceTransformer"
+    if kind not in ("SentenceTransformer", "CrossEncoder"):
+        raise DataError(f"{file}: model_type is {kind!r:.80}; expected SentenceTransformer; use sentence-transformers")
+    modules = read_modules(folder)
+    if not modules or kind == "CrossEncoder":
+        _report_ignored(folder, modules)
+        return EmbeddingSettings(max_tokens=_max_tokens({}, encoder / _ENCODER_FILE, model_max_tokens))
+    _require_order(modules, folder / MODULES)
+    pooling, include_prompt = _read_pooling(folder / modules[1].path / "config.json")
+    encoder_values, encoder_file = _read_encoder_file(encoder)
+    prompts = _prompts(values, file)
+    default = values.get("default_prompt_name")
+    if default is not None and default not in {"query", "document", *prompts}:
+        found = ", ".join(map(repr, prompts)) or "none"
+        raise DataError(f"{file}: default_prompt_name is {default!r:.80}; expected a key of prompts, which has {found}")
+    similarity = values.get("similarity_fn_name")
+    return EmbeddingSettings(
+        pooling=pooling,
+        modules=tuple(_READERS[entry.kind](folder / entry.path) for entry in modules[2:] if entry.kind in _READERS),
+        max_tokens=_max_tokens(encoder_values, encoder_file, model_max_tokens),
+        lowercase=flag(encoder_values, "do_lower_case", encoder_file, default=False),
+        include_prompt=include_prompt,
+        prompts=prompts,
+        default_prompt_name=None if default is None else str(default),
+        truncate_dim=_positive(values, "truncate_dim", file),
+        similarity=None if similarity is None else str(similarity),
+    )
+
+
+def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: int) -> None:
+    """Write the settings next to a model in `folder`, in the format that every sentence-transformers release reads.
+
+    Raises:
+        DataError: a module has weights, which belong to the model they were trained with.
+    """
+    require_no_weights(settings)
+    entries = [ModuleEntry(kind="Transformer", path=""), ModuleEntry(kind="Pooling", path="1_Pooling")]
+    entries += [
+        ModuleEntry(kind="Normalize", path=f"{number}_Normalize") for number, _ in enumerate(settings.modules, start=2)
+    ]
+    write_modules(folder, entries)
+    write_json(folder / "1_Pooling" / "config.json", _pooling_values(settings, hidden_size))
+    encoder: dict[str, object] = {"max_seq_length": settings.max_tokens, "do_lower_case": settings.lowercase}
+    write_json(folder / _ENCODER_FILE, encoder)
+    values: dict[str, object] = {
+        "prompts": dict(settings.prompts),
+        "default_prompt_name": settings.default_prompt_name,
+        "similarity_fn_name": settings.similarity,
+        "truncate_dim": settings.truncate_dim,
+    }
+    if any(values.values()):
+        write_json(folder / _MODEL_FILE, values)
+
+
+def require_no_weights(settings: EmbeddingSettings) -> None:
+    """Require that another model can have these settings.
+
+    Raises:
+        DataError: a module has weights that were trained together with the model they come from.
+    """
+    for module in settings.modules:
+        if not isinstance(module, Normalize):
+            raise DataError(
+                f"{module.where}: {type(module).__name__} has weights for the vectors of its own model and cannot be "
+                f"copied to another; use a copy of the folder without this module in {MODULES}"
+            )
+
+
+def _pooling_values(settings: EmbeddingSettings, hidden_size: int) -> dict[str, object]:
+    """The older format, unless its order differs from that of the modes."""
+    values: dict[str, object] = {"word_embedding_dimension": hidden_size}
+    if settings.pooling == tuple(mode for mode in _OLD_KEYS.values() if mode in settings.pooling):
+        values |= {
+            key: mode in settings.pooling
+            for key, mode in _OLD_KEYS.items()
+            if key in _IN_EVERY_RELEASE or mode in settings.pooling
+        }
+    else:
+        values = {"embedding_dimension": hidden_size, "pooling_mode": list(settings.pooling)}
+    if not settings.include_prompt:
+        values["include_prompt"] = False
+    return values
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _read_model_file(folder: Path) -> tuple[Mapping[str, object], Path]:
+    file = folder / _MODEL_FILE
+    if not file.is_file():
+        return {}, file
+    values = read_json(file)
+    if values.get("model_type") == "CrossEncoder":
+        return {"model_type": "CrossEncoder"}, file
+    used = ("__version__", "model_type", "requirements", "similarity_fn_name")
+    vector = ("prompts", "default_prompt_name", "truncate_dim")
+    require_keys(values, file, used=(*used, *vector), defaults={})
+    return values, file
+
+
+def _report_ignored(folder: Path, modules: list[ModuleEntry]) -> None:
+    """Report what sentence-transformers would not read either."""
+    names = (_MODEL_FILE, *_ENCODER_FILES)
+    ignored = [name for name in names if (folder / name).is_file()]
+    if modules:
+        logger.warning("%s is a CrossEncoder; its text vectors are means over tokens", folder)
+    elif ignored:
+        logger.warning("%s has no %s: text vectors ignore %s", folder, MODULES, " and ".join(ignored))
+
+
+def _reject_adapter(encoder: Path) -> None:
+    file = encoder / "adapter_config.json"
+    if file.is_file():
+        raise DataError(f"{file}: adapters are not supported; merge it into the model with peft's merge_and_unload")
+
+
+def _require_order(modules: list[ModuleEntry], file: Path) -> None:
+    """Require an encoder, one pooling, then modules for vectors."""
+    expected = ["Transformer", "Pooling"]
+    found = [entry.kind for entry in modules]
+    supported = (*_READERS, "Dropout")  # which does nothing outside training
+    unknown = [kind for kind in found if kind not in (*expected, *supported)]
+    if unknown:
+        raise DataError(
+            f"{file}: module {unknown[0]!r:.80}; expected Transformer, Pooling, then any of {', '.join(supported)}; "
+            "encode with sentence-transformers"
+        )
+    if found[:2] != expected or set(found[2:]) & set(expected):
+        raise DataError(
+            f"{file}: modules {', '.join(found)}; expected one Transformer, one Pooling, then any of "
+            f"{', '.join(supported)}; encode with sentence-transformers"
+        )
+
+
+def _read_pooling(file: Path) -> tuple[tuple[PoolingMode, ...], bool]:
+    """The modes, and whether the prompt is pooled; `pooling_mode: mean` (newer) or `pooling_mode_…: true` (older)."""
+    values = read_json(file)
+    used = ("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt", *_OLD_KEYS)
+    require_keys(values, file, used=used, defaults={})
+    chosen = values.get("pooling_mode")
+    if chosen is None:
+        chosen = [mode for key, mode in _OLD_KEYS.items() if flag(values, key, file, default=False)] or ["mean"]
+    modes = [chosen] if isinstance(chosen, str) else chosen
+    known = get_args(PoolingMode)
+    if not isinstance(modes, list) or not modes or not all(mode in known for mode in modes):
+        raise DataError(f"{file}: pooling_mode is {chosen!r:.80}; expected one or several of {', '.join(known)}")
+    return tuple(cast("list[PoolingMode]", modes)), flag(values, "include_prompt", file, default=True)
+
+
+def _read_encoder_file(encoder: Path) -> tuple[Mapping[str, object], Path]:
+    """The settings of the Transformer module: those of the first of its possible files that has any."""
+    for name in _ENCODER_FILES:
+        file = encoder / name
+        if file.is_file() and (values := read_json(file)):
+            require_keys(
+                values, file, used=("max_seq_length", "do_lower_case", "unpad_inputs"), defaults=_ENCODER_DEFAULTS
+            )
+            return values, file
+    return {}, encoder / _ENCODER_FILE
+
+
+def _prompts(values: Mapping[str, object], file: Path) -> dict[str, str]:
+    found = values.get("prompts") or {}
+    if not isinstance(found, dict) or not all(isinstance(text, str | None) for text in found.values()):
+        raise DataError(f"{file}: prompts is {found!r:.80}; expected a text for each role")
+    return {role: text or "" for role, text in found.items()}
+
+
+def _positive(values: Mapping[str, object], key: str, file: Path) -> int | None:
+    value = values.get(key)
+    if value is not None and (type(value) is not int or value < 1):
+        raise DataError(f"{file}: {key} is {value!r:.80}; expected a positive whole number or null")
+    return value
+
+
+def _max_tokens(values: Mapping[str, object], file: Path, model_max_tokens: int) -> int:
+    """`max_seq_length`, else the tokenizer's limit; at most the size of the position table."""
+    limit: object = _positive(values, "max_seq_length", file)
+    tokenizer_file = file.parent / "tokenizer_config.json"
+    if limit is None and tokenizer_file.is_file():
+        limit = read_json(tokenizer_file).get("model_max_length")
+    is_limit = isinstance(limit, int | float) and limit > 0
+    return int(min(cast("float", limit), model_max_tokens)) if is_limit else model_max_tokens

@@ -1,0 +1,178 @@
+"""Modules after pooling in a sentence-transformers folder: Dense, LayerNorm, Normalize.
+
+In: the folder of a module, `config.json` and weights. Out: a `VectorModule`, arrays in numpy; `infer/vectors.py`
+computes them.
+
+I width in, O width out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.errors import DataError
+from minilm.files.json import read_json
+from minilm.files.tensors import read_safetensors
+from minilm.files.torch_bin import read_torch_bin
+
+Activation = Literal["Identity", "Tanh", "ReLU", "Sigmoid", "SiLU", "GELU"]
+
+_ON_VECTORS: Mapping[str, object] = {
+    "module_input_name": "sentence_embedding",
+    "module_output_name": "sentence_embedding",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dense:
+    """A linear map and an activation, with an optional residual connection.
+
+    Attributes:
+        weight: `[O, I]`.
+        bias: `[O]`, if any.
+        activation: class name in `torch.nn`.
+        residual: `[O, I]`: the map of the residual connection; `identity`: the input itself; None: no connection.
+        where: its folder, for messages.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+    activation: Activation
+    residual: NDArray[np.float32] | Literal["identity"] | None
+    where: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LayerNorm:
+    """Layer normalization with `weight` and `bias` `[I]` and torch's default epsilon."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    where: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize:
+    """Scaling to length 1."""
+
+
+VectorModule = Dense | LayerNorm | Normalize
+
+
+def require_keys(
+    values: Mapping[str, object], file: Path, *, used: Collection[str], defaults: Mapping[str, object]
+) -> None:
+    """Require that a configuration has nothing that would be ignored here but not by sentence-transformers.
+
+    Args:
+        values: the content of `file`.
+        file: for messages.
+        used: keys that are computed, or change no vector.
+        defaults: other known keys with the only value that is supported, besides null.
+
+    Raises:
+        DataError: another known key has another value, or a key is unknown and not null.
+    """
+    for key, value in values.items():
+        if key in used or value is None or (key in defaults and value == defaults[key]):
+            continue
+        if key in defaults:
+            raise DataError(
+                f"{file}: {key} is {value!r:.80}; expected {defaults[key]!r}; encode with sentence-transformers"
+            )
+        raise DataError(
+            f"{file}: unknown key {key} with value {value!r:.80}; remove it if no vector depends on it, "
+            "else encode with sentence-transformers"
+        )
+
+
+def flag(values: Mapping[str, object], key: str, file: Path, *, default: bool) -> bool:
+    """A value that is true or false; raises DataError for anything else."""
+    value = values.get(key, default)
+    if not isinstance(value, bool):
+        raise DataError(f"{file}: {key} is {value!r:.80}; expected true or false")
+    return value
+
+
+def read_dense(folder: Path) -> Dense:
+    """Read a Dense module.
+
+    Raises:
+        DataError: the configuration asks for something that is not computed, or does not match the weights.
+    """
+    file = folder / "config.json"
+    values = read_json(file)
+    used = ("in_features", "out_features", "bias", "activation_function", "use_residual")
+    require_keys(values, file, used=used, defaults=_ON_VECTORS)
+    width_in, width_out = _size(values, "in_features", file), _size(values, "out_features", file)
+    has_bias = flag(values, "bias", file, default=True)
+    has_residual = flag(values, "use_residual", file, default=False)
+    shapes: dict[str, tuple[int, ...]] = {"linear.weight": (width_out, width_in)}
+    if has_bias:
+        shapes["linear.bias"] = (width_out,)
+    if has_residual and width_in != width_out:
+        shapes["residual.weight"] = (width_out, width_in)
+    weights = _read_weights(folder, shapes)
+    return Dense(
+        weight=weights["linear.weight"],
+        bias=weights.get("linear.bias"),
+        activation=_activation(values, file),
+        residual=weights.get("residual.weight", "identity") if has_residual else None,
+        where=folder,
+    )
+
+
+def read_layer_norm(folder: Path) -> LayerNorm:
+    """Read a LayerNorm module; raises DataError as `read_dense` does."""
+    file = folder / "config.json"
+    values = read_json(file)
+    require_keys(values, file, used=("dimension",), defaults={})
+    width = _size(values, "dimension", file)
+    weights = _read_weights(folder, {"norm.weight": (width,), "norm.bias": (width,)})
+    return LayerNorm(weight=weights["norm.weight"], bias=weights["norm.bias"], where=folder)
+
+
+def read_normalize(folder: Path) -> Normalize:
+    """Read a Normalize module, usually without any file; raises DataError if it applies to something else."""
+    file = folder / "config.json"
+    if file.is_file():
+        require_keys(read_json(file), file, used=(), defaults=_ON_VECTORS)
+    return Normalize()
+
+
+def _activation(values: Mapping[str, object], file: Path) -> Activation:
+    path = values.get("activation_function", "torch.nn.Tanh")
+    name = str(path).rpartition(".")[2]
+    if not str(path).startswith("torch.nn.") or name not in get_args(Activation):
+        expected = ", ".join(get_args(Activation))
+        raise DataError(f"{file}: activation_function is {path!r:.80}; expected one of torch.nn: {expected}")
+    return cast("Activation", name)
+
+
+def _size(values: Mapping[str, object], key: str, file: Path) -> int:
+    value = values.get(key)
+    if type(value) is not int or value < 1:
+        raise DataError(f"{file}: {key} is {value!r:.80}; expected a positive whole number")
+    return value
+
+
+def _read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
+    """The tensors of a module as float32; raises DataError unless there are exactly those of `shapes`."""
+    file = folder / "model.safetensors"
+    if file.is_file():
+        tensors = read_safetensors(file)
+    else:
+        file = folder / "pytorch_model.bin"
+        if not file.is_file():
+            raise DataError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin")
+        tensors = read_torch_bin(file)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != dict(shapes):
+        raise DataError(f"{file}: tensors {found}; expected {dict(shapes)} from config.json")
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
