@@ -380,7 +380,7 @@ def test_a_prompt_is_put_before_each_text(saved, include_prompt, pooling):
         assert_same(folder, lambda texts, put=prompt: theirs_of(folder).encode(texts, prompt=put), prompt=prompt)
 
 
-@pytest.mark.parametrize("pooling", [mode for mode in MODES if mode != "max"])
+@pytest.mark.parametrize("pooling", MODES)
 def test_a_prompt_that_merges_with_the_text(saved, pooling):
     """`quer` + `y` is the one token `query`: the prompt alone has as many tokens as prompt and text."""
     folder = saved(pooling=pooling, include_prompt=False)

@@ -52,6 +52,7 @@ def of(name, folder, head):
     [
         (None, lambda engine, batch: engine.pooled(batch, ("mean",)), "sequences", 16),
         (None, lambda engine, batch: engine.pooled(batch, ("cls",)), "sequences", 16),
+        (None, lambda engine, batch: engine.pooled(batch, ("weightedmean", "max", "lasttoken")), "sequences", 48),
         ("classification", lambda engine, batch: engine.classify(batch), "sequences", 3),
         ("span", lambda engine, batch: engine.tokens(batch), "tokens", 2),
     ],
@@ -104,3 +105,12 @@ def test_mean_rows_is_the_mean_of_each_sequence():
     rows = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([part.mean(0) for part in rows.split([2, 2, 5, 1])])
     torch.testing.assert_close(pool_rows(rows, packed, ("mean",), skipped=0), expected)
+
+
+def test_skipped_rows_are_pooled_in_no_mode_but_count_as_positions():
+    packed = pack([np.ones(length, dtype=int) for length in (4, 1)])
+    rows = torch.arange(1.0, 6.0)[:, None]
+    modes = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+    long, short = pool_rows(rows, packed, modes, skipped=2).tolist()
+    assert long == pytest.approx([3, 4, 3.5, 7 / 2**0.5, (3 * 3 + 4 * 4) / 7, 4])
+    assert short == [5, float("-inf"), 0, 0, 0, 0]  # as sentence-transformers, where the prompt takes all tokens
