@@ -117,7 +117,9 @@ def test_classifiers_keep_their_number_of_classes_both_ways(tmp_path, make_their
     assert len(read_labels(tmp_path)) in (num_labels, 0)
     again = tmp_path / "again"
     again.mkdir()
-    write_model(ours, again, head="classification", regression=num_labels == 1)
+    write_model(
+        ours, again, head="classification", problem="regression" if num_labels == 1 else "single_label_classification"
+    )
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(again)
     assert loaded.config.num_labels == num_labels
     assert torch.equal(loaded.classifier.weight, theirs.classifier.weight)

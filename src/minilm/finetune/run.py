@@ -27,14 +27,13 @@ from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.report import report_run
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
+from minilm.finetune.start import StartHead, start_head, start_model
 from minilm.finetune.task import Analysis, Task
-from minilm.model.checkpoint import read_model, write_model
+from minilm.model.checkpoint import write_model
 from minilm.model.compact import whole_table
-from minilm.model.encoder import reset_weights
-from minilm.model.heads import Model, new_head
-from minilm.model.metadata import model_checksums, read_labels, saved_head
-from minilm.randomness import derived_seed
-from minilm.recipe import FinetuneRecipe, flat_values
+from minilm.model.heads import Model
+from minilm.model.metadata import model_checksums
+from minilm.recipe import FinetuneRecipe, TextSection, flat_values
 from minilm.tasks.saved import write_task
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.best import BestRule, load_best
@@ -59,6 +58,7 @@ class _Plan:
     tokenizer: Tokenizer
     model: Path
     config: Path | None
+    head: StartHead
     steps: int
     steps_per_epoch: int
     epochs: float
@@ -117,6 +117,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     tokenizer = task_tokenizer(recipe.task, tokenizer_path(recipe.tokenizer, model), lowercase=recipe.lowercase)
     task = make_task(recipe.task, tokenizer)
     section = recipe.train
+    choice = recipe.task.head if isinstance(recipe.task, TextSection) else "auto"
     examples = task.num_examples
     steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
@@ -127,6 +128,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
         tokenizer=tokenizer,
         model=model,
         config=config,
+        head=start_head(model, task, choice=choice, config=config),
         steps=steps,
         steps_per_epoch=math.ceil(examples / section.batch_size),
         epochs=section.epochs if section.steps is None else section.steps * section.batch_size / examples,
@@ -151,7 +153,7 @@ def _device() -> str:
 
 def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: Path | None) -> RunResult:
     out, task = Path(recipe.out), plan.task
-    model = start_model(plan.model, task, seed=recipe.seed, config=plan.config).to(_device())
+    model = start_model(plan.model, task, seed=recipe.seed, config=plan.config, head=plan.head).to(_device())
     plan.tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(plan.model))
     model.encoder.attention_dropout = recipe.train.attention_dropout
     task.prepare(model)
@@ -194,25 +196,6 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
     return result
 
 
-def start_model(path: Path, task: Task, *, seed: int, config: Path | None = None) -> Model:
-    """The encoder at `path` with the task's head: the stored head if it fits, else a freshly initialized one.
-
-    `config` is the path of the model's configuration if it is not in the model's folder.
-    """
-    num_labels = len(task.labels) or (2 if task.head == "span" else 1)
-    fresh = derived_seed(seed, "head")
-    same_head = saved_head(path, config=config) == task.head
-    if not same_head or task.head != "classification" or len(read_labels(path, config=config)) == num_labels:
-        return read_model(path, config=config, head=task.head, num_labels=num_labels, seed=fresh).train()
-    logger.warning("%s is a classifier with different labels; its head is replaced by a freshly initialized one", path)
-    encoder = read_model(path, config=config).encoder
-    generator = torch.Generator().manual_seed(fresh)
-    if encoder.pooler is None:
-        encoder.pooler = torch.nn.Linear(encoder.config.hidden_size, encoder.config.hidden_size)
-        reset_weights(encoder.pooler, encoder.config.initializer_range, generator)
-    return Model(encoder, new_head(task.head, encoder.config, num_labels=num_labels, generator=generator)).train()
-
-
 def _settings(recipe: FinetuneRecipe, plan: _Plan, label: str) -> TrainSettings:
     section, has_dev = recipe.train, bool(plan.task.dev_sets)
     return train_settings(
@@ -250,9 +233,9 @@ def _write(
 def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path) -> None:
     """Write everything needed to load the model elsewhere."""
     task = plan.task
-    regression = task.head == "classification" and not task.labels
     with whole_table(model.encoder.embeddings):
-        write_model(model, folder, head=task.head, labels=task.labels, regression=regression)
+        problem = task.problem or "single_label_classification"
+        write_model(model, folder, head=task.head, labels=task.labels, problem=problem)
     plan.tokenizer.save(folder)
     write_task(folder, recipe.task)
 

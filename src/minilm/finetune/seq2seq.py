@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from minilm.finetune.seq2seq_generation import generate_targets, generation_numbers
 from minilm.finetune.task import NUM_EXAMPLES, Analysis, IndependentParts, Scored, StepRows
 from minilm.model.heads import MaskedLanguageHead, Model
-from minilm.model.metadata import HeadName
+from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.positions import grow_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 from minilm.model.token_budget import microbatches
@@ -129,6 +129,7 @@ class Seq2SeqTask:
     settings: Seq2SeqSettings
     head: HeadName = field(default="mlm", init=False)
     labels: Sequence[str] = field(default=(), init=False)
+    problem: ProblemType | None = field(default=None, init=False)
     _target_segment: int = field(default=1, init=False)
 
     @property

@@ -22,6 +22,7 @@ from minilm.errors import UsageError
 from minilm.finetune.task import Analysis, IndependentParts, Scored, StepRows
 from minilm.model.compact import hold_rows
 from minilm.model.heads import Model
+from minilm.model.metadata import ProblemType
 from minilm.model.packing import Packed, pack
 from minilm.model.token_budget import microbatches
 from minilm.train.distributed import ALONE, Ranks, gathered_in_order
@@ -81,6 +82,7 @@ class SequenceTask(ABC):
     """A task on single sequences; the head's scores are `[B, C]` (classification) or `[T, 2]` (span)."""
 
     reshuffles = True
+    problem: ProblemType | None = None
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from minilm.model.heads import Model
-from minilm.model.metadata import HeadName
+from minilm.model.metadata import HeadName, ProblemType
 from minilm.train.accumulate import Backward, Batch, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.distributed import Ranks
 
@@ -107,6 +107,10 @@ class Task(Protocol):
     @property
     def labels(self) -> Sequence[str]:
         """Names of the classes in id order; empty if the head has no classes."""
+
+    @property
+    def problem(self) -> ProblemType | None:
+        """What the scores of a classification head are; None for another head."""
 
     @property
     def main_metric(self) -> str:

@@ -49,6 +49,7 @@ class ClassificationTask(SequenceTask):
         """
         self._spec, self._rows = spec, {**dev}
         self.labels = spec.labels
+        self.problem = "single_label_classification" if spec.labels else "regression"
         self.main_metric = spec.main
         self._tokenizer = tokenizer
         targets = [row.label for row in train]

@@ -22,7 +22,7 @@ from minilm.files.torch_bin import read_torch_bin
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, Model, new_head
-from minilm.model.metadata import ARCHITECTURES, HeadName, is_microsoft, label_names, read_config
+from minilm.model.metadata import ARCHITECTURES, HeadName, ProblemType, is_microsoft, label_names, read_config
 from minilm.model.positions import tile_positions
 from minilm.model.tensor_names import hf_names, listed, to_hf, to_ours
 from minilm.model.without_weights import without_weights
@@ -74,9 +74,11 @@ def write_model(
     *,
     head: HeadName | None = None,
     labels: Sequence[str] = (),
-    regression: bool = False,
+    problem: ProblemType = "single_label_classification",
 ) -> None:
     """Write `config.json` and `model.safetensors` with Hugging Face names; `folder` must exist.
+
+    `labels` and `problem` (what the scores of a classification head are) go into the configuration.
 
     Raises:
         UsageError: `head` is not the head of `model`, or `labels` does not have one name per class.
@@ -97,8 +99,8 @@ def write_model(
     if labels:
         values["id2label"] = {str(index): label for index, label in enumerate(labels)}
         values["label2id"] = {label: index for index, label in enumerate(labels)}
-    if regression:
-        values["problem_type"] = "regression"
+    if problem != "single_label_classification":  # the default of Hugging Face's library for several labels
+        values["problem_type"] = problem
     tensors = to_hf(model.state_dict(), family=config.family, head=head)
     write_safetensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
     write_json(folder / "config.json", values)

@@ -1,14 +1,14 @@
 """Model metadata from the configuration files: sizes, head, labels. Does not need torch.
 
 In: a Hugging Face folder or Microsoft's `.bin` with `…-config.json` next to it; the configuration may be elsewhere.
-Out: its configuration, the head it was saved with, its label names, checksums.
+Out: its configuration, the head it was saved with, its label names, what its scores mean, checksums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from minilm.errors import DataError
 from minilm.files.json import read_json
@@ -17,6 +17,8 @@ from minilm.files.sentence_modules import transformer_folder
 from minilm.model.config import EncoderConfig
 
 HeadName = Literal["mlm", "classification", "span"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What the scores of a classification head are: one label of several, each label or not, one number."""
 
 ARCHITECTURES: Mapping[str, HeadName] = {
     "ForMaskedLM": "mlm",
@@ -50,6 +52,25 @@ def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, .
 def label_names(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
     """Names of a classifier's labels in id order: those of the configuration, else `LABEL_0` and `LABEL_1`."""
     return read_labels(path, config=config) or tuple(f"LABEL_{index}" for index in range(_UNNAMED_LABELS))
+
+
+def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType:
+    """`problem_type` of a classifier; without it, as in Hugging Face's library, one output is a number.
+
+    Raises:
+        DataError: the value is unknown, or does not fit the number of outputs.
+    """
+    file = _config_file(Path(path), config)
+    stated, outputs = read_json(file).get("problem_type"), len(label_names(path, config=config))
+    if stated is None:
+        return "regression" if outputs == 1 else "single_label_classification"
+    if stated not in get_args(ProblemType):
+        known = ", ".join(map(repr, get_args(ProblemType)))
+        raise DataError(f"{file}: problem_type is {stated!r:.60}; expected one of {known}, or remove the key")
+    if stated != "multi_label_classification" and (stated == "regression") != (outputs == 1):
+        expected = "one label to predict a number" if stated == "regression" else "at least two labels"
+        raise DataError(f"{file}: problem_type is {stated!r} and id2label has {outputs}; expected {expected}")
+    return cast("ProblemType", stated)
 
 
 def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:

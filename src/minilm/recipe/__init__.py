@@ -19,6 +19,7 @@ from minilm.recipe.distill import (
 from minilm.recipe.finetune import (
     FinetuneRecipe,
     FinetuneTrainSection,
+    HeadChoice,
     Seq2SeqSection,
     SquadSection,
     SweepSection,
@@ -35,6 +36,7 @@ __all__ = [
     "DistillRecipe",
     "FinetuneRecipe",
     "FinetuneTrainSection",
+    "HeadChoice",
     "Loaded",
     "LossSection",
     "OptimizationSettings",

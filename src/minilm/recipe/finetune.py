@@ -33,6 +33,7 @@ from minilm.tasks.text.settings import TextSettings
 
 _PositiveFloat = Annotated[float, Field(gt=0)]
 _Grid = Annotated[list[_PositiveFloat], Field(min_length=1)]
+HeadChoice = Literal["auto", "keep", "fresh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,13 @@ class TaskFiles(TaskSettings, DataclassSection):
 
 @dataclass(frozen=True, kw_only=True)
 class TextSection(TextSettings, TaskFiles):
-    """Labeled texts, or a GLUE task selected by name."""
+    """Labeled texts, or a GLUE task selected by name.
+
+    `head`: keep the model's own classification head, aligned with the task's labels by name, or start a fresh one;
+    `auto` keeps it if it has the same labels.
+    """
+
+    head: HeadChoice = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ Out: the metrics accuracy, f1, matthews_correlation, pearson and spearmanr, alwa
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from minilm.errors import DataError, UsageError
 
 Floats = NDArray[np.float64]
+
+_UNNAMED = re.compile(r"label_([0-9]{1,9})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +83,32 @@ def _squeezed(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
+def label_key(name: str) -> str:
+    """A label in the form in which it is compared: without regard to case; `LABEL_1` of transformers is `1`."""
+    folded = name.casefold()
+    unnamed = _UNNAMED.fullmatch(folded)
+    return str(int(unnamed[1])) if unnamed else folded
+
+
+def matching_label(name: str, names: Sequence[str]) -> int | None:
+    """The index in `names` of the label called `name`, exactly or else by its key; None if none or several match."""
+    if name in names:
+        return names.index(name)
+    found = [index for index, known in enumerate(names) if label_key(known) == label_key(name)]
+    return found[0] if len(found) == 1 else None
+
+
 def parse_label(value: object, names: Sequence[str]) -> Label:
-    """Parse a label given by name or by index (also as text or as 1.0).
+    """Parse a label given by name, without regard to case, or by index (also as text, as 1.0 or as LABEL_1).
 
     Raises:
         ValueError: the value is neither a label name nor a label index.
     """
-    if isinstance(value, str) and value in names:
-        return Label(number=names.index(value), named=not value.isdecimal())
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+    known_index = matching_label(value, names) if isinstance(value, str) else None
+    if isinstance(value, str) and known_index is not None:
+        return Label(number=known_index, named=not label_key(value).isdecimal())
+    text = label_key(value) if isinstance(value, str) else ""
+    number = int(text) if text.isascii() and text.isdecimal() else value
     if isinstance(number, (int, float)) and not isinstance(number, bool) and number in range(len(names)):
         return Label(number=int(number), named=False)
     known = dict.fromkeys([*names, *map(str, range(len(names)))])

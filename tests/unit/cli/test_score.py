@@ -308,6 +308,15 @@ def test_glue_fields_can_be_named(score):
     assert score("glue", "p.jsonl", "dev.jsonl", *options) == (0, '{"accuracy": 100.0}\n', [])
 
 
+def test_glue_labels_match_without_regard_to_case_and_unnamed_ones_are_numbers(score):
+    write("dev.jsonl", [{"id": 0, "label": "entailment"}, {"id": 1, "label": "neutral"}])
+    write("p.jsonl", [{"id": 0, "prediction": "ENTAILMENT"}, {"id": 1, "prediction": "Neutral"}])
+    assert score("glue", "p.jsonl", "dev.jsonl", "--task", "mnli", "--json") == (0, '{"accuracy": 100.0}\n', [])
+    write("dev.jsonl", [{"id": 0, "label": 1}, {"id": 1, "label": "0"}])
+    write("p.jsonl", [{"id": 0, "prediction": "LABEL_1"}, {"id": 1, "prediction": "LABEL_0"}])
+    assert score("glue", "p.jsonl", "dev.jsonl", "--task", "sst-2", "--json") == (0, '{"accuracy": 100.0}\n', [])
+
+
 def test_numbers_beside_names_are_read_in_a_stated_order(score):
     write("dev.jsonl", [{"idx": 0, "label": "contradiction"}, {"idx": 1, "label": "neutral"}])
     write("p.json", {"0": 0, "1": "1"})

@@ -13,7 +13,7 @@ import torch
 
 from minilm.cli.finetune import _table
 from minilm.errors import DataError, UsageError
-from minilm.finetune.run import start_model
+from minilm.finetune.start import start_model
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
@@ -235,7 +235,7 @@ def test_a_head_of_the_same_labels_is_kept_and_another_replaced(tiny_task, caplo
     trained = tiny_task.folder / "run" / "model"
 
     class Same:
-        head, labels = "classification", ("high", "low", "mid")
+        head, labels, problem = "classification", ("high", "low", "mid"), "single_label_classification"
 
     kept = start_model(trained, Same(), seed=1)
     assert torch.equal(kept.head.out.weight, read_model(trained, head="classification").head.out.weight)

@@ -18,9 +18,10 @@ from minilm.finetune import run as run_module
 from minilm.finetune import seq2seq_generation as seq2seq_generate
 from minilm.finetune.make import make_task
 from minilm.finetune.objective import FinetuneObjective
-from minilm.finetune.run import finetune_once, start_model
+from minilm.finetune.run import finetune_once
 from minilm.finetune.seq2seq import Seq2SeqTask, batch_of
 from minilm.finetune.seq2seq_generation import generation_numbers
+from minilm.finetune.start import start_model
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model

@@ -113,7 +113,12 @@ def test_labels_are_kept_in_id_order(tmp_path):
 @pytest.mark.parametrize("num_labels", [1, 2, 3])
 def test_the_number_of_classes_survives_without_label_names(tmp_path, num_labels):
     model = make("classification", num_labels=num_labels)
-    write_model(model, tmp_path, head="classification", regression=num_labels == 1)
+    write_model(
+        model,
+        tmp_path,
+        head="classification",
+        problem="regression" if num_labels == 1 else "single_label_classification",
+    )
     assert same(read_model(tmp_path, head="classification"), model)
     assert len(read_labels(tmp_path)) == num_labels
     assert ("problem_type" in json.loads((tmp_path / "config.json").read_text())) == (num_labels == 1)

@@ -64,13 +64,29 @@ def test_each_task_has_the_metrics_of_the_papers():
 
 @pytest.mark.parametrize(
     ("value", "number", "named"),
-    [("neutral", 2, True), (2, 2, False), ("2", 2, False), (2.0, 2, False), (0, 0, False)],
+    [
+        *(("neutral", 2, True), ("Neutral", 2, True), ("CONTRADICTION", 0, True)),
+        *((2, 2, False), ("2", 2, False), (2.0, 2, False), (0, 0, False), ("LABEL_1", 1, False), ("label_2", 2, False)),
+    ],
 )
 def test_a_label_is_a_name_or_a_number(value, number, named):
     assert parse_label(value, NLI) == Label(number=number, named=named)
 
 
-@pytest.mark.parametrize("value", ["Neutral", "-", "", 3, -1, "-1", 0.5, math.nan, True, None, [0], "²", "9" * 99])
+def test_the_unnamed_labels_of_transformers_are_numbers_also_where_names_are():
+    assert parse_label("LABEL_1", ("0", "1")) == Label(number=1, named=False)
+    assert parse_label(1, ("LABEL_0", "LABEL_1")) == parse_label("1", ("LABEL_0", "LABEL_1"))
+
+
+def test_case_decides_only_between_names_that_differ_in_nothing_else():
+    assert [parse_label(value, ("US", "us")).number for value in ("US", "us")] == [0, 1]
+    with pytest.raises(ValueError, match=r"^found label 'Us', expected one of US, us, 0, 1$"):
+        parse_label("Us", ("US", "us"))
+
+
+@pytest.mark.parametrize(
+    "value", ["Neutral.", "LABEL_3", "LABEL_", "-", "", 3, -1, "-1", 0.5, math.nan, True, None, [0], "²", "9" * 99]
+)
 def test_any_other_label_is_rejected(value):
     with pytest.raises(
         ValueError, match=r"^found label .*, expected one of contradiction, entailment, neutral, 0, 1, 2$"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from minilm.errors import UsageError
 from minilm.files.by_id import as_number
 from minilm.files.fields import kind_of
-from minilm.score.glue import parse_label
+from minilm.score.glue import matching_label, parse_label
 
 MOST_LABELS = 1000
 """With more distinct labels, the column is probably the wrong one, or holds numbers to predict."""
@@ -42,8 +42,8 @@ def label_number(
     """Read one label.
 
     Args:
-        value: a name in `labels`, or its number, counted from 0; if names are themselves numbers (stars 1 to 5), only
-            a name. For regression a finite number, also as text.
+        value: a name in `labels`, in any case, or its number, counted from 0; if names are themselves numbers (stars 1
+            to 5), only a name. For regression a finite number, also as text.
         labels: names in id order; empty for regression.
         label_range: smallest and largest number of a regression task.
 
@@ -53,8 +53,9 @@ def label_number(
     if not labels:
         return _number(value, label_range)
     text = label_text(value)
-    if text in labels:
-        return labels.index(text)
+    known = matching_label(text, labels)
+    if known is not None:
+        return known
     if any(_WHOLE.fullmatch(name) for name in labels):
         raise ValueError(f"found label {text!r:.60}, expected one of {', '.join(labels)}")
     return int(parse_label(value, labels).number)

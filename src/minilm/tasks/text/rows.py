@@ -16,6 +16,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.by_id import ID_FIELDS
 from minilm.files.fields import kind_of
 from minilm.files.rows import Row, read_rows
+from minilm.score.glue import matching_label
 from minilm.tally import Tally
 from minilm.tasks.text.hub import is_hub_address, read_hub_rows
 from minilm.tasks.text.labels import label_number, label_text, sorted_labels
@@ -249,8 +250,7 @@ class _Reading:
         except ValueError as error:
             raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
         if task.labels and not known:
-            order = ", ".join(f"{number} is {name}" for number, name in enumerate(task.labels))
-            self.tally.add(f"labels are numbers, read as: {order}", [f"{self.location(row)}: label {text!r}"])
+            self.tally.add(_how_read(text, task.labels), [f"{self.location(row)}: label {text!r}"])
         return number
 
     def with_ids(self, rows: list[TextRow], ids: Sequence[object]) -> list[TextRow]:
@@ -262,6 +262,13 @@ class _Reading:
         if not are_ids(found, self.id_column, named=named):
             return rows
         return [replace(row, id=str(value)) for row, value in zip(rows, ids, strict=True)]
+
+
+def _how_read(text: str, labels: Sequence[str]) -> str:
+    """How a label that is not literally one of `labels` was read."""
+    if matching_label(text, labels) is not None:
+        return "labels were matched without regard to case"
+    return "labels are numbers, read as: " + ", ".join(f"{number} is {name}" for number, name in enumerate(labels))
 
 
 def usual_id_column(row: Row) -> str | None:

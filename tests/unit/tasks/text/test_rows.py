@@ -124,6 +124,12 @@ def test_numbers_for_named_labels_are_read_and_warned_about_once(jsonl, caplog):
     assert caplog.messages == [f"2 labels are numbers, read as: 0 is bad, 1 is good (first: {path}:1: label '0')"]
 
 
+def test_labels_in_another_case_are_matched_and_warned_about_once(jsonl, caplog):
+    path = jsonl({"text": "x", "label": "Good"}, {"text": "y", "label": "BAD"}, {"text": "z", "label": "good"})
+    assert labels(path) == [1, 0, 1]
+    assert caplog.messages == [f"2 labels were matched without regard to case (first: {path}:1: label 'Good')"]
+
+
 def test_rows_without_a_label_are_skipped_and_counted(jsonl, caplog):
     rows = [{"text": "x", "label": label} for label in ("good", "-", -1, "bad", "-1", -1.0)]
     path = jsonl(*rows)

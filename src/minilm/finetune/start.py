@@ -1,0 +1,148 @@
+"""The model that a fine-tuning run starts from: an encoder, and its own head where that has the task's labels.
+
+In: a model folder or `.bin`, a task. Out: which rows of the model's head are kept, in the order of the task's labels; a
+`Model` to train.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minilm.errors import UsageError
+from minilm.finetune.task import Task
+from minilm.model.checkpoint import read_model
+from minilm.model.encoder import reset_weights
+from minilm.model.heads import ClassificationHead, Model, new_head
+from minilm.model.metadata import label_names, read_problem, saved_head
+from minilm.randomness import derived_seed
+from minilm.recipe import HeadChoice
+from minilm.score.glue import label_key
+
+logger = logging.getLogger(__name__)
+
+_MAX_NAMES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartHead:
+    """What becomes of the head of the model.
+
+    Attributes:
+        choice: `task.head`.
+        rows: rows of the model's classification head, one for each label of the task; None: all, as they are.
+        replaced: why the model's classification head is replaced by a new one; "" if it is not.
+    """
+
+    choice: HeadChoice = "auto"
+    rows: tuple[int, ...] | None = None
+    replaced: str = ""
+
+
+def start_head(path: Path, task: Task, *, choice: HeadChoice = "auto", config: Path | None = None) -> StartHead:
+    """Align the model's classification head with the labels of the task, by name.
+
+    Names match without regard to case; `LABEL_1` is the label `1`. A head whose labels have no names (`LABEL_0`) is
+    not matched with as many named ones: which is which is not known.
+
+    Args:
+        path: the model.
+        task: the task.
+        choice: `auto` keeps a head with the labels of the task and replaces any other; `keep` rejects any other.
+        config: the model's configuration if it is not in its folder.
+
+    Raises:
+        UsageError: the head is to be kept, but there is none or it has other labels; or its labels have no names.
+        DataError: the configuration cannot be read.
+    """
+    if task.problem is None:
+        return StartHead()
+    if saved_head(path, config=config) != "classification":
+        if choice == "keep":
+            raise UsageError(f"task.head is 'keep', but {path} has no classification head; set it to 'auto' or 'fresh'")
+        return StartHead(choice=choice)
+    if choice == "fresh":
+        return StartHead(choice=choice, replaced="task.head is 'fresh'")
+    own, problem = label_names(path, config=config), read_problem(path, config=config)
+    if problem == task.problem == "regression":
+        return StartHead(choice=choice)
+    if problem != task.problem:
+        replaced = f"it was trained for {problem}, the task is {task.problem}"
+    else:
+        rows = _aligned(own, task.labels)
+        if rows is not None:
+            return StartHead(choice=choice, rows=rows)
+        _require_names(path, own, task.labels)
+        replaced = f"its labels are {_listed(own)}, those of the task {_listed(task.labels)}"
+        if len(own) == len(task.labels) and _are_numbers(task.labels):
+            replaced += f" (if they are the same in this order, set task.labels to [{', '.join(own)}])"
+    if choice == "keep":
+        raise UsageError(f"task.head is 'keep', but the head of {path} does not fit: {replaced}; set it to 'fresh'")
+    return StartHead(choice=choice, replaced=replaced)
+
+
+def start_model(
+    path: Path, task: Task, *, seed: int, config: Path | None = None, head: StartHead | None = None
+) -> Model:
+    """The encoder at `path` with the task's head: the stored one as `head` says, else a freshly initialized one.
+
+    Args:
+        path: the model.
+        task: the task.
+        seed: seed of the initialized weights.
+        config: the model's configuration if it is not in its folder.
+        head: the result of `start_head`; None: that of `auto`.
+
+    Raises:
+        UsageError: the head is to be kept, but the model has no weights for it; or as for `start_head`.
+        DataError: the model cannot be read.
+    """
+    head = start_head(path, task, config=config) if head is None else head
+    num_labels = len(task.labels) or (2 if task.head == "span" else 1)
+    fresh = derived_seed(seed, "head")
+    if not head.replaced:
+        model = read_model(path, config=config, head=task.head, num_labels=num_labels, seed=fresh)
+        if head.choice == "keep" and model.has_fresh_weights:
+            raise UsageError(f"task.head is 'keep', but {path} has no weights for it; set it to 'auto' or 'fresh'")
+        if head.rows is not None:
+            assert isinstance(model.head, ClassificationHead)
+            out, rows = model.head.out, list(head.rows)
+            out.weight.data, out.bias.data = out.weight.data[rows], out.bias.data[rows]
+        return model.train()
+    logger.warning("the head of %s is replaced by a freshly initialized one: %s", path, head.replaced)
+    encoder = read_model(path, config=config).encoder
+    generator = torch.Generator().manual_seed(fresh)
+    if encoder.pooler is None:
+        encoder.pooler = torch.nn.Linear(encoder.config.hidden_size, encoder.config.hidden_size)
+        reset_weights(encoder.pooler, encoder.config.initializer_range, generator)
+    return Model(encoder, new_head(task.head, encoder.config, num_labels=num_labels, generator=generator)).train()
+
+
+def _aligned(own: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:
+    """For each wanted label its index in `own`; None if the two do not have the same names."""
+    for key in (str, label_key):
+        keys, wanted_keys = [key(name) for name in own], [key(name) for name in wanted]
+        if len(keys) == len(wanted_keys) == len(set(keys)) and set(keys) == set(wanted_keys):
+            return tuple(keys.index(name) for name in wanted_keys)
+    return None
+
+
+def _require_names(path: Path, own: Sequence[str], wanted: Sequence[str]) -> None:
+    if len(own) == len(wanted) and all(name.casefold() == f"label_{index}" for index, name in enumerate(own)):
+        raise UsageError(
+            f"the head of {path} has the unnamed labels {_listed(own)}, the task {_listed(wanted)}: which is which is "
+            f"not known; name them in id2label of the model's config.json, or set task.head to 'fresh'"
+        )
+
+
+def _are_numbers(labels: Sequence[str]) -> bool:
+    return all(name == str(index) for index, name in enumerate(labels))
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _MAX_NAMES} more" if len(labels) > _MAX_NAMES else ""
+    return ", ".join(f"{name:.40}" for name in labels[:_MAX_NAMES]) + more
