@@ -30,7 +30,7 @@ from minilm.infer.vectors import embed_part
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding
-from minilm.model.metadata import HeadName, label_names, read_config, saved_head
+from minilm.model.metadata import HeadName, ProblemType, label_names, read_config, read_problem, saved_head
 from minilm.model.precision import Precision
 from minilm.tally import reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
@@ -80,6 +80,7 @@ def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32
         tokenizer=tokenizer,
         embedding=embedding,
         labels=label_names(folder) if loaded.head == "classification" else (),
+        problem=read_problem(folder) if loaded.head == "classification" else None,
         task=read_task(folder),
     )
 
@@ -95,6 +96,7 @@ class LoadedModel:
         tokenizer: its tokenizer.
         embedding: how a text becomes a vector.
         labels: the labels of a classifier, in order; empty for a regression model, which has one score.
+        problem: what the scores of a classifier are: one label of several, each label or not, one number.
         task: the settings it was trained with; None if the folder does not record them.
     """
 
@@ -107,12 +109,14 @@ class LoadedModel:
         tokenizer: Tokenizer,
         embedding: EmbeddingSettings,
         labels: Sequence[str],
+        problem: ProblemType | None,
         task: SavedTask | None,
     ) -> None:
         """Store the parts; see `load`."""
         self.folder, self.engine, self.config, self.tokenizer = folder, engine, config, tokenizer
         self.embedding, self.task = embedding, task
-        self.labels = tuple(labels) if len(labels) > 1 else ()
+        self.problem = problem
+        self.labels = () if problem == "regression" else tuple(labels)
         self._reported: set[str] = set()
 
     @property
@@ -174,7 +178,7 @@ class LoadedModel:
         return np.concatenate(vectors)
 
     def classify(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Classified]:
-        """The label of each text, or of each pair of texts, in order.
+        """The label of each text, or of each pair of texts, in order; all labels that apply with a multi-label model.
 
         Args:
             texts: the texts, or the first text of each pair.

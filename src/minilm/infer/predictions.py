@@ -40,12 +40,15 @@ class Classified:
     Attributes:
         label: the most probable label; "" for a regression model.
         score: its probability; the predicted number for a regression model.
-        probabilities: of all labels, in order; empty for a regression model.
+        probabilities: of all labels, in order, which add up to 1 unless the model is multi-label; empty for a
+            regression model.
+        labels: of a multi-label model, those with a probability above 0.5, maybe none; else empty.
     """
 
     label: str
     score: float
     probabilities: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def require_head(model: LoadedModel, head: HeadName) -> None:
@@ -68,7 +71,12 @@ def classify_part(
     rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
     tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
     scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], model.engine.classify)
-    return [_classified(row, model.labels) for row in scores]
+    return [_classified(row, model.labels, multi_label=is_multi_label(model)) for row in scores]
+
+
+def is_multi_label(model: LoadedModel) -> bool:
+    """Whether each label of a classifier applies or not, independently of the others."""
+    return model.problem == "multi_label_classification"
 
 
 def answer_part(
@@ -83,10 +91,17 @@ def answer_part(
     return best_answers(questions, parts, scores, model.tokenizer, settings=settings or trained)
 
 
-def _classified(scores_C: Float32s, labels: Sequence[str]) -> Classified:
+def _classified(scores_C: Float32s, labels: Sequence[str], *, multi_label: bool = False) -> Classified:
+    """The prediction from the scores of the head: softmax over labels, a sigmoid of each, or the number itself."""
     if not labels:
         return Classified(label="", score=float(scores_C[0]))
-    powers = np.exp(scores_C.astype(np.float64) - scores_C.max())
-    probabilities = (powers / powers.sum()).tolist()
-    best = int(np.argmax(probabilities))
-    return Classified(label=labels[best], score=probabilities[best], probabilities=tuple(probabilities))
+    scores_C64 = scores_C.astype(np.float64)
+    logs_C = -np.logaddexp(0, -scores_C64) if multi_label else scores_C64 - np.logaddexp.reduce(scores_C64)
+    best = int(np.argmax(scores_C))
+    probabilities = tuple(np.exp(logs_C).tolist())
+    return Classified(
+        label=labels[best],
+        score=probabilities[best],
+        probabilities=probabilities,
+        labels=tuple(name for name, score in zip(labels, scores_C, strict=True) if score > 0) if multi_label else (),
+    )

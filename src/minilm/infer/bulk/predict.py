@@ -17,7 +17,7 @@ from minilm.files.fields import kind_of, no_field
 from minilm.files.rows import STANDARD_INPUT, Row, read_rows, read_standard_input
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
-from minilm.infer.predictions import answer_part, classify_part
+from minilm.infer.predictions import Classified, answer_part, classify_part, is_multi_label
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
@@ -147,19 +147,24 @@ def is_official_squad(path: Path) -> bool:
 
 
 def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[Prediction], None, None]:
-    """Label and probability of each row, chunk by chunk; only the number for a regression model."""
+    """Label and probability of each row, chunk by chunk; only the number for a regression model.
+
+    With a multi-label model: the labels that apply, and the probability of each label.
+    """
     with reporting_tally() as tally:
         for chunk in chunked(rows, _ROWS_PER_CHUNK):
             pairs = [row.text_pair or "" for row in chunk] if chunk[0].text_pair is not None else None
             locations = [row.location for row in chunk]
             tally.add("texts are empty", [row.location for row in chunk if not row.text.strip()], of=len(chunk))
             found = classify_part(model, [row.text for row in chunk], pairs, locations=locations, tally=tally)
-            yield [
-                {"id": row.id, "prediction": one.label, "score": round(one.score, 6)}
-                if one.label
-                else {"id": row.id, "prediction": one.score}
-                for row, one in zip(chunk, found, strict=True)
-            ]
+            yield [{"id": row.id, **_row(model, one)} for row, one in zip(chunk, found, strict=True)]
+
+
+def _row(model: LoadedModel, one: Classified) -> Prediction:
+    if is_multi_label(model):
+        scores = {name: round(score, 6) for name, score in zip(model.labels, one.probabilities, strict=True)}
+        return {"prediction": list(one.labels), "scores": scores}
+    return {"prediction": one.label, "score": round(one.score, 6)} if one.label else {"prediction": one.score}
 
 
 def answered(
