@@ -11,12 +11,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from minilm.errors import UsageError
+from minilm.finetune.multi_label import MultiLabelTask
 from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
 from minilm.finetune.text import ClassificationTask
 from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection
+from minilm.score.multi_label import METRICS as _MULTI_LABEL
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import COMBINED, GLUE, find_glue_task, text_columns
@@ -53,26 +55,34 @@ def _text(section: TextSection, tokenizer: Tokenizer) -> Task:
     train: list[TextRow] | None = None
     task = find_glue_task(section.name)
     if task is not None:
+        if section.multi_label:
+            raise UsageError(f"task.multi_label is true, but GLUE task {task.name!r} has one label per text; remove it")
         task = replace(task, columns=text_columns(section), labels=tuple(section.labels) or task.labels)
     else:
         _reject_misspelled(section)
-        metrics = _REGRESSION if section.regression else _CLASSIFICATION
+        metrics = _REGRESSION if section.regression else _MULTI_LABEL if section.multi_label else _CLASSIFICATION
         labels = tuple(section.labels)
         task = TextTask(
-            name=section.name, columns=text_columns(section), labels=labels, metrics=metrics, main=metrics[0]
+            name=section.name,
+            columns=text_columns(section),
+            labels=labels,
+            metrics=metrics,
+            main=metrics[0],
+            multi_label=section.multi_label,
         )
         if not labels and not section.regression:
             task, train = read_rows_and_labels(section.train, task)
-        if not section.regression and len(task.labels) != 2:
+        if metrics is _CLASSIFICATION and len(task.labels) != 2:
             task = replace(task, metrics=metrics[:1])
-    has = (*task.metrics, *((COMBINED,) if len(task.metrics) == 2 else ()))
+    has = (*task.metrics, *((COMBINED,) if len(task.metrics) == 2 and not task.multi_label else ()))
     if section.metric is not None and section.metric not in has:
         raise UsageError(f"task.metric is {section.metric!r}; task {task.name!r} has {', '.join(has)}")
     task = replace(task, main=section.metric or task.main)
     if train is None:
         train = [row for name in section.train for row in read_text_rows(name, task)]
     dev = {name: read_text_rows(file, task) for name, file in dev_files(section.dev).items()}
-    return ClassificationTask(task, train, dev, tokenizer, max_tokens=section.max_tokens)
+    kind = MultiLabelTask if task.multi_label else ClassificationTask
+    return kind(task, train, dev, tokenizer, max_tokens=section.max_tokens)
 
 
 def _reject_misspelled(section: TextSection) -> None:

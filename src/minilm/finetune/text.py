@@ -49,21 +49,26 @@ class ClassificationTask(SequenceTask):
         """
         self._spec, self._rows = spec, {**dev}
         self.labels = spec.labels
-        self.problem = "single_label_classification" if spec.labels else "regression"
+        if not spec.multi_label:
+            self.problem = "single_label_classification" if spec.labels else "regression"
         self.main_metric = spec.main
         self._tokenizer = tokenizer
-        targets = [row.label for row in train]
         super().__init__(
             self._encoded(train, max_tokens),
-            np.array(targets, dtype=np.int64 if self.labels else np.float32),
+            self._targets(train),
             {name: self._encoded(rows, max_tokens) for name, rows in dev.items()},
             max_tokens=max_tokens,
         )
+
+    def _targets(self, train: Sequence[TextRow]) -> NDArray[np.generic]:
+        """The label or number of each row, `[n]`."""
+        targets = [row.label for row in train]
         if self.labels and len(set(targets)) < 2:
             raise DataError(
                 f"all {len(targets)} training rows have the label {self.labels[int(targets[0] or 0)]!r}; "
                 f"expected at least two labels (first row: {train[0].location})"
             )
+        return np.array(targets, dtype=np.int64 if self.labels else np.float32)
 
     def _encoded(self, rows: Sequence[TextRow], max_tokens: int) -> Sequences:
         texts = [row.text for row in rows]
@@ -137,6 +142,9 @@ class ClassificationTask(SequenceTask):
     def _name(self, value: float) -> str:
         return self.labels[int(value)] if self.labels else f"{value:.3f}"
 
+    def _gold_name(self, row: TextRow) -> str:
+        return self._name(float(row.label or 0))
+
     def _confusion(self, rows: Sequence[TextRow], predicted: Sequence[float]) -> dict[str, list[dict[str, object]]]:
         if not self.labels or len(self.labels) > _MAX_CONFUSION_LABELS:
             return {}
@@ -150,5 +158,5 @@ class ClassificationTask(SequenceTask):
 
     def _example(self, row: TextRow, predicted: str) -> dict[str, str]:
         pair = {} if row.text_pair is None else {"second text": row.text_pair}
-        gold = self._name(float(row.label or 0))
+        gold = self._gold_name(row)
         return {"text": row.text, **pair, "gold": gold, "predicted": predicted, "id": row.id}

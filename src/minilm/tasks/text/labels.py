@@ -61,6 +61,51 @@ def label_number(
     return int(parse_label(value, labels).number)
 
 
+def listed_labels(value: object) -> list[str]:
+    """The labels of a multi-label row as texts.
+
+    Raises:
+        ValueError: `value` is not a list of labels, or a label occurs twice.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(
+            f"found {kind_of(value)}, expected a list of labels; if each label has its own column of 0 and 1, "
+            f"list these columns in task.labels"
+        )
+    texts = [label_text(one) for one in value]
+    if repeated := [text for text in texts if texts.count(text) > 1]:
+        raise ValueError(f"found label {repeated[0]!r:.60} twice in a list; expected names, not a vector of 0 and 1")
+    return texts
+
+
+def label_numbers(value: object, labels: Sequence[str]) -> tuple[int, ...]:
+    """Read the labels of a multi-label row: a list of names or numbers in `labels`, maybe empty; sorted.
+
+    Raises:
+        ValueError: `value` is something else, or may be a vector of 0 and 1, one for each label.
+    """
+    texts = listed_labels(value)
+    assert isinstance(value, (list, tuple))
+    if len(value) == len(labels) and all(not isinstance(one, str) and one in (0, 1) for one in value):
+        raise ValueError(f"found {list(value)}, which may be numbers of labels or a vector of 0 and 1; write names")
+    return tuple(sorted({int(label_number(text, labels)) for text in texts}))
+
+
+def flagged_labels(values: Sequence[object]) -> tuple[int, ...] | None:
+    """The numbers of the labels whose column is 1; None if all columns are -1, which means no label.
+
+    Raises:
+        ValueError: a value is not 0 or 1.
+    """
+    texts = [label_text(value) for value in values]
+    known = {"0": False, "false": False, "1": True, "true": True}
+    if set(texts) == {"-1"}:
+        return None
+    if wrong := [text for text in texts if text not in known]:
+        raise ValueError(f"found {wrong[0]!r:.60}, expected 0 or 1")
+    return tuple(number for number, text in enumerate(texts) if known[text])
+
+
 def _number(value: object, label_range: tuple[float, float] | None) -> float:
     number = as_number(float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else value)
     if label_range is not None and not label_range[0] <= number <= label_range[1]:

@@ -19,7 +19,14 @@ from minilm.files.rows import Row, read_rows
 from minilm.score.glue import matching_label
 from minilm.tally import Tally
 from minilm.tasks.text.hub import is_hub_address, read_hub_rows
-from minilm.tasks.text.labels import label_number, label_text, sorted_labels
+from minilm.tasks.text.labels import (
+    flagged_labels,
+    label_number,
+    label_numbers,
+    label_text,
+    listed_labels,
+    sorted_labels,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +71,7 @@ class TextTask:
         main: the metric that selects the best checkpoint; a name that is not in `metrics` means their mean.
         label_range: smallest and largest number of a regression task, if known.
         official: how its published files differ; None for a user's own task.
+        multi_label: every label applies or not; a row has any number of them.
     """
 
     name: str
@@ -73,6 +81,7 @@ class TextTask:
     main: str
     label_range: tuple[float, float] | None = None
     official: OfficialLayout | None = None
+    multi_label: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +94,7 @@ class TextRow:
         label: number of the label in `TextTask.labels`, or the number to predict; None if read without labels.
         id: unique in its file.
         location: where it was read, for messages.
+        labels: the numbers of its labels in a multi-label task, which has no `label`.
     """
 
     text: str
@@ -92,6 +102,7 @@ class TextRow:
     label: int | float | None
     id: str
     location: str
+    labels: tuple[int, ...] = ()
 
 
 def read_text_rows(path: Path | str, task: TextTask, *, labelled: bool = True) -> list[TextRow]:
@@ -132,7 +143,8 @@ def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[T
     locations: dict[str, str] = {}
     for reading, rows in zip(readings, found, strict=True):
         for _, row, columns in rows:
-            locations.setdefault(reading.label_text(row, columns), reading.location(row))
+            for text in reading.label_texts(row, columns):
+                locations.setdefault(text, reading.location(row))
     if _UNLABELLED[0] in locations:
         raise UsageError(
             f"{locations[_UNLABELLED[0]]}: found label '-', which means no label in files such as SNLI but may be one "
@@ -154,6 +166,7 @@ class _Reading:
     tally: Tally = field(default_factory=Tally)
     columns: TextColumns | None = None
     id_column: str | None = None
+    has_label_columns: bool = False
 
     def rows(self) -> Iterator[tuple[int, Row, TextColumns]]:
         """Rows of the right width, each with its number in the file from 0; the first one determines the columns."""
@@ -173,11 +186,16 @@ class _Reading:
         rows: list[TextRow] = []
         ids: list[object] = []
         for number, row, columns in found:
-            label = self.label(row, columns) if self.labelled else None
-            if self.labelled and label is None:
+            several = self.labelled and self.task.multi_label
+            label = self.label(row, columns) if self.labelled and not several else None
+            labels = self.labels(row, columns) if several else ()
+            if self.labelled and (labels if several else label) is None:
                 continue
             text, pair = self.texts(row, columns)
-            rows.append(TextRow(text=text, text_pair=pair, label=label, id=str(number), location=self.location(row)))
+            where = self.location(row)
+            rows.append(
+                TextRow(text=text, text_pair=pair, label=label, labels=labels or (), id=str(number), location=where)
+            )
             ids.append(None if self.id_column is None else row.values.get(self.id_column))
         if self.labelled and not rows:
             skipped = "".join(f"; {sentence}" for sentence in self.tally.sentences().values())
@@ -195,7 +213,13 @@ class _Reading:
         for way in ways:
             if all(name in row.values for name in self._needed(way)):
                 return way
-        expected = " or ".join(", ".join(map(repr, self._needed(way))) for way in ways)
+        needed = [self._needed(way) for way in ways]
+        if self.labelled and self.task.multi_label and self.task.labels:
+            needed.append([*self._needed(ways[0])[:-1], *self.task.labels])
+            if all(name in row.values for name in needed[-1]):
+                self.has_label_columns = True
+                return ways[0]
+        expected = " or ".join(", ".join(map(repr, names)) for names in needed)
         found = ", ".join(f"{name!r:.40}" for name in list(row.values)[:16]) or "none"
         raise DataError(
             f"{self.location(row)}: task {self.task.name!r} expects the columns {expected}, found {found}; "
@@ -229,6 +253,28 @@ class _Reading:
             found = f"column {name!r} is {kind_of(value)}"
             raise DataError(f"{self.location(row)}: {found}, expected a text; correct the row")
         return value
+
+    def label_texts(self, row: Row, columns: TextColumns) -> list[str]:
+        """The row's labels as texts: one, or in a multi-label task any number."""
+        if not self.task.multi_label:
+            return [self.label_text(row, columns)]
+        try:
+            return listed_labels(self.value(row, columns.label))
+        except ValueError as error:
+            raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
+
+    def labels(self, row: Row, columns: TextColumns) -> tuple[int, ...] | None:
+        """The numbers of the row's labels in a multi-label task; None (and counted) if it is marked as having none."""
+        names = self.task.labels if self.has_label_columns else (columns.label,)
+        try:
+            values = [self.value(row, name) for name in names]
+            found = flagged_labels(values) if self.has_label_columns else label_numbers(values[0], self.task.labels)
+        except ValueError as error:
+            shown = ", ".join(map(repr, names[:4]))
+            raise DataError(f"{self.location(row)}: column {shown}: {error}; correct the row") from None
+        if found is None:
+            self.tally.add(_NO_LABEL, [f"{self.location(row)}: all label columns are -1"])
+        return found
 
     def label_text(self, row: Row, columns: TextColumns) -> str:
         """The row's label as text."""

@@ -30,6 +30,7 @@ class TextSettings(TaskSettings):
         id: column of the id; None: the first of `id`, `idx`, `index` that exists, else the row number.
         labels: names in the order of their numbers; empty: those of the training files, or of the GLUE task.
         regression: predict a number.
+        multi_label: every label applies or not; rows have a list of labels, or 0 or 1 in one column per label.
         metric: metric that selects the best checkpoint.
     """
 
@@ -41,6 +42,7 @@ class TextSettings(TaskSettings):
     id: Text | None = None
     labels: Sequence[Text] = ()
     regression: bool = False
+    multi_label: bool = False
     metric: Text | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class TextSettings(TaskSettings):
         super().__post_init__()
         if self.regression and self.labels:
             raise SettingsError("found labels with regression true, which predicts a number; remove one of the two")
+        if self.regression and self.multi_label:
+            raise SettingsError("found multi_label and regression both true; a task is one of them: set one to false")
 
     @property
     def longest(self) -> int:

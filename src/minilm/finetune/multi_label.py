@@ -1,0 +1,77 @@
+"""The multi-label text task: every label applies to a text or not.
+
+In: rows with any number of labels. Out: a `Task` whose loss is the mean over labels of the binary cross-entropy, as in
+transformers.
+
+B sequences, T packed tokens, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from minilm.errors import DataError
+from minilm.finetune.sequences import Array
+from minilm.finetune.task import NUM_EXAMPLES, Analysis
+from minilm.finetune.text import ClassificationTask
+from minilm.model.metadata import ProblemType
+from minilm.model.packing import Packed
+from minilm.score.multi_label import multi_label_metrics
+from minilm.tasks.text.rows import TextRow
+
+
+class MultiLabelTask(ClassificationTask):
+    """Multi-label classification; a label with a probability above 0.5 is predicted."""
+
+    problem: ProblemType | None = "multi_label_classification"
+
+    def _targets(self, train: Sequence[TextRow]) -> NDArray[np.generic]:
+        """0 or 1 for each label of each row, `[n, C]` float32."""
+        targets_BC = self._flags(train)
+        if not targets_BC.any():
+            raise DataError(f"none of the {len(train)} training rows has a label (first row: {train[0].location})")
+        return targets_BC.astype(np.float32)
+
+    def _flags(self, rows: Sequence[TextRow]) -> NDArray[np.bool_]:
+        flags_BC = np.zeros((len(rows), len(self.labels)), dtype=np.bool_)
+        for index, row in enumerate(rows):
+            flags_BC[index, list(row.labels)] = True
+        return flags_BC
+
+    def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
+        """Binary cross-entropy of each text, the mean over labels, `[B, C]` -> `[B]`."""
+        return functional.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(-1)
+
+    def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
+        """Micro and macro F1, times 100, and the held-out loss."""
+        logits_BC, gold_BC = np.stack(outputs).astype(np.float64), self._flags(self._rows[dev_set])
+        losses_BC = np.logaddexp(0, np.where(gold_BC, -logits_BC, logits_BC))
+        return {**multi_label_metrics(gold_BC, logits_BC > 0), "heldout_loss": float(losses_BC.mean())}
+
+    def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
+        """Counts of each label, incorrect examples (most incorrect labels first), all predictions."""
+        rows, found_BC = self._rows[dev_set], np.stack(outputs) > 0
+        gold_BC = self._flags(rows)
+        found = [[self.labels[index] for index in np.flatnonzero(flags_C)] for flags_C in found_BC]
+        mistakes_B = (gold_BC != found_BC).sum(1)
+        order = [index for index in np.argsort(-mistakes_B, kind="stable") if mistakes_B[index]]
+        counts = zip(self.labels, gold_BC.sum(0), found_BC.sum(0), (gold_BC & found_BC).sum(0), strict=True)
+        return Analysis(
+            tables={
+                "Labels": [
+                    {"label": name, "gold": int(gold), "predicted": int(given), "both": int(both)}
+                    for name, gold, given, both in counts
+                ]
+            },
+            curves={},
+            examples=[self._example(rows[index], ", ".join(found[index])) for index in order[:NUM_EXAMPLES]],
+            predictions=[{"id": row.id, "prediction": names} for row, names in zip(rows, found, strict=True)],
+        )
+
+    def _gold_name(self, row: TextRow) -> str:
+        return ", ".join(self.labels[index] for index in row.labels)
