@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.finetune.seq2seq_generation import generate_targets, generation_numbers
-from minilm.finetune.task import NUM_EXAMPLES, Analysis, IndependentParts, Scored, StepRows
+from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis, IndependentParts, Scored, StepRows
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.positions import grow_positions
@@ -32,7 +32,7 @@ from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered_in_order
 
 _ROUNDING = 1e-5  # added to the number of predicted tokens in the denominator of the loss, as in s2s-ft
-_WORDS, _POOLER = "encoder.embeddings.word.weight", "encoder.pooler."
+_WORDS = "encoder.embeddings.word.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class Seq2SeqTask:
 
     def parameters(self, model: Model) -> dict[str, nn.Parameter]:
         """All weights that the loss depends on, except the word embeddings if they are frozen."""
-        left_out = (_POOLER, _WORDS) if self.settings.freeze_words else (_POOLER,)
+        left_out = (POOLER, _WORDS) if self.settings.freeze_words else (POOLER,)
         return {name: weight for name, weight in model.named_parameters() if not name.startswith(left_out)}
 
     def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minilm.finetune.sequences import Array, Sequences, SequenceTask
-from minilm.finetune.task import NUM_EXAMPLES, Analysis
+from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis
+from minilm.model.heads import Model
 from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed, unpack_runs
 from minilm.score.squad import SquadReference, per_question_scores, squad_metrics, threshold_curve
@@ -71,6 +72,10 @@ class SpanTask(SequenceTask):
 
     def _windows(self, questions: Sequence[Question]) -> list[Window]:
         return make_windows(questions, self._tokenizer, self._settings)
+
+    def parameters(self, model: Model) -> dict[str, nn.Parameter]:
+        """All weights that the loss depends on."""
+        return {name: weight for name, weight in super().parameters(model).items() if not name.startswith(POOLER)}
 
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
         """Mean of the start and end cross-entropies over the tokens of each window, `[T, 2]` -> `[B]`."""

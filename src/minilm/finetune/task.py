@@ -20,6 +20,7 @@ from minilm.model.metadata import HeadName, ProblemType
 from minilm.train.accumulate import Backward, Batch, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.distributed import Ranks
 
+POOLER = "encoder.pooler."  # its weights; a head that does not read the pooler leaves them out of the trained ones
 NUM_EXAMPLES = 20  # incorrect examples shown in a report
 
 

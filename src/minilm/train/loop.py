@@ -28,6 +28,7 @@ from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
 from minilm.files.checked import Count, PositiveInt
 from minilm.files.tensors import write_safetensors
+from minilm.model.compact import decay_rows_not_in_use
 from minilm.model.precision import Precision
 from minilm.progress import Progress
 from minilm.randomness import derived_seed
@@ -226,6 +227,7 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     norms = _clip(objective.clip_groups, settings.max_grad_norm)
     if math.isfinite(total) and all(math.isfinite(norm) for norm in norms):
         run.optimizer.step()
+        decay_rows_not_in_use(objective.module, 1 - learning_rate * settings.weight_decay)
     else:
         _skip(run, batch, total)
     run.step += 1
