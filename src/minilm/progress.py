@@ -1,6 +1,7 @@
 """Progress display: one live line on a terminal, a plain line every ten seconds in a pipe.
 
 In: the total, and each increment. Out: the share, rate or status, and time left, on standard error.
+A display that nobody can read any more never ends the work.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -49,7 +50,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the last state on the screen."""
-        self._stack.close()
+        with suppress(OSError):
+            self._stack.close()
 
     def begin(self, total: float, done: float = 0) -> Progress:
         """Start the clock; `done` of `total` were finished earlier, which is logged if there is a unit."""
@@ -60,9 +62,10 @@ class Progress:
         if done and self._unit:
             _say(f"resuming: {_number(done)} of {_number(total)} {self._unit} are finished")
         if sys.stderr is not None and sys.stderr.isatty():
-            bar = self._stack.enter_context(_live_bar())
-            self._bar = bar, bar.add_task(self._label, total=total, count=self._count(), status="")
-            bar.update(self._bar[1], completed=done)
+            with suppress(OSError):
+                bar = self._stack.enter_context(_live_bar())
+                self._bar = bar, bar.add_task(self._label, total=total, count=self._count(), status="")
+                bar.update(self._bar[1], completed=done)
         return self
 
     def advance(self, count: float = 1, *, status: str = "") -> None:
@@ -96,8 +99,9 @@ def _say(line: str) -> None:
     if logger.isEnabledFor(logging.INFO):
         logger.info("%s", line)
     elif sys.stderr is not None:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
 
 def _live_bar() -> Bar:
@@ -105,11 +109,16 @@ def _live_bar() -> Bar:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            """Go on without a display; by default, the process ends."""
+            self.quiet = True
+
     return Bar(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Quiet(stderr=True),
     )

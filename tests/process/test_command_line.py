@@ -97,3 +97,36 @@ def test_a_reader_that_stops_early_ends_it_quietly_and_truncation_is_reported(en
     assert running.wait(timeout=300) == 0
     assert "Traceback" not in reported
     assert "texts were longer than" in reported
+
+
+CLOSED = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", ">&- 2>/dev/full"]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize(("arguments", "code"), [("recipes list", 0), ("recipes show none", 2), ("score glue", 2)])
+def test_closed_streams_change_no_exit_code_and_give_no_traceback(environment, closed, arguments, code):
+    line = f'exec "{sys.executable}" -m minilm.cli.app {arguments} {closed}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, env=environment, check=False, timeout=300)
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+    assert b"rror" not in done.stdout  # no message goes to the other stream
+
+
+@pytest.mark.parametrize("closed", [">&- 2>&-", "2>/dev/full"])
+def test_work_is_done_without_streams(environment, tiny_task, closed):
+    """Training and prediction leave the same files as with them; nothing is written into them by accident."""
+    recipe, out = tiny_task.recipe(steps=6), tiny_task.folder / "out.jsonl"
+    model, rows = tiny_task.folder / "run" / "model", tiny_task.folder / "dev.jsonl"
+    command = f'"{sys.executable}" -m minilm.cli.app'
+    line = f"{command} finetune {recipe} {closed} && {command} predict {model} --input {rows} --output {out} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0
+    assert [json.loads(row)["id"] for row in out.read_text().splitlines()] == [f"dev.jsonl-{n}" for n in range(30)]
+    assert (tiny_task.folder / "run" / "report.html").exists()
+
+
+def test_a_closed_output_cannot_be_the_standard_output(environment, tiny_task):
+    line = f'"{sys.executable}" -m minilm.cli.app predict {tiny_task.model} --input x.jsonl --output - >&-'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=environment, check=False, timeout=300)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --output is -, but that stream is closed; name a file or open it\n"

@@ -54,3 +54,40 @@ def test_a_child_forked_after_use_can_tokenize(tmp_path):
     (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
     done = python(TOKENIZES, tmp_path / "vocab.txt")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+USES = """
+import os, sys
+import torch
+import minilm
+torch.set_num_threads(int(sys.argv[2]))
+texts = ["word1 word2 word3"] * 300
+def load():
+    return minilm.load(sys.argv[1])
+if sys.argv[3] != "nothing":
+    model = load()
+if sys.argv[3] == "used":
+    model.encode(texts)
+if os.fork() == 0:
+    try:
+        found = (load() if sys.argv[4] == "loads" else model).encode(texts)
+        print(found.shape[0])
+    except minilm.MinilmError as error:
+        print(error)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize("before", ["used", "loaded"])
+@pytest.mark.parametrize("child", ["uses", "loads"])
+def test_a_worker_that_would_wait_forever_is_rejected_at_once(tiny_task, before, child):
+    """Loading starts torch's threads, too, and a model loaded in the child waits for the same threads."""
+    said = python(USES, tiny_task.model, 2, before, child).stdout
+    assert said.startswith("the model was used before this process was forked, and torch's threads do not survive")
+    assert "load the model in the child only" in said
+
+
+@pytest.mark.parametrize(("threads", "before", "child"), [(1, "used", "uses"), (2, "nothing", "loads")])
+def test_a_worker_without_torchs_threads_or_with_its_own_works(tiny_task, threads, before, child):
+    assert python(USES, tiny_task.model, threads, before, child).stdout == "300\n"

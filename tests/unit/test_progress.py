@@ -66,3 +66,18 @@ def test_a_terminal_has_one_live_line(clock, monkeypatch):
     assert "600/1,000" in written
     assert "16.7 rows/s  loss 1" in written
     assert "left" not in written
+
+
+def test_a_display_that_nobody_can_read_never_ends_the_work(clock, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    class GoneTerminal(Gone):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    for stream in (Gone(), GoneTerminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        run(clock, Progress("predict", unit="rows"))

@@ -7,6 +7,7 @@ A verb is a module of this package that has a function of the same name, or a ty
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
@@ -20,6 +21,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from minilm.cli.streams import replace_closed_streams
 from minilm.errors import HINTS, MinilmError, one_line
 
 VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "score", "recipes", "doctor")
@@ -99,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
     """Run a command and return its exit code; on failure print one line on stderr and return the code of the error."""
+    replace_closed_streams()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         return command()
@@ -125,6 +128,11 @@ def _exit_code_of(arguments: list[str]) -> int:
         if isinstance(done.__context__, BrokenPipeError):  # a failure to typer
             return _pipe_closed()
         code = done.code
+    except OSError as error:
+        usage = getattr(error.__context__, "exit_code", None)  # of typer's error, whose message nobody reads
+        if not isinstance(usage, int):
+            raise
+        return usage
     else:
         code = 0
     sys.stdout.flush()
@@ -136,7 +144,8 @@ def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"error: {one_line(message, max_chars=None)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it; the exit code remains
+        print(f"error: {one_line(message, max_chars=None)}", file=sys.stderr)
     return code
 
 

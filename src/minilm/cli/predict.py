@@ -112,10 +112,11 @@ def _check_streams(source: str, output: str) -> None:
     """Reject a standard stream that the shell has closed, and an output that is also the input."""
     import sys
 
+    from minilm.cli.streams import was_closed
     from minilm.errors import UsageError
 
     for option, value, stream in (("--input", source, sys.stdin), ("--output", output, sys.stdout)):
-        if value == _STANDARD and stream is None:
+        if value == _STANDARD and was_closed(stream):
             raise UsageError(f"{option} is -, but that stream is closed; name a file or open it")
     if source != _STANDARD and Path(source).resolve() == Path(output).resolve():
         raise UsageError(f"--input and --output are the same file, {source}; use different files")

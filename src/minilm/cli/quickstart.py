@@ -6,6 +6,7 @@ In: nothing, or the user's text files. Out: the table on stdout; run folders and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,8 @@ def quickstart(
 
     files = [*(text or []), *(more_text or [])]
     material = text_of_files(files) if files else installed_text()
-    typer.echo(_describe(material))
+    with suppress(BrokenPipeError):  # nobody reads this; the work is done nevertheless
+        typer.echo(_describe(material))
     keep_freed_memory()
     rows = run(material, out)
     typer.echo(_table(rows))

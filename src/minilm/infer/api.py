@@ -8,7 +8,6 @@ B sequences, T packed tokens, N tokens of one sequence, E hidden width, C labels
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args, overload
@@ -133,7 +132,7 @@ class LoadedModel:
         """The settings the model was trained with if they have the type of `default`, else `default`."""
         return self.task if isinstance(self.task, type(default)) else default
 
-    @cached_property
+    @property
     def decoder(self) -> Decoder:
         """The decoder for generation; raises UsageError if the model has no trained mlm head."""
         from minilm.decode.decoder import pos_shift_of

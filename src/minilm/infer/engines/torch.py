@@ -7,13 +7,16 @@ B sequences, T packed tokens, E hidden width, P number of pooling modes, C label
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from minilm.decode.decoder import Decoder, PosShift
+from minilm.errors import UsageError
 from minilm.infer.engines.pooling import pool_rows
 from minilm.infer.engines.protocol import Float32s
 from minilm.model.checkpoint import read_model
@@ -28,11 +31,31 @@ from minilm.text.tokenizer import Tokenizer
 
 
 def load_torch_engine(folder: Path, head: HeadName | None, precision: Precision) -> TorchEngine:
-    """Read the model in `folder`, without its mlm head if that was not trained."""
+    """Read the model in `folder`, without its mlm head if that was not trained; raises as `require_own_process`."""
+    require_own_process()
     model = read_model(folder, head=head)
     if head == "mlm" and model.has_fresh_weights:
         model.head = None
     return TorchEngine(model, precision=precision)
+
+
+@lru_cache(maxsize=1)
+def _process_of_threads() -> int:
+    """The process that loaded the first model: loading starts torch's threads."""
+    return os.getpid()
+
+
+def require_own_process() -> None:
+    """Check that torch's threads run in this process; where they do not, torch waits for them forever.
+
+    Raises:
+        UsageError: a model was used before this process was forked, and torch has more than one thread.
+    """
+    if _process_of_threads() != os.getpid() and torch.get_num_threads() > 1:
+        raise UsageError(
+            "the model was used before this process was forked, and torch's threads do not survive a fork: load the "
+            "model in the child only, start the child with 'spawn', or call torch.set_num_threads(1) in the child"
+        )
 
 
 class TorchEngine:
@@ -44,6 +67,7 @@ class TorchEngine:
         self._device = self._model.encoder.embeddings.word.weight.device
         self.head = next((name for name, kind in HEADS.items() if type(model.head) is kind), None)
         prepack(self._model)
+        self._decoder: Decoder | None = None
 
     @torch.inference_mode()
     def pooled(self, batch: PackedIds, pooling: Sequence[PoolingMode], *, skipped: int = 0) -> Float32s:
@@ -65,9 +89,13 @@ class TorchEngine:
 
     def decoder(self, tokenizer: Tokenizer, *, pos_shift: PosShift) -> Decoder:
         """A decoder that uses the model's mlm head; raises UsageError if it has none."""
-        return Decoder(self._model, tokenizer, pos_shift=pos_shift)
+        require_own_process()
+        if self._decoder is None:
+            self._decoder = Decoder(self._model, tokenizer, pos_shift=pos_shift)
+        return self._decoder
 
     def _packed(self, batch: PackedIds) -> Packed:
+        require_own_process()
         return Packed.from_ids(batch).to(self._device)
 
 
