@@ -112,7 +112,7 @@ def rouge(
 
       minilm score rouge --predictions p.jsonl --references r.jsonl --reference-field summary --confidence --json
     """
-    from minilm.score.rouge.scores import rouge_scores
+    from minilm.score.rouge.scores import report_wordless, rouge_scores
     from minilm.score.rouge.stemming import rouge_stem
 
     _require_use(task, trunc_len, duplicate_rate)
@@ -120,6 +120,7 @@ def rouge(
         predictions, references, prediction_field, reference_field, cut_references=cut_references
     )
     texts, golds = _prepared(given, expected, task, trunc_len=trunc_len, duplicate_rate=duplicate_rate)
+    report_wordless(texts, golds, what="pairs")
     scores = rouge_scores(texts, golds, stem=rouge_stem)
     _show(_rouge_report(scores, _preparation(task, trunc_len, duplicate_rate), confidence=confidence), as_json=as_json)
 

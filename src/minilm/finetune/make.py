@@ -19,6 +19,7 @@ from minilm.finetune.task import Task
 from minilm.finetune.text import ClassificationTask
 from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection
 from minilm.score.multi_label import METRICS as _MULTI_LABEL
+from minilm.score.rouge.scores import report_wordless
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import COMBINED, GLUE, find_glue_task, text_columns
@@ -113,9 +114,12 @@ def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:
             f"task.beam_size is {section.beam_size}, but the vocabulary has {tokenizer.vocab_size} tokens; "
             "use fewer beams"
         )
+    dev = {name: read_pairs([file], tokenizer, section) for name, file in dev_files(section.dev).items()}
+    for name, pairs in dev.items() if section.dev_generated else ():
+        report_wordless(pairs.references, [[text] for text in pairs.references], what=f"held-out pairs of {name}")
     return Seq2SeqTask(
         train=read_pairs(section.train, tokenizer, section),
-        dev={name: read_pairs([file], tokenizer, section) for name, file in dev_files(section.dev).items()},
+        dev=dev,
         tokenizer=tokenizer,
         settings=section,
     )

@@ -261,3 +261,21 @@ def test_without_meteor_the_other_numbers_are_still_shown(score, monkeypatch):
     assert "METEOR" not in found["confidence"]
     code, out, _ = score("qg", "p.txt", "p.txt")
     assert (code, "METEOR       none" in out) == (0, True)
+
+
+@pytest.mark.parametrize("line", ["今天天气很好", "Сегодня хорошо", "σήμερα", "오늘 날씨", "!?"])
+def test_rouge_of_texts_without_a_countable_word_warns_with_the_count(score, line):
+    """ROUGE-1.5.5 gives 0.0 for identical lines; an empty line is 0 in every language, so it is not counted."""
+    Path("p.txt").write_text(f"{line}\n{line}\nEnglish\n\n", encoding="utf-8")
+    Path("r.txt").write_text(f"{line}\nEnglish\nEnglish\nEnglish\n", encoding="utf-8")
+    code, _, said = score("rouge", "p.txt", "r.txt")
+    assert code == 0
+    [warning] = [one for one in said if "ROUGE counts" in one]
+    assert "2 of 4 pairs have a side without a word that ROUGE counts (letters A to Z and digits)" in warning
+    assert "(first: pair 1)" in warning
+
+
+def test_rouge_of_mixed_texts_does_not_warn(score):
+    Path("p.txt").write_text("2026年\ncafé\n", encoding="utf-8")
+    Path("r.txt").write_text("2026年\ncafé\n", encoding="utf-8")
+    assert not [one for one in score("rouge", "p.txt", "r.txt")[2] if "ROUGE counts" in one]

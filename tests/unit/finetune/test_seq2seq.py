@@ -411,3 +411,13 @@ def test_a_batch_holds_the_pairs_end_to_end():
     assert set(batch.tensors()) == {"token_ids", "segment_ids", "cu_seqlens", "labels"}
     single = batch_of(views[:1], pad_id=0, target_segment=0)  # a model without segments
     assert single.seq2seq.packed.segment_ids.max() == 0
+
+
+def test_references_that_rouge_cannot_count_are_reported_where_it_chooses_the_weights(pairs, caplog):
+    rows = pairs.dev.read_text().splitlines()
+    rows[3] = json.dumps({"src": "word1", "tgt": "Привет мир"})
+    pairs.dev.write_text("\n".join(rows) + "\n")
+    pairs.task()
+    assert "ROUGE" not in caplog.text
+    pairs.task(dev_generated=4, metric="rouge1")
+    assert "1 of 20 held-out pairs of held have a side without a word that ROUGE counts" in caplog.text

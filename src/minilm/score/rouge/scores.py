@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from minilm.errors import DataError
 from minilm.score.rouge.lcs import lcs_length, lcs_positions
+from minilm.tally import reporting_tally
 
 FloatArray = NDArray[np.float64]
 Stemmer = Callable[[str], str]
 
 ROUGE_METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 ROUGE_PARTS = ("precision", "recall", "f")
+WORDLESS = "have a side without a word that ROUGE counts (letters A to Z and digits), so their ROUGE is 0"
 _WORD = re.compile("[A-Za-z0-9]+")
 _Sentences = list[list[str]]
 _Unit = TypeVar("_Unit")
@@ -67,6 +69,19 @@ class Overlap:
 def rouge_words(text: str, stem: Stemmer) -> _Sentences:
     """Split a text at newlines into sentences, and these into stemmed words: runs of ASCII letters and digits."""
     return [[stem(word.lower()) for word in _WORD.findall(line)] for line in text.split("\n")]
+
+
+def is_wordless(text: str) -> bool:
+    """Whether a text that is not blank has no word that ROUGE counts, as in Chinese, Russian or Greek."""
+    return bool(text.strip()) and not _WORD.search(text)
+
+
+def report_wordless(predictions: Sequence[str], references: Sequence[Sequence[str]], *, what: str) -> None:
+    """Log the number of pairs that score 0 because one side is wordless; `what` names the pairs."""
+    pairs = enumerate(zip(predictions, references, strict=True), 1)
+    found = [f"pair {number}" for number, (text, others) in pairs if is_wordless(text) or all(map(is_wordless, others))]
+    with reporting_tally() as tally:
+        tally.add(f"{what} {WORDLESS}", found, of=len(predictions))
 
 
 def rouge_pair(prediction: str, references: Sequence[str], *, stem: Stemmer) -> dict[str, Overlap]:
