@@ -121,7 +121,9 @@ def test_work_is_done_without_streams(environment, tiny_task, closed):
     line = f"{command} finetune {recipe} {closed} && {command} predict {model} --input {rows} --output {out} {closed}"
     done = subprocess.run(["sh", "-c", line], capture_output=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0
-    assert [json.loads(row)["id"] for row in out.read_text().splitlines()] == [f"dev.jsonl-{n}" for n in range(30)]
+    assert [json.loads(row)["id"] for row in out.read_text().split("\n") if row] == [
+        f"dev.jsonl-{n}" for n in range(30)
+    ]
     assert (tiny_task.folder / "run" / "report.html").exists()
 
 

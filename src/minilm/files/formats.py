@@ -1,7 +1,9 @@
 """File formats: how each one is read, row by row.
 
-In: paths of .txt, .jsonl, .json (one object per line), .csv (each optionally .gz) or .parquet files.
-Out: a stream of non-empty texts in file order, or of rows for `rows.py`; memory does not grow with the files.
+In: paths of .txt, .jsonl, .json (one object per line, or one array of objects), .csv (each optionally .gz) or
+.parquet files.
+Out: a stream of non-empty texts in file order, or of rows for `rows.py`; memory grows only with an
+array.
 `read_texts` skips a bad row (broken JSON, invalid UTF-8, wrong number of columns, ...) and counts it in a tally, with
 its location; `rows.py` raises `DataError` for it. A damaged file (truncated .gz, broken parquet) is a `DataError`.
 """
@@ -12,12 +14,14 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
@@ -39,6 +43,8 @@ _BUFFER_BYTES = 2**20
 _RAW_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f"
+_ARRAY = re.compile(r"\s*\[\s*(\{|$)")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(kw_only=True)
@@ -235,6 +241,8 @@ def lines(source: OpenFile) -> Iterator[tuple[int, bytes]]:
     number = 0
     while line := source.stream.readline(MAX_LINE_BYTES):
         number += 1
+        if number == 1 and line.startswith(_UTF16):
+            raise DataError(f"{source.path}: the file is UTF-16, expected UTF-8; write it again as UTF-8")
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
             source.report(number, f"line longer than {MAX_LINE_BYTES} bytes")
             while line and not line.endswith(b"\n"):
@@ -261,7 +269,31 @@ def _txt_rows(source: OpenFile) -> Rows:
 
 
 def _json_rows(source: OpenFile) -> Rows:
-    for number, line in text_lines(source):
+    """Objects, one per line; if the file begins with `[` and an object, those of one array, numbered from 1."""
+    numbered = text_lines(source)
+    first = next(numbered, None)
+    if first is None:
+        return
+    if not _ARRAY.match(first[1]):
+        yield from _object_lines(source, chain([first], numbered))
+        return
+    text = "\n".join(line for _, line in chain([first], numbered))
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{source.path}: it begins with '[', but is not one JSON array ({error}); write the array again, or one "
+            f"object per line"
+        ) from None
+    for number, item in enumerate(items, 1):
+        if isinstance(item, dict):
+            yield number, item
+        else:
+            source.report(number, f"item {number} is a JSON {type(item).__name__}, expected an object")
+
+
+def _object_lines(source: OpenFile, numbered: Iterator[tuple[int, str]]) -> Rows:
+    for number, line in numbered:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -288,6 +320,8 @@ def _csv_rows(source: OpenFile) -> Rows:
     rows = csv.reader(decoded(), strict=True)
     header = next(_csv_cells(source, rows, lambda: last_line), (0, []))[1]
     wanted = [source.field] if source.field is not None else header
+    if len(header) == 1 and ";" in header[0] and source.field != header[0]:
+        raise DataError(f"{source.path}:1: the columns are separated by semicolons; save the file with commas")
     require_unique(source, header, wanted, "in the CSV header")
     for line, cells in _csv_cells(source, rows, lambda: last_line):
         if len(cells) != len(header):
@@ -365,12 +399,22 @@ def _checked_parquet_rows(source: OpenFile) -> Rows:
         for values in zip(*batch.columns, strict=True):
             row += 1
             try:
-                yield row, {name: value.as_py() for name, value in zip(batch.schema.names, values, strict=True)}
+                yield row, {name: _plain(value.as_py()) for name, value in zip(batch.schema.names, values, strict=True)}
             except UnicodeDecodeError:
                 source.report(row, "invalid UTF-8")
         source.meter.done = start + size * row // num_rows
     if row != num_rows:
         raise pa.ArrowInvalid(f"found {row} rows, expected {num_rows}")
+
+
+def _plain(value: object) -> object:
+    """Bytes as text, since files with texts in binary columns are common; other bytes stay as they are."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value  # whoever reads the column reports it
 
 
 def _require_text_column(source: OpenFile, name: str, schema: pa.Schema) -> None:
@@ -385,7 +429,8 @@ def _require_text_column(source: OpenFile, name: str, schema: pa.Schema) -> None
     kind = schema.field(index).type
     if pa_types.is_dictionary(kind):
         kind = kind.value_type
-    if not (pa_types.is_string(kind) or pa_types.is_large_string(kind)):
+    texts = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    if str(kind) not in texts and not pa_types.is_fixed_size_binary(kind):
         raise DataError(
             f"{source.path}: column {name!r} contains {kind}, expected strings; "
             f"change the field name to that of a text column"

@@ -1,8 +1,8 @@
 """Read rows with named columns, or plain lines, from a file, one at a time.
 
-In: a .tsv, .jsonl, .json (one object per line), .csv (each optionally .gz) or .parquet file; UTF-8, with or
-without BOM.
-Out: `Row`s in file order; memory does not grow with the file. `formats.py` reads the formats. An unreadable row is a
+In: a .tsv, .jsonl, .json (one object per line, or one array), .csv (each optionally .gz) or .parquet file;
+UTF-8, with or without BOM.
+Out: `Row`s in file order; memory grows only with a JSON array. `formats.py` reads the formats. An unreadable row is a
 `DataError`; a .tsv row with too few or too many columns is a `misfit`, which the caller skips or rejects.
 A .tsv file has no quoting: a quotation mark is an ordinary character, as in GLUE.
 """

@@ -209,7 +209,7 @@ def test_a_damaged_gz_and_a_missing_file_are_errors(score):
         ("dev.json", nested([]), "dev.json: found no question; expected at least one"),
         ("dev.json", {"q1": "x"}, "dev.json: no field 'data', found 'q1'; add the field or correct its name"),
         ("dev.json", {"data": {}}, "dev.json: field 'data' is an object, expected a list"),
-        ("dev.json", [1], "dev.json:1: expected a JSON object {...}, found a list"),
+        ("dev.json", [1], "dev.json: article 1 is a whole number, expected an object"),
         ("dev.json", {"data": [{"title": "t"}]},
          "dev.json: article 1: no field 'paragraphs', found 'title'; add the field or correct its name"),
         ("dev.json", nested([{"id": "a"}]),

@@ -14,6 +14,7 @@ import pytest
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.files import formats as readers
 from minilm.files.formats import BAD_ROWS, EMPTY_TEXTS, ByteMeter, read_texts
+from minilm.files.rows import read_rows
 from minilm.tally import Found, Tally
 
 TEXTS = ["the cat sat", "naïve café — 猫", 'she said "hi", twice', "  kept  as is  "]
@@ -217,3 +218,55 @@ def test_unreadable_file_is_a_system_problem(tmp_path):
     path.chmod(0)
     with pytest.raises(SystemProblem, match=r"in\.txt: cannot be read"):
         read(path)
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2, "lines"])
+@pytest.mark.parametrize("name", ["in.json", "in.jsonl", "in.json.gz"])
+def test_a_json_array_is_read_like_its_objects(indent, name, tmp_path):
+    """Also with one object per line, where all but the last used to be bad rows."""
+    rows = [{"text": text} for text in TEXTS]
+    lines = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
+    data = lines if indent == "lines" else json.dumps(rows, indent=indent)
+    path = write(tmp_path / name, data.encode())
+    assert read(path) == (TEXTS, Found(), 0)
+    assert [row.values for row in read_rows(path)] == rows
+
+
+def test_a_damaged_json_array_is_an_error_and_an_odd_item_a_bad_row(tmp_path):
+    path = write(tmp_path / "in.json", b'[{"text": "a"}, 3]')
+    texts, bad, _ = read(path)
+    assert (texts, bad.first) == (["a"], [f"{path}:2: item 2 is a JSON int, expected an object"])
+    with pytest.raises(DataError, match=r"begins with '\[', but is not one JSON array"):
+        read(write(tmp_path / "in.json", b'[\n{"text": "a"},\n{"text"'))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string_view(), pa.large_string(), pa.binary(), pa.large_binary(), pa.binary_view()]
+)
+def test_both_readers_read_every_column_of_texts(kind, tmp_path):
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": pa.array(TEXTS).cast(kind)}), path)
+    assert read(path) == (TEXTS, Found(), 0)
+    assert [row.values["text"] for row in read_rows(path)] == TEXTS
+
+
+def test_bytes_that_are_no_text_are_a_bad_row(tmp_path):
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": [b"a", b"\xff\xfe\x00"]}), path)
+    assert read(path)[:2] == (["a"], Found(count=1, first=[f"{path}:2: field 'text' is a bytes, expected a string"]))
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.jsonl", "in.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_as_the_cause(name, encoding, tmp_path):
+    path = write(tmp_path / name, "\ufefftext\na\n".encode(encoding))
+    with pytest.raises(DataError, match="the file is UTF-16, expected UTF-8; write it again as UTF-8"):
+        read(path)
+
+
+def test_semicolons_are_named_as_the_cause(tmp_path):
+    path = write(tmp_path / "in.csv", b"id;text\n1;a\n")
+    for reader in (read, lambda path: list(read_rows(path))):
+        with pytest.raises(DataError, match="the columns are separated by semicolons; save the file with commas"):
+            reader(path)
+    assert read(write(tmp_path / "in.csv", b"a;b\nx\n"), field="a;b")[0] == ["x"]

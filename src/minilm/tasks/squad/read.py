@@ -1,6 +1,7 @@
 """Reads the questions of a SQuAD file.
 
-In: the official nested .json (v1.1 or v2.0), or one question per line (.jsonl, or .json); each optionally .gz.
+In: the official nested .json (v1.1 or v2.0), flat questions under `data` or in an array, or one question per line
+(.jsonl, or .json); each optionally .gz; or .parquet. Answers are a list of objects, or the hub's object of two lists.
 Out: validated questions in file order, each with its location; or only their gold answers, for scoring. Any invalid
 entry rejects the file.
 """
@@ -17,6 +18,7 @@ from minilm.errors import DataError
 from minilm.files.by_id import read_json_text
 from minilm.files.fields import kind_named, kind_of, no_field
 from minilm.files.json import parse_json_object
+from minilm.files.rows import read_rows
 from minilm.score.squad import SquadReference
 
 _T = TypeVar("_T")
@@ -64,7 +66,9 @@ def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
 
     Args:
         path: .json (`data`, `paragraphs`, `qas`), or .jsonl or .json with one object per line (fields `id`, `question`,
-            `context`, `answers` and `is_impossible`), each optionally followed by .gz.
+            `context`, `answers` and `is_impossible`), each optionally followed by .gz, or .parquet with these columns.
+            The objects may also be an array, or the list `data`. `answers` may be an object with the lists `text` and
+            `answer_start`; then a question without answers is impossible if nothing else is said.
         labelled: read `answers` and `is_impossible`; otherwise they are optional and ignored.
 
     Raises:
@@ -84,17 +88,16 @@ def read_squad_references(path: Path) -> list[SquadReference]:
         UsageError, DataError, SystemProblem: as `read_squad`.
     """
     return [
-        SquadReference(id=key, answers=tuple(answer.text("text") for answer in row.rows("answers", "answer")))
+        SquadReference(id=key, answers=tuple(answer.text("text") for answer in row.answers()))
         for key, row in _rows(path)
     ]
 
 
 def _rows(path: Path) -> Iterator[tuple[str, _Row]]:
     """Yield the questions of a file with their ids, in file order; raises DataError if there is none."""
-    text, by_line = read_json_text(path)
     locations: dict[str, str] = {}
     repeated: list[str] = []
-    for row in _line_rows(text, path) if by_line else _nested_rows(text, path):
+    for row in _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path):
         key = row.id()
         if key in locations:
             repeated.append(f"{row.location}: repeated id {key!r}, first used at {locations[key]}")
@@ -134,6 +137,26 @@ class _Row:
         """The id, a string or a whole number."""
         return str(self.get("id", int)) if type(self.fields.get("id")) is int else self.text("id")
 
+    @property
+    def has_answer_lists(self) -> bool:
+        """Whether `answers` is an object with the lists `text` and `answer_start`, as on the hub."""
+        return isinstance(self.fields.get("answers"), dict)
+
+    def answers(self) -> Iterator[_Row]:
+        """The gold answers, in either form."""
+        if not self.has_answer_lists:
+            yield from self.rows("answers", "answer")
+            return
+        lists = _Row(fields=self.get("answers", dict), location=f"{self.location}, answers")
+        texts, starts = lists.get("text", list), lists.get("answer_start", list)
+        if len(texts) != len(starts):
+            raise DataError(
+                f"{lists.location}: found {len(texts)} of 'text' and {len(starts)} of 'answer_start'; expected one "
+                f"offset for each text"
+            )
+        for number, (text, start) in enumerate(zip(texts, starts, strict=True), 1):
+            yield _Row(fields={"text": text, "answer_start": start}, location=f"{self.location}, answer {number}")
+
     def rows(self, name: str, what: str) -> Iterator[_Row]:
         """The objects of a list; each location is extended by `what` 1, 2, ..."""
         for number, item in enumerate(self.get(name, list), 1):
@@ -143,6 +166,16 @@ class _Row:
             yield _Row(fields=item, location=location)
 
 
+def _json_rows(path: Path) -> Iterator[_Row]:
+    text, by_line = read_json_text(path)
+    return _line_rows(text, path) if by_line else _nested_rows(text, path)
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    for row in read_rows(path):
+        yield _Row(fields=dict(row.values), location=f"{path}:{row.line}")
+
+
 def _line_rows(text: str, path: Path) -> Iterator[_Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -150,8 +183,13 @@ def _line_rows(text: str, path: Path) -> Iterator[_Row]:
 
 
 def _nested_rows(text: str, path: Path) -> Iterator[_Row]:
-    """The questions of the official nested format, each with the context and title of its parents."""
-    for article in _Row(fields=parse_json_object(text, path), location=str(path)).rows("data", "article"):
+    """The questions of the official nested format, each with the context and title of its parents; or flat ones."""
+    is_array = text.lstrip().startswith("[")
+    whole = parse_json_object(f'{{"data": {text}}}' if is_array else text, path)
+    for article in _Row(fields=whole, location=str(path)).rows("data", "article"):
+        if "paragraphs" not in article.fields and "question" in article.fields:
+            yield article
+            continue
         for paragraph in article.rows("paragraphs", "paragraph"):
             inherited = {
                 name: one.fields[name]
@@ -164,7 +202,9 @@ def _nested_rows(text: str, path: Path) -> Iterator[_Row]:
 
 def _question(key: str, row: _Row, contexts: dict[str, str], *, labelled: bool) -> Question:
     impossible = labelled and "is_impossible" in row.fields and row.get("is_impossible", bool)
-    answers = tuple(map(_answer, row.rows("answers", "answer"))) if labelled else ()
+    answers = tuple(map(_answer, row.answers())) if labelled else ()
+    if labelled and row.has_answer_lists and "is_impossible" not in row.fields:
+        impossible = not answers
     if labelled and impossible == bool(answers):
         found, expected = ("answers", "none") if answers else ("no answer", "one")
         raise DataError(

@@ -6,10 +6,12 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from minilm.errors import DataError, UsageError
-from minilm.tasks.squad.read import GoldAnswer, Question, read_squad
+from minilm.tasks.squad.read import GoldAnswer, Question, read_squad, read_squad_references
 
 ROW = {
     "id": "q1",
@@ -91,7 +93,7 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_fine(tmp_path: 
         (without(question=None), "field 'question' is null, expected a string"),
         (without(id=True), "field 'id' is true or false, expected a string"),
         (without(is_impossible="false"), "field 'is_impossible' is a string, expected true or false"),
-        (without(answers={"text": ["w2"]}), "field 'answers' is an object, expected a list"),
+        (without(answers={"text": ["w2"]}), "answers: no field 'answer_start', found 'text'"),
         (without(answers=["w2"]), "answer 1 is a string, expected an object"),
         (
             without(answers=[{"text": "w2"}]),
@@ -117,7 +119,7 @@ def test_bad_fields_are_errors_with_their_location(tmp_path: Path, row: object, 
     ("text", "message"),
     [
         ("", "in.json:1: broken JSON, Expecting value"),
-        ("[]", "in.json:1: expected a JSON object {...}, found a list"),
+        ("[]", "in.json: found no question; expected at least one"),
         ('{"data": []}', "in.json: found no question; expected at least one"),
         ('{"dat": []}', "in.json: no field 'data', found 'dat'; add the field or correct its name"),
         ('{"data": [1]}', "in.json: article 1 is a whole number, expected an object"),
@@ -194,3 +196,50 @@ def test_real_files_read_whole(data_dir: Path, name: str, rows: int, impossible:
 
 
 # --- windows -------------------------------------------------------------------------------------
+
+
+HUB = {
+    **{name: ROW[name] for name in ("id", "title", "context", "question")},
+    "answers": {"text": ["w2", "w3"], "answer_start": [3, 7]},
+}
+NO_ANSWER = {**HUB, "id": "q2", "answers": {"text": [], "answer_start": []}}
+
+
+def hub_files(folder: Path) -> dict[str, Path]:
+    """The rows that `datasets` gives for squad and squad_v2, saved in each way that it and pandas save them."""
+    pq.write_table(pa.Table.from_pylist([HUB, NO_ANSWER]), folder / "hub.parquet")
+    return {
+        "lines": lines(folder / "hub.jsonl", HUB, NO_ANSWER),
+        "under data": write(folder / "data.json", json.dumps({"version": "2", "data": [HUB, NO_ANSWER]})),
+        "array": write(folder / "array.json", json.dumps([HUB, NO_ANSWER], indent=1)),
+        "packed": write(folder / "array.json.gz", json.dumps([HUB, NO_ANSWER])),
+        "parquet": folder / "hub.parquet",
+    }
+
+
+@pytest.mark.parametrize("kind", ["lines", "under data", "array", "packed", "parquet"])
+def test_rows_of_the_hub_are_read_in_every_container(kind, tmp_path):
+    path = hub_files(tmp_path)[kind]
+    first, second = read_squad(path)
+    assert first.answers == (GoldAnswer(text="w2", start=3), GoldAnswer(text="w3", start=7))
+    assert (first.is_impossible, second.is_impossible, second.answers) == (False, True, ())
+    assert (first.context, first.title, second.id) == ("w1 w2, w3", "T", "q2")
+    assert [one.answers for one in read_squad_references(path)] == [("w2", "w3"), ()]
+
+
+def test_flat_rows_with_official_answers_are_read_under_data(tmp_path):
+    [found] = read_squad(write(tmp_path / "a.json", json.dumps({"data": [ROW]})))
+    assert found.answers == (GoldAnswer(text="w2", start=3),)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"text": ["w2"], "answer_start": []}, "answers: found 1 of 'text' and 0 of 'answer_start'; expected one"),
+        ({"text": ["w2"]}, "answers: no field 'answer_start'"),
+        ({"text": [3], "answer_start": [3]}, "answer 1: field 'text' is a whole number, expected a string"),
+    ],
+)
+def test_mistakes_in_answer_lists_are_named(answers, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        read_squad(lines(tmp_path / "a.jsonl", {**HUB, "answers": answers}))
