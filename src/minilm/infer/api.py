@@ -8,6 +8,7 @@ B sequences, T packed tokens, N tokens of one sequence, E hidden width, C labels
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args, overload
