@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import numpy as np
 import pytest
@@ -269,3 +270,23 @@ def test_a_truncated_weights_file_is_one_clear_error(tmp_path, save):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"model\.safetensors"):
         load_teacher(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("Bert", "num_hidden_layers", 2**31, "expected a whole number from 1 to 1000"),
+        ("Bert", "hidden_dropout_prob", 3.5, "expected a number from 0 to 1"),
+        ("ModernBert", "num_hidden_layers", 2**31, "expected a whole number from 1 to 1000"),
+        ("ModernBert", "num_attention_heads", 0, "transformers cannot load it: "),
+    ],
+)
+def test_damaged_numbers_of_a_configuration_are_one_clear_error(save, name, key, value, message):
+    """Those of supported families are checked before transformers builds a model; it raises anything for others."""
+    folder = save(name, **WORKING.get(name, {}))
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), key: value}))
+    with pytest.raises(DataError) as caught:
+        load_teacher(folder)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

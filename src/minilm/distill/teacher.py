@@ -22,10 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.errors import DataError, SystemProblem, UsageError, one_line
+from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
 from minilm.files.tensors import read_safetensors_header
 from minilm.model.attention import attend
+from minilm.model.config import EncoderConfig, require_ranges
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed, pack
 from minilm.model.prepacked import prepack
@@ -147,6 +149,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
     folder = transformer_folder(folder)
     for weights in folder.glob("*.safetensors"):
         read_safetensors_header(weights)  # reports a damaged file more clearly than the library
+    _require_reasonable(folder / "config.json")
     AttentionInterface.register(_INTERFACE, _packed_attention)
     transformers_logging.disable_progress_bar()
     try:
@@ -158,8 +161,8 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of any kind: a model's code meets the damaged values of a configuration first
+        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
         raise DataError(f"teacher {folder}: transformers cannot load it: {reason}") from None
     if getattr(model.config, "is_encoder_decoder", False):
         raise DataError(f"teacher {folder}: found an encoder-decoder; expected an encoder")
@@ -168,6 +171,14 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
             f"teacher {folder}: {type(model).__name__} does not accept position_ids, so it cannot run packed"
         )
     return model.eval().requires_grad_(False)
+
+
+def _require_reasonable(config: Path) -> None:
+    """Check the numbers of a configuration before transformers builds a model from them."""
+    values = read_json(config) if config.is_file() else {}
+    if not EncoderConfig.is_family(values):  # other keys and ranges; a huge number of layers would take hours
+        values = {key: values[key] for key in ("num_hidden_layers",) if key in values}
+    require_ranges(values, where=str(config))
 
 
 def _first_position(model: nn.Module) -> int:

@@ -56,14 +56,16 @@ def read_model(
     if num_labels is None:
         num_labels = len(label_names(path, config=config))
     generator = torch.Generator().manual_seed(seed)
-    with without_weights():
-        encoder = Encoder(shape)
-    model = Model(encoder, None if head is None else new_head(head, shape, num_labels=num_labels, generator=generator))
+    with without_weights():  # names and shapes are compared before any memory is taken
+        model = Model(Encoder(shape), None if head is None else HEADS[head](shape, num_labels))
     found = to_ours(tensors, model.state_dict(), family=shape.family, head=head, where=str(file))
     if is_microsoft(path):
         found = _resize_positions(found, shape)
-    _drop_or_start_missing(model, found, head, str(file), generator)
+    fresh = _fresh_weights(model, found, str(file))
     _require_shapes(model, found, head, str(file))
+    if head is not None:
+        model.head = new_head(head, shape, num_labels=num_labels, generator=generator)
+    _drop_or_start_missing(model, fresh, head, str(file), generator)
     model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False, assign=True)
     return model.eval().requires_grad_(True)
 
@@ -137,7 +139,7 @@ def _resize_positions(found: dict[str, Tensor], config: EncoderConfig) -> dict[s
     """Resize the position table to the configuration as Microsoft's loader does."""
     name = "encoder.embeddings.position.weight"
     table = found.get(name)
-    if table is None or len(table) == config.max_positions:
+    if table is None or table.dim() != 2 or len(table) <= config.first_position or len(table) == config.max_positions:
         return found
     logger.warning(
         "position table resized from %d to %d rows to match the configuration",
@@ -147,10 +149,8 @@ def _resize_positions(found: dict[str, Tensor], config: EncoderConfig) -> dict[s
     return {**found, name: tile_positions(table, config.max_positions, first=config.first_position)}
 
 
-def _drop_or_start_missing(
-    model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str, generator: torch.Generator
-) -> None:
-    """Handle missing weights: drop an unused pooler, initialize a head, raise for anything else."""
+def _fresh_weights(model: Model, found: Mapping[str, Tensor], where: str) -> list[str]:
+    """The missing weights that may be initialized: those of a head and a pooler; raises for any other."""
     missing = [name for name in model.state_dict() if name not in found]
     half_pooler = len([name for name in found if name.startswith("encoder.pooler.")]) == 1
     may_start = ("head.",) if half_pooler else ("head.", "encoder.pooler.")
@@ -161,6 +161,13 @@ def _drop_or_start_missing(
             theirs for name in missing if name not in fresh for theirs in hf_names(name, family=family, head=None)
         ]
         raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
+    return fresh
+
+
+def _drop_or_start_missing(
+    model: Model, fresh: Sequence[str], head: HeadName | None, where: str, generator: torch.Generator
+) -> None:
+    """Drop a missing pooler that is not read, or initialize it; report weights that are `fresh`."""
     if "encoder.pooler.weight" in fresh:
         if head != "classification":
             model.encoder.pooler = None

@@ -53,6 +53,22 @@ _HF_KEYS: Mapping[str, str] = {
     "pad_token_id": "pad_token_id",
 }
 _REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
+# Our field -> type, smallest and largest value. The upper bounds are far above any published model; they keep products
+# of sizes below 2^63 and the time to lay out the modules short.
+_RANGES: Mapping[str, tuple[type, float, float]] = {
+    "vocab_size": (int, 1, 2**26),
+    "hidden_size": (int, 1, 2**17),
+    "num_layers": (int, 1, 1000),
+    "num_heads": (int, 1, 2**17),
+    "intermediate_size": (int, 1, 2**20),
+    "max_positions": (int, 1, 2**18),
+    "num_segments": (int, 1, 2**18),
+    "hidden_dropout": (float, 0, 1),
+    "attention_dropout": (float, 0, 1),
+    "layer_norm_eps": (float, 0, 1),
+    "initializer_range": (float, 0, 100),
+    "pad_token_id": (int, 0, 2**26),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,22 +95,26 @@ class EncoderConfig:
     family: FamilyName = "bert"
 
     def __post_init__(self) -> None:
-        """Validate the sizes.
+        """Check the type and range of each value, and the rules between them.
 
         Raises:
-            UsageError: a size is not positive, num_heads does not divide the width, or the padding id is not a
-                valid id.
+            UsageError: a value is out of range, num_heads does not divide the width, the padding id is not a valid id,
+                or no position is left for a token.
         """
-        for name in (*_REQUIRED, "num_segments"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} is {value!r}; expected a positive integer")
+        for name in _RANGES:
+            if expected := _out_of_range(name, getattr(self, name)):
+                raise UsageError(f"{name} is {getattr(self, name)!r:.60}; expected {expected}")
         if self.hidden_size % self.num_heads:
             raise UsageError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; change one of the two"
             )
-        if not 0 <= self.pad_token_id < self.vocab_size:
+        if self.pad_token_id >= self.vocab_size:
             raise UsageError(f"pad_token_id is {self.pad_token_id}; expected an id below vocab_size {self.vocab_size}")
+        if self.max_tokens < 1:
+            raise UsageError(
+                f"max_positions is {self.max_positions}; expected more than {self.first_position}, because a "
+                f"{self.family} model counts positions from pad_token_id + 1"
+            )
 
     @property
     def head_size(self) -> int:
@@ -141,16 +161,13 @@ class EncoderConfig:
         if model_type not in FAMILIES:
             raise DataError(f"{where}: model_type {model_type!r}; expected one of {', '.join(FAMILIES)}")
         _reject_other_computations(values, where)
-        missing = [_HF_KEYS[name] for name in _REQUIRED if _HF_KEYS[name] not in values]
+        missing = [_HF_KEYS[name] for name in _REQUIRED if values.get(_HF_KEYS[name]) is None]
         if missing:
             raise DataError(f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?")
+        require_ranges(values, where=where)
         found = {ours: values[theirs] for ours, theirs in _HF_KEYS.items() if values.get(theirs) is not None}
         if FAMILIES[cast("FamilyName", model_type)].positions_after_padding:
             found.setdefault("pad_token_id", 1)  # default of these families
-        for name, value in found.items():
-            kind = (int, float) if name.endswith(("dropout", "eps", "range")) else (int,)
-            if isinstance(value, bool) or not isinstance(value, kind):
-                raise DataError(f"{where}: {_HF_KEYS[name]} is {value!r}; expected {kind[-1].__name__}")
         try:
             return cls(**cast("dict[str, int]", found), family=cast("FamilyName", model_type))
         except UsageError as error:
@@ -180,6 +197,27 @@ class EncoderConfig:
         tables = (self.vocab_size + self.max_positions + self.num_segments) * width + 2 * width
         layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
         return tables + self.num_layers * layer + (width * (width + 1) if pooler else 0)
+
+
+def require_ranges(values: Mapping[str, object], *, where: str) -> None:
+    """Check the type and range of each number of a `config.json`; absent keys and null are not checked.
+
+    Raises:
+        DataError: a value is out of range.
+    """
+    for name, key in _HF_KEYS.items():
+        value = values.get(key)
+        if value is not None and (expected := _out_of_range(name, value)):
+            raise DataError(f"{where}: {key} is {value!r:.60}; expected {expected}")
+
+
+def _out_of_range(name: str, value: object) -> str | None:
+    """What is expected of our field `name`, if `value` has another type or is out of range."""
+    kind, least, most = _RANGES[name]
+    numbers = int if kind is int else (int, float)
+    if not isinstance(value, bool) and isinstance(value, numbers) and least <= value <= most:  # type: ignore[operator]
+        return None
+    return f"a {'whole ' if kind is int else ''}number from {least:g} to {most if kind is int else format(most, 'g')}"
 
 
 def _reject_other_computations(values: Mapping[str, object], where: str) -> None:

@@ -183,6 +183,29 @@ def test_mis_shaped_tensors_are_listed_with_both_shapes(folder):
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_size", 2**17), ("intermediate_size", 2**20), ("vocab_size", 2**26), ("max_position_embeddings", 2**18)],
+)
+@pytest.mark.parametrize("head", [None, *HEADS])
+def test_sizes_that_the_file_does_not_have_take_no_memory(folder, monkeypatch, head, key, value):
+    """The largest allowed values: building the encoder or its head with one of them takes up to 128 GiB."""
+    edit_config(folder, **{key: value})
+    monkeypatch.setattr("minilm.model.checkpoint.new_head", None)
+    assert f"{folder}/model.safetensors: tensors do not match config.json: " in rejection(folder, head=head)
+
+
+def test_a_position_table_without_a_row_for_a_token_is_a_wrong_shape(tmp_path):
+    """A .bin of a RoBERTa model whose table ends before the first token's row cannot be repeated."""
+    write_model(make(config=replace(CONFIG, family="roberta", pad_token_id=1)), tmp_path)
+    edit(tmp_path, embeddings__position_embeddings__weight=torch.zeros(2, 8))
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "m.bin")
+    assert rejection(tmp_path / "m.bin") == (
+        f"{tmp_path}/m.bin: tensors do not match config.json: "
+        "embeddings.position_embeddings.weight (2, 8) (expected (16, 8))"
+    )
+
+
 def test_a_scalar_in_place_of_a_matrix_is_rejected(folder):
     edit(folder, **{"encoder.layer.1.output.dense.bias": torch.tensor(1.0)})
     assert rejection(folder).endswith("encoder.layer.1.output.dense.bias () (expected (8,))")

@@ -108,12 +108,6 @@ def test_absent_optional_keys_and_null_mean_the_defaults():
         ({"is_decoder": True}, "c.json: is_decoder is True; this encoder supports False only"),
         ({"rel_pos_bins": 32}, "c.json: rel_pos_bins is 32; this encoder supports 0 only"),
         ({"embedding_size": 4}, "c.json: embedding_size is 4; this encoder supports 8 only"),
-        ({"vocab_size": "20"}, "c.json: vocab_size is '20'; expected int"),
-        ({"hidden_size": True}, "c.json: hidden_size is True; expected int"),
-        ({"hidden_size": 8.0}, "c.json: hidden_size is 8.0; expected int"),
-        ({"layer_norm_eps": "1e-12"}, "c.json: layer_norm_eps is '1e-12'; expected float"),
-        ({"vocab_size": 0}, "c.json: vocab_size is 0; expected a positive integer"),
-        ({"type_vocab_size": 0}, "c.json: num_segments is 0; expected a positive integer"),
         (
             {"num_attention_heads": 3},
             "c.json: hidden_size 8 is not a multiple of num_heads 3; change one of the two",
@@ -126,6 +120,65 @@ def test_what_this_encoder_does_not_compute_is_rejected(change, message):
     assert str(caught.value) == message
 
 
+SIZE = "expected a whole number from 1 to"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("vocab_size", "20", f"'20'; {SIZE} 67108864"),
+        ("vocab_size", 0, f"0; {SIZE} 67108864"),
+        ("hidden_size", True, f"True; {SIZE} 131072"),
+        ("hidden_size", 8.0, f"8.0; {SIZE} 131072"),
+        ("num_hidden_layers", 2**31, f"2147483648; {SIZE} 1000"),
+        ("num_attention_heads", [2], f"[2]; {SIZE} 131072"),
+        ("intermediate_size", 2**62, f"4611686018427387904; {SIZE} 1048576"),
+        ("max_position_embeddings", 10**70, f"1{59 * '0'}; {SIZE} 262144"),
+        ("type_vocab_size", 0, f"0; {SIZE} 262144"),
+        ("hidden_dropout_prob", 3.5, "3.5; expected a number from 0 to 1"),
+        ("attention_probs_dropout_prob", -0.1, "-0.1; expected a number from 0 to 1"),
+        ("layer_norm_eps", "1e-12", "'1e-12'; expected a number from 0 to 1"),
+        ("layer_norm_eps", float("nan"), "nan; expected a number from 0 to 1"),
+        ("layer_norm_eps", 10**400, f"1{59 * '0'}; expected a number from 0 to 1"),
+        ("initializer_range", -0.02, "-0.02; expected a number from 0 to 100"),
+        ("initializer_range", float("inf"), "inf; expected a number from 0 to 100"),
+        ("pad_token_id", -1, "-1; expected a whole number from 0 to 67108864"),
+    ],
+)
+def test_every_number_has_a_type_and_a_range(key, value, expected):
+    with pytest.raises(DataError) as caught:
+        EncoderConfig.from_hf({**BERT, key: value}, where="c.json")
+    assert str(caught.value) == f"c.json: {key} is {expected}"
+
+
+def test_the_published_range_of_every_number_is_allowed():
+    """No dropout, all dropout, whole numbers in place of decimals."""
+    EncoderConfig.from_hf({**BERT, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 1, "layer_norm_eps": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pad_token_id": 20}, "c.json: pad_token_id is 20; expected an id below vocab_size 20"),
+        (
+            {"model_type": "roberta", "max_position_embeddings": 2},
+            "c.json: max_positions is 2; expected more than 2, because a roberta model counts positions from "
+            "pad_token_id + 1",
+        ),
+    ],
+)
+def test_values_that_contradict_each_other_are_rejected(change, message):
+    with pytest.raises(DataError) as caught:
+        EncoderConfig.from_hf({**BERT, **change}, where="c.json")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("key", [key for key in BERT if key != "model_type"])
+def test_null_in_place_of_a_size_is_a_missing_size(key):
+    with pytest.raises(DataError, match=f"^c.json: missing {key}; is this the configuration of an encoder"):
+        EncoderConfig.from_hf({**BERT, key: None}, where="c.json")
+
+
 def test_missing_sizes_are_all_listed():
     with pytest.raises(DataError) as caught:
         EncoderConfig.from_hf({"vocab_size": 3, "hidden_size": 8, "num_attention_heads": 2}, where="c.json")
@@ -136,7 +189,7 @@ def test_missing_sizes_are_all_listed():
 
 
 def test_impossible_sizes_are_usage_errors_when_they_come_from_code():
-    with pytest.raises(UsageError, match=r"^num_layers is -1; expected a positive integer$"):
+    with pytest.raises(UsageError, match=r"^num_layers is -1; expected a whole number from 1 to 1000$"):
         EncoderConfig(hidden_size=8, num_layers=-1, num_heads=2, intermediate_size=4)
     with pytest.raises(UsageError, match=r"^hidden_size 8 is not a multiple of num_heads 3; change one"):
         EncoderConfig(hidden_size=8, num_layers=1, num_heads=3, intermediate_size=4)
