@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
 from minilm.files.fields import kind_of, no_field
+from minilm.files.regular import reject_pointer
 from minilm.tally import Tally
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def read_file(path: Path) -> bytes:
         SystemProblem: the file cannot be read.
     """
     require_file(path)
+    reject_pointer(path)
     with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
         return stream.read().removeprefix(_BOM)
 
@@ -155,6 +157,7 @@ def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
     if name.endswith(".parquet.gz"):
         raise UsageError(f"{path}: a parquet file is already compressed and is not read as .gz; unpack it with gunzip")
     require_file(path)
+    reject_pointer(path)
     return reader
 
 

@@ -5,15 +5,19 @@ In: paths. Out: UTF-8 text or SHA-256 sums, or one `DataError` with the reason.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from minilm.errors import DataError
+from minilm.errors import DataError, one_line
 
 MAX_TEXT_BYTES = 256 * 2**20
 _CHUNK_BYTES = 2**20
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_POINTER_BYTES = 1024
 
 
 @contextlib.contextmanager
@@ -22,6 +26,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path} is not a regular file: give the path of a file")
+        reject_pointer(path)
         yield
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
@@ -31,8 +36,26 @@ def reading(path: Path) -> Iterator[None]:
         raise
 
 
+def reject_pointer(path: Path) -> None:
+    """Raise DataError if the file is a Git LFS pointer, which stands for a file that was not downloaded."""
+    try:
+        if path.stat().st_size > _MAX_POINTER_BYTES:
+            return
+        handle = os.open(path, os.O_RDONLY)
+    except (OSError, ValueError):
+        return  # reported by the reader
+    with os.fdopen(handle, "rb") as file:
+        lines = file.read().splitlines()
+    if lines and lines[0].startswith(_POINTER):
+        size = next((line[5:].decode(errors="replace") for line in lines if line.startswith(b"size ")), "unknown")
+        raise DataError(
+            f"{path} is a Git LFS pointer to a file of {one_line(size)} bytes, not the file: run 'git lfs pull' in its "
+            "repository, or download the file again"
+        )
+
+
 def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Read a UTF-8 text file whole, line endings unchanged.
+    """Read a UTF-8 text file whole, without a byte order mark, line endings unchanged.
 
     Raises:
         DataError: missing, unreadable, larger than `max_bytes`, or not UTF-8 (names the line).
@@ -41,7 +64,7 @@ def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise DataError(f"{path} is larger than {max_bytes} bytes, the limit for this kind of file")
-    return decode(data, path)
+    return decode(data.removeprefix(codecs.BOM_UTF8), path)
 
 
 def decode(data: bytes, path: Path, *, line: int = 1) -> str:

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from minilm.errors import DataError, one_line
+from minilm.files.regular import reading
 
 if TYPE_CHECKING:
     import torch
@@ -91,14 +92,12 @@ def read_torch_bin(path: Path) -> dict[str, torch.Tensor]:
         DataError: not a state dict, truncated, a global that is not on the short list (named), a value that
             is not a tensor (named), or a view that reaches outside its storage.
     """
-    try:
+    with reading(path):
         with path.open("rb") as file:
             magic = file.read(4)
         if not magic:
             raise DataError(f"{path} is empty: expected a PyTorch state dict")
         return _read_zip(path) if magic == b"PK\x03\x04" else _read_stream(path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_plain_pickles(path: Path) -> Iterator[object]:
@@ -107,15 +106,12 @@ def read_plain_pickles(path: Path) -> Iterator[object]:
     Raises:
         DataError: missing, empty, truncated or damaged, or it refers to any global (named).
     """
-    try:
-        with _reporting_damage(path, "a file of plain pickles"), path.open("rb") as file:
-            if not file.read(1):
-                raise DataError(f"{path} is empty: expected a file of plain pickles")
-            file.seek(0)
-            while file.peek(1):
-                yield _Machine(path, plain=True).run(file)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    with reading(path), _reporting_damage(path, "a file of plain pickles"), path.open("rb") as file:
+        if not file.read(1):
+            raise DataError(f"{path} is empty: expected a file of plain pickles")
+        file.seek(0)
+        while file.peek(1):
+            yield _Machine(path, plain=True).run(file)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Model files: a Hugging Face folder or Microsoft's original `.bin` in, a Hugging Face folder out.
 
-In: a folder with `config.json` + `model.safetensors` (or shards, or `pytorch_model.bin`), or a `.bin` with its
-`…-config.json` next to it; the configuration may be elsewhere. Out: a `Model` with float32 weights.
+In: a folder with `config.json` + `model.safetensors` or `pytorch_model.bin`, or their shards with an index; or a
+`.bin` with its `…-config.json` next to it; the configuration may be elsewhere. Out: a `Model` with float32 weights.
 No code in a model file is ever executed.
 """
 
@@ -15,14 +15,22 @@ import torch
 from torch import Tensor
 
 from minilm.errors import DataError, UsageError
-from minilm.files.json import read_json, write_json
+from minilm.files.json import write_json
 from minilm.files.sentence_modules import transformer_folder
 from minilm.files.tensors import read_safetensors, write_safetensors
 from minilm.files.torch_bin import read_torch_bin
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, Model, new_head
-from minilm.model.metadata import ARCHITECTURES, HeadName, ProblemType, is_microsoft, label_names, read_config
+from minilm.model.metadata import (
+    ARCHITECTURES,
+    HeadName,
+    ProblemType,
+    is_microsoft,
+    label_names,
+    read_config,
+    weight_files,
+)
 from minilm.model.positions import tile_positions
 from minilm.model.tensor_names import hf_names, listed, to_hf, to_ours
 from minilm.model.without_weights import without_weights
@@ -110,29 +118,14 @@ def write_model(
 
 def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of the model at `path`, and the file to mention in messages."""
-    if is_microsoft(path):
-        return path, read_torch_bin(path)
-    single, index, legacy = (
-        path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-    )
-    if single.is_file():
-        return single, read_safetensors(single)
-    if index.is_file():
-        shards = [path / name for name in _shard_names(index)]
-        return index, {key: value for shard in shards for key, value in read_safetensors(shard).items()}
-    if legacy.is_file():
-        return legacy, read_torch_bin(legacy)
-    raise DataError(f"{path}: no weights; expected model.safetensors or pytorch_model.bin")
-
-
-def _shard_names(index: Path) -> list[str]:
-    weight_map = read_json(index).get("weight_map")
-    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{index}: weight_map must map tensor names to file names")
-    if any(Path(name).name != name for name in names):
-        raise DataError(f"{index}: a shard is outside the folder; expected plain file names")
-    return sorted(set(names))
+    where, files = weight_files(path)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        shard = read_safetensors(file) if file.suffix == ".safetensors" else read_torch_bin(file)
+        if twice := sorted(set(shard) & set(tensors)):
+            raise DataError(f"{file}: tensors {listed(twice)} are also in another shard; expected each tensor once")
+        tensors.update(shard)
+    return where, tensors
 
 
 def _resize_positions(found: dict[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:

@@ -215,7 +215,7 @@ def _out_of_range(name: str, value: object) -> str | None:
     """What is expected of our field `name`, if `value` has another type or is out of range."""
     kind, least, most = _RANGES[name]
     numbers = int if kind is int else (int, float)
-    if not isinstance(value, bool) and isinstance(value, numbers) and least <= value <= most:  # type: ignore[operator]
+    if not isinstance(value, bool) and isinstance(value, numbers) and least <= value <= most:
         return None
     return f"a {'whole ' if kind is int else ''}number from {least:g} to {most if kind is int else format(most, 'g')}"
 

@@ -88,11 +88,37 @@ def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str
         DataError: the configuration or the weights are missing.
     """
     path = transformer_folder(Path(path))
-    files = [path] if is_microsoft(path) else sorted(path.glob("*.safetensors")) or [path / "pytorch_model.bin"]
     return {
         "config": sha256_file(_config_file(path, config)),
-        "weights": sha256_text("".join(sha256_file(file) for file in files)),
+        "weights": sha256_text("".join(sha256_file(file) for file in weight_files(path)[1])),
     }
+
+
+def weight_files(path: Path) -> tuple[Path, list[Path]]:
+    """The file to mention in messages about the weights at `path`, and the files that hold them.
+
+    Raises:
+        DataError: there are no weights, or an index is damaged or names a file that is not in the folder.
+    """
+    if is_microsoft(path):
+        return path, [path]
+    for name in ("model.safetensors", "pytorch_model.bin"):  # the order of Hugging Face's library
+        single, index = path / name, path / f"{name}.index.json"
+        if single.is_file():
+            return single, [single]
+        if index.is_file():
+            return index, _shards(index)
+    raise DataError(f"{path}: no weights; expected model.safetensors or pytorch_model.bin, or its .index.json")
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{index}: weight_map must map tensor names to file names")
+    if any(Path(name).name != name for name in names):
+        raise DataError(f"{index}: a shard is outside the folder; expected plain file names")
+    return [index.with_name(name) for name in sorted(set(names))]
 
 
 def is_microsoft(path: Path) -> bool:

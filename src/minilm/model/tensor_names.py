@@ -58,7 +58,10 @@ _IGNORED = re.compile(
     r"(.*embeddings\.(position_ids|token_type_ids)|(cls|lm_head|classifier|qa_outputs|"
     r"discriminator_predictions|generator_predictions|generator_lm_head|crit_mask_lm_smoothed)\..*)"
 )
-_PREFIX = re.compile(r"^(bert|roberta|electra)\.")
+# What wrappers add to the names: DistributedDataParallel, torch.compile, FSDP, activation checkpoints; a model that is
+# an attribute of another module.
+_WRAPPER = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PREFIX = re.compile(r"^(model\.)?((bert|roberta|electra)\.)?")
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}
 _PARTS = ("query", "key", "value")
 
@@ -102,8 +105,8 @@ def to_ours(
 ) -> dict[str, Tensor]:
     """Find our `expected` weights in a published checkpoint; absent weights are omitted from the result.
 
-    Accepts names with or without the family's prefix, TF-era `gamma`/`beta`, and Microsoft's fused
-    query-key-value with separate biases.
+    Accepts names with or without the prefixes of the family and of training wrappers, TF-era `gamma`/`beta`, and
+    Microsoft's fused query-key-value with separate biases.
 
     Raises:
         DataError: a tensor is unknown to this encoder (the message lists all), or a query-key-value is incomplete.
@@ -154,7 +157,7 @@ def _normalized(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Strip the family prefix, modernize LayerNorm names, split Microsoft's fused projections."""
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        stem, _, last = _PREFIX.sub("", name).rpartition(".")
+        stem, _, last = _PREFIX.sub("", _WRAPPER.sub("", name)).rpartition(".")
         if "rel_pos_bias" in name:
             raise DataError(
                 f"{where}: {name} is a relative position bias (UniLM 1.2 / 2); "
@@ -162,7 +165,12 @@ def _normalized(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             )
         if stem.endswith("LayerNorm"):
             last = _OLD_NORM.get(last, last)
-        plain[f"{stem}.{last}".removeprefix(".")] = tensor
+        short = f"{stem}.{last}".removeprefix(".")
+        if short in plain:
+            raise DataError(
+                f"{where}: two tensors are {short} (one is {name}); expected one model; save the one to use alone"
+            )
+        plain[short] = tensor
     for name in [name for name in plain if name.endswith("self.qkv_linear.weight")]:
         _split_fused(plain, name.removesuffix("qkv_linear.weight"), where)
     return plain

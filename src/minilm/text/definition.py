@@ -17,6 +17,7 @@ from typing import cast
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
+from minilm.text.vocab_folder import AS_WRITTEN, added_tokens, check_class, check_flags
 from minilm.text.vocabulary import read_vocab, rename_tokens
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,11 @@ JsonObject = dict[str, object]
 
 DEFAULT_MAX_LENGTH = 512
 _MAX_CHARS_PER_WORD = 100
+_NORMALIZER_FLAGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 _REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _NEVER_SPLIT = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|X_SEP|SEP_\d+)\]")
 
@@ -56,6 +62,7 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
     definition_path, vocab_path = _locate(path)
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    check_class(folder, config, only_vocab=definition_path is None)
     if definition_path is not None:
         where = definition_path
         definition = read_json(definition_path)
@@ -64,8 +71,11 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
             _check_same_vocab(definition, definition_path, vocab_path)
     else:
         where = cast(Path, vocab_path)
-        definition = _bert_definition(read_vocab(where), config, where=where)
-    _set_lowercase(definition, lowercase, config, where=where)
+        vocab, config_path = read_vocab(where), folder / "tokenizer_config.json"
+        check_flags(config, where=config_path)
+        definition = _bert_definition(vocab, config, where=where)
+        definition["added_tokens"] = added_tokens(folder, config, vocab, where=config_path)
+    _set_normalizer(definition, lowercase, config, where=where)
     if renames:
         _rename(definition, renames, where=where)
     return _finish(definition, config, where=where)
@@ -129,21 +139,27 @@ def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -
     }
 
 
-def _set_lowercase(definition: JsonObject, lowercase: bool | None, config: JsonObject, *, where: Path) -> None:
-    """Set the casing: the argument, else do_lower_case of tokenizer_config.json, else the definition itself."""
+def _set_normalizer(definition: JsonObject, lowercase: bool | None, config: JsonObject, *, where: Path) -> None:
+    """Set the normalizer: the argument, else the flags of tokenizer_config.json, else the definition itself."""
     normalizer = definition.get("normalizer")
     if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
         if lowercase is not None:
             raise UsageError(f"lowercase={lowercase} does not apply to {where}: it has no BERT normalizer")
         return
-    configured = config.get("do_lower_case")
-    wanted = lowercase if lowercase is not None else configured
-    if not isinstance(wanted, bool) or normalizer.get("lowercase") is wanted:
-        return
-    if lowercase is None:
-        logger.warning("%s: do_lower_case=%s in tokenizer_config.json overrides the file's normalizer", where, wanted)
-    normalizer["lowercase"] = wanted
-    normalizer["strip_accents"] = config.get("strip_accents")
+    if config.get("tokenizer_class") in AS_WRITTEN and where.suffix == ".json":
+        config = {}
+    before = normalizer.get("lowercase")
+    for key, name in _NORMALIZER_FLAGS.items():
+        wanted = config.get(key)
+        overridden = name == "lowercase" and lowercase is not None
+        if overridden or not isinstance(wanted, bool) or normalizer.get(name) is wanted:
+            continue
+        logger.warning("%s: %s=%s in tokenizer_config.json overrides the file's normalizer", where, key, wanted)
+        normalizer[name] = wanted
+    if lowercase is not None:
+        normalizer["lowercase"] = lowercase
+    if normalizer.get("lowercase") is not before:
+        normalizer["strip_accents"] = config.get("strip_accents")
 
 
 def _rename(definition: JsonObject, renames: Mapping[str, str], *, where: Path) -> None:

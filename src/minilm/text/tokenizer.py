@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OFFSET_BATCH = 256  # texts per call: with offsets, the library holds far more than the ids
+# Tables are padded to a multiple of 8 to 128 rows; any other difference is a vocabulary that lost lines.
+_PADDED_TO, _MAX_PADDING = 8, 128
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FAMILIES = {
     "[CLS]": {"sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"},
@@ -273,13 +275,14 @@ class Tokenizer:
         """Check the vocabulary size against the number of rows of an embedding table.
 
         Raises:
-            DataError: a WordPiece vocabulary differs in size; another vocabulary has more tokens than rows (fewer
-                are common there and only logged as a warning).
+            DataError: there are more tokens than rows, or fewer tokens of a WordPiece vocabulary, unless the table was
+                padded to a multiple of 8. Unused rows are logged as a warning.
         """
         size, source = self.vocab_size, self._definition.where
         if size == expected:
             return
-        if size > expected or self._definition.is_wordpiece:
+        padded = expected % _PADDED_TO == 0 and expected - size < _MAX_PADDING
+        if size > expected or (self._definition.is_wordpiece and not padded):
             raise DataError(
                 f"the tokenizer {source} has {size} tokens but {where} has {expected}: "
                 "they do not match; use the tokenizer that the model was trained with"

@@ -384,7 +384,10 @@ def test_a_broken_index_is_rejected(folder, weight_map):
 
 def test_a_folder_without_weights_or_configuration_says_what_is_expected(folder):
     (folder / "model.safetensors").unlink()
-    assert rejection(folder) == f"{folder}: no weights; expected model.safetensors or pytorch_model.bin"
+    assert (
+        rejection(folder)
+        == f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, or its .index.json"
+    )
     (folder / "config.json").unlink()
     assert rejection(folder) == f"{folder}: no configuration; expected {folder}/config.json"
     (folder / "m.bin").write_bytes(b"")

@@ -249,6 +249,11 @@ def test_vocabulary_must_fit_the_model(folder: Path, tmp_path: Path, caplog: pyt
     for size in (23, 25):
         with pytest.raises(DataError, match=rf"vocab\.txt has 24 tokens but config\.json has {size}: they do not"):
             bert.require_vocab_size(size, where="config.json")
+    for size in (32, 144):  # padded to a multiple of 8, and of 16
+        bert.require_vocab_size(size, where="config.json")
+        assert f"config.json has {size} rows for the 24 tokens of" in caplog.text
+    with pytest.raises(DataError, match=r"has 24 tokens but config\.json has 152"):  # more than 127 rows
+        bert.require_vocab_size(152, where="config.json")
     roberta = Tokenizer.load(roberta_file(tmp_path))
     roberta.require_vocab_size(9, where="config.json")
     assert "config.json has 9 rows for the 8 tokens of" in caplog.text

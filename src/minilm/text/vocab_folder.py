@@ -1,0 +1,121 @@
+"""What a folder with only a vocab.txt says about its tokenizer besides the vocabulary.
+
+In: a folder and its tokenizer_config.json. Out: the added tokens, as entries of a tokenizer.json; or one `DataError`
+for a class or flag whose texts would get other ids here than in transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from minilm.errors import DataError
+from minilm.files.json import read_json
+
+JsonObject = dict[str, object]
+
+# Classes of transformers that compute what BertTokenizer does; each also as ...TokenizerFast.
+_SAME = (
+    *("Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "Realm", "RetriBert"),
+    *("Splinter", "SqueezeBert", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader"),
+)
+AS_WRITTEN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes that use a tokenizer.json unchanged, whatever the flags of tokenizer_config.json."""
+_FAST = {f"{name}Tokenizer{fast}" for name in _SAME for fast in ("", "Fast")} | set(AS_WRITTEN)
+_JAPANESE = ("word_tokenizer_type", "subword_tokenizer_type")
+_ROLES = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
+_FLAGS = ("single_word", "lstrip", "rstrip")
+
+
+def check_class(folder: Path, config: Mapping[str, object], *, only_vocab: bool) -> None:
+    """Reject a class that splits texts in another way than BERT does, whatever names it.
+
+    Raises:
+        DataError: the class is BertJapaneseTokenizer or, with `only_vocab`, is not a twin of BertTokenizer.
+    """
+    where, named = folder / "tokenizer_config.json", config.get("tokenizer_class")
+    if named is None and any(config.get(key) is not None for key in _JAPANESE):
+        named = "BertJapaneseTokenizer"
+    if named is None and (folder / "config.json").is_file():
+        where, named = folder / "config.json", read_json(folder / "config.json").get("tokenizer_class")
+    if named == "BertJapaneseTokenizer":
+        raise DataError(
+            f"{where}: tokenizer_class is {named!r}, which splits words with a Japanese dictionary, so texts would get "
+            "other ids here; use a model whose tokenizer transformers saves as tokenizer.json"
+        )
+    if only_vocab and named is not None and named not in _FAST:
+        raise DataError(
+            f"{where}: tokenizer_class is {named!r:.80}, but from a vocab.txt only BertTokenizer and its twins are "
+            "read; save the tokenizer with transformers first, which writes tokenizer.json"
+        )
+
+
+def check_flags(config: Mapping[str, object], *, where: Path) -> None:
+    """Reject what a vocab.txt would not get here, or gets in one version of transformers only.
+
+    Raises:
+        DataError: a flag has the wrong type, a special token another name, or versions of transformers disagree.
+    """
+    for key in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"):
+        if not isinstance(config.get(key), bool | None):
+            raise DataError(f"{where}: {key} is {config[key]!r:.60}; expected true or false")
+    for key, expected in _ROLES.items():
+        found = _content(config.get(key, expected))
+        if found != expected:
+            raise DataError(
+                f"{where}: {key} is {found!r:.60}, expected {expected!r} with a vocab.txt; save the tokenizer with "
+                "transformers first, which writes tokenizer.json"
+            )
+    if config.get("do_basic_tokenize") is False:
+        raise DataError(
+            f"{where}: do_basic_tokenize is false: transformers 4 then splits texts at whitespace only and keeps their "
+            "case, transformers 5 ignores it; remove it for the latter, else save a tokenizer.json with transformers 4"
+        )
+    if config.get("never_split"):
+        raise DataError(
+            f"{where}: never_split is {config['never_split']!r:.60}: transformers 4 keeps these words whole, "
+            "transformers 5 ignores it; remove it for the latter, else save a tokenizer.json with transformers 4"
+        )
+
+
+def added_tokens(folder: Path, config: Mapping[str, object], vocab: Sequence[str], *, where: Path) -> list[JsonObject]:
+    """The tokens that files next to a vocab.txt add to it, by id, as transformers adds them.
+
+    Raises:
+        DataError: a file is malformed.
+    """
+    ids = {token: number for number, token in enumerate(vocab)}
+    entries: dict[str, JsonObject] = {}
+    listed, file = config.get("added_tokens_decoder"), folder / "added_tokens.json"
+    if isinstance(listed, dict):
+        for number, value in listed.items():
+            if not isinstance(value, dict) or not isinstance(value.get("content"), str) or not number.isdecimal():
+                raise DataError(f"{where}: added_tokens_decoder must map ids to objects with content")
+            entry = _entry(value["content"], int(number), special=value.get("special") is True)
+            entry.update({key: value[key] for key in (*_FLAGS, "normalized") if isinstance(value.get(key), bool)})
+            entries[value["content"]] = entry
+    elif file.is_file():
+        for token, number in read_json(file).items():
+            if type(number) is not int or number < 0:
+                raise DataError(f"{file}: {token!r:.60} has id {number!r:.60}, expected a whole number")
+            entries[token] = _entry(token, number, special=token in _ROLES.values())
+    special = folder / "special_tokens_map.json"
+    for values in (config, read_json(special) if special.is_file() else {}):
+        extra = values.get("additional_special_tokens") or values.get("extra_special_tokens") or []
+        for value in extra if isinstance(extra, list) else []:
+            content = _content(value)
+            if not isinstance(content, str):
+                raise DataError(f"{where}: additional_special_tokens must be a list of tokens")
+            last = max([len(ids) - 1, *(int(str(entry["id"])) for entry in entries.values())])
+            entries.setdefault(content, _entry(content, ids.get(content, last + 1), special=True))
+    return sorted(entries.values(), key=lambda entry: int(str(entry["id"])))
+
+
+def _entry(token: str, number: int, *, special: bool) -> JsonObject:
+    flags = dict.fromkeys(_FLAGS, False)
+    return {"id": number, "content": token, **flags, "normalized": not special, "special": special}
+
+
+def _content(value: object) -> object:
+    """The text of a token that is written as text or as an object."""
+    return value.get("content") if isinstance(value, dict) else value

@@ -1,0 +1,144 @@
+"""Proves that a folder with a vocab.txt, and what may lie next to it, gives the ids that transformers gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minilm.errors import DataError
+from minilm.text.tokenizer import Tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+VOCAB = [
+    *("[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##a", "##b", "##c", "É", "é", "e"),
+    *(",", "x", "中", "文", "中文", "##文", "e\u0301", "##e", "E", "A", "z"),
+]
+TEXT = "a É é 中文 ABC e, <new> never z abcabc [unused1] xyz"
+NEXT = len(VOCAB)
+DECODER = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+WORD = {"special": False, "normalized": True}
+
+
+def make(folder: Path, config: dict[str, object] | None = None, **files: object) -> Path:
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB), encoding="utf-8")
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    if config is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+def same_ids(folder: Path) -> bool:
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+    return Tokenizer.load(folder).encode([TEXT])[0].tolist() == theirs
+
+
+FLAGS = [
+    {"do_lower_case": False},
+    {"strip_accents": False},
+    {"strip_accents": True, "do_lower_case": False},
+    {"tokenize_chinese_chars": False},
+    {"tokenize_chinese_chars": False, "strip_accents": False},
+]
+
+
+@pytest.mark.parametrize("config", FLAGS)
+def test_flags_are_those_of_transformers(tmp_path: Path, config: dict[str, object]) -> None:
+    assert same_ids(make(tmp_path, config))
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer"])
+@pytest.mark.parametrize("config", FLAGS)
+def test_flags_win_over_tokenizer_json(tmp_path: Path, config: dict[str, object], name: str) -> None:
+    Tokenizer.load(make(tmp_path)).save(tmp_path)
+    assert same_ids(make(tmp_path, {**config, "tokenizer_class": name}))
+
+
+@pytest.mark.parametrize("config", FLAGS)
+def test_a_class_without_flags_uses_tokenizer_json_as_it_is(tmp_path: Path, config: dict[str, object]) -> None:
+    Tokenizer.load(make(tmp_path)).save(tmp_path)
+    assert same_ids(make(tmp_path, {**config, "tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("BertTokenizer", "BertTokenizerFast", "ConvBertTokenizer", "DPRReaderTokenizer", "DistilBertTokenizerFast"),
+        *("ElectraTokenizer", "LayoutLMTokenizer", "MobileBertTokenizerFast", "SqueezeBertTokenizer"),
+    ],
+)
+def test_classes_that_compute_the_same_are_read(tmp_path: Path, name: str) -> None:
+    assert same_ids(make(tmp_path, {"tokenizer_class": name}))
+
+
+@pytest.mark.parametrize(
+    ("config", "files"),
+    [
+        ({}, {"added_tokens": {"<new>": NEXT, "abc": NEXT + 1}}),
+        ({"added_tokens_decoder": {str(NEXT): {**DECODER, "content": "<new>"}}}, {}),
+        (
+            {"added_tokens_decoder": {str(NEXT): {**DECODER, **WORD, "content": "Abc"}}},
+            {},
+        ),
+        ({"additional_special_tokens": ["<new>", "[unused1]"]}, {}),
+        ({}, {"special_tokens_map": {"additional_special_tokens": ["<new>"]}}),
+    ],
+)
+def test_added_tokens_are_those_of_transformers(
+    tmp_path: Path, config: dict[str, object], files: dict[str, object]
+) -> None:
+    assert same_ids(make(tmp_path, config, **files))
+    plain = make(tmp_path / "plain" if (tmp_path / "plain").mkdir() is None else tmp_path)
+    assert Tokenizer.load(tmp_path).encode([TEXT])[0].tolist() != Tokenizer.load(plain).encode([TEXT])[0].tolist()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_token_or_of_json(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"do_lower_case": False})
+    expected = Tokenizer.load(folder).encode([TEXT])[0].tolist()
+    for name in ("vocab.txt", "tokenizer_config.json", "config.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert Tokenizer.load(folder).encode([TEXT])[0].tolist() == expected
+
+
+ONLY = "but from a vocab.txt only BertTokenizer and its twins are read; save the tokenizer with transformers first"
+REMOVE = "remove it for the latter, else save a tokenizer.json with transformers 4"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, "which splits words with a Japanese dictionary"),
+        ({"word_tokenizer_type": "mecab"}, "tokenizer_class is 'BertJapaneseTokenizer', which splits words"),
+        ({"tokenizer_class": "MPNetTokenizer"}, f"tokenizer_class is 'MPNetTokenizer', {ONLY}"),
+        ({"tokenizer_class": "RoCBertTokenizer"}, f"tokenizer_class is 'RoCBertTokenizer', {ONLY}"),
+        ({"do_basic_tokenize": False}, f"keeps their case, transformers 5 ignores it; {REMOVE}"),
+        ({"never_split": ["z"]}, "never_split is ['z']: transformers 4 keeps these words whole, transformers 5 igno"),
+        ({"do_lower_case": "false"}, "do_lower_case is 'false'; expected true or false"),
+        ({"strip_accents": "x"}, "strip_accents is 'x'; expected true or false"),
+        ({"cls_token": "x"}, "cls_token is 'x', expected '[CLS]' with a vocab.txt"),
+        ({"unk_token": {"content": "[unused1]"}}, "unk_token is '[unused1]', expected '[UNK]' with a vocab.txt"),
+        ({"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder must map ids to objects with content"),
+        ({"additional_special_tokens": [3]}, "additional_special_tokens must be a list of tokens"),
+    ],
+)
+def test_what_would_give_other_ids_is_rejected(tmp_path: Path, config: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        Tokenizer.load(make(tmp_path, config))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}/tokenizer_config.json: ")
+
+
+def test_the_class_may_be_named_by_the_models_configuration(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer"}')
+    with pytest.raises(DataError, match=r"config\.json: tokenizer_class is 'BertJapaneseTokenizer'"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_broken_file_of_added_tokens_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"added_tokens\.json: '<new>' has id 'x', expected a whole number"):
+        Tokenizer.load(make(tmp_path, added_tokens={"<new>": "x"}))
