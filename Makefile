@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-fast test-install mutants check bench clean
+.PHONY: help venv quickstart test test-fast test-install mutants fuzz check bench clean
 
 help:
 	@echo "make venv          create .venv with the tested package versions"
@@ -14,6 +14,7 @@ help:
 	@echo "make check         lint, format, types, house rules"
 	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"
 	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
+	@echo "make fuzz          damage model folders, data files and recipes at random for a minute each; SEED=N SECONDS=N"
 	@echo "make bench         run the benchmarks"
 	@echo "make clean         remove .venv, caches and build outputs (keeps runs/)"
 
@@ -40,6 +41,11 @@ test-install: venv
 
 mutants: venv
 	$(PY) tests/mutants/run.py
+
+SEED ?= 0
+SECONDS ?= 60
+fuzz: venv
+	$(PY) tests/fuzz/run.py --seed $(SEED) --seconds $(SECONDS)
 
 check: venv
 	$(PY) -m ruff check .
