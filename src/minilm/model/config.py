@@ -37,6 +37,15 @@ FAMILIES: Mapping[FamilyName, Family] = {
 # Alternative names of the same computation in published configurations.
 _ALIASES: Mapping[str, FamilyName] = {"minilm": "bert", "electra": "bert"}
 
+SUPPORTED_VALUES: Mapping[str, object] = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "rel_pos_bins": 0,
+}
+"""Keys of a configuration that change the computation, and their only value that is computed here."""
+
 # Our field -> Hugging Face key. The one table for reading and writing.
 _HF_KEYS: Mapping[str, str] = {
     "vocab_size": "vocab_size",
@@ -222,18 +231,10 @@ def _out_of_range(name: str, value: object) -> str | None:
 
 def _reject_other_computations(values: Mapping[str, object], where: str) -> None:
     """Raise if the file requests something that this encoder would silently compute differently."""
-    expected: Mapping[str, tuple[object, ...]] = {
-        "hidden_act": ("gelu",),
-        "position_embedding_type": ("absolute",),
-        "is_decoder": (False,),
-        "add_cross_attention": (False,),
-        "rel_pos_bins": (0,),
-        "embedding_size": (values.get("hidden_size"),),
-    }
-    for key, allowed in expected.items():
+    for key, supported in {**SUPPORTED_VALUES, "embedding_size": values.get("hidden_size")}.items():
         found = values.get(key)
-        if found is not None and found not in allowed:
-            raise DataError(f"{where}: {key} is {found!r}; this encoder supports {allowed[0]!r} only")
+        if found is not None and found != supported:
+            raise DataError(f"{where}: {key} is {found!r}; this encoder supports {supported!r} only")
 
 
 def _bert(hidden_size: int, num_layers: int) -> EncoderConfig:

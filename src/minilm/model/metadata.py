@@ -17,6 +17,8 @@ from minilm.files.sentence_modules import transformer_folder
 from minilm.model.config import EncoderConfig
 
 HeadName = Literal["mlm", "classification", "span"]
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights, each also in shards with an index, in the order of Hugging Face's library."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What the scores of a classification head are: one label of several, each label or not, one number."""
 
@@ -102,7 +104,7 @@ def weight_files(path: Path) -> tuple[Path, list[Path]]:
     """
     if is_microsoft(path):
         return path, [path]
-    for name in ("model.safetensors", "pytorch_model.bin"):  # the order of Hugging Face's library
+    for name in WEIGHTS:
         single, index = path / name, path / f"{name}.index.json"
         if single.is_file():
             return single, [single]
