@@ -8,7 +8,7 @@ STAMP := .venv/.stamp
 
 help:
 	@echo "make venv          create .venv with the tested package versions"
-	@echo "make quickstart    distil, fine-tune and compare the installed model, offline"
+	@echo "make quickstart    distill, fine-tune and compare the installed model, offline"
 	@echo "make test          run all tests"
 	@echo "make test-fast     run the tests not marked slow (about a minute)"
 	@echo "make check         lint, format, types, house rules"
