@@ -10,7 +10,7 @@ help:
 	@echo "make venv          create .venv with the tested package versions"
 	@echo "make quickstart    distill, fine-tune and compare the installed model, offline"
 	@echo "make test          run all tests"
-	@echo "make test-fast     run the tests not marked slow (about a minute)"
+	@echo "make test-fast     run the tests not marked slow"
 	@echo "make check         lint, format, types, house rules"
 	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"
 	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
