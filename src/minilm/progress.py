@@ -111,7 +111,7 @@ def _live_bar() -> Bar:
 
     class Quiet(Console):
         def on_broken_pipe(self) -> None:
-            """Go on without a display; by default, the process ends."""
+            """Continue without a display; by default, the process ends."""
             self.quiet = True
 
     return Bar(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import pickle
@@ -34,22 +33,14 @@ KEYS = ("scores", "wids", "ptrs")
 REQUIRED = "--model_type bert --tokenizer_name v --model_path m"
 
 
-def load(repo_dir, name, monkeypatch):
-    monkeypatch.syspath_prepend(str(repo_dir / "examples" / "microsoft"))
-    spec = importlib.util.spec_from_file_location(name, repo_dir / "examples" / "microsoft" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def decoding(load_script):
+    return load_script("decode_seq2seq")
 
 
 @pytest.fixture
-def decoding(repo_dir, monkeypatch):
-    return load(repo_dir, "decode_seq2seq", monkeypatch)
-
-
-@pytest.fixture
-def rescoring(repo_dir, monkeypatch):
-    return load(repo_dir, "gen_seq_from_trace", monkeypatch)
+def rescoring(load_script):
+    return load_script("gen_seq_from_trace")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -52,19 +51,8 @@ DEAD += ["--fp16_opt_level O2", "--server_ip h", "--server_port 1"]
 
 
 @pytest.fixture
-def script(repo_dir, monkeypatch):
-    monkeypatch.syspath_prepend(repo_dir / "examples" / "microsoft")
-    spec = importlib.util.spec_from_file_location("run_seq2seq", repo_dir / "examples" / "microsoft" / "run_seq2seq.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def parse(script):
-    """`parse("--flags")` with the required ones."""
-    required = [word for name, value in REQUIRED.items() for word in (f"--{name}", value)]
-    return lambda line="": script.parser().parse_args([*required, *shlex.split(line)])
+def script(load_script):
+    return load_script("run_seq2seq")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import shlex
@@ -45,24 +44,8 @@ DEAD += ["--fp16_opt_level O2", "--threads 12", "--server_ip h", "--server_port 
 
 
 @pytest.fixture(scope="module")
-def script(repo_dir):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(repo_dir / "examples" / "microsoft")
-        yield _loaded(repo_dir)
-
-
-def _loaded(repo_dir):
-    spec = importlib.util.spec_from_file_location("run_squad", repo_dir / "examples" / "microsoft" / "run_squad.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def parse(script):
-    """`parse("--flags")` with the required ones."""
-    required = [word for name, value in REQUIRED.items() for word in (f"--{name}", value)]
-    return lambda line="": script.parser().parse_args([*required, *shlex.split(line)])
+def script(load_script):
+    return load_script("run_squad")
 
 
 @pytest.fixture

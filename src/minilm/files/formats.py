@@ -2,8 +2,7 @@
 
 In: paths of .txt, .jsonl, .json (one object per line, or one array of objects), .csv (each optionally .gz) or
 .parquet files.
-Out: a stream of non-empty texts in file order, or of rows for `rows.py`; memory grows only with an
-array.
+Out: a stream of non-empty texts in file order, or of rows for `rows.py`; memory grows only with an array.
 `read_texts` skips a bad row (broken JSON, invalid UTF-8, wrong number of columns, ...) and counts it in a tally, with
 its location; `rows.py` raises `DataError` for it. A damaged file (truncated .gz, broken parquet) is a `DataError`.
 """
@@ -107,7 +106,6 @@ def read_file(path: Path) -> bytes:
         SystemProblem: the file cannot be read.
     """
     require_file(path)
-    reject_pointer(path)
     with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
         return stream.read().removeprefix(_BOM)
 
@@ -157,18 +155,18 @@ def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
     if name.endswith(".parquet.gz"):
         raise UsageError(f"{path}: a parquet file is already compressed and is not read as .gz; unpack it with gunzip")
     require_file(path)
-    reject_pointer(path)
     return reader
 
 
 def require_file(path: Path) -> None:
-    """Raise UsageError when the path is missing or is not a file."""
+    """Raise UsageError if the path is missing or is not a file, DataError if it is a Git LFS pointer."""
     if not path.exists():
         raise UsageError(f"{path}: no such file; check the input path")
     if path.is_dir():
         raise UsageError(f"{path}: not a file; pass the files in it, for example {path}/*.jsonl")
     if not path.is_file():
         raise UsageError(f"{path}: not a regular file; save its contents to a file and pass that")
+    reject_pointer(path)
 
 
 @contextmanager
