@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -182,6 +182,24 @@ class TinyFinetune:
         self.write_rows("train.jsonl", 60, seed=1)
         self.write_rows("dev.jsonl", 30, seed=2)
         return self
+
+    def write_classifier(self, name: str, *, seed: int, labels: Sequence[str] = (), **config: object) -> Path:
+        """Write a transformers classifier with random weights and this model's sizes; `config` is its configuration."""
+        import torch
+        import transformers
+
+        torch.manual_seed(seed)
+        folder = self.folder / name
+        shape = transformers.AutoConfig.from_pretrained(self.model, **config)
+        if labels:
+            shape.id2label = dict(enumerate(labels))
+            shape.label2id = {label: index for index, label in enumerate(labels)}
+        model = transformers.BertForSequenceClassification(shape)
+        model.classifier.weight.data.normal_()
+        model.save_pretrained(folder)
+        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            (folder / file).write_bytes((self.model / file).read_bytes())
+        return folder
 
     def write_rows(self, name: str, count: int, *, seed: int) -> Path:
         """Write rows with the columns text, label and id."""

@@ -42,17 +42,8 @@ def theirs(tiny_task):
     def make(*names: str, seed: int = 0, **config: object) -> Path:
         nonlocal count
         count += 1
-        torch.manual_seed(seed)
-        folder = tiny_task.folder / f"theirs{count}"
-        shape = transformers.AutoConfig.from_pretrained(tiny_task.model, num_labels=len(names), **config)
-        shape.id2label = dict(enumerate(names))
-        shape.label2id = {name: index for index, name in enumerate(names)}
-        model = transformers.BertForSequenceClassification(shape)
-        model.classifier.weight.data.normal_()
-        model.save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-            (folder / name).write_bytes((tiny_task.model / name).read_bytes())
-        return folder
+        config = {"num_labels": len(names), **config}
+        return tiny_task.write_classifier(f"theirs{count}", seed=seed, labels=names, **config)
 
     return make
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 import minilm
 from minilm.cli import app
@@ -22,15 +21,7 @@ def make(tiny_task):
     """`make(num_labels, **config)`: a folder of a transformers classifier with random weights."""
 
     def write(num_labels: int, **config: object) -> Path:
-        torch.manual_seed(3)
-        folder = tiny_task.folder / "theirs"
-        shape = transformers.AutoConfig.from_pretrained(tiny_task.model, num_labels=num_labels, **config)
-        model = transformers.BertForSequenceClassification(shape)
-        model.classifier.weight.data.normal_()
-        model.save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-            (folder / name).write_bytes((tiny_task.model / name).read_bytes())
-        return folder
+        return tiny_task.write_classifier("theirs", seed=3, num_labels=num_labels, **config)
 
     return write
 
