@@ -142,7 +142,7 @@ def test_bad_rows_are_counted_with_their_line(vocab, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"text": "the cat"}\n{"text": \n\xff\xfe\n{"text": "sat"}\n')
     tally = Tally()
-    manifest = build_shards([path], tokenizer=vocab, out=tmp_path / "corpus", tally=tally)
+    manifest = build_shards([path], tokenizer=vocab, out=tmp_path / "corpus", max_bad_rows=1, tally=tally)
     assert (manifest.documents, manifest.bad_rows) == (2, 2)
     assert [row.split(": ")[0] for row in tally[BAD_ROWS].first] == [f"{path}:2", f"{path}:3"]
 

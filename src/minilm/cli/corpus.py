@@ -58,10 +58,14 @@ def build(
         int,
         typer.Option(help="Processes that tokenize; 1 uses threads on all cores. The result is the same."),
     ] = CorpusSettings.workers,
+    max_bad_rows: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Max share of all rows that may be bad; with more, nothing is written."),
+    ] = CorpusSettings.max_bad_rows,
 ) -> None:
     """Tokenize text files once, so that training only reads token ids.
 
-    Bad rows are skipped and counted. The corpus folder appears only when it is complete.
+    Bad rows are skipped and counted, unless there are too many. The corpus folder appears only when it is complete.
 
     Examples:
       minilm corpus build --input data/*.jsonl.gz --tokenizer teacher/ --out corpus/
@@ -83,6 +87,7 @@ def build(
             max_tokens=max_tokens,
             field=field,
             workers=workers,
+            max_bad_rows=max_bad_rows,
             tally=tally,
             on_progress=_shown_by(progress, started),
         )

@@ -47,6 +47,7 @@ def build_shards(
     field: str = CorpusSettings.field,
     shard_tokens: int = 2**24,
     workers: int = CorpusSettings.workers,
+    max_bad_rows: float = CorpusSettings.max_bad_rows,
     tally: Tally | None = None,
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> ShardManifest:
@@ -63,19 +64,22 @@ def build_shards(
         field: name of the text column (not used for .txt).
         shard_tokens: max tokens per shard file.
         workers: number of tokenizing processes; 1 tokenizes in this process, with threads on all cores.
+        max_bad_rows: max share of all rows that may be bad; judged after the last row.
         tally: collects what was skipped.
         on_progress: called after every batch of texts.
 
     Raises:
         UsageError: an argument is invalid, or `out` exists.
-        DataError: an input file or the tokenizer is damaged, or no text was found.
+        DataError: an input file or the tokenizer is damaged, no text was found, or too many rows are bad.
         SystemProblem: the disk is full, `out` cannot be written, or a worker died.
     """
-    CorpusSettings(field=field, max_tokens=max_tokens, workers=workers)  # rejects values out of range
+    CorpusSettings(
+        field=field, max_tokens=max_tokens, workers=workers, max_bad_rows=max_bad_rows
+    )  # rejects values out of range
     _check_arguments(inputs, shard_tokens=shard_tokens)
     tally = Tally() if tally is None else tally
     meter = ByteMeter()
-    texts = read_texts(inputs, field=field, tally=tally, meter=meter)
+    texts = read_texts(inputs, field=field, max_bad_rows=max_bad_rows, tally=tally, meter=meter)
     bytes_total = sum(path.stat().st_size for path in inputs)
     loaded = Tokenizer.load(tokenizer)
     if workers == 1:

@@ -50,6 +50,7 @@ _NOT_IDENTITY = {
     "data.corpus",
     "data.inputs",
     "data.workers",
+    "data.max_bad_rows",
     "teacher.model",
     "train.eval_every",
     *(f"train.{key}" for key in CADENCE),
@@ -172,6 +173,7 @@ def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Toke
         "field": recipe.data.field,
         "max_tokens": recipe.data.max_tokens,
         "tokenizer": tokenizer.fingerprint,
+        "max_bad_rows": recipe.data.max_bad_rows,
     }
     folder = out / "corpus"
     if _was_built_from(source, folder / "source.json"):
@@ -184,6 +186,7 @@ def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Toke
             max_tokens=recipe.data.max_tokens,
             field=recipe.data.field,
             workers=recipe.data.workers,
+            max_bad_rows=recipe.data.max_bad_rows,
         )
         write_json(aside / "source.json", source)
     return folder / "shards"

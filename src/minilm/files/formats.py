@@ -80,21 +80,38 @@ _Reader = TypeVar("_Reader")
 
 
 def read_texts(
-    paths: Sequence[Path], *, field: str = "text", tally: Tally, meter: ByteMeter | None = None
+    paths: Sequence[Path], *, field: str = "text", max_bad_rows: float, tally: Tally, meter: ByteMeter | None = None
 ) -> Iterator[str]:
     """Yield the non-empty texts of the files, in order.
 
     All paths are checked before the first text is read. In .txt every non-blank line is one text; in the
     other formats the text is the value of `field`. `meter` is advanced while files are read; `tally` collects
-    what was skipped.
+    what was skipped. After the last row, `max_bad_rows` is the max share of all rows that may be bad.
 
     Raises:
         UsageError: a path is missing, is not a file, or has an unknown suffix.
-        DataError: a file is damaged, or a CSV or parquet file has no such column.
+        DataError: a file is damaged, a CSV or parquet file has no such column, or too many rows are bad.
         SystemProblem: a file cannot be read.
     """
     checked = [(path, reader_for(path, _TEXT_READERS)) for path in paths]
-    return _read_all(checked, field=field, tally=tally, meter=meter or ByteMeter())
+    texts = _read_all(checked, field=field, tally=tally, meter=meter or ByteMeter())
+    return _with_few_bad_rows(texts, max_share=max_bad_rows, tally=tally)
+
+
+def _with_few_bad_rows(texts: Iterator[str], *, max_share: float, tally: Tally) -> Iterator[str]:
+    """The texts; then DataError if more than a share of all rows (texts, empty texts, bad rows) was bad."""
+    bad_before, empty_before, rows = tally[BAD_ROWS].count, tally[EMPTY_TEXTS].count, 0
+    for text in texts:
+        rows += 1
+        yield text
+    bad = tally[BAD_ROWS].count - bad_before
+    rows += bad + tally[EMPTY_TEXTS].count - empty_before
+    if bad > max_share * rows:
+        raise DataError(
+            f"{bad:,} of {rows:,} rows are bad, expected at most {max_share:.4g} of all rows (first: "
+            f"{tally[BAD_ROWS].first[0]}); correct them, or raise the max share (--max-bad-rows of corpus build, "
+            "data.max_bad_rows of a recipe)"
+        )
 
 
 def read_file(path: Path) -> bytes:

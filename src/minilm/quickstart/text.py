@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minilm.corpus.settings import CorpusSettings
 from minilm.errors import DataError, SystemProblem
 from minilm.files.formats import read_texts
 from minilm.tally import Tally
@@ -77,14 +78,17 @@ def text_of_files(files: Sequence[Path]) -> QuickstartText:
     """
     tally = Tally()
     once = len({path.name for path in files}) == len(files)
-    by_file = {path.name if once else str(path): list(_paragraphs(read_texts([path], tally=tally))) for path in files}
+    by_file = {}
+    for path in files:
+        texts = read_texts([path], max_bad_rows=CorpusSettings.max_bad_rows, tally=tally)
+        by_file[path.name if once else str(path)] = list(_paragraphs(texts))
     tally.report()
     if len(by_file) > 1:
         rows = [(name, text) for name, texts in by_file.items() for text in texts]
         question = "which file does this paragraph come from?"
     else:
-        texts = next(iter(by_file.values()), [])
-        rows = [(f"part {10 * index // len(texts) + 1}", text) for index, text in enumerate(texts)]
+        only = next(iter(by_file.values()), [])
+        rows = [(f"part {10 * index // len(only) + 1}", text) for index, text in enumerate(only)]
         question = "which tenth of the file does this paragraph come from?"
     return _assemble(rows, more=(), source=", ".join(by_file), question=question)
 

@@ -29,6 +29,7 @@ class DataSection(Section):
     max_tokens: Annotated[int, Field(ge=3)] = CorpusSettings.max_tokens
     heldout_documents: Count = 256
     workers: PositiveInt = CorpusSettings.workers
+    max_bad_rows: Annotated[float, Field(ge=0, le=1)] = CorpusSettings.max_bad_rows
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSection:

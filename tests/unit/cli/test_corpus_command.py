@@ -27,7 +27,18 @@ def test_all_files_after_input_are_read(vocab, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"body": "{text}"}}\nbroken\n')
     files = [str(tmp_path / f"{name}.jsonl") for name in "abc"]
     out = tmp_path / "corpus"
-    options = ["--tokenizer", str(vocab), "--out", str(out), "--field", "body", "--max-tokens", "16"]
+    options = [
+        "--tokenizer",
+        str(vocab),
+        "--out",
+        str(out),
+        "--field",
+        "body",
+        "--max-tokens",
+        "16",
+        "--max-bad-rows",
+        "1",
+    ]
     result = CliRunner().invoke(corpus.app, ["build", "--input", *files, *options], catch_exceptions=False)
     assert result.exit_code == 0
     assert [ids.tolist() for ids in (Shards.open(out)[number] for number in range(3))] == [

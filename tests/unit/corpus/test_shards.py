@@ -124,7 +124,9 @@ def test_progress_and_skipped_rows_are_reported(vocab, tmp_path, caplog):
     seen: list[BuildProgress] = []
     tally = Tally()
     with caplog.at_level(logging.WARNING):
-        manifest = build_shards([path], tokenizer=vocab, out=tmp_path / "corpus", tally=tally, on_progress=seen.append)
+        manifest = build_shards(
+            [path], tokenizer=vocab, out=tmp_path / "corpus", max_bad_rows=1, tally=tally, on_progress=seen.append
+        )
     size = path.stat().st_size
     assert seen == [BuildProgress(bytes_done=size, bytes_total=size, texts=1, documents=1, tokens=4)]
     assert (manifest.bad_rows, manifest.empty_texts) == (tally[BAD_ROWS].count, tally[EMPTY_TEXTS].count) == (1, 1)
@@ -141,16 +143,41 @@ def test_fingerprint_depends_on_what_training_reads(vocab, texts_file, tmp_path)
     with_bad_row, other = tmp_path / "same.txt", tmp_path / "other.txt"
     with_bad_row.write_bytes(texts_file.read_bytes() + b"\n\xff")
     other.write_bytes(texts_file.read_bytes().replace(b"cat", b"dog", 1))
-    assert built("a") == built("b") == built("c", with_bad_row)
+    assert built("a") == built("b") == built("c", with_bad_row, max_bad_rows=1)
     assert len({built("d"), built("e", other), built("f", max_tokens=20), built("g", shard_tokens=50)}) == 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_more_bad_rows_than_allowed_leave_no_corpus(workers, vocab, tmp_path):
+    path, other = tmp_path / "in.jsonl", tmp_path / "other.txt"
+    path.write_text('{"text": "the cat"}\nbroken\n{"text": ""}\n')
+    other.write_text("the cat\n")
+
+    def build(share):
+        return build_shards(
+            [path, other], tokenizer=vocab, out=tmp_path / "corpus", workers=workers, max_bad_rows=share
+        )
+
+    expected = r"1 of 4 rows are bad, expected at most 0\.249 of all rows \(first: .*in\.jsonl:2: broken JSON"
+    with pytest.raises(DataError, match=expected):
+        build(0.249)
+    assert not list(tmp_path.glob("*corpus*"))
+    assert build(0.25).bad_rows == 1
+
+
+def test_by_default_one_row_in_a_hundred_may_be_bad(vocab, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "the cat"}\n' * 99 + "broken\n")
+    assert build_shards([path], tokenizer=vocab, out=tmp_path / "first").bad_rows == 1
+    path.write_text(path.read_text() + "broken\n")
+    with pytest.raises(DataError, match=r"2 of 101 rows are bad.*raise the max share \(--max-bad-rows"):
+        build_shards([path], tokenizer=vocab, out=tmp_path / "second")
 
 
 def test_nothing_to_read_is_an_error_that_shows_why(vocab, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"body": "the cat"}\n')
-    with pytest.raises(
-        DataError, match=r"no text found in 1 input files .*in\.jsonl:1: no field 'text'.*field name \('text'\)"
-    ):
+    with pytest.raises(DataError, match=r"1 of 1 rows are bad.*in\.jsonl:1: no field 'text'.*change the field name"):
         build_shards([path], tokenizer=vocab, out=tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()
 

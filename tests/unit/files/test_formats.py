@@ -22,7 +22,7 @@ TEXTS = ["the cat sat", "naïve café — 猫", 'she said "hi", twice', "  kept 
 
 def read(*paths, field="text"):
     tally = Tally()
-    return list(read_texts(paths, field=field, tally=tally)), tally[BAD_ROWS], tally[EMPTY_TEXTS].count
+    return list(read_texts(paths, field=field, max_bad_rows=1, tally=tally)), tally[BAD_ROWS], tally[EMPTY_TEXTS].count
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -64,7 +64,7 @@ def test_parquet_gives_the_same_texts_and_is_not_packed_again(tmp_path):
 def test_meter_ends_at_the_size_on_disk(name, tmp_path):
     path = write(tmp_path / name, encoded(name.split(".")[1], TEXTS * 500, tmp_path))
     meter = ByteMeter(done=100)
-    assert len(list(read_texts([path], tally=Tally(), meter=meter))) == 2000
+    assert len(list(read_texts([path], max_bad_rows=0, tally=Tally(), meter=meter))) == 2000
     assert meter.done == 100 + path.stat().st_size
 
 
@@ -204,12 +204,12 @@ def test_parquet_column_of_numbers_is_an_error(tmp_path):
 def test_wrong_paths_are_rejected_before_anything_is_read(tmp_path):
     good = write(tmp_path / "in.txt", b"one\n")
     with pytest.raises(UsageError, match=r"gone\.txt: no such file"):
-        read_texts([good, tmp_path / "gone.txt"], tally=Tally())
+        read_texts([good, tmp_path / "gone.txt"], max_bad_rows=0, tally=Tally())
     with pytest.raises(UsageError, match=r"in\.pdf: unknown kind of file; expected \.txt, \.jsonl"):
-        read_texts([good, tmp_path / "in.pdf"], tally=Tally())
+        read_texts([good, tmp_path / "in.pdf"], max_bad_rows=0, tally=Tally())
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(UsageError, match=r"folder\.txt: not a file"):
-        read_texts([good, tmp_path / "folder.txt"], tally=Tally())
+        read_texts([good, tmp_path / "folder.txt"], max_bad_rows=0, tally=Tally())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
