@@ -6,18 +6,15 @@ Out: the text of the answer and its character span in the context.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import cache
 
 from minilm.tasks.squad.windows import Window
+from minilm.tasks.squad.words import SPACES, WORD, widen_to_words
 from minilm.text.tokenizer import Tokenizer
 
 FindText = Callable[[str, Window, int, int], tuple[str, int, int]]
 """Maps (context, window, first, last) to the text and the offsets of its first and past-the-last character."""
-
-_SPACES = " \t\r\n\u202f"  # the only characters that separate words of a context in the original
-_WORD = re.compile(f"[^{_SPACES}]+")
 
 
 def exact_text(context: str, window: Window, first: int, last: int) -> tuple[str, int, int]:
@@ -44,24 +41,15 @@ def classic_text(tokenizer: Tokenizer) -> FindText:
 
     def find(context: str, window: Window, first: int, last: int) -> tuple[str, int, int]:
         offsets = window.offsets
-        start, end = _widen_to_words(context, int(offsets[first, 0]), int(offsets[last, 1]))
-        letters = [index for index in range(start, end) if context[index] not in _SPACES]
+        start, end = widen_to_words(context, int(offsets[first, 0]), int(offsets[last, 1]))
+        letters = [index for index in range(start, end) if context[index] not in SPACES]
         ids = window.token_ids[window.first + first : window.first + last + 1]
         joined = " ".join(map(token_of, ids.tolist())).replace(" ##", "")
         begin, stop = _find_in_words(joined, tokenizer.words(context[start:end]), len(letters))
         start, end = letters[begin], letters[stop - 1] + 1
-        return " ".join(_WORD.findall(context, start, end)), start, end
+        return " ".join(WORD.findall(context, start, end)), start, end
 
     return find
-
-
-def _widen_to_words(context: str, start: int, end: int) -> tuple[int, int]:
-    """Extend a character span to word boundaries."""
-    while start > 0 and context[start - 1] not in _SPACES:
-        start -= 1
-    while end < len(context) and context[end] not in _SPACES:
-        end += 1
-    return start, end
 
 
 def _find_in_words(joined: str, words: Sequence[str], num_letters: int) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from minilm.errors import DataError, UsageError
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import WindowSettings
+from minilm.tasks.squad.words import find_nearby
 from minilm.text.pairs import PairFrame
 from minilm.text.tokenizer import Tokenizer
 
@@ -175,26 +176,34 @@ def _max_context(starts: range, room: int, num_tokens: int) -> list[Bools]:
 def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> LabelledWindows:
     """Locate the answer of each question in its windows, as the smallest token span that covers its characters.
 
-    Only the first answer is used; an answer without a start offset is searched for in the context. A window that does
-    not contain the complete answer is labeled as unanswerable. Questions whose answer is not in the context, or not at
-    the given offset, are skipped with a warning.
+    Only the first answer is used; an answer without a start offset is searched for in the context, and one that is not
+    at its offset in the words there (`find_nearby`). A window that does not contain the complete answer is labeled as
+    unanswerable. Questions whose answer is not found are skipped. Both kinds are reported with their counts.
 
     Raises:
         DataError: no question is usable.
     """
     spans: list[tuple[int, int] | None] = []
     lost: list[str] = []
+    moved: list[str] = []
     offsets = {window.question: window.context_offsets for window in windows}
     for number, question in enumerate(questions):
-        span = (-1, -1) if question.is_impossible else _answer_tokens(question, offsets[number])
+        span: tuple[int, int] | None = (-1, -1)
+        if not question.is_impossible:
+            found = _answer_characters(question)
+            span = found and _covering_tokens(*found, offsets[number])
+            if span is None:
+                lost.append(question.where)
+            elif found and question.answers[0].start not in (None, found[0]):
+                moved.append(question.where)
         spans.append(span)
-        if span is None:
-            lost.append(question.where)
     if lost and len(lost) == len(questions):
         raise DataError(f"no usable training question: no answer occurs in its context (first: {lost[0]})")
     with reporting_tally() as tally:
         skipped = "questions were skipped: the answer is not in the context, or not at its answer_start"
         tally.add(skipped, lost, of=len(questions))
+        corrected = "questions have an answer that is not at its answer_start but in the words there; it was used"
+        tally.add(corrected, moved, of=len(questions))
     kept, positions = [], []
     for window in windows:
         span = spans[window.question]
@@ -204,14 +213,19 @@ def label_windows(questions: Sequence[Question], windows: Sequence[Window]) -> L
     return LabelledWindows(windows=kept, positions=np.array(positions, dtype=np.int64).reshape(-1, 2))
 
 
-def _answer_tokens(question: Question, offsets: Int32s) -> tuple[int, int] | None:
-    """First and last token of the first answer in the full context; None if the answer is not there."""
-    answer = question.answers[0]
-    start = question.context.find(answer.text) if answer.start is None else answer.start
-    if start < 0 or not answer.text or not question.context.startswith(answer.text, start):
-        return None
+def _answer_characters(question: Question) -> tuple[int, int] | None:
+    """First and past-the-last character of the first answer in the context; None if it is not there."""
+    context, (answer, *_) = question.context, question.answers
+    start = context.find(answer.text) if answer.start is None else answer.start
+    if start >= 0 and answer.text and context.startswith(answer.text, start):
+        return start, start + len(answer.text)
+    return find_nearby(context, answer.text, start)
+
+
+def _covering_tokens(start: int, end: int, offsets: Int32s) -> tuple[int, int] | None:
+    """First and last token of the context that cover some of the characters; None if there is none."""
     first = int(np.searchsorted(offsets[:, 1], start, side="right"))
-    last = int(np.searchsorted(offsets[:, 0], start + len(answer.text), side="left")) - 1
+    last = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1
     return (first, last) if first <= last else None
 
 

@@ -6,6 +6,8 @@ import logging
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minilm.errors import DataError, UsageError
 from minilm.tasks.squad.read import GoldAnswer, Question
@@ -141,7 +143,7 @@ def test_questions_without_a_findable_answer_are_left_out_and_counted(
         return asked("w1 w2 \u200b w3", answers=(GoldAnswer(text=text, start=start),))
 
     usable = [asked("w1", is_impossible=True), answered("w3", 8)]
-    lost = [answered(*one) for one in (("w2", 2), ("w9", None), ("w3", -2), ("w2", 99), ("", 3), ("\u200b", 6))]
+    lost = [answered(*one) for one in (("w2", 9), ("w9", None), ("w3", -2), ("w2", 99), ("", 3), ("\u200b", 6))]
     questions = [usable[0], *lost, usable[1]]
     labelled = label_windows(questions, make_windows(questions, tokenizer, WindowSettings()))
     assert [window.question for window in labelled.windows] == [0, 7]
@@ -156,3 +158,59 @@ def test_questions_without_a_findable_answer_are_left_out_and_counted(
     ]
     with pytest.raises(DataError, match=r"no usable training question: .* \(first: f:1\)"):
         label_windows(lost, make_windows(lost, tokenizer, WindowSettings()))
+
+
+def original_label(context: str, text: str, start: int, tokenizer: Tokenizer) -> tuple[int, int] | None:
+    """First and last token of the answer as run_squad finds it: in the words at the offset, then the first tokens that
+    equal those of the answer, else all tokens of these words; None if it skips the question."""
+    words: list[str] = []
+    word_of = []
+    space = True
+    for character in context:
+        if character in " \t\r\n\u202f":
+            space = True
+        elif space:
+            words.append(character)
+            space = False
+        else:
+            words[-1] += character
+        word_of.append(len(words) - 1)
+    first, last = word_of[start], word_of[min(start + len(text) - 1, len(word_of) - 1)]
+    if " ".join(text.split()) not in " ".join(words[first : last + 1]):
+        return None
+    pieces = [(number, piece) for number, word in enumerate(words) for piece in tokenizer.words(word)]
+    inside = [index for index, (number, _) in enumerate(pieces) if first <= number <= last]
+    answer = " ".join(tokenizer.words(text))
+    for begin in inside:
+        for end in reversed(inside):
+            if begin <= end and " ".join(piece for _, piece in pieces[begin : end + 1]) == answer:
+                return begin, end
+    return inside[0], inside[-1]
+
+
+@given(data=st.data())
+def test_an_answer_a_little_off_its_offset_is_found_where_the_original_finds_it(
+    tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(["w1", "w2", "w3,", "w4-w5"]), min_size=1, max_size=6))
+    gaps = st.sampled_from([" ", "  ", "\t"])
+    context = "".join(word + data.draw(gaps) for word in chosen)
+    first = data.draw(st.integers(0, len(chosen) - 1))
+    text = " ".join(chosen[first : data.draw(st.integers(first, len(chosen) - 1)) + 1]).rstrip(",")
+    start = data.draw(st.integers(0, len(context) - 1))
+    expected = original_label(context, text, start, tokenizer)
+    questions = [asked(context, answers=(GoldAnswer(text=text, start=start),)), asked("w1", is_impossible=True)]
+    labelled = label_windows(questions, make_windows(questions, tokenizer, WindowSettings()))
+    found = labelled.positions.tolist()[:-1]
+    assert found == ([] if expected is None else [[4 + expected[0], 4 + expected[1]]])
+
+
+def test_answers_used_from_another_offset_are_counted(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    spans = [("w2  w3", 4), ("w2 w3", 5), ("w3", 0)]  # exact; one character late and other spaces; not there
+    questions = [asked("w1  w2  w3", answers=(GoldAnswer(text=text, start=start),)) for text, start in spans]
+    labelled = label_windows(questions, make_windows(questions, tokenizer, WindowSettings()))
+    assert labelled.positions.tolist() == [[5, 6], [5, 6]]
+    assert [message.split(" (first")[0] for message in caplog.messages] == [
+        "1 of 3 questions were skipped: the answer is not in the context, or not at its answer_start",
+        "1 of 3 questions have an answer that is not at its answer_start but in the words there; it was used",
+    ]
