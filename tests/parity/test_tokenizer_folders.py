@@ -64,6 +64,32 @@ def test_a_class_without_flags_uses_tokenizer_json_as_it_is(tmp_path: Path, conf
     assert same_ids(make(tmp_path, {**config, "tokenizer_class": "PreTrainedTokenizerFast"}))
 
 
+@pytest.mark.parametrize("written", FLAGS)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        *(("BertTokenizer", "bert"), ("ElectraTokenizerFast", "electra"), ("DistilBertTokenizer", "roberta")),
+        *((None, "bert"), (None, "electra"), (None, None), ("TokenizersBackend", "bert")),
+    ],
+)
+def test_a_flag_that_is_not_given_has_the_default_of_the_class_whatever_tokenizer_json_says(
+    tmp_path: Path, written: dict[str, object], name: str | None, model: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "written").mkdir()
+    Tokenizer.load(make(tmp_path / "written", written)).save(tmp_path)
+    assert caplog.messages == []
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name} if name else {}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model} if model else {}))
+    if model is None:  # AutoTokenizer needs a model
+        theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)(TEXT)["input_ids"]
+        assert Tokenizer.load(tmp_path).encode([TEXT])[0].tolist() == theirs
+    else:
+        assert same_ids(tmp_path)
+    rebuilt = model is not None and name != "TokenizersBackend"
+    assert all("overrides the file's normalizer" in message for message in caplog.messages)
+    assert bool(caplog.messages) is rebuilt
+
+
 @pytest.mark.parametrize(
     "name",
     [

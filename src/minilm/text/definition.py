@@ -17,7 +17,7 @@ from typing import cast
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
-from minilm.text.vocab_folder import AS_WRITTEN, added_tokens, check_class, check_flags
+from minilm.text.vocab_folder import added_tokens, check_class, check_flags, normalizer_flags
 from minilm.text.vocabulary import read_vocab, rename_tokens
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
         check_flags(config, where=config_path)
         definition = _bert_definition(vocab, config, where=where)
         definition["added_tokens"] = added_tokens(folder, config, vocab, where=config_path)
-    _set_normalizer(definition, lowercase, config, where=where)
+    _set_normalizer(definition, lowercase, folder, config, where=where)
     if renames:
         _rename(definition, renames, where=where)
     return _finish(definition, config, where=where)
@@ -139,25 +139,27 @@ def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -
     }
 
 
-def _set_normalizer(definition: JsonObject, lowercase: bool | None, config: JsonObject, *, where: Path) -> None:
-    """Set the normalizer: the argument, else the flags of tokenizer_config.json, else the definition itself."""
+def _set_normalizer(
+    definition: JsonObject, lowercase: bool | None, folder: Path, config: JsonObject, *, where: Path
+) -> None:
+    """Set the normalizer: the argument, else the flags of the tokenizer's class, else the definition itself."""
     normalizer = definition.get("normalizer")
     if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
         if lowercase is not None:
             raise UsageError(f"lowercase={lowercase} does not apply to {where}: it has no BERT normalizer")
         return
-    if config.get("tokenizer_class") in AS_WRITTEN and where.suffix == ".json":
-        config = {}
-    before = normalizer.get("lowercase")
-    for key, name in _NORMALIZER_FLAGS.items():
-        wanted = config.get(key)
-        overridden = name == "lowercase" and lowercase is not None
-        if overridden or not isinstance(wanted, bool) or normalizer.get(name) is wanted:
-            continue
-        logger.warning("%s: %s=%s in tokenizer_config.json overrides the file's normalizer", where, key, wanted)
-        normalizer[name] = wanted
+    named, flags = normalizer_flags(folder, config, as_file=where.suffix == ".json")
     if lowercase is not None:
-        normalizer["lowercase"] = lowercase
+        flags["do_lower_case"] = lowercase
+    before = normalizer.get("lowercase")
+    for key, value in flags.items():
+        name = _NORMALIZER_FLAGS[key]
+        if normalizer.get(name) is value:
+            continue
+        if (key, value) != ("do_lower_case", lowercase):
+            of = "in tokenizer_config.json" if key in config else f"by default in {named}"
+            logger.warning("%s: %s=%s %s overrides the file's normalizer", where, key, value, of)
+        normalizer[name] = value
     if normalizer.get("lowercase") is not before:
         normalizer["strip_accents"] = config.get("strip_accents")
 

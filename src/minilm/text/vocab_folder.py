@@ -1,7 +1,8 @@
-"""What a folder with only a vocab.txt says about its tokenizer besides the vocabulary.
+"""What the files next to a vocab.txt or a tokenizer.json say about the tokenizer: its class, flags, added tokens.
 
-In: a folder and its tokenizer_config.json. Out: the added tokens, as entries of a tokenizer.json; or one `DataError`
-for a class or flag whose texts would get other ids here than in transformers.
+In: a folder and its tokenizer_config.json. Out: the class that sets the flags of the normalizer, the added tokens as
+entries of a tokenizer.json; or one `DataError` for a class or flag whose texts would get other ids here than in
+transformers.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ _SAME = (
     *("Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "Realm", "RetriBert"),
     *("Splinter", "SqueezeBert", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader"),
 )
-AS_WRITTEN = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes that use a tokenizer.json unchanged, whatever the flags of tokenizer_config.json."""
-_FAST = {f"{name}Tokenizer{fast}" for name in _SAME for fast in ("", "Fast")} | set(AS_WRITTEN)
+_AS_WRITTEN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # use a tokenizer.json whatever the flags are
+_FAST = {f"{name}Tokenizer{fast}" for name in _SAME for fast in ("", "Fast")} | set(_AS_WRITTEN)
+# Models whose tokenizer builds its BertNormalizer from its flags or their defaults, whatever tokenizer.json says.
+_REBUILT = (*_SAME, "Funnel", "MPNet")
 _JAPANESE = ("word_tokenizer_type", "subword_tokenizer_type")
 _ROLES = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
 _FLAGS = ("single_word", "lstrip", "rstrip")
+_DEFAULTS: Mapping[str, object] = {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}
 
 
 def check_class(folder: Path, config: Mapping[str, object], *, only_vocab: bool) -> None:
@@ -50,13 +53,31 @@ def check_class(folder: Path, config: Mapping[str, object], *, only_vocab: bool)
         )
 
 
+def normalizer_flags(folder: Path, config: Mapping[str, object], *, as_file: bool) -> tuple[str, dict[str, object]]:
+    """The class of the tokenizer, and the flags of the BertNormalizer that it sets; {} where it keeps the file's own.
+
+    Args:
+        folder: the model folder; without a tokenizer class its model type stands for one, as in transformers.
+        config: its tokenizer_config.json.
+        as_file: the definition is that of a tokenizer.json.
+    """
+    model = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    named = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "")
+    if named in _AS_WRITTEN and as_file:
+        return named, {}
+    types = {name.lower(): f"{name}Tokenizer" for name in _REBUILT}
+    named = named or types.get(str(model.get("model_type")), "")
+    given = {key: config[key] for key in _DEFAULTS if isinstance(config.get(key), bool)}
+    return named, {**_DEFAULTS, **given} if named.removesuffix("Fast") in types.values() else given
+
+
 def check_flags(config: Mapping[str, object], *, where: Path) -> None:
     """Reject what a vocab.txt would not get here, or gets in one version of transformers only.
 
     Raises:
         DataError: a flag has the wrong type, a special token another name, or versions of transformers disagree.
     """
-    for key in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"):
+    for key in _DEFAULTS:
         if not isinstance(config.get(key), bool | None):
             raise DataError(f"{where}: {key} is {config[key]!r:.60}; expected true or false")
     for key, expected in _ROLES.items():
