@@ -10,7 +10,7 @@ help:
 	@echo "make venv          create .venv with the tested package versions"
 	@echo "make quickstart    distill, fine-tune and compare the installed model, offline"
 	@echo "make test          run all tests"
-	@echo "make test-fast     run the tests not marked slow"
+	@echo "make test-fast     run the unit tests not marked slow, in about a minute"
 	@echo "make check         lint, format, types, house rules"
 	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"
 	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
@@ -34,7 +34,7 @@ test: venv
 	$(PY) -m pytest
 
 test-fast: venv
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest tests/unit -m "not slow"
 
 test-install: venv
 	$(PY) tests/install/run.py

@@ -9,6 +9,7 @@ from minilm.recipe import load_recipe
 from minilm.run_recipe import run
 
 
+@pytest.mark.slow
 def test_a_distillation_names_its_student_and_its_numbers(tiny):
     summary = run(load_recipe(tiny.recipe(steps=2, warmup_steps=0)))
     assert summary.folder == tiny.folder / "run"
@@ -16,6 +17,7 @@ def test_a_distillation_names_its_student_and_its_numbers(tiny):
     assert "student.heldout_loss" in summary.numbers
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_names_its_best_model_and_its_numbers(tiny_task):
     summary = run(load_recipe(tiny_task.recipe(steps=2)))
     assert list(summary.models) == ["model"]
@@ -23,6 +25,7 @@ def test_a_fine_tuning_names_its_best_model_and_its_numbers(tiny_task):
     assert "accuracy" in summary.numbers
 
 
+@pytest.mark.slow
 def test_never_resuming_starts_a_changed_run_over(tiny_task):
     run(load_recipe(tiny_task.recipe(steps=2)))
     changed = load_recipe(tiny_task.recipe(steps=3))

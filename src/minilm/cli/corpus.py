@@ -44,7 +44,7 @@ def build(
         ),
     ],
     tokenizer: Annotated[
-        str, typer.Option(help="Model folder, tokenizer.json or vocab.txt of teacher and student, or 'embedded'.")
+        str, typer.Option(help="Model folder, tokenizer.json or vocab.txt of the teacher, or 'embedded'.")
     ],
     out: Annotated[Path, typer.Option(help="Corpus folder to create; must not exist.")],
     more_inputs: Annotated[
@@ -76,9 +76,7 @@ def build(
     from minilm.progress import Progress
     from minilm.tally import Tally
 
-    files = [*inputs, *(more_inputs or [])]
-    tally = Tally()
-    started = time.monotonic()
+    files, tally, started = [*inputs, *(more_inputs or [])], Tally(), time.monotonic()
     with Progress("build") as progress:
         manifest = build_shards(
             files,

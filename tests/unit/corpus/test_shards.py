@@ -63,6 +63,7 @@ def test_long_texts_become_several_documents_without_loss(vocab, texts_file, tmp
     assert inner == np.concatenate(tokenizer.encode(TEXTS, special_tokens=False)).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_tokens", [1, 40, 1000])
 def test_shard_size_changes_files_not_documents(shard_tokens, vocab, texts_file, tmp_path):
     build_shards([texts_file], tokenizer=vocab, out=tmp_path / "one")
@@ -72,6 +73,7 @@ def test_shard_size_changes_files_not_documents(shard_tokens, vocab, texts_file,
     assert documents_of(Shards.open(tmp_path / "many")) == documents_of(Shards.open(tmp_path / "one"))
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes_as_one(vocab, texts_file, tmp_path):
     options = {"tokenizer": vocab, "max_tokens": 16, "shard_tokens": 3000}
     inputs = [texts_file] * 30  # several batches
@@ -99,6 +101,7 @@ def test_huge_text_goes_through_the_tokenizer_in_parts(vocab, monkeypatch):
     assert tokenizing.tokenize_here(tokenizer, ["x" * 100], max_tokens=16).texts == 1
 
 
+@pytest.mark.slow
 def test_a_one_megabyte_line_and_nul_bytes_are_read(vocab, tmp_path):
     path = tmp_path / "in.txt"
     path.write_bytes(b"." * 2**20 + b"\ncat\x00dog\n\x00\n")
@@ -109,6 +112,7 @@ def test_a_one_megabyte_line_and_nul_bytes_are_read(vocab, tmp_path):
     assert (manifest.texts, manifest.empty_texts) == (2, 1)
 
 
+@pytest.mark.slow
 def test_large_vocabulary_uses_four_bytes(tmp_path):
     vocab, path = tmp_path / "vocab.txt", tmp_path / "in.txt"
     words = [f"w{number}" for number in range(66_000)]
@@ -136,6 +140,7 @@ def test_progress_and_skipped_rows_are_reported(vocab, tmp_path, caplog):
     ]
 
 
+@pytest.mark.slow
 def test_fingerprint_depends_on_what_training_reads(vocab, texts_file, tmp_path):
     def built(name, path=texts_file, **options):
         return build_shards([path], tokenizer=vocab, out=tmp_path / name, **options).fingerprint

@@ -38,6 +38,7 @@ def change(recipe: Path, **sections: object) -> Path:
     return recipe
 
 
+@pytest.mark.slow
 def test_the_run_folder_holds_everything(tiny):
     recipe = tiny.recipe()
     result = run(recipe)
@@ -64,6 +65,7 @@ def test_the_run_folder_holds_everything(tiny):
     assert (out / "model" / "README.md").read_text().startswith("---\nlibrary_name: minilm\n")
 
 
+@pytest.mark.slow
 def test_the_model_loads_in_transformers_and_gives_the_same_rows(tiny):
     transformers = pytest.importorskip("transformers")
     folder = run(tiny.recipe()).folders["student"]
@@ -79,6 +81,7 @@ def test_the_model_loads_in_transformers_and_gives_the_same_rows(tiny):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_model_in_the_folder_is_the_one_that_was_evaluated(tiny):
     """The saved weights equal those of the last checkpoint."""
     run(tiny.recipe())
@@ -87,6 +90,7 @@ def test_the_model_in_the_folder_is_the_one_that_was_evaluated(tiny):
     assert all(torch.equal(state[f"0.{name}"], value) for name, value in saved.items())
 
 
+@pytest.mark.slow
 def test_v1_uses_the_attention_heads(tiny):
     recipe = change(tiny.recipe(), loss={"version": "v1", "relation_heads": None})
     run(recipe)
@@ -106,6 +110,7 @@ def test_v1_rejects_students_with_other_heads_than_the_teacher(tiny):
     )
 
 
+@pytest.mark.slow
 def test_a_student_that_starts_as_the_whole_teacher_has_no_loss(tiny):
     shape = {"name": "student", "num_layers": 3, "hidden_size": 48, "num_heads": 6, "intermediate_size": 96}
     students = [{**shape, "init": "layers", "teacher_layers": [1, 2, 3]}]
@@ -113,17 +118,20 @@ def test_a_student_that_starts_as_the_whole_teacher_has_no_loss(tiny):
     assert result.metrics["student.heldout_loss"] == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_runs_to_its_end(tiny):
     result = run(tiny.recipe(), "train.precision=bf16")
     assert np.isfinite(result.metrics["student.heldout_loss"])
 
 
+@pytest.mark.slow
 def test_without_heldout_documents_there_is_no_heldout_loss(tiny):
     result = run(tiny.recipe(), "data.heldout_documents=0")
     assert result.metrics == {}
     assert _table(result).splitlines()[1].split()[2] == "-"
 
 
+@pytest.mark.slow
 def test_the_table_at_the_end(tiny):
     result = run(tiny.recipe())
     loss = result.metrics["student.heldout_loss"]
@@ -143,6 +151,7 @@ def with_corpus(tiny) -> Path:
     return change(tiny.recipe(), data={"corpus": str(tiny.folder / "shards"), "inputs": []})
 
 
+@pytest.mark.slow
 def test_a_built_corpus_and_its_text_files_give_the_same_model(tiny):
     first = run(tiny.recipe())
     corpus(tiny)
@@ -150,6 +159,7 @@ def test_a_built_corpus_and_its_text_files_give_the_same_model(tiny):
     assert first.metrics == second.metrics
 
 
+@pytest.mark.slow
 def test_several_inputs_are_read_in_order_even_with_equal_names(tiny):
     other = tiny.folder / "more" / "text.txt"
     other.parent.mkdir()
@@ -166,6 +176,7 @@ def test_several_inputs_are_read_in_order_even_with_equal_names(tiny):
         run(recipe)
 
 
+@pytest.mark.slow
 def test_a_corpus_with_a_damaged_record_is_rebuilt(tiny):
     recipe = tiny.recipe()
     first = run(recipe)
@@ -237,6 +248,7 @@ def test_a_teacher_with_the_tokenizer_of_another_model_is_rejected(tiny):
         run(tiny.recipe())
 
 
+@pytest.mark.slow
 def test_the_library_leaves_logging_as_it_was(tiny):
     root = logging.getLogger("minilm")
     before = (root.level, list(root.handlers))
@@ -244,6 +256,7 @@ def test_the_library_leaves_logging_as_it_was(tiny):
     assert (root.level, list(root.handlers)) == before
 
 
+@pytest.mark.slow
 def test_attention_dropout_applies_to_every_student(tiny):
     shape = {"num_layers": 2, "hidden_size": 24, "num_heads": 6, "intermediate_size": 48}
     losses = []
@@ -273,6 +286,7 @@ def as_sentence_folder(teacher: Path, *kinds: str) -> None:
     (teacher / "config_sentence_transformers.json").write_text('{"prompts": {"query": "word1 "}, "truncate_dim": 30}')
 
 
+@pytest.mark.slow
 def test_a_teacher_with_its_encoder_in_a_folder_gives_the_same_student_and_its_settings(tiny):
     plain = run(tiny.recipe("plain"))
     as_sentence_folder(tiny.teacher, "Normalize")

@@ -30,6 +30,7 @@ def rows_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_leaves_everything(tiny_task):
     out = tiny_task.folder / "run"
     [point] = run(tiny_task.recipe(steps=150, eval_every=50))
@@ -49,6 +50,7 @@ def test_a_run_learns_and_leaves_everything(tiny_task):
     assert (record["train_examples"], record["steps"], record["seed"]) == (60, 150, 42)
 
 
+@pytest.mark.slow
 def test_saved_model_predictions_and_score_are_those_of_the_run(tiny_task):
     """The folder alone gives the predictions that the run wrote, through the Python API."""
     out = tiny_task.folder / "run"
@@ -66,6 +68,7 @@ def test_saved_model_predictions_and_score_are_those_of_the_run(tiny_task):
     assert all(sum(one.probabilities) == pytest.approx(1) and one.score == max(one.probabilities) for one in found)
 
 
+@pytest.mark.slow
 def test_the_model_folder_loads_in_transformers(tiny_task):
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'minilm[hf]'")
     out = tiny_task.folder / "run"
@@ -82,6 +85,7 @@ def test_the_model_folder_loads_in_transformers(tiny_task):
     torch.testing.assert_close(torch.tensor(found.probabilities), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     out = tiny_task.folder / "run"
     recipe = tiny_task.recipe(steps=30, sweep={"seeds": [1, 2, 3], "learning_rate": [0.003, 1e-6]})
@@ -110,6 +114,7 @@ def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     assert (out / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_seeds_can_be_added_and_a_model_that_was_not_kept_is_reported(tiny_task, caplog):
     """Only the new runs are executed. The best run of the second sweep is one whose model the first one dropped."""
     out = tiny_task.folder / "run"
@@ -131,6 +136,7 @@ def test_seeds_can_be_added_and_a_model_that_was_not_kept_is_reported(tiny_task,
     assert json.loads((out / "results.json").read_text())["model"] != kept
 
 
+@pytest.mark.slow
 def test_starting_a_sweep_over_removes_nothing_when_its_files_are_missing(tiny_task):
     sweep = {"seeds": [1]}
     run(tiny_task.recipe(steps=2, sweep=sweep))
@@ -147,6 +153,7 @@ def fast_processes(forked, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(forked / "python"))
 
 
+@pytest.mark.slow
 def test_runs_on_two_devices_equal_runs_one_after_another(tiny_task, fast_processes):
     sweep = {"seeds": [1, 2, 3]}
     alone = run(tiny_task.recipe("alone", steps=6, sweep=sweep))
@@ -164,6 +171,7 @@ def test_a_missing_device_is_rejected(tiny_task, devices, message):
         run(tiny_task.recipe(steps=1, sweep={"seeds": [1], "devices": devices}))
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_on_a_device_says_why(tiny_task, fast_processes):
     recipe = tiny_task.recipe(steps=6, sweep={"seeds": [1, 2], "devices": ["cpu", "cpu"]})
     (tiny_task.folder / "train.jsonl").write_text("")
@@ -173,6 +181,7 @@ def test_a_run_that_dies_on_a_device_says_why(tiny_task, fast_processes):
     assert "train.jsonl" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_regression_predicts_numbers(tiny_task):
     rows = rows_of(tiny_task.folder / "train.jsonl")
     file = tiny_task.folder / "numbers.jsonl"
@@ -187,6 +196,7 @@ def test_regression_predicts_numbers(tiny_task):
     assert short.score + 2 < long.score
 
 
+@pytest.mark.slow
 def test_pairs_are_segments_of_one_sequence(tiny_task):
     rows = rows_of(tiny_task.folder / "train.jsonl")
     file = tiny_task.folder / "pairs.jsonl"
@@ -218,6 +228,7 @@ def test_mistakes_are_one_line_before_anything_is_written(tiny_task, overrides, 
     assert not (tiny_task.folder / "run" / "model").exists()
 
 
+@pytest.mark.slow
 def test_changed_data_is_rejected_and_named(tiny_task):
     recipe = tiny_task.recipe()
     run(recipe)
@@ -230,6 +241,7 @@ def test_changed_data_is_rejected_and_named(tiny_task):
     run(recipe)
 
 
+@pytest.mark.slow
 def test_a_head_of_the_same_labels_is_kept_and_another_replaced(tiny_task, caplog):
     run(tiny_task.recipe(steps=6))
     trained = tiny_task.folder / "run" / "model"
@@ -246,6 +258,7 @@ def test_a_head_of_the_same_labels_is_kept_and_another_replaced(tiny_task, caplo
     assert "freshly initialized" in caplog.text
 
 
+@pytest.mark.slow
 def test_without_held_out_data_the_last_weights_are_saved(tiny_task):
     [point] = run(tiny_task.recipe(steps=6), "task.dev=[]")
     assert np.isnan(point.mean)
@@ -256,12 +269,14 @@ def test_without_held_out_data_the_last_weights_are_saved(tiny_task):
     assert saved["head.out.weight"].shape == (3, 48)
 
 
+@pytest.mark.slow
 def test_a_sweep_without_held_out_data_has_no_numbers(tiny_task):
     [point] = run(tiny_task.recipe(steps=2, sweep={"seeds": [1, 2]}), "task.dev=[]")
     assert np.isnan([point.mean, point.deviation]).all()
     assert (tiny_task.folder / "run" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_table_shows_the_epochs_that_a_number_of_steps_makes(tiny_task):
     [point] = run(tiny_task.recipe(steps=3), "train.batch_size=10")
     assert ", 0.5 epochs, batch 10" in point.describe()  # 30 of 60 rows
@@ -272,6 +287,7 @@ def test_a_number_of_steps_and_a_grid_of_epochs_are_rejected(tiny_task):
         run(tiny_task.recipe(steps=3), "sweep.epochs=[1,2]")
 
 
+@pytest.mark.slow
 def test_attention_dropout_changes_the_run_and_is_reported(tiny_task, caplog):
     caplog.set_level("INFO", logger="minilm")
     losses = {}

@@ -114,6 +114,7 @@ def step_loss(objective: FinetuneObjective, step: int) -> float:
     return objective.accumulate(objective.batch(step), lambda loss: float(loss.detach())).value
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_leaves_a_model_that_decodes(pairs, caplog):
     quick = {"steps": 300, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.003}
     result = run(pairs.recipe(task={"label_smoothing": 0.0}, eval_every=100, checkpoint_every=100, **quick))
@@ -150,6 +151,7 @@ def dying_at(event: Event, updates: int) -> Callable[[Event, int], None]:
     return on_event
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bits(pairs, monkeypatch):
     """Masking, dropout and order are functions of the step: nothing is stored, nothing is lost."""
     noisy = {"source_mask_prob": 0.2, "target_mask_prob": 0.3}
@@ -170,6 +172,7 @@ def test_a_killed_run_ends_in_the_same_bits(pairs, monkeypatch):
     assert curves[0] == curves[1]
 
 
+@pytest.mark.slow
 def test_models_of_checkpoints_are_written_once_each(pairs):
     recipe = pairs.load(pairs.recipe(steps=10, checkpoint_every=4, eval_every=0, task={"dev": []}))
     for _ in range(2):  # the second call finds the run finished
@@ -182,6 +185,7 @@ def test_models_of_checkpoints_are_written_once_each(pairs):
     assert read_task(pairs.folder / "models" / "ckpt-4").max_source_tokens == 20
 
 
+@pytest.mark.slow
 def test_a_model_that_a_kill_prevented_is_written_when_the_run_resumes(pairs, monkeypatch):
     recipe = pairs.load(pairs.recipe(steps=8, checkpoint_every=4, eval_every=0, task={"dev": []}))
     with monkeypatch.context() as patch:
@@ -237,6 +241,7 @@ def test_held_out_sets_after_the_first_have_their_names_before_them(pairs):
     assert set(numbers) == {"heldout_loss", "token_accuracy", "second.heldout_loss", "second.token_accuracy"}
 
 
+@pytest.mark.slow
 def test_held_out_targets_are_generated_scored_and_shown(pairs):
     """What is scored is what `generate` of the saved model returns, and it can decide the best checkpoint."""
     quick = {"steps": 90, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.01, "eval_every": 45}
@@ -315,6 +320,7 @@ def test_a_metric_that_is_not_measured_is_rejected(pairs, task, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_frozen_words_stay_and_the_rest_learns(pairs):
     result = run(pairs.recipe(task={"freeze_words": True}))
     before = read_model(pairs.model).encoder
@@ -328,6 +334,7 @@ def test_a_pooler_is_carried_along_untrained(pairs):
     assert not any("pooler" in name for name in pairs.objective().parameters)
 
 
+@pytest.mark.slow
 def test_a_table_too_short_for_the_longest_pair_is_grown(pairs, caplog):
     result = run(
         pairs.recipe(
@@ -338,6 +345,7 @@ def test_a_table_too_short_for_the_longest_pair_is_grown(pairs, caplog):
     assert read_config(result.folder / "model").max_tokens == 70
 
 
+@pytest.mark.slow
 def test_training_continues_from_a_seq2seq_model(pairs, caplog):
     """The second run uses the head of the first: nothing is randomly initialized."""
     first = run(pairs.recipe(out="first", steps=6))

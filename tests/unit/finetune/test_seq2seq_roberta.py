@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
@@ -47,6 +48,7 @@ def write_roberta(folder: Path) -> None:
     write_model(Model(encoder, new_head("mlm", config, num_labels=0, generator=generator)), folder, head="mlm")
 
 
+@pytest.mark.slow
 def test_it_learns_to_repeat_its_source(tmp_path: Path):
     write_roberta(tmp_path / "model")
     draw = random.Random(0)

@@ -73,6 +73,7 @@ def relabel(tiny_task, folder: Path, *, naming=str.lower, **more: str) -> None:
         assert len(set(labels)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "override"),
     [
@@ -91,6 +92,7 @@ def test_a_model_that_is_right_scores_100_whatever_the_order_of_its_labels(tiny_
     assert [one.label for one in ours.classify([row["text"] for row in rows])] == [row["label"] for row in rows]
 
 
+@pytest.mark.slow
 def test_mnli_in_the_order_of_other_models_scores_100(tiny_task, theirs):
     model = theirs("CONTRADICTION", "NEUTRAL", "ENTAILMENT")  # as roberta-large-mnli; MNLI's list has another order
     relabel(tiny_task, model, other="word7 word8")
@@ -99,6 +101,7 @@ def test_mnli_in_the_order_of_other_models_scores_100(tiny_task, theirs):
     assert load(tiny_task.folder / "run" / "model").labels == ("contradiction", "entailment", "neutral")
 
 
+@pytest.mark.slow
 def test_sweeps_and_the_python_api_align_too(tiny_task, theirs):
     model = theirs("mid", "high", "low")
     relabel(tiny_task, model)
@@ -108,6 +111,7 @@ def test_sweeps_and_the_python_api_align_too(tiny_task, theirs):
     assert [one["accuracy"] for one in json.loads((found.folder / "results.json").read_text())["runs"]] == [100.0] * 2
 
 
+@pytest.mark.slow
 def test_numbered_labels_are_the_unnamed_ones_of_transformers(tiny_task, theirs):
     model = theirs("LABEL_0", "LABEL_1", "LABEL_2")
     relabel(tiny_task, model, naming=lambda name: int(name.removeprefix("LABEL_")))
@@ -140,6 +144,7 @@ def test_unnamed_labels_against_named_ones_are_rejected_before_work_and_not_gues
         start_head(model, Wanted("1", "2", "3"))
 
 
+@pytest.mark.slow
 def test_other_labels_get_a_fresh_head_and_a_warning(tiny_task, theirs, caplog):
     model = theirs("a", "b", "c")
     run(tiny_task.recipe(steps=1), f"model={model}")

@@ -48,6 +48,7 @@ def recipe(tiny_task, request) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_table_is_the_one_that_adamw_makes_of_the_full_table(recipe, monkeypatch):
     """Also with a step that is skipped because its gradient is not finite."""
     before = read_safetensors(recipe.parent / "teacher" / "model.safetensors")[WORDS.removeprefix("bert.")]
@@ -67,6 +68,7 @@ def test_the_table_is_the_one_that_adamw_makes_of_the_full_table(recipe, monkeyp
     assert 0.95 < changed < 0.999  # most rows are not in use
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_decays_the_table_the_same(recipe, monkeypatch):
     whole = words_after(recipe, "whole")
 

@@ -107,6 +107,7 @@ def many():
     return [TEXTS[number % 8] for number in range(MANY)]
 
 
+@pytest.mark.slow
 def test_every_text_of_a_long_list_gets_its_vector(model, chunks, batches):
     expected = model.encode(TEXTS)[np.arange(MANY) % 8]
     chunks.clear()
@@ -118,6 +119,7 @@ def test_every_text_of_a_long_list_gets_its_vector(model, chunks, batches):
     assert max(tokens for _, tokens in batches) <= 4096
 
 
+@pytest.mark.slow
 def test_any_iterable_is_read_chunk_by_chunk(model, chunks):
     """A stream is never read further than what is tokenized next."""
     taken, ahead = [], []
@@ -137,6 +139,7 @@ def test_any_iterable_is_read_chunk_by_chunk(model, chunks):
     np.testing.assert_allclose(model.encode(dict.fromkeys(TEXTS[:5]).keys()), expected[:5], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_pair_of_a_long_list_is_classified(folder, chunks):
     """The second texts stay aligned with the first, chunk by chunk."""
     encoder = Encoder(read_config(folder))
@@ -290,6 +293,7 @@ def test_the_files_of_a_model_are_enough_for_its_tokenizer(folder):
     assert minilm.load(folder).encode(["a"]).shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_has_a_name(real_model_dir):
     assert np.array_equal(minilm.load("embedded").encode(["a text"]), minilm.load(real_model_dir).encode(["a text"]))
 

@@ -38,12 +38,14 @@ def test_small_batches_change_nothing(model):
     assert model.generate(TEXTS, batch_tokens=1) == model.generate(TEXTS)
 
 
+@pytest.mark.slow
 def test_windows_change_nothing(model, monkeypatch):
     whole = model.generate(TEXTS, sample=True)
     monkeypatch.setattr("minilm.infer.api.TEXTS_PER_CHUNK", 1)
     assert model.generate(TEXTS, sample=True) == whole
 
 
+@pytest.mark.slow
 def test_several_texts_come_best_first(model):
     best = model.generate(TEXTS)
     several = model.generate(TEXTS, n_best=3)
@@ -97,6 +99,7 @@ def test_a_model_trained_with_position_shift_generates_with_it(generator_dir):
     assert minilm.load(generator_dir).generate(TEXTS) != plain
 
 
+@pytest.mark.slow
 def test_sampled_texts_depend_on_seed_and_position(model):
     options = {"sample": True, "top_k": 20, "top_p": 0.95, "temperature": 1.3}
     found = model.generate(TEXTS, seed=1, **options)
@@ -108,6 +111,7 @@ def test_sampled_texts_depend_on_seed_and_position(model):
     assert all(len(set(texts)) > 1 for texts in several)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"sample": True, "seed": 5}, {"ban_ngrams": 1}])
 def test_streamed_pieces_are_the_text(model, options):
     for text in TEXTS:
@@ -125,6 +129,7 @@ def test_truncation_that_removes_an_answer_is_reported(model, caplog):
     assert "1 of 3 sources lost a [SEP] and what follows it: pass the parts" in caplog.text
 
 
+@pytest.mark.slow
 def test_ignored_words_may_repeat(model, caplog):
     banned = model.generate(TEXTS, ban_ngrams=1)
     assert all(len(set(text.split())) == len(text.split()) for text in banned)

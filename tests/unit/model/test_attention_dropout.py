@@ -60,6 +60,7 @@ def drawn_by(way: str, dropout: float) -> torch.Tensor:
     }[way]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", ["attend", "attend_first", "attend_seq2seq", "attend_seq2seq_read", "of GPUs", "of GPUs, read"]
 )

@@ -25,6 +25,7 @@ def short(monkeypatch):
     return replace(whole, train=whole.train[::13], heldout=whole.heldout[::40], unlabelled=whole.unlabelled[:60])
 
 
+@pytest.mark.slow
 def test_three_rows_have_measured_numbers(real_model_dir, short, tmp_path):
     rows = quickstart(short, tmp_path / "run")
     assert [row.name for row in rows] == [TEACHER, DISTILLED, UNDISTILLED]

@@ -11,6 +11,7 @@ def material():
     return installed_text()
 
 
+@pytest.mark.slow
 def test_every_python_has_enough_text_for_a_real_task(material):
     assert len(material.labels) == NUM_CLASSES
     assert len(material.unlabelled) > 5000

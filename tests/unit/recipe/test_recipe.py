@@ -105,6 +105,7 @@ def test_a_written_scalar_reads_back_equal(value):
     assert type(found) is type(value)
 
 
+@pytest.mark.slow
 @given(name=st.text(min_size=1), seed=st.integers(0, 2**63 - 1), rate=st.floats(1e-12, 1e3))
 def test_the_resolved_recipe_is_the_same_recipe(tmp_path_factory, name, seed, rate):
     folder = tmp_path_factory.mktemp("recipe")

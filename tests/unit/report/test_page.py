@@ -115,6 +115,7 @@ def test_without_metrics_there_is_no_curve_section(page):
     assert "<h2>Curves</h2>" not in page(metrics=[{"step": 1, "other": 2.0}])
 
 
+@pytest.mark.slow
 def test_curves_are_inline_and_follow_the_page(page):
     pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
     html = page(metrics=[*METRICS, {"step": 5, "b.loss": 1.0, "$_\\bad{.loss": 2.0}])

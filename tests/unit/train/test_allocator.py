@@ -45,12 +45,14 @@ def library(monkeypatch):
     return library
 
 
+@pytest.mark.slow
 def test_training_from_python_leaves_malloc_alone(tiny_task, library):
     loaded = load_recipe(find_recipe(str(tiny_task.recipe(steps=2))), [], kind=FinetuneRecipe)
     finetune(loaded)
     assert library.asked == []
 
 
+@pytest.mark.slow
 def test_the_command_that_trains_keeps_freed_memory_and_releases_it_at_the_end(tiny_task, library):
     with pytest.raises(SystemExit) as done:
         main(["finetune", str(tiny_task.recipe(steps=2))])

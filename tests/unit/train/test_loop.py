@@ -240,6 +240,7 @@ def objective(tiny):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["sequence", "token"])
 def test_any_split_into_microbatches_gives_the_same_gradient(objective, normalization):
     gradients, totals, counts = [], [], []
@@ -272,6 +273,7 @@ def test_only_what_is_trained_gets_a_gradient(objective):
     assert not any("layers.1.ffn" in name or "pooler" in name for name in got)
 
 
+@pytest.mark.slow
 def test_bf16_trains_in_its_precision_with_weights_in_float32(objective):
     exact, rounded = objective(10_000), objective(10_000)
     first = accumulate_in("fp32", exact, exact.batch(0)).value
@@ -281,6 +283,7 @@ def test_bf16_trains_in_its_precision_with_weights_in_float32(objective):
     assert all(parameter.grad.dtype == torch.float32 for parameter in rounded.parameters.values())
 
 
+@pytest.mark.slow
 def test_the_heldout_loss_goes_down(objective, tmp_path: Path):
     made = objective(10_000)
     before = made.evaluate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ def written_out(first: list[str], second: list[str]) -> tuple[int, set[int]]:
     return table[len(first)][len(second)], found
 
 
+@pytest.mark.slow
 @given(first=words, second=words)
 @settings(max_examples=300, deadline=None)
 def test_bits_equal_the_table(first, second):

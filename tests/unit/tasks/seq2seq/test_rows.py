@@ -176,6 +176,7 @@ def test_many_rows_keep_their_order(written, tokenizer):
     assert pairs.locations[2499].endswith(":2500")
 
 
+@pytest.mark.slow
 def test_real_files_read_whole(data_dir, tmp_path):
     """Question generation, XSum and CNN/DailyMail with their own fields and the real vocabulary."""
     tokenizer = load_nlg_tokenizer(data_dir / "vocab" / "bert-base-uncased-vocab.txt", lowercase=True)

@@ -245,6 +245,7 @@ def test_what_does_not_belong_together_is_rejected(tokenizer: Tokenizer) -> None
     assert best_answers([], [], [], tokenizer, settings=V2) == []
 
 
+@pytest.mark.slow
 def test_a_thousand_questions_take_about_a_second(tokenizer: Tokenizer) -> None:
     """The search is vectorized: a plain loop over 20 x 20 spans in Python takes several times as long."""
     questions = [Question(id=str(i), question="q", context="alpha beta, gammas " * 70) for i in range(1000)]

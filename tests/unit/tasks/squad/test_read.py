@@ -178,6 +178,7 @@ def test_wrong_files_are_rejected(tmp_path: Path) -> None:
         read_squad(tmp_path / "in.json.gz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rows", "impossible", "unplaced"),
     [

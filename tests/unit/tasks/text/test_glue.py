@@ -68,6 +68,7 @@ def stripped(rows: list[TextRow]) -> list[TextRow]:
     return [replace(row, text=row.text.strip(), text_pair=(row.text_pair or "").strip()) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "part", "count"), JSONL)
 def test_json_lines_files_have_the_stated_rows(task, part, count, data_dir, caplog):
     rows = read_text_rows(jsonl_file(data_dir, task, part), GLUE[task], labelled="unlabelled" not in part)
@@ -75,6 +76,7 @@ def test_json_lines_files_have_the_stated_rows(task, part, count, data_dir, capl
     assert caplog.messages == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "part", "count"), OFFICIAL)
 def test_official_files_have_the_same_rows(task, part, count, data_dir, caplog):
     labelled = part != "test"
@@ -152,6 +154,7 @@ def test_labels_and_metrics_are_those_that_are_scored():
     assert set(main.values()) == {"accuracy"}
 
 
+@pytest.mark.slow
 def test_the_labels_of_a_real_file_are_found(data_dir):
     assert (
         read_rows_and_labels([jsonl_file(data_dir, "mnli", "train_subset")], GLUE["mnli"])[0].labels
