@@ -65,7 +65,8 @@ def squad(
 
       minilm score squad --predictions p.jsonl --references dev.jsonl.gz --na-prob null_odds.json --na-prob-thresh 0
     """
-    from minilm.files.by_id import as_number, as_text, read_by_id
+    from minilm.files.by_id import as_number, read_by_id
+    from minilm.files.fields import as_text
     from minilm.score.matching import match_ids
     from minilm.score.squad import squad_metrics
     from minilm.tasks.squad.read import read_squad_references

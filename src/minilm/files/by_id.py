@@ -74,17 +74,6 @@ def read_by_id(
     return _collect(path, entries(), allow_equal_repeats=allow_equal_repeats)
 
 
-def as_text(value: object) -> str:
-    """Return a JSON string.
-
-    Raises:
-        ValueError: the value is not a string.
-    """
-    if not isinstance(value, str):
-        raise ValueError(f"found {kind_of(value)}, expected a string")
-    return value
-
-
 def as_number(value: object) -> float:
     """Return a finite JSON number.
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minilm.errors import DataError
-from minilm.files.by_id import as_text
-from minilm.files.fields import no_field
+from minilm.files.fields import as_text, no_field
 from minilm.files.formats import require_file
 from minilm.files.rows import is_table, read_lines, read_rows
 

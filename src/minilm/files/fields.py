@@ -1,6 +1,6 @@
-"""Wording for messages about the fields of a row: a missing field, a value of the wrong kind.
+"""The fields of a row: the check of a text, and the wording of messages about missing fields and wrong kinds.
 
-In: the expected names and those of the row; a value. Out: text for a message.
+In: the expected names and those of the row; a value. Out: the text; words for a message.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _KINDS: Mapping[type, str] = {
     int: "a whole number",
     float: "a number",
     type(None): "null",
+    bytes: "bytes that are not UTF-8",  # others are read as text
 }
 
 
@@ -30,6 +31,17 @@ def kind_of(value: object) -> str:
 def kind_named(kind: type) -> str:
     """Name a type in JSON terms."""
     return _KINDS.get(kind, f"a {kind.__name__}")
+
+
+def as_text(value: object, what: str = "found") -> str:
+    """Return a text; `what` begins the message, for example "field 'text' is".
+
+    Raises:
+        ValueError: the value is not a string.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{what} {kind_of(value)}, expected a string")
+    return value
 
 
 def no_field(wanted: Sequence[str], found: Iterable[object], *, fix: str) -> str:

@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
-from minilm.files.fields import kind_of, no_field
+from minilm.files.fields import as_text, no_field
 from minilm.files.regular import reject_pointer
 from minilm.tally import Tally
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from _typeshed import WriteableBuffer
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -151,10 +150,7 @@ def _add_bad_row(tally: Tally, path: Path, line: int, reason: str) -> None:
 def _text(row: Mapping[str, object], field: str) -> str:
     if field not in row:
         raise ValueError(no_field([field], row, fix="correct the row, or change the field name to that of the text"))
-    text = row[field]
-    if not isinstance(text, str):
-        raise ValueError(f"field {field!r} is {kind_of(text)}, expected a string")
-    return text
+    return as_text(row[field], f"field {field!r} is")
 
 
 def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
@@ -407,11 +403,8 @@ def _checked_parquet_rows(source: OpenFile) -> Rows:
     size, start = source.path.stat().st_size, source.meter.done
     file = pq.ParquetFile(source.stream)
     schema = file.schema_arrow
-    if source.field is not None:
-        _require_text_column(source, source.field, schema)
-    else:
-        require_unique(source, schema.names, schema.names, "in the schema")
     columns = None if source.field is None else [source.field]
+    require_unique(source, schema.names, columns or schema.names, "in the schema")
     num_rows, row = file.metadata.num_rows, 0
     for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns, use_threads=False):
         for values in zip(*batch.columns, strict=True):
@@ -433,26 +426,6 @@ def _plain(value: object) -> object:
         return value.decode()
     except UnicodeDecodeError:
         return value  # whoever reads the column reports it
-
-
-def _require_text_column(source: OpenFile, name: str, schema: pa.Schema) -> None:
-    import pyarrow.types as pa_types
-
-    index = schema.get_field_index(name)
-    if index < 0:
-        raise DataError(
-            f"{source.path}: expected one column named {name!r}, found "
-            f"{', '.join(map(repr, schema.names[:20]))}; change the field name to that of the text column"
-        )
-    kind = schema.field(index).type
-    if pa_types.is_dictionary(kind):
-        kind = kind.value_type
-    texts = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
-    if str(kind) not in texts and not pa_types.is_fixed_size_binary(kind):
-        raise DataError(
-            f"{source.path}: column {name!r} contains {kind}, expected strings; "
-            f"change the field name to that of a text column"
-        )
 
 
 ROW_READERS: Mapping[str, RowReader] = {

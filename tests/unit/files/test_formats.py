@@ -195,10 +195,12 @@ def test_missing_column_names_the_columns(kind, tmp_path):
         read(path, field="body")
 
 
-def test_parquet_column_of_numbers_is_an_error(tmp_path):
-    path = write(tmp_path / "in.parquet", encoded("parquet", TEXTS, tmp_path))
-    with pytest.raises(DataError, match=r"column 'id' contains int64, expected strings; change the field name"):
-        read(path, field="id")
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_values_that_are_not_texts_are_bad_rows_in_every_format(kind, tmp_path):
+    path = write(tmp_path / f"in.{kind}", encoded(kind, TEXTS, tmp_path))
+    texts, bad, _ = read(path, field="id")
+    assert (texts, bad.count) == ([], len(TEXTS))
+    assert bad.first[0] == f"{path}:1: field 'id' is a whole number, expected a string"
 
 
 def test_wrong_paths_are_rejected_before_anything_is_read(tmp_path):
@@ -253,7 +255,8 @@ def test_both_readers_read_every_column_of_texts(kind, tmp_path):
 def test_bytes_that_are_no_text_are_a_bad_row(tmp_path):
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"text": [b"a", b"\xff\xfe\x00"]}), path)
-    assert read(path)[:2] == (["a"], Found(count=1, first=[f"{path}:2: field 'text' is a bytes, expected a string"]))
+    reason = "field 'text' is bytes that are not UTF-8, expected a string"
+    assert read(path)[:2] == (["a"], Found(count=1, first=[f"{path}:2: {reason}"]))
 
 
 @pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.jsonl", "in.csv.gz"])

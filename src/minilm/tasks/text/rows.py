@@ -14,7 +14,7 @@ from pathlib import Path
 
 from minilm.errors import DataError, UsageError
 from minilm.files.by_id import ID_FIELDS
-from minilm.files.fields import kind_of
+from minilm.files.fields import as_text
 from minilm.files.rows import Row, read_rows
 from minilm.score.glue import matching_label
 from minilm.tally import Tally
@@ -248,11 +248,10 @@ class _Reading:
         return text, pair
 
     def _text(self, row: Row, name: str) -> str:
-        value = self.value(row, name)
-        if not isinstance(value, str):
-            found = f"column {name!r} is {kind_of(value)}"
-            raise DataError(f"{self.location(row)}: {found}, expected a text; correct the row")
-        return value
+        try:
+            return as_text(self.value(row, name), f"column {name!r} is")
+        except ValueError as error:
+            raise DataError(f"{self.location(row)}: {error}; correct the row") from None
 
     def label_texts(self, row: Row, columns: TextColumns) -> list[str]:
         """The row's labels as texts: one, or in a multi-label task any number."""

@@ -207,8 +207,8 @@ def test_rows_of_another_width_are_skipped_in_official_files_only(tmp_path, capl
     [
         ({"text": "x"}, "no column 'label', which the first row has; add it or remove the row"),
         ({"label": 1}, "no column 'text', which the first row has; add it or remove the row"),
-        ({"text": None, "label": 1}, "column 'text' is null, expected a text; correct the row"),
-        ({"text": 5, "label": 1}, "column 'text' is a whole number, expected a text; correct the row"),
+        ({"text": None, "label": 1}, "column 'text' is null, expected a string; correct the row"),
+        ({"text": 5, "label": 1}, "column 'text' is a whole number, expected a string; correct the row"),
         ({"text": " \t", "label": 1}, "column 'text' is empty, expected a text; correct the row or remove it"),
         ({"text": "x", "label": 2}, "column 'label': found label 2, expected one of bad, good, 0, 1; correct the row"),
         ({"text": "x", "label": None}, "column 'label': found null, expected a label; correct the row"),
