@@ -16,7 +16,7 @@ from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
 from minilm.model.metadata import ARCHITECTURES, WEIGHTS, ProblemType
 from minilm.model.vector_modules import Activation
-from minilm.text.vocab_folder import _SAME, AS_WRITTEN
+from minilm.text.vocab_folder import _AS_WRITTEN, _SAME
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
 BEGIN, END = "<!-- supported: written by tests/docs/test_supported_table.py -->", "<!-- /supported -->"
@@ -49,7 +49,7 @@ def table() -> str:
         ("`problem_type`", code(get_args(ProblemType)), "any other, and one that does not fit the number of labels"),
         (
             "tokenizer",
-            f"`tokenizer.json` ({code(AS_WRITTEN)}: unchanged by flags); `vocab.txt` of "
+            f"`tokenizer.json` ({code(_AS_WRITTEN)}: unchanged by flags); `vocab.txt` of "
             f"{code(f'{name}Tokenizer' for name in _SAME)}",
             "`BertJapaneseTokenizer`; with only a `vocab.txt`, any other class, `do_basic_tokenize: false`, "
             "`never_split`",
@@ -60,7 +60,7 @@ def table() -> str:
         (
             "texts of a corpus",
             f"{code(_TEXT_READERS)}, all but `.parquet` also `.gz`",
-            "UTF-16; columns separated by semicolons; columns that are not text",
+            "UTF-16; columns with another separator (semicolons, tabs); more than 1% bad rows, such as values that are not texts",
         ),
         (
             "labeled rows, questions",

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
 from minilm.files.fields import as_text, no_field
-from minilm.files.regular import reject_pointer
+from minilm.files.regular import reject_pointer, reject_utf16
 from minilm.tally import Tally
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ _BUFFER_BYTES = 2**20
 _RAW_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f"
+_SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas"}
 _ARRAY = re.compile(r"\s*\[\s*(\{|$)")
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(kw_only=True)
@@ -255,8 +255,8 @@ def lines(source: OpenFile) -> Iterator[tuple[int, bytes]]:
     number = 0
     while line := source.stream.readline(MAX_LINE_BYTES):
         number += 1
-        if number == 1 and line.startswith(_UTF16):
-            raise DataError(f"{source.path}: the file is UTF-16, expected UTF-8; write it again as UTF-8")
+        if number == 1:
+            reject_utf16(line, source.path)
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
             source.report(number, f"line longer than {MAX_LINE_BYTES} bytes")
             while line and not line.endswith(b"\n"):
@@ -334,8 +334,8 @@ def _csv_rows(source: OpenFile) -> Rows:
     rows = csv.reader(decoded(), strict=True)
     header = next(_csv_cells(source, rows, lambda: last_line), (0, []))[1]
     wanted = [source.field] if source.field is not None else header
-    if len(header) == 1 and ";" in header[0] and source.field != header[0]:
-        raise DataError(f"{source.path}:1: the columns are separated by semicolons; save the file with commas")
+    if source.field not in header:
+        require_separator(source, header, expected="commas")
     require_unique(source, header, wanted, "in the CSV header")
     for line, cells in _csv_cells(source, rows, lambda: last_line):
         if len(cells) != len(header):
@@ -347,6 +347,13 @@ def _csv_rows(source: OpenFile) -> Rows:
             source.report(line, f"invalid UTF-8 in column {broken!r}")
         else:
             yield line, row
+
+
+def require_separator(source: OpenFile, header: Sequence[str], *, expected: str) -> None:
+    """Raise DataError if the only column of a table looks like several with another separator."""
+    found = next((name for sign, name in _SEPARATORS.items() if sign in "".join(header)), expected)
+    if len(header) == 1 and found != expected:
+        raise DataError(f"{source.path}:1: the columns are separated by {found}; save the file with {expected}")
 
 
 def require_unique(source: OpenFile, names: Sequence[str], wanted: Sequence[str], where: str) -> None:

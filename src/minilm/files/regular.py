@@ -67,8 +67,16 @@ def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     return decode(data.removeprefix(codecs.BOM_UTF8), path)
 
 
+def reject_utf16(start: bytes, path: Path) -> None:
+    """Raise DataError if a file that begins with `start` is UTF-16."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: the file is UTF-16, expected UTF-8; write it again as UTF-8")
+
+
 def decode(data: bytes, path: Path, *, line: int = 1) -> str:
     """Decode a UTF-8 file, or its part that begins at `line`; raises DataError if it is invalid (names the line)."""
+    if line == 1:
+        reject_utf16(data, path)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -29,6 +29,7 @@ from minilm.files.formats import (
     opened,
     opened_standard_input,
     reader_for,
+    require_separator,
     require_unique,
     text_lines,
 )
@@ -160,6 +161,7 @@ def _tsv_rows(source: OpenFile, *, unnamed: Sequence[str]) -> Iterator[Row]:
     header: Sequence[str] = first[1]
     if unnamed and not set(unnamed) & set(header):
         header, lines = unnamed, chain([first], lines)
+    require_separator(source, header, expected="tabs")
     require_unique(source, header, header, "in the header")
     for number, cells in lines:
         misfit = "" if len(cells) == len(header) else f"{len(cells)} columns, expected {len(header)}"

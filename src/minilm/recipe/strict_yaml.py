@@ -14,7 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
+from minilm.files.regular import read_text
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 32
@@ -75,19 +76,9 @@ def read_document(path: Path) -> Document:
         UsageError: the file cannot be read, is not UTF-8 text, is not valid YAML or violates a rule above.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"{path}: larger than {MAX_BYTES} bytes, the limit for recipes; check that this is a recipe")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8"
-        ) from None
+        text = read_text(path, max_bytes=MAX_BYTES)
+    except DataError as error:
+        raise UsageError(str(error)) from error
     return parse_document(text, source=str(path))
 
 

@@ -267,9 +267,21 @@ def test_utf_16_is_named_as_the_cause(name, encoding, tmp_path):
         read(path)
 
 
-def test_semicolons_are_named_as_the_cause(tmp_path):
-    path = write(tmp_path / "in.csv", b"id;text\n1;a\n")
-    for reader in (read, lambda path: list(read_rows(path))):
-        with pytest.raises(DataError, match="the columns are separated by semicolons; save the file with commas"):
+@pytest.mark.parametrize(
+    ("name", "sign", "message"),
+    [
+        ("in.csv", b";", "the columns are separated by semicolons; save the file with commas"),
+        ("in.csv", b"\t", "the columns are separated by tabs; save the file with commas"),
+        ("in.tsv", b";", "the columns are separated by semicolons; save the file with tabs"),
+        ("in.tsv", b",", "the columns are separated by commas; save the file with tabs"),
+    ],
+)
+def test_another_separator_is_named_as_the_cause(name, sign, message, tmp_path):
+    path = write(tmp_path / name, b"id" + sign + b"text\n1" + sign + b"a\n")
+    for reader in (read, lambda path: list(read_rows(path)))[name == "in.tsv" :]:
+        with pytest.raises(DataError, match=message):
             reader(path)
+
+
+def test_a_separator_in_the_name_of_the_wanted_column_is_no_fault(tmp_path):
     assert read(write(tmp_path / "in.csv", b"a;b\nx\n"), field="a;b")[0] == ["x"]

@@ -37,7 +37,7 @@ def test_only_a_line_feed_ends_a_token(tmp_path: Path, content: bytes, tokens: l
         (b"", r"vocab\.txt is empty: expected one token per line$"),
         (b"a\nb\0c\n", r"vocab\.txt:2: NUL character: this is not a vocabulary file$"),
         (b"a\nb\n\xed\xa0\x80\n", r"vocab\.txt:3: byte 0xed is not UTF-8"),
-        ("a\nb\n".encode("utf-16"), r"vocab\.txt:1: byte 0xff is not UTF-8"),
+        ("a\nb\n".encode("utf-16"), r"vocab\.txt: the file is UTF-16, expected UTF-8"),
     ],
 )
 def test_files_that_would_shift_ids_are_rejected(tmp_path: Path, content: bytes, message: str) -> None:
