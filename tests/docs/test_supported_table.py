@@ -60,7 +60,8 @@ def table() -> str:
         (
             "texts of a corpus",
             f"{code(_TEXT_READERS)}, all but `.parquet` also `.gz`",
-            "UTF-16; columns with another separator (semicolons, tabs); more than 1% bad rows, such as values that are not texts",
+            "UTF-16; columns with another separator (semicolons, tabs); more than 1% bad rows, such as values that are "
+            "not texts",
         ),
         (
             "labeled rows, questions",

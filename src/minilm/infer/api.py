@@ -30,7 +30,16 @@ from minilm.infer.vectors import embed_part
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding
-from minilm.model.metadata import HeadName, ProblemType, label_names, read_config, read_problem, saved_head
+from minilm.model.metadata import (
+    Activation,
+    HeadName,
+    ProblemType,
+    label_names,
+    read_activation,
+    read_config,
+    read_problem,
+    saved_head,
+)
 from minilm.model.precision import Precision
 from minilm.tally import reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
@@ -81,6 +90,7 @@ def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32
         embedding=embedding,
         labels=label_names(folder) if loaded.head == "classification" else (),
         problem=read_problem(folder) if loaded.head == "classification" else None,
+        activation=read_activation(folder) if loaded.head == "classification" else "identity",
         task=read_task(folder),
     )
 
@@ -97,6 +107,7 @@ class LoadedModel:
         embedding: how a text becomes a vector.
         labels: the labels of a classifier, in order; empty for a regression model, which has one score.
         problem: what the scores of a classifier are: one label of several, each label or not, one number.
+        activation: what is applied to that one number; a sigmoid for most cross-encoders of sentence-transformers.
         task: the settings it was trained with; None if the folder does not record them.
     """
 
@@ -110,12 +121,13 @@ class LoadedModel:
         embedding: EmbeddingSettings,
         labels: Sequence[str],
         problem: ProblemType | None,
+        activation: Activation = "identity",
         task: SavedTask | None,
     ) -> None:
         """Store the parts; see `load`."""
         self.folder, self.engine, self.config, self.tokenizer = folder, engine, config, tokenizer
         self.embedding, self.task = embedding, task
-        self.problem = problem
+        self.problem, self.activation = problem, activation
         self.labels = () if problem == "regression" else tuple(labels)
         self._reported: set[str] = set()
 

@@ -16,7 +16,7 @@ import numpy as np
 from minilm.errors import UsageError
 from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
-from minilm.model.metadata import HeadName
+from minilm.model.metadata import Activation, HeadName
 from minilm.tally import Tally
 from minilm.tasks.squad.answers import Answer, best_answers
 from minilm.tasks.squad.read import Question
@@ -39,7 +39,8 @@ class Classified:
 
     Attributes:
         label: the most probable label; "" for a regression model.
-        score: its probability; the predicted number for a regression model.
+        score: its probability; the predicted number for a regression model, after the activation that the folder of a
+            cross-encoder states.
         probabilities: of all labels, in order, which add up to 1 unless the model is multi-label; empty for a
             regression model.
         labels: of a multi-label model, those with a probability above 0.5, maybe none; else empty.
@@ -71,6 +72,8 @@ def classify_part(
     rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
     tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
     scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], model.engine.classify)
+    if not model.labels:
+        return [Classified(label="", score=_activated(float(row[0]), model.activation)) for row in scores]
     return [_classified(row, model.labels, multi_label=is_multi_label(model)) for row in scores]
 
 
@@ -91,10 +94,12 @@ def answer_part(
     return best_answers(questions, parts, scores, model.tokenizer, settings=settings or trained)
 
 
+def _activated(score: float, activation: Activation) -> float:
+    return score if activation == "identity" else float(np.exp(-np.logaddexp(0, -score)))
+
+
 def _classified(scores_C: Float32s, labels: Sequence[str], *, multi_label: bool = False) -> Classified:
-    """The prediction from the scores of the head: softmax over labels, a sigmoid of each, or the number itself."""
-    if not labels:
-        return Classified(label="", score=float(scores_C[0]))
+    """The prediction from the scores of the head: softmax over labels, or a sigmoid of each."""
     scores_C64 = scores_C.astype(np.float64)
     logs_C = -np.logaddexp(0, -scores_C64) if multi_label else scores_C64 - np.logaddexp.reduce(scores_C64)
     best = int(np.argmax(scores_C))

@@ -21,6 +21,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, each also in shards with an index, in the order of Hugging Face's library."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What the scores of a classification head are: one label of several, each label or not, one number."""
+Activation = Literal["identity", "sigmoid"]
+_ACTIVATIONS: Mapping[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
 
 ARCHITECTURES: Mapping[str, HeadName] = {
     "ForMaskedLM": "mlm",
@@ -73,6 +75,29 @@ def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType
         expected = "one label to predict a number" if stated == "regression" else "at least two labels"
         raise DataError(f"{file}: problem_type is {stated!r} and id2label has {outputs}; expected {expected}")
     return cast("ProblemType", stated)
+
+
+def read_activation(path: Path) -> Activation:
+    """What a cross-encoder of sentence-transformers applies to its one score: what its files state, else a sigmoid.
+
+    Other models have the identity.
+
+    Raises:
+        DataError: the activation is another one.
+    """
+    outer, file = path / "config_sentence_transformers.json", _config_file(path, None)
+    settings = read_json(outer) if outer.is_file() else {}
+    config = read_json(file)
+    inner, old = config.get("sentence_transformers"), config.get("sbert_ce_default_activation_function")
+    if settings.get("model_type") != "CrossEncoder" and not isinstance(inner, dict) and old is None:
+        return "identity"
+    newer = inner.get("activation_fn") if isinstance(inner, dict) else None
+    stated = settings.get("activation_fn") or newer or old or "Sigmoid"
+    found = _ACTIVATIONS.get(str(stated).rpartition(".")[2])
+    if found is None:
+        where = outer if settings.get("activation_fn") else file
+        raise DataError(f"{where}: the activation is {stated!r:.80}; expected Sigmoid or Identity of torch.nn")
+    return found
 
 
 def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:

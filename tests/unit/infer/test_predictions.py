@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.infer.predictions import Classified, _classified
+from minilm.infer.predictions import _classified
 from minilm.infer.vectors import normalized
 
 
@@ -18,10 +18,6 @@ def test_probabilities_are_those_of_softmax(scores):
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
     assert found.label == "xyz"[int(expected.argmax())]
     assert found.score == max(found.probabilities)
-
-
-def test_a_regression_model_gives_its_number():
-    assert _classified(np.array([3.25], dtype=np.float32), ()) == Classified(label="", score=3.25)
 
 
 def test_vectors_get_length_1_and_zeros_stay_zeros():
