@@ -50,25 +50,28 @@ def python(code: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], text=True, env=env, **pipes)  # type: ignore[call-overload]
 
 
-@WRITERS
-def test_a_file_size_limit_is_a_clear_error(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "f"
-    path.write_text("old")
+def test_a_file_size_limit_is_a_clear_error(tmp_path: Path) -> None:
+    for name in writers():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text("old")
     process = python(
         "import resource, test_storage_faults as t; from pathlib import Path\n"
         "from minilm.errors import SystemProblem\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
-        f"try: t.writers()[{name!r}](Path({str(path)!r}))\n"
-        "except SystemProblem as error: print(error)\n"
+        "for name, write in t.writers().items():\n"
+        f"    try: write(Path({str(tmp_path)!r}, name, 'f'))\n"
+        "    except SystemProblem as error: print(error)\n"
     )
     out, err = process.communicate(timeout=120)
-    target = "folder" if name == "atomic_folder" else "f"
-    assert out == (
-        f"cannot write {tmp_path / target}: the file is larger than this process may write: "
-        "raise 'ulimit -f' or choose another disk\n"
-    ), err
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["f"]
+    targets = [tmp_path / name / ("folder" if name == "atomic_folder" else "f") for name in writers()]
+    assert out.splitlines() == [
+        f"cannot write {target}: the file is larger than this process may write: "
+        "raise 'ulimit -f' or choose another disk"
+        for target in targets
+    ], err
+    for name in writers():
+        assert (tmp_path / name / "f").read_text() == "old"
+        assert os.listdir(tmp_path / name) == ["f"]
 
 
 @WRITERS
@@ -229,7 +232,7 @@ def test_random_kills_never_expose_half_a_file(tmp_path: Path) -> None:
     atomic_write(path, b"0" * 300_000)
     for delay in (0.0, 0.004, 0.011, 0.023):
         process = python(
-            "from pathlib import Path; from minilm.files.tensors import atomic_write\nprint('ready', flush=True)\n"
+            "from pathlib import Path; from minilm.files.atomic import atomic_write\nprint('ready', flush=True)\n"
             f"for i in range(10**6): atomic_write(Path({str(path)!r}), str(i % 10).encode() * 300_000)\n"
         )
         assert process.stdout is not None

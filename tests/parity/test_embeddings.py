@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import minilm
-from minilm.model.checkpoint import read_model, write_model
+from minilm.model.checkpoint import write_model
+from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
+from minilm.model.encoder import Encoder
+from minilm.model.heads import Model
 from minilm.model.vector_modules import Normalize
 from minilm.text.tokenizer import Tokenizer
 
@@ -64,14 +67,17 @@ def real_vectors(real_model_dir, theirs_of):
 
 @pytest.fixture
 def written(tmp_path, real_model_dir):
-    """A folder written here from the real weights, in a given dialect."""
+    """A folder written here, with random weights, the real tokenizer and a given dialect."""
 
     def make(settings):
         folder = tmp_path / "written"
         folder.mkdir()
-        write_model(read_model(real_model_dir), folder)
+        sizes = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64, "initializer_range": 0.3}
+        encoder = Encoder(EncoderConfig(**sizes))
+        encoder.reset(torch.Generator().manual_seed(0))
+        write_model(Model(encoder), folder)
         Tokenizer.load(real_model_dir).save(folder)
-        write_embedding(folder, settings, hidden_size=384)
+        write_embedding(folder, settings, hidden_size=32)
         return folder
 
     return make

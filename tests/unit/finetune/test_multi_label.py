@@ -44,6 +44,7 @@ def several(request, tiny_task):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("several", ["columns"], indirect=True)
 def test_a_run_learns_and_its_numbers_are_those_of_scikit_learn(several):
     metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn: pip install 'minilm[dev]'")
     [point] = run(several.recipe(steps=150, eval_every=50), "task.labels=[even, low, rare]")

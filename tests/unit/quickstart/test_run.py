@@ -1,18 +1,19 @@
 """The quickstart in a few seconds: every part is real, only the number of steps is small."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from minilm.quickstart import run as quickstart_run
 from minilm.quickstart.run import DISTILLED, TEACHER, UNDISTILLED, quickstart
-from minilm.quickstart.text import installed_text
+from minilm.quickstart.text import text_of_files
 from minilm.recipe import DistillRecipe, FinetuneRecipe, load_recipe
 
 
 @pytest.fixture
-def short(monkeypatch):
+def short(monkeypatch, repo_dir, tmp_path):
     def load_short(path, overrides, *, kind):
         few = {
             DistillRecipe: ["train.warmup_steps=0", "data.heldout_documents=4"],
@@ -21,8 +22,9 @@ def short(monkeypatch):
         return load_recipe(path, [*overrides, *few[kind], "train.steps=4", "train.batch_size=8"], kind=kind)
 
     monkeypatch.setattr(quickstart_run, "load_recipe", load_short)
-    whole = installed_text()
-    return replace(whole, train=whole.train[::13], heldout=whole.heldout[::40], unlabelled=whole.unlabelled[:60])
+    pages = [shutil.copy(page, tmp_path / f"{page.stem}.txt") for page in sorted((repo_dir / "docs").glob("*.md"))]
+    whole = text_of_files(pages)
+    return replace(whole, train=whole.train[::13], heldout=whole.heldout[::10], unlabelled=whole.unlabelled[:60])
 
 
 @pytest.mark.slow
