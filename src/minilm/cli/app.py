@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from minilm.cli.streams import replace_closed_streams
 from minilm.errors import HINTS, MinilmError, one_line
+from minilm.train.shared_errors import code_of_others, has_company, text_to_print
 
 VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "score", "recipes", "doctor")
 
@@ -100,7 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
-    """Run a command and return its exit code; on failure print one line on stderr and return the code of the error."""
+    """Run a command and return its exit code; on failure print one line on stderr and return the code of the error.
+
+    Of several processes of torchrun only one prints it, and those that fail because another one ended print nothing.
+    """
     replace_closed_streams()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
@@ -115,6 +119,11 @@ def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
         return _fail(error, _explain(error), 4, debug=debug)
     except MemoryError as error:
         return _fail(error, "out of memory: use smaller batches or another machine", 4, debug=debug)
+    except RuntimeError:
+        code = code_of_others(wait=True) if has_company() else None  # a collective whose other process is gone
+        if code is None or debug:
+            raise
+        return code
 
 
 def _exit_code_of(arguments: list[str]) -> int:
@@ -144,8 +153,14 @@ def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    with contextlib.suppress(OSError):  # nobody reads it; the exit code remains
-        print(f"error: {one_line(message, max_chars=None)}", file=sys.stderr)
+    text: str | None = one_line(message, max_chars=None)
+    if has_company():
+        if isinstance(error, KeyboardInterrupt) and (others := code_of_others(wait=False)) is not None:
+            return others  # torchrun stops this process because another one failed
+        text = text_to_print(str(text), code)
+    if text is not None:
+        with contextlib.suppress(OSError):  # nobody reads it; the exit code remains
+            print(f"error: {text}", file=sys.stderr)
     return code
 
 
