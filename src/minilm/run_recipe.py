@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from minilm.hub import downloads
 from minilm.recipe import DistillRecipe, Loaded, Recipe
 
 
@@ -29,12 +30,15 @@ class RunSummary:
     numbers: Mapping[str, float]
 
 
-def run(loaded: Loaded[Recipe], *, resume: Literal["auto", "never"] = "auto") -> RunSummary:
+def run(
+    loaded: Loaded[Recipe], *, resume: Literal["auto", "never"] = "auto", allow_download: bool = False
+) -> RunSummary:
     """Run a recipe to completion; after an interruption, the same call resumes from the newest checkpoint.
 
     Args:
         loaded: from `load_recipe`.
         resume: `never` removes the results of an earlier run from the run folder and starts from the first step.
+        allow_download: download models that are named as on the Hugging Face hub and not in its cache.
 
     Raises:
         UsageError: the run folder belongs to a different run; the message lists the differences.
@@ -42,6 +46,11 @@ def run(loaded: Loaded[Recipe], *, resume: Literal["auto", "never"] = "auto") ->
         SystemProblem: the run folder cannot be written.
         Interrupted: Ctrl-C; the state is saved.
     """
+    with downloads(allowed=allow_download):
+        return _run(loaded, resume)
+
+
+def _run(loaded: Loaded[Recipe], resume: Literal["auto", "never"]) -> RunSummary:
     recipe, folder = loaded.recipe, Path(loaded.recipe.out)
     if isinstance(recipe, DistillRecipe):
         from minilm.distill.run import distill

@@ -23,8 +23,10 @@ from typer.core import TyperGroup
 
 from minilm.cli.streams import replace_closed_streams
 from minilm.errors import HINTS, MinilmError, one_line
+from minilm.hub import downloads
 from minilm.train.shared_errors import code_of_others, has_company, text_to_print
 
+_ANYWHERE = ("--debug", "--allow-download")
 VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "score", "recipes", "doctor")
 
 
@@ -80,6 +82,13 @@ def _root(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere in the command.")
     ] = False,
+    allow_download: Annotated[
+        bool,
+        typer.Option(
+            "--allow-download",
+            help="Download models that are named as on the Hugging Face hub and not in its cache; allowed anywhere.",
+        ),
+    ] = False,
 ) -> None:
     """Distill large text encoders into small, fast ones, and use them.
 
@@ -95,9 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit codes: 0 success, 2 usage or configuration, 3 bad data, 4 environment, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    rest = [argument for argument in arguments if argument != "--debug"]
-    sys.exit(run_reporting(lambda: _exit_code_of(rest), debug=debug))
+    rest = [argument for argument in arguments if argument not in _ANYWHERE]
+    with downloads(allowed="--allow-download" in arguments):
+        code = run_reporting(lambda: _exit_code_of(rest), debug="--debug" in arguments)
+    sys.exit(code)
 
 
 def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:

@@ -20,6 +20,7 @@ from minilm.decode.settings import GenerationSettings
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.checked import Settings, from_options
+from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.infer.containers import items_of, strings_of
 from minilm.infer.engines import load_engine
@@ -57,23 +58,28 @@ if TYPE_CHECKING:
 _Settings = TypeVar("_Settings", bound=Settings)
 
 
-def load(path: Path | str, *, engine: str = "auto", precision: Precision = "fp32") -> LoadedModel:
+def load(
+    path: Path | str, *, engine: str = "auto", precision: Precision = "fp32", allow_download: bool = False
+) -> LoadedModel:
     """Load a Hugging Face, sentence-transformers or minilm model folder.
 
     Args:
-        path: a local folder, or the text `embedded`; nothing is downloaded.
+        path: a local folder, `embedded`, or the name of a model in Hugging Face's cache, such as
+            `sentence-transformers/all-MiniLM-L6-v2`.
         engine: the back end: `torch`, or `auto` for the best available.
         precision: `bf16` is faster on CPUs and GPUs that support it, and rounds to about three digits.
+        allow_download: download a model of that name that is not in the cache.
 
     Raises:
         DataError: the folder does not exist, or its files are inconsistent.
         UsageError: unknown engine or precision.
-        SystemProblem: the embedded model is not installed.
+        SystemProblem: the embedded model is not installed, or a download failed.
     """
     if precision not in get_args(Precision):
         expected = " or ".join(map(repr, get_args(Precision)))
         raise UsageError(f"precision is {precision!r}; expected {expected}")
-    folder = model_path(path)
+    with downloads(allowed=allow_download):
+        folder = model_path(path)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder")
     config = read_config(folder)
