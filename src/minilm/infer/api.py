@@ -169,16 +169,31 @@ class LoadedModel:
             self.task.max_tokens if isinstance(self.task, TextSettings | WindowSettings) else self.embedding.max_tokens
         )
 
+    def __repr__(self) -> str:
+        """What it is and what it does, for example at the prompt of an interpreter."""
+        sizes = self.config
+        does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
+        if self.head == "classification":
+            what = "predicts a number" if not self.labels else f"classifies texts as {' | '.join(self.labels[:8])}"
+            does = what + (" | ..." if len(self.labels) > 8 else "")
+        elif self.head is not None:
+            does = {"span": "answers questions", "mlm": "generates texts"}[self.head]
+        millions = sizes.num_parameters(pooler=False) / 1e6
+        return (
+            f"<minilm model {self.folder}: {sizes.family}, {sizes.num_layers} layers of width {sizes.hidden_size}, "
+            f"{millions:.1f} million parameters, {does}, up to {self.max_tokens} tokens>"
+        )
+
     def encode(
         self, texts: Iterable[str], *, prompt: str | None = None, role: str | None = None
     ) -> NDArray[np.float32]:
-        """One vector per text, `[number of texts, E]` float32, in the order of `texts`.
+        """One vector per text, `[number of texts, E]` float32, in the order of `texts`; of one text its vector, `[E]`.
 
         Prompts, pooling, the modules after it and the max length come from the model folder. Any iterable with an order
         is accepted and read in chunks; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
 
         Args:
-            texts: a list, or a column of numpy, pandas, pyarrow or datasets.
+            texts: a list, or a column of numpy, pandas, pyarrow or datasets; or one text.
             prompt: text to put before each text; "" for none.
             role: the folder's prompt of this name, such as `query` or `document`; those two have no prompt where the
                 folder has none. Without `prompt` and `role`, the folder's default prompt, if any.
@@ -186,6 +201,9 @@ class LoadedModel:
         Raises:
             UsageError: `texts` is not a list of texts, there is no such role, or both `prompt` and `role` are given.
         """
+        if isinstance(texts, str):
+            vector: NDArray[np.float32] = self.encode([texts], prompt=prompt, role=role)[0]
+            return vector
         put_before = self.embedding.prompt_of(prompt=prompt, role=role)
         vectors = [np.empty((0, self.embedding.width(self.config.hidden_size)), dtype=np.float32)]
         with reporting_tally(self._reported) as tally:

@@ -51,6 +51,11 @@ class Classified:
     probabilities: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """The prediction without the probabilities of other labels."""
+        what = f"{self.label!r}, probability {self.score:.3f}" if self.probabilities else f"{self.score:.4g}"
+        return f"<Classified {what}{f', labels {list(self.labels)}' if self.labels else ''}>"
+
 
 def require_head(model: LoadedModel, head: HeadName) -> None:
     """Require that the model was trained with `head`.

@@ -221,13 +221,28 @@ def test_columns_of_other_libraries_are_encoded_and_classified_as_lists(model, f
             classifier.classify(TEXTS, wrong)
 
 
+def test_one_text_gives_one_vector(model):
+    one = model.encode("a b", prompt="c ")
+    assert one.shape == (16,)
+    np.testing.assert_array_equal(one, model.encode(["a b"], prompt="c ")[0])
+
+
+def test_the_representation_says_what_a_model_does(model, tiny_task):
+    assert repr(model) == (
+        f"<minilm model {model.folder}: bert, 2 layers of width 16, 0.0 million parameters, "
+        "encodes texts as 16 numbers, up to 12 tokens>"
+    )
+    several = minilm.load(tiny_task.write_classifier("several", seed=1, labels=list("abcdefghij")))
+    assert "classifies texts as a | b | c | d | e | f | g | h | ..., up to" in repr(several)
+    found = several.classify(["word1 word2"])[0]
+    assert repr(found) == f"<Classified {found.label!r}, probability {found.score:.3f}>"
+    number = minilm.load(tiny_task.write_classifier("number", seed=1, num_labels=1))
+    assert "predicts a number, up to" in repr(number)
+    found = number.classify(["word1 word2"])[0]
+    assert repr(found) == f"<Classified {found.score:.4g}>"
+
+
 # --- rejections ----------------------------------------------------------------------------------
-
-
-def test_one_string_is_rejected(model):
-    with pytest.raises(UsageError) as caught:
-        model.encode("a b")
-    assert str(caught.value) == "encode expects a list of texts, not one string; write encode([text])"
 
 
 @pytest.mark.parametrize(("item", "kind"), [(None, "NoneType"), (3, "int"), (b"a", "bytes")])

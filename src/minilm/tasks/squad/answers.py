@@ -62,6 +62,11 @@ class Answer:
     null_odds: float | None
     nbest: tuple[SpanCandidate, ...]
 
+    def __repr__(self) -> str:
+        """The answer without its candidates."""
+        where = "no answer" if self.start is None else f"{self.text!r} at {self.start}:{self.end}"
+        return f"<Answer {where}, probability {self.score:.3f}>"
+
     def row(self) -> dict[str, object]:
         """The row of a predictions file; without `null_odds` if no answer is not an option."""
         row: dict[str, object] = {"id": self.id, "prediction": self.text, "score": round(self.score, 6)}

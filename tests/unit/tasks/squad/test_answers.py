@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,9 @@ def test_a_thousand_questions_take_about_a_second(tokenizer: Tokenizer) -> None:
     began = time.perf_counter()
     assert len(best_answers(questions, windows, given, tokenizer, settings=V2)) == 1000
     assert time.perf_counter() - began < 5
+
+
+def test_the_representation_leaves_out_the_candidates():
+    found = Answer(id="1", text="in Paris", start=4, end=12, score=0.87654, null_odds=None, nbest=())
+    assert repr(found) == "<Answer 'in Paris' at 4:12, probability 0.877>"
+    assert repr(replace(found, text="", start=None, end=None)) == "<Answer no answer, probability 0.877>"
