@@ -51,7 +51,8 @@ def test_a_file_for_another_task_is_an_error(tmp_path):
     )
     assert rejection(path, GLUE["rte"]) == (
         "train.tsv:2: task 'rte' expects the columns 'sentence1', 'sentence2', 'label', found 'index', 'question', "
-        "'sentence', 'label'; name the file's own columns in the task, or rename them"
+        "'sentence', 'label'; name the file's own columns, for example --set task.text=sentence "
+        "--set task.text_pair=COLUMN (minilm predict: --text sentence --text-pair COLUMN), or rename them"
     )
 
 
@@ -59,7 +60,7 @@ def test_an_unlabeled_test_file_is_rejected_as_a_dev_file(tmp_path):
     path = write(tmp_path / "test.tsv", b"index\tsentence\n0\ta film\n")
     assert rejection(path) == (
         "test.tsv:2: task 'sst-2' expects the columns 'sentence', 'label', found 'index', 'sentence'; "
-        "name the file's own columns in the task, or rename them"
+        "name the file's own columns, for example --set task.label=COLUMN, or rename them"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from minilm.errors import DataError, UsageError
@@ -223,8 +224,24 @@ class _Reading:
         found = ", ".join(f"{name!r:.40}" for name in list(row.values)[:16]) or "none"
         raise DataError(
             f"{self.location(row)}: task {self.task.name!r} expects the columns {expected}, found {found}; "
-            f"name the file's own columns in the task, or rename them"
+            f"name the file's own columns, for example {self._keys_to_set(row)}, or rename them"
         )
+
+    def _keys_to_set(self, row: Row) -> str:
+        """The keys of a recipe that name the missing columns, with columns of similar names, or the only one left."""
+        usual = self.task.columns
+        needed = {"text": usual.text, "text_pair": usual.text_pair, "id": usual.id}
+        needed |= {"label": usual.label} if self.labelled else {}
+        missing = {key: name for key, name in needed.items() if name is not None and name not in row.values}
+        left = [name for name in row.values if name not in needed.values() and name not in ID_COLUMNS]
+        rest = left if len(missing) == len(left) == 1 else ["COLUMN"]
+        named = {}
+        for key, name in missing.items():
+            named[key] = (get_close_matches(name, left, n=1) or rest)[0]
+            left = [other for other in left if other != named[key]]
+        keys = " ".join(f"--set task.{key}={name}" for key, name in named.items())
+        flags = " ".join(f"--{key.replace('_', '-')} {name}" for key, name in named.items() if key != "label")
+        return f"{keys}{f' (minilm predict: {flags})' if flags else ''}"
 
     def _needed(self, way: TextColumns) -> list[str]:
         named = [way.id, way.text, way.text_pair, way.label if self.labelled else None]

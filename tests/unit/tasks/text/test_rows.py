@@ -189,8 +189,24 @@ def test_official_names_of_columns_are_found_by_the_first_row(jsonl):
     assert labels(jsonl({"text": "x", "label": "good"}), task) == [1]
     assert rejection(jsonl({"sentence": "x", "label": "good"}), task) == (
         "in.jsonl:1: task 'mood' expects the columns 'text', 'label' or 'sentence', 'gold', found 'sentence', 'label'; "
-        "name the file's own columns in the task, or rename them"
+        "name the file's own columns, for example --set task.text=sentence (minilm predict: --text sentence), "
+        "or rename them"
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        ({"review": "x", "label": "good"}, "--set task.text=review (minilm predict: --text review)"),
+        ({"text": "x", "labels": "good", "note": "y"}, "--set task.label=labels"),
+        (
+            {"body": "x", "stars": "good"},
+            "--set task.text=COLUMN --set task.label=COLUMN (minilm predict: --text COLUMN)",
+        ),
+    ],
+)
+def test_a_missing_column_names_the_key_to_set(jsonl, row, advice):
+    assert f"; name the file's own columns, for example {advice}, or rename them" in rejection(jsonl(row))
 
 
 def test_rows_of_another_width_are_skipped_in_official_files_only(tmp_path, caplog):
