@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minilm.cli import completion
 from minilm.cli.options import PrecisionOption
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _Task = Annotated[
     typer.Option(
         help="A GLUE task (its columns), `squad`, or `text`; by default, what the model was trained for.",
         show_default="of the model",
+        autocompletion=completion.tasks,
     ),
 ]
 _Text = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the text.", show_default="of the task")]

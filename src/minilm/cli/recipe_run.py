@@ -12,10 +12,25 @@ from typing import Annotated, Literal
 
 import typer
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+from minilm.cli import completion
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML file, or the name of a shipped recipe.",
+        autocompletion=completion.recipe_names,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.", show_default="none"),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value; may be repeated.",
+        show_default="none",
+        autocompletion=completion.recipe_keys,
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")

@@ -10,11 +10,19 @@ from typing import Annotated
 
 import typer
 
+from minilm.cli import completion
 from minilm.cli.table import aligned
 
 app = typer.Typer(name="recipes", help="List, show and copy the shipped recipes.", no_args_is_help=True)
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="For example tiny-embedded; see `minilm recipes list`.")]
+_Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="For example tiny-embedded; see `minilm recipes list`.",
+        autocompletion=completion.recipe_names,
+    ),
+]
 
 
 @app.command("list")
