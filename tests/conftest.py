@@ -183,7 +183,9 @@ class TinyFinetune:
         self.write_rows("dev.jsonl", 30, seed=2)
         return self
 
-    def write_classifier(self, name: str, *, seed: int, labels: Sequence[str] = (), **config: object) -> Path:
+    def write_classifier(
+        self, name: str, *, seed: int, labels: Sequence[str] = (), of: str = "Sequence", **config: object
+    ) -> Path:
         """Write a transformers classifier with random weights and this model's sizes; `config` is its configuration."""
         import torch
         import transformers
@@ -194,12 +196,46 @@ class TinyFinetune:
         if labels:
             shape.id2label = dict(enumerate(labels))
             shape.label2id = {label: index for index, label in enumerate(labels)}
-        model = transformers.BertForSequenceClassification(shape)
+        model = getattr(transformers, f"BertFor{of}Classification")(shape)
         model.classifier.weight.data.normal_()
         model.save_pretrained(folder)
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
             (folder / file).write_bytes((self.model / file).read_bytes())
         return folder
+
+    def write_sentences(self, name: str, count: int, *, seed: int) -> Path:
+        """Write tagged sentences: word0 and word1 begin a PER or LOC, a word of two pieces continues it."""
+        import random
+
+        draw = random.Random(seed)
+        lines = []
+        for _ in range(count):
+            kind = ""
+            for _ in range(draw.randint(2, 9)):
+                number, is_long = draw.randrange(6), draw.random() < 0.4
+                starts = "" if is_long else {0: "PER", 1: "LOC"}.get(number, "")
+                tag = f"B-{starts}" if starts else f"I-{kind}" if kind and is_long else "O"
+                kind = starts or (kind if is_long else "")
+                lines.append(f"word{number}{'s' * is_long} {tag}\n")
+            lines.append("\n")
+        path = self.folder / name
+        path.write_text("".join(lines))
+        return path
+
+    def tokens_recipe(self, out: str | Path = "run", *, name: str = "tokens.yaml", **train: object) -> Path:
+        """Write a model with pieces, 60 + 30 tagged sentences, and a recipe for them as `recipe` does."""
+        import json
+
+        self.distillation.write_teacher(words=("##s", ".", ",", *self.distillation.words))
+        files = {
+            part: [str(self.write_sentences(f"{part}.conll", count, seed=seed))]
+            for part, count, seed in (("train", 60, 1), ("dev", 30, 2))
+        }
+        path = self.recipe(out, name=name, **train)
+        values = json.loads(path.read_text())
+        values["task"] = {"kind": "tokens", "name": "entities", "max_tokens": 32, **files}
+        path.write_text(json.dumps(values, indent=1))
+        return path
 
     def write_rows(self, name: str, count: int, *, seed: int) -> Path:
         """Write rows with the columns text, label and id."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from minilm.run_recipe import run as run
     from minilm.tasks.squad.answers import Answer as Answer
     from minilm.tasks.squad.read import Question as Question
+    from minilm.tasks.tokens.entities import Entity as Entity
+    from minilm.tasks.tokens.entities import Tagged as Tagged
     from minilm.text.tokenizer import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
@@ -41,6 +43,7 @@ _HOME = {
     "Classified": "minilm.infer.predictions",
     "Encoder": "minilm.model.encoder",
     "EncoderConfig": "minilm.model.config",
+    "Entity": "minilm.tasks.tokens.entities",
     "GenerationSettings": "minilm.decode.settings",
     "LoadedModel": "minilm.infer.api",
     "MinilmError": "minilm.errors",
@@ -49,6 +52,7 @@ _HOME = {
     "Relations": "minilm.model.encoder",
     "RunSummary": "minilm.run_recipe",
     "Shards": "minilm.corpus.shards",
+    "Tagged": "minilm.tasks.tokens.entities",
     "Tokenizer": "minilm.text.tokenizer",
     "V1_PAIRS": "minilm.distill.relation_loss",
     "V2_PAIRS": "minilm.distill.relation_loss",

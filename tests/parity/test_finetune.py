@@ -56,6 +56,7 @@ class Labelled:
 
     dev_sets, reshuffles, num_examples = (), True, 20
     batch, parameters = SequenceTask.batch, SequenceTask.parameters
+    targets_of, num_targets = SequenceTask.targets_of, SequenceTask.num_targets
 
     def __init__(self, head: str, *, labels: int = 3) -> None:
         from minilm.finetune.text import ClassificationTask

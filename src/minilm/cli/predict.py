@@ -1,7 +1,7 @@
 """`minilm predict`: run a fine-tuned model over a file.
 
-In: a model folder and a file of texts, pairs or questions. Out: one JSON line per row with `id` and `prediction`, the
-format that `minilm score` reads.
+In: a model folder and a file of texts, pairs, questions or sentences. Out: one JSON line per row with `id` and
+`prediction`, the format that `minilm score` reads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _Input = Annotated[
     typer.Option(
         "--input",
         metavar="FILE",
-        help=".jsonl, .csv, .tsv (each optionally .gz), .parquet; SQuAD also .json; - for .jsonl on standard input.",
+        help=".jsonl, .csv, .tsv (each optionally .gz), .parquet; SQuAD also .json, tags also .conll, .txt, .bio; "
+        "- for .jsonl on standard input.",
     ),
 ]
 _Output = Annotated[
@@ -44,12 +45,15 @@ _Output = Annotated[
 _Task = Annotated[
     str | None,
     typer.Option(
-        help="A GLUE task (its columns), `squad`, or `text`; by default, what the model was trained for.",
+        help="A GLUE task (its columns), `squad`, `tokens` or `text`; by default, what the model was trained for.",
         show_default="of the model",
         autocompletion=completion.tasks,
     ),
 ]
-_Text = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the text.", show_default="of the task")]
+_Text = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column of the text, or of the list of words.", show_default="of the task"),
+]
 _TextPair = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="Column of the second text.", show_default="of the task")
 ]
@@ -83,11 +87,12 @@ def predict(
     postprocess: _Postprocess = None,
     precision: PrecisionOption = "fp32",
 ) -> None:
-    """Predict labels, numbers or answers for every row of a file, in order.
+    """Predict labels, numbers, answers or entities for every row of a file, in order.
 
     Examples:
       minilm predict runs/cola/model --input dev.jsonl --output predictions.jsonl
       minilm predict runs/squad/model --task squad --input dev-v2.0.json --output answers.jsonl
+      minilm predict runs/ner/model --input test.conll --output entities.jsonl
       zcat reviews.jsonl.gz | minilm predict runs/sst-2/model --input - --output - | head
     """
     from minilm.infer.api import load
@@ -100,6 +105,10 @@ def predict(
         _reject(given, ("--text", "--text-pair"), "apply to texts, but this model answers questions")
         changed = {"null_threshold": null_threshold, "postprocess": postprocess}
         rows, total = _plan_answers(loaded, path, id_column, changed)
+    elif task == "tokens" or (task is None and loaded.head == "tokens"):
+        names = ("--text-pair", "--null-threshold", "--postprocess")
+        _reject(given, names, "apply to pairs and questions, but this model tags words")
+        rows, total = _plan_tags(loaded, path, text, id_column)
     else:
         _reject(given, ("--null-threshold", "--postprocess"), "apply to questions, but this model labels texts")
         rows, total = _plan(loaded, path, task, text=text, text_pair=text_pair, id_column=id_column)
@@ -153,6 +162,23 @@ def _plan_answers(
     return answered(model, questions, settings), len(questions)
 
 
+def _plan_tags(
+    model: LoadedModel, source: Path | None, text: str | None, id_column: str | None
+) -> tuple[Generator[list[Prediction], None, None], int]:
+    """The entities, chunk by chunk, and the number of texts; every row is checked before the first is computed."""
+    from minilm.infer.bulk.predict import read_sentences, tagged
+    from minilm.infer.predictions import require_head
+    from minilm.tasks.tokens.rows import input_columns, is_columns
+    from minilm.tasks.tokens.settings import TokensSettings
+
+    require_head(model, "tokens")
+    trained = model.task_or(TokensSettings(name="tokens"))
+    columns = (text,) if text else input_columns(trained)
+    has_ids = source is None or not is_columns(source)
+    sentences = read_sentences(source, columns, id_column=id_column or (trained.id if has_ids else None))
+    return tagged(model, sentences), len(sentences)
+
+
 def _plan(
     model: LoadedModel,
     source: Path | None,
@@ -192,7 +218,7 @@ def _columns(model: LoadedModel, task: str | None) -> InputColumns:
         own = text_columns(trained)
         return InputColumns(text=own.text, text_pair=own.text_pair, id=own.id, official=official)
     if known is None:
-        raise UsageError(f"--task is {task!r}; expected squad, text, or one of {', '.join(GLUE)}")
+        raise UsageError(f"--task is {task!r}; expected squad, tokens, text, or one of {', '.join(GLUE)}")
     return InputColumns(text=known.columns.text, text_pair=known.columns.text_pair, official=official)
 
 

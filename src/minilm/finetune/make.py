@@ -17,13 +17,15 @@ from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
 from minilm.finetune.text import ClassificationTask
-from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection
+from minilm.finetune.tokens import SELECTABLE, TokensTask
+from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection, TokensSection
 from minilm.score.multi_label import METRICS as _MULTI_LABEL
 from minilm.score.rouge.scores import report_wordless
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import COMBINED, GLUE, find_glue_task, text_columns
 from minilm.tasks.text.rows import TextRow, TextTask, read_rows_and_labels, read_text_rows
+from minilm.tasks.tokens.rows import labels_of, read_tagged, require_known
 from minilm.text.tokenizer import Tokenizer
 
 _CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two require exactly two labels
@@ -33,7 +35,8 @@ _REGRESSION = ("pearson", "spearmanr")
 def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) -> Tokenizer:
     """Load the tokenizer at `path` as the task requires it; raises DataError if it cannot be read."""
     load = load_nlg_tokenizer if isinstance(section, Seq2SeqSection) else Tokenizer.load
-    return load(path, lowercase=lowercase)
+    tokenizer = load(path, lowercase=lowercase)
+    return tokenizer.for_words if isinstance(section, TokensSection) else tokenizer
 
 
 def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
@@ -48,6 +51,8 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
         return _squad(section, tokenizer)
     if isinstance(section, Seq2SeqSection):
         return _seq2seq(section, tokenizer)
+    if isinstance(section, TokensSection):
+        return _tokens(section, tokenizer)
     return _text(section, tokenizer)
 
 
@@ -102,6 +107,17 @@ def _squad(section: SquadSection, tokenizer: Tokenizer) -> Task:
         tokenizer,
         settings=section,
     )
+
+
+def _tokens(section: TokensSection, tokenizer: Tokenizer) -> Task:
+    if section.metric is not None and section.metric not in SELECTABLE:
+        raise UsageError(f"task.metric is {section.metric!r}, expected one of {', '.join(SELECTABLE)}")
+    train = [sentence for name in section.train for sentence in read_tagged(Path(name), section)]
+    dev = {name: read_tagged(Path(file), section) for name, file in dev_files(section.dev).items()}
+    labels = labels_of(train, section)
+    for sentences in (train, *dev.values()):
+        require_known(sentences, labels)
+    return TokensTask(train, dev, tokenizer, labels=labels, settings=section)
 
 
 def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:

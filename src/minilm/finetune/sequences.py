@@ -52,7 +52,7 @@ class Sequences:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetBatch:
-    """Packed sequences, their targets `[B, ...]`, and the number of examples in the full step."""
+    """Packed sequences, their targets `[B, ...]` or `[T]`, and the number of targets in the full step."""
 
     packed: Packed
     targets: Tensor
@@ -73,13 +73,13 @@ class TargetBatch:
         return replace(self, packed=self.packed.to(device), targets=self.targets.to(device))
 
     def loss(self, model: Model) -> Tensor:
-        """Sum of the losses of the sequences, divided by the number of examples in the step."""
+        """Sum of the losses of the sequences, divided by the number of targets in the step."""
         losses_B = self.losses(model(self.packed).float(), self.packed, self.targets)
         return losses_B.sum() / self.step_size
 
 
 class SequenceTask(ABC):
-    """A task on single sequences; the head's scores are `[B, C]` (classification) or `[T, 2]` (span)."""
+    """A task on single sequences; the head's scores are `[B, C]` (classification), `[T, 2]` (span) or `[T, C]`."""
 
     reshuffles = True
     problem: ProblemType | None = None
@@ -87,7 +87,7 @@ class SequenceTask(ABC):
     def __init__(
         self,
         train: Sequences,
-        targets: NDArray[np.generic],
+        targets: NDArray[np.generic] | Sequence[NDArray[np.generic]],
         dev: Mapping[str, Sequences],
         *,
         max_tokens: int,
@@ -96,7 +96,7 @@ class SequenceTask(ABC):
 
         Args:
             train: training sequences.
-            targets: one row per training sequence, `[n, ...]`.
+            targets: one row per training sequence, `[n, ...]`; or where tokens have targets, `[N]` for each sequence.
             dev: held-out sets by name.
             max_tokens: the configured max sequence length, for messages.
         """
@@ -105,11 +105,11 @@ class SequenceTask(ABC):
 
     @abstractmethod
     def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
-        """Loss of each sequence, `[B]`, given the head's scores in float32."""
+        """Loss of each sequence, `[B]`, given the head's scores in float32; a step's is their sum per target."""
 
     @abstractmethod
     def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
-        """Per sequence, the scores needed for evaluation: logits `[C]`, or start and end scores `[N, 2]`."""
+        """Per sequence, the scores needed for evaluation: logits `[C]`, or scores of its tokens `[N, C]`."""
 
     @abstractmethod
     def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
@@ -152,12 +152,22 @@ class SequenceTask(ABC):
 
     def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:
         """This process's sequences of a step, with their targets."""
-        targets, batches = torch.from_numpy(self.targets), self.train.batches
+        step_size = self.num_targets(chosen.rows)
         parts = [
-            TargetBatch(packed=packed, targets=targets[rows], losses=self.losses, step_size=len(chosen.rows))
-            for rows, packed in batches(chosen.rows[chosen.own], token_budget=token_budget)
+            TargetBatch(packed=packed, targets=self.targets_of(rows), losses=self.losses, step_size=step_size)
+            for rows, packed in self.train.batches(chosen.rows[chosen.own], token_budget=token_budget)
         ]
         return IndependentParts(parts=parts)
+
+    def targets_of(self, rows: NDArray[np.int64]) -> Tensor:
+        """The targets of training sequences, `[B, ...]`, or `[T]` where tokens have targets."""
+        if isinstance(self.targets, np.ndarray):
+            return torch.from_numpy(self.targets[rows])
+        return torch.from_numpy(np.concatenate([self.targets[row] for row in rows]))
+
+    def num_targets(self, rows: NDArray[np.int64]) -> int:
+        """How many targets the loss of these training sequences is the mean of: one each."""
+        return len(rows)
 
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
         """Metrics of a held-out set."""

@@ -17,8 +17,8 @@ from minilm.errors import UsageError
 from minilm.finetune.task import Task
 from minilm.model.checkpoint import read_model
 from minilm.model.encoder import reset_weights
-from minilm.model.heads import ClassificationHead, Model, new_head
-from minilm.model.metadata import label_names, read_problem, saved_head
+from minilm.model.heads import ClassificationHead, Model, TokensHead, new_head
+from minilm.model.metadata import LABELLED, label_names, read_problem, saved_head
 from minilm.randomness import derived_seed
 from minilm.recipe import HeadChoice
 from minilm.score.glue import label_key
@@ -34,8 +34,8 @@ class StartHead:
 
     Attributes:
         choice: `task.head`.
-        rows: rows of the model's classification head, one for each label of the task; None: all, as they are.
-        replaced: why the model's classification head is replaced by a new one; "" if it is not.
+        rows: rows of the model's own head, one for each label of the task; None: all, as they are.
+        replaced: why the model's own head is replaced by a new one; "" if it is not.
     """
 
     choice: HeadChoice = "auto"
@@ -44,7 +44,7 @@ class StartHead:
 
 
 def start_head(path: Path, task: Task, *, choice: HeadChoice = "auto", config: Path | None = None) -> StartHead:
-    """Align the model's classification head with the labels of the task, by name.
+    """Align the model's own head with the labels of the task, by name.
 
     Names match without regard to case; `LABEL_1` is the label `1`. A head whose labels have no names (`LABEL_0`) is
     not matched with as many named ones: which is which is not known.
@@ -59,15 +59,17 @@ def start_head(path: Path, task: Task, *, choice: HeadChoice = "auto", config: P
         UsageError: the head is to be kept, but there is none or it has other labels; or its labels have no names.
         DataError: the configuration cannot be read.
     """
-    if task.problem is None:
+    if task.head not in LABELLED:
         return StartHead()
-    if saved_head(path, config=config) != "classification":
+    found = saved_head(path, config=config)
+    if found != task.head:
         if choice == "keep":
-            raise UsageError(f"task.head is 'keep', but {path} has no classification head; set it to 'auto' or 'fresh'")
-        return StartHead(choice=choice)
+            raise UsageError(f"task.head is 'keep', but {path} has no {task.head} head; set it to 'auto' or 'fresh'")
+        return StartHead(choice=choice, replaced=f"it is a {found} head" if found in LABELLED else "")
     if choice == "fresh":
         return StartHead(choice=choice, replaced="task.head is 'fresh'")
-    own, problem = label_names(path, config=config), read_problem(path, config=config)
+    own = label_names(path, config=config)
+    problem = read_problem(path, config=config) if task.head == "classification" else None
     if problem == task.problem == "regression":
         return StartHead(choice=choice)
     if problem != task.problem:
@@ -109,14 +111,14 @@ def start_model(
         if head.choice == "keep" and model.has_fresh_weights:
             raise UsageError(f"task.head is 'keep', but {path} has no weights for it; set it to 'auto' or 'fresh'")
         if head.rows is not None:
-            assert isinstance(model.head, ClassificationHead)
+            assert isinstance(model.head, ClassificationHead | TokensHead)
             out, rows = model.head.out, list(head.rows)
             out.weight.data, out.bias.data = out.weight.data[rows], out.bias.data[rows]
         return model.train()
     logger.warning("the head of %s is replaced by a freshly initialized one: %s", path, head.replaced)
     encoder = read_model(path, config=config).encoder
     generator = torch.Generator().manual_seed(fresh)
-    if encoder.pooler is None:
+    if encoder.pooler is None and task.head == "classification":
         encoder.pooler = torch.nn.Linear(encoder.config.hidden_size, encoder.config.hidden_size)
         reset_weights(encoder.pooler, encoder.config.initializer_range, generator)
     return Model(encoder, new_head(task.head, encoder.config, num_labels=num_labels, generator=generator)).train()

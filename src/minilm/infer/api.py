@@ -25,13 +25,14 @@ from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.infer.containers import items_of, strings_of
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
-from minilm.infer.predictions import Classified, answer_part, classify_part, require_head
+from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
 from minilm.infer.sources import Part, Source
 from minilm.infer.vectors import embed_part
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding
 from minilm.model.metadata import (
+    LABELLED,
     Activation,
     HeadName,
     ProblemType,
@@ -49,6 +50,8 @@ from minilm.tasks.squad.answers import Answer
 from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
 from minilm.tasks.text.settings import TextSettings
+from minilm.tasks.tokens.entities import Tagged
+from minilm.tasks.tokens.settings import TokensSettings
 from minilm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -94,7 +97,7 @@ def load(
         config=config,
         tokenizer=tokenizer,
         embedding=embedding,
-        labels=label_names(folder) if loaded.head == "classification" else (),
+        labels=label_names(folder) if loaded.head in LABELLED else (),
         problem=read_problem(folder) if loaded.head == "classification" else None,
         activation=read_activation(folder) if loaded.head == "classification" else "identity",
         task=read_task(folder),
@@ -111,7 +114,7 @@ class LoadedModel:
         config: its sizes.
         tokenizer: its tokenizer.
         embedding: how a text becomes a vector.
-        labels: the labels of a classifier, in order; empty for a regression model, which has one score.
+        labels: the labels of a classifier or of words, in order; empty for a regression model, which has one score.
         problem: what the scores of a classifier are: one label of several, each label or not, one number.
         activation: what is applied to that one number; a sigmoid for most cross-encoders of sentence-transformers.
         task: the settings it was trained with; None if the folder does not record them.
@@ -165,6 +168,8 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int:
         """Longest input of the model's task: the training value, if the folder records it."""
+        if isinstance(self.task, TokensSettings):  # the default exceeds the positions of a small model
+            return min(self.task.max_tokens, self.config.max_tokens)
         return (
             self.task.max_tokens if isinstance(self.task, TextSettings | WindowSettings) else self.embedding.max_tokens
         )
@@ -177,7 +182,7 @@ class LoadedModel:
             what = "predicts a number" if not self.labels else f"classifies texts as {' | '.join(self.labels[:8])}"
             does = what + (" | ..." if len(self.labels) > 8 else "")
         elif self.head is not None:
-            does = {"span": "answers questions", "mlm": "generates texts"}[self.head]
+            does = {"span": "answers questions", "mlm": "generates texts", "tokens": "tags words"}[self.head]
         millions = sizes.num_parameters(pooler=False) / 1e6
         return (
             f"<minilm model {self.folder}: {sizes.family}, {sizes.num_layers} layers of width {sizes.hidden_size}, "
@@ -233,6 +238,23 @@ class LoadedModel:
                 found += classify_part(self, chunk, second, locations=locations, tally=tally)
         if seconds is not None and next(seconds, None) is not None:
             raise UsageError(f"found more second texts than the {len(found)} first texts; expected one for each")
+        return found
+
+    def tag(self, texts: Iterable[Part]) -> list[Tagged]:
+        """The entities of each text, in order, with their characters; and the tag of each of its words.
+
+        Args:
+            texts: texts, which the tokenizer splits into words, or lists of words.
+
+        Raises:
+            UsageError: the model does not tag words, or these are no lists of texts.
+        """
+        require_head(self, "tokens")
+        found: list[Tagged] = []
+        with reporting_tally(self._reported) as tally:
+            for chunk in chunked(_parts(texts, "tag"), TEXTS_PER_CHUNK):
+                locations = [f"text {number}" for number in range(len(found), len(found) + len(chunk))]
+                found += tag_part(self, chunk, locations=locations, tally=tally)
         return found
 
     def answer(self, question: str, context: str) -> Answer:
@@ -313,12 +335,17 @@ class LoadedModel:
 
 def _sources(texts: Iterable[Part]) -> Iterator[Source]:
     """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
-    for number, text in enumerate(items_of(texts, "generate")):
-        if not isinstance(text, str | list | tuple):
-            raise UsageError(f"text {number} is a {type(text).__name__}; generate expects texts or token lists")
-        tokens = None if isinstance(text, str) else list(text)
-        if tokens is not None and not all(isinstance(token, str) for token in tokens):
-            raise UsageError(f"text {number} contains a non-string; generate expects texts or token lists")
-        if not (text.strip() if isinstance(text, str) else tokens):
+    for number, part in enumerate(_parts(texts, "generate")):
+        if not (part.strip() if isinstance(part, str) else part):
             raise UsageError(f"text {number} is empty, so there is nothing to generate from; remove it")
-        yield Source(parts=[text if tokens is None else tokens], id=str(number), location=f"text {number}")
+        yield Source(parts=[part], id=str(number), location=f"text {number}")
+
+
+def _parts(texts: Iterable[Part], what: str) -> Iterator[Part]:
+    """Texts and lists of tokens, for the method `what`; raises UsageError for an item that is neither."""
+    for number, text in enumerate(items_of(texts, what)):
+        if not isinstance(text, str | list | tuple):
+            raise UsageError(f"text {number} is a {type(text).__name__}; {what} expects texts or token lists")
+        if not isinstance(text, str) and not all(isinstance(token, str) for token in text):
+            raise UsageError(f"text {number} contains a non-string; {what} expects texts or token lists")
+        yield text if isinstance(text, str) else list(text)

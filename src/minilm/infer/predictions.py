@@ -1,6 +1,6 @@
-"""Predictions of a model's head for one part of an input: labels of texts, answers to questions.
+"""Predictions of a model's head for one part of an input: labels of texts, answers to questions, tags of words.
 
-In: a loaded model; texts, pairs or questions. Out: one `Classified` or `Answer` each, in order.
+In: a loaded model; texts, pairs, questions, lists of words. Out: one `Classified`, `Answer` or `Tagged` each, in order.
 
 C labels.
 """
@@ -16,12 +16,15 @@ import numpy as np
 from minilm.errors import UsageError
 from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
+from minilm.infer.sources import Part
 from minilm.model.metadata import Activation, HeadName
 from minilm.tally import Tally
 from minilm.tasks.squad.answers import Answer, best_answers
 from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import AnswerSettings, SquadSettings
 from minilm.tasks.squad.windows import make_windows
+from minilm.tasks.tokens.entities import Tagged, tag_words
+from minilm.tasks.tokens.words import WordFramer
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
@@ -30,6 +33,7 @@ _DOES: Mapping[HeadName, tuple[str, str]] = {
     "classification": ("classify texts", "a GLUE task or labeled texts"),
     "span": ("answer questions", "the task squad"),
     "mlm": ("generate text", "the task seq2seq"),
+    "tokens": ("tag words", "the task tokens"),
 }
 
 
@@ -101,6 +105,15 @@ def answer_part(
 
 def _activated(score: float, activation: Activation) -> float:
     return score if activation == "identity" else float(np.exp(-np.logaddexp(0, -score)))
+
+
+def tag_part(model: LoadedModel, items: Sequence[Part], *, locations: Sequence[str], tally: Tally) -> list[Tagged]:
+    """The tags and entities of each text or list of words; `tally` counts the words that the model does not read."""
+    framer = WordFramer(tokenizer=model.tokenizer, max_tokens=model.max_tokens, tally=tally)
+    framed = framer.parts(items, locations)
+    token_ids = [one.token_ids for one in framed]
+    scores = in_order(token_ids, None, lambda batch: batch.split(model.engine.tokens(batch)))
+    return [tag_words(one, logits_NC, model.labels) for one, logits_NC in zip(framed, scores, strict=True)]
 
 
 def _classified(scores_C: Float32s, labels: Sequence[str], *, multi_label: bool = False) -> Classified:

@@ -21,7 +21,7 @@ from minilm.files.tensors import read_safetensors, write_safetensors
 from minilm.files.torch_bin import read_torch_bin
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
-from minilm.model.heads import HEADS, ClassificationHead, Model, new_head
+from minilm.model.heads import HEADS, ClassificationHead, Model, TokensHead, new_head
 from minilm.model.metadata import (
     ARCHITECTURES,
     HeadName,
@@ -52,7 +52,7 @@ def read_model(
         path: a Hugging Face folder, or Microsoft's `.bin` with its configuration next to it.
         config: the configuration (file or folder) if it is elsewhere.
         head: the head to add; None for the encoder alone.
-        num_labels: classes of a new classification head; None to read it from the configuration.
+        num_labels: classes of a new head; None to read it from the configuration.
         seed: seed of the initialized weights.
 
     Raises:
@@ -95,7 +95,7 @@ def write_model(
     """
     if type(model.head) is not (HEADS[head] if head else type(None)):
         raise UsageError(f"head is {head!r}, but the model has {type(model.head).__name__}; pass the model's own head")
-    if isinstance(model.head, ClassificationHead):
+    if isinstance(model.head, ClassificationHead | TokensHead):
         labels = labels or [f"LABEL_{index}" for index in range(model.head.out.out_features)]
         if len(labels) != model.head.out.out_features:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Heads on top of the encoder: masked language model, classifier, answer span.
+"""Heads on top of the encoder: masked language model, classifier, answer span, tags of tokens.
 
 In: rows of the last layer. Out: scores.
 
@@ -65,11 +65,27 @@ class SpanHead(nn.Module):
         return scores_T2
 
 
-Head = MaskedLanguageHead | ClassificationHead | SpanHead
-HEADS: dict[HeadName, type[MaskedLanguageHead] | type[ClassificationHead] | type[SpanHead]] = {
+class TokensHead(nn.Module):
+    """Dropout and a linear map on every token: `[T, E]` -> `[T, C]`."""
+
+    def __init__(self, config: EncoderConfig, num_labels: int) -> None:
+        """Create a head for `num_labels` classes."""
+        super().__init__()
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.out = nn.Linear(config.hidden_size, num_labels)
+
+    def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
+        """Logits of every token."""
+        logits_TC: Tensor = self.out(self.dropout(encoder(packed)))
+        return logits_TC
+
+
+Head = MaskedLanguageHead | ClassificationHead | SpanHead | TokensHead
+HEADS: dict[HeadName, type[MaskedLanguageHead | ClassificationHead | SpanHead | TokensHead]] = {
     "mlm": MaskedLanguageHead,
     "classification": ClassificationHead,
     "span": SpanHead,
+    "tokens": TokensHead,
 }
 
 
@@ -87,7 +103,7 @@ class Model(nn.Module):
         self.has_fresh_weights = False
 
     def forward(self, packed: Packed) -> Tensor:
-        """Scores of the head: `[T, V]`, `[B, C]` or `[T, 2]`; `[T, E]` without a head."""
+        """Scores of the head: `[T, V]`, `[B, C]`, `[T, 2]` or `[T, C]`; `[T, E]` without a head."""
         scores: Tensor = self.encoder(packed) if self.head is None else self.head(self.encoder, packed)
         return scores
 

@@ -16,7 +16,9 @@ from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.sentence_modules import transformer_folder
 from minilm.model.config import EncoderConfig
 
-HeadName = Literal["mlm", "classification", "span"]
+HeadName = Literal["mlm", "classification", "span", "tokens"]
+LABELLED: tuple[HeadName, ...] = ("classification", "tokens")
+"""Heads with one score for each label of `id2label`."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, each also in shards with an index, in the order of Hugging Face's library."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -30,6 +32,7 @@ ARCHITECTURES: Mapping[str, HeadName] = {
     "ForSequenceToSequence": "mlm",  # Microsoft's s2s-ft
     "ForSequenceClassification": "classification",
     "ForQuestionAnswering": "span",
+    "ForTokenClassification": "tokens",
 }
 _UNNAMED_LABELS = 2  # labels of a classifier without label names, as in Hugging Face's library
 
@@ -54,7 +57,7 @@ def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, .
 
 
 def label_names(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
-    """Names of a classifier's labels in id order: those of the configuration, else `LABEL_0` and `LABEL_1`."""
+    """Names of the labels of a head in id order: those of the configuration, else `LABEL_0` and `LABEL_1`."""
     return read_labels(path, config=config) or tuple(f"LABEL_{index}" for index in range(_UNNAMED_LABELS))
 
 

@@ -42,6 +42,7 @@ _HEADS: Mapping[tuple[str, HeadName], Mapping[str, str]] = {
     },
     ("bert", "classification"): {"head.out.": "classifier."},
     ("bert", "span"): {"head.out.": "qa_outputs."},
+    ("bert", "tokens"): {"head.out.": "classifier."},
     ("roberta", "mlm"): {
         "head.dense.": "lm_head.dense.",
         "head.norm.": "lm_head.layer_norm.",
@@ -52,6 +53,7 @@ _HEADS: Mapping[tuple[str, HeadName], Mapping[str, str]] = {
         "head.out.": "classifier.out_proj.",
     },
     ("roberta", "span"): {"head.out.": "qa_outputs."},
+    ("roberta", "tokens"): {"head.out.": "classifier."},
 }
 # Tied copies, buffers, pre-training heads and heads that were not requested.
 _IGNORED = re.compile(

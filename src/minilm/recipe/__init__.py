@@ -20,11 +20,13 @@ from minilm.recipe.finetune import (
     FinetuneRecipe,
     FinetuneTrainSection,
     HeadChoice,
+    LabelledFiles,
     Seq2SeqSection,
     SquadSection,
     SweepSection,
     TaskSection,
     TextSection,
+    TokensSection,
 )
 from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
 from minilm.recipe.optimization import OptimizationSettings
@@ -37,6 +39,7 @@ __all__ = [
     "FinetuneRecipe",
     "FinetuneTrainSection",
     "HeadChoice",
+    "LabelledFiles",
     "Loaded",
     "LossSection",
     "OptimizationSettings",
@@ -48,6 +51,7 @@ __all__ = [
     "TaskSection",
     "TeacherSection",
     "TextSection",
+    "TokensSection",
     "TrainSection",
     "TrainingSection",
     "find_recipe",

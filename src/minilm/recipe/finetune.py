@@ -1,7 +1,7 @@
 """The sections of a fine-tuning recipe: task, training, and a sweep over settings and seeds.
 
 In: plain values from YAML, without coercion: text is not a number, a number is not text.
-Out: frozen pydantic models; the task is one of three dataclasses, selected by `task.kind`.
+Out: frozen pydantic models; the task is one of four dataclasses, selected by `task.kind`.
 A violated constraint raises ValueError inside pydantic; `problems.py` adds the location.
 """
 
@@ -30,6 +30,7 @@ from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.tasks.settings import TaskSettings
 from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.text.settings import TextSettings
+from minilm.tasks.tokens.settings import TokensSettings
 
 _PositiveFloat = Annotated[float, Field(gt=0)]
 _Grid = Annotated[list[_PositiveFloat], Field(min_length=1)]
@@ -45,14 +46,24 @@ class TaskFiles(TaskSettings, DataclassSection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextSection(TextSettings, TaskFiles):
-    """Labeled texts, or a GLUE task selected by name.
+class LabelledFiles(TaskFiles):
+    """The files of a task with labels.
 
-    `head`: keep the model's own classification head, aligned with the task's labels by name, or start a fresh one;
-    `auto` keeps it if it has the same labels.
+    `head`: keep the model's own head, aligned with the task's labels by name, or start a fresh one; `auto` keeps it if
+    it has the same labels.
     """
 
     head: HeadChoice = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSection(TextSettings, LabelledFiles):
+    """Labeled texts, or a GLUE task selected by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensSection(TokensSettings, LabelledFiles):
+    """Tagged words, such as named entities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +76,7 @@ class Seq2SeqSection(Seq2SeqSettings, TaskFiles):
     """Sequence-to-sequence generation."""
 
 
-TaskSection = TextSection | SquadSection | Seq2SeqSection
+TaskSection = TextSection | TokensSection | SquadSection | Seq2SeqSection
 
 
 @dataclass(frozen=True, kw_only=True)

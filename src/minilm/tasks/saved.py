@@ -15,11 +15,14 @@ from minilm.files.json import read_json, write_json
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.text.settings import TextSettings
+from minilm.tasks.tokens.settings import TokensSettings
 
-SavedTask = TextSettings | SquadSettings | Seq2SeqSettings
+SavedTask = TextSettings | TokensSettings | SquadSettings | Seq2SeqSettings
 
 _FILE = "task.json"
-_KINDS: Mapping[str, type[SavedTask]] = {one.kind: one for one in (TextSettings, SquadSettings, Seq2SeqSettings)}
+_KINDS: Mapping[str, type[SavedTask]] = {
+    one.kind: one for one in (TextSettings, TokensSettings, SquadSettings, Seq2SeqSettings)
+}
 _REMEDY = "was the model saved by a newer minilm? Upgrade it"
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
+import numpy.typing as npt
 
 from minilm.errors import DataError, UsageError, one_line
 from minilm.files.atomic import atomic_write, make_folder
@@ -89,6 +90,18 @@ class Tokenizer:
         changed = {**self._definition.json, "normalizer": {"type": "Sequence", "normalizers": [first, *parts]}}
         return Tokenizer(replace(self._definition, json=changed))
 
+    @cached_property
+    def for_words(self) -> Tokenizer:
+        """This tokenizer for texts that are split into words: byte-level BPE puts a space before each of them.
+
+        transformers demands the same of such a tokenizer (`add_prefix_space`).
+        """
+        splitter = self._definition.json.get("pre_tokenizer")
+        changed = _with_prefix_space(splitter)
+        if changed == splitter:
+            return self
+        return Tokenizer(replace(self._definition, json={**self._definition.json, "pre_tokenizer": changed}))
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens V, added tokens included; ids are 0..V-1."""
@@ -98,6 +111,11 @@ class Tokenizer:
     def is_wordpiece(self) -> bool:
         """Whether the tokens are WordPieces, where word-internal pieces start with ##."""
         return self._definition.is_wordpiece
+
+    @cached_property
+    def is_continuation(self) -> npt.NDArray[np.bool_]:
+        """Whether each token is a WordPiece that continues a word, `[V]`."""
+        return np.array([self.is_wordpiece and token.startswith("##") for token in self._definition.tokens])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -197,6 +215,28 @@ class Tokenizer:
             pieces += [
                 (np.array(item.ids, dtype=np.int32), np.array(item.offsets, dtype=np.int32).reshape(-1, 2))
                 for item in self._backend.encode_batch(whole, add_special_tokens=False)
+            ]
+        return pieces
+
+    def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[Int32s, Int32s]]:
+        """Turn the words of sentences into ids without special tokens, each word on its own.
+
+        Args:
+            sentences: lists of words; empty ones, NUL characters and lone surrogates are fine.
+
+        Returns:
+            (ids `[N]`, index of the word of each token `[N]`) of each sentence, int32; a word may have no token.
+        """
+        backend = self.for_words._backend
+        pieces = []
+        for start in range(0, len(sentences), _OFFSET_BATCH):
+            whole = [
+                [_LONE_SURROGATE.sub("\ufffd", word) for word in words]
+                for words in sentences[start : start + _OFFSET_BATCH]
+            ]
+            pieces += [
+                (np.array(item.ids, dtype=np.int32), np.array(item.word_ids, dtype=np.int32))
+                for item in backend.encode_batch(whole, is_pretokenized=True, add_special_tokens=False)
             ]
         return pieces
 
@@ -362,6 +402,15 @@ def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definiti
 def _without_surrogates(text: str) -> str:
     """Join surrogate pairs; replace lone surrogates with U+FFFD, which BERT's normalizer drops."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _with_prefix_space(splitter: object) -> object:
+    """A pre-tokenizer whose byte-level parts put a space before each text."""
+    if not isinstance(splitter, dict):
+        return splitter
+    if splitter.get("type") == "Sequence":
+        return {**splitter, "pretokenizers": [_with_prefix_space(part) for part in splitter["pretokenizers"]]}
+    return {**splitter, "add_prefix_space": True} if splitter.get("type") == "ByteLevel" else splitter
 
 
 def _set_parallelism() -> None:

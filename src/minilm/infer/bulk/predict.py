@@ -1,27 +1,30 @@
 """Predictions for the rows of a file, in order.
 
-In: a loaded model with a head; a file of texts, pairs or questions. Out: chunks of rows with `id` and `prediction`.
+In: a loaded model with a head; a file of texts, pairs, questions or sentences. Out: chunks of rows with `id` and
+`prediction`.
 
 The file is read once, before the first row is computed; its texts stay in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.files.fields import kind_of, no_field
 from minilm.files.rows import STANDARD_INPUT, Row, read_rows, read_standard_input
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
-from minilm.infer.predictions import Classified, answer_part, classify_part, is_multi_label
+from minilm.infer.predictions import Classified, answer_part, classify_part, is_multi_label, tag_part
+from minilm.infer.sources import Part
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.text.rows import MISFITS, OfficialLayout, are_ids, usual_id_column
+from minilm.tasks.tokens.rows import EMPTY, is_columns, sentence_rows, words_of
 
 _ROWS_PER_CHUNK = 1024  # rows computed together
 _QUESTIONS_PER_CHUNK = 64  # each question becomes several windows of tokens
@@ -63,7 +66,16 @@ class TextInput:
     location: str
 
 
-_Input = TypeVar("_Input", TextInput, Question)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SentenceInput:
+    """A text, or the words of one, to tag, with its id, and its location for messages."""
+
+    id: str
+    part: Part
+    location: str
+
+
+_Input = TypeVar("_Input", TextInput, Question, SentenceInput)
 
 
 def read_text_inputs(path: Path | None, columns: InputColumns) -> list[TextInput]:
@@ -114,13 +126,48 @@ def read_questions(path: Path | None, columns: InputColumns) -> list[Question]:
     return _read(path, columns, parse)
 
 
-def _read(path: Path | None, columns: InputColumns, parse: Callable[[Row, int, str], _Input]) -> list[_Input]:
-    """All rows of a file, each with its id."""
+def read_sentences(path: Path | None, columns: Sequence[str], *, id_column: str | None) -> list[SentenceInput]:
+    """Read the sentences of a file once, as for texts: column files, or rows with a text or a list of words.
+
+    Args:
+        path: the file; None for standard input.
+        columns: columns of the text or the words; the first one that exists.
+        id_column: column of the id; None: as for texts. The sentences of a column file are numbered.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind, or a column file is said to have ids.
+        DataError: a row cannot be read, has neither text nor words, or has an invalid id; names file and line.
+    """
+    if path is not None and id_column and is_columns(path):
+        raise UsageError(f"--id {id_column}: {path} has one word per line and no ids; remove --id")
+
+    def parse(row: Row, number: int, location: str) -> SentenceInput:
+        column = next((name for name in columns if name in row.values), None)
+        if column is None:
+            fix = "correct the row, or name its text or list of words with --text"
+            raise DataError(f"{location}: {no_field(columns, row.values, fix=fix)}")
+        value = row.values[column]
+        part = value if isinstance(value, str) else words_of(row, column, location)
+        return SentenceInput(id=str(number), part=part, location=location)
+
+    rows = sentence_rows(path, tagged=False) if path is not None and is_columns(path) else None
+    return _read(path, InputColumns(text=columns[0], id=id_column), parse, rows)
+
+
+def _read(
+    path: Path | None,
+    columns: InputColumns,
+    parse: Callable[[Row, int, str], _Input],
+    rows: Iterable[Row] | None = None,
+) -> list[_Input]:
+    """All rows of a file, each with its id; `rows` are those of a file that is no table."""
+    if rows is None:
+        rows = read_standard_input() if path is None else read_rows(path, unnamed=columns.unnamed)
     inputs: list[_Input] = []
     ids: list[object] = []
     id_column = columns.id
     tally = Tally()
-    for number, row in enumerate(read_standard_input() if path is None else read_rows(path, unnamed=columns.unnamed)):
+    for number, row in enumerate(rows):
         location = f"{path or STANDARD_INPUT}:{row.line}"
         if columns.official is None:
             row.require_fit(location)
@@ -165,6 +212,20 @@ def _row(model: LoadedModel, one: Classified) -> Prediction:
         scores = {name: round(score, 6) for name, score in zip(model.labels, one.probabilities, strict=True)}
         return {"prediction": list(one.labels), "scores": scores}
     return {"prediction": one.label, "score": round(one.score, 6)} if one.label else {"prediction": one.score}
+
+
+def tagged(model: LoadedModel, sentences: Iterable[SentenceInput]) -> Generator[list[Prediction], None, None]:
+    """The entities of each text, chunk by chunk; where words were given, also the tag of each."""
+    with reporting_tally() as tally:
+        for chunk in chunked(sentences, _ROWS_PER_CHUNK):
+            empty = [one.location for one in chunk if not (one.part.strip() if isinstance(one.part, str) else one.part)]
+            tally.add(EMPTY, empty, of=len(chunk))
+            locations = [one.location for one in chunk]
+            found = tag_part(model, [one.part for one in chunk], locations=locations, tally=tally)
+            yield [
+                {"id": one.id, **tags.row(with_words=not isinstance(one.part, str))}
+                for one, tags in zip(chunk, found, strict=True)
+            ]
 
 
 def answered(

@@ -1,0 +1,1 @@
+"""Tagged words (named entities): rows, tag schemes, words as tokens, entities in texts."""
