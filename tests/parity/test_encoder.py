@@ -24,6 +24,7 @@ HEADS = {
     "mlm": "ForMaskedLM",
     "classification": "ForSequenceClassification",
     "span": "ForQuestionAnswering",
+    "tokens": "ForTokenClassification",
 }
 
 
@@ -34,7 +35,7 @@ def make_theirs(sizes, randomized):
     def make(family, head, **settings):
         special = {} if family == "bert" else {"pad_token_id": 1, "type_vocab_size": 1}
         name = FAMILIES[family]
-        labels = {"num_labels": 3} if head == "classification" else {}
+        labels = {"num_labels": 3} if head in ("classification", "tokens") else {}
         config = getattr(transformers, name + "Config")(**sizes, **special, **labels, **settings)
         return randomized(getattr(transformers, name + HEADS[head])(config))
 
@@ -47,7 +48,7 @@ def real_rows(values, mask):
 
 
 def their_scores(model, batch):
-    """What our model gives for the same rows: `[T, E]`, `[T, V]`, `[B, C]` or `[T, 2]`."""
+    """What our model gives for the same rows: `[T, E]`, `[T, V]`, `[B, C]`, `[T, 2]` or `[T, C]`."""
     out = model(**batch)
     mask = batch["attention_mask"]
     if "start_logits" in out:
@@ -93,6 +94,7 @@ def test_a_folder_written_here_gives_the_same_numbers_in_transformers(tmp_path, 
         "mlm": "AutoModelForMaskedLM",
         "classification": "AutoModelForSequenceClassification",
         "span": "AutoModelForQuestionAnswering",
+        "tokens": "AutoModelForTokenClassification",
     }[head]
     theirs, report = getattr(transformers, loader).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert type(theirs).__name__ == FAMILIES[family] + HEADS[head]

@@ -33,7 +33,7 @@ from minilm.model.checkpoint import write_model
 from minilm.model.compact import whole_table
 from minilm.model.heads import Model
 from minilm.model.metadata import model_checksums
-from minilm.recipe import FinetuneRecipe, LabelledFiles, flat_values
+from minilm.recipe import FinetuneRecipe, LabelledSection, flat_values
 from minilm.tasks.saved import write_task
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.best import BestRule, load_best
@@ -117,7 +117,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     tokenizer = task_tokenizer(recipe.task, tokenizer_path(recipe.tokenizer, model), lowercase=recipe.lowercase)
     task = make_task(recipe.task, tokenizer)
     section = recipe.train
-    choice = recipe.task.head if isinstance(recipe.task, LabelledFiles) else "auto"
+    choice = recipe.task.head if isinstance(recipe.task, LabelledSection) else "auto"
     examples = task.num_examples
     steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}

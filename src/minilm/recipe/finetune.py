@@ -46,8 +46,8 @@ class TaskFiles(TaskSettings, DataclassSection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledFiles(TaskFiles):
-    """The files of a task with labels.
+class LabelledSection(DataclassSection):
+    """A task with labels.
 
     `head`: keep the model's own head, aligned with the task's labels by name, or start a fresh one; `auto` keeps it if
     it has the same labels.
@@ -57,12 +57,12 @@ class LabelledFiles(TaskFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextSection(TextSettings, LabelledFiles):
+class TextSection(LabelledSection, TextSettings, TaskFiles):
     """Labeled texts, or a GLUE task selected by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokensSection(TokensSettings, LabelledFiles):
+class TokensSection(LabelledSection, TokensSettings, TaskFiles):
     """Tagged words, such as named entities."""
 
 

@@ -19,6 +19,7 @@ from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.text.glue import glue_text_task
 from minilm.tasks.text.rows import read_text_rows
 from minilm.tasks.text.settings import TextSettings
+from minilm.tasks.tokens.settings import TokensSettings
 
 
 def minilm(*arguments: object) -> int:
@@ -392,6 +393,7 @@ def test_a_recipe_of_the_other_command_is_rejected(tiny_task, capsys):
         TextSettings(name="x", max_tokens=9, text="a", text_pair="b", labels=["low", "high"]),
         SquadSettings(name="squad1", version="1.1", null_threshold=-1.5, stride=7),
         Seq2SeqSettings(name="qg", source=["p", "q"], mask_way="v1", target_mask_prob=0.5),
+        TokensSettings(name="ner", words="w", labels=["O", "B-X"], scheme="IOBES"),
     ],
 )
 def test_what_a_model_was_trained_for_survives(tmp_path, task):
@@ -416,7 +418,7 @@ def test_what_a_model_was_trained_for_survives(tmp_path, task):
         ("seq2seq", {"source": []}, "source is []; expected 1 or more items"),
         ("seq2seq", {"label_smoothing": 1}, "label_smoothing is 1; expected less than 1"),
         ("seq2seq", {"new": 1}, "was the model saved by a newer minilm? Upgrade it"),
-        ("span", {}, "kind is 'span'; expected 'text', 'squad', 'seq2seq'"),
+        ("span", {}, "kind is 'span'; expected 'text', 'tokens', 'squad', 'seq2seq'"),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path, kind, values, message):

@@ -95,7 +95,9 @@ def write_tasks(tiny_task) -> dict[str, dict[str, object]]:
     files = {"train": [str(folder / "rows.jsonl")], "dev": []}
     short = {"max_tokens": 32}
     text = {"kind": "text", "name": "own", **files, **short, "text": "text"}
+    (folder / "words.conll").write_text("word1 B-X\nword2 O\n\n" * 9)
     return {
+        "tokens": {"kind": "tokens", "name": "own", **files, "train": [str(folder / "words.conll")], **short},
         "labels": {**text, "label": "label"},
         "numbers": {**text, "label": "number", "regression": True},
         "squad": {"kind": "squad", "name": "own", **files, "train": [str(folder / "squad.json")], **short},
@@ -103,7 +105,7 @@ def write_tasks(tiny_task) -> dict[str, dict[str, object]]:
     }
 
 
-@pytest.mark.parametrize("kind", ["labels", "numbers", "squad", "seq2seq"])
+@pytest.mark.parametrize("kind", ["labels", "numbers", "squad", "tokens", "seq2seq"])
 def test_every_trained_weight_gets_a_gradient(kind, tiny_task):
     """One without it is skipped in a single process and decays in several, where a missing gradient is zero."""
     tiny_task.distillation.write_teacher(words=("[unused1]", *tiny_task.distillation.words[:-1]))
@@ -114,7 +116,7 @@ def test_every_trained_weight_gets_a_gradient(kind, tiny_task):
     task = make_task(recipe.task, task_tokenizer(recipe.task, tiny_task.model, lowercase=None))
     model: Model = start_model(tiny_task.model, task, seed=1)
     task.prepare(model)
-    assert model.encoder.pooler is not None or kind == "seq2seq"
+    assert model.encoder.pooler is not None or kind in ("seq2seq", "tokens")
     objective = FinetuneObjective(model, task, batch_size=4, tokens_per_batch=64, seed=1)
 
     def backward(loss: torch.Tensor) -> float:
