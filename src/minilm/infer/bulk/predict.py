@@ -24,7 +24,7 @@ from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.text.rows import MISFITS, OfficialLayout, are_ids, usual_id_column
-from minilm.tasks.tokens.rows import EMPTY, is_columns, sentence_rows, words_of
+from minilm.tasks.tokens.rows import EMPTY, is_columns, sentence_rows
 
 _ROWS_PER_CHUNK = 1024  # rows computed together
 _QUESTIONS_PER_CHUNK = 64  # each question becomes several windows of tokens
@@ -146,8 +146,7 @@ def read_sentences(path: Path | None, columns: Sequence[str], *, id_column: str 
         if column is None:
             fix = "correct the row, or name its text or list of words with --text"
             raise DataError(f"{location}: {no_field(columns, row.values, fix=fix)}")
-        value = row.values[column]
-        part = value if isinstance(value, str) else words_of(row, column, location)
+        part = row.text_or_tokens(column, location, named_by="--text")
         return SentenceInput(id=str(number), part=part, location=location)
 
     rows = sentence_rows(path, tagged=False) if path is not None and is_columns(path) else None

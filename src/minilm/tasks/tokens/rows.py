@@ -139,17 +139,6 @@ def is_columns(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(CONLL_SUFFIXES)
 
 
-def words_of(row: Row, column: str, location: str) -> tuple[str, ...]:
-    """The words in a column of a row; raises DataError if it holds anything but a list of texts."""
-    value = row.values[column]
-    if not isinstance(value, list):
-        raise DataError(f"{location}: column {column!r} is {kind_of(value)}, expected a list of words; correct the row")
-    for word in value:
-        if not isinstance(word, str):
-            raise DataError(f"{location}: a word in {column!r} is {kind_of(word)}, expected a string; correct the row")
-    return tuple(value)
-
-
 def _sentence(path: Path, row: Row, number: int, settings: TokensSettings) -> Sentence:
     """The words and tags of a row; the tags as they are."""
     columns = is_columns(path)
@@ -157,7 +146,7 @@ def _sentence(path: Path, row: Row, number: int, settings: TokensSettings) -> Se
     where = sentence.location
     word_column = WORDS if columns else _column(row, settings.words, WORD_COLUMNS, "task.words", where)
     tag_column = TAGS if columns else _column(row, settings.tags, TAG_COLUMNS, "task.tags", where)
-    words, tags = words_of(row, word_column, where), row.values[tag_column]
+    words, tags = _words(row, word_column, where), row.values[tag_column]
     if not isinstance(tags, list):
         raise DataError(f"{where}: column {tag_column!r} is {kind_of(tags)}, expected a list of tags; correct the row")
     if len(words) != len(tags):
@@ -168,6 +157,17 @@ def _sentence(path: Path, row: Row, number: int, settings: TokensSettings) -> Se
     sentence = replace(sentence, words=words)
     named = tuple(_tag(tag, settings, sentence.word_location(index)) for index, tag in enumerate(tags))
     return replace(sentence, tags=named)
+
+
+def _words(row: Row, column: str, location: str) -> tuple[str, ...]:
+    """The words in a column of a row; raises DataError if it holds anything but a list of texts."""
+    value = row.values[column]
+    if not isinstance(value, list):
+        raise DataError(f"{location}: column {column!r} is {kind_of(value)}, expected a list of words; correct the row")
+    for word in value:
+        if not isinstance(word, str):
+            raise DataError(f"{location}: a word in {column!r} is {kind_of(word)}, expected a string; correct the row")
+    return tuple(value)
 
 
 def _column(row: Row, named: str | None, usual: Sequence[str], key: str, where: str) -> str:
