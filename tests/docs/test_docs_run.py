@@ -1,7 +1,7 @@
 """What README and docs tell readers to type works: blocks run; commands, flags, keys and links exist.
 
 A page's ```python blocks and its ```bash blocks marked `run` are executed in order, in one folder with the files
-that the pages assume: texts, labeled texts, official GLUE and SQuAD files, teacher/ and Microsoft's files.
+that the pages assume: texts, labeled texts, tagged words, official GLUE and SQuAD files, teacher/, Microsoft's files.
 Other bash blocks (slow, or installing something) may only name commands that exist.
 """
 
@@ -72,12 +72,18 @@ def sentences() -> Iterator[str]:
                 yield f"{who} {what} {where}."
 
 
+PLACES = ("bridge", "harbour", "market", "house", "mountains")
+
+
 def lay_out_labelled(folder: Path) -> None:
-    """Write labeled texts, rows to predict, and RTE and SQuAD in their official layouts, a few rows each."""
+    """Write labeled texts, tagged words, and RTE and SQuAD in their official layouts, a few rows each."""
     rows = list(sentences())[::4]
     asked = [{"passage": text, "answer": " ".join(text.split()[:2]), "question": "Who?"} for text in rows[:4]]
     (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked), encoding="utf-8")
     for name, part in (("train", rows[:24]), ("dev", rows[24:])):
+        words = [[f"{word} {'B-PLACE' if word in PLACES else 'O'}\n" for word in text[:-1].split()] for text in part]
+        conll = "\n".join("".join(sentence) + ". O\n" for sentence in words)
+        (folder / f"{name}.conll").write_text(conll, encoding="utf-8")
         lines = [f"{text},{'thing' if 'river' in text or 'clock' in text else 'person'}\n" for text in part]
         (folder / f"{name}.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")
         (folder / "glue" / "RTE").mkdir(parents=True, exist_ok=True)

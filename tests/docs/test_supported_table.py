@@ -16,6 +16,9 @@ from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
 from minilm.model.metadata import ARCHITECTURES, WEIGHTS, ProblemType
 from minilm.model.vector_modules import Activation
+from minilm.tasks.tokens.conll import CONLL_SUFFIXES
+from minilm.tasks.tokens.rows import TABLES
+from minilm.tasks.tokens.schemes import Scheme
 from minilm.text.vocab_folder import _AS_WRITTEN, _SAME
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
@@ -67,6 +70,12 @@ def table() -> str:
             "labeled rows, questions",
             f"{code(('.tsv', *ROW_READERS))}, all but `.parquet` also `.gz`",
             "the same; the first bad row is an error",
+        ),
+        (
+            "tagged words",
+            f"{code(CONLL_SUFFIXES)}: one word per line, its tag last; lists in {code(TABLES)}; all but `.parquet` "
+            f"also `.gz`; tags in {code(get_args(Scheme))}",
+            "`.csv`, `.tsv`; tags without a prefix, or in no one of these schemes; the first bad row is an error",
         ),
         (
             "score traces",

@@ -23,7 +23,7 @@ def finetune(
     dry_run: DryRun = False,
     resume: Resume = "auto",
 ) -> None:
-    """Fine-tune an encoder on GLUE, SQuAD or your own labeled texts.
+    """Fine-tune an encoder on GLUE, SQuAD, or your own labeled texts, tagged words or pairs of texts.
 
     It can be stopped at any time; the same command resumes the run. Several processes can share each step: torchrun
     --nproc-per-node 2 --no-python minilm finetune my.yaml
@@ -32,6 +32,7 @@ def finetune(
       minilm finetune my.yaml --set train.learning_rate=3e-5 --set out=runs/mine
       minilm finetune rte-in-house-l6 --set model=runs/mine/model --set sweep=null
       minilm finetune glue/rte-bert-base --set model=embedded --dry-run
+      minilm finetune ner --set 'task.train=[train.conll]' --set 'task.dev=[dev.conll]'
     """
     from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe, resolved_yaml
 

@@ -17,7 +17,7 @@ from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.start import start_head
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
-from minilm.recipe import FinetuneRecipe, load_recipe
+from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe
 from minilm.tasks.saved import read_task
 from minilm.train.loop import train
 
@@ -158,9 +158,7 @@ def test_what_the_model_does_not_read_is_counted_once_per_file_and_scored_as_o(t
     assert found == [f"2 of 9 {what} (first: {dev}:4)"]
     dropped = "words consist of characters that the tokenizer drops; they are tagged O"
     assert f"1 of 9 {dropped} (first: {dev}:4)" in caplog.messages
-    rows = [
-        json.loads(line) for line in (tiny_task.folder / "run" / "predictions" / "dev.jsonl").read_text().splitlines()
-    ]
+    rows = predictions(tiny_task.folder / "run")
     assert [row["tags"][2:] for row in rows] == [[], ["O", "O"], ["O"]]
     assert result.numbers["recall"] <= 100 * 5 / 7
 
@@ -196,6 +194,14 @@ def test_the_settings_are_saved_with_the_model(trained):
     (broken / "task.json").write_text(json.dumps(values))
     with pytest.raises(DataError, match="scheme is 'BILOU'; expected 'auto' or 'IOB1' or 'IOB2' or 'IOBES'"):
         read_task(broken)
+
+
+def test_the_shipped_recipe_has_the_defaults_of_run_ner():
+    recipe = load_recipe(find_recipe("ner"), kind=FinetuneRecipe).recipe
+    train = recipe.train
+    assert (train.epochs, train.batch_size, train.learning_rate) == (3, 8, 5e-5)
+    assert (train.warmup_fraction, train.weight_decay) == (0, 0)
+    assert (recipe.task.kind, recipe.task.max_tokens) == ("tokens", 512)
 
 
 def test_a_scheme_that_does_not_exist_is_rejected(tiny_task):

@@ -28,7 +28,8 @@ WORD_COLUMNS, TAG_COLUMNS = (WORDS, "words"), (TAGS, "tags", "labels")
 """Columns that are tried if none is named."""
 EMPTY = "sentences have no words"
 
-_TABLES = (".jsonl", ".json", ".parquet")
+TABLES = (".jsonl", ".json", ".parquet")
+"""Suffixes of files whose rows hold lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +125,7 @@ def sentence_rows(path: Path, *, tagged: bool) -> Iterator[Row]:
             f"{path}: a cell of a .csv or .tsv file cannot hold a list of words; write .jsonl, or a column file with "
             f"one word per line and the suffix {' or '.join(CONLL_SUFFIXES)}"
         )
-    reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, *_TABLES), read_rows))  # checks the path
+    reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, *TABLES), read_rows))  # checks the path
     return read_conll(path, tagged=tagged) if is_columns(path) else read_rows(path)
 
 
