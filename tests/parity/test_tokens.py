@@ -50,14 +50,15 @@ def sentences_of(path: Path) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def test_loss_and_gradients_of_a_step_are_those_of_transformers(recipe):
-    """The mean over all words of the step, whatever the cut into microbatches."""
+    """The mean over all words of the step, whatever the cut into processes and microbatches."""
     start = Path(recipe.model)
     task = make_task(recipe.task, task_tokenizer(recipe.task, start, lowercase=None))
     model = start_model(start, task, seed=1)
     rows = np.array([3, 7, 1, 15])
-    batch = task.batch(StepRows(rows=rows, own=np.arange(4), step=0, seed=0), token_budget=16)
-    assert len(batch.parts) > 1
-    loss = sum(part.loss(model) for part in batch.parts)
+    own = (np.array([0, 2]), np.array([1, 3]))  # of two processes
+    batches = [task.batch(StepRows(rows=rows, own=one, step=0, seed=0), token_budget=16) for one in own]
+    assert all(len(batch.parts) > 1 for batch in batches)
+    loss = sum(part.loss(model) for batch in batches for part in batch.parts)
     loss.backward()
     theirs = transformers.AutoModelForTokenClassification.from_pretrained(start).train()
     words, tags = sentences_of(Path(recipe.task.train[0]))

@@ -31,8 +31,8 @@ _Input = Annotated[
     typer.Option(
         "--input",
         metavar="FILE",
-        help=".jsonl, .csv, .tsv (each optionally .gz), .parquet; SQuAD also .json, tags also .conll, .txt, .bio; "
-        "- for .jsonl on standard input.",
+        help=".jsonl, .csv, .tsv (each optionally .gz), .parquet; SQuAD also .json; for tags also .conll, .bio, and "
+        ".txt with one text per line; - for .jsonl on standard input.",
     ),
 ]
 _Output = Annotated[
@@ -166,16 +166,19 @@ def _plan_tags(
     model: LoadedModel, source: Path | None, text: str | None, id_column: str | None
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The entities, chunk by chunk, and the number of texts; every row is checked before the first is computed."""
+    from minilm.errors import UsageError
     from minilm.infer.bulk.predict import read_sentences, tagged
     from minilm.infer.predictions import require_head
-    from minilm.tasks.tokens.rows import input_columns, is_columns
+    from minilm.tasks.tokens.rows import input_columns, is_lines
     from minilm.tasks.tokens.settings import TokensSettings
 
     require_head(model, "tokens")
     trained = model.task_or(TokensSettings(name="tokens"))
     columns = (text,) if text else input_columns(trained)
-    has_ids = source is None or not is_columns(source)
-    sentences = read_sentences(source, columns, id_column=id_column or (trained.id if has_ids else None))
+    for option, column in (("--text", text), ("--id", id_column)):
+        if column and source is not None and is_lines(source):
+            raise UsageError(f"{option} {column}: {source} has no named columns; remove {option}")
+    sentences = read_sentences(source, columns, id_column=id_column or trained.id)
     return tagged(model, sentences), len(sentences)
 
 

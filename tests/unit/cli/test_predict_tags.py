@@ -56,7 +56,7 @@ def test_predictions_for_a_column_file_are_those_of_the_run(trained, predict):
             assert one.pop("score") == pytest.approx(same.pop("score"), abs=1e-5)
             assert one == same
     words = [line.split()[0] if line else "" for line in (trained.folder / "dev.conll").read_text().split("\n")]
-    code, rows = predict("words.txt", "\n".join(words))
+    code, rows = predict("words.bio", "\n".join(words))
     assert (code, [row["tags"] for row in rows]) == (0, [row["tags"] for row in expected])
 
 
@@ -73,6 +73,12 @@ def test_texts_have_characters_and_lists_of_words_also_words(predict):
     assert "word2 word0 word1s"[entity["start"] : entity["end"]] == entity["text"]
     assert second["tags"][entity["first_word"]] == f"B-{entity['label']}"
     assert len(second["tags"]) == 3
+
+
+def test_a_text_file_holds_a_text_per_line(predict):
+    code, rows = predict("texts.txt", "word2 word0\n\nword0 O\n")
+    assert (code, [row["id"] for row in rows], rows[1]["prediction"]) == (0, ["0", "1", "2"], [])
+    assert rows[:2] == predict("rows.jsonl", '{"text": "word2 word0"}\n{"text": ""}\n')[1]
 
 
 def test_a_csv_file_holds_texts_in_a_column_of_any_name(predict):
@@ -114,8 +120,16 @@ def test_what_is_not_read_is_reported_once(predict, caplog, tmp_path):
             "a.jsonl:1: no field 'tokens' or 'words' or 'text', found 'body'; correct the",
         ),
         ("a.jsonl", '{"text": 3}\n', (), 3, "a.jsonl:1: field 'text' is a whole number, expected a text or a list"),
-        ("a.txt", "The river is wide .\n", (), 3, "a.txt:1: found tag '.', expected O, B-TYPE or I-TYPE"),
-        ("a.txt", "word0\n", ("--id", "n"), 2, "a.txt has one word per line and no ids; remove --id"),
+        ("a.bio", "The river is wide .\n", (), 3, "a.bio:1: found tag '.', expected O, B-TYPE or I-TYPE"),
+        ("a.txt", "word0\n", ("--id", "n"), 2, "a.txt has no named columns; remove --id"),
+        ("a.conll", "word0\n", ("--text", "n"), 2, "a.conll has no named columns; remove --text"),
+        (
+            "a.txt",
+            "word0 B-X\n\nx O\n",
+            (),
+            3,
+            "a.txt: every line ends in a tag, as in a column file, but .txt holds one",
+        ),
         (
             "a.jsonl",
             '{"text": "x"}\n',

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from minilm.errors import DataError, UsageError
+from minilm.errors import DataError
 from minilm.files.fields import kind_of, no_field
 from minilm.files.rows import STANDARD_INPUT, Row, read_rows, read_standard_input
 from minilm.infer.api import LoadedModel
@@ -24,7 +24,8 @@ from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.text.rows import MISFITS, OfficialLayout, are_ids, usual_id_column
-from minilm.tasks.tokens.rows import EMPTY, is_columns, sentence_rows
+from minilm.tasks.tokens.conll import WORDS
+from minilm.tasks.tokens.rows import EMPTY, TEXT, is_lines, sentence_rows
 
 _ROWS_PER_CHUNK = 1024  # rows computed together
 _QUESTIONS_PER_CHUNK = 64  # each question becomes several windows of tokens
@@ -127,19 +128,22 @@ def read_questions(path: Path | None, columns: InputColumns) -> list[Question]:
 
 
 def read_sentences(path: Path | None, columns: Sequence[str], *, id_column: str | None) -> list[SentenceInput]:
-    """Read the sentences of a file once, as for texts: column files, or rows with a text or a list of words.
+    """Read the sentences of a file once, as for texts: column files, one text per line, or rows with either.
 
     Args:
         path: the file; None for standard input.
         columns: columns of the text or the words; the first one that exists.
-        id_column: column of the id; None: as for texts. The sentences of a column file are numbered.
+        id_column: column of the id; None: as for texts.
+
+    In a file without named columns (`is_lines`) neither is read, and sentences are numbered.
 
     Raises:
-        UsageError: the path is missing or of an unknown kind, or a column file is said to have ids.
+        UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, has neither text nor words, or has an invalid id; names file and line.
     """
-    if path is not None and id_column and is_columns(path):
-        raise UsageError(f"--id {id_column}: {path} has one word per line and no ids; remove --id")
+    rows: Iterable[Row] | None = None
+    if path is not None and is_lines(path):
+        rows, columns, id_column = sentence_rows(path, tagged=False), (WORDS, TEXT), None
 
     def parse(row: Row, number: int, location: str) -> SentenceInput:
         column = next((name for name in columns if name in row.values), None)
@@ -149,7 +153,6 @@ def read_sentences(path: Path | None, columns: Sequence[str], *, id_column: str 
         part = row.text_or_tokens(column, location, named_by="--text")
         return SentenceInput(id=str(number), part=part, location=location)
 
-    rows = sentence_rows(path, tagged=False) if path is not None and is_columns(path) else None
     return _read(path, InputColumns(text=columns[0], id=id_column), parse, rows)
 
 

@@ -1,6 +1,6 @@
 """Reads CoNLL column files: one word per line, sentences separated by blank lines.
 
-In: a .conll, .txt or .bio file, optionally .gz: the word in the first column, its tag in the last one, separated by
+In: a .conll, .bio or .txt file, optionally .gz: the word in the first column, its tag in the last one, separated by
 tabs, or else by spaces. Out: one row per sentence, with a list of words and a list of tags. -DOCSTART- lines separate
 documents and hold no word.
 """
@@ -15,7 +15,8 @@ from minilm.errors import DataError
 from minilm.files.rows import Row, read_lines
 from minilm.tasks.tokens.schemes import require_tag
 
-CONLL_SUFFIXES = (".conll", ".txt", ".bio")
+CONLL_SUFFIXES = (".conll", ".bio", ".txt")
+"""Suffixes of column files; a `.txt` file that has no tags to learn from holds one text per line instead."""
 WORDS, TAGS = "tokens", "ner_tags"
 """Columns of the rows, named as in the data sets of the hub."""
 
@@ -63,6 +64,31 @@ def read_conll(path: Path, *, tagged: bool = True) -> Iterator[Row]:
             sentence.tags.append(cells[-1])
     if sentence.words:
         yield sentence.row()
+
+
+def read_untagged_lines(path: Path, column: str) -> Iterator[Row]:
+    """Yield each line of a .txt file as a row with a text in `column`.
+
+    Raises:
+        DataError: it is a column file.
+        SystemProblem: the file cannot be read.
+    """
+    lines = list(read_lines(path))
+    if lines and all(_ends_in_tag(_cells(line)) for _, line in lines if line.strip()):
+        raise DataError(
+            f"{path}: every line ends in a tag, as in a column file, but .txt holds one text per line; name it "
+            "with the suffix .conll"
+        )
+    for number, line in lines:
+        yield Row(line=number, values={column: line})
+
+
+def _ends_in_tag(cells: list[str]) -> bool:
+    try:
+        require_tag(cells[-1])
+    except ValueError:
+        return False
+    return len(cells) > 1
 
 
 def _cells(line: str) -> list[str]:

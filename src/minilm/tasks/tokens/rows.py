@@ -18,7 +18,7 @@ from minilm.files.formats import reader_for
 from minilm.files.rows import Row, read_rows
 from minilm.tally import Tally
 from minilm.tasks.text.rows import are_ids, usual_id_column
-from minilm.tasks.tokens.conll import CONLL_SUFFIXES, TAGS, WORDS, read_conll
+from minilm.tasks.tokens.conll import CONLL_SUFFIXES, TAGS, WORDS, read_conll, read_untagged_lines
 from minilm.tasks.tokens.schemes import TagError, find_scheme, iob2_labels, require_tag, to_iob2
 from minilm.tasks.tokens.settings import TokensSettings
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 WORD_COLUMNS, TAG_COLUMNS = (WORDS, "words"), (TAGS, "tags", "labels")
 """Columns that are tried if none is named."""
+TEXT = "text"
 EMPTY = "sentences have no words"
 
 TABLES = (".jsonl", ".json", ".parquet")
@@ -74,7 +75,7 @@ def read_tagged(path: Path, settings: TokensSettings) -> list[Sentence]:
     sentences: list[Sentence] = []
     ids: list[object] = []
     empty: list[str] = []
-    named = None if is_columns(path) else settings.id
+    named = None if is_lines(path) else settings.id
     id_column = named
     number = -1
     for number, row in enumerate(sentence_rows(path, tagged=True)):
@@ -117,6 +118,10 @@ def require_known(sentences: Iterable[Sentence], labels: Sequence[str]) -> None:
 def sentence_rows(path: Path, *, tagged: bool) -> Iterator[Row]:
     """The rows of a file, each with a list of words; those of a column file have the columns `tokens` and `ner_tags`.
 
+    Args:
+        path: the file.
+        tagged: every word must have a tag. Otherwise column files may have words only, and .txt holds texts.
+
     Raises:
         UsageError: the path is missing or of an unknown kind.
     """
@@ -126,23 +131,25 @@ def sentence_rows(path: Path, *, tagged: bool) -> Iterator[Row]:
             f"one word per line and the suffix {' or '.join(CONLL_SUFFIXES)}"
         )
     reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, *TABLES), read_rows))  # checks the path
-    return read_conll(path, tagged=tagged) if is_columns(path) else read_rows(path)
+    if not tagged and path.name.lower().removesuffix(".gz").endswith(".txt"):
+        return read_untagged_lines(path, TEXT)
+    return read_conll(path, tagged=tagged) if is_lines(path) else read_rows(path)
 
 
 def input_columns(settings: TokensSettings) -> tuple[str, ...]:
     """Columns of the words or texts to tag, the first one that exists: those of training, else the usual ones."""
     words = (settings.words,) if settings.words else WORD_COLUMNS
-    return (*words, settings.text or "text")
+    return (*words, settings.text or TEXT)
 
 
-def is_columns(path: Path) -> bool:
-    """Whether a file has one word per line."""
+def is_lines(path: Path) -> bool:
+    """Whether a file has lines, and no named columns."""
     return path.name.lower().removesuffix(".gz").endswith(CONLL_SUFFIXES)
 
 
 def _sentence(path: Path, row: Row, number: int, settings: TokensSettings) -> Sentence:
     """The words and tags of a row; the tags as they are."""
-    columns = is_columns(path)
+    columns = is_lines(path)
     sentence = Sentence(words=(), id=str(number), path=str(path), line=row.line, is_columns=columns)
     where = sentence.location
     word_column = WORDS if columns else _column(row, settings.words, WORD_COLUMNS, "task.words", where)

@@ -183,7 +183,7 @@ def test_files_of_another_kind_are_rejected(tmp_path):
             UsageError, match=r"cannot hold a list of words; write \.jsonl, or a column file with one word per"
         ):
             read(tmp_path / name, "EU\tO\n")
-    with pytest.raises(UsageError, match=r"unknown kind of file; expected \.conll, \.txt, \.bio, \.jsonl, "):
+    with pytest.raises(UsageError, match=r"unknown kind of file; expected \.conll, \.bio, \.txt, \.jsonl, "):
         read(tmp_path / "a.iob", CONLL)
     with pytest.raises(UsageError, match="no such file"):
         read_tagged(tmp_path / "none.conll", TokensSettings(name="ner"))
