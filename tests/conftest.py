@@ -109,8 +109,8 @@ class TinyDistillation:
 
     words = tuple(f"word{number}" for number in range(95))
 
-    def write_teacher(self, *, seed: int = 0, words: tuple[str, ...] = words, spread: float = 0.3) -> None:
-        """Write a model with weights of this standard deviation."""
+    def write_teacher(self, *, seed: int = 0, words: tuple[str, ...] = words, **shape: object) -> None:
+        """Write the teacher; `shape` is more of its configuration."""
         import torch
 
         from minilm.model.checkpoint import write_model
@@ -121,7 +121,11 @@ class TinyDistillation:
 
         sizes = {"hidden_size": 48, "num_layers": 3, "num_heads": 6, "intermediate_size": 96}
         config = EncoderConfig(
-            **sizes, vocab_size=5 + len(words), max_positions=64, initializer_range=spread, hidden_dropout=0.1
+            **sizes,
+            vocab_size=5 + len(words),
+            max_positions=64,
+            **{"initializer_range": 0.3, **shape},
+            hidden_dropout=0.1,
         )
         encoder = Encoder(config)
         encoder.reset(torch.Generator().manual_seed(seed))
@@ -227,7 +231,7 @@ class TinyFinetune:
         """Write a model with pieces, 60 + 30 tagged sentences, and a recipe for them as `recipe` does."""
         import json
 
-        self.distillation.write_teacher(words=("##s", ".", ",", *self.distillation.words), spread=0.1)
+        self.distillation.write_teacher(words=("##s", ".", ",", *self.distillation.words), initializer_range=0.1)
         files = {
             part: [str(self.write_sentences(f"{part}.conll", count, seed=seed))]
             for part, count, seed in (("train", 60, 1), ("dev", 30, 2))
