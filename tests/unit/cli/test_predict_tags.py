@@ -122,6 +122,13 @@ def test_what_is_not_read_is_reported_once(predict, caplog, tmp_path):
         ("a.jsonl", '{"text": 3}\n', (), 3, "a.jsonl:1: field 'text' is a whole number, expected a text or a list"),
         ("a.bio", "The river is wide .\n", (), 3, "a.bio:1: found tag '.', expected O, B-TYPE or I-TYPE"),
         ("a.txt", "word0\n", ("--id", "n"), 2, "a.txt has no named columns; remove --id"),
+        (
+            "a.iob",
+            "word0\n",
+            (),
+            2,
+            "a.iob: unknown kind of file; expected .conll, .bio, .txt, .tsv, .jsonl, .json, .csv, ",
+        ),
         ("a.conll", "word0\n", ("--text", "n"), 2, "a.conll has no named columns; remove --text"),
         (
             "a.txt",

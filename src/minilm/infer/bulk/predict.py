@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from minilm.errors import DataError
 from minilm.files.fields import kind_of, no_field
+from minilm.files.formats import ROW_READERS, reader_for
 from minilm.files.rows import STANDARD_INPUT, Row, read_rows, read_standard_input
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
@@ -24,7 +25,7 @@ from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.text.rows import MISFITS, OfficialLayout, are_ids, usual_id_column
-from minilm.tasks.tokens.conll import WORDS
+from minilm.tasks.tokens.conll import CONLL_SUFFIXES, WORDS
 from minilm.tasks.tokens.rows import EMPTY, TEXT, is_lines, sentence_rows
 
 _ROWS_PER_CHUNK = 1024  # rows computed together
@@ -142,6 +143,8 @@ def read_sentences(path: Path | None, columns: Sequence[str], *, id_column: str 
         DataError: a row cannot be read, has neither text nor words, or has an invalid id; names file and line.
     """
     rows: Iterable[Row] | None = None
+    if path is not None:
+        reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, ".tsv", *ROW_READERS), read_rows))  # checks the path
     if path is not None and is_lines(path):
         rows, columns, id_column = sentence_rows(path, tagged=False), (WORDS, TEXT), None
 

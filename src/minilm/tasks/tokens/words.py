@@ -77,7 +77,8 @@ class WordFramer:
             sentences, self.tokenizer.encode_words(sentences), locations, strict=True
         ):
             first = np.full(len(words), NO_TOKEN, dtype=np.int32)
-            first[owners[::-1]] = np.arange(len(ids), dtype=np.int32)[::-1]  # the last assignment is the first token
+            owned, rows = np.unique(owners, return_index=True)  # the first token of each word that has one
+            first[owned] = rows
             self._count(WITHOUT_TOKENS, first == NO_TOKEN, where)
             lengths = np.array([len(word) for word in words], dtype=np.int32)
             starts = np.cumsum(lengths + 1, dtype=np.int32) - lengths - 1
@@ -127,10 +128,13 @@ def _spaced_words(text: str, ids: Int32s, offsets: Int32s) -> tuple[Int32s, Int3
     first: list[int] = []
     spans: list[tuple[int, int]] = []
     for row, (start, end) in enumerate(offsets.tolist()):
-        begins = start == 0 or text[start - 1].isspace() or text[start : start + 1].isspace()
         kept = start + len(text[start:end]) - len(text[start:end].lstrip())
-        if spans and (not begins or spans[-1][0] == spans[-1][1]):  # it continues a word, also one of whitespace alone
-            spans[-1] = (spans[-1][0] if spans[-1][0] < spans[-1][1] else kept, end)
+        after_space = start == 0 or text[start - 1].isspace() or kept > start
+        begin, stop = spans[-1] if spans else (0, 0)
+        if spans and (
+            begin == stop or start < stop or not after_space
+        ):  # after whitespace alone, or within a character
+            spans[-1] = (kept if begin == stop else begin, end)
         else:
             first.append(row)
             spans.append((kept, end))

@@ -77,6 +77,22 @@ def test_other_tokenizers_split_at_whitespace_and_spans_hold_none(sentencepiece)
     assert found.token_ids[found.first].tolist() == [5, 6, 9, 5]  # of `a` the space before it
 
 
+def test_the_bytes_of_a_character_are_in_one_word(tmp_path):
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, processors
+
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Backend(models.BPE({piece: number for number, piece in enumerate(pieces)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    text = "Émile Éva."
+    [found] = framer(Tokenizer.load(tmp_path / "tokenizer.json"), Tally()).texts([text], ["text 0"])
+    assert found.words == ["Émile", "Éva."]
+    assert [pieces[index] for index in found.token_ids[found.first]] == ["Ã", "Ġ"]
+    assert len(found.token_ids) == 2 + len(text.encode())
+
+
 def test_texts_and_lists_keep_their_order(wordpiece):
     parts = ["new york", ["york."], "a", []]
     found = framer(wordpiece, Tally()).parts(parts, ["1", "2", "3", "4"])
