@@ -1,6 +1,13 @@
-"""Every shipped recipe parses, resolves to itself and passes `minilm distill --dry-run`."""
+"""Every shipped recipe of a distillation fits the teacher that it names: `minilm distill --dry-run` accepts it.
+
+Stand-ins for the teachers have their published sizes and no weights, which a dry run does not read.
+"""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +15,58 @@ from minilm.cli import app
 from minilm.recipe import find_recipe, load_recipe, recipe_names, recipe_text
 
 NAMES = [name for name in recipe_names() if name.startswith("distill/")]
+# Teacher -> model_type, layers, width, heads.
+SIZES = {
+    "embedded": ("bert", 6, 384, 12),
+    "models/bert-base-uncased": ("bert", 12, 768, 12),
+    "models/bert-large-uncased": ("bert", 24, 1024, 16),
+    "models/minilm-l12-h384-uncased": ("bert", 12, 384, 12),
+    "models/roberta-large": ("roberta", 24, 1024, 16),
+    "models/xlm-roberta-base": ("xlm-roberta", 12, 768, 12),
+    "models/xlm-roberta-large": ("xlm-roberta", 24, 1024, 16),
+    "models/your-base-teacher": ("bert", 12, 768, 12),
+    "runs/v1-xlmr-base-to-l12-h384/model": ("xlm-roberta", 12, 384, 12),
+    "teacher": ("bert", 5, 200, 10),
+}
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Callable[..., Path]:
+    """A folder with the configuration and a small tokenizer of a teacher, and a file of weights without any."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
+    from tokenizers import Tokenizer, models, processors
+
+    from minilm.files.tensors import write_safetensors
+    from minilm.model.config import EncoderConfig
+
+    def make(model_type: str, layers: int, width: int, heads: int) -> Path:
+        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        if model_type != "bert":
+            names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        config = EncoderConfig(
+            num_layers=layers,
+            hidden_size=width,
+            num_heads=heads,
+            intermediate_size=4 * width,
+            vocab_size=len(names),
+            max_positions=512 if model_type == "bert" else 514,
+            pad_token_id=0 if model_type == "bert" else 1,
+            family=model_type,
+        )
+        folder = tmp_path / "teacher"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config.to_hf()), encoding="utf-8")
+        write_safetensors(folder / "model.safetensors", {"none": torch.zeros(1)})
+        if model_type == "bert":
+            (folder / "vocab.txt").write_text("\n".join(names), encoding="utf-8")
+            return folder
+        tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
+        tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+        tokenizer.save(str(folder / "tokenizer.json"))
+        return folder
+
+    return make
 
 
 def test_there_are_recipes():
@@ -15,15 +74,31 @@ def test_there_are_recipes():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_dry_run_resolves_to_an_equal_recipe(name, capsys, tmp_path):
+def test_a_dry_run_accepts_it_and_resolves_to_an_equal_recipe(name, capsys, tmp_path, stand_in):
+    (tmp_path / "my.txt").write_text("a text\n", encoding="utf-8")
+    recipe = load_recipe(find_recipe(name)).recipe
+    overrides = [f"teacher.model={stand_in(*SIZES[recipe.teacher.model])}", f"data.inputs=[{tmp_path / 'my.txt'}]"]
     with pytest.raises(SystemExit) as caught:
-        app.main(["distill", name, "--dry-run"])
-    assert caught.value.code == 0
+        app.main(["distill", name, "--dry-run", *(part for one in overrides for part in ("--set", one))])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 0, err
+    assert f"student {recipe.students[0].name!r}: " in err
+    assert not (tmp_path / "runs").exists()
     resolved = tmp_path / "resolved.yaml"
-    resolved.write_text(capsys.readouterr().out, encoding="utf-8")
-    loaded = load_recipe(find_recipe(name))
-    assert load_recipe(resolved).recipe == loaded.recipe
-    assert loaded.recipe.name == name.removeprefix("distill/")
+    resolved.write_text(out, encoding="utf-8")
+    assert load_recipe(resolved).recipe == load_recipe(find_recipe(name), overrides).recipe
+    assert recipe.name == name.removeprefix("distill/")
+
+
+@pytest.mark.parametrize("sizes", [("bert", 5, 200, 10), ("roberta", 1, 48, 4), ("bert", 24, 1024, 16)])
+def test_the_recipe_for_a_teacher_of_ones_own_fits_any(sizes, capsys, tmp_path, stand_in):
+    (tmp_path / "my.txt").write_text("a text\n", encoding="utf-8")
+    command = ["distill", "own-teacher", "--dry-run", "--set", f"teacher.model={stand_in(*sizes)}"]
+    with pytest.raises(SystemExit) as caught:
+        app.main([*command, "--set", f"data.inputs.0={tmp_path / 'my.txt'}"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().err
+    assert f"student 'half': {-(-sizes[1] // 2)} layers, width {sizes[2]}, {sizes[3]} heads" in said
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "/v" in name])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS, relation_loss
-from minilm.distill.teacher import load_teacher
+from minilm.distill.teacher import load_teacher, read_sizes
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.packing import pack, unpack
@@ -96,6 +96,7 @@ def test_packed_projections_are_the_models_own(save, own_projections, long_ids, 
     for layer in (1, 2, 3):
         teacher = load_teacher(folder, layer=layer)
         assert teacher.layer == layer
+        assert teacher.sizes == read_sizes(folder, layer=layer)  # from the configuration alone
         packed = pack(long_ids)
         relations = teacher.relations(packed)
         for place, part in enumerate(("query", "key", "value")):
@@ -224,15 +225,14 @@ def test_a_missing_folder_or_one_without_a_model_is_rejected(tmp_path):
     with pytest.raises(DataError) as caught:
         load_teacher(tmp_path / "none")
     assert str(caught.value) == f"teacher {tmp_path}/none: no such folder; expected a Hugging Face model folder"
-    with pytest.raises(DataError, match=r"transformers cannot load it: ") as caught:
+    with pytest.raises(DataError, match=r"no configuration; expected .*config\.json$"):
         load_teacher(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_pickled_weights_are_never_opened(save):
     folder = save("Bert")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(DataError, match="transformers cannot load it"):
+    with pytest.raises(DataError, match=r"no model\.safetensors; a pickled pytorch_model\.bin is not opened"):
         load_teacher(folder)
 
 

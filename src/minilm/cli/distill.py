@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running
+from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running, show_dry_run
 from minilm.cli.table import aligned
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def distill(
 
     loaded = load_recipe(find_recipe(recipe), overrides or [], kind=DistillRecipe)
     if dry_run:
-        typer.echo(resolved_yaml(loaded), nl=False)
+        from minilm.distill.plan import check_files
+
+        show_dry_run(resolved_yaml(loaded), lambda: check_files(loaded.recipe))
         return
     from minilm.distill.run import distill as run
     from minilm.train.distributed import is_first_process

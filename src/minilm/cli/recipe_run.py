@@ -6,7 +6,7 @@ In: the command line of `minilm distill` and `minilm finetune`. Out: typed param
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -33,12 +33,22 @@ Overrides = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check the recipe, print every value with its origin, and stop.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Print every value with its origin, check the files that the recipe names, and stop."
+    ),
 ]
 Resume = Annotated[
     Literal["auto", "never"],
     typer.Option(help="auto resumes from the newest checkpoint; never first removes the results in the run folder."),
 ]
+
+
+def show_dry_run(resolved: str, check: Callable[[], Sequence[str]]) -> None:
+    """Print the resolved recipe on standard output, and on standard error what `check` found to be in order."""
+    typer.echo(resolved, nl=False)
+    for sentence in check():
+        typer.echo(f"checked: {sentence}", err=True)
 
 
 @contextmanager

@@ -66,6 +66,16 @@ class RelationSettings:
     device: str = "cpu"
 
 
+def num_trained_documents(shards: Shards, num_heldout: int) -> int:
+    """Number of documents that are not held out; raises DataError if there is none."""
+    if len(shards) <= num_heldout:
+        raise DataError(
+            f"the corpus has {len(shards)} documents and data.heldout_documents is {num_heldout}; "
+            f"expected at least one more document to train on"
+        )
+    return len(shards) - num_heldout
+
+
 class DistillObjective:
     """Sum of the relation losses of all students; their weights are disjoint, so each trains as if alone."""
 
@@ -88,12 +98,7 @@ class DistillObjective:
         self._teacher, self._shards, self._settings = teacher, shards, settings
         self._students = students
         self._module = nn.ModuleList(students.values())
-        self._num_documents = len(shards) - settings.num_heldout
-        if self._num_documents < 1:
-            raise DataError(
-                f"the corpus has {len(shards)} documents and data.heldout_documents is {settings.num_heldout}; "
-                f"expected at least one more document to train on"
-            )
+        self._num_documents = num_trained_documents(shards, settings.num_heldout)
 
     @property
     def module(self) -> nn.Module:

@@ -19,21 +19,20 @@ import torch
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
+from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation, wanted_layer
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
-from minilm.distill.student import make_student, require_copyable_embedding, save_student
+from minilm.distill.shapes import relation_heads
+from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import Teacher, load_teacher
-from minilm.embedded import model_path
-from minilm.errors import DataError, UsageError
+from minilm.errors import DataError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
 from minilm.model.encoder import Encoder
 from minilm.model.metadata import model_checksums
-from minilm.model.packing import pack
 from minilm.model.precision import torch_dtype
 from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
 from minilm.report.page import write_report
-from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder
 from minilm.train.loop import train
@@ -90,26 +89,22 @@ def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] =
 
 def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, afresh: bool) -> DistillResult:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    teacher_folder = model_path(recipe.teacher.model)
-    require_copyable_embedding(teacher_folder)
-    tokenizer = Tokenizer.load(teacher_folder)
-    with first_before_others(ranks):
-        shards = _open_corpus(recipe, out, teacher_folder, tokenizer)
+    plan = plan_distillation(recipe)
     teacher = load_teacher(
-        teacher_folder,
-        layer=None if recipe.teacher.layer == "last" else recipe.teacher.layer,
-        precision=torch_dtype(recipe.train.precision),
-        device=device,
+        plan.teacher, layer=wanted_layer(recipe), precision=torch_dtype(recipe.train.precision), device=device
     )
+    heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)  # by its weights, where no configuration says so
     students = {
-        section.name: make_student(section, teacher=teacher_folder, tokenizer=tokenizer, seed=recipe.seed).to(device)
-        for section in recipe.students
+        name: make_student(student, teacher=plan.teacher, seed=recipe.seed).to(device)
+        for name, student in plan.students.items()
     }
     for student in students.values():
         student.attention_dropout = recipe.train.attention_dropout
-    _require_positions(shards, teacher, students)
-    objective = make_objective(recipe, teacher, students, shards, device, ranks)
-    identity = {**_identity(recipe, shards, teacher_folder, teacher), "device": device}
+    with first_before_others(ranks):
+        folder = Path(recipe.data.corpus) if recipe.data.corpus is not None else _build_once(recipe, out, plan)
+        shards = open_corpus(recipe, folder, plan, verify=True)
+    objective = make_objective(recipe, teacher, students, shards, num_relation_heads=heads, device=device, ranks=ranks)
+    identity = {**_identity(recipe, shards, plan), "device": device}
     with first_before_others(ranks):
         if afresh and ranks.is_first:
             remove_results(out)
@@ -117,11 +112,7 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, a
         if ranks.is_first:
             atomic_write(out / RECIPE, resolved)
     logger.info(
-        "distilling layer %d of %s into %s; %d documents",
-        teacher.layer,
-        teacher_folder,
-        ", ".join(students),
-        len(shards),
+        "distilling layer %d of %s into %s; %d documents", teacher.layer, plan.teacher, ", ".join(students), len(shards)
     )
     section = recipe.train
     settings = train_settings(
@@ -136,44 +127,23 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, a
     folders = {name: out / "model" if len(students) == 1 else out / "model" / name for name in students}
     if ranks.is_first:
         for name, student in students.items():
-            card = _card(recipe, name, student)
-            save_student(student, folders[name], teacher=teacher_folder, tokenizer=tokenizer, card=card)
+            card = _card(recipe, name, student, plan)
+            save_student(student, folders[name], teacher=plan.teacher, tokenizer=plan.tokenizer, card=card)
         _report(recipe, out, students, metrics)
     wait_for_first(ranks)
     sizes = {name: student.config.num_parameters() for name, student in students.items()}
     return DistillResult(folders=folders, metrics=metrics, num_parameters=sizes, shards=shards)
 
 
-def _open_corpus(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer) -> Shards:
-    """Open the recipe's corpus; text files are tokenized into the run folder once and checked on every start."""
-    data = recipe.data
-    folder = Path(data.corpus) if data.corpus is not None else _build_once(recipe, out, teacher, tokenizer)
-    shards = Shards.open(folder, verify=True)
-    if shards.manifest.tokenizer != tokenizer.fingerprint:
-        raise DataError(
-            f"the corpus {folder} was built with a different tokenizer than that of the teacher ({teacher}); "
-            f"rebuild it with --tokenizer {teacher}"
-        )
-    if shards.manifest.max_tokens != data.max_tokens:
-        raise UsageError(
-            f"data.max_tokens is {data.max_tokens}, but the corpus was split at {shards.manifest.max_tokens} tokens; "
-            f"set data.max_tokens to {shards.manifest.max_tokens} or rebuild the corpus"
-        )
-    return shards
-
-
-def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Tokenizer) -> Path:
+def _build_once(recipe: DistillRecipe, out: Path, plan: DistillPlan) -> Path:
     """Shards of the recipe's text files below `out`; rebuilt only if a file or its reading settings changed."""
     inputs = [Path(name) for name in recipe.data.inputs]
-    for path in inputs:
-        if not path.is_file():
-            raise DataError(f"data.inputs: {path} does not exist; expected a text file")
     source = {
         "files": [[path.name, sha256_file(path)] for path in inputs],
         "field": recipe.data.field,
         "max_tokens": recipe.data.max_tokens,
-        "tokenizer": tokenizer.fingerprint,
         "max_bad_rows": recipe.data.max_bad_rows,
+        "tokenizer": plan.tokenizer.fingerprint,
     }
     folder = out / "corpus"
     if _was_built_from(source, folder / "source.json"):
@@ -181,7 +151,7 @@ def _build_once(recipe: DistillRecipe, out: Path, teacher: Path, tokenizer: Toke
     with atomic_folder(folder, replace=True) as aside:
         build_shards(
             inputs,
-            tokenizer=teacher,
+            tokenizer=plan.teacher,
             out=aside / "shards",
             max_tokens=recipe.data.max_tokens,
             field=recipe.data.field,
@@ -199,38 +169,21 @@ def _was_built_from(source: Mapping[str, object], record: Path) -> bool:
         return False
 
 
-def _require_positions(shards: Shards, teacher: Teacher, students: Mapping[str, Encoder]) -> None:
-    limit = min(teacher.max_tokens, *(student.config.max_tokens for student in students.values()))
-    longest = int(shards.lengths.max())
-    if longest > limit:
-        raise UsageError(
-            f"the corpus has documents of {longest} tokens, but teacher and students have positions for {limit}; "
-            f"set data.max_tokens to at most {limit} and rebuild the corpus"
-        )
-
-
 def make_objective(
     recipe: DistillRecipe,
     teacher: Teacher,
     students: Mapping[str, Encoder],
     shards: Shards,
+    *,
+    num_relation_heads: int,
     device: str,
     ranks: Ranks = ALONE,
 ) -> DistillObjective:
-    """The objective of a recipe over `shards`.
-
-    Raises:
-        UsageError: v1 and a student whose number of attention heads differs from the teacher's.
-        DataError: no document is left to train on.
-    """
-    loss = recipe.loss
-    heads = loss.num_relation_heads
-    if loss.version == "v1":
-        heads = _common_heads(teacher.relations(pack([shards[0]]).to(device)).query.shape[1], students)
+    """The objective of a recipe over `shards`; raises DataError if no document is left to train on."""
     settings = RelationSettings(
-        pairs=V1_PAIRS if loss.version == "v1" else V2_PAIRS,
-        num_relation_heads=heads,
-        normalization=loss.normalization,
+        pairs=V1_PAIRS if recipe.loss.version == "v1" else V2_PAIRS,
+        num_relation_heads=num_relation_heads,
+        normalization=recipe.loss.normalization,
         batch_size=recipe.train.batch_size,
         tokens_per_batch=recipe.train.tokens_per_batch,
         num_heldout=recipe.data.heldout_documents,
@@ -240,35 +193,30 @@ def make_objective(
     return DistillObjective(teacher, students, shards, settings, ranks)
 
 
-def _common_heads(heads: int, students: Mapping[str, Encoder]) -> int:
-    """The teacher's number of attention heads, which v1 requires in every student."""
-    for name, student in students.items():
-        if student.config.num_heads != heads:
-            raise UsageError(
-                f"loss.version v1 compares attention heads one by one, but the teacher has {heads} and "
-                f"student {name!r} has {student.config.num_heads}; change its num_heads, or use v2"
-            )
-    return heads
-
-
-def _identity(recipe: DistillRecipe, shards: Shards, teacher_folder: Path, teacher: Teacher) -> Identity:
-    """Everything that must be equal to resume from a checkpoint."""
+def _identity(recipe: DistillRecipe, shards: Shards, plan: DistillPlan) -> Identity:
+    """Everything that must be equal to resume from a checkpoint; models and data by their contents."""
+    values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
+    models = {"teacher": plan.teacher}
+    for number, student in enumerate(plan.students.values()):
+        if student.continued is not None:
+            models[f"students.{number}.init"] = student.continued
+            del values[f"students.{number}.init"]
     return {
-        **{key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY},
-        "teacher.layer": teacher.layer,
-        **{f"teacher {part}": checksum for part, checksum in model_checksums(teacher_folder).items()},
+        **values,
+        "teacher.layer": plan.sizes.layer,
+        **{f"{name} {part}": sha for name, path in models.items() for part, sha in model_checksums(path).items()},
         "tokenizer": shards.manifest.tokenizer,
         "dataset": shards.manifest.fingerprint,
     }
 
 
-def _card(recipe: DistillRecipe, name: str, student: Encoder) -> str:
+def _card(recipe: DistillRecipe, name: str, student: Encoder, plan: DistillPlan) -> str:
     config = student.config
     return (
         f"---\nlibrary_name: minilm\ntags: [minilm, distillation]\n---\n\n# {name}\n\n"
         f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
         f"Distilled with MiniLM{recipe.loss.version} from `{Path(recipe.teacher.model).name}` "
-        f"(layer {recipe.teacher.layer}) for {recipe.train.steps} steps of {recipe.train.batch_size} documents.\n\n"
+        f"(layer {plan.sizes.layer}) for {recipe.train.steps} steps of {recipe.train.batch_size} documents.\n\n"
         "The last layer's output projection and feed-forward are not trained by this objective; "
         "fine-tune before use.\n"
     )

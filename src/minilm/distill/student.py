@@ -1,19 +1,21 @@
 """Students: configuration, weight initialization, and saving.
 
-In: a student section of a recipe, the teacher's folder and tokenizer, a seed. Out: an `Encoder` ready to
-train; after training, a Hugging Face folder.
+In: a student section of a recipe, the teacher's folder, sizes and tokenizer, a seed. Out: a `StudentPlan` from
+configurations alone; an `Encoder` ready to train; after training, a Hugging Face folder.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from minilm.errors import UsageError
+from minilm.distill.shapes import TeacherSizes, copied_layers, student_shape
+from minilm.embedded import model_path
+from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
@@ -22,24 +24,100 @@ from minilm.model.config import EncoderConfig, with_vocabulary_of
 from minilm.model.embedding_files import read_embedding, require_no_weights, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
-from minilm.model.metadata import read_config
+from minilm.model.metadata import read_config, weight_files
 from minilm.randomness import derived_seed
 from minilm.recipe import StudentSection
 from minilm.text.tokenizer import Tokenizer
 
+_OF_THE_TEACHER = ("family", "vocab_size", "pad_token_id", "max_positions", "num_segments", "layer_norm_eps")
 
-def make_student(section: StudentSection, *, teacher: Path, tokenizer: Tokenizer, seed: int) -> Encoder:
-    """Build the student of a recipe section, before its first training step.
+
+@dataclass(frozen=True, kw_only=True)
+class StudentPlan:
+    """A student before its weights exist.
+
+    Attributes:
+        name: of the student.
+        config: its complete configuration.
+        layers: layers of the teacher that it starts as, counted from 1; empty for another start.
+        continued: the model whose training is continued; None for another start.
+    """
+
+    name: str
+    config: EncoderConfig
+    layers: tuple[int, ...] = ()
+    continued: Path | None = None
+
+    @property
+    def start(self) -> str:
+        """Where its weights start."""
+        if self.continued is not None:
+            return f"continues {self.continued}"
+        layers = ", ".join(map(str, self.layers))
+        return f"starts as layers {layers} of the teacher" if layers else "starts at random"
+
+
+def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path, tokenizer: Tokenizer) -> StudentPlan:
+    """The configuration of a student and its start, by configuration files alone.
 
     Raises:
-        UsageError: the student cannot be initialized from the teacher's layers.
-        DataError: the tokenizer does not match the teacher.
+        UsageError: the sizes do not fit each other, the teacher's layers, or the model that is continued.
+        DataError: the tokenizer does not match the teacher, or that model has another one.
     """
-    config = student_config(section.shape, teacher=teacher, tokenizer=tokenizer)
+    if section.init not in ("random", "layers"):
+        return _plan_continued(section, teacher=teacher, tokenizer=tokenizer)
+    values = read_json(transformer_folder(teacher) / "config.json")
+    if section.init == "layers" and not EncoderConfig.is_family(values):
+        raise UsageError(
+            f"student {section.name!r}: init 'layers' copies weights, which works for a BERT, RoBERTa or XLM-R; the "
+            f"model_type of {teacher} is {values.get('model_type')!r:.60}: use init: random"
+        )
+    shape = student_shape(section, sizes)
+    config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
     tokenizer.require_vocab_size(config.vocab_size, where=str(teacher))
-    if section.init == "random":
-        return random_student(config, seed=seed, name=section.name)
-    return student_from_layers(config, teacher=teacher, layers=section.teacher_layers, seed=seed, name=section.name)
+    return StudentPlan(name=section.name, config=config, layers=copied_layers(section, shape.num_layers, sizes))
+
+
+def _plan_continued(section: StudentSection, *, teacher: Path, tokenizer: Tokenizer) -> StudentPlan:
+    """A student that continues the model at `section.init`, which must have its shape and its teacher's vocabulary."""
+    folder = model_path(section.init)
+    if not folder.is_dir():
+        raise UsageError(
+            f"student {section.name!r}: init is {section.init!r}; expected random, layers, or a model folder"
+        )
+    config = read_config(folder)
+    unlike = {key: size for key, size in section.sizes.items() if getattr(config, key) != size}
+    if unlike:
+        raise UsageError(
+            f"student {section.name!r}: the shape of {folder} is {_listed(config, section.sizes)}, that of the recipe "
+            f"{', '.join(f'{key} {size}' for key, size in section.sizes.items())}: omit the sizes, or use init: random"
+        )
+    expected = student_config(config, teacher=teacher, tokenizer=tokenizer)
+    differing = [key for key in _OF_THE_TEACHER if getattr(config, key) != getattr(expected, key)]
+    if differing:
+        raise UsageError(
+            f"student {section.name!r}: {folder} has {_listed(config, differing)}, students of this teacher have "
+            f"{_listed(expected, differing)}: continue a student of the same teacher, or use init: random"
+        )
+    if Tokenizer.load(folder).fingerprint != tokenizer.fingerprint:
+        raise DataError(
+            f"student {section.name!r}: {folder} has another tokenizer than the teacher {teacher}: continue a student "
+            "of the same teacher, or use init: random"
+        )
+    weight_files(transformer_folder(folder))  # raises if there are none
+    return StudentPlan(name=section.name, config=config, continued=folder)
+
+
+def _listed(config: EncoderConfig, keys: Iterable[str]) -> str:
+    return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
+
+
+def make_student(plan: StudentPlan, *, teacher: Path, seed: int) -> Encoder:
+    """Build a student, before its first training step; raises DataError if a model that it starts from is damaged."""
+    if plan.continued is not None:
+        return read_model(plan.continued).encoder
+    student = random_student(plan.config, seed=seed, name=plan.name)
+    return student_from_layers(student, teacher=teacher, layers=plan.layers) if plan.layers else student
 
 
 def require_copyable_embedding(teacher: Path) -> None:
@@ -79,32 +157,9 @@ def random_student(config: EncoderConfig, *, seed: int, name: str) -> Encoder:
     return encoder
 
 
-def student_from_layers(
-    config: EncoderConfig, *, teacher: Path, layers: Sequence[int], seed: int, name: str
-) -> Encoder:
-    """A student initialized with the teacher's embeddings and the given layers (1-based, in order).
-
-    Raises:
-        UsageError: the widths differ, or a layer does not exist.
-    """
+def student_from_layers(student: Encoder, *, teacher: Path, layers: Sequence[int]) -> Encoder:
+    """`student` with the teacher's embeddings and the given layers (1-based, in order)."""
     source = read_model(teacher).encoder
-    differing = [
-        f"{key} {getattr(config, key)} (teacher {getattr(source.config, key)})"
-        for key in ("hidden_size", "num_heads", "intermediate_size")
-        if getattr(config, key) != getattr(source.config, key)
-    ]
-    if differing:
-        raise UsageError(
-            f"student {name!r}: init 'layers' copies weights and requires the teacher's widths; "
-            f"found {', '.join(differing)}; use init: random"
-        )
-    wrong = [layer for layer in layers if not 1 <= layer <= source.config.num_layers]
-    if wrong or len(layers) != config.num_layers:
-        raise UsageError(
-            f"student {name!r}: teacher_layers is {list(layers)}; expected {config.num_layers} layers "
-            f"between 1 and {source.config.num_layers}"
-        )
-    student = random_student(config, seed=seed, name=name)
     student.embeddings.load_state_dict(source.embeddings.state_dict())
     for target, number in zip(student.layers, layers, strict=True):
         target.load_state_dict(source.layers[number - 1].state_dict())

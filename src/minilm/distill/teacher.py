@@ -10,11 +10,13 @@ T packed tokens, H heads, D head width.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minilm.distill.shapes import TeacherSizes
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
@@ -29,8 +32,10 @@ from minilm.files.tensors import read_safetensors_header
 from minilm.model.attention import attend
 from minilm.model.config import EncoderConfig, require_ranges
 from minilm.model.encoder import Relations
+from minilm.model.metadata import config_file
 from minilm.model.packing import Packed, pack
 from minilm.model.prepacked import prepack
+from minilm.model.without_weights import without_weights
 
 logger = logging.getLogger(__name__)
 
@@ -57,25 +62,24 @@ _current: ContextVar[_Recording] = ContextVar("minilm_teacher_recording")
 
 
 class Teacher:
-    """A frozen encoder that computes `Relations` of layer `layer` (1-based) for at most `max_tokens` tokens."""
+    """A frozen encoder that computes `Relations` of the layer `sizes.layer`."""
 
-    def __init__(self, model: nn.Module, *, layer: int, first_position: int, max_tokens: int) -> None:
+    def __init__(self, model: nn.Module, *, sizes: TeacherSizes, first_position: int) -> None:
         """Wrap a transformers model that uses our attention implementation; see `load_teacher`."""
+        self.sizes = sizes
         self._model = model
-        self._layer = layer
         self._first_position = first_position
-        self.max_tokens = max_tokens
         self._has_segments = "token_type_ids" in inspect.signature(model.forward).parameters
 
     @property
     def layer(self) -> int:
         """The distilled layer, 1-based."""
-        return self._layer
+        return self.sizes.layer
 
     @torch.inference_mode()
     def relations(self, packed: Packed) -> Relations:
         """Query, key and value of the layer, after any rotary embedding, each `[T, H, D]` in the model's precision."""
-        recording = _Recording(packed=packed, wanted=self._layer)
+        recording = _Recording(packed=packed, wanted=self.layer)
         token = _current.set(recording)
         try:
             self._model(
@@ -95,7 +99,7 @@ class Teacher:
             )
         if recording.found is None:
             raise UsageError(
-                f"teacher.layer is {self._layer}, but the model has {recording.calls} attention layers; "
+                f"teacher.layer is {self.layer}, but the model has {recording.calls} attention layers; "
                 f"change teacher.layer"
             )
         return recording.found
@@ -125,57 +129,123 @@ def load_teacher(
         UsageError: the layer does not exist.
     """
     model = _load_model(Path(folder))
-    num_layers = int(getattr(model.config, "num_hidden_layers", 0))
-    wanted = num_layers if layer is None else layer
-    if not 1 <= wanted <= num_layers:
-        raise UsageError(f"teacher.layer is {wanted}; {folder} has layers 1 to {num_layers}")
-    first = _first_position(model)
-    positions = int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
-    teacher = Teacher(model, layer=wanted, first_position=first, max_tokens=positions - first)
-    _check_packed(teacher, model, str(folder))
+    sizes = _sizes_of(model, layer, str(folder))
+    teacher = Teacher(model, sizes=sizes, first_position=_first_position(model))
+    found = _check_packed(teacher, model, str(folder))
+    teacher.sizes = replace(
+        sizes, num_heads=found.query.shape[1], query_width=_width(found.query), key_width=_width(found.key)
+    )
     model.to(device=device, dtype=precision)
     prepack(model)
     return teacher
 
 
+def read_sizes(folder: Path, *, layer: int | None = None) -> TeacherSizes:
+    """The sizes of a teacher from its `config.json`; of the weights only the names and shapes are read.
+
+    Raises:
+        SystemProblem, DataError, UsageError: as for `load_teacher`, except for what only its numbers show.
+    """
+    inner = _require_files(folder)
+    from transformers import AutoConfig, AutoModel
+
+    with _explaining(folder), without_weights():
+        model = AutoModel.from_config(
+            AutoConfig.from_pretrained(inner, local_files_only=True, trust_remote_code=False), trust_remote_code=False
+        )
+    _require_packable(model, folder)
+    return _sizes_of(model, layer, str(folder))
+
+
+def _sizes_of(model: Any, layer: int | None, where: str) -> TeacherSizes:  # noqa: ANN401
+    """Sizes by the configuration; keys and values have fewer heads in some models."""
+    config = model.config
+    num_layers = int(getattr(config, "num_hidden_layers", 0))
+    wanted = num_layers if layer is None else layer
+    if not 1 <= wanted <= num_layers:
+        raise UsageError(f"teacher.layer is {wanted}; {where} has layers 1 to {num_layers}")
+    width, heads = int(config.hidden_size), int(config.num_attention_heads)
+    head_width = int(getattr(config, "head_dim", None) or width // heads)
+    positions = int(getattr(config, "max_position_embeddings", None) or _UNLIMITED)
+    return TeacherSizes(
+        num_layers=num_layers,
+        layer=wanted,
+        hidden_size=width,
+        intermediate_size=int(getattr(config, "intermediate_size", None) or 4 * width),
+        num_heads=heads,
+        query_width=heads * head_width,
+        key_width=int(getattr(config, "num_key_value_heads", None) or heads) * head_width,
+        max_tokens=positions - _first_position(model),
+    )
+
+
+def _width(rows: Tensor) -> int:
+    """Width of rows `[T, H, D]`."""
+    return rows.shape[1] * rows.shape[2]
+
+
 def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has no public static type)
-    try:
-        from transformers import AttentionInterface, AutoModel
-        from transformers.utils import logging as transformers_logging
-    except ImportError:
-        raise SystemProblem("transformers is not installed; install it with: pip install 'minilm[hf]'") from None
-    if not folder.is_dir():
-        raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
-    folder = transformer_folder(folder)
-    for weights in folder.glob("*.safetensors"):
-        read_safetensors_header(weights)  # reports a damaged file more clearly than the library
-    _require_reasonable(folder / "config.json")
+    inner = _require_files(folder)
+    from transformers import AttentionInterface, AutoModel
+    from transformers.utils import logging as transformers_logging
+
     AttentionInterface.register(_INTERFACE, _packed_attention)
     transformers_logging.disable_progress_bar()
-    try:
+    with _explaining(folder):
         model = AutoModel.from_pretrained(
-            folder,
+            inner,
             attn_implementation=_INTERFACE,
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except Exception as error:  # of any kind: a model's code meets the damaged values of a configuration first
+    _require_packable(model, folder)
+    return model.eval().requires_grad_(False)
+
+
+def _require_files(folder: Path) -> Path:
+    """The folder of the encoder itself, with a configuration and safetensors that are worth loading."""
+    if find_spec("transformers") is None:
+        raise SystemProblem("transformers is not installed; install it with: pip install 'minilm[hf]'")
+    if not folder.is_dir():
+        raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
+    inner = transformer_folder(folder)
+    _require_reasonable(config_file(folder))
+    weights = list(inner.glob("*.safetensors"))
+    if not weights:
+        raise DataError(
+            f"teacher {folder}: no model.safetensors; a pickled pytorch_model.bin is not opened by transformers here: "
+            "load the model once with transformers and save it with save_pretrained"
+        )
+    for file in weights:
+        read_safetensors_header(file)  # reports a damaged file more clearly than the library
+    return inner
+
+
+@contextlib.contextmanager
+def _explaining(folder: Path) -> Iterator[None]:
+    """One line for whatever transformers raises; a model's code meets the damaged values of a configuration first."""
+    try:
+        yield
+    except Exception as error:
         reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
         raise DataError(f"teacher {folder}: transformers cannot load it: {reason}") from None
+
+
+def _require_packable(model: Any, folder: Path) -> None:  # noqa: ANN401
+    """Reject an architecture that cannot take packed rows, by its signature."""
     if getattr(model.config, "is_encoder_decoder", False):
         raise DataError(f"teacher {folder}: found an encoder-decoder; expected an encoder")
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise DataError(
             f"teacher {folder}: {type(model).__name__} does not accept position_ids, so it cannot run packed"
         )
-    return model.eval().requires_grad_(False)
 
 
 def _require_reasonable(config: Path) -> None:
     """Check the numbers of a configuration before transformers builds a model from them."""
-    values = read_json(config) if config.is_file() else {}
+    values = read_json(config)
     if not EncoderConfig.is_family(values):  # other keys and ranges; a huge number of layers would take hours
         values = {key: values[key] for key in ("num_hidden_layers",) if key in values}
     require_ranges(values, where=str(config))
@@ -217,10 +287,10 @@ def _packed_attention(
     return attended[None], None
 
 
-def _check_packed(teacher: Teacher, model: Any, where: str) -> None:  # noqa: ANN401
-    """Compare a packed run with separate runs through the model's own attention."""
+def _check_packed(teacher: Teacher, model: Any, where: str) -> Relations:  # noqa: ANN401
+    """Compare a packed run with separate runs through the model's own attention; returns the former."""
     generator = np.random.default_rng(0)
-    lengths = [9, 2, min(_CHECKED_TOKENS, teacher.max_tokens)]
+    lengths = [9, 2, min(_CHECKED_TOKENS, teacher.sizes.max_tokens)]
     texts = [generator.integers(5, model.config.vocab_size, size=length) for length in lengths]
     together = teacher.relations(pack(texts))
     parts = zip(*(getattr(together, name).split(lengths) for name in ("query", "key", "value")), strict=True)
@@ -231,6 +301,7 @@ def _check_packed(teacher: Teacher, model: Any, where: str) -> None:  # noqa: AN
                     f"teacher {where}: {type(model).__name__} gives different results on packed sequences, "
                     f"so it cannot be distilled"
                 )
+    return together
 
 
 @torch.inference_mode()

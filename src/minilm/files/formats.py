@@ -17,7 +17,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -38,6 +38,7 @@ MAX_LINE_BYTES = 64 * 2**20
 BAD_ROWS, EMPTY_TEXTS = "bad rows were skipped", "empty texts were skipped"
 """What `read_texts` adds to a tally."""
 _PARQUET_ROWS = 128
+_FIRST_ROWS = 100  # bad ones that `has_text` looks at
 _BUFFER_BYTES = 2**20
 _RAW_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
@@ -111,6 +112,37 @@ def _with_few_bad_rows(texts: Iterator[str], *, max_share: float, tally: Tally) 
             f"{tally[BAD_ROWS].first[0]}); correct them, or raise the max share (--max-bad-rows of corpus build, "
             "data.max_bad_rows of a recipe)"
         )
+
+
+def has_text(path: Path, *, field: str = "text") -> bool:
+    """Whether a file has a text, by its beginning; at most a hundred bad rows are looked at.
+
+    Raises:
+        UsageError: as for `read_texts`.
+        DataError: the file is damaged, has no such column, or only bad rows at its beginning.
+        SystemProblem: the file cannot be read.
+    """
+    reader, bad = reader_for(path, _TEXT_READERS), _FirstBadRows()
+    with suppress(_NoText):
+        for _ in _read_all([(path, reader)], field=field, tally=bad, meter=ByteMeter()):
+            return True
+    found = bad[BAD_ROWS]
+    if found.count:
+        raise DataError(f"no text found at the beginning of {path}, only bad rows (first: {found.first[0]})")
+    return False
+
+
+class _NoText(Exception):  # not an error yet: enough rows have been looked at
+    """Ends the search for a first text."""
+
+
+class _FirstBadRows(Tally):
+    """A tally that ends the search after a hundred bad rows."""
+
+    def add(self, what: str, locations: Sequence[str], *, of: int = 0, count: int | None = None) -> None:
+        super().add(what, locations, of=of, count=count)
+        if self[BAD_ROWS].count >= _FIRST_ROWS:
+            raise _NoText
 
 
 def read_file(path: Path) -> bytes:

@@ -43,13 +43,13 @@ def read_config(path: Path | str, *, config: Path | None = None) -> EncoderConfi
     Raises:
         DataError: there is no configuration file, or the encoder does not support it.
     """
-    file = _config_file(Path(path), config)
+    file = config_file(Path(path), config)
     return EncoderConfig.from_hf(read_json(file), where=str(file))
 
 
 def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
     """Label names in id order from `id2label`, or none."""
-    file = _config_file(Path(path), config)
+    file = config_file(Path(path), config)
     values = read_json(file).get("id2label") or {}
     if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
         raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
@@ -67,7 +67,7 @@ def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType
     Raises:
         DataError: the value is unknown, or does not fit the number of outputs.
     """
-    file = _config_file(Path(path), config)
+    file = config_file(Path(path), config)
     stated, outputs = read_json(file).get("problem_type"), len(label_names(path, config=config))
     if stated is None:
         return "regression" if outputs == 1 else "single_label_classification"
@@ -105,7 +105,7 @@ def read_activation(path: Path) -> Activation:
 
 def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:
     """The head that `architectures` of the configuration states, if any."""
-    names = read_json(_config_file(Path(path), config)).get("architectures")
+    names = read_json(config_file(Path(path), config)).get("architectures")
     if not isinstance(names, list) or not names:
         return None
     return next((head for suffix, head in ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
@@ -119,7 +119,7 @@ def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str
     """
     path = transformer_folder(Path(path))
     return {
-        "config": sha256_file(_config_file(path, config)),
+        "config": sha256_file(config_file(path, config)),
         "weights": sha256_text("".join(sha256_file(file) for file in weight_files(path)[1])),
     }
 
@@ -156,7 +156,7 @@ def is_microsoft(path: Path) -> bool:
     return path.is_file()
 
 
-def _config_file(path: Path, config: Path | None) -> Path:
+def config_file(path: Path, config: Path | None = None) -> Path:
     """`config`; else `config.json` of a folder, or `<name>-config.json` or `config.json` next to a `.bin`."""
     if not path.exists():
         raise DataError(f"{path}: no such model; expected a model folder or a .bin file")
@@ -171,6 +171,17 @@ def _config_file(path: Path, config: Path | None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    inner = f". The model of this run is {path / 'model'}" if (path / "model" / "config.json").is_file() else ""
+    near = dict.fromkeys([path / "model", *_children(path), *_children(path / "model")])
+    inner = [str(folder) for folder in near if _is_model(folder)]
+    hint = f"; pick one of: {', '.join(inner)}" if len(inner) > 1 else f"; use {inner[0]}" if inner else ""
     expected = " or ".join(str(candidate) for candidate in candidates)
-    raise DataError(f"{path}: no configuration; expected {expected}{inner}")
+    raise DataError(f"{path}: no configuration; expected {expected}{hint}")
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_model(folder: Path) -> bool:
+    weights = [f"{name}{index}" for name in WEIGHTS for index in ("", ".index.json")]
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in weights)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minilm.corpus.shards import Shards
+from minilm.distill.plan import DistillPlan, plan_distillation
 from minilm.distill.run import distill, make_objective
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import load_teacher
@@ -26,7 +27,6 @@ from minilm.model.checkpoint import read_model
 from minilm.quickstart.text import Labelled, QuickstartText
 from minilm.recipe import DistillRecipe, FinetuneRecipe, find_recipe, load_recipe, resolved_yaml
 from minilm.report.page import write_report
-from minilm.text.tokenizer import Tokenizer
 from minilm.train.metrics import read_metrics
 
 TEACHER, DISTILLED, UNDISTILLED = "teacher", "student, distilled", "student, not distilled"
@@ -54,7 +54,6 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     """
     make_folder(out)
     teacher = embedded_model()
-    tokenizer = Tokenizer.load(teacher)
     lines = (json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled)
     atomic_write(out / "text.jsonl", "".join(lines))
     heldout = min(256, len(text.unlabelled) // 5)
@@ -67,12 +66,13 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     loaded = load_recipe(find_recipe("distill/quickstart"), settings, kind=DistillRecipe)
     recipe = loaded.recipe
     result = distill(loaded)
-    section = recipe.students[0]
-    undistilled = make_student(section, teacher=teacher, tokenizer=tokenizer, seed=recipe.seed)
+    plan = plan_distillation(recipe)
+    [(student, start)] = plan.students.items()
+    undistilled = make_student(start, teacher=teacher, seed=recipe.seed)
     card = "The quickstart's student before its first training step, for comparison.\n"
-    save_student(undistilled, out / "undistilled", teacher=teacher, tokenizer=tokenizer, card=card)
-    folders = {TEACHER: teacher, DISTILLED: result.folders[section.name], UNDISTILLED: out / "undistilled"}
-    losses = _heldout_losses(recipe, teacher, folders, result.shards)
+    save_student(undistilled, out / "undistilled", teacher=teacher, tokenizer=plan.tokenizer, card=card)
+    folders = {TEACHER: teacher, DISTILLED: result.folders[student], UNDISTILLED: out / "undistilled"}
+    losses = _heldout_losses(recipe, plan, folders, result.shards)
     _write_labelled(text.train, text.labels, out / "train.jsonl")
     _write_labelled(text.heldout, text.labels, out / "heldout.jsonl")
     accuracies = {name: _fine_tune(name, folder, text, out) for name, folder in folders.items()}
@@ -94,11 +94,13 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
 
 
 def _heldout_losses(
-    recipe: DistillRecipe, teacher: Path, folders: Mapping[str, Path], shards: Shards
+    recipe: DistillRecipe, plan: DistillPlan, folders: Mapping[str, Path], shards: Shards
 ) -> dict[str, float]:
     """Distillation loss of each model against the teacher, on the held-out documents."""
     encoders = {str(number): read_model(path).encoder for number, path in enumerate(folders.values())}
-    found = make_objective(recipe, load_teacher(teacher), encoders, shards, "cpu").evaluate()
+    heads, teacher = plan.relation_heads, load_teacher(plan.teacher)
+    objective = make_objective(recipe, teacher, encoders, shards, num_relation_heads=heads, device="cpu")
+    found = objective.evaluate()
     return dict(zip(folders, found.values(), strict=True))
 
 

@@ -7,6 +7,7 @@ Out: frozen pydantic models. A violated constraint raises ValueError inside pyda
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,10 +15,11 @@ from pydantic import Field, model_validator
 
 from minilm.corpus.settings import CorpusSettings
 from minilm.errors import SettingsError
-from minilm.model.config import PRESETS, EncoderConfig
+from minilm.model.config import PRESETS
 from minilm.recipe.sections import Count, PositiveInt, RunRecipe, Section, Text, TrainingSection
 
-_SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
+SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
+"""What the shape of a student consists of; the rest comes from the teacher's vocabulary."""
 
 
 class DataSection(Section):
@@ -48,7 +50,11 @@ class TeacherSection(Section):
 
 
 class StudentSection(Section):
-    """One student: its shape (a preset or four sizes) and the initialization of its weights."""
+    """One student: its shape and where its weights start.
+
+    Sizes that are not given follow from the teacher, see `distill/shapes.py`. `init` is `random`, `layers` (embeddings
+    and layers of the teacher) or a model folder, whose training is continued.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "student"
     preset: Literal["L12-H384", "L6-H384", "L6-H768", "BERT-Base"] | None = None
@@ -56,42 +62,30 @@ class StudentSection(Section):
     hidden_size: PositiveInt | None = None
     num_heads: PositiveInt | None = None
     intermediate_size: PositiveInt | None = None
-    init: Literal["random", "layers"] = "random"
+    init: Text = "random"
     teacher_layers: list[PositiveInt] = Field(default_factory=list)
 
-    @model_validator(mode="after")
-    def _shape_is_complete(self) -> StudentSection:
-        given = [name for name in _SIZES if getattr(self, name) is not None]
-        missing = [name for name in _SIZES if name not in given]
-        if self.preset is not None and given:
-            raise ValueError(f"found both preset and {', '.join(given)}, expected only one of them")
-        if self.preset is None and missing:
-            raise ValueError(
-                f"the shape lacks {', '.join(missing)}: set them, or preset to one of {', '.join(PRESETS)}"
-            )
-        if self.hidden_size and self.num_heads and self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
-        return self
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The sizes that are given, by a preset or one by one."""
+        source = self if self.preset is None else PRESETS[self.preset]
+        return {name: size for name in SIZES if (size := getattr(source, name)) is not None}
 
     @model_validator(mode="after")
-    def _init_is_complete(self) -> StudentSection:
-        if self.init == "random" and self.teacher_layers:
-            raise ValueError("found teacher_layers with init random: set init to layers, or remove teacher_layers")
-        if self.init == "layers" and not self.teacher_layers:
-            raise ValueError("init layers requires teacher_layers, for example [2, 4, 6, 8, 10, 12]")
-        depth = self.shape.num_layers
-        if self.init == "layers" and len(self.teacher_layers) != depth:
+    def _shape_is_one(self) -> StudentSection:
+        given = [name for name in SIZES if getattr(self, name) is not None]
+        if self.preset is not None and given:
+            raise ValueError(f"found both preset and {', '.join(given)}, expected only one of them")
+        if self.teacher_layers and self.init != "layers":
+            raise ValueError(
+                f"found teacher_layers with init {self.init}: set init to layers, or remove teacher_layers"
+            )
+        depth = self.sizes.get("num_layers")
+        if self.teacher_layers and depth not in (None, len(self.teacher_layers)):
             raise ValueError(
                 f"found {len(self.teacher_layers)} teacher_layers, expected one for each of {depth} layers"
             )
         return self
-
-    @property
-    def shape(self) -> EncoderConfig:
-        """The configuration from the preset or the sizes; it does not yet contain the teacher's vocabulary."""
-        if self.preset is not None:
-            return EncoderConfig.preset(self.preset)
-        return EncoderConfig(**{name: getattr(self, name) for name in _SIZES})
 
 
 class LossSection(Section):
@@ -100,11 +94,6 @@ class LossSection(Section):
     version: Literal["v1", "v2"] = "v2"
     relation_heads: PositiveInt | None = None
     normalization: Literal["sequence", "token"] = "sequence"
-
-    @property
-    def num_relation_heads(self) -> int:
-        """R of v2; defaults to 48, as for base-size teachers."""
-        return self.relation_heads or 48
 
     @model_validator(mode="after")
     def _heads_belong_to_v2(self) -> LossSection:
@@ -149,12 +138,4 @@ class DistillRecipe(RunRecipe):
                 f"train.tokens_per_batch is {self.train.tokens_per_batch}, expected at least data.max_tokens"
                 f" ({self.data.max_tokens}): a document must fit into a batch"
             )
-        heads = self.loss.num_relation_heads
-        for student in self.students if self.loss.version == "v2" else ():
-            width = student.shape.hidden_size
-            if width % heads:
-                raise ValueError(
-                    f"loss.relation_heads {heads} does not divide hidden_size {width} of student"
-                    f" {student.name!r}: use a common divisor of the hidden sizes of teacher and students"
-                )
         return self

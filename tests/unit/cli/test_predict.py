@@ -330,7 +330,7 @@ def test_an_empty_file_gives_an_empty_file(trained):
 def test_a_model_without_the_head_is_rejected(trained, capsys):
     arguments = ("--input", trained.folder / "dev.jsonl", "--output", trained.folder / "out.jsonl")
     assert minilm("predict", trained.folder / "run", *arguments) == 3
-    assert f"The model of this run is {trained.folder / 'run/model'}\n" in capsys.readouterr().err
+    assert f"; use {trained.folder / 'run/model'}\n" in capsys.readouterr().err
     assert minilm("predict", trained.model, *arguments) == 2
     assert "it has no trained head; train a model with minilm finetune" in capsys.readouterr().err
     assert minilm("predict", trained.folder / "run/model", "--task", "squad", *arguments) == 2

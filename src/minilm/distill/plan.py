@@ -1,0 +1,170 @@
+"""What a distillation recipe will do, from the files that it names: checked before anything is computed.
+
+In: a recipe. Out: a `DistillPlan`, from configurations, the tokenizer and the first text of each data file; every shape
+that does not fit is an error here. `minilm distill --dry-run` stops after it, a run starts with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from minilm.corpus.shards import Shards
+from minilm.distill.objective import num_trained_documents
+from minilm.distill.shapes import TeacherSizes, relation_heads
+from minilm.distill.student import StudentPlan, plan_student, require_copyable_embedding
+from minilm.distill.teacher import read_sizes
+from minilm.embedded import model_path
+from minilm.errors import DataError, UsageError
+from minilm.files.formats import has_text
+from minilm.model.config import EncoderConfig
+from minilm.recipe import DistillRecipe
+from minilm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillPlan:
+    """A recipe with its configurations read and its sizes resolved.
+
+    Attributes:
+        teacher: its folder.
+        sizes: its sizes.
+        tokenizer: its tokenizer.
+        students: by name.
+        relation_heads: R.
+    """
+
+    teacher: Path
+    sizes: TeacherSizes
+    tokenizer: Tokenizer
+    students: Mapping[str, StudentPlan]
+    relation_heads: int
+
+    @property
+    def configs(self) -> Mapping[str, EncoderConfig]:
+        """The configuration of each student."""
+        return {name: student.config for name, student in self.students.items()}
+
+
+def plan_distillation(recipe: DistillRecipe) -> DistillPlan:
+    """Read the configurations that a recipe names, and the beginning of its data.
+
+    Raises:
+        UsageError: sizes of teacher, students, relation heads or documents do not fit; the message names those that do.
+        DataError: a file is missing or damaged, or cannot be used.
+        SystemProblem: transformers or the embedded model is not installed.
+    """
+    teacher = model_path(recipe.teacher.model)
+    sizes = read_sizes(teacher, layer=wanted_layer(recipe))
+    require_copyable_embedding(teacher)
+    tokenizer = Tokenizer.load(teacher)
+    students = {
+        section.name: plan_student(section, sizes, teacher=teacher, tokenizer=tokenizer) for section in recipe.students
+    }
+    _require_outside(students, Path(recipe.out))
+    plan = DistillPlan(
+        teacher=teacher,
+        sizes=sizes,
+        tokenizer=tokenizer,
+        students=students,
+        relation_heads=relation_heads(recipe.loss, sizes, {name: one.config for name, one in students.items()}),
+    )
+    _require_positions(recipe, plan)
+    _require_text(recipe)
+    return plan
+
+
+def wanted_layer(recipe: DistillRecipe) -> int | None:
+    """The distilled layer, counted from 1; None for the last."""
+    return None if recipe.teacher.layer == "last" else recipe.teacher.layer
+
+
+def check_files(recipe: DistillRecipe) -> list[str]:
+    """Check everything that a run can check without its numbers; write nothing. Returns one sentence per finding.
+
+    Raises:
+        UsageError, DataError, SystemProblem: as for `plan_distillation`, and for a corpus that does not fit.
+    """
+    plan = plan_distillation(recipe)
+    teacher = plan.sizes
+    heads = "attention" if recipe.loss.version == "v1" else "relation"
+    return [
+        f"teacher {plan.teacher}: {teacher.num_layers} layers, width {teacher.hidden_size}, {teacher.num_heads} heads, "
+        f"feed-forward {teacher.intermediate_size}; layer {teacher.layer} is distilled",
+        *(f"student {name!r}: {_described(student)}" for name, student in plan.students.items()),
+        f"loss {recipe.loss.version}: {plan.relation_heads} {heads} heads",
+        _described_data(recipe, plan),
+        f"{recipe.train.steps:,} steps of {recipe.train.batch_size} documents, into {recipe.out}",
+    ]
+
+
+def open_corpus(recipe: DistillRecipe, folder: Path, plan: DistillPlan, *, verify: bool) -> Shards:
+    """Open a built corpus.
+
+    Raises:
+        DataError: it is damaged, or was built with another tokenizer.
+        UsageError: it was split at another length.
+    """
+    shards = Shards.open(folder, verify=verify)
+    if shards.manifest.tokenizer != plan.tokenizer.fingerprint:
+        raise DataError(
+            f"the corpus {folder} was built with a different tokenizer than that of the teacher ({plan.teacher}); "
+            f"rebuild it with --tokenizer {plan.teacher}"
+        )
+    if shards.manifest.max_tokens != recipe.data.max_tokens:
+        raise UsageError(
+            f"data.max_tokens is {recipe.data.max_tokens}, but the corpus was split at {shards.manifest.max_tokens} "
+            f"tokens; set data.max_tokens to {shards.manifest.max_tokens} or rebuild the corpus"
+        )
+    return shards
+
+
+def _require_positions(recipe: DistillRecipe, plan: DistillPlan) -> None:
+    limit = min(plan.sizes.max_tokens, *(config.max_tokens for config in plan.configs.values()))
+    if recipe.data.max_tokens > limit:
+        raise UsageError(
+            f"data.max_tokens is {recipe.data.max_tokens}, but teacher and students have positions for {limit} tokens; "
+            f"set it to at most {limit}{' and rebuild the corpus' if recipe.data.corpus else ''}"
+        )
+
+
+def _require_text(recipe: DistillRecipe) -> None:
+    """Check the beginning of each file; that of a built corpus was checked when it was built."""
+    data = recipe.data
+    for name in data.inputs:
+        if not Path(name).is_file():
+            raise DataError(f"data.inputs: {name} does not exist; expected a text file")
+    found = [has_text(Path(name), field=data.field) for name in data.inputs]
+    if data.inputs and not any(found):
+        raise DataError(f"data.inputs: no text in {', '.join(data.inputs)}; check the files")
+
+
+def _require_outside(students: Mapping[str, StudentPlan], out: Path) -> None:
+    """A run replaces what is in its folder, also the model that a student would continue."""
+    for name, student in students.items():
+        if student.continued is not None and student.continued.resolve().is_relative_to(out.resolve()):
+            raise UsageError(
+                f"student {name!r}: init {student.continued} is inside the run folder {out}; choose another out "
+                "folder, or raise train.steps to extend that run"
+            )
+
+
+def _described(student: StudentPlan) -> str:
+    config = student.config
+    return (
+        f"{config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads, feed-forward "
+        f"{config.intermediate_size}, {config.num_parameters():,} parameters; {student.start}"
+    )
+
+
+def _described_data(recipe: DistillRecipe, plan: DistillPlan) -> str:
+    data = recipe.data
+    if data.corpus is None:
+        return f"data: the beginning of {', '.join(data.inputs)}; documents of at most {data.max_tokens} tokens"
+    shards = open_corpus(recipe, Path(data.corpus), plan, verify=False)
+    num_trained_documents(shards, data.heldout_documents)
+    return (
+        f"corpus {data.corpus}: {len(shards):,} documents, {shards.manifest.tokens:,} tokens, "
+        f"{data.heldout_documents} documents held out"
+    )

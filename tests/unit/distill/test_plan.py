@@ -1,0 +1,154 @@
+"""A distillation that cannot work is rejected before its first text is read; a dry run says what it found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minilm.cli import app
+from minilm.corpus.build import build_shards
+from minilm.distill.plan import check_files
+from minilm.distill.run import distill
+from minilm.errors import DataError, MinilmError, UsageError
+from minilm.model.checkpoint import read_model
+from minilm.recipe import load_recipe
+
+
+def check(recipe, *overrides: str) -> list[str]:
+    return check_files(load_recipe(recipe, overrides).recipe)
+
+
+def test_a_dry_run_says_what_it_found_and_writes_nothing(tiny):
+    recipe = tiny.recipe()
+    before = sorted(tiny.folder.rglob("*"))
+    assert check(recipe) == [
+        f"teacher {tiny.teacher}: 3 layers, width 48, 6 heads, feed-forward 96; layer 3 is distilled",
+        "student 'student': 2 layers, width 24, 6 heads, feed-forward 48, 14,376 parameters; starts at random",
+        "loss v2: 12 relation heads",
+        f"data: the beginning of {tiny.text}; documents of at most 32 tokens",
+        f"30 steps of 8 documents, into {tiny.folder / 'run'}",
+    ]
+    assert sorted(tiny.folder.rglob("*")) == before
+
+
+def test_a_dry_run_reads_no_weights(tiny):
+    from minilm.files.tensors import write_safetensors
+
+    torch = pytest.importorskip("torch")
+    write_safetensors(tiny.teacher / "model.safetensors", {"none": torch.zeros(1)})
+    assert check(tiny.recipe(), "loss.version=v1", "loss.relation_heads=null")[2] == "loss v1: 6 attention heads"
+
+
+def test_a_dry_run_prints_the_recipe_on_standard_output_and_its_findings_on_standard_error(tiny, capsys):
+    with pytest.raises(SystemExit) as caught:
+        app.main(["distill", str(tiny.recipe()), "--dry-run", "--set", "teacher.layer=4"])
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert "  layer: 4  # from --set\n" in out
+    assert err == f"error: teacher.layer is 4; {tiny.teacher} has layers 1 to 3\n"
+
+
+def test_a_dry_run_opens_a_built_corpus(tiny):
+    build_shards([tiny.text], tokenizer=tiny.teacher, out=tiny.folder / "shards", max_tokens=32)
+    corpus = [f"data.corpus={tiny.folder / 'shards'}", "data.inputs=[]"]
+    assert "200 documents, " in check(tiny.recipe(), *corpus)[3]
+    with pytest.raises(DataError, match="the corpus has 200 documents and data"):
+        check(tiny.recipe(), *corpus, "data.heldout_documents=200")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["teacher.model=gone"], "teacher gone: no such folder"),
+        (["teacher.layer=4"], "teacher.layer is 4; "),
+        (["loss.relation_heads=7"], "7 relation heads do not divide 48, the width of the teacher; 6 and 8 do"),
+        (["students.0.num_heads=7"], "7 attention heads do not divide hidden_size 24; 6 and 8 do"),
+        (["data.max_tokens=65", "train.tokens_per_batch=65"], "positions for 64 tokens; set it to at most 64"),
+        (["students.0.init=layers"], "requires the teacher's widths; found hidden_size 24 (teacher 48)"),
+        (["students.0.init=layer"], "init is 'layer'; expected random, layers, or a model folder"),
+        (["data.inputs=[gone.txt]"], "data.inputs: gone.txt does not exist"),
+        (["data.inputs=[{}/rows.csv]"], "rows.csv:1: expected one column named 'text'"),
+        (["data.inputs=[{}/rows.csv]", "data.field=body"], ""),
+        (["data.inputs=[{}/rows.jsonl]"], "only bad rows (first: "),
+        (["data.inputs=[{}/rows.bin]"], "rows.bin: unknown kind of file; expected .txt"),
+        (["data.inputs=[{}/empty.txt]"], "data.inputs: no text in "),
+    ],
+)
+def test_what_does_not_fit_is_rejected_by_a_dry_run_and_by_a_run_before_the_texts_are_read(tiny, overrides, message):
+    (tiny.folder / "rows.csv").write_text("id,body\n" + "1,word1\n" * 9)
+    (tiny.folder / "rows.jsonl").write_text('{"body": "word1"}\n' * 3)
+    (tiny.folder / "rows.bin").write_text("x")
+    (tiny.folder / "empty.txt").write_text("\n\n")
+    recipe = tiny.recipe()
+    overrides = [one.format(tiny.folder) for one in overrides]
+    if not message:
+        assert check(recipe, *overrides)
+        return
+    for start in (lambda: check(recipe, *overrides), lambda: distill(load_recipe(recipe, overrides))):
+        with pytest.raises(MinilmError) as caught:
+            start()
+        assert message in str(caught.value)
+    assert not (tiny.folder / "run" / "corpus").exists()
+
+
+def test_layers_of_a_teacher_of_another_family_are_not_copied(tiny):
+    file = tiny.teacher / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "ernie"}))
+    with pytest.raises(UsageError) as caught:
+        check(tiny.recipe(), 'students=[{"init": "layers"}]')
+    assert str(caught.value) == (
+        "student 'student': init 'layers' copies weights, which works for a BERT, RoBERTa or XLM-R; the model_type of "
+        f"{tiny.teacher} is 'ernie': use init: random"
+    )
+
+
+@pytest.fixture
+def student(tiny):
+    """The student of a short run."""
+    return distill(load_recipe(tiny.recipe("first"), ["train.steps=3"])).folders["student"]
+
+
+def test_a_student_is_continued(tiny, student):
+    """Its shape may be omitted; with a learning rate of almost zero it stays what it was."""
+    recipe = tiny.recipe(warmup_steps=0)
+    overrides = [f'students=[{{"init": "{student}"}}]', "train.steps=3", "train.learning_rate=1e-30"]
+    assert check(recipe, *overrides)[1].endswith(f"14,376 parameters; continues {student}")
+    found = read_model(distill(load_recipe(recipe, overrides)).folders["student"]).encoder.state_dict()
+    expected = read_model(student).encoder.state_dict()
+    assert all(value.allclose(expected[name], atol=1e-9) for name, value in found.items())
+
+
+def test_a_student_of_another_shape_is_not_continued(tiny, student):
+    with pytest.raises(UsageError) as caught:
+        check(tiny.recipe(), f"students.0.init={student}", "students.0.num_layers=1")
+    assert str(caught.value) == (
+        f"student 'student': the shape of {student} is num_layers 2, hidden_size 24, num_heads 6, intermediate_size "
+        "48, that of the recipe num_layers 1, hidden_size 24, num_heads 6, intermediate_size 48: omit the sizes, or "
+        "use init: random"
+    )
+
+
+def test_a_student_of_another_vocabulary_is_not_continued(tiny, student):
+    tiny.write_teacher(words=(*tiny.words[:-1], "another"))
+    with pytest.raises(DataError, match="has another tokenizer than the teacher"):
+        check(tiny.recipe(), f"students.0.init={student}")
+    tiny.write_teacher(words=(*tiny.words, "another"))
+    with pytest.raises(UsageError, match=r"has vocab_size 100, students of this teacher have vocab_size 101: continue"):
+        check(tiny.recipe(), f"students.0.init={student}")
+
+
+def test_the_student_of_a_run_folder_is_not_continued_into_it(tiny, student):
+    with pytest.raises(UsageError, match=r"is inside the run folder .*, or raise train\.steps to extend that run"):
+        check(tiny.recipe("first"), f"students.0.init={student}")
+
+
+def test_another_model_to_continue_is_another_run(tiny, student):
+    """The model is compared by its contents, not by its path."""
+    recipe, moved = tiny.recipe(steps=3), tiny.folder / "moved"
+    distill(load_recipe(recipe, [f"students.0.init={student}"]))
+    student.rename(moved)
+    distill(load_recipe(recipe, [f"students.0.init={moved}"]))
+    other = distill(load_recipe(tiny.recipe("other", name="other.yaml"), ["train.steps=4"])).folders["student"]
+    with pytest.raises(UsageError, match=r"students\.0\.init weights was '\w{64}', is '\w{64}'\. Restore"):
+        distill(load_recipe(recipe, [f"students.0.init={other}"]))
