@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running
+from minilm.cli.recipe_run import DryRun, Overrides, RecipeName, Resume, running, show_dry_run
 from minilm.cli.table import aligned
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def finetune(
 
     loaded = load_recipe(find_recipe(recipe), overrides or [], kind=FinetuneRecipe)
     if dry_run:
-        typer.echo(resolved_yaml(loaded), nl=False)
+        from minilm.finetune.sweep import check_recipe
+
+        show_dry_run(resolved_yaml(loaded), lambda: check_recipe(loaded))
         return
     from minilm.finetune.sweep import finetune as run
     from minilm.train.distributed import is_first_process

@@ -32,10 +32,13 @@ class MultiLabelTask(ClassificationTask):
 
     def _targets(self, train: Sequence[TextRow]) -> NDArray[np.generic]:
         """0 or 1 for each label of each row, `[n, C]` float32."""
-        targets_BC = self._flags(train)
+        targets_BC = self._targets_of(train)
         if not targets_BC.any():
             raise DataError(f"none of the {len(train)} training rows has a label (first row: {train[0].location})")
-        return targets_BC.astype(np.float32)
+        return targets_BC
+
+    def _targets_of(self, rows: Sequence[TextRow]) -> NDArray[np.generic]:
+        return self._flags(rows).astype(np.float32)
 
     def _flags(self, rows: Sequence[TextRow]) -> NDArray[np.bool_]:
         flags_BC = np.zeros((len(rows), len(self.labels)), dtype=np.bool_)

@@ -19,6 +19,12 @@ from minilm.train.accumulate import Backward, StepLoss
 from minilm.train.distributed import ALONE, Ranks
 
 
+def require_examples(task: Task) -> None:
+    """Raise DataError if a task has nothing to train on."""
+    if not task.num_examples:
+        raise DataError("no training examples left; check task.train")
+
+
 class FinetuneObjective:
     """The loss of a task over the global batch."""
 
@@ -38,8 +44,7 @@ class FinetuneObjective:
             DataError: no training examples.
             UsageError: the batch cannot be divided evenly among the processes.
         """
-        if not task.num_examples:
-            raise DataError("no training examples left; check task.train")
+        require_examples(task)
         self._own_rows = rank_share(np.arange(batch_size), rank=ranks.rank, world_size=ranks.world_size)
         self._model, self._task, self._ranks = model, task, ranks
         self._batch_size, self._tokens_per_batch, self._seed = batch_size, tokens_per_batch, seed

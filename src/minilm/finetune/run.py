@@ -24,15 +24,16 @@ from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.finetune.make import make_task, task_tokenizer
-from minilm.finetune.objective import FinetuneObjective
+from minilm.finetune.objective import FinetuneObjective, require_examples
 from minilm.finetune.report import report_run
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
 from minilm.finetune.start import StartHead, start_head, start_model
 from minilm.finetune.task import Analysis, Task
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import whole_table
+from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
-from minilm.model.metadata import model_checksums
+from minilm.model.metadata import model_checksums, read_config
 from minilm.recipe import FinetuneRecipe, LabelledSection, flat_values
 from minilm.tasks.saved import write_task
 from minilm.text.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ class _Plan:
     tokenizer: Tokenizer
     model: Path
     config: Path | None
+    shape: EncoderConfig
     head: StartHead
     steps: int
     steps_per_epoch: int
@@ -105,17 +107,38 @@ def finetune_once(
         return finished if finished is not None else _run(recipe, plan, ranks, label, models)
 
 
-def check_files(recipe: FinetuneRecipe) -> None:
-    """Read the model and the data files of a recipe; raises the errors of `finetune_once` and writes nothing."""
-    _plan(recipe)
+def check_files(recipe: FinetuneRecipe) -> list[str]:
+    """Read the configuration of the model and all data files of a recipe; write nothing.
+
+    Returns:
+        one sentence per finding: the model, what each set has, the length of the run.
+
+    Raises:
+        UsageError, DataError, SystemProblem: as for `finetune_once`, except for what only the weights show.
+    """
+    plan = _plan(recipe)
+    require_run(Path(recipe.out) / "checkpoints", plan.identity)
+    read_result(Path(recipe.out), plan.identity)
+    head = f"; its head is replaced by a new one: {plan.head.replaced}" if plan.head.replaced else ""
+    settings = _settings(recipe, plan, "")
+    scored = f", scored every {settings.eval_every:,}" if settings.eval_every else ""
+    return [
+        f"model {plan.model}: {plan.shape.num_layers} layers, width {plan.shape.hidden_size}{head}",
+        *(f"{name}: {found}" for name, found in plan.task.contents().items()),
+        f"{plan.steps:,} steps of {recipe.train.batch_size}, {plan.epochs:.3g} epochs{scored}, into {recipe.out}",
+    ]
 
 
 def _plan(recipe: FinetuneRecipe) -> _Plan:
     model = model_path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)
+    shape = read_config(model, config=config)
     checksums = {f"model {part}": checksum for part, checksum in model_checksums(model, config=config).items()}
     tokenizer = task_tokenizer(recipe.task, tokenizer_path(recipe.tokenizer, model), lowercase=recipe.lowercase)
+    tokenizer.require_vocab_size(shape.vocab_size, where=str(model))
     task = make_task(recipe.task, tokenizer)
+    task.require_fit(shape)
+    require_examples(task)
     section = recipe.train
     choice = recipe.task.head if isinstance(recipe.task, LabelledSection) else "auto"
     examples = task.num_examples
@@ -128,6 +151,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
         tokenizer=tokenizer,
         model=model,
         config=config,
+        shape=shape,
         head=start_head(model, task, choice=choice, config=config),
         steps=steps,
         steps_per_epoch=math.ceil(examples / section.batch_size),
@@ -154,7 +178,6 @@ def _device() -> str:
 def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: Path | None) -> RunResult:
     out, task = Path(recipe.out), plan.task
     model = start_model(plan.model, task, seed=recipe.seed, config=plan.config, head=plan.head).to(_device())
-    plan.tokenizer.require_vocab_size(model.encoder.config.vocab_size, where=str(plan.model))
     model.encoder.attention_dropout = recipe.train.attention_dropout
     task.prepare(model)
     objective = FinetuneObjective(

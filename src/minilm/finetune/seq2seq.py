@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from minilm.finetune.seq2seq_generation import generate_targets, generation_numbers
 from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis, IndependentParts, Scored, StepRows
+from minilm.model.config import EncoderConfig
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.positions import grow_positions
@@ -161,6 +162,13 @@ class Seq2SeqTask:
     def dev_sets(self) -> Sequence[str]:
         """Names of the held-out sets."""
         return list(self.dev)
+
+    def contents(self) -> dict[str, str]:
+        """The number of pairs of each set."""
+        return {name: f"{len(pairs):,} pairs" for name, pairs in {"training": self.train, **self.dev}.items()}
+
+    def require_fit(self, config: EncoderConfig) -> None:
+        """Any model fits: `prepare` extends its position table."""
 
     def prepare(self, model: Model) -> None:
         """Extend the position table to the longest possible pair; determine the segment id of targets."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from minilm.errors import UsageError
 from minilm.finetune.task import Analysis, IndependentParts, Scored, StepRows
 from minilm.model.compact import hold_rows
+from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import ProblemType
 from minilm.model.packing import Packed, pack
@@ -82,6 +83,7 @@ class SequenceTask(ABC):
     """A task on single sequences; the head's scores are `[B, C]` (classification), `[T, 2]` (span) or `[T, C]`."""
 
     reshuffles = True
+    unit = "rows"  # what one sequence is
     problem: ProblemType | None = None
 
     def __init__(
@@ -120,6 +122,11 @@ class SequenceTask(ABC):
         """The analysis of a held-out set for the report."""
 
     @property
+    def _parts(self) -> Sequence[Sequences]:
+        """All sets."""
+        return (self.train, *self.dev.values())
+
+    @property
     def num_examples(self) -> int:
         """Number of training sequences."""
         return len(self.train)
@@ -129,21 +136,26 @@ class SequenceTask(ABC):
         """Names of the held-out sets."""
         return list(self.dev)
 
-    def prepare(self, model: Model) -> None:
-        """Check that all sequences fit the position table; reduce the word table to the rows that they use.
+    def contents(self) -> dict[str, str]:
+        """The number of sequences of each set."""
+        return {name: f"{len(part):,} {self.unit}" for name, part in {"training": self.train, **self.dev}.items()}
+
+    def require_fit(self, config: EncoderConfig) -> None:
+        """Check that all sequences fit the position table.
 
         Raises:
             UsageError: the model has too few positions.
         """
-        parts = (self.train, *self.dev.values())
-        longest = max((len(ids) for part in parts for ids in part.token_ids), default=0)
-        limit = model.encoder.config.max_tokens
-        if longest > limit:
+        longest = max((len(ids) for part in self._parts for ids in part.token_ids), default=0)
+        if longest > config.max_tokens:
             raise UsageError(
-                f"task.max_tokens is {self._max_tokens}, but the model has positions for {limit} tokens; "
-                f"set it to at most {limit}"
+                f"task.max_tokens is {self._max_tokens}, but the model has positions for {config.max_tokens} tokens; "
+                f"set it to at most {config.max_tokens}"
             )
-        used = np.unique(np.concatenate([ids for part in parts for ids in part.token_ids]))
+
+    def prepare(self, model: Model) -> None:
+        """Reduce the word table to the rows that the sequences use."""
+        used = np.unique(np.concatenate([ids for part in self._parts for ids in part.token_ids]))
         hold_rows(model.encoder.embeddings, used.astype(np.int64))
 
     def parameters(self, model: Model) -> dict[str, nn.Parameter]:

@@ -45,6 +45,7 @@ class SpanTask(SequenceTask):
     head: HeadName = "span"
     labels: Sequence[str] = ()
     main_metric = "f1"
+    unit = "windows"
 
     def __init__(
         self,

@@ -89,6 +89,14 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
         return points
 
 
+def check_recipe(loaded: Loaded[FinetuneRecipe]) -> list[str]:
+    """Check the files of a recipe and say what would run; write nothing. Raises the errors of `finetune`."""
+    if loaded.recipe.sweep is None:
+        return check_files(loaded.recipe)
+    jobs = _jobs(loaded)
+    return [*check_files(jobs[0].loaded.recipe), f"{len(jobs):,} runs; this is the first of them"]
+
+
 def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
     """All combinations of the grid. Seeds vary fastest, so each setting completes before the next one starts."""
     recipe, sweep = loaded.recipe, loaded.recipe.sweep

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.train.accumulate import Backward, Batch, Microbatches, PartLoss, StepLoss, accumulate
@@ -129,12 +130,14 @@ class Task(Protocol):
     def dev_sets(self) -> Sequence[str]:
         """Names of the held-out sets; the first one selects the best checkpoint."""
 
-    def prepare(self, model: Model) -> None:
-        """Adapt the model to the task; called once, before training.
+    def contents(self) -> Mapping[str, str]:
+        """What was read, in words: that of the training files as `training`, that of each held-out set by its name."""
 
-        Raises:
-            UsageError: the model is too small for the task's examples.
-        """
+    def require_fit(self, config: EncoderConfig) -> None:
+        """Check the examples against the sizes of a model; raises UsageError if it is too small for them."""
+
+    def prepare(self, model: Model) -> None:
+        """Adapt the model to the task; called once, before training."""
 
     def parameters(self, model: Model) -> Mapping[str, nn.Parameter]:
         """The trainable weights by their names in the model."""

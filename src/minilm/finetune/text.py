@@ -62,13 +62,32 @@ class ClassificationTask(SequenceTask):
 
     def _targets(self, train: Sequence[TextRow]) -> NDArray[np.generic]:
         """The label or number of each row, `[n]`."""
-        targets = [row.label for row in train]
-        if self.labels and len(set(targets)) < 2:
+        targets = self._targets_of(train)
+        if self.labels and len(set(targets.tolist())) < 2:
             raise DataError(
-                f"all {len(targets)} training rows have the label {self.labels[int(targets[0] or 0)]!r}; "
+                f"all {len(targets)} training rows have the label {self.labels[int(train[0].label or 0)]!r}; "
                 f"expected at least two labels (first row: {train[0].location})"
             )
-        return np.array(targets, dtype=np.int64 if self.labels else np.float32)
+        return targets
+
+    def _targets_of(self, rows: Sequence[TextRow]) -> NDArray[np.generic]:
+        return np.array([row.label for row in rows], dtype=np.int64 if self.labels else np.float32)
+
+    def contents(self) -> dict[str, str]:
+        """The number of rows of each set, and of each label among them."""
+        found = {"training": self.targets, **{name: self._targets_of(rows) for name, rows in self._rows.items()}}
+        return {name: f"{len(targets):,} rows{self._counted(targets)}" for name, targets in found.items()}
+
+    def _counted(self, targets: NDArray[np.generic]) -> str:
+        """How many of the targets have each label, or the range of numbers."""
+        if not len(targets):
+            return ""
+        if not self.labels:
+            return f", numbers from {targets.min():g} to {targets.max():g}"
+        counts = targets.sum(0) if targets.ndim > 1 else np.bincount(targets, minlength=len(self.labels))
+        shown = [f"{name} {int(count):,}" for name, count in zip(self.labels, counts, strict=True)]
+        more = f" and {len(shown) - NUM_EXAMPLES} more labels" if len(shown) > NUM_EXAMPLES else ""
+        return f": {', '.join(shown[:NUM_EXAMPLES])}{more}"
 
     def _encoded(self, rows: Sequence[TextRow], max_tokens: int) -> Sequences:
         texts = [row.text for row in rows]

@@ -1,0 +1,124 @@
+"""`minilm finetune --dry-run` reads configuration and data, says what it found, and fails where a run would fail."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from minilm.cli import app
+from minilm.errors import MinilmError, UsageError
+from minilm.finetune.sweep import check_recipe, finetune
+from minilm.recipe import FinetuneRecipe, Loaded, find_recipe, load_recipe, recipe_names
+from minilm.tasks.text.glue import GLUE
+
+NAMES = [name for name in recipe_names() if not name.startswith("distill/")]
+
+
+def loaded(recipe: Path, *overrides: str) -> Loaded[FinetuneRecipe]:
+    return load_recipe(recipe, overrides, kind=FinetuneRecipe)
+
+
+@pytest.fixture(scope="module")
+def shared_task(new_tiny_task, tmp_path_factory):
+    """A task that no test changes."""
+    return new_tiny_task(tmp_path_factory.mktemp("task"))
+
+
+def counted(file: Path) -> str:
+    counts = Counter(json.loads(line)["label"] for line in file.read_text().splitlines())
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+def test_it_says_what_it_found_and_writes_nothing(shared_task):
+    recipe = shared_task.recipe(steps=15)
+    before = sorted(shared_task.folder.rglob("*"))
+    assert check_recipe(loaded(recipe)) == [
+        f"model {shared_task.model}: 3 layers, width 48",
+        f"training: 60 rows: {counted(shared_task.folder / 'train.jsonl')}",
+        f"dev: 30 rows: {counted(shared_task.folder / 'dev.jsonl')}",
+        f"15 steps of 8, 2 epochs, scored every 6, into {shared_task.folder / 'run'}",
+    ]
+    assert sorted(shared_task.folder.rglob("*")) == before
+
+
+def test_epochs_become_steps_and_a_sweep_runs(shared_task):
+    found = check_recipe(loaded(shared_task.recipe(steps=None, epochs=2, eval_every=0), "sweep={seeds: [1, 2, 3]}"))
+    assert found[-2].startswith("15 steps of 8, 2 epochs, scored every 8, into ")
+    assert found[-1] == "3 runs; this is the first of them"
+
+
+def test_a_head_that_would_be_replaced_is_named(tiny_task):
+    folder = tiny_task.write_classifier("classifier", seed=1, labels=("a", "b"))
+    assert (
+        "; its head is replaced by a new one: its labels are a, b, those of the task high, low, mid"
+        in check_recipe(loaded(tiny_task.recipe(), f"model={folder}"))[0]
+    )
+
+
+def test_the_recipe_goes_to_standard_output_and_findings_to_standard_error(shared_task, capsys):
+    with pytest.raises(SystemExit) as caught:
+        app.main(["finetune", str(shared_task.recipe()), "--dry-run"])
+    assert caught.value.code == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("kind: finetune  # from finetune.yaml:2\n")
+    assert "checked: training: 60 rows: " in err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=nowhere"], "nowhere: no such model"),
+        (["task.train.0=nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["task.dev.0=nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["task.text=body"], "'body'"),
+        (["task.labels=[low, mid]"], "'high'"),
+        (["task.metric=f1"], "task.metric is 'f1'; task 'parity' has accuracy"),
+        (["task.head=keep"], "has no classification head"),
+        (["task.max_tokens=80", "train.tokens_per_batch=80", "task.train=[{}/long.jsonl]"], "positions for 64 tokens"),
+    ],
+)
+def test_it_fails_where_a_run_would(shared_task, overrides, message):
+    long = [{"text": " ".join(["word1"] * 99), "label": label} for label in ("high", "low", "mid")]
+    (shared_task.folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in long))
+    recipe = loaded(shared_task.recipe("never"), *[one.format(shared_task.folder) for one in overrides])
+    for start in (check_recipe, finetune):
+        with pytest.raises(MinilmError) as caught:
+            start(recipe)
+        assert message in str(caught.value)
+
+
+def test_the_folder_of_another_run_is_rejected(tiny_task):
+    recipe = tiny_task.recipe(steps=2)
+    finetune(loaded(recipe))
+    check_recipe(loaded(recipe))
+    with pytest.raises(UsageError, match=r"belongs to a different run: seed was 42, is 7\."):
+        check_recipe(loaded(recipe, "seed=7"))
+
+
+def data_for(task: object, folder: Path) -> list[str]:
+    """Overrides that replace the files of a shipped recipe by small ones with its columns."""
+    if task.kind == "squad":
+        question = {"question": "word3", "context": "word1 word2", "answers": [{"text": "word1", "answer_start": 0}]}
+        rows = [{"id": str(n), **question} for n in range(4)]
+    elif task.kind == "seq2seq":
+        rows = [{**dict.fromkeys(task.source, "word1 word2"), task.target: "word3"}] * 4
+    else:
+        spec = GLUE.get(task.name)
+        names = (spec.columns.text, spec.columns.text_pair, spec.columns.label) if spec else ("text", None, "label")
+        labels = (spec.labels or (1.5, 2.5)) if spec else task.labels or ("a", "b")
+        columns = [name for name in names[:2] if name]
+        rows = [{**dict.fromkeys(columns, "word1"), names[2]: labels[n % len(labels)]} for n in range(6)]
+    for name in ("some", "others"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [f"task.train=[{folder / 'some.jsonl'}]", f"task.dev=[{folder / 'others.jsonl'}]"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_recipe_passes_a_dry_run(name, shared_task, tmp_path):
+    recipe = load_recipe(find_recipe(name), kind=FinetuneRecipe).recipe
+    given = loaded(find_recipe(name), f"model={shared_task.model}", *data_for(recipe.task, tmp_path))
+    found = check_recipe(given)
+    assert any(f" steps of {given.recipe.train.batch_size}, " in sentence for sentence in found)
