@@ -41,7 +41,7 @@ def weights(out: Path) -> list[bytes]:
 
 def rows(out: Path) -> list[dict[str, float]]:
     return [
-        {name: value for name, value in row.items() if name not in ("tokens_per_second", "memory_gib")}
+        {name: value for name, value in row.items() if name not in ("tokens_per_second", "seconds", "memory_gib")}
         for row in read_metrics(out)
     ]
 

@@ -10,7 +10,7 @@ import pytest
 from minilm.files.json import read_json
 from minilm.train.metrics import read_metrics
 
-TIMES = {"tokens_per_second", "memory_gib"}
+TIMES = {"tokens_per_second", "seconds", "memory_gib"}
 
 
 def write_rows(path, draw, count):

@@ -73,3 +73,16 @@ def test_a_killed_command_line_resumes_when_repeated(tiny, start_cli, drive, ass
     assert output.splitlines()[0].split() == ["student", "parameters", "held-out", "loss", "folder"]
     drive(recipe, [("never", 0)], [f"out={tiny.folder / 'unbroken'}"])
     assert_same_run(out, tiny.folder / "unbroken")
+
+
+def test_kills_of_an_extended_run_change_no_bit(tiny, drive, assert_same_run):
+    """A finished run is extended; the extension is killed while files change and in the middle of steps."""
+    recipe, unbroken, longer = tiny.recipe(steps=6), tiny.folder / "unbroken", "train.steps=24"
+    drive(recipe, [("never", 0)])
+    drive(recipe, [("never", 0)], [f"out={unbroken}"])
+    [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}", longer])
+    plan = [("steps", 1), ("steps", 2), *(("call", number) for number in range(12, calls // 2, 17)), ("never", 0)]
+    results = drive(recipe, plan, [longer])
+    assert sum(status == -signal.SIGKILL for status, _ in results) >= 4
+    assert results[-1][0] == 0
+    assert_same_run(tiny.folder / "run", unbroken)

@@ -24,6 +24,8 @@ from minilm.files.tensors import read_safetensors
 from minilm.recipe import load_recipe
 from minilm.train.loop import Event, train
 from minilm.train.metrics import read_metrics
+from minilm.train.schedule import linear_schedule
+from minilm.train.state import extensions
 
 
 def run(recipe: Path, *overrides: str, resume: str = "auto"):
@@ -201,7 +203,7 @@ def test_a_damaged_newer_checkpoint_never_replaces_a_good_one(finished, tiny):
 
 REFUSED = {
     "train.learning_rate=0.1": "train.learning_rate was 0.002, is 0.1",
-    "train.steps=13": "train.steps was 12, is 13",
+    "train.steps=11": "train.steps was 12, is 11",
     "train.batch_size=9": "train.batch_size was 8, is 9",
     "train.tokens_per_batch=65": "train.tokens_per_batch was 64, is 65",
     "train.precision=bf16": "train.precision was 'fp32', is 'bf16'",
@@ -329,6 +331,66 @@ def test_a_finished_run_started_again_computes_nothing(finished, tiny, monkeypat
     assert (whole / "metrics.jsonl").read_bytes() == first
     assert result.metrics["student.heldout_loss"] == read_metrics(whole)[-1]["student.heldout_loss"]
     assert_same_run(whole, tiny.folder / "before")
+
+
+# --- extending ---------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_extended_on_the_schedule_of_the_new_length(finished, tiny, caplog):
+    recipe, whole = finished
+    before = read_metrics(whole)
+    result = run(recipe, f"out={whole}", "train.steps=20", "train.log_every=1")
+    rows = read_metrics(whole)
+    assert rows[: len(before)] == before
+    added = {row["step"]: row for row in rows[len(before) :]}
+    assert list(added) == list(range(13, 21))
+    expected = {step: 0.002 * linear_schedule(step - 1, warmup_steps=3, total_steps=20) for step in added}
+    assert {step: row["learning_rate"] for step, row in added.items()} == pytest.approx(expected)
+    assert result.metrics["student.heldout_loss"] == added[20]["student.heldout_loss"]
+    [said] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == (
+        "extended at step 12: the learning rate had decayed to zero there and continues on the schedule of 20 steps, "
+        "so this is not one run of 20 steps"
+    )
+    assert "20 steps (extended at step 12) of 8 documents" in (whole / "model" / "README.md").read_text()
+
+
+def test_an_extended_run_resumes_exactly_and_can_be_extended_again(finished, tiny, monkeypatch, assert_same_run):
+    """Stopped right after it was extended, before its first checkpoint, and again later."""
+    recipe, whole = finished
+    unbroken = tiny.folder / "unbroken"
+    shutil.copytree(whole, unbroken)
+    for steps in (16, 20):
+        run(recipe, f"out={unbroken}", f"train.steps={steps}", "train.checkpoint_every=3")
+    for steps, step in ((16, 14), (16, 16), (20, 17), (20, 19)):
+        with monkeypatch.context() as patch:
+            stop_at_step(patch, step, signal.SIGINT, times=2)
+            with pytest.raises(KeyboardInterrupt):
+                run(recipe, f"out={whole}", f"train.steps={steps}", "train.checkpoint_every=3")
+        if step == 16:
+            run(recipe, f"out={whole}", "train.steps=16", "train.checkpoint_every=3")
+    run(recipe, f"out={whole}", "train.steps=20", "train.checkpoint_every=3")
+    assert_same_run(whole, unbroken)
+    assert extensions(whole / "checkpoints") == (12, 16)
+
+
+def test_a_run_that_has_not_finished_is_not_extended(finished):
+    recipe, whole = finished
+    shutil.rmtree(whole / "checkpoints" / "step-00000012")
+    with pytest.raises(UsageError) as caught:
+        run(recipe, f"out={whole}", "train.steps=20")
+    assert str(caught.value) == (
+        f"{whole}/checkpoints/step-00000011 belongs to a run of 12 steps that has not finished; train.steps is now 20, "
+        "but only a run that has done all of its steps is extended (train.patience may have ended it early). "
+        "Restore 12, or choose another out folder"
+    )
+
+
+def test_an_extended_run_is_not_shortened_again(finished):
+    recipe, whole = finished
+    run(recipe, f"out={whole}", "train.steps=14")
+    with pytest.raises(UsageError, match=r"belongs to a different run: train\.steps was 14, is 12\. Restore"):
+        run(recipe, f"out={whole}")
 
 
 STUDENTS = [

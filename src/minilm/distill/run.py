@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
 from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation, wanted_layer
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
+from minilm.distill.report import report_distillation
 from minilm.distill.shapes import relation_heads
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import Teacher, load_teacher
@@ -32,13 +32,11 @@ from minilm.model.encoder import Encoder
 from minilm.model.metadata import model_checksums
 from minilm.model.precision import torch_dtype
 from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
-from minilm.report.page import write_report
 from minilm.train.distributed import ALONE, Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder
 from minilm.train.loop import train
-from minilm.train.metrics import read_metrics
 from minilm.train.settings import CADENCE, train_settings
-from minilm.train.state import Identity, require_run
+from minilm.train.state import Identity, extensions, require_run
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +50,7 @@ _NOT_IDENTITY = {
     "data.max_bad_rows",
     "teacher.model",
     "train.eval_every",
+    "train.steps",  # compared by itself: a finished run may be made longer
     *(f"train.{key}" for key in CADENCE),
 }
 
@@ -108,7 +107,7 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, a
     with first_before_others(ranks):
         if afresh and ranks.is_first:
             remove_results(out)
-        require_run(out / "checkpoints", identity)
+        require_run(out / "checkpoints", identity, total_steps=recipe.train.steps)
         if ranks.is_first:
             atomic_write(out / RECIPE, resolved)
     logger.info(
@@ -127,9 +126,9 @@ def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, a
     folders = {name: out / "model" if len(students) == 1 else out / "model" / name for name in students}
     if ranks.is_first:
         for name, student in students.items():
-            card = _card(recipe, name, student, plan)
+            card = _card(recipe, name, student, plan, extensions(out / "checkpoints"))
             save_student(student, folders[name], teacher=plan.teacher, tokenizer=plan.tokenizer, card=card)
-        _report(recipe, out, students, metrics)
+        report_distillation(recipe, plan, shards.manifest, metrics)
     wait_for_first(ranks)
     sizes = {name: student.config.num_parameters() for name, student in students.items()}
     return DistillResult(folders=folders, metrics=metrics, num_parameters=sizes, shards=shards)
@@ -210,31 +209,14 @@ def _identity(recipe: DistillRecipe, shards: Shards, plan: DistillPlan) -> Ident
     }
 
 
-def _card(recipe: DistillRecipe, name: str, student: Encoder, plan: DistillPlan) -> str:
-    config = student.config
+def _card(recipe: DistillRecipe, name: str, student: Encoder, plan: DistillPlan, extended_at: Sequence[int]) -> str:
+    config, points = student.config, ", ".join(map(str, extended_at))
+    steps = f"{recipe.train.steps} steps{f' (extended at step {points})' if points else ''}"
     return (
         f"---\nlibrary_name: minilm\ntags: [minilm, distillation]\n---\n\n# {name}\n\n"
         f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
         f"Distilled with MiniLM{recipe.loss.version} from `{Path(recipe.teacher.model).name}` "
-        f"(layer {plan.sizes.layer}) for {recipe.train.steps} steps of {recipe.train.batch_size} documents.\n\n"
+        f"(layer {plan.sizes.layer}) for {steps} of {recipe.train.batch_size} documents.\n\n"
         "The last layer's output projection and feed-forward are not trained by this objective; "
         "fine-tune before use.\n"
     )
-
-
-def _report(recipe: DistillRecipe, out: Path, students: Mapping[str, Encoder], metrics: Mapping[str, float]) -> None:
-    table = [
-        {
-            "student": name,
-            "parameters": student.config.num_parameters(),
-            "held-out loss": metrics.get(f"{name}.heldout_loss"),
-            "steps": recipe.train.steps,
-        }
-        for name, student in students.items()
-    ]
-    notes = [
-        f"Loss {recipe.loss.version}, normalized per {recipe.loss.normalization}.",
-        f"Teacher {recipe.teacher.model}, layer {recipe.teacher.layer}.",
-        f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}.",
-    ]
-    write_report(out, title=recipe.name, table=table, metrics=read_metrics(out), notes=notes)

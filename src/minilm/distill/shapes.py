@@ -35,6 +35,7 @@ class TeacherSizes:
         query_width: width of the queries of a token.
         key_width: width of its keys and values; smaller where heads share keys.
         max_tokens: max tokens of a document.
+        num_parameters: its weights, without a head.
     """
 
     num_layers: int
@@ -45,6 +46,7 @@ class TeacherSizes:
     query_width: int
     key_width: int
     max_tokens: int
+    num_parameters: int
 
 
 def student_shape(section: StudentSection, teacher: TeacherSizes) -> EncoderConfig:

@@ -53,8 +53,9 @@ class StudentPlan:
         """Where its weights start."""
         if self.continued is not None:
             return f"continues {self.continued}"
-        layers = ", ".join(map(str, self.layers))
-        return f"starts as layers {layers} of the teacher" if layers else "starts at random"
+        if not self.layers:
+            return "starts at random"
+        return f"starts as layer{'s' * (len(self.layers) > 1)} {', '.join(map(str, self.layers))} of the teacher"
 
 
 def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path, tokenizer: Tokenizer) -> StudentPlan:

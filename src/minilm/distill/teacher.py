@@ -176,6 +176,7 @@ def _sizes_of(model: Any, layer: int | None, where: str) -> TeacherSizes:  # noq
         query_width=heads * head_width,
         key_width=int(getattr(config, "num_key_value_heads", None) or heads) * head_width,
         max_tokens=positions - _first_position(model),
+        num_parameters=sum(weight.numel() for weight in model.parameters()),
     )
 
 

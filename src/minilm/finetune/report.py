@@ -16,6 +16,7 @@ from minilm.recipe import FinetuneRecipe
 from minilm.report.curves import Curve
 from minilm.report.page import curve_of, write_report
 from minilm.train.metrics import read_metrics
+from minilm.train.schedule import extension_note
 
 _Rows = Sequence[Mapping[str, object]]
 
@@ -29,6 +30,7 @@ def report_run(recipe: FinetuneRecipe, result: RunResult) -> None:
         table=[{"number": name, "value": value} for name, value in result.numbers.items()],
         metrics=read_metrics(result.folder),
         notes=_notes(recipe, result),
+        marks=result.extended_at,
         scores=[name for name in result.numbers if _is_score(name)],
         tables=tables,
         plots=plots,
@@ -128,5 +130,6 @@ def _notes(recipe: FinetuneRecipe, result: RunResult) -> list[str]:
         f"The metrics are those of the checkpoint with the best {result.main_metric} on {recipe.task.dev[0]}."
         if recipe.task.dev
         else "There is no held-out data, so no checkpoint was selected.",
+        *([f"This run was {extension_note(result.extended_at, result.steps)}."] if result.extended_at else []),
         f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}; this run took {result.seconds:.0f} s.",
     ]

@@ -36,6 +36,7 @@ class RunResult:
     train_examples: int
     parameters: int
     seconds: float
+    extended_at: Sequence[int] = ()
 
     @property
     def main(self) -> float:
@@ -89,8 +90,8 @@ def write_result(result: RunResult, identity: Identity) -> None:
     write_json(result.folder / RESULT, values)
 
 
-def read_result(out: Path, identity: Identity) -> RunResult | None:
-    """The result of the same run in `out`, or None if it has not finished.
+def read_result(out: Path, identity: Identity, *, steps: int) -> RunResult | None:
+    """The result of the same run in `out`; None if it has not finished, or is to be extended to `steps`.
 
     Raises:
         UsageError: the folder contains the result of a different run; the message names the difference.
@@ -100,7 +101,10 @@ def read_result(out: Path, identity: Identity) -> RunResult | None:
         return None
     values = read_json(out / RESULT)
     try:
-        require_same(cast("Identity", values.pop("identity")), identity, out / RESULT)
+        saved, before = cast("Identity", values.pop("identity")), cast("int", values["steps"])
+        require_same({**saved, "train.steps": max(before, steps)}, {**identity, "train.steps": steps}, out / RESULT)
+        if before < steps:
+            return None
         if not isinstance(values["numbers"], dict):
             raise TypeError
         return RunResult(**{**values, "folder": out})  # type: ignore[arg-type]

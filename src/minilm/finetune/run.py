@@ -42,13 +42,14 @@ from minilm.train.distributed import ALONE, Ranks, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder
 from minilm.train.loop import TrainSettings, train
 from minilm.train.settings import CADENCE, train_settings
-from minilm.train.state import Identity, require_run
+from minilm.train.state import Identity, extensions, require_run
 
 logger = logging.getLogger(__name__)
 
 # Values that may change when a run is resumed: names, paths and how often something is written.
 _PATHS = {"out", "model", "config", "tokenizer", "task.train", "task.dev"}
-_NOT_IDENTITY = {"name", *_PATHS, *(f"train.{key}" for key in CADENCE)}
+_LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
+_NOT_IDENTITY = {"name", *_LENGTH, *_PATHS, *(f"train.{key}" for key in CADENCE)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +101,10 @@ def finetune_once(
         if ranks.is_first:
             if afresh:
                 remove_results(out)
-            require_run(out / "checkpoints", plan.identity)
+            require_run(out / "checkpoints", plan.identity, total_steps=plan.steps)
             atomic_write(out / RECIPE, resolved)
         wait_for_first(ranks)
-        finished = read_result(out, plan.identity)
+        finished = read_result(out, plan.identity, steps=plan.steps)
         return finished if finished is not None else _run(recipe, plan, ranks, label, models)
 
 
@@ -117,8 +118,8 @@ def check_files(recipe: FinetuneRecipe) -> list[str]:
         UsageError, DataError, SystemProblem: as for `finetune_once`, except for what only the weights show.
     """
     plan = _plan(recipe)
-    require_run(Path(recipe.out) / "checkpoints", plan.identity)
-    read_result(Path(recipe.out), plan.identity)
+    require_run(Path(recipe.out) / "checkpoints", plan.identity, total_steps=plan.steps)
+    read_result(Path(recipe.out), plan.identity, steps=plan.steps)
     head = f"; its head is replaced by a new one: {plan.head.replaced}" if plan.head.replaced else ""
     settings = _settings(recipe, plan, "")
     scored = f", scored every {settings.eval_every:,}" if settings.eval_every else ""
@@ -212,6 +213,7 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
         train_examples=task.num_examples,
         parameters=model.encoder.config.num_parameters(),
         seconds=time.monotonic() - started,
+        extended_at=extensions(out / "checkpoints"),
     )
     if ranks.is_first:
         _write(recipe, plan, model, result, analyses)
@@ -273,9 +275,11 @@ def _write_checkpoint(recipe: FinetuneRecipe, plan: _Plan, model: Model, models:
 
 def _card(recipe: FinetuneRecipe, result: RunResult) -> str:
     numbers = "\n".join(f"- {name}: {value:.4g}" for name, value in result.numbers.items())
+    points = ", ".join(map(str, result.extended_at))
+    steps = f"{result.steps} steps{f' (extended at step {points})' if points else ''}"
     return (
         f"---\nlibrary_name: minilm\ntags: [minilm, {recipe.task.name}]\n---\n\n# {recipe.name}\n\n"
         f"`{Path(recipe.model).name}` fine-tuned on {recipe.task.name}: {result.train_examples:,} examples, "
-        f"{result.steps} steps of {result.batch_size}, learning rate {result.learning_rate:g}, seed {result.seed}; "
+        f"{steps} of {result.batch_size}, learning rate {result.learning_rate:g}, seed {result.seed}; "
         f"weights of step {result.best_step}.\n\n{numbers}\n"
     )

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 _INK = "#010203"
 _GRID = "#040506"
 _LINES = tuple(f"#0708{index:02x}" for index in range(6))
+_STYLES = ("-", "--", ":", "-.")  # the next one when the colors are used up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,16 @@ class Curve:
     stride: int = 1
 
 
-def draw(curves: Sequence[Curve], *, x_label: str = "step") -> str | None:
+def draw(
+    curves: Sequence[Curve], *, x_label: str = "step", log: bool = False, marks: Sequence[float] = ()
+) -> str | None:
     """Draw curves into one chart over `x_label`.
+
+    Args:
+        curves: the lines.
+        x_label: label of the x axis.
+        log: logarithmic y axis; values that are not positive are left out.
+        marks: places on the x axis that get a vertical line.
 
     Returns:
         an `<svg>` that uses the CSS variables --soft, --line and --c0 to --c5; None without matplotlib.
@@ -44,6 +53,7 @@ def draw(curves: Sequence[Curve], *, x_label: str = "step") -> str | None:
         return None
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     settings = {
         "svg.fonttype": "none",
@@ -55,9 +65,16 @@ def draw(curves: Sequence[Curve], *, x_label: str = "step") -> str | None:
         figure = Figure(figsize=(7.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for index, curve in enumerate(curves):
-            color = _LINES[index % len(_LINES)]
+            color, style = _LINES[index % len(_LINES)], _STYLES[index // len(_LINES) % len(_STYLES)]
             marker = "o" if len(curve.steps) == 1 else None
-            axes.plot(curve.steps, curve.values, color=color, linewidth=1.6, marker=marker, label=curve.name)
+            axes.plot(curve.steps, curve.values, style, color=color, linewidth=1.6, marker=marker, label=curve.name)
+        for mark in marks:
+            axes.axvline(mark, color=_INK, linewidth=0.8, linestyle=":")
+        if log:
+            axes.set_yscale("log", nonpositive="mask")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(x_label, color=_INK)
         axes.tick_params(colors=_INK, length=0)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)

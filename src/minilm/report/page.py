@@ -8,7 +8,7 @@ Out: `report.html` with a table, curves as inline SVG (drawn when matplotlib is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from minilm.report.curves import Curve, draw
 # Chart title -> the metrics it shows, by name or by "<student>." plus name.
 _CHARTS: Mapping[str, tuple[str, ...]] = {
     "Loss": ("loss", "heldout_loss"),
+    "Gradient norm": ("gradient_norm",),
     "Learning rate": ("learning_rate",),
     "Tokens per second": ("tokens_per_second",),
 }
@@ -72,6 +73,8 @@ def write_report(
     tables: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
     plots: Mapping[str, Sequence[Curve]] | None = None,
     examples: Sequence[Mapping[str, str]] = (),
+    log_axes: Collection[str] = (),
+    marks: Sequence[int] = (),
 ) -> None:
     """Write `folder/report.html`.
 
@@ -79,20 +82,22 @@ def write_report(
         folder: an existing folder.
         title: heading of the page.
         table: rows of results; the columns are the keys, in the order they first appear.
-        metrics: rows with a `step` and any of loss, heldout_loss, learning_rate, tokens_per_second, each also
-            as `<student>.loss` and so on; other keys are not drawn.
+        metrics: rows with a `step` and any of loss, heldout_loss, gradient_norm, learning_rate, tokens_per_second,
+            each also as `<student>.loss` and so on; other keys are not drawn.
         notes: sentences for the reader, one per list item.
         scores: additional keys of `metrics`, drawn in one chart.
         tables: additional tables by title.
         plots: additional curves by title; the text after the last " over " of the title labels the x axis.
         examples: mappings of a few named texts, such as an input and an output.
+        log_axes: titles of the charts whose y axis is logarithmic.
+        marks: steps that get a vertical line in every chart over steps.
 
     Raises:
         SystemProblem: the file cannot be written.
     """
     scored = {**_CHARTS, "Held-out scores": tuple(scores)}
     charts = {heading: _chart_curves(metrics, names) for heading, names in scored.items()}
-    figures = _figures({**charts, **(plots or {})})
+    figures = _figures({**charts, **(plots or {})}, log_axes, marks)
     page = _TEMPLATES.get_template("page.html.j2").render(
         title=title,
         results=_table("Results", table),
@@ -130,16 +135,20 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _figures(charts: Mapping[str, Sequence[Curve]]) -> list[_Figure] | None:
+def _figures(
+    charts: Mapping[str, Sequence[Curve]], log_axes: Collection[str], marks: Sequence[int]
+) -> list[_Figure] | None:
     """Draw the charts that have curves; None if matplotlib is not installed."""
     figures = []
     for title, curves in charts.items():
         if not curves:
             continue
-        svg = draw(curves, x_label=title.rpartition(" over ")[2] if " over " in title else "step")
+        x_label = title.rpartition(" over ")[2] if " over " in title else "step"
+        svg = draw(curves, x_label=x_label, log=title in log_axes, marks=marks if x_label == "step" else ())
         if svg is None:
             return None
-        figures.append(_Figure(caption=f"{title}{_thinned(curves)}", svg=svg))
+        scale = ", logarithmic" if title in log_axes else ""
+        figures.append(_Figure(caption=f"{title}{scale}{_thinned(curves)}", svg=svg))
     return figures
 
 
@@ -150,6 +159,11 @@ def _thinned(curves: Sequence[Curve]) -> str:
 
 def _chart_curves(metrics: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[Curve]:
     keys = dict.fromkeys(key for row in metrics for key in row if key.rpartition(".")[2] in names)
+    return curves_of(metrics, keys)
+
+
+def curves_of(metrics: Sequence[Mapping[str, float]], keys: Iterable[str]) -> list[Curve]:
+    """One curve for each key of `metrics` that has points."""
     curves = (_curve(metrics, key) for key in keys)
     return [curve for curve in curves if curve.steps]
 

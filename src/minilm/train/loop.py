@@ -24,7 +24,7 @@ from typing import Literal, NoReturn, Protocol, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minilm.errors import DataError, Interrupted, UsageError
+from minilm.errors import DataError, Interrupted
 from minilm.files.atomic import make_folder
 from minilm.files.checked import Count, PositiveInt
 from minilm.files.tensors import write_safetensors
@@ -39,7 +39,7 @@ from minilm.train.best import Best, BestRule, comparable, save_best
 from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
 from minilm.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
-from minilm.train.schedule import linear_schedule
+from minilm.train.schedule import extension_note, linear_schedule
 from minilm.train.state import Identity, TrainState, load_newest, save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ B = TypeVar("B", bound=Batch)
 
 # A batch is read, its gradient is there, the update is made or skipped, a checkpoint is written.
 Event: TypeAlias = Literal["batch", "accumulated", "stepped", "saved"]
+
+_SUMS = ("tokens", "seconds")  # of the metrics of a step: summed over the steps of a line, not averaged
 
 
 class Objective(Protocol[B]):
@@ -109,13 +111,18 @@ class _Run:
     memory: FreedMemory = field(default_factory=FreedMemory)
     step: int = 0
     bad_steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
     saved_step: int = -1
     recent: list[Mapping[str, float]] = field(default_factory=list)
     held_out: Mapping[str, float] = field(default_factory=dict)
     best: Best = field(default_factory=Best)
+    extended_at: Sequence[int] = ()
     interrupted: bool = False
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of the steps that are not yet logged."""
+        tokens, seconds = (sum(row[name] for row in self.recent) for name in _SUMS)
+        return tokens / max(seconds, 1e-9)
 
     @property
     def is_over(self) -> bool:
@@ -152,6 +159,7 @@ def train(
 ) -> Mapping[str, float]:
     """Run `objective` for `settings.steps` updates; after a kill, the same call ends with bit-identical weights.
 
+    A finished run may be extended: with more steps it continues from its last state on the schedule of the new length.
     Bit-identity holds on CPUs, on the same machine with the same number of threads and the same libraries.
 
     Args:
@@ -172,7 +180,8 @@ def train(
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
         DataError: more than `max_bad_steps` steps had a loss or gradient that is not finite.
-        UsageError: the checkpoint in `folder` belongs to a different run.
+        AnotherRunError: the checkpoint in `folder` belongs to a different run, to a longer one, or to an unfinished
+            shorter one.
     """
     run = _Run(
         settings=settings,
@@ -195,7 +204,7 @@ def train(
             if run.interrupted or (ranks.world_size == 1 and interrupted.is_set):
                 _stop(run, objective)
             loss = _step(run, objective, interrupted=interrupted.is_set)
-            speed = f"{run.tokens / max(run.seconds, 1e-9):,.0f} tokens/s"
+            speed = f"{run.tokens_per_second:,.0f} tokens/s"
             progress.advance(status=f"loss {loss:.4f}  {speed}  {resident_gib():.1f} GiB")
             _after_step(run, objective)
     return run.held_out or objective.evaluate()
@@ -231,9 +240,8 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     else:
         _skip(run, batch, total)
     run.step += 1
-    run.tokens += tokens
-    run.seconds += time.perf_counter() - started
-    run.recent.append({"loss": total, **parts, "gradient_norm": max(norms), "learning_rate": learning_rate})
+    numbers = {"loss": total, **parts, "gradient_norm": max(norms), "learning_rate": learning_rate}
+    run.recent.append({**numbers, "tokens": tokens, "seconds": time.perf_counter() - started})
     run.emit("stepped")
     return total
 
@@ -331,10 +339,11 @@ def _keep_best(run: _Run, objective: Objective[B], numbers: Mapping[str, float])
 
 
 def _log(run: _Run, held_out: Mapping[str, float]) -> None:
-    speed = {"tokens_per_second": run.tokens / max(run.seconds, 1e-9), "memory_gib": resident_gib()}
-    row = {"step": run.step, **means(run.recent), **held_out, **speed, "bad_steps": run.bad_steps}
+    sums = {name: sum(row[name] for row in run.recent) for name in _SUMS}
+    last = {"learning_rate": run.recent[-1]["learning_rate"], **held_out}
+    speed = {**sums, "tokens_per_second": run.tokens_per_second, "memory_gib": resident_gib()}
+    row = {"step": run.step, **means(run.recent), **last, **speed, "bad_steps": run.bad_steps}
     run.recent.clear()
-    run.tokens, run.seconds = 0, 0.0
     if run.own_folder is not None:
         append_metrics(run.own_folder, row)
 
@@ -345,6 +354,8 @@ def _save(run: _Run, objective: Objective[B]) -> None:
         return
     state = TrainState(
         step=run.step,
+        total_steps=run.settings.steps,
+        extended_at=run.extended_at,
         bad_steps=run.bad_steps,
         identity=run.identity,
         model=objective.module.state_dict(),
@@ -369,24 +380,23 @@ def _restore(run: _Run, objective: Objective[B], folder: Path) -> None:
     """Resume from the newest checkpoint; later metrics are dropped, because the run will write them again."""
     if run.own_folder is not None:
         make_folder(folder)
-    state = load_newest(folder / "checkpoints", run.identity)
+    steps = run.settings.steps
+    state = load_newest(folder / "checkpoints", run.identity, total_steps=steps)
     if state is not None:
         objective.module.load_state_dict(dict(state.model))
         load_optimizer_tensors(run.optimizer, objective.parameters, state.optimizer)
         run.step = run.saved_step = state.step
         run.bad_steps, run.held_out, run.best = state.bad_steps, state.held_out, state.best
         run.recent.extend(state.recent)
-        logger.info("resuming %s at step %d of %d", folder, state.step, run.settings.steps)
+        run.extended_at = (*state.extended_at, *([state.step] if state.total_steps < steps else []))
+        logger.info("resuming %s at step %d of %d", folder, state.step, steps)
+        if run.extended_at:
+            logger.warning("%s", extension_note(run.extended_at, steps))
     wait_for_first(run.ranks)  # no process writes before all have read
     if run.own_folder is not None:
         keep_metrics(folder, up_to=run.step)
     if state is not None and run.is_checkpoint_due:
         _notify(run)
-    if run.step > run.settings.steps:
-        raise UsageError(
-            f"{folder} contains a checkpoint at step {run.step}, but the run has {run.settings.steps} steps; "
-            f"choose another out folder"
-        )
 
 
 @dataclass

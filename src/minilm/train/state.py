@@ -10,6 +10,7 @@ its purpose, the step and the index within the step.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -36,6 +37,7 @@ Identity = Mapping[str, object]
 _NAME = re.compile(r"step-(\d{8,})")
 _LEFTOVER = re.compile(r"\.step-\d{8,}\.(tmp|old)-\d+")
 _FILES = ("model.safetensors", "optimizer.safetensors")
+_LENGTH = "train.steps"  # the length of a run, as messages call it
 
 
 class AnotherRunError(UsageError):
@@ -44,12 +46,14 @@ class AnotherRunError(UsageError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Everything a run needs to resume: `step` updates are done, `bad_steps` of them were skipped.
+    """Everything a run needs to resume: `step` updates of `total_steps` are done, `bad_steps` of them were skipped.
 
-    `recent` holds the metrics of the steps since the last logged line, `held_out` the last evaluation.
+    `recent` holds the metrics of the steps since the last logged line, `held_out` the last evaluation, and
+    `extended_at` the steps after which a finished run was made longer.
     """
 
     step: int
+    total_steps: int
     bad_steps: int
     identity: Identity
     model: Mapping[str, Tensor]
@@ -57,6 +61,7 @@ class TrainState:
     recent: Sequence[Mapping[str, float]] = ()
     held_out: Mapping[str, float] = field(default_factory=dict)
     best: Best = field(default_factory=Best)
+    extended_at: Sequence[int] = ()
 
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
@@ -74,6 +79,8 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
             write_safetensors(aside / name, tensors)
         values: dict[str, object] = {
             "step": state.step,
+            "total_steps": state.total_steps,
+            "extended_at": list(state.extended_at),
             "bad_steps": state.bad_steps,
             "recent": [storable(row) for row in state.recent],
             "held_out": storable(state.held_out),
@@ -90,20 +97,23 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
     return target
 
 
-def load_newest(folder: Path, identity: Identity) -> TrainState | None:
+def load_newest(folder: Path, identity: Identity, *, total_steps: int) -> TrainState | None:
     """The newest complete checkpoint below `folder`, or None if there is none.
+
+    A run that has finished may be continued with more `total_steps`.
 
     A damaged checkpoint is logged and the previous one is tried. Partial checkpoints of killed processes are removed.
 
     Raises:
-        AnotherRunError: the checkpoint belongs to a different run; the message lists every difference.
+        AnotherRunError: the checkpoint belongs to a different run, or to one that cannot have this number of steps; the
+            message lists every difference.
     """
     _remove_leftovers(folder)
     candidates = _folders(folder)
     for candidate in candidates:
         try:
             values = _read_values(candidate)
-            require_same(cast("Identity", values["identity"]), identity, candidate)
+            _require_continued(values, identity, total_steps, candidate)
             return _load(candidate, values)
         except DataError as error:
             logger.warning("checkpoint %s is damaged (%s); trying the previous one", candidate, error)
@@ -112,19 +122,48 @@ def load_newest(folder: Path, identity: Identity) -> TrainState | None:
     return None
 
 
-def require_run(folder: Path, identity: Identity) -> None:
+def require_run(folder: Path, identity: Identity, *, total_steps: int) -> None:
     """Check that the checkpoints in `folder` belong to this run, by the newest readable `state.json` only.
 
     Raises:
-        AnotherRunError: they belong to a different run; the message lists every difference.
+        AnotherRunError: as for `load_newest`.
     """
+    newest = _newest_values(folder)
+    if newest is not None:
+        _require_continued(newest[1], identity, total_steps, newest[0])
+
+
+def extensions(folder: Path) -> tuple[int, ...]:
+    """The steps after which the run with the checkpoints in `folder` was made longer, as its newest state records."""
+    newest = _newest_values(folder)
+    return () if newest is None else tuple(cast("Sequence[int]", newest[1].get("extended_at", ())))
+
+
+def _newest_values(folder: Path) -> tuple[Path, dict[str, object]] | None:
+    """The newest checkpoint with a readable `state.json`, and its values; others are reported when they are loaded."""
     for candidate in _folders(folder):
-        try:
-            saved = cast("Identity", _read_values(candidate)["identity"])
-        except DataError:
-            continue  # reported when it is loaded
-        require_same(saved, identity, candidate)
+        with contextlib.suppress(DataError):
+            return candidate, _read_values(candidate)
+    return None
+
+
+def _require_continued(values: Mapping[str, object], identity: Identity, total_steps: int, where: Path) -> None:
+    """Check that a run with this identity and length may continue from the state with these values."""
+    if "total_steps" not in values:
+        raise AnotherRunError(
+            f"{where} was written by an earlier version of minilm; finish the run with that version, or choose another "
+            "out folder"
+        )
+    saved, before = cast("Identity", values["identity"]), cast("int", values["total_steps"])
+    if total_steps > before and saved == identity:
+        if cast("int", values["step"]) < before:
+            raise AnotherRunError(
+                f"{where} belongs to a run of {before} steps that has not finished; train.steps is now {total_steps}, "
+                f"but only a run that has done all of its steps is extended (train.patience may have ended it early). "
+                f"Restore {before}, or choose another out folder"
+            )
         return
+    require_same({**saved, _LENGTH: before}, {**identity, _LENGTH: total_steps}, where)
 
 
 def require_same(saved: Identity, current: Identity, where: Path) -> None:
@@ -172,6 +211,8 @@ def _load(folder: Path, values: Mapping[str, object]) -> TrainState:
             raise DataError(f"{folder / name}: the contents do not match the checksum in state.json")
     return TrainState(
         step=cast("int", values["step"]),
+        total_steps=cast("int", values["total_steps"]),
+        extended_at=tuple(cast("Sequence[int]", values["extended_at"])),
         bad_steps=cast("int", values["bad_steps"]),
         identity=cast("Identity", values["identity"]),
         model=read_safetensors(folder / "model.safetensors"),

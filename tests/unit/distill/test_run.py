@@ -52,7 +52,7 @@ def test_the_run_folder_holds_everything(tiny):
     [row] = read_metrics(out)
     assert set(row) == {
         "step", "loss", "student.query-query", "student.key-key", "student.value-value", "gradient_norm",
-        "learning_rate", "student.heldout_loss", "tokens_per_second", "memory_gib", "bad_steps",
+        "learning_rate", "student.heldout_loss", "tokens", "seconds", "tokens_per_second", "memory_gib", "bad_steps",
     }  # fmt: skip
     parts = row["student.query-query"] + row["student.key-key"] + row["student.value-value"]
     assert row["loss"] == pytest.approx(parts)

@@ -11,7 +11,14 @@ from minilm.recipe import LossSection, StudentSection
 
 
 def teacher(width: int = 384, heads: int = 12, **changes: int) -> TeacherSizes:
-    sizes = {"num_layers": 6, "layer": 6, "intermediate_size": 4 * width, "key_width": width, "max_tokens": 512}
+    sizes = {
+        "num_layers": 6,
+        "layer": 6,
+        "intermediate_size": 4 * width,
+        "key_width": width,
+        "max_tokens": 512,
+        "num_parameters": 9,
+    }
     return TeacherSizes(hidden_size=width, query_width=width, num_heads=heads, **{**sizes, **changes})
 
 

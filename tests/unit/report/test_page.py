@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -135,3 +136,27 @@ def test_long_runs_are_thinned_and_it_says_so(page):
     pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
     html = page(metrics=[{"step": s, "loss": 1.0} for s in range(2500)])
     assert "Loss (one of every 3 points is drawn)" in html
+
+
+def test_a_logarithmic_chart_has_plain_numbers_and_leaves_zeros_out(page):
+    pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
+    curve = Curve(name="a", steps=[0.0, 1.0, 2.0], values=[0.02, 0.0, 30.0])
+    html = page(plots={"Loss": [curve]}, log_axes=["Loss"])
+    assert "<figcaption>Loss, logarithmic</figcaption>" in html
+    labels = re.findall(r">([0-9.]+)</text>", html)
+    assert {"0.1", "1", "10"} <= set(labels)
+    parsed(html)
+
+
+def test_a_mark_is_a_line_in_the_charts_over_steps(page):
+    pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
+    plots = {"Found over threshold": [Curve(name="a", steps=[0.0, 1.0], values=[1.0, 2.0])]}
+    lines = [page(metrics=METRICS, plots=plots, marks=marks).count("stroke-dasharray") for marks in ((), (2,))]
+    assert lines == [0, 3]  # loss, learning rate, tokens per second
+
+
+def test_many_curves_differ_in_color_or_style(page):
+    pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
+    some = [Curve(name=str(number), steps=[0.0, 1.0], values=[1.0, number]) for number in range(7)]
+    assert page(plots={"x": some[:6]}).count("stroke-dasharray") == 0
+    assert page(plots={"x": some}).count("stroke-dasharray") == 2  # the line and its entry in the legend
