@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 
 import numpy as np
 import pytest
 import torch
 
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS, relation_loss
-from minilm.distill.teacher import load_teacher, read_sizes
+from minilm.distill.teacher import load_teacher, read_sizes, tokenizer_folder
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.packing import pack, unpack
+from minilm.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -290,3 +292,132 @@ def test_damaged_numbers_of_a_configuration_are_one_clear_error(save, name, key,
         load_teacher(folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# --- what transformers reports about the weights -------------------------------------------------
+
+
+def as_classifier(folder, name="Bert"):
+    """Save a model with a head and without a pooler, as checkpoints of masked language models are."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_an_ordinary_checkpoint_with_a_head_and_no_pooler_loads_without_a_report(save, monkeypatch, caplog):
+    folder, said = as_classifier(save("Bert")), []
+    log = logging.getLogger("transformers.modeling_utils")
+    caplog.set_level(logging.WARNING, logger=log.name)
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    monkeypatch.setattr(log, "handlers", [*log.handlers, handler])
+    load_teacher(folder)
+    assert not said
+    transformers.AutoModel.from_pretrained(folder)  # others still get it
+    assert any("LOAD REPORT" in message for message in said)
+
+
+def rewrite(folder, change):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_missing_weight_is_an_error(save):
+    folder, name = save("Bert"), "encoder.layer.1.attention.self.key.weight"
+    rewrite(folder, lambda weights: weights.pop(name))
+    with pytest.raises(DataError) as caught:
+        load_teacher(folder)
+    assert str(caught.value) == (
+        f"teacher {folder}: the weights lack 1 tensors of the model (first: {name}), which would be random; use the "
+        "complete folder of the model"
+    )
+
+
+def test_a_weight_of_another_shape_is_an_error(save):
+    folder = save("Bert")
+    rewrite(folder, lambda weights: weights.update({"encoder.layer.0.output.dense.bias": torch.zeros(7)}))
+    with pytest.raises(DataError, match=r"1 weights have another shape .*\.dense\.bias is \[7\], expected \[32\]"):
+        load_teacher(folder)
+
+
+def test_layers_that_the_configuration_leaves_out_are_reported(save, caplog):
+    folder = save("Bert")
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_hidden_layers": 2}))
+    assert load_teacher(folder).layer == 2
+    [record] = caplog.records
+    assert "tensors are not part of the model that config.json describes and are ignored (first: encoder.layer.2." in (
+        record.getMessage()
+    )
+
+
+# --- tokenizers that transformers converts -------------------------------------------------------
+
+
+@pytest.fixture
+def pieces(tmp_path):
+    """An XLM-R teacher whose tokenizer is a SentencePiece model alone, and the SentencePiece model."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs: pip install sentencepiece protobuf")
+    pytest.importorskip("google.protobuf", reason="needs: pip install sentencepiece protobuf")
+    folder = tmp_path / "pieces"
+    folder.mkdir()
+    texts = [f"the {color} river runs {how} by the {place}" for color in ("red", "blue") for how in ("fast", "slowly")
+             for place in ("old mill", "bridge", "harbour")]  # fmt: skip
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(tmp_path / "made"), vocab_size=60, hard_vocab_limit=False,
+        minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "made.model").rename(folder / "sentencepiece.bpe.model")
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.XLMRobertaConfig(vocab_size=model.get_piece_size() + 2, **sizes)
+    transformers.XLMRobertaModel(config).save_pretrained(folder)
+    return folder, model
+
+
+def test_a_sentencepiece_model_alone_gives_the_ids_of_xlm_r(pieces):
+    """Its ids are those of SentencePiece plus one, in `<s>` and `</s>`, which fairseq placed in front."""
+    folder, model = pieces
+    with tokenizer_folder(folder) as converted:
+        tokenizer = Tokenizer.load(converted)
+        text = "the blue river runs slowly by the old bridge"
+        assert tokenizer.encode([text])[0].tolist() == [0, *(number + 1 for number in model.encode(text)), 2]
+    assert not converted.exists()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "model.safetensors", "sentencepiece.bpe.model",
+    ]  # fmt: skip
+
+
+def test_a_tokenizer_of_its_own_is_used_as_it_is(tiny):
+    with tokenizer_folder(tiny.teacher) as found:
+        assert found == tiny.teacher
+
+
+def test_without_its_packages_the_conversion_says_what_to_install(pieces, monkeypatch):
+    from minilm.distill import teacher as module
+
+    def absent(*_, **__):
+        raise ImportError("requires the SentencePiece library")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", absent)
+    monkeypatch.setattr(module, "_is_installed", lambda name: name != "sentencepiece")
+    with (
+        pytest.raises(
+            SystemProblem, match=r"needs packages that are missing; install them: pip install sentencepiece$"
+        ),
+        tokenizer_folder(pieces[0]),
+    ):
+        pass
+
+
+def test_files_that_are_no_tokenizer_are_rejected(pieces):
+    folder, _ = pieces
+    (folder / "sentencepiece.bpe.model").write_bytes(b"\x00nothing")
+    with (
+        pytest.raises(DataError, match=r"neither tokenizer\.json nor vocab\.txt, and transformers cannot convert its"),
+        tokenizer_folder(folder),
+    ):
+        pass

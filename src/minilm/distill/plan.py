@@ -14,7 +14,7 @@ from minilm.corpus.shards import Shards
 from minilm.distill.objective import num_trained_documents
 from minilm.distill.shapes import TeacherSizes, relation_heads
 from minilm.distill.student import StudentPlan, plan_student, require_copyable_embedding
-from minilm.distill.teacher import read_sizes
+from minilm.distill.teacher import read_sizes, tokenizer_folder
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.formats import has_text
@@ -31,6 +31,7 @@ class DistillPlan:
         teacher: its folder.
         sizes: its sizes.
         tokenizer: its tokenizer.
+        tokenizer_folder: where that was read; a temporary folder if it was converted.
         students: by name.
         relation_heads: R.
     """
@@ -38,6 +39,7 @@ class DistillPlan:
     teacher: Path
     sizes: TeacherSizes
     tokenizer: Tokenizer
+    tokenizer_folder: Path
     students: Mapping[str, StudentPlan]
     relation_heads: int
 
@@ -47,8 +49,8 @@ class DistillPlan:
         return {name: student.config for name, student in self.students.items()}
 
 
-def plan_distillation(recipe: DistillRecipe) -> DistillPlan:
-    """Read the configurations that a recipe names, and the beginning of its data.
+def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
+    """Read the configurations that a recipe names, the `tokenizer` of its teacher, and the beginning of its data.
 
     Raises:
         UsageError: sizes of teacher, students, relation heads or documents do not fit; the message names those that do.
@@ -58,15 +60,16 @@ def plan_distillation(recipe: DistillRecipe) -> DistillPlan:
     teacher = model_path(recipe.teacher.model)
     sizes = read_sizes(teacher, layer=wanted_layer(recipe))
     require_copyable_embedding(teacher)
-    tokenizer = Tokenizer.load(teacher)
+    loaded = Tokenizer.load(tokenizer)
     students = {
-        section.name: plan_student(section, sizes, teacher=teacher, tokenizer=tokenizer) for section in recipe.students
+        section.name: plan_student(section, sizes, teacher=teacher, tokenizer=loaded) for section in recipe.students
     }
     _require_outside(students, Path(recipe.out))
     plan = DistillPlan(
         teacher=teacher,
         sizes=sizes,
-        tokenizer=tokenizer,
+        tokenizer=loaded,
+        tokenizer_folder=tokenizer,
         students=students,
         relation_heads=relation_heads(recipe.loss, sizes, {name: one.config for name, one in students.items()}),
     )
@@ -86,7 +89,11 @@ def check_files(recipe: DistillRecipe) -> list[str]:
     Raises:
         UsageError, DataError, SystemProblem: as for `plan_distillation`, and for a corpus that does not fit.
     """
-    plan = plan_distillation(recipe)
+    with tokenizer_folder(model_path(recipe.teacher.model)) as tokenizer:
+        return _findings(recipe, plan_distillation(recipe, tokenizer=tokenizer))
+
+
+def _findings(recipe: DistillRecipe, plan: DistillPlan) -> list[str]:
     teacher = plan.sizes
     heads = "attention" if recipe.loss.version == "v1" else "relation"
     return [

@@ -23,7 +23,8 @@ from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
 from minilm.distill.report import report_distillation
 from minilm.distill.shapes import relation_heads
 from minilm.distill.student import make_student, save_student
-from minilm.distill.teacher import Teacher, load_teacher
+from minilm.distill.teacher import Teacher, load_teacher, tokenizer_folder
+from minilm.embedded import model_path
 from minilm.errors import DataError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json, write_json
@@ -83,12 +84,14 @@ def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] =
     resolved = resolved_yaml(loaded)
     with process_group() as ranks, run_folder(out, recipe=resolved) if ranks.is_first else contextlib.nullcontext():
         wait_for_first(ranks)
-        return _distill(loaded.recipe, out, resolved, ranks, afresh=resume == "never")
+        with tokenizer_folder(model_path(loaded.recipe.teacher.model)) as tokenizer:
+            plan = plan_distillation(loaded.recipe, tokenizer=tokenizer)
+            return _distill(loaded.recipe, plan, resolved, ranks, afresh=resume == "never")
 
 
-def _distill(recipe: DistillRecipe, out: Path, resolved: str, ranks: Ranks, *, afresh: bool) -> DistillResult:
+def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ranks, *, afresh: bool) -> DistillResult:
+    out = Path(recipe.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    plan = plan_distillation(recipe)
     teacher = load_teacher(
         plan.teacher, layer=wanted_layer(recipe), precision=torch_dtype(recipe.train.precision), device=device
     )
@@ -150,7 +153,7 @@ def _build_once(recipe: DistillRecipe, out: Path, plan: DistillPlan) -> Path:
     with atomic_folder(folder, replace=True) as aside:
         build_shards(
             inputs,
-            tokenizer=plan.teacher,
+            tokenizer=plan.tokenizer_folder,
             out=aside / "shards",
             max_tokens=recipe.data.max_tokens,
             field=recipe.data.field,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -25,14 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from minilm.distill.shapes import TeacherSizes
+from minilm.distill.teacher_files import explaining, require_files, require_weights, without_load_report
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
-from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
-from minilm.files.tensors import read_safetensors_header
 from minilm.model.attention import attend
-from minilm.model.config import EncoderConfig, require_ranges
 from minilm.model.encoder import Relations
-from minilm.model.metadata import config_file
 from minilm.model.packing import Packed, pack
 from minilm.model.prepacked import prepack
 from minilm.model.without_weights import without_weights
@@ -146,10 +144,10 @@ def read_sizes(folder: Path, *, layer: int | None = None) -> TeacherSizes:
     Raises:
         SystemProblem, DataError, UsageError: as for `load_teacher`, except for what only its numbers show.
     """
-    inner = _require_files(folder)
+    inner = require_files(folder)
     from transformers import AutoConfig, AutoModel
 
-    with _explaining(folder), without_weights():
+    with explaining(folder), without_weights():
         model = AutoModel.from_config(
             AutoConfig.from_pretrained(inner, local_files_only=True, trust_remote_code=False), trust_remote_code=False
         )
@@ -186,52 +184,74 @@ def _width(rows: Tensor) -> int:
 
 
 def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has no public static type)
-    inner = _require_files(folder)
+    inner = require_files(folder)
     from transformers import AttentionInterface, AutoModel
     from transformers.utils import logging as transformers_logging
 
     AttentionInterface.register(_INTERFACE, _packed_attention)
     transformers_logging.disable_progress_bar()
-    with _explaining(folder):
-        model = AutoModel.from_pretrained(
+    with explaining(folder), without_load_report():
+        model, loading = AutoModel.from_pretrained(
             inner,
             attn_implementation=_INTERFACE,
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, with their names
+            output_loading_info=True,
         )
     _require_packable(model, folder)
+    require_weights(model, loading, folder)
     return model.eval().requires_grad_(False)
 
 
-def _require_files(folder: Path) -> Path:
-    """The folder of the encoder itself, with a configuration and safetensors that are worth loading."""
-    if find_spec("transformers") is None:
-        raise SystemProblem("transformers is not installed; install it with: pip install 'minilm[hf]'")
-    if not folder.is_dir():
-        raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
-    inner = transformer_folder(folder)
-    _require_reasonable(config_file(folder))
-    weights = list(inner.glob("*.safetensors"))
-    if not weights:
-        raise DataError(
-            f"teacher {folder}: no model.safetensors; a pickled pytorch_model.bin is not opened by transformers here: "
-            "load the model once with transformers and save it with save_pretrained"
-        )
-    for file in weights:
-        read_safetensors_header(file)  # reports a damaged file more clearly than the library
-    return inner
-
-
 @contextlib.contextmanager
-def _explaining(folder: Path) -> Iterator[None]:
-    """One line for whatever transformers raises; a model's code meets the damaged values of a configuration first."""
+def tokenizer_folder(teacher: Path) -> Iterator[Path]:
+    """The folder of the teacher's tokenizer: its own, or a temporary one with a tokenizer.json.
+
+    Transformers converts other formats, such as a `sentencepiece.bpe.model`.
+
+    Raises:
+        SystemProblem: a package that the conversion needs is not installed.
+        DataError: transformers cannot convert it.
+    """
+    inner = transformer_folder(teacher)
+    convertible = (inner / "config.json").is_file() and find_spec("transformers") is not None
+    if not convertible or any((inner / name).exists() for name in ("tokenizer.json", "vocab.txt")):
+        yield teacher
+        return
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory(prefix="minilm-tokenizer-") as folder:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(inner, local_files_only=True, trust_remote_code=False)
+            tokenizer.save_pretrained(folder)
+        except ImportError as error:
+            absent = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
+            packages = " ".join(name.replace("google.", "") for name in absent)
+            way_out = f"install them: pip install {packages}" if absent else one_line(error)
+            raise SystemProblem(
+                f"teacher {teacher}: its tokenizer must be converted, which needs packages that are missing; {way_out}"
+            ) from None
+        except Exception as error:  # of any kind: the files are foreign
+            raise DataError(
+                f"teacher {teacher}: neither tokenizer.json nor vocab.txt, and transformers cannot convert its "
+                f"tokenizer: {one_line((str(error).strip() or type(error).__name__).splitlines()[0])}"
+            ) from None
+        if not (Path(folder) / "tokenizer.json").is_file():
+            raise DataError(
+                f"teacher {teacher}: transformers has no fast form of its tokenizer; expected tokenizer.json"
+            )
+        logger.info("teacher %s: its tokenizer is converted by transformers", teacher)
+        yield Path(folder)
+
+
+def _is_installed(module: str) -> bool:
     try:
-        yield
-    except Exception as error:
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
-        raise DataError(f"teacher {folder}: transformers cannot load it: {reason}") from None
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the parent package
+        return False
 
 
 def _require_packable(model: Any, folder: Path) -> None:  # noqa: ANN401
@@ -242,14 +262,6 @@ def _require_packable(model: Any, folder: Path) -> None:  # noqa: ANN401
         raise DataError(
             f"teacher {folder}: {type(model).__name__} does not accept position_ids, so it cannot run packed"
         )
-
-
-def _require_reasonable(config: Path) -> None:
-    """Check the numbers of a configuration before transformers builds a model from them."""
-    values = read_json(config)
-    if not EncoderConfig.is_family(values):  # other keys and ranges; a huge number of layers would take hours
-        values = {key: values[key] for key in ("num_hidden_layers",) if key in values}
-    require_ranges(values, where=str(config))
 
 
 def _first_position(model: nn.Module) -> int:

@@ -66,7 +66,7 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     loaded = load_recipe(find_recipe("distill/quickstart"), settings, kind=DistillRecipe)
     recipe = loaded.recipe
     result = distill(loaded)
-    plan = plan_distillation(recipe)
+    plan = plan_distillation(recipe, tokenizer=teacher)
     [(student, start)] = plan.students.items()
     undistilled = make_student(start, teacher=teacher, seed=recipe.seed)
     card = "The quickstart's student before its first training step, for comparison.\n"

@@ -87,8 +87,8 @@ def _locate(path: Path) -> tuple[Path | None, Path | None]:
         found = [file if (file := path / name).exists() else None for name in ("tokenizer.json", "vocab.txt")]
         if found == [None, None]:
             raise DataError(
-                f"{path} contains neither tokenizer.json nor vocab.txt: give a folder with one of them "
-                "(for other formats, save the tokenizer with transformers first, which writes tokenizer.json)"
+                f"{path} contains neither tokenizer.json nor vocab.txt: give a folder with one of them (transformers "
+                "writes tokenizer.json: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER))"
             )
         return found[0], found[1]
     if not path.exists():
