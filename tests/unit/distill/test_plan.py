@@ -152,3 +152,18 @@ def test_another_model_to_continue_is_another_run(tiny, student):
     other = distill(load_recipe(tiny.recipe("other", name="other.yaml"), ["train.steps=4"])).folders["student"]
     with pytest.raises(UsageError, match=r"students\.0\.init weights was '\w{64}', is '\w{64}'\. Restore"):
         distill(load_recipe(recipe, [f"students.0.init={other}"]))
+
+
+def test_a_folder_of_several_models_names_them(tiny):
+    """Such as the `model/` of a distillation of several students, or its run folder."""
+    students = [{"name": name, "num_layers": 1, "hidden_size": 24} for name in ("b", "a")]
+    recipe = tiny.recipe("several", steps=2, warmup_steps=0)
+    folder = tiny.folder / "several" / "model"
+    distill(load_recipe(recipe, [f"students={json.dumps(students)}"]))
+    for given in (folder, folder.parent):
+        with pytest.raises(DataError) as caught:
+            check(tiny.recipe(), f"teacher.model={given}")
+        assert str(caught.value) == (
+            f"{given}: no configuration; expected {given}/config.json; pick one of: {folder}/a, {folder}/b"
+        )
+    assert check(tiny.recipe(), f"teacher.model={folder}/a", "loss.relation_heads=6")
