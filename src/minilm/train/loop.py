@@ -159,12 +159,11 @@ def train(
 ) -> Mapping[str, float]:
     """Run `objective` for `settings.steps` updates; after a kill, the same call ends with bit-identical weights.
 
-    A finished run may be extended: with more steps it continues from its last state on the schedule of the new length.
     Bit-identity holds on CPUs, on the same machine with the same number of threads and the same libraries.
 
     Args:
         objective: what to train.
-        settings: how to train it.
+        settings: how to train it; with more steps, a finished run continues on the schedule of the new length.
         folder: run folder for metrics and checkpoints; training resumes from the newest checkpoint in it. Without a
             folder, nothing is written.
         identity: what identifies the run; a checkpoint with another identity is rejected.
@@ -180,8 +179,7 @@ def train(
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
         DataError: more than `max_bad_steps` steps had a loss or gradient that is not finite.
-        AnotherRunError: the checkpoint in `folder` belongs to a different run, to a longer one, or to an unfinished
-            shorter one.
+        AnotherRunError: the checkpoint in `folder` is of a different or longer run, or of an unfinished shorter one.
     """
     run = _Run(
         settings=settings,
