@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -95,7 +95,8 @@ def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ran
     teacher = load_teacher(
         plan.teacher, layer=wanted_layer(recipe), precision=torch_dtype(recipe.train.precision), device=device
     )
-    heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)  # by its weights, where no configuration says so
+    heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)  # by what it computes, not by its configuration
+    plan = replace(plan, sizes=teacher.sizes, relation_heads=heads)
     students = {
         name: make_student(student, teacher=plan.teacher, seed=recipe.seed).to(device)
         for name, student in plan.students.items()

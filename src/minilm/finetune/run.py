@@ -108,8 +108,12 @@ def finetune_once(
         return finished if finished is not None else _run(recipe, plan, ranks, label, models)
 
 
-def check_files(recipe: FinetuneRecipe) -> list[str]:
+def check_files(recipe: FinetuneRecipe, *, afresh: bool) -> list[str]:
     """Read the configuration of the model and all data files of a recipe; write nothing.
+
+    Args:
+        recipe: the recipe; its sweep is ignored.
+        afresh: whether an earlier run in its folder would be removed.
 
     Returns:
         one sentence per finding: the model, what each set has, the length of the run.
@@ -118,8 +122,9 @@ def check_files(recipe: FinetuneRecipe) -> list[str]:
         UsageError, DataError, SystemProblem: as for `finetune_once`, except for what only the weights show.
     """
     plan = _plan(recipe)
-    require_run(Path(recipe.out) / "checkpoints", plan.identity, total_steps=plan.steps)
-    read_result(Path(recipe.out), plan.identity, steps=plan.steps)
+    if not afresh:
+        require_run(Path(recipe.out) / "checkpoints", plan.identity, total_steps=plan.steps)
+        read_result(Path(recipe.out), plan.identity, steps=plan.steps)
     head = f"; its head is replaced by a new one: {plan.head.replaced}" if plan.head.replaced else ""
     settings = _settings(recipe, plan, "")
     scored = f", scored every {settings.eval_every:,}" if settings.eval_every else ""

@@ -81,7 +81,7 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
         out = Path(recipe.out)
         with run_folder(out, recipe=resolved_yaml(loaded)):
             if afresh:
-                check_files(jobs[0].loaded.recipe)
+                check_files(jobs[0].loaded.recipe, afresh=True)
                 remove_results(out)
             atomic_write(out / RECIPE, resolved_yaml(loaded))
             points = _points(_run_all(jobs, recipe, ranks))
@@ -89,12 +89,13 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
         return points
 
 
-def check_recipe(loaded: Loaded[FinetuneRecipe]) -> list[str]:
+def check_recipe(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"] = "auto") -> list[str]:
     """Check the files of a recipe and say what would run; write nothing. Raises the errors of `finetune`."""
+    afresh = resume == "never"
     if loaded.recipe.sweep is None:
-        return check_files(loaded.recipe)
+        return check_files(loaded.recipe, afresh=afresh)
     jobs = _jobs(loaded)
-    return [*check_files(jobs[0].loaded.recipe), f"{len(jobs):,} runs; this is the first of them"]
+    return [*check_files(jobs[0].loaded.recipe, afresh=afresh), f"{len(jobs):,} runs; this is the first of them"]
 
 
 def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:

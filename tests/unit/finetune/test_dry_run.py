@@ -96,6 +96,16 @@ def test_the_folder_of_another_run_is_rejected(tiny_task):
     check_recipe(loaded(recipe))
     with pytest.raises(UsageError, match=r"belongs to a different run: seed was 42, is 7\."):
         check_recipe(loaded(recipe, "seed=7"))
+    assert check_recipe(loaded(recipe, "seed=7"), resume="never")
+
+
+def test_a_sweep_can_start_over_with_other_data(tiny_task):
+    recipe = tiny_task.recipe(steps=2, sweep={"seeds": [1]})
+    finetune(loaded(recipe))
+    tiny_task.write_rows("train.jsonl", 50, seed=5)
+    with pytest.raises(UsageError, match="belongs to a different run: train file"):
+        finetune(loaded(recipe))
+    finetune(loaded(recipe), resume="never")
 
 
 def data_for(task: object, folder: Path) -> list[str]:
