@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from minilm.distill import report as report_module
 from minilm.distill import run as run_module
 from minilm.distill.run import distill
 from minilm.distill.teacher import Teacher
@@ -50,7 +51,7 @@ def finished(tiny, template):
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
     """Plotting is slow and not under test here."""
-    monkeypatch.setattr(run_module, "write_report", lambda out, **_: (out / "report.html").touch())
+    monkeypatch.setattr(report_module, "write_report", lambda out, **_: (out / "report.html").touch())
 
 
 def test_resuming_at_any_checkpoint_equals_the_uninterrupted_run(tiny, finished, assert_same_run):
