@@ -75,7 +75,10 @@ class ClassificationTask(SequenceTask):
 
     def contents(self) -> dict[str, str]:
         """The number of rows of each set, and of each label among them."""
-        found = {"training": self.targets, **{name: self._targets_of(rows) for name, rows in self._rows.items()}}
+        found = {
+            "training": np.asarray(self.targets),
+            **{name: self._targets_of(rows) for name, rows in self._rows.items()},
+        }
         return {name: f"{len(targets):,} rows{self._counted(targets)}" for name, targets in found.items()}
 
     def _counted(self, targets: NDArray[np.generic]) -> str:

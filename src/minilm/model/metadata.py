@@ -88,7 +88,7 @@ def read_activation(path: Path) -> Activation:
     Raises:
         DataError: the activation is another one.
     """
-    outer, file = path / "config_sentence_transformers.json", _config_file(path, None)
+    outer, file = path / "config_sentence_transformers.json", config_file(path, None)
     settings = read_json(outer) if outer.is_file() else {}
     config = read_json(file)
     inner, old = config.get("sentence_transformers"), config.get("sbert_ce_default_activation_function")
