@@ -60,7 +60,7 @@ def test_a_dry_run_opens_a_built_corpus(tiny):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["teacher.model=gone"], "teacher gone: no such folder"),
+        (["teacher.model=gone"], "gone: no such model folder"),
         (["teacher.layer=4"], "teacher.layer is 4; "),
         (["loss.relation_heads=7"], "7 relation heads do not divide 48, the width of the teacher; 6 and 8 do"),
         (["students.0.num_heads=7"], "7 attention heads do not divide hidden_size 24; 6 and 8 do"),

@@ -115,6 +115,8 @@ def data_for(task: object, folder: Path) -> list[str]:
         rows = [{"id": str(n), **question} for n in range(4)]
     elif task.kind == "seq2seq":
         rows = [{**dict.fromkeys(task.source, "word1 word2"), task.target: "word3"}] * 4
+    elif task.kind == "tokens":
+        rows = [{"tokens": ["word1", "word2"], "ner_tags": ["B-PER", "O"]}] * 4
     else:
         spec = GLUE.get(task.name)
         names = (spec.columns.text, spec.columns.text_pair, spec.columns.label) if spec else ("text", None, "label")
