@@ -81,13 +81,13 @@ def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path,
 
 def _plan_continued(section: StudentSection, *, teacher: Path, tokenizer: Tokenizer) -> StudentPlan:
     """A student that continues the model at `section.init`, which must have its shape and its teacher's vocabulary."""
-    expected = f"student {section.name!r}: init is {section.init!r}; expected random, layers, or a model folder"
+    advice = f"student {section.name!r}: init is {section.init!r}; expected random, layers, or a model folder"
     try:
         folder = model_path(section.init)
     except DataError as error:
-        raise UsageError(f"{expected} ({error})") from None
+        raise UsageError(f"{advice} ({error})") from None
     if not folder.is_dir():
-        raise UsageError(expected)
+        raise UsageError(advice)
     config = read_config(folder)
     unlike = {key: size for key, size in section.sizes.items() if getattr(config, key) != size}
     if unlike:
