@@ -1,17 +1,21 @@
-"""The table of docs/reference.md that says what is read and what is rejected comes from the code's own tables.
+"""The tables of the docs that say what is read, what is rejected and which model is for what are the code's own tables.
 
-`python tests/docs/test_supported_table.py` writes it anew.
+`python tests/docs/test_supported_table.py` writes them anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from minilm.decode.traces import TRACE_SUFFIXES
+from minilm.distill.teacher import TEACHERS_ONLY
 from minilm.files.formats import _TEXT_READERS, ROW_READERS
-from minilm.model.config import _ALIASES, FAMILIES, SUPPORTED_VALUES
+from minilm.infer.predictions import _DOES
+from minilm.model.config import _ALIASES, FAMILIES, SUPPORTED_VALUES, Family
 from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
 from minilm.model.metadata import ARCHITECTURES, WEIGHTS, ProblemType
@@ -19,19 +23,54 @@ from minilm.model.vector_modules import Activation
 from minilm.tasks.tokens.conll import CONLL_SUFFIXES
 from minilm.tasks.tokens.rows import TABLES
 from minilm.tasks.tokens.schemes import Scheme
-from minilm.text.vocab_folder import _AS_WRITTEN, _SAME
+from minilm.text.sentencepiece_layout import _LAYOUTS, SENTENCEPIECE
+from minilm.text.vocab_folder import _AS_WRITTEN, _MPNET, _SAME
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
-BEGIN, END = "<!-- supported: written by tests/docs/test_supported_table.py -->", "<!-- /supported -->"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def code(values: Iterable[object]) -> str:
     return ", ".join(f"`{value}`" for value in values)
 
 
+def rows_of(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |\n" for row in (header, *rows)]
+    return "".join([lines[0].replace("|  |", "| |"), f"|{'---|' * len(header)}\n", *lines[1:]])
+
+
+def models() -> str:
+    """The rows: a family, and which of the four jobs it can do."""
+
+    def jobs(family: Family) -> tuple[str, str, str, str]:
+        counted = "no" if family.relative_positions else "yes"
+        return counted, "yes", "yes", counted
+
+    header = ["`model_type`", "teacher", "encode", "fine-tune: labels, answers", "fine-tune to generate"]
+    rows = [[f"`{name}`", *jobs(family)] for name, family in FAMILIES.items()]
+    return rows_of(header, [*rows, [code(TEACHERS_ONLY), "yes", "no", "no", "no"]])
+
+
+def heads() -> str:
+    """The rows: a head, and what it does."""
+    names = {
+        wanted: code(f"…{suffix}" for suffix, head in ARCHITECTURES.items() if head == wanted)
+        for wanted in (*_DOES, None)
+    }
+    rows = [(names[head], what, by) for head, (what, by) in _DOES.items()]
+    last = (f"{names[None]}, any other", "encode texts", "any of these")
+    return rows_of(["`architectures`", "what it can do", "train it with"], [*rows, last])
+
+
 def table() -> str:
     """The rows: what, what is read, what is rejected by name."""
-    keys = ", ".join(f"`{key}` other than `{str(value).lower()}`" for key, value in SUPPORTED_VALUES.items())
+    everywhere = {**SUPPORTED_VALUES, **FAMILIES["bert"].fixed}
+    fixed = [(key, value, "") for key, value in everywhere.items()] + [
+        (key, value, f" in `{name}`")
+        for name, family in FAMILIES.items()
+        for key, value in family.fixed.items()
+        if key not in everywhere
+    ]
+    keys = ", ".join(f"`{key}` other than `{str(value).lower()}`{where}" for key, value, where in fixed)
     rows = [
         (
             "weights",
@@ -45,15 +84,21 @@ def table() -> str:
         ),
         (
             "`config.json`",
-            "the sizes, each checked against its range and the weights",
-            f"{keys}; `embedding_size` other than `hidden_size`",
+            "sizes and dropout rates, each checked against its range, the sizes also against the weights",
+            f"{keys}, `embedding_size` other than `hidden_size` except in `electra`; `tie_word_embeddings: false` "
+            "where the mlm head is needed",
         ),
-        ("`architectures`", code(f"…{name}" for name in ARCHITECTURES), "another head is not read; the encoder is"),
+        (
+            "`architectures`",
+            code(f"…{name}" for name, head in ARCHITECTURES.items() if head),
+            "another head is not read; the encoder is",
+        ),
         ("`problem_type`", code(get_args(ProblemType)), "any other, and one that does not fit the number of labels"),
         (
             "tokenizer",
             f"`tokenizer.json` ({code(_AS_WRITTEN)}: unchanged by flags); `vocab.txt` of "
-            f"{code(f'{name}Tokenizer' for name in _SAME)}",
+            f"{code([*(f'{name}Tokenizer' for name in _SAME), _MPNET[0]])}; `{SENTENCEPIECE}` of "
+            f"{code(name for name in _LAYOUTS if name.endswith('Tokenizer'))}",
             "`BertJapaneseTokenizer`; with only a `vocab.txt`, any other class, `do_basic_tokenize: false`, "
             "`never_split`",
         ),
@@ -83,22 +128,32 @@ def table() -> str:
             "a pickle that is more than plain data",
         ),
     ]
-    lines = ["| | read | rejected |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + "\n"
+    return rows_of(["", "read", "rejected"], rows)
 
 
-def page_with(rows: str) -> str:
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(f"{BEGIN}\n")
-    return f"{before}{BEGIN}\n{rows}{END}{rest.partition(END)[2]}"
+SECTIONS: dict[str, tuple[Path, Callable[[], str]]] = {
+    "supported": (DOCS / "reference.md", table),
+    "models": (DOCS / "models.md", models),
+    "heads": (DOCS / "models.md", heads),
+}
+"""Name of a section -> its page, and what is between its two comments."""
 
 
-def test_the_table_is_that_of_the_code():
+def page_with(name: str) -> str:
+    page, rows = SECTIONS[name]
+    text = page.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name}: written by tests/docs/test_supported_table.py -->", f"<!-- /{name} -->"
+    assert text.count(begin) == text.count(end) == 1
+    before, _, rest = text.partition(f"{begin}\n")
+    return f"{before}{begin}\n{rows()}{end}{rest.partition(end)[2]}"
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_table_is_that_of_the_code(name):
     """If not, run `python tests/docs/test_supported_table.py`."""
-    text = PAGE.read_text(encoding="utf-8")
-    assert text.count(BEGIN) == text.count(END) == 1
-    assert text == page_with(table())
+    assert SECTIONS[name][0].read_text(encoding="utf-8") == page_with(name)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page_with(table()), encoding="utf-8")
+    for section, (file, _) in SECTIONS.items():
+        file.write_text(page_with(section), encoding="utf-8")

@@ -1,8 +1,10 @@
-"""Proves that the packed encoder is BERT and RoBERTa: outputs, gradients, files both ways."""
+"""Proves that the packed encoder is that of every family: outputs, gradients, dropout, files both ways."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,12 +15,30 @@ from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.metadata import read_config, read_labels, saved_head
 from minilm.model.packing import pack
+from minilm.model.relative import buckets
 from minilm.model.tensor_names import to_hf
+from minilm.train.optim import is_decayed
 
 transformers = pytest.importorskip("transformers")
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
-FAMILIES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+SPECIAL = {"pad_token_id": 1, "type_vocab_size": 1}
+FAMILIES = {
+    "bert": ("Bert", {}),
+    "roberta": ("Roberta", SPECIAL),
+    "xlm-roberta": ("XLMRoberta", SPECIAL),
+    "camembert": ("Camembert", SPECIAL),
+    "distilbert": ("DistilBert", {}),
+    "electra": ("Electra", {"embedding_size": 20}),
+    "mpnet": ("MPNet", {}),
+}
+"""What the classes of transformers start with, and settings with which the family is seen to be itself."""
+DISTILBERT_KEYS = {
+    "intermediate_size": "hidden_dim",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "classifier_dropout": "seq_classif_dropout",
+}
 HEADS = {
     None: "Model",
     "mlm": "ForMaskedLM",
@@ -33,10 +53,12 @@ def make_theirs(sizes, randomized):
     """A tiny random model of transformers; its pad id and number of segments are those of the family."""
 
     def make(family, head, **settings):
-        special = {} if family == "bert" else {"pad_token_id": 1, "type_vocab_size": 1}
-        name = FAMILIES[family]
+        name, special = FAMILIES[family]
         labels = {"num_labels": 3} if head in ("classification", "tokens") else {}
-        config = getattr(transformers, name + "Config")(**sizes, **special, **labels, **settings)
+        values = {**sizes, **special, **labels, **settings}
+        if family == "distilbert":
+            values = {DISTILBERT_KEYS.get(key, key): value for key, value in values.items()}
+        config = getattr(transformers, name + "Config")(**values)
         return randomized(getattr(transformers, name + HEADS[head])(config))
 
     return make
@@ -49,7 +71,8 @@ def real_rows(values, mask):
 
 def their_scores(model, batch):
     """What our model gives for the same rows: `[T, E]`, `[T, V]`, `[B, C]`, `[T, 2]` or `[T, C]`."""
-    out = model(**batch)
+    takes = inspect.signature(model.forward).parameters
+    out = model(**{name: value for name, value in batch.items() if name in takes})
     mask = batch["attention_mask"]
     if "start_logits" in out:
         return real_rows(torch.stack([out.start_logits, out.end_logits], dim=-1), mask)
@@ -59,7 +82,9 @@ def their_scores(model, batch):
 
 
 def kinds_of(ids, family):
-    return [np.arange(len(row)) % 2 if family == "bert" else np.zeros(len(row), dtype=int) for row in ids]
+    """Segment ids; a family without segments must ignore them."""
+    alone = family in ("roberta", "xlm-roberta", "camembert")
+    return [np.zeros(len(row), dtype=int) if alone else np.arange(len(row)) % 2 for row in ids]
 
 
 # --- files of transformers here, our files there -------------------------------------------------
@@ -97,7 +122,7 @@ def test_a_folder_written_here_gives_the_same_numbers_in_transformers(tmp_path, 
         "tokens": "AutoModelForTokenClassification",
     }[head]
     theirs, report = getattr(transformers, loader).from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert type(theirs).__name__ == FAMILIES[family] + HEADS[head]
+    assert type(theirs).__name__ == FAMILIES[family][0] + HEADS[head]
     assert not report["missing_keys"]
     assert not report["mismatched_keys"]
     assert {name for name in report["unexpected_keys"] if "pooler" not in name} == set()
@@ -129,7 +154,7 @@ def test_classifiers_keep_their_number_of_classes_both_ways(tmp_path, make_their
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_configurations_agree_both_ways(tmp_path, make_theirs, family):
-    theirs = make_theirs(family, None).config
+    theirs = make_theirs(family, None, classifier_dropout=0.4).config
     theirs.save_pretrained(tmp_path)
     ours = read_config(tmp_path)
     again = type(theirs)(**ours.to_hf())
@@ -148,12 +173,43 @@ def test_a_pre_training_checkpoint_with_both_heads_loads(tmp_path, sizes, random
         torch.testing.assert_close(read_model(tmp_path, head="mlm")(pack(ids)), expected, **TOLERANCE)
 
 
-def test_an_electra_discriminator_is_a_bert(tmp_path, sizes, randomized, ids, padded):
-    theirs = randomized(transformers.ElectraModel(transformers.ElectraConfig(**sizes, embedding_size=32)))
+@pytest.mark.parametrize("embedding_size", [32, 48])
+def test_an_electra_with_embeddings_of_any_width(tmp_path, make_theirs, ids, padded, embedding_size):
+    theirs = make_theirs("electra", None, embedding_size=embedding_size)
     theirs.save_pretrained(tmp_path)
-    batch = padded(ids)
+    ours = read_model(tmp_path)
+    assert (ours.encoder.embeddings.project is None) == (embedding_size == 32)
     with torch.no_grad():
-        torch.testing.assert_close(read_model(tmp_path)(pack(ids)), their_scores(theirs, batch), **TOLERANCE)
+        torch.testing.assert_close(ours(pack(ids)), their_scores(theirs, padded(ids)), **TOLERANCE)
+
+
+def test_an_electra_discriminator_has_no_masked_language_model(tmp_path, caplog, sizes, randomized, ids, padded):
+    theirs = randomized(transformers.ElectraForPreTraining(transformers.ElectraConfig(**sizes)))
+    theirs.save_pretrained(tmp_path)
+    assert saved_head(tmp_path) is None
+    with torch.no_grad():
+        found, expected = read_model(tmp_path)(pack(ids)), their_scores(theirs.electra, padded(ids))
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_with_a_bin_file_gives_the_same_numbers(tmp_path, ids, padded, make_theirs, family):
+    theirs = make_theirs(family, "classification")
+    theirs.config.architectures = [type(theirs).__name__]
+    theirs.config.save_pretrained(tmp_path)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    kinds = kinds_of(ids, family)
+    with torch.no_grad():
+        found = read_model(tmp_path, head="classification")(pack(ids, segments=kinds))
+        expected = their_scores(theirs, padded(ids, kinds, theirs.config.pad_token_id))
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def test_relative_positions_of_every_distance_have_the_bucket_of_mpnet():
+    offsets = torch.arange(-1100, 1101)
+    theirs = transformers.models.mpnet.modeling_mpnet.MPNetEncoder.relative_position_bucket(offsets)
+    assert torch.equal(buckets(offsets), theirs)
 
 
 @pytest.mark.parametrize("shard_size", ["20KB"])
@@ -184,11 +240,50 @@ def test_gradients_of_every_weight_agree(tmp_path, ids, padded, make_theirs, fam
     gradients = {name: weight.grad for name, weight in ours.named_parameters() if weight.grad is not None}
     renamed = to_hf(gradients, family=ours.encoder.config.family, head=head)
     named = theirs.named_parameters(remove_duplicate=False)
-    theirs_by_name = {n: w.grad for n, w in named if w.grad is not None and ".decoder." not in n}  # tied copies
+    tied = re.compile(r".*\.decoder\..*|(vocab_projector|generator_lm_head)\.weight")
+    theirs_by_name = {n: w.grad for n, w in named if w.grad is not None and not tied.fullmatch(n)}
     assert set(renamed) == set(theirs_by_name)
     for name, gradient in theirs_by_name.items():
         scale = max(float(gradient.abs().max()), 1e-3)
         assert float((renamed[name] - gradient).abs().max()) <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [("classification", {}), ("classification", {"classifier_dropout": 0.4}), ("span", {})],
+    ids=["classification", "classifier_dropout", "span"],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_of_every_rate_is_where_transformers_has_it(
+    tmp_path, monkeypatch, ids, padded, make_theirs, family, head, settings
+):
+    """With dropout that scales by its rate instead of drawing, a missing, added or moved one shows in the scores."""
+    rates = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.0, **settings}
+    theirs = make_theirs(family, head, **rates)
+    theirs.save_pretrained(tmp_path)
+    ours = read_model(tmp_path, head=head)
+    scaled = lambda rows, p=0.5, training=True, inplace=False: rows * (1 - p) if training else rows  # noqa: E731
+    monkeypatch.setattr(torch.nn.functional, "dropout", scaled)
+    kinds = kinds_of(ids, family)
+    with torch.no_grad():
+        found = ours.train()(pack(ids, segments=kinds))
+        assert not torch.allclose(found, ours.eval()(pack(ids, segments=kinds)))
+        expected = their_scores(theirs.train(), padded(ids, kinds, theirs.config.pad_token_id))
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weight_decay_leaves_out_what_the_trainer_of_transformers_leaves_out(tmp_path, make_theirs, family):
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    theirs = make_theirs(family, "classification")
+    theirs.save_pretrained(tmp_path)
+    ours = read_model(tmp_path, head="classification").state_dict()
+    decayed = to_hf(
+        {name: weight for name, weight in ours.items() if is_decayed(name)}, family=family, head="classification"
+    )
+    names = get_parameter_names(theirs, [torch.nn.LayerNorm], ["bias", "layernorm", "_norm"])  # as the Trainer does
+    assert set(decayed) == set(names)
 
 
 # --- real weights --------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS, relation_loss
-from minilm.distill.teacher import load_teacher, read_sizes, tokenizer_folder
+from minilm.distill.teacher import TEACHERS_ONLY, load_teacher, read_sizes, tokenizer_folder
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.model.checkpoint import read_model
+from minilm.model.config import FAMILIES
 from minilm.model.packing import pack, unpack
 from minilm.text.tokenizer import Tokenizer
 
@@ -107,6 +108,15 @@ def test_packed_projections_are_the_models_own(save, own_projections, long_ids, 
             assert not rows.requires_grad
             for found, theirs in zip(unpack(rows, packed), expected, strict=True):
                 torch.testing.assert_close(found, theirs[layer - 1][place], atol=2e-5, rtol=1e-5)
+
+
+def test_every_teacher_that_is_listed_is_one_of_these():
+    """Those of this release of transformers."""
+    types = {config.model_type for name in WORKING if (config := getattr(transformers, f"{name}Config", None))}
+    able = {name for name, family in FAMILIES.items() if not family.relative_positions}
+    known = {name for name in (*able, *TEACHERS_ONLY) if name in transformers.CONFIG_MAPPING}
+    assert types == known
+    assert {"MPNet"} <= NO_INTERFACE.keys()
 
 
 def test_the_window_of_local_attention_matters(save, long_ids):

@@ -130,6 +130,32 @@ def test_a_byte_order_mark_is_no_part_of_the_first_token_or_of_json(tmp_path: Pa
     assert Tokenizer.load(folder).encode([TEXT])[0].tolist() == expected
 
 
+@pytest.mark.parametrize("config", [{"tokenizer_class": "MPNetTokenizer"}, {}, {"do_lower_case": False}])
+def test_a_vocabulary_of_mpnet_has_its_own_special_tokens(tmp_path: Path, config: dict[str, object]) -> None:
+    """Those of BERT's vocabulary are ordinary tokens there: `[CLS]` in a text is split."""
+    folder = make(tmp_path, config)
+    (folder / "vocab.txt").write_text("\n".join(["<s>", "<pad>", "</s>", "<unk>", *VOCAB, "<mask>"]))
+    (folder / "config.json").write_text('{"model_type": "mpnet"}')
+    ours, theirs = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    for text in (TEXT, "a <mask> b</s>c [CLS] [UNK] <unk>", ""):
+        assert ours.encode([text])[0].tolist() == theirs(text)["input_ids"]
+    pair, segments = ours.encode_pairs(["a b"], ["c"], max_length=20)[0]
+    assert pair.tolist() == theirs("a b", "c")["input_ids"]
+    assert not segments.any()
+    ours.save(tmp_path / "again", segments=False)
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert dict(again("a [CLS]", "c")) == dict(theirs("a [CLS]", "c"))
+
+
+def test_a_vocabulary_of_mpnet_without_its_special_tokens_is_rejected(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"tokenizer_class": "MPNetTokenizer"})
+    with pytest.raises(DataError) as caught:
+        Tokenizer.load(folder)
+    assert str(caught.value) == (
+        f"{folder}/vocab.txt lacks <pad>, <s>, </s>, <mask>: not the vocabulary of an MPNet model"
+    )
+
+
 ONLY = "but from a vocab.txt only BertTokenizer and its twins are read; save the tokenizer with transformers first"
 REMOVE = "remove it for the latter, else save a tokenizer.json with transformers 4"
 
@@ -139,14 +165,16 @@ REMOVE = "remove it for the latter, else save a tokenizer.json with transformers
     [
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "which splits words with a Japanese dictionary"),
         ({"word_tokenizer_type": "mecab"}, "tokenizer_class is 'BertJapaneseTokenizer', which splits words"),
-        ({"tokenizer_class": "MPNetTokenizer"}, f"tokenizer_class is 'MPNetTokenizer', {ONLY}"),
         ({"tokenizer_class": "RoCBertTokenizer"}, f"tokenizer_class is 'RoCBertTokenizer', {ONLY}"),
         ({"do_basic_tokenize": False}, f"keeps their case, transformers 5 ignores it; {REMOVE}"),
         ({"never_split": ["z"]}, "never_split is ['z']: transformers 4 keeps these words whole, transformers 5 igno"),
         ({"do_lower_case": "false"}, "do_lower_case is 'false'; expected true or false"),
         ({"strip_accents": "x"}, "strip_accents is 'x'; expected true or false"),
-        ({"cls_token": "x"}, "cls_token is 'x', expected '[CLS]' with a vocab.txt"),
-        ({"unk_token": {"content": "[unused1]"}}, "unk_token is '[unused1]', expected '[UNK]' with a vocab.txt"),
+        ({"cls_token": "x"}, "cls_token is 'x', expected '[CLS]' without a tokenizer.json"),
+        (
+            {"unk_token": {"content": "[unused1]"}},
+            "unk_token is '[unused1]', expected '[UNK]' without a tokenizer.json",
+        ),
         ({"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder must map ids to objects with content"),
         ({"additional_special_tokens": [3]}, "additional_special_tokens must be a list of tokens"),
     ],

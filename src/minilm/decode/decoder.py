@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from minilm.decode.cache import Cache
 from minilm.errors import UsageError
 from minilm.model.attention import attend
-from minilm.model.encoder import Layer
+from minilm.model.encoder import Layer, require_absolute
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.model.packing import Packed, pack
 from minilm.model.prepacked import prepack
@@ -62,7 +62,8 @@ class Decoder:
         """Prepare a model in evaluation mode.
 
         Raises:
-            UsageError: no trained masked-language head, a vocabulary mismatch, or an unknown `pos_shift`.
+            UsageError: no trained masked-language head, relative positions, a vocabulary mismatch, or an unknown
+                `pos_shift`.
         """
         if not isinstance(model.head, MaskedLanguageHead) or model.has_fresh_weights:
             raise UsageError(
@@ -73,6 +74,7 @@ class Decoder:
             raise UsageError(f"pos_shift is {pos_shift!r}; expected one of {', '.join(get_args(PosShift))}")
         assert not model.training, "a decoder needs a model in evaluation mode"
         config = model.encoder.config
+        require_absolute(config)
         if tokenizer.vocab_size > config.vocab_size:
             raise UsageError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has {config.vocab_size}; "

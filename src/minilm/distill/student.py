@@ -20,7 +20,7 @@ from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
 from minilm.model.checkpoint import read_model, write_model
-from minilm.model.config import EncoderConfig, with_vocabulary_of
+from minilm.model.config import FAMILIES, EncoderConfig, with_vocabulary_of
 from minilm.model.embedding_files import read_embedding, require_no_weights, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
@@ -70,7 +70,7 @@ def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path,
     values = read_json(transformer_folder(teacher) / "config.json")
     if section.init == "layers" and not EncoderConfig.is_family(values):
         raise UsageError(
-            f"student {section.name!r}: init 'layers' copies weights, which works for a BERT, RoBERTa or XLM-R; the "
+            f"student {section.name!r}: init 'layers' copies weights, which works for {', '.join(FAMILIES)}; the "
             f"model_type of {teacher} is {values.get('model_type')!r:.60}: use init: random"
         )
     shape = student_shape(section, sizes)
@@ -138,7 +138,7 @@ def save_student(student: Encoder, folder: Path, *, teacher: Path, tokenizer: To
     embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
     with atomic_folder(folder, replace=True) as aside:
         write_model(Model(student), aside)
-        tokenizer.save(aside)
+        tokenizer.save(aside, segments=student.config.num_segments > 0)
         write_embedding(aside, embedding, hidden_size=student.config.hidden_size)
         atomic_write(aside / "README.md", card)
 

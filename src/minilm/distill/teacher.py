@@ -37,6 +37,11 @@ from minilm.model.without_weights import without_weights
 
 logger = logging.getLogger(__name__)
 
+TEACHERS_ONLY = (
+    *("albert", "data2vec-text", "ernie", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "nomic_bert"),
+    *("roberta-prelayernorm", "xlm-roberta-xl"),
+)
+"""Values of `model_type` that are known to run packed, besides the families that are also loaded and fine-tuned."""
 _INTERFACE = "minilm_packed"
 _CHECKED_TOKENS = 150  # longer than the windows of local attention
 _UNLIMITED = 2**31  # positions of a model that states no limit

@@ -27,13 +27,13 @@ from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective, require_examples
 from minilm.finetune.report import report_run
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
-from minilm.finetune.start import StartHead, start_head, start_model
+from minilm.finetune.start import StartHead, require_trainable, start_head, start_model
 from minilm.finetune.task import Analysis, Task
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
-from minilm.model.metadata import model_checksums, read_config
+from minilm.model.metadata import model_checksums
 from minilm.recipe import FinetuneRecipe, LabelledSection, flat_values
 from minilm.tasks.saved import write_task
 from minilm.text.tokenizer import Tokenizer
@@ -138,7 +138,7 @@ def check_files(recipe: FinetuneRecipe, *, afresh: bool) -> list[str]:
 def _plan(recipe: FinetuneRecipe) -> _Plan:
     model = model_path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)
-    shape = read_config(model, config=config)
+    shape = require_trainable(model, recipe.task, config=config)
     checksums = {f"model {part}": checksum for part, checksum in model_checksums(model, config=config).items()}
     tokenizer = task_tokenizer(recipe.task, tokenizer_path(recipe.tokenizer, model), lowercase=recipe.lowercase)
     tokenizer.require_vocab_size(shape.vocab_size, where=str(model))
@@ -266,7 +266,7 @@ def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path
     with whole_table(model.encoder.embeddings):
         problem = task.problem or "single_label_classification"
         write_model(model, folder, head=task.head, labels=task.labels, problem=problem)
-    plan.tokenizer.save(folder)
+    plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0)
     write_task(folder, recipe.task)
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.finetune.task import Task
-from minilm.model.checkpoint import read_model
-from minilm.model.encoder import reset_weights
+from minilm.model.checkpoint import add_pooler, read_model
+from minilm.model.config import EncoderConfig
+from minilm.model.encoder import require_absolute
 from minilm.model.heads import ClassificationHead, Model, TokensHead, new_head
-from minilm.model.metadata import LABELLED, label_names, read_problem, saved_head
+from minilm.model.metadata import LABELLED, label_names, read_config, read_problem, saved_head, untied_output
 from minilm.randomness import derived_seed
-from minilm.recipe import HeadChoice
+from minilm.recipe import HeadChoice, Seq2SeqSection, TaskSection
 from minilm.score.glue import label_key
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,21 @@ class StartHead:
     choice: HeadChoice = "auto"
     rows: tuple[int, ...] | None = None
     replaced: str = ""
+
+
+def require_trainable(path: Path, section: TaskSection, *, config: Path | None = None) -> EncoderConfig:
+    """Check that the model can be fine-tuned on this kind of task, before any data is read; return its sizes.
+
+    Raises:
+        DataError: the model's family is not supported, or its mlm head, which the task needs, is not.
+        UsageError: the family cannot be trained as sequence-to-sequence.
+    """
+    shape = read_config(path, config=config)
+    if isinstance(section, Seq2SeqSection):
+        require_absolute(shape)
+        if untied := untied_output(path, config=config):
+            raise DataError(untied)
+    return shape
 
 
 def start_head(path: Path, task: Task, *, choice: HeadChoice = "auto", config: Path | None = None) -> StartHead:
@@ -119,8 +135,7 @@ def start_model(
     encoder = read_model(path, config=config).encoder
     generator = torch.Generator().manual_seed(fresh)
     if encoder.pooler is None and task.head == "classification":
-        encoder.pooler = torch.nn.Linear(encoder.config.hidden_size, encoder.config.hidden_size)
-        reset_weights(encoder.pooler, encoder.config.initializer_range, generator)
+        add_pooler(encoder, generator)
     return Model(encoder, new_head(task.head, encoder.config, num_labels=num_labels, generator=generator)).train()
 
 

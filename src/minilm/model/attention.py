@@ -4,13 +4,16 @@ In: query, key, value of T packed tokens.
 Out: the attended values of the same rows, of each sequence's first row only, or of the rows that a seq2seq loss reads.
 
 CUDA uses one variable-length kernel; other devices use one fused call per run of equal lengths. Neither supports
-dropout of attention probabilities: with `dropout` (a rate, default 0), every device uses one call per run of equal
-lengths, which on CPUs materializes full matrices.
+dropout of attention probabilities or a bias of the scores: with `dropout` (a rate, default 0) or `biases`, every device
+uses one call per run of equal lengths, which in training materializes full matrices on CPUs.
 
 B sequences, T packed tokens, N tokens of one sequence, H heads, D head width, Q query rows per sequence.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -28,21 +31,24 @@ def attend(
     *,
     scale: float | None = None,
     window: int | None = None,
+    biases: Sequence[Tensor] | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Bidirectional attention of every token over its own sequence, `[T, H, D]` -> `[T, H, D]`.
 
     softmax(QK^T scale) V within each sequence, scale = 1 / sqrt(D) unless given. Keys and values may have fewer
     heads (each then serves a group of query heads). With `window`, tokens attend only to tokens less than `window`
-    positions away (local attention of some teachers).
+    positions away (local attention of some teachers). With `biases`, one `[H, N, N]` per run, these are added to the
+    scaled scores (relative positions); not together with `window`.
     """
-    if query_THD.is_cuda and query_THD.dtype in (torch.float16, torch.bfloat16) and not dropout:
+    if query_THD.is_cuda and query_THD.dtype in (torch.float16, torch.bfloat16) and not dropout and biases is None:
         return _attend_cuda(query_THD, key_THD, value_THD, packed, scale, window)
     sizes = [count * length for count, length in packed.runs]
-    parts = zip(packed.runs, *(rows.split(sizes) for rows in (query_THD, key_THD, value_THD)), strict=True)
+    masks: Sequence[Tensor | None] = biases or [_band(length, window, query_THD.device) for _, length in packed.runs]
+    parts = zip(packed.runs, masks, *(rows.split(sizes) for rows in (query_THD, key_THD, value_THD)), strict=True)
     attended = [
-        _attend_run(query, key, value, count, scale=scale, mask_NN=_band(length, window, query.device), dropout=dropout)
-        for (count, length), query, key, value in parts
+        _attend_run(query, key, value, count, scale=scale, mask=mask, dropout=dropout)
+        for (count, _), mask, query, key, value in parts
     ]
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
@@ -54,9 +60,13 @@ def attend_first(
     packed: Packed,
     *,
     scale: float | None = None,
+    biases: Sequence[Tensor] | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attention of Q queries per sequence (usually its first token) over it, `[B Q, H, D]` -> `[B Q, H, D]`."""
+    """Attention of Q queries per sequence (usually its first token) over it, `[B Q, H, D]` -> `[B Q, H, D]`.
+
+    `biases` are added to the scaled scores, one `[H, Q, N]` per run.
+    """
     queries = len(query) // packed.num_sequences
     sizes = [count * length for count, length in packed.runs]
     counts = [count for count, _ in packed.runs]
@@ -65,10 +75,14 @@ def attend_first(
         query.split([count * queries for count in counts]),
         key_THD.split(sizes),
         value_THD.split(sizes),
+        biases or repeat(None, len(counts)),
         strict=True,
     )
     return torch.cat(
-        [_attend_run(query, key, value, count, scale=scale, dropout=dropout) for count, query, key, value in parts]
+        [
+            _attend_run(query, key, value, count, scale=scale, mask=mask, dropout=dropout)
+            for count, query, key, value, mask in parts
+        ]
     )
 
 
@@ -85,7 +99,7 @@ def attend_seq2seq(
     for number, (key, value) in enumerate(zip(key_THD.split(lengths), value_THD.split(lengths), strict=True)):
         source, mask = batch.source_lengths[number], batch.tail_masks[number]
         attended.append(_attend_run(queries[2 * number], key[:source], value[:source], 1, dropout=dropout))
-        attended.append(_attend_run(queries[2 * number + 1], key, value, 1, mask_NN=mask, dropout=dropout))
+        attended.append(_attend_run(queries[2 * number + 1], key, value, 1, mask=mask, dropout=dropout))
     return torch.cat(attended)
 
 
@@ -104,7 +118,7 @@ def attend_seq2seq_read(
         strict=True,
     )
     return torch.cat(
-        [_attend_run(query, key, value, 1, mask_NN=mask, dropout=dropout) for query, key, value, mask in parts]
+        [_attend_run(query, key, value, 1, mask=mask, dropout=dropout) for query, key, value, mask in parts]
     )
 
 
@@ -140,22 +154,27 @@ def _attend_run(
     count: int,
     *,
     scale: float | None = None,
-    mask_NN: Tensor | None = None,
+    mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """`count` sequences of equal length in one call on views of the rows, fused if the device supports it."""
+    """`count` sequences of equal length in one call on views of the rows, fused if the device supports it.
+
+    `mask` is boolean `[Q, N]`, or added to the scores, `[H, Q, N]`.
+    """
     query_BHND, key_BHND, value_BHND = (
         rows.view(count, -1, *rows.shape[1:]).transpose(1, 2) for rows in (query, key, value)
     )
     # float32 on CPUs: more accurate, and on a 2-core AVX-512 machine equally fast forward and much faster backward.
     if query.device.type == "cpu" and query.dtype in (torch.float16, torch.bfloat16):
         query_BHND, key_BHND, value_BHND = query_BHND.float(), key_BHND.float(), value_BHND.float()
+    if mask is not None and mask.dim() == 3:
+        mask = mask[None].to(query_BHND.dtype)
     with torch.autocast(query.device.type, enabled=False):
         attended = scaled_dot_product_attention(
             query_BHND,
             key_BHND,
             value_BHND,
-            attn_mask=mask_NN,
+            attn_mask=mask,
             dropout_p=dropout,
             scale=scale,
             enable_gqa=query.shape[1] != key.shape[1],

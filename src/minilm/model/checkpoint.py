@@ -29,6 +29,7 @@ from minilm.model.metadata import (
     is_microsoft,
     label_names,
     read_config,
+    untied_output,
     weight_files,
 )
 from minilm.model.positions import tile_positions
@@ -44,6 +45,7 @@ def read_model(
     config: Path | None = None,
     head: HeadName | None = None,
     num_labels: int | None = None,
+    fresh_head: bool = True,
     seed: int = 0,
 ) -> Model:
     """Read a model; missing weights of `head` (or of a classifier's pooler) are initialized, with a warning.
@@ -53,29 +55,44 @@ def read_model(
         config: the configuration (file or folder) if it is elsewhere.
         head: the head to add; None for the encoder alone.
         num_labels: classes of a new head; None to read it from the configuration.
+        fresh_head: whether a head that the file lacks is initialized; else it is left out.
         seed: seed of the initialized weights.
 
     Raises:
-        DataError: tensors are missing, unexpected or have wrong shapes; the message lists them.
+        DataError: tensors are missing, unexpected or have wrong shapes; the message lists them. Or the mlm head has an
+            output table of its own.
     """
     path = transformer_folder(Path(path))
     shape = read_config(path, config=config)
+    if head == "mlm" and (untied := untied_output(path, config=config)):
+        raise DataError(untied)
     file, tensors = _read_tensors(path)
     if num_labels is None:
         num_labels = len(label_names(path, config=config))
     generator = torch.Generator().manual_seed(seed)
     with without_weights():  # names and shapes are compared before any memory is taken
-        model = Model(Encoder(shape), None if head is None else HEADS[head](shape, num_labels))
+        encoder = Encoder(shape, pooler=True if head == "classification" else None)
+        model = Model(encoder, None if head is None else HEADS[head](shape, num_labels))
     found = to_ours(tensors, model.state_dict(), family=shape.family, head=head, where=str(file))
     if is_microsoft(path):
         found = _resize_positions(found, shape)
     fresh = _fresh_weights(model, found, str(file))
     _require_shapes(model, found, head, str(file))
+    if not fresh_head and any(name.startswith("head.") for name in fresh):
+        head, model.head = None, None
+        fresh = [name for name in fresh if not name.startswith("head.")]
     if head is not None:
         model.head = new_head(head, shape, num_labels=num_labels, generator=generator)
     _drop_or_start_missing(model, fresh, head, str(file), generator)
     model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False, assign=True)
     return model.eval().requires_grad_(True)
+
+
+def add_pooler(encoder: Encoder, generator: torch.Generator) -> None:
+    """Give an encoder a freshly initialized pooler."""
+    config = encoder.config
+    encoder.pooler = torch.nn.Linear(config.hidden_size, config.hidden_size)
+    reset_weights(encoder.pooler, config.initializer_range, generator)
 
 
 def write_model(
@@ -166,9 +183,7 @@ def _drop_or_start_missing(
             model.encoder.pooler = None
             fresh = [name for name in fresh if name.startswith("head.")]
         else:
-            config = model.encoder.config
-            model.encoder.pooler = torch.nn.Linear(config.hidden_size, config.hidden_size)
-            reset_weights(model.encoder.pooler, config.initializer_range, generator)
+            add_pooler(model.encoder, generator)
     model.has_fresh_weights = bool(fresh)
     if head is not None and fresh:
         logger.warning("%s has no trained %s head; initialized %d tensors randomly", where, head, len(fresh))

@@ -9,44 +9,16 @@ A new family needs one row in `FAMILIES`, one name table in `tensor_names.py`, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from typing import Literal, cast, get_args
 
 from minilm.errors import DataError, UsageError
 
-FamilyName = Literal["bert", "roberta", "xlm-roberta"]
+FamilyName = Literal["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet"]
+Activation = Literal["tanh", "gelu", "relu"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
-    """The differences between families that share this encoder.
-
-    RoBERTa counts positions from the padding id + 1; BERT counts from 0.
-    """
-
-    architecture: str
-    positions_after_padding: bool
-
-
-FAMILIES: Mapping[FamilyName, Family] = {
-    "bert": Family(architecture="Bert", positions_after_padding=False),
-    "roberta": Family(architecture="Roberta", positions_after_padding=True),
-    "xlm-roberta": Family(architecture="XLMRoberta", positions_after_padding=True),
-}
-# Alternative names of the same computation in published configurations.
-_ALIASES: Mapping[str, FamilyName] = {"minilm": "bert", "electra": "bert"}
-
-SUPPORTED_VALUES: Mapping[str, object] = {
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "rel_pos_bins": 0,
-}
-"""Keys of a configuration that change the computation, and their only value that is computed here."""
-
-# Our field -> Hugging Face key. The one table for reading and writing.
+# Our field -> Hugging Face key: the one table for reading and writing, except for the `keys` of a family.
 _HF_KEYS: Mapping[str, str] = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -57,16 +29,119 @@ _HF_KEYS: Mapping[str, str] = {
     "num_segments": "type_vocab_size",
     "hidden_dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
+    "classifier_dropout": "classifier_dropout",
     "layer_norm_eps": "layer_norm_eps",
     "initializer_range": "initializer_range",
     "pad_token_id": "pad_token_id",
 }
+NUM_BUCKETS = 32
+"""Buckets of the distance of two tokens in models with relative positions."""
+_ABSOLUTE: Mapping[str, object] = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """The differences between families that share this encoder.
+
+    Attributes:
+        architecture: what the names of Hugging Face's classes start with.
+        positions_after_padding: positions count from the padding id + 1, as in RoBERTa, not from 0.
+        relative_positions: attention scores have a bias that depends on the distance of two tokens, as in MPNet.
+        segments: the embeddings have a segment table.
+        base_pooler: the model without a head has a pooler.
+        pooler: activation of the dense map that a classifier reads.
+        dropout_before_pooler: the dropout of a classifier also applies to the first rows before that map.
+        dropout_after_attention: hidden dropout applies after the output map of attention.
+        keys: our field -> key, where the key is not BERT's; None: there is no such key.
+        fixed: keys whose only value computed here is this one; they are written.
+        defaults: our field -> value of an absent key, where it is not BERT's.
+    """
+
+    architecture: str
+    positions_after_padding: bool = False
+    relative_positions: bool = False
+    segments: bool = True
+    base_pooler: bool = True
+    pooler: Activation = "tanh"
+    dropout_before_pooler: bool = False
+    dropout_after_attention: bool = True
+    keys: Mapping[str, str | None] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=lambda: _ABSOLUTE)
+    defaults: Mapping[str, float] = field(default_factory=dict)
+
+    def hf_keys(self) -> dict[str, str]:
+        """Our field -> key of `config.json`."""
+        return {ours: theirs for ours, theirs in {**_HF_KEYS, **self.keys}.items() if theirs is not None}
+
+
+def _roberta(architecture: str) -> Family:
+    return Family(
+        architecture=architecture,
+        positions_after_padding=True,
+        dropout_before_pooler=True,
+        defaults={"pad_token_id": 1},
+    )
+
+
+FAMILIES: Mapping[FamilyName, Family] = {
+    "bert": Family(architecture="Bert"),
+    "roberta": _roberta("Roberta"),
+    "xlm-roberta": _roberta("XLMRoberta"),
+    "camembert": _roberta("Camembert"),
+    "distilbert": Family(
+        architecture="DistilBert",
+        segments=False,
+        base_pooler=False,
+        pooler="relu",
+        dropout_after_attention=False,
+        keys={
+            "hidden_size": "dim",
+            "num_layers": "n_layers",
+            "num_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+            "num_segments": None,
+            "hidden_dropout": "dropout",
+            "attention_dropout": "attention_dropout",
+            "classifier_dropout": "seq_classif_dropout",
+            "span_dropout": "qa_dropout",
+            "layer_norm_eps": None,
+        },
+        fixed={"activation": "gelu"},
+        defaults={"classifier_dropout": 0.2, "span_dropout": 0.1},
+    ),
+    "electra": Family(
+        architecture="Electra",
+        base_pooler=False,
+        pooler="gelu",
+        dropout_before_pooler=True,
+        keys={"embedding_size": "embedding_size"},
+        defaults={"embedding_size": 128},
+    ),
+    "mpnet": Family(
+        architecture="MPNet",
+        positions_after_padding=True,
+        relative_positions=True,
+        segments=False,
+        dropout_before_pooler=True,
+        keys={"num_segments": None, "classifier_dropout": None},
+        fixed={"hidden_act": "gelu", "relative_attention_num_buckets": NUM_BUCKETS, "pad_token_id": 1},
+        defaults={"pad_token_id": 1},
+    ),
+}
+# Alternative names of the same computation in published configurations.
+_ALIASES: Mapping[str, FamilyName] = {"minilm": "bert"}
+
+SUPPORTED_VALUES: Mapping[str, object] = {"is_decoder": False, "add_cross_attention": False, "rel_pos_bins": 0}
+"""Keys of a configuration that change the computation, and their only value that is computed here in any family."""
+
+_OPTIONAL = ("embedding_size", "classifier_dropout")
 _REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
 # Our field -> type, smallest and largest value. The upper bounds are far above any published model; they keep products
 # of sizes below 2^63 and the time to lay out the modules short.
 _RANGES: Mapping[str, tuple[type, float, float]] = {
     "vocab_size": (int, 1, 2**26),
     "hidden_size": (int, 1, 2**17),
+    "embedding_size": (int, 1, 2**17),
     "num_layers": (int, 1, 1000),
     "num_heads": (int, 1, 2**17),
     "intermediate_size": (int, 1, 2**20),
@@ -74,6 +149,8 @@ _RANGES: Mapping[str, tuple[type, float, float]] = {
     "num_segments": (int, 1, 2**18),
     "hidden_dropout": (float, 0, 1),
     "attention_dropout": (float, 0, 1),
+    "classifier_dropout": (float, 0, 1),
+    "span_dropout": (float, 0, 1),
     "layer_norm_eps": (float, 0, 1),
     "initializer_range": (float, 0, 100),
     "pad_token_id": (int, 0, 2**26),
@@ -87,10 +164,18 @@ class EncoderConfig:
     `attention_dropout` is the published value, preserved in the files. Training ignores it and applies
     `train.attention_dropout` of the recipe (default 0), because fused attention kernels do not support dropout and a
     run must be equivalent on every device.
+
+    Attributes:
+        embedding_size: width of the embeddings, which a linear map extends to `hidden_size`; None: `hidden_size`,
+            without a map. Only ELECTRA has another one.
+        num_segments: rows of the segment table; 0 in families without segments.
+        classifier_dropout: dropout of a classification head; None: `hidden_dropout`.
+        span_dropout: dropout of a question answering head.
     """
 
     vocab_size: int = 30522
     hidden_size: int
+    embedding_size: int | None = None
     num_layers: int
     num_heads: int = 12
     intermediate_size: int
@@ -98,6 +183,8 @@ class EncoderConfig:
     num_segments: int = 2
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
+    classifier_dropout: float | None = None
+    span_dropout: float = 0.0
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int = 0
@@ -111,7 +198,8 @@ class EncoderConfig:
                 or no position is left for a token.
         """
         for name in _RANGES:
-            if expected := _out_of_range(name, getattr(self, name)):
+            expected = self._expected(name)
+            if expected:
                 raise UsageError(f"{name} is {getattr(self, name)!r:.60}; expected {expected}")
         if self.hidden_size % self.num_heads:
             raise UsageError(
@@ -125,15 +213,31 @@ class EncoderConfig:
                 f"{self.family} model counts positions from pad_token_id + 1"
             )
 
+    def _expected(self, name: str) -> str | None:
+        """What is expected of a field whose value is not allowed."""
+        value, family = getattr(self, name), FAMILIES[self.family]
+        if name == "num_segments" and not family.segments:
+            return f"0, because {self.family} models have no segments" if value else None
+        if name in _OPTIONAL and value is None:
+            return None
+        if name == "embedding_size" and name not in family.keys:
+            return f"None, because embeddings of {self.family} models have the width hidden_size"
+        return _out_of_range(name, value)
+
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
 
     @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings before they enter the first layer's width."""
+        return self.embedding_size or self.hidden_size
+
+    @property
     def target_segment(self) -> int:
         """Segment id of the targets of sequence-to-sequence models: 1 where the model has it."""
-        return min(1, self.num_segments - 1)
+        return max(0, min(1, self.num_segments - 1))
 
     @property
     def first_position(self) -> int:
@@ -165,56 +269,87 @@ class EncoderConfig:
         Raises:
             DataError: the architecture differs, a key is missing, or a setting is not supported.
         """
-        model_type = str(values.get("model_type", "bert"))
-        model_type = _ALIASES.get(model_type, model_type)
-        if model_type not in FAMILIES:
-            raise DataError(f"{where}: model_type {model_type!r}; expected one of {', '.join(FAMILIES)}")
-        _reject_other_computations(values, where)
-        missing = [_HF_KEYS[name] for name in _REQUIRED if values.get(_HF_KEYS[name]) is None]
+        name = require_family(values, where=where)
+        family = FAMILIES[name]
+        keys = family.hf_keys()
+        _reject_other_computations(values, family, where)
+        missing = [keys[ours] for ours in _REQUIRED if values.get(keys[ours]) is None]
         if missing:
             raise DataError(f"{where}: missing {', '.join(missing)}; is this the configuration of an encoder?")
         require_ranges(values, where=where)
-        found = {ours: values[theirs] for ours, theirs in _HF_KEYS.items() if values.get(theirs) is not None}
-        if FAMILIES[cast("FamilyName", model_type)].positions_after_padding:
-            found.setdefault("pad_token_id", 1)  # default of these families
+        found = {ours: values[theirs] for ours, theirs in keys.items() if values.get(theirs) is not None}
+        found = {**family.defaults, **found}
+        if found.get("embedding_size") == found["hidden_size"]:
+            del found["embedding_size"]
+        if not family.segments:
+            found["num_segments"] = 0
         try:
-            return cls(**cast("dict[str, int]", found), family=cast("FamilyName", model_type))
+            return cls(**cast("dict[str, int]", found), family=name)
         except UsageError as error:
             raise DataError(f"{where}: {error}") from None
 
     @staticmethod
     def is_family(values: Mapping[str, object]) -> bool:
         """Whether a `config.json` is of a supported family."""
-        name = str(values.get("model_type", "bert"))
-        return name in FAMILIES or name in _ALIASES
+        return _family_name(values) is not None
 
     def to_hf(self) -> dict[str, object]:
         """The mapping for `config.json`; the inverse of `from_hf`."""
-        ours = asdict(self)
-        values: dict[str, object] = {theirs: ours[name] for name, theirs in _HF_KEYS.items()}
+        family = FAMILIES[self.family]
+        ours = {**asdict(self), "embedding_size": self.embedding_width}
+        if "classifier_dropout" in family.defaults and self.classifier_dropout is None:
+            ours["classifier_dropout"] = self.hidden_dropout
         return {
-            "architectures": [f"{FAMILIES[self.family].architecture}Model"],
+            "architectures": [f"{family.architecture}Model"],
             "model_type": self.family,
-            "hidden_act": "gelu",
-            "position_embedding_type": "absolute",
-            **values,
+            **family.fixed,
+            **{theirs: ours[name] for name, theirs in family.hf_keys().items() if ours[name] is not None},
         }
 
-    def num_parameters(self, *, pooler: bool = True) -> int:
-        """Number of weights of the encoder, with or without the pooler."""
-        width, inner = self.hidden_size, self.intermediate_size
-        tables = (self.vocab_size + self.max_positions + self.num_segments) * width + 2 * width
+    def num_parameters(self, *, pooler: bool | None = None) -> int:
+        """Number of weights of the encoder, with or without the pooler; None: as in the family's model without head."""
+        family, width, inner, narrow = (
+            FAMILIES[self.family],
+            self.hidden_size,
+            self.intermediate_size,
+            self.embedding_width,
+        )
+        tables = (self.vocab_size + self.max_positions + self.num_segments) * narrow + 2 * narrow
+        tables += (narrow + 1) * width if narrow != width else 0
+        tables += NUM_BUCKETS * self.num_heads if family.relative_positions else 0
         layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
+        pooler = family.base_pooler if pooler is None else pooler
         return tables + self.num_layers * layer + (width * (width + 1) if pooler else 0)
+
+
+def _family_name(values: Mapping[str, object]) -> FamilyName | None:
+    name = str(values.get("model_type", "bert"))
+    name = _ALIASES.get(name, name)
+    return cast("FamilyName", name) if name in FAMILIES else None
+
+
+def require_family(values: Mapping[str, object], *, where: str) -> FamilyName:
+    """The family of a `config.json`.
+
+    Raises:
+        DataError: it is not in `FAMILIES`.
+    """
+    name = _family_name(values)
+    if name is None:
+        raise DataError(
+            f"{where}: model_type {values['model_type']!r:.60}; expected one of {', '.join(FAMILIES)} "
+            "(other encoders are teachers only: minilm distill)"
+        )
+    return name
 
 
 def require_ranges(values: Mapping[str, object], *, where: str) -> None:
     """Check the type and range of each number of a `config.json`; absent keys and null are not checked.
 
     Raises:
-        DataError: a value is out of range.
+        DataError: a value is out of range, or the family is not in `FAMILIES`.
     """
-    for name, key in _HF_KEYS.items():
+    for name, key in FAMILIES[require_family(values, where=where)].hf_keys().items():
         value = values.get(key)
         if value is not None and (expected := _out_of_range(name, value)):
             raise DataError(f"{where}: {key} is {value!r:.60}; expected {expected}")
@@ -229,9 +364,12 @@ def _out_of_range(name: str, value: object) -> str | None:
     return f"a {'whole ' if kind is int else ''}number from {least:g} to {most if kind is int else format(most, 'g')}"
 
 
-def _reject_other_computations(values: Mapping[str, object], where: str) -> None:
+def _reject_other_computations(values: Mapping[str, object], family: Family, where: str) -> None:
     """Raise if the file requests something that this encoder would silently compute differently."""
-    for key, supported in {**SUPPORTED_VALUES, "embedding_size": values.get("hidden_size")}.items():
+    fixed = {**family.fixed, **SUPPORTED_VALUES}
+    if "embedding_size" not in family.keys:
+        fixed["embedding_size"] = values.get("hidden_size")
+    for key, supported in fixed.items():
         found = values.get(key)
         if found is not None and found != supported:
             raise DataError(f"{where}: {key} is {found!r}; this encoder supports {supported!r} only")
@@ -250,7 +388,10 @@ PRESETS: Mapping[str, EncoderConfig] = {
 
 
 def with_vocabulary_of(config: EncoderConfig, other: EncoderConfig) -> EncoderConfig:
-    """`config` with all tokenizer-dependent values of `other` (a student reads its teacher's ids)."""
+    """`config` with the values of `other` that belong to tokenizer or family (a student reads its teacher's ids).
+
+    The width of the embeddings is that of `other` if the hidden widths are equal, else the hidden width.
+    """
     return replace(
         config,
         vocab_size=other.vocab_size,
@@ -259,6 +400,9 @@ def with_vocabulary_of(config: EncoderConfig, other: EncoderConfig) -> EncoderCo
         num_segments=other.num_segments,
         family=other.family,
         layer_norm_eps=other.layer_norm_eps,
+        embedding_size=other.embedding_size if config.hidden_size == other.hidden_size else None,
+        classifier_dropout=other.classifier_dropout,
+        span_dropout=other.span_dropout,
     )
 
 

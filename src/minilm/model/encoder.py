@@ -9,7 +9,7 @@ B sequences, T packed tokens, R rows that the loss reads, H heads, D head width,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,12 +20,21 @@ from torch.nn import functional
 from minilm.errors import DataError, UsageError
 from minilm.model.attention import attend, attend_first, attend_seq2seq, attend_seq2seq_read
 from minilm.model.compact import CompactTable
-from minilm.model.config import EncoderConfig
+from minilm.model.config import FAMILIES, Activation, EncoderConfig
 from minilm.model.packing import Packed
+from minilm.model.relative import RelativeBias
 from minilm.model.seq2seq import PackedSeq2Seq
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Query rows `[R, H, D]`, key and value rows `[T, H, D]` -> attended values of the query rows."""
+Biases = Sequence[Tensor] | None
+"""What is added to the attention scores of each run of equal lengths, `[H, N, N]`; None without relative positions."""
+
+_ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": functional.gelu,
+    "relu": functional.relu,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +55,20 @@ class LinearGelu(nn.Linear):
 
 
 class Embeddings(nn.Module):
-    """Word + position + segment tables, LayerNorm, dropout: `Packed` -> `[T, E]`."""
+    """Word + position + segment tables, LayerNorm, dropout, and where the tables are narrower a map: -> `[T, E]`."""
 
     def __init__(self, config: EncoderConfig) -> None:
         """Create the tables; `Encoder.reset` or a checkpoint sets their values."""
         super().__init__()
         self.first_position = config.first_position
+        width = config.embedding_width
         # as published: a [PAD] in the text does not train its row
-        self.word: nn.Embedding | CompactTable = nn.Embedding(
-            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
-        )
-        self.position = nn.Embedding(config.max_positions, config.hidden_size)
-        self.segment = nn.Embedding(config.num_segments, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.word: nn.Embedding | CompactTable = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        self.position = nn.Embedding(config.max_positions, width)
+        self.segment = nn.Embedding(config.num_segments, width) if config.num_segments else None
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
+        self.project = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(self, packed: Packed) -> Tensor:
         """Embed the tokens of `packed`."""
@@ -67,9 +76,11 @@ class Embeddings(nn.Module):
 
     def rows(self, token_ids: Tensor, position_ids: Tensor, segment_ids: Tensor) -> Tensor:
         """Embed any tokens, `[T]` int64 each (positions from 0) -> `[T, E]`."""
-        places_TE = self.position(position_ids + self.first_position) + self.segment(segment_ids)
-        embedded: Tensor = self.dropout(self.norm(self.word(token_ids) + places_TE))
-        return embedded
+        places = self.position(position_ids + self.first_position)
+        if self.segment is not None:
+            places = places + self.segment(segment_ids)
+        embedded: Tensor = self.dropout(self.norm(self.word(token_ids) + places))
+        return embedded if self.project is None else self.project(embedded)
 
 
 class Layer(nn.Module):
@@ -87,28 +98,35 @@ class Layer(nn.Module):
         self.ffn_out = nn.Linear(config.intermediate_size, width)
         self.ffn_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout_after_attention = (
+            self.dropout if FAMILIES[config.family].dropout_after_attention else nn.Identity()
+        )
 
     def project(self, hidden_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value rows, each `[T, H, D]`."""
         query, key, value = self.qkv(hidden_TE).view(-1, *self.head_shape).unbind(1)
         return query, key, value
 
-    def forward(self, hidden_TE: Tensor, packed: Packed, *, dropout: float = 0.0) -> Tensor:
+    def forward(self, hidden_TE: Tensor, packed: Packed, *, biases: Biases = None, dropout: float = 0.0) -> Tensor:
         """`[T, E]` -> `[T, E]`; `dropout` applies to attention probabilities."""
-        return self._finish(hidden_TE, attend(*self.project(hidden_TE), packed, dropout=dropout))
+        return self._finish(hidden_TE, attend(*self.project(hidden_TE), packed, biases=biases, dropout=dropout))
 
-    def forward_first(self, hidden_TE: Tensor, packed: Packed, *, dropout: float = 0.0) -> Tensor:
+    def forward_first(
+        self, hidden_TE: Tensor, packed: Packed, *, biases: Biases = None, dropout: float = 0.0
+    ) -> Tensor:
         """Each sequence's first row only: `[T, E]` -> `[B, E]`.
 
         Keys and values are projected only with attention dropout or prepacked maps.
         """
         rows_BE = hidden_TE[packed.first_rows]
+        biases = biases and [bias_HNN[:, :1] for bias_HNN in biases]
         if isinstance(self.qkv, nn.Linear) and not dropout:
-            return self._finish(rows_BE, self._attend_hidden(rows_BE, hidden_TE, packed))
+            return self._finish(rows_BE, self._attend_hidden(rows_BE, hidden_TE, packed, biases))
         query, key, value = self.project(hidden_TE)
-        return self._finish(rows_BE, attend_first(query[packed.first_rows], key, value, packed, dropout=dropout))
+        attended = attend_first(query[packed.first_rows], key, value, packed, biases=biases, dropout=dropout)
+        return self._finish(rows_BE, attended)
 
-    def _attend_hidden(self, rows_BE: Tensor, hidden_TE: Tensor, packed: Packed) -> Tensor:
+    def _attend_hidden(self, rows_BE: Tensor, hidden_TE: Tensor, packed: Packed, biases: Biases) -> Tensor:
         """Attention of first rows, with the key and value maps applied to B rows instead of T: `[B, H, D]`.
 
         q (W_k h + b_k) = (W_k^T q) h + a constant, which softmax ignores; sum p (W_v h + b_v) = W_v (sum p h) + b_v.
@@ -120,7 +138,10 @@ class Layer(nn.Module):
         query_BHD = functional.linear(rows_BE, query_map_EE, query_bias).view(-1, heads, size)
         asked_BHE = torch.einsum("bhd,hde->bhe", query_BHD, key_map_HDE).to(hidden_TE.dtype)
         hidden_T1E = hidden_TE[:, None]
-        mixed = attend_first(asked_BHE.flatten(0, 1)[:, None], hidden_T1E, hidden_T1E, packed, scale=size**-0.5)
+        biases = biases and [bias_H1N.transpose(0, 1) for bias_H1N in biases]  # the heads are queries of one head
+        mixed = attend_first(
+            asked_BHE.flatten(0, 1)[:, None], hidden_T1E, hidden_T1E, packed, scale=size**-0.5, biases=biases
+        )
         values_BHD = torch.einsum("bhe,hde->bhd", mixed.view_as(asked_BHE), value_map_HDE)
         return values_BHD + value_bias.view(heads, size)
 
@@ -132,7 +153,7 @@ class Layer(nn.Module):
         return self._finish(hidden_TE, attention(query, key, value))
 
     def _finish(self, hidden_TE: Tensor, attended_THD: Tensor) -> Tensor:
-        mixed_TE = self.dropout(self.attention_out(attended_THD.flatten(1)))
+        mixed_TE = self.dropout_after_attention(self.attention_out(attended_THD.flatten(1)))
         hidden_TE = self.attention_norm(hidden_TE + mixed_TE)
         inner_TE = self.dropout(self.ffn_out(self.ffn_in(hidden_TE)))
         finished: Tensor = self.ffn_norm(hidden_TE + inner_TE)
@@ -140,33 +161,41 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers and an optional pooler (a dense map with tanh, read by classifiers).
+    """Embeddings, layers and an optional pooler (a dense map with an activation, read by classifiers).
 
     `attention_dropout` is the dropout rate of attention probabilities in training: 0 unless set, regardless of the
     configuration.
     """
 
-    def __init__(self, config: EncoderConfig, *, pooler: bool = True) -> None:
-        """Create an encoder with uninitialized weights; see `reset` and `minilm.model.checkpoint`."""
+    def __init__(self, config: EncoderConfig, *, pooler: bool | None = None) -> None:
+        """Create an encoder with uninitialized weights; see `reset` and `minilm.model.checkpoint`.
+
+        Without `pooler`, it has one if the family's model without a head does.
+        """
         super().__init__()
+        family = FAMILIES[config.family]
+        pooler = family.base_pooler if pooler is None else pooler
         self.config = config
         self.attention_dropout = 0.0
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.relative = RelativeBias(config.num_heads) if family.relative_positions else None
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if pooler else None
+        self._activation = _ACTIVATIONS[family.pooler]
 
     def forward(self, packed: Packed) -> Tensor:
         """Hidden rows of the last layer, `[T, E]`."""
-        return self._run(packed, len(self.layers))
+        return self._run(packed, len(self.layers), self._biases(packed))
 
     def first(self, packed: Packed) -> Tensor:
         """Hidden row of each sequence's first token, `[B, E]`; the last layer is computed for those rows only."""
-        last = self._layer(len(self.layers))
-        before_last_TE = self._run(packed, len(self.layers) - 1)
-        return last.forward_first(before_last_TE, packed, dropout=self._dropout_now())
+        last, biases = self._layer(len(self.layers)), self._biases(packed)
+        before_last_TE = self._run(packed, len(self.layers) - 1, biases)
+        return last.forward_first(before_last_TE, packed, biases=biases, dropout=self._dropout_now())
 
     def seq2seq(self, batch: PackedSeq2Seq) -> Tensor:
         """Hidden rows that a seq2seq loss reads, `[R, E]`; the last layer is computed for those rows only."""
+        require_absolute(self.config)
         _require_fits(batch.max_positions, self.config)
         hidden_TE: Tensor = self.embeddings(batch.packed)
         inner = partial(attend_seq2seq, batch=batch, dropout=self._dropout_now())
@@ -175,10 +204,11 @@ class Encoder(nn.Module):
         read = partial(attend_seq2seq_read, batch=batch, dropout=self._dropout_now())
         return self._layer(len(self.layers)).forward_with(hidden_TE, read, batch.read_rows)
 
-    def pooled(self, packed: Packed) -> Tensor:
-        """tanh(dense(first row)), `[B, E]`: the input of a classifier."""
+    def pooled(self, packed: Packed, *, dropout: float = 0.0) -> Tensor:
+        """activation(dense(first row)), `[B, E]`: the input of a classifier; `dropout` applies to the first rows."""
         assert self.pooler is not None, "create the encoder with pooler=True"
-        return torch.tanh(self.pooler(self.first(packed)))
+        rows_BE = functional.dropout(self.first(packed), dropout, self.training)
+        return self._activation(self.pooler(rows_BE))
 
     def relations(self, packed: Packed, *, layer: int | None = None) -> Relations:
         """Query, key and value of `layer` (1-based, default: last); later operations are not computed.
@@ -189,7 +219,7 @@ class Encoder(nn.Module):
         layer = len(self.layers) if layer is None else layer
         if not 1 <= layer <= len(self.layers):
             raise UsageError(f"layer is {layer}; the encoder has layers 1 to {len(self.layers)}")
-        query, key, value = self._layer(layer).project(self._run(packed, layer - 1))
+        query, key, value = self._layer(layer).project(self._run(packed, layer - 1, self._biases(packed)))
         return Relations(query=query, key=key, value=value)
 
     def relation_parameters(self) -> list[nn.Parameter]:
@@ -213,11 +243,14 @@ class Encoder(nn.Module):
         assert isinstance(layer, Layer)
         return layer
 
-    def _run(self, packed: Packed, num_layers: int) -> Tensor:
+    def _biases(self, packed: Packed) -> Biases:
         _require_fits(packed.max_len, self.config)
+        return None if self.relative is None else self.relative(packed)
+
+    def _run(self, packed: Packed, num_layers: int, biases: Biases = None) -> Tensor:
         hidden_TE: Tensor = self.embeddings(packed)
         for number in range(1, num_layers + 1):
-            hidden_TE = self._layer(number)(hidden_TE, packed, dropout=self._dropout_now())
+            hidden_TE = self._layer(number)(hidden_TE, packed, biases=biases, dropout=self._dropout_now())
         return hidden_TE
 
 
@@ -231,6 +264,19 @@ def reset_weights(module: nn.Module, initializer_range: float, generator: torch.
                 part.weight.fill_(1.0)
             if isinstance(part, nn.Linear | nn.LayerNorm) and part.bias is not None:
                 part.bias.zero_()
+
+
+def require_absolute(config: EncoderConfig) -> None:
+    """Require a model that can be trained and run as sequence-to-sequence.
+
+    Raises:
+        UsageError: the family has relative positions, which are not defined for pseudo tokens.
+    """
+    if FAMILIES[config.family].relative_positions:
+        able = ", ".join(name for name, family in FAMILIES.items() if not family.relative_positions)
+        raise UsageError(
+            f"{config.family} models have relative positions and cannot generate; use a model of one of {able}"
+        )
 
 
 def _require_fits(longest: int, config: EncoderConfig) -> None:

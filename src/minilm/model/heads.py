@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from minilm.model.config import EncoderConfig
+from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, LinearGelu, reset_weights
 from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
@@ -23,8 +23,8 @@ class MaskedLanguageHead(nn.Module):
     def __init__(self, config: EncoderConfig, num_labels: int = 0) -> None:
         """Create the transform; the output matrix is the encoder's word table (tied). `num_labels` is unused."""
         super().__init__()
-        self.dense = LinearGelu(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = LinearGelu(config.hidden_size, config.embedding_width)
+        self.norm = nn.LayerNorm(config.embedding_width, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
@@ -37,31 +37,37 @@ class MaskedLanguageHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """Dropout and a linear map on the pooled first token: `[B, E]` -> `[B, C]`."""
+    """Dropout and a linear map on the pooled first token: `[B, E]` -> `[B, C]`.
+
+    In most families other than BERT the dropout also applies before the pooler.
+    """
 
     def __init__(self, config: EncoderConfig, num_labels: int) -> None:
         """Create a head for `num_labels` classes (1 for regression)."""
         super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        rate = config.hidden_dropout if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(rate)
+        self.dropout_before = rate if FAMILIES[config.family].dropout_before_pooler else 0.0
         self.out = nn.Linear(config.hidden_size, num_labels)
 
     def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
         """Logits of each sequence."""
-        logits_BC: Tensor = self.out(self.dropout(encoder.pooled(packed)))
+        logits_BC: Tensor = self.out(self.dropout(encoder.pooled(packed, dropout=self.dropout_before)))
         return logits_BC
 
 
 class SpanHead(nn.Module):
-    """A linear map to a start and an end score: `[T, E]` -> `[T, 2]`."""
+    """Dropout (in DistilBERT) and a linear map to a start and an end score: `[T, E]` -> `[T, 2]`."""
 
     def __init__(self, config: EncoderConfig, num_labels: int = 2) -> None:
         """Create the map; a span always has two scores, so `num_labels` is unused."""
         super().__init__()
+        self.dropout = nn.Dropout(config.span_dropout)
         self.out = nn.Linear(config.hidden_size, 2)
 
     def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
         """Start and end score of every token."""
-        scores_T2: Tensor = self.out(encoder(packed))
+        scores_T2: Tensor = self.out(self.dropout(encoder(packed)))
         return scores_T2
 
 
@@ -71,7 +77,8 @@ class TokensHead(nn.Module):
     def __init__(self, config: EncoderConfig, num_labels: int) -> None:
         """Create a head for `num_labels` classes."""
         super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        of_heads = None if config.family == "distilbert" else config.classifier_dropout  # there it is of texts only
+        self.dropout = nn.Dropout(config.hidden_dropout if of_heads is None else of_heads)
         self.out = nn.Linear(config.hidden_size, num_labels)
 
     def forward(self, encoder: Encoder, packed: Packed) -> Tensor:

@@ -26,7 +26,8 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 Activation = Literal["identity", "sigmoid"]
 _ACTIVATIONS: Mapping[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
 
-ARCHITECTURES: Mapping[str, HeadName] = {
+ARCHITECTURES: Mapping[str, HeadName | None] = {
+    "ElectraForPreTraining": None,  # tells replaced tokens from others: no masked language model
     "ForMaskedLM": "mlm",
     "ForPreTraining": "mlm",
     "ForSequenceToSequence": "mlm",  # Microsoft's s2s-ft
@@ -109,6 +110,20 @@ def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | No
     if not isinstance(names, list) or not names:
         return None
     return next((head for suffix, head in ARCHITECTURES.items() if str(names[0]).endswith(suffix)), None)
+
+
+def untied_output(path: Path | str, *, config: Path | None = None) -> str:
+    """Why the mlm head of a model cannot be read; "" if it can, or there is none.
+
+    With `tie_word_embeddings: false` its output table is not the word table, but the two are one here.
+    """
+    file = config_file(Path(path), config)
+    if read_json(file).get("tie_word_embeddings") is not False or saved_head(path, config=config) != "mlm":
+        return ""
+    return (
+        f"{file}: tie_word_embeddings is false: the mlm head has an output table of its own, which is not supported; "
+        "use a model whose output table is its word table, or one without an mlm head"
+    )
 
 
 def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str, str]:

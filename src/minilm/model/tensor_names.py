@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,53 +20,133 @@ from minilm.errors import DataError
 from minilm.model.config import FamilyName
 from minilm.model.metadata import HeadName
 
-# Our prefix -> Hugging Face prefix, below the family prefix.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Names:
+    """The names of one family in Hugging Face files.
+
+    Attributes:
+        prefix: of the encoder in a model with a head.
+        encoder: our prefix -> theirs, below that prefix.
+        layers: what comes before the number of a layer.
+        layer: our prefix -> theirs, below a layer.
+        parts: the query, key and value maps of a layer.
+        heads: our prefix -> theirs in a model with this head.
+    """
+
+    prefix: str
+    encoder: Mapping[str, str]
+    layers: str = "encoder.layer."
+    layer: Mapping[str, str]
+    parts: tuple[str, str, str]
+    heads: Mapping[HeadName, Mapping[str, str]]
+
+
 _ENCODER: Mapping[str, str] = {
     "embeddings.word.": "embeddings.word_embeddings.",
     "embeddings.position.": "embeddings.position_embeddings.",
     "embeddings.segment.": "embeddings.token_type_embeddings.",
     "embeddings.norm.": "embeddings.LayerNorm.",
+    "embeddings.project.": "embeddings_project.",
+    "relative.table.": "encoder.relative_attention_bias.",
     "pooler.": "pooler.dense.",
 }
-_LAYER: Mapping[str, str] = {
-    "attention_out.": "attention.output.dense.",
-    "attention_norm.": "attention.output.LayerNorm.",
+_FFN: Mapping[str, str] = {
     "ffn_in.": "intermediate.dense.",
     "ffn_out.": "output.dense.",
     "ffn_norm.": "output.LayerNorm.",
 }
-_HEADS: Mapping[tuple[str, HeadName], Mapping[str, str]] = {
-    ("bert", "mlm"): {
-        "head.dense.": "cls.predictions.transform.dense.",
-        "head.norm.": "cls.predictions.transform.LayerNorm.",
-        "head.bias": "cls.predictions.bias",
+_LAYER: Mapping[str, str] = {
+    "attention_out.": "attention.output.dense.",
+    "attention_norm.": "attention.output.LayerNorm.",
+    **_FFN,
+}
+_PARTS = ("attention.self.query", "attention.self.key", "attention.self.value")
+_LM_HEAD: Mapping[str, str] = {
+    "head.dense.": "lm_head.dense.",
+    "head.norm.": "lm_head.layer_norm.",
+    "head.bias": "lm_head.bias",
+}
+_TWO_MAPS: Mapping[str, str] = {"encoder.pooler.": "classifier.dense.", "head.out.": "classifier.out_proj."}
+_COMMON: Mapping[HeadName, Mapping[str, str]] = {
+    "span": {"head.out.": "qa_outputs."},
+    "tokens": {"head.out.": "classifier."},
+}
+
+_BERT = _Names(
+    prefix="bert.",
+    encoder=_ENCODER,
+    layer=_LAYER,
+    parts=_PARTS,
+    heads={
+        "mlm": {
+            "head.dense.": "cls.predictions.transform.dense.",
+            "head.norm.": "cls.predictions.transform.LayerNorm.",
+            "head.bias": "cls.predictions.bias",
+        },
+        "classification": {"head.out.": "classifier."},
+        **_COMMON,
     },
-    ("bert", "classification"): {"head.out.": "classifier."},
-    ("bert", "span"): {"head.out.": "qa_outputs."},
-    ("bert", "tokens"): {"head.out.": "classifier."},
-    ("roberta", "mlm"): {
-        "head.dense.": "lm_head.dense.",
-        "head.norm.": "lm_head.layer_norm.",
-        "head.bias": "lm_head.bias",
-    },
-    ("roberta", "classification"): {
-        "encoder.pooler.": "classifier.dense.",
-        "head.out.": "classifier.out_proj.",
-    },
-    ("roberta", "span"): {"head.out.": "qa_outputs."},
-    ("roberta", "tokens"): {"head.out.": "classifier."},
+)
+_ROBERTA = replace(_BERT, prefix="roberta.", heads={"mlm": _LM_HEAD, "classification": _TWO_MAPS, **_COMMON})
+_NAMES: Mapping[FamilyName, _Names] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "distilbert": _Names(
+        prefix="distilbert.",
+        encoder=_ENCODER,
+        layers="transformer.layer.",
+        layer={
+            "attention_out.": "attention.out_lin.",
+            "attention_norm.": "sa_layer_norm.",
+            "ffn_in.": "ffn.lin1.",
+            "ffn_out.": "ffn.lin2.",
+            "ffn_norm.": "output_layer_norm.",
+        },
+        parts=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        heads={
+            "mlm": {
+                "head.dense.": "vocab_transform.",
+                "head.norm.": "vocab_layer_norm.",
+                "head.bias": "vocab_projector.bias",
+            },
+            "classification": {"encoder.pooler.": "pre_classifier.", "head.out.": "classifier."},
+            **_COMMON,
+        },
+    ),
+    "electra": replace(
+        _BERT,
+        prefix="electra.",
+        heads={
+            "mlm": {
+                "head.dense.": "generator_predictions.dense.",
+                "head.norm.": "generator_predictions.LayerNorm.",
+                "head.bias": "generator_lm_head.bias",
+            },
+            "classification": _TWO_MAPS,
+            **_COMMON,
+        },
+    ),
+    "mpnet": replace(
+        _ROBERTA,
+        prefix="mpnet.",
+        layer={"attention_out.": "attention.attn.o.", "attention_norm.": "attention.LayerNorm.", **_FFN},
+        parts=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+    ),
 }
 # Tied copies, buffers, pre-training heads and heads that were not requested.
 _IGNORED = re.compile(
-    r"(.*embeddings\.(position_ids|token_type_ids)|(cls|lm_head|classifier|qa_outputs|"
+    r"(.*embeddings\.(position_ids|token_type_ids)|(cls|lm_head|pre_classifier|classifier|qa_outputs|"
+    r"vocab_transform|vocab_layer_norm|vocab_projector|"
     r"discriminator_predictions|generator_predictions|generator_lm_head|crit_mask_lm_smoothed)\..*)"
 )
 # What wrappers add to the names: DistributedDataParallel, torch.compile, FSDP, activation checkpoints; a model that is
 # an attribute of another module.
 _WRAPPER = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_PREFIX = re.compile(r"^(model\.)?((bert|roberta|electra)\.)?")
+_PREFIX = re.compile(rf"^(model\.)?({'|'.join(sorted({re.escape(names.prefix) for names in _NAMES.values()}))})?")
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}
-_PARTS = ("query", "key", "value")
 
 
 def hf_names(name: str, *, family: FamilyName, head: HeadName | None) -> tuple[str, ...]:
@@ -73,17 +154,17 @@ def hf_names(name: str, *, family: FamilyName, head: HeadName | None) -> tuple[s
 
     Without a head, the names have no family prefix, as `AutoModel` writes them.
     """
-    kind = "bert" if family == "bert" else "roberta"
-    if head is not None and (found := _swap(name, _HEADS[kind, head])):
+    names = _NAMES[family]
+    if head is not None and (found := _swap(name, names.heads[head])):
         return (found,)
-    prefix = "" if head is None else f"{kind}."
+    prefix = "" if head is None else names.prefix
     inner = name.removeprefix("encoder.")
     if match := re.fullmatch(r"layers\.(\d+)\.(.*)", inner):
-        base = f"{prefix}encoder.layer.{match[1]}."
+        base = f"{prefix}{names.layers}{match[1]}."
         if match[2].startswith("qkv."):
-            return tuple(f"{base}attention.self.{part}.{match[2][4:]}" for part in _PARTS)
-        return (base + str(_swap(match[2], _LAYER)),)
-    found = _swap(inner, _ENCODER)
+            return tuple(f"{base}{part}.{match[2][4:]}" for part in names.parts)
+        return (base + str(_swap(match[2], names.layer)),)
+    found = _swap(inner, names.encoder)
     assert found, f"{name} belongs to a head; specify which"
     return (prefix + found,)
 
@@ -188,5 +269,5 @@ def _split_fused(plain: dict[str, Tensor], base: str, where: str) -> None:
         )
     query_bias, value_bias = (plain.pop(base + part).flatten() for part in ("q_bias", "v_bias"))
     biases = (query_bias, torch.zeros_like(query_bias), value_bias)
-    for part, rows, bias in zip(_PARTS, weight.chunk(3), biases, strict=True):
+    for part, rows, bias in zip(("query", "key", "value"), weight.chunk(3), biases, strict=True):
         plain[f"{base}{part}.weight"], plain[f"{base}{part}.bias"] = rows, bias

@@ -1,12 +1,13 @@
 """Read tokenizer files into one validated definition (the content of a tokenizer.json).
 
-In: a model folder, a tokenizer.json or a vocab.txt; optionally casing and renames.
+In: a model folder, a tokenizer.json, a vocab.txt or a sentencepiece.bpe.model; optionally casing and renames.
 Out: a `Definition` whose ids are exactly 0..V-1, with truncation and padding cleared, and whose special tokens
 are never split. A vocab.txt becomes the pipeline of the original BERT tokenizer.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from typing import cast
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
-from minilm.text.vocab_folder import added_tokens, check_class, check_flags, normalizer_flags
+from minilm.text.sentencepiece_layout import SENTENCEPIECE, sentencepiece_definition
+from minilm.text.vocab_folder import BERT_ROLES, added_tokens, check_class, check_flags, normalizer_flags, roles_of
 from minilm.text.vocabulary import read_vocab, rename_tokens
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,6 @@ _NORMALIZER_FLAGS = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-_REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _NEVER_SPLIT = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|X_SEP|SEP_\d+)\]")
 
 
@@ -59,11 +60,14 @@ class Definition:
 def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str, str] | None) -> Definition:
     """Read and validate a tokenizer; raises DataError for bad files, UsageError for options that do not apply."""
     path = transformer_folder(path)
-    definition_path, vocab_path = _locate(path)
+    definition_path, vocab_path, pieces_path = _locate(path)
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    check_class(folder, config, only_vocab=definition_path is None)
-    if definition_path is not None:
+    check_class(folder, config, only_vocab=definition_path is None and vocab_path is not None)
+    if pieces_path is not None:
+        where = pieces_path
+        definition = sentencepiece_definition(where, config)
+    elif definition_path is not None:
         where = definition_path
         definition = read_json(definition_path)
         check_ids(definition, where=where)
@@ -71,44 +75,46 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
             _check_same_vocab(definition, definition_path, vocab_path)
     else:
         where = cast(Path, vocab_path)
-        vocab, config_path = read_vocab(where), folder / "tokenizer_config.json"
-        check_flags(config, where=config_path)
-        definition = _bert_definition(vocab, config, where=where)
-        definition["added_tokens"] = added_tokens(folder, config, vocab, where=config_path)
+        vocab, config_path, roles = read_vocab(where), folder / "tokenizer_config.json", roles_of(folder, config)
+        check_flags(config, roles, where=config_path)
+        definition = _bert_definition(vocab, config, roles, where=where)
+        definition["added_tokens"] = added_tokens(folder, config, vocab, roles, where=config_path)
     _set_normalizer(definition, lowercase, folder, config, where=where)
     if renames:
         _rename(definition, renames, where=where)
     return _finish(definition, config, where=where)
 
 
-def _locate(path: Path) -> tuple[Path | None, Path | None]:
-    """Return (tokenizer.json, vocab.txt), at least one of which exists."""
+def _locate(path: Path) -> tuple[Path | None, Path | None, Path | None]:
+    """Return (tokenizer.json, vocab.txt, SentencePiece model): the first two that exist, else the third."""
     if path.is_dir():
-        found = [file if (file := path / name).exists() else None for name in ("tokenizer.json", "vocab.txt")]
-        if found == [None, None]:
+        names = ("tokenizer.json", "vocab.txt", SENTENCEPIECE)
+        definition, vocab, pieces = [file if (file := path / name).exists() else None for name in names]
+        if definition is None and vocab is None and pieces is None:
             raise DataError(
-                f"{path} contains neither tokenizer.json nor vocab.txt: give a folder with one of them (transformers "
-                "writes tokenizer.json: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER))"
+                f"{path} contains neither tokenizer.json nor vocab.txt nor {SENTENCEPIECE}: give a folder with one of "
+                "them (transformers writes tokenizer.json: "
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER))"
             )
-        return found[0], found[1]
+        return definition, vocab, pieces if definition is None and vocab is None else None
     if not path.exists():
         raise DataError(f"no tokenizer at {path}: give a model folder, a tokenizer.json or a vocab.txt")
-    return (path, None) if path.suffix == ".json" else (None, path)
+    if path.suffix == ".json":
+        return path, None, None
+    return (None, None, path) if path.suffix == ".model" else (None, path, None)
 
 
 # --- the BERT pipeline ---------------------------------------------------------------------------
 
 
-def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -> JsonObject:
-    """The pipeline of the original BERT tokenizer around a WordPiece vocabulary."""
+def _bert_definition(vocab: Sequence[str], config: JsonObject, roles: Mapping[str, str], *, where: Path) -> JsonObject:
+    """The pipeline of the original BERT tokenizer around a WordPiece vocabulary, framed with its special tokens."""
     ids = {token: token_id for token_id, token in enumerate(vocab)}
-    missing = [token for token in _REQUIRED if token not in ids]
+    missing = [token for token in roles.values() if token not in ids]
     if missing:
-        raise DataError(f"{where} lacks {', '.join(missing)}: not the vocabulary of a BERT model")
+        named = "a BERT" if roles is BERT_ROLES else "an MPNet"
+        raise DataError(f"{where} lacks {', '.join(missing)}: not the vocabulary of {named} model")
     flags = {name: config.get(name) for name in ("do_lower_case", "tokenize_chinese_chars", "strip_accents")}
-    cls, sep = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("[CLS]", "[SEP]"))
-    first = [cls, {"Sequence": {"id": "A", "type_id": 0}}, sep]
-    second = [{"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}]
     return {
         "version": "1.0",
         "added_tokens": [],
@@ -120,23 +126,37 @@ def _bert_definition(vocab: Sequence[str], config: JsonObject, *, where: Path) -
             "lowercase": flags["do_lower_case"] is not False,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": first,
-            "pair": first + second,
-            "special_tokens": {
-                token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in ("[CLS]", "[SEP]")
-            },
-        },
+        "post_processor": _bert_frame(ids) if roles is BERT_ROLES else _roberta_frame(ids, roles),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece",
-            "unk_token": "[UNK]",
+            "unk_token": roles["unk"],
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": _MAX_CHARS_PER_WORD,
             "vocab": ids,
         },
     }
+
+
+def _bert_frame(ids: Mapping[str, int]) -> JsonObject:
+    """[CLS] a [SEP] b [SEP], with segments."""
+    cls, sep = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("[CLS]", "[SEP]"))
+    first = [cls, {"Sequence": {"id": "A", "type_id": 0}}, sep]
+    second = [{"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}]
+    return {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": first + second,
+        "special_tokens": {
+            token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in ("[CLS]", "[SEP]")
+        },
+    }
+
+
+def _roberta_frame(ids: Mapping[str, int], roles: Mapping[str, str]) -> JsonObject:
+    """<s> a </s></s> b </s>, without segments."""
+    cls, sep = ([roles[role], ids[roles[role]]] for role in ("cls", "sep"))
+    return {"type": "RobertaProcessing", "sep": sep, "cls": cls, "trim_offsets": True, "add_prefix_space": False}
 
 
 def _set_normalizer(
@@ -178,7 +198,7 @@ def _finish(definition: JsonObject, config: JsonObject, *, where: Path) -> Defin
     definition["truncation"] = definition["padding"] = None
     tokens = check_ids(definition, where=where)
     is_wordpiece = _model(definition, where)["type"] == "WordPiece"
-    if is_wordpiece:
+    if is_wordpiece and '"[CLS]"' in json.dumps(definition.get("post_processor")):
         _protect(definition, tokens)
     normalizer = definition.get("normalizer")
     is_bert = isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer"

@@ -66,7 +66,7 @@ class Tokenizer:
         """Load a tokenizer.
 
         Args:
-            path: a model folder (tokenizer.json, else vocab.txt), a tokenizer.json, or a vocab.txt.
+            path: a model folder (tokenizer.json, else vocab.txt, else sentencepiece.bpe.model), or one of these files.
             lowercase: overrides the files. By default tokenizer_config.json decides, and a vocab.txt without it
                 is lowercased.
             renames: new names for WordPiece tokens with the same ids, for example `vocabulary.NLG_RENAMES`.
@@ -329,21 +329,22 @@ class Tokenizer:
             )
         logger.warning("%s has %d rows for the %d tokens of %s: the rest are unused", where, expected, size, source)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, segments: bool = True) -> None:
         """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt into a folder.
 
-        They load in `transformers.AutoTokenizer` and here, with equal ids.
+        They load in `transformers.AutoTokenizer` and here, with equal ids. Without `segments` the model takes no
+        segment ids, and the files say so.
 
         Raises:
             SystemProblem: the folder cannot be written.
         """
         make_folder(folder)
         atomic_write(folder / "tokenizer.json", self._backend.to_str(pretty=True) + "\n")
-        write_json(folder / "tokenizer_config.json", self._config())
+        write_json(folder / "tokenizer_config.json", self._config(segments=segments))
         if self._definition.is_wordpiece:
             atomic_write(folder / "vocab.txt", "".join(f"{token}\n" for token in self._definition.tokens))
 
-    def _config(self) -> dict[str, object]:
+    def _config(self, *, segments: bool) -> dict[str, object]:
         names = {
             "cls": self.cls_id,
             "sep": self.sep_id,
@@ -355,7 +356,7 @@ class Tokenizer:
         extra = [token.content for token_id, token in sorted(added.items()) if token_id not in names.values()]
         inputs = [
             "input_ids",
-            *(["token_type_ids"] if self._definition.is_wordpiece else []),
+            *(["token_type_ids"] if self._definition.is_wordpiece and segments else []),
             "attention_mask",
         ]
         config: dict[str, object] = {

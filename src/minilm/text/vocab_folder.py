@@ -1,8 +1,8 @@
 """What the files next to a vocab.txt or a tokenizer.json say about the tokenizer: its class, flags, added tokens.
 
-In: a folder and its tokenizer_config.json. Out: the class that sets the flags of the normalizer, the added tokens as
-entries of a tokenizer.json; or one `DataError` for a class or flag whose texts would get other ids here than in
-transformers.
+In: a folder and its tokenizer_config.json. Out: the names of its special tokens (BERT's or MPNet's), the flags of the
+normalizer that its class sets, the added tokens as entries of a tokenizer.json; or one `DataError` for a class or flag
+whose texts would get other ids here than in transformers.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ _SAME = (
     *("Splinter", "SqueezeBert", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader"),
 )
 _AS_WRITTEN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # use a tokenizer.json whatever the flags are
-_FAST = {f"{name}Tokenizer{fast}" for name in _SAME for fast in ("", "Fast")} | set(_AS_WRITTEN)
+_MPNET = ("MPNetTokenizer", "MPNetTokenizerFast")
+_FAST = {f"{name}Tokenizer{fast}" for name in _SAME for fast in ("", "Fast")} | {*_AS_WRITTEN, *_MPNET}
 # Models whose tokenizer builds its BertNormalizer from its flags or their defaults, whatever tokenizer.json says.
 _REBUILT = (*_SAME, "Funnel", "MPNet")
 _JAPANESE = ("word_tokenizer_type", "subword_tokenizer_type")
-_ROLES = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
+BERT_ROLES: Mapping[str, str] = {role: f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+MPNET_ROLES: Mapping[str, str] = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+"""The special tokens of a vocab.txt by role: MPNet has those of BERT's vocabulary as ordinary tokens, too."""
 _FLAGS = ("single_word", "lstrip", "rstrip")
 _DEFAULTS: Mapping[str, object] = {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}
 
@@ -53,6 +56,15 @@ def check_class(folder: Path, config: Mapping[str, object], *, only_vocab: bool)
         )
 
 
+def roles_of(folder: Path, config: Mapping[str, object]) -> Mapping[str, str]:
+    """The special tokens by role, from the class of the tokenizer, else from the family of the model."""
+    named, file = config.get("tokenizer_class"), folder / "config.json"
+    if named is None and file.is_file():
+        values = read_json(file)
+        named = values.get("tokenizer_class") or (_MPNET[0] if values.get("model_type") == "mpnet" else None)
+    return MPNET_ROLES if named in _MPNET else BERT_ROLES
+
+
 def normalizer_flags(folder: Path, config: Mapping[str, object], *, as_file: bool) -> tuple[str, dict[str, object]]:
     """The class of the tokenizer, and the flags of the BertNormalizer that it sets; {} where it keeps the file's own.
 
@@ -71,7 +83,7 @@ def normalizer_flags(folder: Path, config: Mapping[str, object], *, as_file: boo
     return named, {**_DEFAULTS, **given} if named.removesuffix("Fast") in types.values() else given
 
 
-def check_flags(config: Mapping[str, object], *, where: Path) -> None:
+def check_flags(config: Mapping[str, object], roles: Mapping[str, str], *, where: Path) -> None:
     """Reject what a vocab.txt would not get here, or gets in one version of transformers only.
 
     Raises:
@@ -80,12 +92,12 @@ def check_flags(config: Mapping[str, object], *, where: Path) -> None:
     for key in _DEFAULTS:
         if not isinstance(config.get(key), bool | None):
             raise DataError(f"{where}: {key} is {config[key]!r:.60}; expected true or false")
-    for key, expected in _ROLES.items():
+    for key, expected in ((f"{role}_token", token) for role, token in roles.items()):
         found = _content(config.get(key, expected))
         if found != expected:
             raise DataError(
-                f"{where}: {key} is {found!r:.60}, expected {expected!r} with a vocab.txt; save the tokenizer with "
-                "transformers first, which writes tokenizer.json"
+                f"{where}: {key} is {found!r:.60}, expected {expected!r} without a tokenizer.json; save the tokenizer "
+                "with transformers first, which writes it"
             )
     if config.get("do_basic_tokenize") is False:
         raise DataError(
@@ -99,7 +111,9 @@ def check_flags(config: Mapping[str, object], *, where: Path) -> None:
         )
 
 
-def added_tokens(folder: Path, config: Mapping[str, object], vocab: Sequence[str], *, where: Path) -> list[JsonObject]:
+def added_tokens(
+    folder: Path, config: Mapping[str, object], vocab: Sequence[str], roles: Mapping[str, str], *, where: Path
+) -> list[JsonObject]:
     """The tokens that files next to a vocab.txt add to it, by id, as transformers adds them.
 
     Raises:
@@ -119,7 +133,7 @@ def added_tokens(folder: Path, config: Mapping[str, object], vocab: Sequence[str
         for token, number in read_json(file).items():
             if type(number) is not int or number < 0:
                 raise DataError(f"{file}: {token!r:.60} has id {number!r:.60}, expected a whole number")
-            entries[token] = _entry(token, number, special=token in _ROLES.values())
+            entries[token] = _entry(token, number, special=token in roles.values())
     special = folder / "special_tokens_map.json"
     for values in (config, read_json(special) if special.is_file() else {}):
         extra = values.get("additional_special_tokens") or values.get("extra_special_tokens") or []
@@ -129,7 +143,16 @@ def added_tokens(folder: Path, config: Mapping[str, object], vocab: Sequence[str
                 raise DataError(f"{where}: additional_special_tokens must be a list of tokens")
             last = max([len(ids) - 1, *(int(str(entry["id"])) for entry in entries.values())])
             entries.setdefault(content, _entry(content, ids.get(content, last + 1), special=True))
+    entries = {**_mpnet_specials(ids), **entries} if roles is MPNET_ROLES else entries
     return sorted(entries.values(), key=lambda entry: int(str(entry["id"])))
+
+
+def _mpnet_specials(ids: Mapping[str, int]) -> dict[str, JsonObject]:
+    """The special tokens of MPNet; the mask takes the space before it."""
+    mask = MPNET_ROLES["mask"]
+    return {
+        token: {**_entry(token, ids[token], special=True), "lstrip": token == mask} for token in MPNET_ROLES.values()
+    }
 
 
 def _entry(token: str, number: int, *, special: bool) -> JsonObject:

@@ -1,4 +1,4 @@
-"""AdamW with BERT's weight decay rule: none on biases and LayerNorm.
+"""AdamW with BERT's weight decay rule: none on biases (also those of relative positions) and LayerNorm.
 
 In: named parameters and the recipe's settings. Out: a torch optimizer whose state maps to named tensors.
 """
@@ -16,7 +16,7 @@ from minilm.recipe.optimization import OptimizationSettings
 
 def is_decayed(name: str) -> bool:
     """Whether weight decay applies to the parameter called `name`."""
-    return not (name.endswith("bias") or "norm." in name)
+    return not (name.endswith("bias") or "norm." in name or "relative." in name)
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizationSettings) -> torch.optim.AdamW:

@@ -313,3 +313,33 @@ def test_a_teacher_whose_modules_cannot_be_copied_is_rejected_before_any_work(ti
         "use a copy of the folder without this module in modules.json"
     )
     assert not (tiny.folder / "run" / "corpus").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "inherited"),
+    [
+        ({"family": "electra", "embedding_size": 20}, 20),
+        ({"family": "distilbert", "num_segments": 0}, None),
+    ],
+    ids=["electra", "distilbert"],
+)
+@pytest.mark.parametrize("init", ["random", "layers"])
+def test_teachers_of_other_shapes_make_students_that_transformers_reads(tiny, shape, inherited, init):
+    """An ELECTRA with embeddings narrower than its layers, and a DistilBERT, which has no segments and no pooler."""
+    tiny.write_teacher(**shape)
+    student = {"num_layers": 2, "hidden_size": 24, "num_heads": 6, "intermediate_size": 48, "name": "student"}
+    if init == "layers":
+        student |= {"hidden_size": 48, "intermediate_size": 96, "init": "layers", "teacher_layers": [1, 3]}
+    result = run(change(tiny.recipe(), students=[student]))
+    folder = result.folders["student"]
+    config = read_model(folder).encoder.config
+    assert (config.family, config.hidden_size) == (shape["family"], student["hidden_size"])
+    assert config.embedding_size == (inherited if init == "layers" else None)
+    transformers = pytest.importorskip("transformers")
+    theirs, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    inputs = transformers.AutoTokenizer.from_pretrained(folder)(["word1 word2"], return_tensors="pt")
+    assert ("token_type_ids" in inputs) == (shape["family"] == "electra")
+    with torch.no_grad():
+        expected = theirs.eval()(**inputs).last_hidden_state[0].mean(0)
+    np.testing.assert_allclose(load(folder).encode(["word1 word2"])[0], expected, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from minilm.errors import DataError, UsageError
@@ -16,6 +18,17 @@ BERT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 12,
+    "max_position_embeddings": 512,
+}
+
+
+DISTILBERT = {
+    "model_type": "distilbert",
+    "vocab_size": 20,
+    "dim": 8,
+    "n_layers": 2,
+    "n_heads": 2,
+    "hidden_dim": 12,
     "max_position_embeddings": 512,
 }
 
@@ -37,10 +50,13 @@ def test_presets_have_the_published_number_of_parameters(name, with_pooler, pool
     assert config.intermediate_size == 4 * config.hidden_size
 
 
-@pytest.mark.parametrize("pooler", [True, False])
-def test_the_count_is_that_of_a_real_encoder(pooler):
-    encoder = Encoder(TINY, pooler=pooler)
-    assert sum(weight.numel() for weight in encoder.parameters()) == TINY.num_parameters(pooler=pooler)
+@pytest.mark.parametrize("pooler", [True, False, None])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_count_is_that_of_a_real_encoder(family, pooler):
+    special = {"family": family, "pad_token_id": 1, "num_segments": 2 if FAMILIES[family].segments else 0}
+    config = replace(TINY, **special, embedding_size=4 if family == "electra" else None)
+    encoder = Encoder(config, pooler=pooler)
+    assert sum(weight.numel() for weight in encoder.parameters()) == config.num_parameters(pooler=pooler)
 
 
 def test_an_unknown_preset_names_the_closest_one():
@@ -66,14 +82,16 @@ def test_hugging_face_values_and_back_is_the_identity(name, family):
             vocab_size=99,
             pad_token_id=1,
             max_positions=514,
-            num_segments=1,
+            num_segments=int(FAMILIES[family].segments),
             family=family,
-            layer_norm_eps=1e-5,
+            layer_norm_eps=1e-5 if "layer_norm_eps" in FAMILIES[family].hf_keys() else 1e-12,
+            classifier_dropout=None if family == "mpnet" else 0.3,
+            span_dropout=0.4 if family == "distilbert" else 0.0,
         ),
     )
     assert EncoderConfig.from_hf(config.to_hf()) == config
     assert config.hidden_size == PRESETS[name].hidden_size
-    assert (config.vocab_size, config.num_segments, config.layer_norm_eps) == (99, 1, 1e-5)
+    assert (config.vocab_size, config.max_positions, config.family) == (99, 514, family)
 
 
 def test_positions_begin_where_the_family_says():
@@ -84,9 +102,29 @@ def test_positions_begin_where_the_family_says():
     assert EncoderConfig.from_hf({**BERT, "model_type": "xlm-roberta", "pad_token_id": 3}).first_position == 4
 
 
-@pytest.mark.parametrize("name", ["minilm", "electra"])
-def test_other_names_of_the_same_computation_are_bert(name):
-    assert EncoderConfig.from_hf({**BERT, "model_type": name}).family == "bert"
+def test_another_name_of_the_same_computation_is_bert():
+    assert EncoderConfig.from_hf({**BERT, "model_type": "minilm"}).family == "bert"
+
+
+def test_absent_keys_of_a_family_have_its_own_defaults():
+    electra = EncoderConfig.from_hf({**BERT, "model_type": "electra"})
+    assert (electra.embedding_size, electra.embedding_width) == (128, 128)
+    distilbert = EncoderConfig.from_hf(DISTILBERT)
+    assert (distilbert.classifier_dropout, distilbert.span_dropout, distilbert.num_segments) == (0.2, 0.1, 0)
+    mpnet = EncoderConfig.from_hf({**BERT, "model_type": "mpnet", "max_position_embeddings": 514})
+    assert (mpnet.pad_token_id, mpnet.max_tokens, mpnet.num_segments) == (1, 512, 0)
+
+
+def test_embeddings_of_the_hidden_width_need_no_map():
+    config = EncoderConfig.from_hf({**BERT, "model_type": "electra", "embedding_size": 8})
+    assert config.embedding_size is None
+    assert config.to_hf()["embedding_size"] == 8
+
+
+def test_a_dropout_that_is_not_stated_is_that_of_the_hidden_rows():
+    assert "classifier_dropout" not in TINY.to_hf()
+    config = replace(TINY, family="distilbert", num_segments=0, hidden_dropout=0.3)
+    assert config.to_hf()["seq_classif_dropout"] == 0.3
 
 
 def test_absent_optional_keys_and_null_mean_the_defaults():
@@ -98,7 +136,11 @@ def test_absent_optional_keys_and_null_mean_the_defaults():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "t5"}, "c.json: model_type 't5'; expected one of bert, roberta, xlm-roberta"),
+        (
+            {"model_type": "modernbert"},
+            "c.json: model_type 'modernbert'; expected one of bert, roberta, xlm-roberta, camembert, distilbert, "
+            "electra, mpnet (other encoders are teachers only: minilm distill)",
+        ),
         ({"hidden_act": "relu"}, "c.json: hidden_act is 'relu'; this encoder supports 'gelu' only"),
         ({"hidden_act": "gelu_new"}, "c.json: hidden_act is 'gelu_new'; this encoder supports 'gelu' only"),
         (
@@ -117,6 +159,48 @@ def test_absent_optional_keys_and_null_mean_the_defaults():
 def test_what_this_encoder_does_not_compute_is_rejected(change, message):
     with pytest.raises(DataError) as caught:
         EncoderConfig.from_hf({**BERT, **change}, where="c.json")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**DISTILBERT, "activation": "relu"}, "activation is 'relu'; this encoder supports 'gelu' only"),
+        ({**DISTILBERT, "n_layers": 0}, "n_layers is 0; expected a whole number from 1 to 1000"),
+        ({**DISTILBERT, "qa_dropout": 2}, "qa_dropout is 2; expected a number from 0 to 1"),
+        ({**DISTILBERT, "dim": None}, "missing dim; is this the configuration of an encoder?"),
+        (
+            {**BERT, "model_type": "mpnet", "relative_attention_num_buckets": 64},
+            "relative_attention_num_buckets is 64; this encoder supports 32 only",
+        ),
+        ({**BERT, "model_type": "mpnet", "pad_token_id": 0}, "pad_token_id is 0; this encoder supports 1 only"),
+        (
+            {**BERT, "model_type": "electra", "embedding_size": 0},
+            "embedding_size is 0; expected a whole number from 1 to 131072",
+        ),
+        ({**BERT, "classifier_dropout": "0.1"}, "classifier_dropout is '0.1'; expected a number from 0 to 1"),
+    ],
+)
+def test_what_a_family_does_not_compute_is_rejected_by_its_own_keys(config, message):
+    with pytest.raises(DataError) as caught:
+        EncoderConfig.from_hf(config, where="c.json")
+    assert str(caught.value) == f"c.json: {message}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"family": "mpnet"}, "num_segments is 2; expected 0, because mpnet models have no segments"),
+        ({"num_segments": 0}, "num_segments is 0; expected a whole number from 1 to 262144"),
+        (
+            {"embedding_size": 4},
+            "embedding_size is 4; expected None, because embeddings of bert models have the width hidden_size",
+        ),
+    ],
+)
+def test_values_that_a_family_does_not_have_are_usage_errors(change, message):
+    with pytest.raises(UsageError) as caught:
+        replace(TINY, **change)
     assert str(caught.value) == message
 
 

@@ -12,8 +12,10 @@ from minilm.model.heads import HEADS, Model, new_head
 from minilm.model.tensor_names import hf_names, listed, to_hf, to_ours
 
 
-def tiny(family, head, pooler=True):
-    config = EncoderConfig(hidden_size=8, num_layers=2, num_heads=2, intermediate_size=12, vocab_size=20, family=family)
+def tiny(family, head, pooler=None):
+    sizes = {"hidden_size": 8, "num_layers": 2, "num_heads": 2, "intermediate_size": 12, "vocab_size": 20}
+    special = {"num_segments": 2 if FAMILIES[family].segments else 0, "pad_token_id": 1}
+    config = EncoderConfig(**sizes, **special, family=family, embedding_size=4 if family == "electra" else None)
     generator = torch.Generator().manual_seed(0)
     encoder = Encoder(config, pooler=pooler)
     encoder.reset(generator)
@@ -24,7 +26,8 @@ def tiny(family, head, pooler=True):
 @pytest.mark.parametrize("head", [None, *HEADS])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_there_and_back_is_the_identity(family, head, pooler):
-    ours = tiny(family, head, pooler or head == "classification").state_dict()
+    pooler = (pooler and FAMILIES[family].base_pooler) or head == "classification"
+    ours = tiny(family, head, pooler).state_dict()
     theirs = to_hf(ours, family=family, head=head)
     back = to_ours(theirs, ours, family=family, head=head, where="w")
     assert list(back) == list(ours)
@@ -35,10 +38,12 @@ def test_there_and_back_is_the_identity(family, head, pooler):
 @pytest.mark.parametrize("head", [None, *HEADS])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_two_weights_share_a_published_name(family, head):
-    names = [theirs for ours in tiny(family, head).state_dict() for theirs in hf_names(ours, family=family, head=head)]
+    ours = tiny(family, head, True if head == "classification" else None).state_dict()
+    names = [theirs for name in ours for theirs in hf_names(name, family=family, head=head)]
     assert len(set(names)) == len(names)
-    prefix = {"bert": "bert."}.get(family, "roberta.")
-    encoder = [name for name in names if not name.startswith(("cls.", "lm_head.", "classifier.", "qa_outputs."))]
+    prefix = "roberta." if family in ("xlm-roberta", "camembert") else f"{family}."
+    heads = ("cls.", "lm_head.", "classifier.", "pre_classifier.", "qa_outputs.", "vocab_", "generator_")
+    encoder = [name for name in names if not name.startswith(heads)]
     assert all(name.startswith(prefix) == (head is not None) for name in encoder)
 
 
@@ -57,6 +62,16 @@ def test_no_two_weights_share_a_published_name(family, head):
         ("head.out.bias", "xlm-roberta", "classification", ("classifier.out_proj.bias",)),
         ("head.norm.weight", "roberta", "mlm", ("lm_head.layer_norm.weight",)),
         ("head.bias", "bert", "mlm", ("cls.predictions.bias",)),
+        ("encoder.embeddings.project.bias", "electra", "span", ("electra.embeddings_project.bias",)),
+        ("encoder.pooler.weight", "distilbert", "classification", ("pre_classifier.weight",)),
+        ("encoder.layers.1.ffn_norm.bias", "distilbert", None, ("transformer.layer.1.output_layer_norm.bias",)),
+        ("encoder.relative.table.weight", "mpnet", "mlm", ("mpnet.encoder.relative_attention_bias.weight",)),
+        (
+            "encoder.layers.0.qkv.weight",
+            "mpnet",
+            None,
+            tuple(f"encoder.layer.0.attention.attn.{part}.weight" for part in "qkv"),
+        ),
         (
             "encoder.layers.11.qkv.bias",
             "xlm-roberta",
@@ -69,7 +84,7 @@ def test_published_names(ours, family, head, theirs):
     assert hf_names(ours, family=family, head=head) == theirs
 
 
-@pytest.mark.parametrize("prefix", ["", "bert.", "electra.", "roberta."])
+@pytest.mark.parametrize("prefix", ["", "bert.", "electra.", "roberta.", "distilbert.", "mpnet."])
 @pytest.mark.parametrize("old", [False, True])
 def test_every_published_prefix_and_the_old_layer_norm_names_are_understood(prefix, old):
     ours = tiny("bert", None).state_dict()
@@ -162,6 +177,9 @@ def test_relative_position_biases_are_rejected(name):
         "qa_outputs.bias",
         "discriminator_predictions.dense.weight",
         "generator_predictions.dense.weight",
+        "vocab_projector.weight",
+        "vocab_layer_norm.bias",
+        "pre_classifier.weight",
         "bert.pooler.dense.bias",
     ],
 )

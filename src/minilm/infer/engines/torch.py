@@ -7,6 +7,7 @@ B sequences, T packed tokens, E hidden width, P number of pooling modes, C label
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,20 +23,26 @@ from minilm.infer.engines.protocol import Float32s
 from minilm.model.checkpoint import read_model
 from minilm.model.embedding import PoolingMode
 from minilm.model.heads import HEADS, Model
-from minilm.model.metadata import HeadName
+from minilm.model.metadata import HeadName, untied_output
 from minilm.model.packed_ids import PackedIds
 from minilm.model.packing import Packed
 from minilm.model.precision import Precision, torch_dtype
 from minilm.model.prepacked import prepack
 from minilm.text.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 
 def load_torch_engine(folder: Path, head: HeadName | None, precision: Precision) -> TorchEngine:
-    """Read the model in `folder`, without its mlm head if that was not trained; raises as `require_own_process`."""
+    """Read the model in `folder`, without an mlm head that was not trained or is not supported (which is reported).
+
+    Raises as `require_own_process`.
+    """
     require_own_process()
-    model = read_model(folder, head=head)
-    if head == "mlm" and model.has_fresh_weights:
-        model.head = None
+    if head == "mlm" and (untied := untied_output(folder)):
+        logger.warning("%s; the encoder is loaded without it", untied)
+        head = None
+    model = read_model(folder, head=head, fresh_head=head != "mlm")
     return TorchEngine(model, precision=precision)
 
 
