@@ -35,7 +35,7 @@ class Progress:
             silent: show nothing, for all processes but the first.
         """
         self._label, self._unit, self._silent = label, unit, silent
-        self._total: float = 0
+        self._total: float | None = 0
         self._done: float = 0
         self._first: float = 0
         self._started = self._last_line = 0.0
@@ -53,13 +53,16 @@ class Progress:
         with suppress(OSError):
             self._stack.close()
 
-    def begin(self, total: float, done: float = 0) -> Progress:
-        """Start the clock; `done` of `total` were finished earlier, which is logged if there is a unit."""
+    def begin(self, total: float | None, done: float = 0) -> Progress:
+        """Start the clock; `done` of `total` were finished earlier, which is logged if there is a unit.
+
+        A `total` of None is unknown; then only the status is shown.
+        """
         self._total, self._done, self._first = total, done, done
         self._started = self._last_line = time.monotonic()
         if self._silent:
             return self
-        if done and self._unit:
+        if done and self._unit and total is not None:
             _say(f"resuming: {_number(done)} of {_number(total)} {self._unit} are finished")
         if sys.stderr is not None and sys.stderr.isatty():
             with suppress(OSError):
@@ -81,13 +84,15 @@ class Progress:
             bar.update(task, completed=self._done, count=self._count(), status=shown)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES or (self._done == self._total and not self._unit):
             self._last_line = now
-            left = (
-                f"{timedelta(seconds=round((self._total - self._done) / rate))} left" if rate else "time left unknown"
-            )
-            _say(f"{self._label} {self._count()}  {shown}  {left}")
+            _say("  ".join(filter(None, (f"{self._label} {self._count()}".rstrip(), shown, self._left(rate)))))
+
+    def _left(self, rate: float) -> str:
+        if self._total is None:
+            return ""
+        return f"{timedelta(seconds=round((self._total - self._done) / rate))} left" if rate else "time left unknown"
 
     def _count(self) -> str:
-        return f"{_number(self._done)}/{_number(self._total)}"
+        return "" if self._total is None else f"{_number(self._done)}/{_number(self._total)}"
 
 
 def _number(value: float) -> str:

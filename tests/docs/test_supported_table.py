@@ -13,7 +13,8 @@ import pytest
 
 from minilm.decode.traces import TRACE_SUFFIXES
 from minilm.distill.teacher import TEACHERS_ONLY
-from minilm.files.formats import _TEXT_READERS, ROW_READERS
+from minilm.files.formats import ROW_READERS
+from minilm.files.texts import TEXT_READERS
 from minilm.infer.predictions import _DOES
 from minilm.model.config import _ALIASES, FAMILIES, SUPPORTED_VALUES, Family
 from minilm.model.embedding import PoolingMode
@@ -107,7 +108,7 @@ def table() -> str:
         ("activation of `Dense`", code(get_args(Activation)), "any other"),
         (
             "texts of a corpus",
-            f"{code(_TEXT_READERS)}, all but `.parquet` also `.gz`",
+            f"{code(TEXT_READERS)}, all but `.parquet` also `.gz`",
             "UTF-16; columns with another separator (semicolons, tabs); more than 1% bad rows, such as values that are "
             "not texts",
         ),

@@ -17,7 +17,7 @@ from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.corpus.tokenizing import tokenize_in_workers
 from minilm.errors import DataError, SystemProblem, UsageError
-from minilm.files.formats import BAD_ROWS
+from minilm.files.texts import BAD_ROWS
 from minilm.tally import Tally
 
 LINE = "the cat sat on the mat\n"

@@ -174,7 +174,7 @@ def test_a_limit_on_file_sizes_ends_the_command_with_4_and_one_line(tiny, comman
     folder = tiny.folder / "run" / "checkpoints"
     assert done.returncode == 4
     [line] = errors_of(done)
-    assert line.startswith(f"error: cannot write {folder}/.step-00000003.tmp-")
+    assert line.startswith(f"error: cannot write {folder}/step-00000003/optimizer.safetensors: the file is larger")
     assert line.endswith("raise 'ulimit -f' or choose another disk")
     assert list(folder.iterdir()) == []
     assert_resumes(tiny, recipe)

@@ -19,6 +19,7 @@ MAY_READ = {
     "files/torch_bin.py": {"mmap", "pickletools", "struct", "zipfile"},
     "files/sentencepiece.py": {"struct"},
     "files/formats.py": {"gzip", "zlib", "pyarrow"},  # text files: .gz and .parquet
+    "files/row_writer.py": {"pyarrow"},  # writes .parquet
 }
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LOOSE_RANDOM = re.compile(r"\bnp\.random\.(?!Generator|default_rng|PCG64|Philox|SeedSequence|BitGenerator)\w+")

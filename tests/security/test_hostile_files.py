@@ -339,7 +339,7 @@ VOCAB = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"
             VOCAB.encode() + "\ud800\n".encode("utf-8", "surrogatepass"),
             r"vocab\.txt:7: byte 0xed",
         ),
-        ("vocab.txt", VOCAB.encode("utf-16"), r"vocab\.txt:1: byte 0xff"),
+        ("vocab.txt", VOCAB.encode("utf-16"), r"vocab\.txt: the file is UTF-16"),
         ("tokenizer.json", b"", "broken JSON"),
         ("tokenizer.json", b"{}", "not a tokenizer.json: no model"),
         (

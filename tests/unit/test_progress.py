@@ -26,6 +26,14 @@ def run(clock, display: Progress) -> None:
             shown.advance(100, status="loss 1")
 
 
+def test_an_unknown_total_is_not_shown(clock, capsys):
+    with Progress("build") as shown:
+        shown.begin(None)
+        clock[0] = 10.0
+        shown.advance(0.0, status="7 documents")
+    assert capsys.readouterr().err == "build  7 documents\n"
+
+
 def test_lines_in_a_pipe_have_rate_status_and_time_left(clock, capsys):
     run(clock, Progress("predict", unit="rows"))
     assert capsys.readouterr().err.splitlines() == [

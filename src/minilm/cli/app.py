@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -26,6 +27,7 @@ from minilm.errors import HINTS, MinilmError, one_line
 from minilm.hub import downloads
 from minilm.train.shared_errors import code_of_others, has_company, text_to_print
 
+_INTERRUPTED = 130
 _ANYWHERE = ("--debug", "--allow-download")
 VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "score", "recipes", "doctor")
 
@@ -113,9 +115,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
     """Run a command and return its exit code; on failure print one line on stderr and return the code of the error.
 
+    SIGTERM is treated like Ctrl-C, so that what is half written is removed.
     Of several processes of torchrun only one prints it, and those that fail because another one ended print nothing.
     """
     replace_closed_streams()
+    with contextlib.suppress(ValueError):  # not the main thread: its owner handles signals
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         return command()
@@ -124,7 +129,7 @@ def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
     except BrokenPipeError:
         return _pipe_closed()
     except KeyboardInterrupt as error:
-        return _fail(error, "interrupted", 130, debug=debug)
+        return _fail(error, "interrupted", _INTERRUPTED, debug=debug)
     except OSError as error:
         return _fail(error, _explain(error), 4, debug=debug)
     except MemoryError as error:
@@ -146,6 +151,8 @@ def _exit_code_of(arguments: list[str]) -> int:
     except SystemExit as done:
         if isinstance(done.__context__, BrokenPipeError):  # a failure to typer
             return _pipe_closed()
+        if done.code == _INTERRUPTED:  # typer is silent about it
+            raise KeyboardInterrupt from None
         code = done.code
     except OSError as error:
         usage = getattr(error.__context__, "exit_code", None)  # of typer's error, whose message nobody reads

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minilm.cli.streams import InputFormatOption, sources_of
 from minilm.cli.table import aligned
 from minilm.corpus.settings import CorpusSettings
 from minilm.embedded import model_path
@@ -26,6 +27,21 @@ if TYPE_CHECKING:
 app = typer.Typer(name="corpus", help="Turn text files into a corpus of token shards.", no_args_is_help=True)
 
 
+_Files = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE",
+        help="Text file: .txt (one text per line), .jsonl, .json, .csv or .tsv, each optionally .gz, or .parquet; - is "
+        "standard input. Required, here or as --input.",
+        show_default=False,
+    ),
+]
+_Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", metavar="FILE", help="The same as FILE; may be repeated.", show_default=False),
+]
+
+
 @app.callback()
 def corpus() -> None:
     """Turn text files into a corpus of token shards."""
@@ -33,23 +49,13 @@ def corpus() -> None:
 
 @app.command()
 def build(
-    inputs: Annotated[
-        list[Path],
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="FILE",
-            help="Text file: .txt (one text per line), .jsonl, .json or .csv, each optionally .gz, or .parquet. "
-            "May be repeated, and accepts several files (--input data/*.jsonl.gz).",
-        ),
-    ],
+    files: _Files = None,
+    *,
+    inputs: _Inputs = None,
     tokenizer: Annotated[
         str, typer.Option(help="Model folder, tokenizer.json or vocab.txt of the teacher, or 'embedded'.")
     ],
     out: Annotated[Path, typer.Option(help="Corpus folder to create; must not exist.")],
-    more_inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE", help="More text files.", show_default=False)
-    ] = None,
     field: Annotated[str, typer.Option(help="Column that holds the text (not used for .txt).")] = CorpusSettings.field,
     max_tokens: Annotated[
         int, typer.Option(help="Max tokens per document, special tokens included; longer texts are split.")
@@ -58,6 +64,7 @@ def build(
         int,
         typer.Option(help="Processes that tokenize; 1 uses threads on all cores. The result is the same."),
     ] = CorpusSettings.workers,
+    input_format: InputFormatOption = None,
     max_bad_rows: Annotated[
         float,
         typer.Option(metavar="SHARE", help="Max share of all rows that may be bad; with more, nothing is written."),
@@ -68,18 +75,19 @@ def build(
     Bad rows are skipped and counted, unless there are too many. The corpus folder appears only when it is complete.
 
     Examples:
-      minilm corpus build --input data/*.jsonl.gz --tokenizer teacher/ --out corpus/
+      minilm corpus build data/*.jsonl.gz --tokenizer teacher/ --out corpus/
 
-      minilm corpus build --input reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
+      minilm corpus build reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
     """
     from minilm.corpus.build import build_shards
     from minilm.progress import Progress
     from minilm.tally import Tally
 
-    files, tally, started = [*inputs, *(more_inputs or [])], Tally(), time.monotonic()
+    sources = sources_of([("--input", name) for name in (*(inputs or []), *(files or []))], input_format)
+    tally, started = Tally(), time.monotonic()
     with Progress("build") as progress:
         manifest = build_shards(
-            files,
+            sources,
             tokenizer=model_path(tokenizer),
             out=out,
             max_tokens=max_tokens,
@@ -90,7 +98,7 @@ def build(
             on_progress=_shown_by(progress, started),
         )
     seconds = max(time.monotonic() - started, 1e-9)
-    _print_summary(manifest, tally=tally, num_files=len(files), out=out, seconds=seconds)
+    _print_summary(manifest, tally=tally, num_files=len(sources), out=out, seconds=seconds)
 
 
 def _shown_by(progress: Progress, started: float) -> Callable[[BuildProgress], None]:
@@ -100,7 +108,7 @@ def _shown_by(progress: Progress, started: float) -> Callable[[BuildProgress], N
     def show(now: BuildProgress) -> None:
         nonlocal mib_done, has_begun
         if not has_begun:
-            progress.begin(now.bytes_total / 2**20)
+            progress.begin(now.bytes_total / 2**20 or None)  # standard input has no size
             has_begun = True
         read = now.bytes_done / 2**20 - mib_done
         mib_done += read
@@ -119,7 +127,7 @@ def status_line(now: BuildProgress, seconds: float) -> str:
 
 
 def _print_summary(manifest: ShardManifest, *, tally: Tally, num_files: int, out: Path, seconds: float) -> None:
-    from minilm.files.formats import BAD_ROWS
+    from minilm.files.texts import BAD_ROWS
 
     rows = [
         ("files", f"{num_files:,}"),

@@ -1,7 +1,7 @@
 """`minilm generate`: text from text, for every row of a file.
 
-In: a model folder with a trained mlm head and a file of sources. Out: one JSON line or one text line per source, in
-order. After a kill the same command resumes the run.
+In: a model folder with a trained mlm head and a file of sources. Out: one row or one text line per source, in order.
+After a kill the same command resumes the run.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm.cli.options import PrecisionOption, with_flags
+from minilm.cli.streams import InputFormatOption, require_output, source_of
 from minilm.decode.settings import GenerationSettings
+from minilm.errors import UsageError
 from minilm.files.checked import from_options
+from minilm.files.source import STREAM, Source
 
 if TYPE_CHECKING:
     from minilm.model.precision import Precision
 
+_TEXT = ".txt"
 _Fields = Annotated[
     list[str] | None,
     typer.Option(
@@ -27,13 +31,20 @@ _Fields = Annotated[
     ),
 ]
 _Input = Annotated[
-    Path,
+    str,
     typer.Option(
-        "--input", metavar="FILE", help=".jsonl, .csv, .tsv or one text per line, each optionally .gz; or .parquet."
+        "--input",
+        metavar="FILE",
+        help=".jsonl, .csv, .tsv or one text per line, each optionally .gz; or .parquet; - for standard input.",
     ),
 ]
 _Output = Annotated[
-    Path, typer.Option(metavar="FILE", help=".jsonl or .txt file to write; appears only when it is complete.")
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="File to write: .jsonl, .csv, .tsv, .parquet, or .txt; appears only when it is complete; - for JSON lines "
+        "on standard output, chunk by chunk, which cannot be resumed.",
+    ),
 ]
 _Traces = Annotated[
     Path | None, typer.Option(metavar="FILE", help=".safetensors or .jsonl for the score traces of the search.")
@@ -48,6 +59,7 @@ def generate(
     output: _Output,
     field: _Fields = None,
     traces: _Traces = None,
+    input_format: InputFormatOption = None,
     precision: PrecisionOption = "fp32",
     **options: object,
 ) -> None:
@@ -58,20 +70,23 @@ def generate(
       minilm generate runs/qg/model --input rows.jsonl --field passage --field answer --output questions.txt
     """
     settings = from_options(GenerationSettings, {**options, "traces": traces is not None})
-    as_lines = _is_text(source, output, traces, n_best=settings.n_best, fields=field)
-    written = _run(model, source, output, traces, settings, fields=field, as_lines=as_lines, precision=precision)
-    typer.echo(f"{written:,} targets are in {output}")
+    given = source_of("--input", source, input_format)
+    require_output("--output", output)
+    target = None if output == STREAM else Path(output)
+    _check(given, target, traces, n_best=settings.n_best, fields=field)
+    written = _run(model, given, target, traces, settings, fields=field, precision=precision)
+    if target is not None:
+        typer.echo(f"{written:,} targets are in {output}")
 
 
 def _run(
     model: str,
-    source: Path,
-    output: Path,
+    source: Source,
+    output: Path | None,
     traces: Path | None,
     settings: GenerationSettings,
     *,
     fields: Sequence[str] | None,
-    as_lines: bool,
     precision: Precision,
 ) -> int:
     """Load the model and generate."""
@@ -87,33 +102,35 @@ def _run(
     job = GenerationJob(
         sources=read_sources(source, columns),
         output=output,
-        as_lines=as_lines,
+        as_lines=output is not None and output.suffix == _TEXT,
         traces=traces,
         identity={"model": model_checksums(loaded.folder), "precision": precision, "fields": columns},
     )
     return generate_file(generation, job)
 
 
-def _is_text(source: Path, output: Path, traces: Path | None, *, n_best: int, fields: Sequence[str] | None) -> bool:
-    """Whether the output is lines of text; raises UsageError for flags that do not fit together."""
+def _check(
+    source: Source, output: Path | None, traces: Path | None, *, n_best: int, fields: Sequence[str] | None
+) -> None:
+    """Raise UsageError for flags that do not fit together."""
     from minilm.decode.traces import require_trace_name
-    from minilm.errors import UsageError
     from minilm.files.formats import require_file
+    from minilm.files.row_writer import require_output_name
     from minilm.files.rows import is_table
 
     require_file(source)
-    if output.suffix not in (".jsonl", ".json", ".txt"):
-        raise UsageError(f"--output is {output}; expected a name that ends in .jsonl or .txt")
-    as_lines = output.suffix == ".txt"
-    if as_lines and n_best > 1:
-        raise UsageError(
-            f"--n-best is {n_best}, but each line of {output} holds one target; use a name that ends in .jsonl"
-        )
+    if output is not None:
+        require_output_name(output, option="--output", more=(_TEXT,))
+        if output.suffix == _TEXT and n_best > 1:
+            raise UsageError(
+                f"--n-best is {n_best}, but each line of {output} holds one target; use a name that ends in .jsonl"
+            )
     if fields and not is_table(source):
         raise UsageError(f"--field {fields[0]}: {source} has no columns, each line is a source; remove --field")
     if traces is not None:
+        if output is None:
+            raise UsageError(f"--traces {traces} needs the targets in a file: name one in --output")
         require_trace_name(traces, "--traces")
-    paths = [path.resolve() for path in (source, output, traces) if path is not None]
+    paths = [path.resolve() for path in (source, output, traces) if isinstance(path, Path)]
     if len(set(paths)) < len(paths):
         raise UsageError("--input, --output and --traces name the same file twice; use different files")
-    return as_lines

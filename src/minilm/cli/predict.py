@@ -1,14 +1,14 @@
 """`minilm predict`: run a fine-tuned model over a file.
 
-In: a model folder and a file of texts, pairs, questions or sentences. Out: one JSON line per row with `id` and
-`prediction`, the format that `minilm score` reads.
+In: a model folder and a file of texts, pairs, questions or sentences. Out: one row each with `id`, `prediction` and, of
+a classifier, all probabilities, in a format that `minilm score` reads.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,14 +16,16 @@ import typer
 
 from minilm.cli import completion
 from minilm.cli.options import PrecisionOption
+from minilm.cli.streams import InputFormatOption, require_output, source_of
+from minilm.errors import UsageError
+from minilm.files.source import STREAM
 
 if TYPE_CHECKING:
+    from minilm.files.source import Source
     from minilm.infer.api import LoadedModel
     from minilm.infer.bulk.predict import InputColumns, Prediction
 
 logger = logging.getLogger(__name__)
-
-_STANDARD = "-"  # `./-` is a file
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")]
 _Input = Annotated[
@@ -31,15 +33,16 @@ _Input = Annotated[
     typer.Option(
         "--input",
         metavar="FILE",
-        help=".jsonl, .csv, .tsv (each optionally .gz), .parquet; SQuAD also .json; for tags also .conll, .bio, and "
-        ".txt with one text per line; - for .jsonl on standard input.",
+        help=".jsonl, .csv, .tsv, .txt with one text per line (each optionally .gz), .parquet; SQuAD also .json; for "
+        "tags also .conll, .bio; - for standard input.",
     ),
 ]
 _Output = Annotated[
     str,
     typer.Option(
         metavar="FILE",
-        help=".jsonl file to write; appears only when it is complete; - for standard output, chunk by chunk.",
+        help="File to write: .jsonl, .csv, .tsv or .parquet; appears only when it is complete; - for JSON lines on "
+        "standard output, chunk by chunk.",
     ),
 ]
 _Task = Annotated[
@@ -85,25 +88,35 @@ def predict(
     id_column: _Id = None,
     null_threshold: _NullThreshold = None,
     postprocess: _Postprocess = None,
+    input_format: InputFormatOption = None,
     precision: PrecisionOption = "fp32",
 ) -> None:
     """Predict labels, numbers, answers or entities for every row of a file, in order.
 
+    A classifier also gives the probability of every label: an object in .jsonl, a column each in tables.
+
     Examples:
       minilm predict runs/cola/model --input dev.jsonl --output predictions.jsonl
+      minilm predict runs/reviews/model --input reviews.txt --output predictions.csv
       minilm predict runs/squad/model --task squad --input dev-v2.0.json --output answers.jsonl
       minilm predict runs/ner/model --input test.conll --output entities.jsonl
       zcat reviews.jsonl.gz | minilm predict runs/sst-2/model --input - --output - | head
     """
+    from minilm.files.row_writer import require_output_name
     from minilm.infer.api import load
 
-    _check_streams(source, output)
+    path = source_of("--input", source, input_format)
+    require_output("--output", output)
+    if output != STREAM:
+        require_output_name(Path(output), option="--output")
+    if isinstance(path, Path) and path.resolve() == Path(output).resolve():
+        raise UsageError(f"--input and --output are the same file, {source}; use different files")
     loaded = load(model, precision=precision)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
-    path = None if source == _STANDARD else Path(source)
     if task == "squad" or (task is None and loaded.head == "span"):
         _reject(given, ("--text", "--text-pair"), "apply to texts, but this model answers questions")
         changed = {"null_threshold": null_threshold, "postprocess": postprocess}
+        _reject_columns(path, {"--id": id_column})
         rows, total = _plan_answers(loaded, path, id_column, changed)
     elif task == "tokens" or (task is None and loaded.head == "tokens"):
         names = ("--text-pair", "--null-threshold", "--postprocess")
@@ -111,50 +124,43 @@ def predict(
         rows, total = _plan_tags(loaded, path, text, id_column)
     else:
         _reject(given, ("--null-threshold", "--postprocess"), "apply to questions, but this model labels texts")
+        _reject_columns(path, {"--text": text, "--text-pair": text_pair, "--id": id_column})
         rows, total = _plan(loaded, path, task, text=text, text_pair=text_pair, id_column=id_column)
     if not total:
-        logger.warning("%s has no rows, so nothing is predicted", path or "standard input")
+        logger.warning("%s has no rows, so nothing is predicted", path)
     written = _write(rows, total, output)
-    if output != _STANDARD:
+    if output != STREAM:
         typer.echo(f"{written:,} predictions are in {output}")
-
-
-def _check_streams(source: str, output: str) -> None:
-    """Reject a standard stream that the shell has closed, and an output that is also the input."""
-    import sys
-
-    from minilm.cli.streams import was_closed
-    from minilm.errors import UsageError
-
-    for option, value, stream in (("--input", source, sys.stdin), ("--output", output, sys.stdout)):
-        if value == _STANDARD and was_closed(stream):
-            raise UsageError(f"{option} is -, but that stream is closed; name a file or open it")
-    if source != _STANDARD and Path(source).resolve() == Path(output).resolve():
-        raise UsageError(f"--input and --output are the same file, {source}; use different files")
 
 
 def _reject(given: Mapping[str, object], names: Sequence[str], why: str) -> None:
     """Reject options for the other kind of model."""
-    from minilm.errors import UsageError
-
     found = [name for name in names if given[name] is not None]
     if found:
         raise UsageError(f"{' and '.join(names)} {why}; remove {found[0]}")
 
 
+def _reject_columns(source: Source, given: Mapping[str, str | None]) -> None:
+    """Reject names of columns for a file that has none."""
+    from minilm.infer.bulk.predict import is_text
+
+    for option, column in given.items():
+        if column is not None and is_text(source):
+            raise UsageError(f"{option} {column}: {source} has no columns, each line is a text; remove {option}")
+
+
 def _plan_answers(
-    model: LoadedModel, source: Path | None, id_column: str | None, changed: Mapping[str, object]
+    model: LoadedModel, source: Source, id_column: str | None, changed: Mapping[str, object]
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The answers, chunk by chunk, and their number; every question is checked before the first is computed."""
     from dataclasses import replace
 
-    from minilm.errors import UsageError
     from minilm.infer.bulk.predict import InputColumns, answered, is_official_squad, read_questions
     from minilm.infer.predictions import require_head
     from minilm.tasks.squad.settings import AnswerSettings
 
     require_head(model, "span")
-    if id_column and source is not None and is_official_squad(source):
+    if id_column and is_official_squad(source):
         raise UsageError(f"--id {id_column}: questions in a .json file have the id `id`; remove --id")
     trained = model.task_or(AnswerSettings())
     settings = replace(trained, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
@@ -163,10 +169,9 @@ def _plan_answers(
 
 
 def _plan_tags(
-    model: LoadedModel, source: Path | None, text: str | None, id_column: str | None
+    model: LoadedModel, source: Source, text: str | None, id_column: str | None
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The entities, chunk by chunk, and the number of texts; every row is checked before the first is computed."""
-    from minilm.errors import UsageError
     from minilm.infer.bulk.predict import read_sentences, tagged
     from minilm.infer.predictions import require_head
     from minilm.tasks.tokens.rows import input_columns, is_lines
@@ -176,7 +181,7 @@ def _plan_tags(
     trained = model.task_or(TokensSettings(name="tokens"))
     columns = (text,) if text else input_columns(trained)
     for option, column in (("--text", text), ("--id", id_column)):
-        if column and source is not None and is_lines(source):
+        if column and is_lines(source):
             raise UsageError(f"{option} {column}: {source} has no named columns; remove {option}")
     sentences = read_sentences(source, columns, id_column=id_column or trained.id)
     return tagged(model, sentences), len(sentences)
@@ -184,7 +189,7 @@ def _plan_tags(
 
 def _plan(
     model: LoadedModel,
-    source: Path | None,
+    source: Source,
     task: str | None,
     *,
     text: str | None,
@@ -209,7 +214,6 @@ def _plan(
 
 def _columns(model: LoadedModel, task: str | None) -> InputColumns:
     """The columns of the GLUE task `task`, else of the task the model was trained for."""
-    from minilm.errors import UsageError
     from minilm.infer.bulk.predict import InputColumns
     from minilm.tasks.text.glue import GLUE, find_glue_task, text_columns
     from minilm.tasks.text.settings import TextSettings
@@ -227,20 +231,17 @@ def _columns(model: LoadedModel, task: str | None) -> InputColumns:
 
 def _write(rows: Generator[list[Prediction], None, None], total: int, output: str) -> int:
     """Write rows as they come, with progress: to standard output, or to a file that appears when it is complete."""
-    import json
     import sys
 
-    from minilm.files.atomic import writing_aside
+    from minilm.files.row_writer import json_lines, writing_rows
     from minilm.progress import Progress
 
     written = 0
-    target = nullcontext(sys.stdout.buffer) if output == _STANDARD else writing_aside(Path(output))
-    with target as file, Progress("predict", unit="rows") as progress, closing(rows):
+    target = json_lines(sys.stdout.buffer) if output == STREAM else writing_rows(Path(output))
+    with target as write, Progress("predict", unit="rows") as progress, closing(rows):
         progress.begin(total)
         for window in rows:
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in window)
-            file.write(lines.encode(errors="backslashreplace"))  # a lone surrogate becomes its original escape
-            file.flush()
+            write(window)
             written += len(window)
             progress.advance(len(window))
     return written

@@ -5,7 +5,6 @@ In: the command line of `minilm distill` and `minilm finetune`. Out: typed param
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
@@ -53,7 +52,7 @@ def show_dry_run(resolved: str, check: Callable[[], Sequence[str]]) -> None:
 
 @contextmanager
 def running(advice: str | None = "start over with --resume never") -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C; a stop that comes too early, or twice, becomes an error that says how to resume.
+    """Turn a stop that comes too early, or twice, into an error that says how to resume.
 
     Memory that a step frees is kept for the next one; see `train/allocator.py`.
     The error for a folder of another run ends with `advice` on how to start over.
@@ -63,7 +62,6 @@ def running(advice: str | None = "start over with --resume never") -> Iterator[N
     from minilm.train.state import AnotherRunError
 
     keep_freed_memory()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:

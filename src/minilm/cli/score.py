@@ -2,63 +2,84 @@
 
 In: two files matched by id. Out: a small table, or one JSON object with `--json`; ids without a counterpart are
 reported on stderr. `minilm.files` and `minilm.tasks` read the files, `minilm.score` computes the numbers.
-Generated texts, matched by position, are scored by the commands of `score_text.py`.
+A user's own labels are scored by `score_labels.py`, generated texts, matched by position, by `score_text.py`.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.score_text import AsJson, qg, rouge
+from minilm.cli import completion
+from minilm.cli.score_labels import text
+from minilm.cli.score_options import AsJson, about, warn
+from minilm.cli.score_text import qg, rouge
+from minilm.cli.streams import InputFormatOption, sources_of
 from minilm.cli.table import aligned
-from minilm.errors import DataError, UsageError
+from minilm.errors import UsageError
+from minilm.files.source import suffix_of
 
 if TYPE_CHECKING:
+    from minilm.files.source import Source
     from minilm.score.glue import Label
 
-logger = logging.getLogger(__name__)
-
 app = typer.Typer(name="score", help="Compare predictions with references.", no_args_is_help=True)
+app.command()(text)
 app.command()(rouge)
 app.command()(qg)
 
 _OFFICIAL_THRESHOLD = 1.0
+_Task = Annotated[
+    str,
+    typer.Option(
+        metavar="TASK",
+        help="cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte or wnli.",
+        autocompletion=completion.glue_tasks,
+    ),
+]
+_NaProb = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="How sure the model is that there is no answer: {id: number}, or rows with id and na_prob "
+        "or null_odds. Adds best_exact and best_f1.",
+        show_default="none",
+    ),
+]
+_NaProbThresh = Annotated[
+    float, typer.Option(metavar="X", help="A na_prob above this means no answer (for null odds: 0).")
+]
+_IdField = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Field of the id, in both files.", show_default="id or idx")
+]
+_LabelField = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Field of the label in the references.", show_default="label or score"),
+]
 
 
 @app.command()
 def squad(
     *,
     predictions: Annotated[
-        Path, typer.Option(metavar="FILE", help="{id: text} as .json, or .jsonl rows with id and prediction.")
+        str, typer.Option(metavar="FILE", help="{id: text} as .json, or rows with id and prediction.")
     ],
     references: Annotated[
-        Path, typer.Option(metavar="FILE", help="SQuAD as official .json, or .jsonl rows with id and answers.")
+        str,
+        typer.Option(metavar="FILE", help="SQuAD as official .json, or .jsonl or .parquet with id and answers."),
     ],
-    na_prob: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="How sure the model is that there is no answer: {id: number}, or rows with id and na_prob "
-            "or null_odds. Adds best_exact and best_f1.",
-            show_default="none",
-        ),
-    ] = None,
-    na_prob_thresh: Annotated[
-        float, typer.Option(metavar="X", help="A na_prob above this means no answer (for null odds: 0).")
-    ] = _OFFICIAL_THRESHOLD,
+    na_prob: _NaProb = None,
+    na_prob_thresh: _NaProbThresh = _OFFICIAL_THRESHOLD,
+    input_format: InputFormatOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Score answers to SQuAD questions, v1.1 or v2.0, as the official script does.
 
-    Files may be .gz. A question without a prediction counts as wrong. An id may occur twice only with equal
-    predictions.
+    Rows are .jsonl, .csv, .tsv or .parquet; all but .parquet may be .gz; - is standard input. A question without a
+    prediction counts as wrong. An id may occur twice only with equal predictions.
 
     Examples:
       minilm score squad --predictions predictions.json --references dev-v2.0.json
@@ -77,18 +98,22 @@ def squad(
         raise UsageError(
             f"--na-prob-thresh {na_prob_thresh:g} has nothing to be compared to: add --na-prob FILE, or remove it"
         )
-    questions = read_squad_references(references)
+    more = [] if na_prob is None else [("--na-prob", na_prob)]
+    given, right, *odds = sources_of(
+        [("--predictions", predictions), ("--references", references), *more], input_format
+    )
+    questions = read_squad_references(right)
     ids = [one.id for one in questions]
-    answers = read_by_id(predictions, as_text, fields=("prediction",), allow_equal_repeats=True)
-    with _about(predictions):
+    answers = read_by_id(given, as_text, fields=("prediction",), allow_equal_repeats=True)
+    with about(given):
         match = match_ids(ids, answers)
-    _warn(predictions, match.missing_finding(), match.extra_finding())
+    warn(given, match.missing_finding(), match.extra_finding())
     na_probs = None
-    if na_prob is not None:
-        na_probs = read_by_id(na_prob, as_number, fields=("na_prob", "null_odds"), allow_equal_repeats=True)
-        with _about(na_prob):
-            _warn(na_prob, match_ids(ids, na_probs, what="na_prob").extra_finding())
-    with _about(na_prob or predictions):
+    for source in odds:
+        na_probs = read_by_id(source, as_number, fields=("na_prob", "null_odds"), allow_equal_repeats=True)
+        with about(source):
+            warn(source, match_ids(ids, na_probs, what="na_prob").extra_finding())
+    with about(odds[0] if odds else given):
         metrics = squad_metrics(questions, answers, na_probs=na_probs, na_prob_threshold=na_prob_thresh)
     _show(metrics, as_json=as_json)
 
@@ -96,29 +121,24 @@ def squad(
 @app.command()
 def glue(
     *,
-    task: Annotated[str, typer.Option(metavar="TASK", help="cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte or wnli.")],
+    task: _Task,
     predictions: Annotated[
-        Path, typer.Option(metavar="FILE", help=".jsonl rows with an id and prediction, or {id: label} as .json.")
+        str, typer.Option(metavar="FILE", help="Rows with an id and prediction, or {id: label} as .json.")
     ],
     references: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help=".jsonl rows with an id and a label, {id: label} as .json, or the official .tsv."
-        ),
+        str,
+        typer.Option(metavar="FILE", help="Rows with an id and a label, {id: label} as .json, or the official .tsv."),
     ],
-    id_field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Field of the id, in both files.", show_default="id or idx")
-    ] = None,
-    label_field: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Field of the label in the references.", show_default="label or score"),
-    ] = None,
+    id_field: _IdField = None,
+    label_field: _LabelField = None,
+    input_format: InputFormatOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the predictions for a GLUE task; every metric is times 100, as in the papers.
 
-    Files may be .gz. Labels are names or numbers. A missing prediction counts as wrong; sts-b needs all. An id may
-    occur twice only with equal predictions.
+    Rows are .jsonl, .csv or .parquet (predictions also .tsv); all but .parquet may be .gz; - is standard input. Labels
+    are names or numbers. A missing prediction counts as wrong; sts-b needs all. An id may occur twice only with equal
+    predictions.
 
     Examples:
       minilm score glue --task cola --predictions predictions.jsonl --references dev.jsonl.gz
@@ -142,21 +162,22 @@ def glue(
 
     fields = (label_field,) if label_field else ("label", "score")
     ids = (id_field,) if id_field else ID_FIELDS
-    if references.name.lower().removesuffix(".gz").endswith(".tsv"):
+    found, expected = sources_of([("--predictions", predictions), ("--references", references)], input_format)
+    if suffix_of(expected) == ".tsv":
         if id_field or label_field:
             raise UsageError(f"{references}: a .tsv is read as published: remove --id-field and --label-field")
-        right = _published(references, task)
+        right = _published(expected, task)
     else:
-        right = read_by_id(references, parse_reference, fields=fields, id_fields=ids)
-    given = read_by_id(predictions, parse, fields=("prediction",), id_fields=ids, allow_equal_repeats=True)
-    with _about(predictions):
+        right = read_by_id(expected, parse_reference, fields=fields, id_fields=ids)
+    given = read_by_id(found, parse, fields=("prediction",), id_fields=ids, allow_equal_repeats=True)
+    with about(found):
         match = match_ids(right, given)
-        labels, found = align(right, given, num_labels=len(scored.labels))
-    _warn(predictions, match.missing_finding(), match.extra_finding(), _mixture(right, given, scored.labels))
-    _show(compute_metrics(scored.metrics, labels, found), as_json=as_json)
+        labels, predicted = align(right, given, num_labels=len(scored.labels))
+    warn(found, match.missing_finding(), match.extra_finding(), _mixture(right, given, scored.labels))
+    _show(compute_metrics(scored.metrics, labels, predicted), as_json=as_json)
 
 
-def _published(path: Path, task: str) -> dict[str, Label]:
+def _published(path: Source, task: str) -> dict[str, Label]:
     """The labels of a file in the official layout, with the ids that `minilm predict` gives its rows."""
     from minilm.score.glue import Label, parse_label
     from minilm.tasks.text.glue import glue_text_task
@@ -167,20 +188,6 @@ def _published(path: Path, task: str) -> dict[str, Label]:
     if not spec.labels:
         return {name: Label(number=number, named=False) for name, number in numbers.items()}
     return {name: parse_label(spec.labels[int(number)], spec.labels) for name, number in numbers.items()}
-
-
-@contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Name the file in an error from the pure code, which knows no files."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
-def _warn(path: Path, *findings: str) -> None:
-    for finding in filter(None, findings):
-        logger.warning("%s: %s", path, finding)
 
 
 def _mixture(right: Mapping[str, Label], given: Mapping[str, Label], names: Sequence[str]) -> str:

@@ -11,11 +11,12 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minilm.cli.score_options import AsJson
+from minilm.cli.streams import InputFormatOption, sources_of
 from minilm.cli.table import aligned
 from minilm.errors import DataError, SystemProblem, UsageError
 
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from minilm.files.by_location import AlignedTexts
+    from minilm.files.source import Source
     from minilm.score.generation import ScoredText
 
 logger = logging.getLogger(__name__)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-_Predictions = Annotated[Path, typer.Option(metavar="FILE", help="Generated texts, one per line; or rows.")]
-_References = Annotated[Path, typer.Option(metavar="FILE", help="Their references, one per line; or rows.")]
+_Predictions = Annotated[str, typer.Option(metavar="FILE", help="Generated texts, one per line; or rows.")]
+_References = Annotated[str, typer.Option(metavar="FILE", help="Their references, one per line; or rows.")]
 _PREDICTION_FIELDS = ("prediction", "output")
 _REFERENCE_FIELDS = ("reference", "references")
 _SOURCE_FIELDS = ("source", "src")
@@ -99,11 +100,13 @@ def rouge(
         bool, typer.Option("--cut-references", help="Ignore the references after the last prediction.")
     ] = False,
     confidence: _Confidence = False,
+    input_format: InputFormatOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Score summaries by ROUGE-1, -2 and -L, with the numbers of ROUGE-1.5.5.
 
-    Files are text, one item per line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz. rougeL
+    Files are text, one item per line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz; - is standard
+    input. rougeL
     treats a text as one sentence, rougeLsum joins over sentences, which are separated by newlines (in rows), [X_SEP],
     <S_SEP> or <t>.
 
@@ -116,9 +119,8 @@ def rouge(
     from minilm.score.rouge.stemming import rouge_stem
 
     _require_use(task, trunc_len, duplicate_rate)
-    given, expected = _read_pairs(
-        predictions, references, prediction_field, reference_field, cut_references=cut_references
-    )
+    sides = sources_of([("--predictions", predictions), ("--references", references)], input_format)
+    given, expected = _read_pairs(sides, prediction_field, reference_field, cut_references=cut_references)
     texts, golds = _prepared(given, expected, task, trunc_len=trunc_len, duplicate_rate=duplicate_rate)
     report_wordless(texts, golds, what="pairs")
     scores = rouge_scores(texts, golds, stem=rouge_stem)
@@ -130,7 +132,7 @@ def qg(
     predictions: _Predictions,
     references: _References,
     sources: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
             help="What was asked about, one per line; or rows. Rows with the same source are one item: it has all "
@@ -145,11 +147,13 @@ def qg(
         typer.Option(metavar="NAME", help="Column of the source in rows.", show_default="source or src"),
     ] = None,
     confidence: _Confidence = False,
+    input_format: InputFormatOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Score generated questions by BLEU-1 to -4, METEOR and ROUGE-L, as Du et al. and UniLM do.
 
-    Files are text, one item per line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz. Words are
+    Files are text, one item per line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz; - is standard
+    input. Words are
     separated by spaces: tokenize and lower-case both sides alike. METEOR needs Java and takes about a minute.
 
     Examples:
@@ -160,10 +164,12 @@ def qg(
     from minilm.files.by_location import read_aligned
     from minilm.score.generation import pool, sums_of
 
-    given, expected = _read_pairs(predictions, references, prediction_field, reference_field, cut_references=False)
+    more = [] if sources is None else [("--sources", sources)]
+    files = sources_of([("--predictions", predictions), ("--references", references), *more], input_format)
+    given, expected = _read_pairs(files[:2], prediction_field, reference_field, cut_references=False)
     keys = None
     if sources is not None:
-        asked = read_aligned(sources, fields=(source_field,) if source_field else _SOURCE_FIELDS)
+        asked = read_aligned(files[2], fields=(source_field,) if source_field else _SOURCE_FIELDS)
         _require_equal(given, asked, "sources", "check that the files belong together")
         keys = [text for (text,) in asked.texts]
     elif source_field is not None:
@@ -198,8 +204,7 @@ def _has_capitals(texts: Iterable[str]) -> bool:
 
 
 def _read_pairs(
-    predictions: Path,
-    references: Path,
+    sides: Sequence[Source],
     prediction_field: str | None,
     reference_field: str | None,
     *,
@@ -210,6 +215,7 @@ def _read_pairs(
 
     from minilm.files.by_location import read_aligned
 
+    predictions, references = sides
     given = read_aligned(predictions, fields=(prediction_field,) if prediction_field else _PREDICTION_FIELDS)
     expected = read_aligned(
         references, fields=(reference_field,) if reference_field else _REFERENCE_FIELDS, several=True

@@ -1,13 +1,25 @@
-"""Standard streams that a service, cron or the shell has closed.
+"""Standard streams: as the input or output of a command, and those that a service, cron or the shell has closed.
 
-In: the streams that Python found when it started. Out: streams that can be used; whether one was closed.
+In: the streams that Python found when it started; `-` on the command line. Out: streams that can be used.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from minilm.errors import UsageError
+from minilm.files.source import STREAM, InputFormat, Source, StandardInput
+
+InputFormatOption = Annotated[
+    InputFormat | None,
+    typer.Option("--input-format", help="Format of - (standard input).", show_default="jsonl"),
+]
 
 
 def replace_closed_streams() -> None:
@@ -21,6 +33,49 @@ def replace_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it stays open
 
 
-def was_closed(stream: TextIO) -> bool:
+def source_of(option: str, value: str, input_format: InputFormat | None) -> Source:
+    """The file that `value` names, or standard input if it is `-`.
+
+    Raises:
+        UsageError: standard input is closed, or `input_format` is given for a file.
+    """
+    if value != STREAM:
+        if input_format is not None:
+            raise UsageError(
+                f"--input-format {input_format} is for standard input, -; {value} has the format of its name: remove it"
+            )
+        return Path(value)
+    _require_open(option, sys.stdin)
+    return StandardInput(input_format or StandardInput.format)
+
+
+def sources_of(named: Sequence[tuple[str, str]], input_format: InputFormat | None) -> list[Source]:
+    """The files that options name, of which one may be standard input.
+
+    Args:
+        named: (option, value) of each.
+        input_format: of standard input.
+
+    Raises:
+        UsageError: as for `source_of`, or standard input is named twice.
+    """
+    streams = [option for option, value in named if value == STREAM]
+    if len(streams) > 1:
+        raise UsageError(f"{' and '.join(streams)} are both -, but standard input can be read only once; name a file")
+    return [source_of(option, value, None if streams and value != STREAM else input_format) for option, value in named]
+
+
+def require_output(option: str, value: str) -> None:
+    """Raise UsageError if `value` is `-` and standard output is closed."""
+    if value == STREAM:
+        _require_open(option, sys.stdout)
+
+
+def _require_open(option: str, stream: TextIO) -> None:
+    if _was_closed(stream):
+        raise UsageError(f"{option} is -, but that stream is closed; name a file or open it")
+
+
+def _was_closed(stream: TextIO) -> bool:
     """Whether this standard stream is only a replacement; one that the shell connects to the null device is not."""
     return getattr(stream, "name", None) == os.devnull

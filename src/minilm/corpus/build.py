@@ -19,17 +19,19 @@ from minilm.corpus.shards import DTYPES, MANIFEST_NAME, ShardInfo, ShardManifest
 from minilm.corpus.tokenizing import Int32s, TokenizedBatch, batches, tokenize_here, tokenize_in_workers
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder
-from minilm.files.formats import BAD_ROWS, EMPTY_TEXTS, ByteMeter, read_texts
+from minilm.files.formats import ByteMeter
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
+from minilm.files.source import Source
 from minilm.files.tensors import write_arrays
+from minilm.files.texts import BAD_ROWS, EMPTY_TEXTS, read_texts
 from minilm.tally import Tally
 from minilm.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildProgress:
-    """Progress of a build; bytes are those of the input files on disk."""
+    """Progress of a build; bytes are those of the input files on disk; standard input does not count."""
 
     bytes_done: int
     bytes_total: int
@@ -39,7 +41,7 @@ class BuildProgress:
 
 
 def build_shards(
-    inputs: Sequence[Path],
+    inputs: Sequence[Source],
     *,
     tokenizer: Path,
     out: Path,
@@ -57,7 +59,7 @@ def build_shards(
     several documents.
 
     Args:
-        inputs: .txt, .jsonl, .json, .csv (each optionally .gz) or .parquet files.
+        inputs: .txt, .jsonl, .json, .csv, .tsv (each optionally .gz) or .parquet files, or standard input.
         tokenizer: model folder, tokenizer.json or vocab.txt.
         out: folder to create; must not exist or must be empty.
         max_tokens: max tokens per document, special tokens included.
@@ -79,7 +81,7 @@ def build_shards(
     tally = Tally() if tally is None else tally
     meter = ByteMeter()
     texts = read_texts(inputs, field=field, max_bad_rows=max_bad_rows, tally=tally, meter=meter)
-    bytes_total = sum(path.stat().st_size for path in inputs)
+    bytes_total = sum(path.stat().st_size for path in inputs if isinstance(path, Path))
     loaded = Tokenizer.load(tokenizer)
     with (
         closing(_tokenize(texts, loaded, tokenizer, max_tokens=max_tokens, workers=workers)) as tokenized,
@@ -108,7 +110,7 @@ def _tokenize(
     return tokenize_in_workers(texts, tokenizer=path, max_tokens=max_tokens, workers=workers)
 
 
-def _check_arguments(inputs: Sequence[Path], *, shard_tokens: int) -> None:
+def _check_arguments(inputs: Sequence[Source], *, shard_tokens: int) -> None:
     if not inputs:
         raise UsageError("no input files; give at least one")
     if shard_tokens < 1:
@@ -119,7 +121,7 @@ def _smallest_dtype(vocab_size: int) -> str:
     return next(name for name, dtype in DTYPES.items() if vocab_size - 1 <= np.iinfo(dtype).max)
 
 
-def _nothing_found(inputs: Sequence[Path], field: str, tally: Tally) -> str:
+def _nothing_found(inputs: Sequence[Source], field: str, tally: Tally) -> str:
     skipped = "".join(f"; {sentence}" for sentence in tally.sentences().values())
     return (
         f"no text found in {len(inputs)} input files (first: {inputs[0]})"

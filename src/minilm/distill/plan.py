@@ -17,7 +17,7 @@ from minilm.distill.student import StudentPlan, plan_student, require_copyable_e
 from minilm.distill.teacher import read_sizes, tokenizer_folder
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
-from minilm.files.formats import has_text
+from minilm.files.texts import has_text
 from minilm.model.config import EncoderConfig
 from minilm.recipe import DistillRecipe
 from minilm.text.tokenizer import Tokenizer

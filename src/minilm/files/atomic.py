@@ -93,15 +93,18 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        _reject_existing(path, replace=replace)
-        aside.mkdir()
-    except OSError as error:
-        raise _write_problem(path, error) from error
-    try:
+        with reporting_writes(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path)
+            _reject_existing(path, replace=replace)
+            aside.mkdir()
         yield aside
         _publish(aside, path, replace=replace)
+    except SystemProblem as problem:
+        if str(aside) not in str(problem):
+            raise
+        # about a file in the temporary folder, whose name tells the user nothing
+        raise SystemProblem(str(problem).replace(str(aside), str(path))) from problem
     except OSError as error:
         if error.errno in _DISK_ERRORS or aside.name in str(error.filename):
             raise _write_problem(path, error) from error

@@ -1,7 +1,7 @@
 """Read values by id: predictions, labels, no-answer scores.
 
-In: .json (one object, id to value) or .jsonl (one object per line with an id field and a value field), each optionally
-.gz; a .json file with one object per line is read as .jsonl.
+In: .json (one object, id to value), or rows with an id and a value: .jsonl, .csv, .tsv, each optionally .gz, .parquet,
+or standard input; a .json file with one object per line is read as .jsonl.
 Out: values by id, in file order. Nothing is skipped: anything unreadable is a `DataError` with its location.
 """
 
@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
-from minilm.errors import DataError, UsageError
+from minilm.errors import DataError
 from minilm.files.fields import kind_of, no_field
-from minilm.files.formats import read_file
+from minilm.files.formats import read_file, reader_for
 from minilm.files.regular import decode
+from minilm.files.rows import read_rows
+from minilm.files.source import Source, suffix_of
 
 logger = logging.getLogger(__name__)
 
 ID_FIELDS = ("id", "idx")
+_JSON = (".json", ".jsonl")
+_UNTYPED = (".csv", ".tsv")  # every cell is a text
+_TABLES = (*_UNTYPED, ".parquet")
 _T = TypeVar("_T")
 _Pairs = tuple[tuple[str, object], ...]
 _LARGEST = 1e308
@@ -37,7 +41,7 @@ class _Entry(Generic[_T]):
 
 
 def read_by_id(
-    path: Path,
+    path: Source,
     parse: Callable[[object], _T],
     *,
     fields: Sequence[str],
@@ -47,8 +51,9 @@ def read_by_id(
     """Read one value per id.
 
     Args:
-        path: .json (`{id: value}`) or .jsonl (rows with an id and a value).
-        parse: checks and converts a JSON value; its ValueError is reported with the location.
+        path: .json (`{id: value}`) or rows with an id and a value.
+        parse: checks and converts a JSON value; its ValueError is reported with the location. A cell of a .csv or .tsv
+            file that it does not accept as text is read as JSON: a number, or a list.
         fields: possible names of the value in a row; the first one present counts.
         id_fields: the same for the id, which is a string or a whole number.
         allow_equal_repeats: an id may be repeated with an equal value; logged once as a warning.
@@ -61,17 +66,47 @@ def read_by_id(
         DataError: a row cannot be read, an id is repeated, or the file has no values.
         SystemProblem: the file cannot be read.
     """
-    text, by_line = read_json_text(path)
+    from_cell = _from_cell(parse) if suffix_of(path) in _UNTYPED else parse
 
     def entries() -> Iterator[_Entry[_T]]:
-        found = _row_pairs(path, text, fields, id_fields) if by_line else _document_pairs(path, text)
-        for location, key, value in found:
+        for location, key, value in _pairs(path, fields, id_fields):
             try:
-                yield _Entry(location=location, id=key, value=parse(value))
+                yield _Entry(location=location, id=key, value=from_cell(value))
             except ValueError as error:
                 raise DataError(f"{location}: id {_short(key)}: {error}") from None
 
     return _collect(path, entries(), allow_equal_repeats=allow_equal_repeats)
+
+
+def _pairs(path: Source, fields: Sequence[str], id_fields: Sequence[str]) -> Iterator[tuple[str, str, object]]:
+    """Yield (location, id, value) in file order."""
+    reader_for(path, dict.fromkeys((*_JSON, *_TABLES), True))
+    if suffix_of(path) in _TABLES:
+        for row in read_rows(path):
+            location = f"{path}:{row.line}"
+            row.require_fit(location)
+            yield location, _id(location, row.values, id_fields), _field(location, row.values, fields)
+        return
+    text, by_line = read_json_text(path)
+    yield from _row_pairs(path, text, fields, id_fields) if by_line else _document_pairs(path, text)
+
+
+def _from_cell(parse: Callable[[object], _T]) -> Callable[[object], _T]:
+    """The same for cells: what is not accepted as text is parsed as the JSON value that it spells."""
+
+    def parse_cell(text: object) -> _T:
+        try:
+            return parse(text)
+        except ValueError:
+            try:
+                value = json.loads(str(text))
+            except (ValueError, RecursionError):
+                value = text
+            if isinstance(value, str):
+                raise
+            return parse(value)
+
+    return parse_cell
 
 
 def as_number(value: object) -> float:
@@ -91,7 +126,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
-def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: bool) -> dict[str, _T]:
+def _collect(path: Source, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: bool) -> dict[str, _T]:
     """Collect values by id; a repeated id is an error unless equal values are allowed."""
     kept: dict[str, _Entry[_T]] = {}
     equal: list[_Entry[_T]] = []
@@ -123,19 +158,17 @@ def _collect(path: Path, entries: Iterable[_Entry[_T]], *, allow_equal_repeats: 
     return {key: one.value for key, one in kept.items()}
 
 
-def read_json_text(path: Path) -> tuple[str, bool]:
-    """Return the text of a .json or .jsonl file, and whether it has one JSON object per line.
+def read_json_text(path: Source) -> tuple[str, bool]:
+    """Return the text of a .json or .jsonl source, and whether it has one JSON object per line.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
         DataError: the file is not UTF-8; names the line.
         SystemProblem: the file cannot be read.
     """
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix not in (".json", ".jsonl"):
-        raise UsageError(f"{path}: unknown kind of file; expected .json or .jsonl, each optionally with .gz")
+    reader_for(path, dict.fromkeys(_JSON, True))
     text = decode(read_file(path), path)
-    return text, suffix == ".jsonl" or _continues_after_an_object(text)
+    return text, suffix_of(path) == ".jsonl" or _continues_after_an_object(text)
 
 
 def _continues_after_an_object(text: str) -> bool:
@@ -158,7 +191,7 @@ def _parse(
         raise DataError(f"{location}:{line}: unreadable JSON ({str(error)[:80]})") from None
 
 
-def _rows(path: Path, text: str) -> Iterator[tuple[str, object]]:
+def _rows(path: Source, text: str) -> Iterator[tuple[str, object]]:
     """Yield (file:line, JSON value) of every line that is not blank."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -166,13 +199,13 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, object]]:
 
 
 def _row_pairs(
-    path: Path, text: str, fields: Sequence[str], id_fields: Sequence[str]
+    path: Source, text: str, fields: Sequence[str], id_fields: Sequence[str]
 ) -> Iterator[tuple[str, str, object]]:
     for location, row in _rows(path, text):
         yield location, _id(location, row, id_fields), _field(location, row, fields)
 
 
-def _document_pairs(path: Path, text: str) -> Iterator[tuple[str, str, object]]:
+def _document_pairs(path: Source, text: str) -> Iterator[tuple[str, str, object]]:
     """Yield (file, id, value) of one JSON object, parsed as pairs because a dict would hide repeated ids."""
     if not text.strip():
         return
@@ -185,7 +218,7 @@ def _document_pairs(path: Path, text: str) -> Iterator[tuple[str, str, object]]:
 
 def _field(location: str, row: object, names: Sequence[str]) -> object:
     """Return the value of the first of these fields that the row has."""
-    if not isinstance(row, dict):
+    if not isinstance(row, Mapping):
         raise DataError(f"{location}: found {kind_of(row)}, expected an object with {' or '.join(map(repr, names))}")
     for name in names:
         if name in row:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from minilm.errors import DataError
 from minilm.files.fields import as_text, no_field
 from minilm.files.formats import require_file
 from minilm.files.rows import is_table, read_lines, read_rows
+from minilm.files.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,12 @@ class AlignedTexts:
     """The items of one file, B of them.
 
     Attributes:
-        path: the file.
+        path: the file, or standard input.
         texts: the texts of each item, at least one; several only if requested.
         lines: the line (or row) of each item, from 1.
     """
 
-    path: Path
+    path: Source
     texts: Sequence[tuple[str, ...]]
     lines: Sequence[int]
 
@@ -41,11 +41,11 @@ class AlignedTexts:
         return f"{share} are empty and match nothing (first: {self.path}:{empty[0]})"
 
 
-def read_aligned(path: Path, *, fields: Sequence[str], several: bool = False) -> AlignedTexts:
+def read_aligned(path: Source, *, fields: Sequence[str], several: bool = False) -> AlignedTexts:
     """Read the items of a file, in order.
 
     Args:
-        path: the file.
+        path: the file, or standard input.
         fields: possible names of the column; in each row the first one present counts. Not used for text files.
         several: a row may have a list of texts.
 
@@ -67,7 +67,7 @@ def read_aligned(path: Path, *, fields: Sequence[str], several: bool = False) ->
     return AlignedTexts(path=path, texts=[texts for _, texts in items], lines=[number for number, _ in items])
 
 
-def _row_items(path: Path, fields: Sequence[str], *, several: bool) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _row_items(path: Source, fields: Sequence[str], *, several: bool) -> Iterator[tuple[int, tuple[str, ...]]]:
     for row in read_rows(path):
         location = f"{path}:{row.line}"
         name = next((name for name in fields if name in row.values), None)

@@ -1,10 +1,10 @@
 """File formats: how each one is read, row by row.
 
-In: paths of .txt, .jsonl, .json (one object per line, or one array of objects), .csv (each optionally .gz) or
-.parquet files.
-Out: a stream of non-empty texts in file order, or of rows for `rows.py`; memory grows only with an array.
-`read_texts` skips a bad row (broken JSON, invalid UTF-8, wrong number of columns, ...) and counts it in a tally, with
-its location; `rows.py` raises `DataError` for it. A damaged file (truncated .gz, broken parquet) is a `DataError`.
+In: .txt, .jsonl, .json (one object per line, or one array of objects), .csv, .tsv (each optionally .gz) or .parquet
+files, or standard input.
+Out: rows in file order; memory grows only with an array. A bad row (broken JSON, invalid UTF-8, wrong number of
+columns, ...) goes to the caller: `texts.py` skips and counts it, `rows.py` raises `DataError`. A damaged file
+(truncated .gz, broken parquet) is a `DataError`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
-from minilm.files.fields import as_text, no_field
-from minilm.files.regular import reject_pointer, reject_utf16
-from minilm.tally import Tally
+from minilm.files.regular import POINTER, pointer_problem, reject_pointer, reject_utf16
+from minilm.files.source import Source, StandardInput, suffix_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -35,10 +33,7 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line (or CSV cell) is a bad row: it is probably not text, and it would have to fit in memory."""
 
-BAD_ROWS, EMPTY_TEXTS = "bad rows were skipped", "empty texts were skipped"
-"""What `read_texts` adds to a tally."""
 _PARQUET_ROWS = 128
-_FIRST_ROWS = 100  # bad ones that `has_text` looks at
 _BUFFER_BYTES = 2**20
 _RAW_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
@@ -59,14 +54,14 @@ class OpenFile:
     """An open file, and where its bad rows are reported.
 
     Attributes:
-        path: its path, for messages.
+        path: its path, or standard input, for messages.
         stream: its bytes, decompressed.
         report: called with the location (line or row, from 1) of a bad row and the reason.
         meter: advanced while the file is read.
         field: the only column to read; None for all.
     """
 
-    path: Path
+    path: Source
     stream: IO[bytes]
     report: Callable[[int, str], None]
     meter: ByteMeter
@@ -79,74 +74,8 @@ RowReader = Callable[[OpenFile], Rows]
 _Reader = TypeVar("_Reader")
 
 
-def read_texts(
-    paths: Sequence[Path], *, field: str = "text", max_bad_rows: float, tally: Tally, meter: ByteMeter | None = None
-) -> Iterator[str]:
-    """Yield the non-empty texts of the files, in order.
-
-    All paths are checked before the first text is read. In .txt every non-blank line is one text; in the
-    other formats the text is the value of `field`. `meter` is advanced while files are read; `tally` collects
-    what was skipped. After the last row, `max_bad_rows` is the max share of all rows that may be bad.
-
-    Raises:
-        UsageError: a path is missing, is not a file, or has an unknown suffix.
-        DataError: a file is damaged, a CSV or parquet file has no such column, or too many rows are bad.
-        SystemProblem: a file cannot be read.
-    """
-    checked = [(path, reader_for(path, _TEXT_READERS)) for path in paths]
-    texts = _read_all(checked, field=field, tally=tally, meter=meter or ByteMeter())
-    return _with_few_bad_rows(texts, max_share=max_bad_rows, tally=tally)
-
-
-def _with_few_bad_rows(texts: Iterator[str], *, max_share: float, tally: Tally) -> Iterator[str]:
-    """The texts; then DataError if more than a share of all rows (texts, empty texts, bad rows) was bad."""
-    bad_before, empty_before, rows = tally[BAD_ROWS].count, tally[EMPTY_TEXTS].count, 0
-    for text in texts:
-        rows += 1
-        yield text
-    bad = tally[BAD_ROWS].count - bad_before
-    rows += bad + tally[EMPTY_TEXTS].count - empty_before
-    if bad > max_share * rows:
-        raise DataError(
-            f"{bad:,} of {rows:,} rows are bad, expected at most {max_share:.4g} of all rows (first: "
-            f"{tally[BAD_ROWS].first[0]}); correct them, or raise the max share (--max-bad-rows of corpus build, "
-            "data.max_bad_rows of a recipe)"
-        )
-
-
-def has_text(path: Path, *, field: str = "text") -> bool:
-    """Whether a file has a text, by its beginning; at most a hundred bad rows are looked at.
-
-    Raises:
-        UsageError: as for `read_texts`.
-        DataError: the file is damaged, has no such column, or only bad rows at its beginning.
-        SystemProblem: the file cannot be read.
-    """
-    reader, bad = reader_for(path, _TEXT_READERS), _FirstBadRows()
-    with suppress(_NoText):
-        for _ in _read_all([(path, reader)], field=field, tally=bad, meter=ByteMeter()):
-            return True
-    found = bad[BAD_ROWS]
-    if found.count:
-        raise DataError(f"no text found at the beginning of {path}, only bad rows (first: {found.first[0]})")
-    return False
-
-
-class _NoText(Exception):  # not an error yet: enough rows have been looked at
-    """Ends the search for a first text."""
-
-
-class _FirstBadRows(Tally):
-    """A tally that ends the search after a hundred bad rows."""
-
-    def add(self, what: str, locations: Sequence[str], *, of: int = 0, count: int | None = None) -> None:
-        super().add(what, locations, of=of, count=count)
-        if self[BAD_ROWS].count >= _FIRST_ROWS:
-            raise _NoText
-
-
-def read_file(path: Path) -> bytes:
-    """Return all bytes of a file, decompressed when its name ends in .gz, without a byte order mark.
+def read_file(path: Source) -> bytes:
+    """Return all bytes of a file or standard input, decompressed when its name ends in .gz, without a byte order mark.
 
     Raises:
         UsageError: the path is missing or is not a file.
@@ -158,53 +87,29 @@ def read_file(path: Path) -> bytes:
         return stream.read().removeprefix(_BOM)
 
 
-def _read_all(files: Sequence[tuple[Path, RowReader]], *, field: str, tally: Tally, meter: ByteMeter) -> Iterator[str]:
-    for path, reader in files:
-        with damage_is_data_error(path), opened(path, meter) as stream:
-            report = partial(_add_bad_row, tally, path)
-            source = OpenFile(path=path, stream=stream, report=report, meter=meter, field=field)
-            for line, row in reader(source):
-                try:
-                    text = _text(row, field)
-                except ValueError as error:
-                    report(line, str(error))
-                    continue
-                if text.strip():
-                    yield text
-                else:
-                    tally.add(EMPTY_TEXTS, [f"{path}:{line}"])
-
-
-def _add_bad_row(tally: Tally, path: Path, line: int, reason: str) -> None:
-    tally.add(BAD_ROWS, [f"{path}:{line}: {reason}"])
-
-
-def _text(row: Mapping[str, object], field: str) -> str:
-    if field not in row:
-        raise ValueError(no_field([field], row, fix="correct the row, or change the field name to that of the text"))
-    return as_text(row[field], f"field {field!r} is")
-
-
-def reader_for(path: Path, readers: Mapping[str, _Reader]) -> _Reader:
+def reader_for(path: Source, readers: Mapping[str, _Reader]) -> _Reader:
     """Choose a reader by the suffix, ignoring a final .gz.
 
     Raises:
         UsageError: the path is missing, is not a file, or has an unknown suffix.
     """
-    name = path.name.lower()
-    reader = readers.get(Path(name.removesuffix(".gz")).suffix)
+    reader = readers.get(suffix_of(path))
+    if reader is None and isinstance(path, StandardInput):
+        raise UsageError(f"--input-format {path.format} is not read here; expected {', '.join(readers)} in its place")
     if reader is None:
         raise UsageError(
             f"{path}: unknown kind of file; expected {', '.join(readers)}, each (but .parquet) optionally with .gz"
         )
-    if name.endswith(".parquet.gz"):
+    if isinstance(path, Path) and path.name.lower().endswith(".parquet.gz"):
         raise UsageError(f"{path}: a parquet file is already compressed and is not read as .gz; unpack it with gunzip")
     require_file(path)
     return reader
 
 
-def require_file(path: Path) -> None:
+def require_file(path: Source) -> None:
     """Raise UsageError if the path is missing or is not a file, DataError if it is a Git LFS pointer."""
+    if isinstance(path, StandardInput):
+        return
     if not path.exists():
         raise UsageError(f"{path}: no such file; check the input path")
     if path.is_dir():
@@ -215,7 +120,7 @@ def require_file(path: Path) -> None:
 
 
 @contextmanager
-def damage_is_data_error(path: Path) -> Iterator[None]:
+def damage_is_data_error(path: Source) -> Iterator[None]:
     """Turn errors from a damaged .gz file into DataError, and other read errors into SystemProblem."""
     try:
         yield
@@ -248,8 +153,12 @@ class _MeteredFile(io.RawIOBase):
 
 
 @contextmanager
-def opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
+def opened(path: Source, meter: ByteMeter) -> Iterator[IO[bytes]]:
     """Open a file for reading bytes; .gz is decompressed; parquet, which needs seeking, is a plain file."""
+    if isinstance(path, StandardInput):
+        with _opened_standard_input() as stream:
+            yield stream
+        return
     name = path.name.lower()
     if name.endswith(".parquet"):
         with path.open("rb") as file:
@@ -266,9 +175,15 @@ def opened(path: Path, meter: ByteMeter) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def opened_standard_input() -> Iterator[IO[bytes]]:
-    """Open standard input for reading bytes; .gz, detected by its first byte, is decompressed."""
+def _opened_standard_input() -> Iterator[IO[bytes]]:
+    """Open standard input for reading bytes; .gz, detected by its first byte, is decompressed.
+
+    Raises:
+        DataError: it is a Git LFS pointer.
+    """
     raw = cast("io.BufferedReader", sys.stdin.buffer)
+    if raw.peek(1).startswith(POINTER):
+        raise DataError(pointer_problem(raw.read(), StandardInput()))
     if raw.peek(1)[:1] != _GZIP:
         yield raw
         return
@@ -307,11 +222,6 @@ def text_lines(source: OpenFile) -> Iterator[tuple[int, str]]:
             yield number, stripped.decode()
         except UnicodeDecodeError as error:
             source.report(number, f"invalid UTF-8 at byte {error.start + 1} of the line")
-
-
-def _txt_rows(source: OpenFile) -> Rows:
-    for number, line in text_lines(source):
-        yield number, {source.field or "text": line}
 
 
 def _json_rows(source: OpenFile) -> Rows:
@@ -366,12 +276,11 @@ def _csv_rows(source: OpenFile) -> Rows:
     rows = csv.reader(decoded(), strict=True)
     header = next(_csv_cells(source, rows, lambda: last_line), (0, []))[1]
     wanted = [source.field] if source.field is not None else header
-    if source.field not in header:
-        require_separator(source, header, expected="commas")
-    require_unique(source, header, wanted, "in the CSV header")
+    _require_separator(source, header, expected="commas")
+    _require_unique(source, header, wanted, "in the CSV header")
     for line, cells in _csv_cells(source, rows, lambda: last_line):
         if len(cells) != len(header):
-            source.report(line, f"{len(cells)} columns, expected {len(header)}")
+            source.report(line, wrong_width(header, cells))
             continue
         row = dict(zip(header, cells, strict=True))
         broken = next((name for name in wanted if not _is_unicode(row[name])), None)
@@ -381,14 +290,37 @@ def _csv_rows(source: OpenFile) -> Rows:
             yield line, row
 
 
-def require_separator(source: OpenFile, header: Sequence[str], *, expected: str) -> None:
+def tsv_cells(source: OpenFile, *, unnamed: Sequence[str] = ()) -> Iterator[tuple[int, Sequence[str], list[str]]]:
+    """Yield (line, header, cells) of every row of a .tsv file, which has no quoting; the numbers of cells may differ.
+
+    Without a header the columns have the names `unnamed`; if the first line contains one of them, it is a header.
+    """
+    lines: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in text_lines(source))
+    first = next(lines, None)
+    if first is None:
+        return
+    header: Sequence[str] = first[1]
+    if unnamed and not set(unnamed) & set(header):
+        header, lines = unnamed, chain([first], lines)
+    _require_separator(source, header, expected="tabs")
+    _require_unique(source, header, header if source.field is None else [source.field], "in the header")
+    for number, cells in lines:
+        yield number, header, cells
+
+
+def wrong_width(header: Sequence[str], cells: Sequence[str]) -> str:
+    """Say that a row has more or fewer cells than the header."""
+    return f"{len(cells)} columns, expected {len(header)}"
+
+
+def _require_separator(source: OpenFile, header: Sequence[str], *, expected: str) -> None:
     """Raise DataError if the only column of a table looks like several with another separator."""
     found = next((name for sign, name in _SEPARATORS.items() if sign in "".join(header)), expected)
-    if len(header) == 1 and found != expected:
+    if len(header) == 1 and found != expected and source.field not in header:
         raise DataError(f"{source.path}:1: the columns are separated by {found}; save the file with {expected}")
 
 
-def require_unique(source: OpenFile, names: Sequence[str], wanted: Sequence[str], where: str) -> None:
+def _require_unique(source: OpenFile, names: Sequence[str], wanted: Sequence[str], where: str) -> None:
     """Raise DataError unless each name in `wanted` occurs exactly once among the column names."""
     for name in wanted:
         if names.count(name) != 1:
@@ -439,11 +371,12 @@ def _checked_parquet_rows(source: OpenFile) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    assert isinstance(source.path, Path)
     size, start = source.path.stat().st_size, source.meter.done
     file = pq.ParquetFile(source.stream)
     schema = file.schema_arrow
     columns = None if source.field is None else [source.field]
-    require_unique(source, schema.names, columns or schema.names, "in the schema")
+    _require_unique(source, schema.names, columns or schema.names, "in the schema")
     num_rows, row = file.metadata.num_rows, 0
     for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns, use_threads=False):
         for values in zip(*batch.columns, strict=True):
@@ -474,4 +407,3 @@ ROW_READERS: Mapping[str, RowReader] = {
     ".parquet": _parquet_rows,
 }
 """Formats whose rows have named columns."""
-_TEXT_READERS: Mapping[str, RowReader] = {".txt": _txt_rows, **ROW_READERS}

@@ -40,8 +40,8 @@ class _DuplicateKeyError(ValueError):
     """Raised inside the JSON parser; the location is looked up afterwards."""
 
 
-def parse_json_object(text: str, path: Path, *, line: int = 1) -> dict[str, object]:
-    """Parse `text` as one JSON object; `line` is the line of the file where the text begins.
+def parse_json_object(text: str, path: object, *, line: int = 1) -> dict[str, object]:
+    """Parse `text` as one JSON object; `line` is the line of the file called `path` where the text begins.
 
     Raises:
         DataError: not JSON, nested too deeply, a duplicate key, or not an object; names the line.

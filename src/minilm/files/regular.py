@@ -16,7 +16,8 @@ from minilm.errors import DataError, one_line
 
 MAX_TEXT_BYTES = 256 * 2**20
 _CHUNK_BYTES = 2**20
-_POINTER = b"version https://git-lfs.github.com/spec/"
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a Git LFS pointer begins."""
 _MAX_POINTER_BYTES = 1024
 
 
@@ -45,13 +46,18 @@ def reject_pointer(path: Path) -> None:
     except (OSError, ValueError):
         return  # reported by the reader
     with os.fdopen(handle, "rb") as file:
-        lines = file.read().splitlines()
-    if lines and lines[0].startswith(_POINTER):
-        size = next((line[5:].decode(errors="replace") for line in lines if line.startswith(b"size ")), "unknown")
-        raise DataError(
-            f"{path} is a Git LFS pointer to a file of {one_line(size)} bytes, not the file: run 'git lfs pull' in its "
-            "repository, or download the file again"
-        )
+        data = file.read()
+    if data.startswith(POINTER):
+        raise DataError(pointer_problem(data, path))
+
+
+def pointer_problem(data: bytes, name: object) -> str:
+    """The message about a Git LFS pointer, `data`, in place of the file called `name`."""
+    sizes = (line[5:].decode(errors="replace") for line in data.splitlines() if line.startswith(b"size "))
+    return (
+        f"{name} is a Git LFS pointer to a file of {one_line(next(sizes, 'unknown'))} bytes, not the file: run "
+        "'git lfs pull' in its repository, or download the file again"
+    )
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -67,14 +73,14 @@ def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     return decode(data.removeprefix(codecs.BOM_UTF8), path)
 
 
-def reject_utf16(start: bytes, path: Path) -> None:
-    """Raise DataError if a file that begins with `start` is UTF-16."""
+def reject_utf16(start: bytes, path: object) -> None:
+    """Raise DataError, which names `path`, if a file that begins with `start` is UTF-16."""
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path}: the file is UTF-16, expected UTF-8; write it again as UTF-8")
 
 
-def decode(data: bytes, path: Path, *, line: int = 1) -> str:
-    """Decode a UTF-8 file, or its part that begins at `line`; raises DataError if it is invalid (names the line)."""
+def decode(data: bytes, path: object, *, line: int = 1) -> str:
+    """Decode a UTF-8 file, or its part that begins at `line`; raises DataError that names `path` and the line."""
     if line == 1:
         reject_utf16(data, path)
     try:

@@ -1,7 +1,7 @@
 """Read rows with named columns, or plain lines, from a file, one at a time.
 
-In: a .tsv, .jsonl, .json (one object per line, or one array), .csv (each optionally .gz) or .parquet file;
-UTF-8, with or without BOM.
+In: a .tsv, .jsonl, .json (one object per line, or one array), .csv (each optionally .gz) or .parquet file, or standard
+input; UTF-8, with or without BOM.
 Out: `Row`s in file order; memory grows only with a JSON array. `formats.py` reads the formats. An unreadable row is a
 `DataError`; a .tsv row with too few or too many columns is a `misfit`, which the caller skips or rejects.
 A .tsv file has no quoting: a quotation mark is an ordinary character, as in GLUE.
@@ -10,12 +10,8 @@ A .tsv file has no quoting: a quotation mark is an ordinary character, as in GLU
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from pathlib import Path
-from typing import IO
 
 from minilm.errors import DataError
 from minilm.files.fields import kind_of, no_field
@@ -27,12 +23,11 @@ from minilm.files.formats import (
     damage_is_data_error,
     lines,
     opened,
-    opened_standard_input,
     reader_for,
-    require_separator,
-    require_unique,
-    text_lines,
+    tsv_cells,
+    wrong_width,
 )
+from minilm.files.source import Source, suffix_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,19 +75,17 @@ class Row:
         raise DataError(f"{location}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
 
 
-STANDARD_INPUT = Path("standard input")
-"""Its name in messages."""
-
 _TableReader = Callable[[OpenFile], Iterator[Row]]
 
 
-def read_rows(path: Path, *, unnamed: Sequence[str] = ()) -> Iterator[Row]:
-    """Yield the rows of a file.
+def read_rows(path: Source, *, unnamed: Sequence[str] = (), text_column: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a file or of standard input.
 
     Args:
-        path: the file; checked before the first row is read.
+        path: the source; a file is checked before the first row is read.
         unnamed: names for the columns of a .tsv file without a header. If the first line contains one of them,
             that line is a header after all.
+        text_column: also read .txt: every line, empty ones too, is a row with this column.
 
     Raises:
         UsageError: the path is missing, is not a file, or has an unknown suffix.
@@ -103,49 +96,41 @@ def read_rows(path: Path, *, unnamed: Sequence[str] = ()) -> Iterator[Row]:
         ".tsv": partial(_tsv_rows, unnamed=unnamed),
         **{suffix: partial(_named_rows, reader) for suffix, reader in ROW_READERS.items()},
     }
-    return _rows(path, reader_for(path, readers), opened(path, ByteMeter()))
+    if text_column is not None:
+        readers[".txt"] = partial(_line_rows, column=text_column)
+    return _rows(path, reader_for(path, readers))
 
 
-def read_standard_input() -> Iterator[Row]:
-    """Yield the rows of standard input: JSON lines, optionally .gz.
-
-    Raises:
-        DataError: a row cannot be read; names the line.
-        SystemProblem: the stream cannot be read.
-    """
-    return _rows(STANDARD_INPUT, partial(_named_rows, ROW_READERS[".jsonl"]), opened_standard_input())
+def is_table(path: Source) -> bool:
+    """Whether `read_rows` reads this format."""
+    return suffix_of(path) in (".tsv", *ROW_READERS)
 
 
-def is_table(path: Path) -> bool:
-    """Whether `read_rows` reads files of this suffix."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix in (".tsv", *ROW_READERS)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text) of every line of a text file, including empty ones.
+def read_lines(path: Source) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, text) of every line of a text, including empty ones.
 
     Raises:
         DataError: the file is damaged or not UTF-8; names the line.
         SystemProblem: the file cannot be read.
     """
-
-    def reject(line: int, reason: str) -> None:
-        raise DataError(f"{path}:{line}: {reason}; correct the line")
-
-    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
-        for number, line in lines(OpenFile(path=path, stream=stream, report=reject, meter=ByteMeter())):
-            try:
-                yield number, line.rstrip(b"\r\n").decode()
-            except UnicodeDecodeError:
-                raise DataError(f"{path}:{number}: invalid UTF-8; write the file again as UTF-8") from None
+    for row in _rows(path, partial(_line_rows, column="text")):
+        yield row.line, str(row.values["text"])
 
 
-def _rows(path: Path, reader: _TableReader, opening: AbstractContextManager[IO[bytes]]) -> Iterator[Row]:
+def _rows(path: Source, reader: _TableReader) -> Iterator[Row]:
     def reject(line: int, reason: str) -> None:
         raise DataError(f"{path}:{line}: {reason}; correct the row or remove it")
 
-    with damage_is_data_error(path), opening as stream:
+    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
         yield from reader(OpenFile(path=path, stream=stream, report=reject, meter=ByteMeter()))
+
+
+def _line_rows(source: OpenFile, *, column: str) -> Iterator[Row]:
+    for number, line in lines(source):
+        try:
+            yield Row(line=number, values={column: line.rstrip(b"\r\n").decode()})
+        except UnicodeDecodeError:
+            raise DataError(f"{source.path}:{number}: invalid UTF-8; write the file again as UTF-8") from None
 
 
 def _named_rows(reader: RowReader, source: OpenFile) -> Iterator[Row]:
@@ -154,15 +139,6 @@ def _named_rows(reader: RowReader, source: OpenFile) -> Iterator[Row]:
 
 
 def _tsv_rows(source: OpenFile, *, unnamed: Sequence[str]) -> Iterator[Row]:
-    lines: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in text_lines(source))
-    first = next(lines, None)
-    if first is None:
-        return
-    header: Sequence[str] = first[1]
-    if unnamed and not set(unnamed) & set(header):
-        header, lines = unnamed, chain([first], lines)
-    require_separator(source, header, expected="tabs")
-    require_unique(source, header, header, "in the header")
-    for number, cells in lines:
-        misfit = "" if len(cells) == len(header) else f"{len(cells)} columns, expected {len(header)}"
+    for number, header, cells in tsv_cells(source, unnamed=unnamed):
+        misfit = "" if len(cells) == len(header) else wrong_width(header, cells)
         yield Row(line=number, values=dict(zip(header, cells, strict=False)), misfit=misfit)

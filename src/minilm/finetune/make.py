@@ -19,17 +19,13 @@ from minilm.finetune.task import Task
 from minilm.finetune.text import ClassificationTask
 from minilm.finetune.tokens import SELECTABLE, TokensTask
 from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection, TokensSection
-from minilm.score.multi_label import METRICS as _MULTI_LABEL
 from minilm.score.rouge.scores import report_wordless
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
-from minilm.tasks.text.glue import COMBINED, GLUE, find_glue_task, text_columns
-from minilm.tasks.text.rows import TextRow, TextTask, read_rows_and_labels, read_text_rows
+from minilm.tasks.text.glue import CLASSIFICATION, COMBINED, GLUE, text_task
+from minilm.tasks.text.rows import TextRow, read_rows_and_labels, read_text_rows
 from minilm.tasks.tokens.rows import labels_of, read_tagged, require_known
 from minilm.text.tokenizer import Tokenizer
-
-_CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")  # the last two require exactly two labels
-_REGRESSION = ("pearson", "spearmanr")
 
 
 def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) -> Tokenizer:
@@ -59,27 +55,13 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
 def _text(section: TextSection, tokenizer: Tokenizer) -> Task:
     """The GLUE task of that name, or a custom task, whose labels default to those found in the training files."""
     train: list[TextRow] | None = None
-    task = find_glue_task(section.name)
-    if task is not None:
-        if section.multi_label:
-            raise UsageError(f"task.multi_label is true, but GLUE task {task.name!r} has one label per text; remove it")
-        task = replace(task, columns=text_columns(section), labels=tuple(section.labels) or task.labels)
-    else:
+    task = text_task(section)
+    if task.official is None:
         _reject_misspelled(section)
-        metrics = _REGRESSION if section.regression else _MULTI_LABEL if section.multi_label else _CLASSIFICATION
-        labels = tuple(section.labels)
-        task = TextTask(
-            name=section.name,
-            columns=text_columns(section),
-            labels=labels,
-            metrics=metrics,
-            main=metrics[0],
-            multi_label=section.multi_label,
-        )
-        if not labels and not section.regression:
+        if not task.labels and not section.regression:
             task, train = read_rows_and_labels(section.train, task)
-        if metrics is _CLASSIFICATION and len(task.labels) != 2:
-            task = replace(task, metrics=metrics[:1])
+        if task.metrics is CLASSIFICATION and len(task.labels) != 2:
+            task = replace(task, metrics=CLASSIFICATION[:1])
     has = (*task.metrics, *((COMBINED,) if len(task.metrics) == 2 and not task.multi_label else ()))
     if section.metric is not None and section.metric not in has:
         raise UsageError(f"task.metric is {section.metric!r}; task {task.name!r} has {', '.join(has)}")

@@ -19,8 +19,10 @@ from minilm.errors import DataError
 from minilm.finetune.sequences import Array
 from minilm.finetune.task import NUM_EXAMPLES, Analysis
 from minilm.finetune.text import ClassificationTask
+from minilm.infer.predictions import classification_of, prediction_row
 from minilm.model.metadata import ProblemType
 from minilm.model.packing import Packed
+from minilm.score.classification import average_rows, counts_of_sets, label_rows
 from minilm.score.multi_label import multi_label_metrics
 from minilm.tasks.text.rows import TextRow
 
@@ -57,24 +59,25 @@ class MultiLabelTask(ClassificationTask):
         return {**multi_label_metrics(gold_BC, logits_BC > 0), "heldout_loss": float(losses_BC.mean())}
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
-        """Counts of each label, incorrect examples (most incorrect labels first), all predictions."""
+        """Numbers of each label, incorrect examples (most incorrect labels first), all predictions."""
         rows, found_BC = self._rows[dev_set], np.stack(outputs) > 0
         gold_BC = self._flags(rows)
-        found = [[self.labels[index] for index in np.flatnonzero(flags_C)] for flags_C in found_BC]
+        found = [classification_of(scores_C, self.labels, multi_label=True) for scores_C in outputs]
         mistakes_B = (gold_BC != found_BC).sum(1)
         order = [index for index in np.argsort(-mistakes_B, kind="stable") if mistakes_B[index]]
-        counts = zip(self.labels, gold_BC.sum(0), found_BC.sum(0), (gold_BC & found_BC).sum(0), strict=True)
+        counts = counts_of_sets(gold_BC, found_BC)
         return Analysis(
-            tables={
-                "Labels": [
-                    {"label": name, "gold": int(gold), "predicted": int(given), "both": int(both)}
-                    for name, gold, given, both in counts
-                ]
-            },
+            tables={"Labels": [*label_rows(self.labels, counts), *average_rows(counts)]},
             curves={},
-            examples=[self._example(rows[index], ", ".join(found[index])) for index in order[:NUM_EXAMPLES]],
-            predictions=[{"id": row.id, "prediction": names} for row, names in zip(rows, found, strict=True)],
+            examples=[
+                self._example(rows[index], ", ".join(found[index].labels), found[index])
+                for index in order[:NUM_EXAMPLES]
+            ],
+            predictions=[
+                {"id": row.id, **prediction_row(one, self.labels, multi_label=True)}
+                for row, one in zip(rows, found, strict=True)
+            ],
         )
 
-    def _gold_name(self, row: TextRow) -> str:
-        return ", ".join(self.labels[index] for index in row.labels)
+    def _gold_names(self, row: TextRow) -> list[str]:
+        return [self.labels[index] for index in row.labels]

@@ -7,7 +7,6 @@ In: a recipe without a sweep. Out: a folder with `metrics.jsonl`, `checkpoints/`
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import time
@@ -23,6 +22,7 @@ from minilm.embedded import model_path
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
+from minilm.files.row_writer import writing_rows
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective, require_examples
 from minilm.finetune.report import report_run
@@ -249,8 +249,8 @@ def _write(
         atomic_write(aside / "README.md", _card(recipe, result))
     with atomic_folder(out / "predictions", replace=True) as aside:
         for name, analysis in analyses.items():
-            rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in analysis.predictions)
-            atomic_write(aside / f"{name}.jsonl", rows)
+            with writing_rows(aside / f"{name}.jsonl") as write_rows:
+                write_rows(analysis.predictions)
     shown = {
         name: {"tables": analysis.tables, "curves": analysis.curves, "examples": analysis.examples}
         for name, analysis in analyses.items()

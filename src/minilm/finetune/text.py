@@ -7,7 +7,6 @@ B sequences, T packed tokens, C labels.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,14 +17,23 @@ from torch.nn import functional
 from minilm.errors import DataError
 from minilm.finetune.sequences import Array, Sequences, SequenceTask
 from minilm.finetune.task import NUM_EXAMPLES, Analysis
+from minilm.infer.predictions import Classified, classification_of, prediction_row
 from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
+from minilm.score.classification import (
+    MAX_CONFUSION_LABELS,
+    average_rows,
+    confusion_matrix,
+    confusion_rows,
+    counts_of_labels,
+    label_rows,
+)
 from minilm.score.glue import compute_metrics
 from minilm.tally import reporting_tally
 from minilm.tasks.text.rows import TextRow, TextTask
 from minilm.text.tokenizer import Tokenizer
 
-_MAX_CONFUSION_LABELS = 40  # a larger confusion matrix is unreadable
+_NUM_PROBABILITIES = 5  # shown of a wrong example
 
 
 class ClassificationTask(SequenceTask):
@@ -121,19 +129,20 @@ class ClassificationTask(SequenceTask):
         return {**numbers, "heldout_loss": self._heldout_loss(logits_BC, gold)}
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
-        """Confusion matrix, incorrect examples (highest margin or error first), all predictions."""
+        """Numbers of each label, confusion matrix, incorrect examples (highest margin or error first), predictions."""
         rows, logits_BC = self._rows[dev_set], np.stack(outputs).astype(np.float64)
         predicted = self._predicted(logits_BC)
-        names = [self._name(value) for value in predicted]
+        found = [classification_of(scores_C, self.labels) for scores_C in outputs]
         order = np.argsort(-self._margins(logits_BC, dev_set), kind="stable")
         wrong = [index for index in order if self._is_wrong(rows[index], predicted[index])]
         return Analysis(
-            tables=self._confusion(rows, predicted),
+            tables=self._tables(rows, predicted),
             curves={},
-            examples=[self._example(rows[index], names[index]) for index in wrong[:NUM_EXAMPLES]],
+            examples=[
+                self._example(rows[index], self._name(predicted[index]), found[index]) for index in wrong[:NUM_EXAMPLES]
+            ],
             predictions=[
-                {"id": row.id, "prediction": name if self.labels else predicted[index]}
-                for index, (row, name) in enumerate(zip(rows, names, strict=True))
+                {"id": row.id, **prediction_row(one, self.labels)} for row, one in zip(rows, found, strict=True)
             ],
         )
 
@@ -164,21 +173,32 @@ class ClassificationTask(SequenceTask):
     def _name(self, value: float) -> str:
         return self.labels[int(value)] if self.labels else f"{value:.3f}"
 
-    def _gold_name(self, row: TextRow) -> str:
-        return self._name(float(row.label or 0))
+    def _gold_names(self, row: TextRow) -> list[str]:
+        return [self._name(float(row.label or 0))]
 
-    def _confusion(self, rows: Sequence[TextRow], predicted: Sequence[float]) -> dict[str, list[dict[str, object]]]:
-        if not self.labels or len(self.labels) > _MAX_CONFUSION_LABELS:
+    def _tables(self, rows: Sequence[TextRow], predicted: Sequence[float]) -> dict[str, list[dict[str, object]]]:
+        if not self.labels:
             return {}
-        counts = Counter((int(row.label or 0), int(value)) for row, value in zip(rows, predicted, strict=True))
-        return {
-            "Confusion matrix (rows: gold, columns: predicted)": [
-                {"gold": name, **{other: counts[row, column] for column, other in enumerate(self.labels)}}
-                for row, name in enumerate(self.labels)
-            ]
-        }
+        gold, found = [int(row.label or 0) for row in rows], [int(value) for value in predicted]
+        counts = counts_of_labels(gold, found, len(self.labels))
+        positive = f" (f1 of the results is that of {self.labels[1]!r})" if "f1" in self._spec.metrics else ""
+        tables = {f"Labels{positive}": [*label_rows(self.labels, counts), *average_rows(counts)]}
+        if len(self.labels) <= MAX_CONFUSION_LABELS:
+            matrix = confusion_matrix(gold, found, len(self.labels))
+            tables["Confusion matrix"] = confusion_rows(self.labels, matrix)
+        return tables
 
-    def _example(self, row: TextRow, predicted: str) -> dict[str, str]:
+    def _example(self, row: TextRow, predicted: str, found: Classified) -> dict[str, str]:
         pair = {} if row.text_pair is None else {"second text": row.text_pair}
-        gold = self._gold_name(row)
-        return {"text": row.text, **pair, "gold": gold, "predicted": predicted, "id": row.id}
+        gold = self._gold_names(row)
+        shown = {"text": row.text, **pair, "gold": ", ".join(gold), "predicted": predicted}
+        if self.labels:
+            shown["probabilities"] = _most_probable(dict(zip(self.labels, found.probabilities, strict=True)), also=gold)
+        return {**shown, "id": row.id}
+
+
+def _most_probable(probabilities: Mapping[str, float], *, also: Sequence[str]) -> str:
+    """The most probable labels and those in `also`, most probable first."""
+    ordered = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
+    shown = [name for rank, name in enumerate(ordered) if rank < _NUM_PROBABILITIES or name in also]
+    return ", ".join(f"{name} {probabilities[name]:.3f}" for name in shown)

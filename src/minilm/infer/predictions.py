@@ -17,7 +17,7 @@ from minilm.errors import UsageError
 from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
 from minilm.infer.sources import Part
-from minilm.model.metadata import Activation, HeadName
+from minilm.model.metadata import HeadName
 from minilm.tally import Tally
 from minilm.tasks.squad.answers import Answer, best_answers
 from minilm.tasks.squad.read import Question
@@ -81,9 +81,8 @@ def classify_part(
     rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
     tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
     scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], model.engine.classify)
-    if not model.labels:
-        return [Classified(label="", score=_activated(float(row[0]), model.activation)) for row in scores]
-    return [_classified(row, model.labels, multi_label=is_multi_label(model)) for row in scores]
+    kind = {"multi_label": is_multi_label(model), "sigmoid": model.activation == "sigmoid"}
+    return [classification_of(row, model.labels, **kind) for row in scores]
 
 
 def is_multi_label(model: LoadedModel) -> bool:
@@ -103,10 +102,6 @@ def answer_part(
     return best_answers(questions, parts, scores, model.tokenizer, settings=settings or trained)
 
 
-def _activated(score: float, activation: Activation) -> float:
-    return score if activation == "identity" else float(np.exp(-np.logaddexp(0, -score)))
-
-
 def tag_part(model: LoadedModel, items: Sequence[Part], *, locations: Sequence[str], tally: Tally) -> list[Tagged]:
     """The tags and entities of each text or list of words; `tally` counts the words that the model does not read."""
     framer = WordFramer(tokenizer=model.tokenizer, max_tokens=model.max_tokens, tally=tally)
@@ -116,9 +111,20 @@ def tag_part(model: LoadedModel, items: Sequence[Part], *, locations: Sequence[s
     return [tag_words(one, logits_NC, model.labels) for one, logits_NC in zip(framed, scores, strict=True)]
 
 
-def _classified(scores_C: Float32s, labels: Sequence[str], *, multi_label: bool = False) -> Classified:
-    """The prediction from the scores of the head: softmax over labels, or a sigmoid of each."""
+def classification_of(
+    scores_C: Float32s, labels: Sequence[str], *, multi_label: bool = False, sigmoid: bool = False
+) -> Classified:
+    """The prediction from the scores of the head: softmax over labels, a sigmoid of each, or a number.
+
+    Args:
+        scores_C: the scores.
+        labels: the labels; none for a number.
+        multi_label: each label applies or not.
+        sigmoid: a sigmoid is applied to the number.
+    """
     scores_C64 = scores_C.astype(np.float64)
+    if not labels:
+        return Classified(label="", score=float(np.exp(-np.logaddexp(0, -scores_C64[0])) if sigmoid else scores_C[0]))
     logs_C = -np.logaddexp(0, -scores_C64) if multi_label else scores_C64 - np.logaddexp.reduce(scores_C64)
     best = int(np.argmax(scores_C))
     probabilities = tuple(np.exp(logs_C).tolist())
@@ -128,3 +134,13 @@ def _classified(scores_C: Float32s, labels: Sequence[str], *, multi_label: bool 
         probabilities=probabilities,
         labels=tuple(name for name, score in zip(labels, scores_C, strict=True) if score > 0) if multi_label else (),
     )
+
+
+def prediction_row(one: Classified, labels: Sequence[str], *, multi_label: bool = False) -> dict[str, object]:
+    """What is written about a text: its label with the probabilities of all, all that apply, or only the number."""
+    if not labels:
+        return {"prediction": one.score}
+    scores = {name: round(score, 6) for name, score in zip(labels, one.probabilities, strict=True)}
+    if multi_label:
+        return {"prediction": list(one.labels), "scores": scores}
+    return {"prediction": one.label, "score": round(one.score, 6), "scores": scores}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from minilm.corpus.settings import CorpusSettings
 from minilm.errors import DataError, SystemProblem
-from minilm.files.formats import read_texts
+from minilm.files.texts import read_texts
 from minilm.tally import Tally
 
 MIN_WORDS = 8

@@ -36,5 +36,6 @@ def test_keys_of_the_kind_of_recipe_that_the_command_runs():
 
 
 def test_tasks():
+    assert offered("score", "glue", "--task", "s") == ["sst-2", "sts-b"]
     assert offered("predict", "model", "--task", "s") == ["squad", "sst-2", "sts-b"]
     assert offered("score", "glue", "--task", "s") == ["sst-2", "sts-b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import minilm
 from minilm.cli.app import main
 from minilm.decode.traces import read_traces
+from minilm.files.rows import read_rows
+from minilm.infer.bulk import generate as bulk
 from minilm.tasks.saved import write_task
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 
@@ -59,6 +62,29 @@ def test_every_kind_of_input_is_read(generate, tmp_path, expected, kind):
     generate("--input", f"in{kind}", "--output", "out.txt")
     assert (tmp_path / "out.txt").read_text() == "".join(f"{text}\n" for text in expected)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_targets_are_written_as_the_name_says(generate, tmp_path, expected, suffix):
+    write(tmp_path / "in.jsonl", ".jsonl")
+    generate("--input", "in.jsonl", "--output", f"out{suffix}")
+    rows = [row.values for row in read_rows(tmp_path / f"out{suffix}")]
+    assert [(row["id"], row["prediction"]) for row in rows] == [(f"q{n}", text) for n, text in enumerate(expected)]
+    assert all(set(row) == {"id", "prediction", "score"} for row in rows)
+
+
+@pytest.mark.parametrize(("kind", "input_format"), [(".jsonl", None), (".csv", "csv"), (".txt", "text")])
+def test_streams_give_what_files_give(generate, tmp_path, monkeypatch, kind, input_format):
+    write(tmp_path / f"in{kind}", kind)
+    monkeypatch.setattr(bulk, "_ROWS_PER_CHUNK", 3)
+    generate("--input", f"in{kind}", "--output", "out.jsonl")
+    piped = io.BytesIO((tmp_path / f"in{kind}").read_bytes())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(piped)))
+    words = ["--input-format", input_format] if input_format else []
+    code, said = generate("--input", "-", "--output", "-", *words)
+    assert code == 0
+    assert said.startswith((tmp_path / "out.jsonl").read_text())
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [f"in{kind}", "out.jsonl"]
 
 
 @pytest.mark.slow
@@ -141,7 +167,13 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
         ("in.txt", "w1\n\x01\x02\n", [], 3, "in.txt:2: the source has no token, so there is nothing to generate from"),
         ("other.txt", "w1\n", [], 2, "in.txt: no such file; check the input path"),
         ("in.txt", "w1\n", ["--field", "src"], 2, "in.txt has no columns, each line is a source; remove --field"),
-        ("in.txt", "w1\n", ["--output", "out.csv"], 2, "--output is out.csv; expected a name that ends in .jsonl or"),
+        (
+            "in.txt",
+            "w1\n",
+            ["--output", "o.pdf"],
+            2,
+            "expected a name that ends in .jsonl, .csv, .tsv, .parquet or .txt",
+        ),
         ("in.txt", "w1\n", ["--output", "in.txt"], 2, "--input, --output and --traces name the same file twice"),
         (
             "in.txt",
@@ -150,7 +182,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             2,
             "--n-best is 2, but each line of o.txt holds one tar",
         ),
-        ("in.txt", "w1\n", ["--output", "no/o.txt"], 4, "the folder does not exist: create it first"),
+        ("in.txt", "w1\n", ["--output", "no/o.txt"], 4, "cannot write no/o.txt: the folder does not exist: create"),
         (
             "in.txt",
             "w1\n",
@@ -173,6 +205,8 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             2,
             "--traces is t.bin; expected a file name end",
         ),
+        ("in.txt", "w1\n", ["--output", "-", "--traces", "t.jsonl"], 2, "--traces t.jsonl needs the targets in a file"),
+        ("in.txt", "w1\n", ["--input-format", "csv"], 2, "--input-format csv is for standard input, -; in.txt has the"),
         ("in.txt", "w1\n", ["--top-p", 0.5], 2, "top_p applies only with sample"),
         ("in.txt", "w1\n", ["--length-penalty", "nan"], 2, "length_penalty is nan; expected a finite number"),
     ],

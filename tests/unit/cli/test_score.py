@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from minilm.cli import app
+from minilm.files.row_writer import writing_rows
 
 SQUAD_ROWS = [
     {"id": "q1", "answers": [{"text": "the Denver Broncos", "answer_start": 3}, {"text": "Broncos"}]},
@@ -140,7 +141,7 @@ def test_equal_repeated_predictions_count_once(score):
 
 
 ROW = {"id": "q1", "prediction": "x"}
-KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .gz"
+KINDS = "unknown kind of file; expected .json, .jsonl, .csv, .tsv, .parquet, each (but .parquet) optionally with .gz"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ KINDS = "unknown kind of file; expected .json or .jsonl, each optionally with .g
          "(Unterminated string starting at column 2); write the file again"),
         ("p.jsonl", b'{"id": "q1", "prediction": "x"}\n{"id": "\xff"}',
          "p.jsonl:2: byte 0xff is not UTF-8: save the file as UTF-8"),
-        ("p.tsv", "q1\tx", f"p.tsv: {KINDS}"),
+        ("p.xlsx", "q1\tx", f"p.xlsx: {KINDS}"),
         ("p.json", {"a": "x", "b": "y"},
          "p.json: no prediction id matches a reference id: prediction ids "
          "look like 'a', reference ids like 'q1'; check that the files belong together"),
@@ -266,6 +267,21 @@ def test_bad_na_probs_are_one_clear_error(score, name, content, message):
 )
 def test_a_meaningless_threshold_is_a_usage_error(score, value, message):
     assert score("squad", "p.json", "dev.jsonl", "--na-prob-thresh", value) == (2, "", [message])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_answers_and_null_odds_in_a_table_score_as_in_json(score, suffix):
+    """As `minilm predict` writes them: an answer that looks like a number is a text."""
+    answers = {"q1": "Broncos", "q2": "10", "q3": ""}
+    write("dev.jsonl", SQUAD_ROWS)
+    write("p.json", answers)
+    odds = {"q1": -12.5, "q2": 0.25, "q3": 3.0}
+    write("na.json", odds)
+    with writing_rows(Path(f"p{suffix}")) as write_rows:
+        write_rows([{"id": key, "prediction": text, "null_odds": odds[key]} for key, text in answers.items()])
+    expected = score("squad", "p.json", "dev.jsonl", "--na-prob", "na.json", "--json")
+    assert expected[0] == 0
+    assert score("squad", f"p{suffix}", "dev.jsonl", "--na-prob", f"p{suffix}", "--json") == expected
 
 
 # --- GLUE ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from minilm.corpus import tokenizing
 from minilm.corpus.build import BuildProgress, build_shards
 from minilm.corpus.shards import MANIFEST_NAME, Shards
 from minilm.errors import DataError, UsageError
-from minilm.files.formats import BAD_ROWS, EMPTY_TEXTS
+from minilm.files.texts import BAD_ROWS, EMPTY_TEXTS
 from minilm.tally import Tally
 from minilm.text.tokenizer import Tokenizer
 

@@ -98,7 +98,8 @@ def test_layers_of_a_teacher_of_another_family_are_not_copied(tiny):
     with pytest.raises(UsageError) as caught:
         check(tiny.recipe(), 'students=[{"init": "layers"}]')
     assert str(caught.value) == (
-        "student 'student': init 'layers' copies weights, which works for bert, roberta, xlm-roberta, camembert, distilbert, electra, mpnet; the model_type of "
+        "student 'student': init 'layers' copies weights, which works for "
+        "bert, roberta, xlm-roberta, camembert, distilbert, electra, mpnet; the model_type of "
         f"{tiny.teacher} is 'ernie': use init: random"
     )
 

@@ -13,8 +13,9 @@ import pytest
 
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.files import formats as readers
-from minilm.files.formats import BAD_ROWS, EMPTY_TEXTS, ByteMeter, read_texts
+from minilm.files.formats import ByteMeter
 from minilm.files.rows import read_rows
+from minilm.files.texts import BAD_ROWS, EMPTY_TEXTS, read_texts
 from minilm.tally import Found, Tally
 
 TEXTS = ["the cat sat", "naïve café — 猫", 'she said "hi", twice', "  kept  as is  "]

@@ -8,11 +8,12 @@ import pytest
 
 from minilm.errors import DataError, UsageError
 from minilm.files.by_id import read_by_id
-from minilm.files.formats import read_file, read_texts
+from minilm.files.formats import read_file
 from minilm.files.json import read_json
 from minilm.files.regular import read_text, sha256_file
 from minilm.files.rows import read_lines, read_rows
 from minilm.files.tensors import map_arrays, read_safetensors, read_safetensors_header
+from minilm.files.texts import read_texts
 from minilm.files.torch_bin import read_plain_pickles, read_torch_bin
 from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.tally import Tally

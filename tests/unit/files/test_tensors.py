@@ -12,7 +12,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from minilm.errors import DataError, UsageError
+from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import read_text, sha256_file, sha256_text
@@ -122,6 +122,15 @@ def test_folder_appears_complete(tmp_path: Path) -> None:
         assert aside.name == f".out.tmp-{os.getpid()}"
     assert (path / "sub" / "f").read_text() == "x"
     assert os.listdir(path.parent) == ["out"]
+
+
+def test_a_file_of_a_folder_that_fails_has_its_final_name_in_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with pytest.raises(SystemProblem) as caught, atomic_folder(path) as aside:
+        atomic_write(aside / "missing" / "f", "x")
+    message = str(caught.value)
+    assert message == f"cannot write {path}/missing/f: the folder does not exist: create it first"
+    assert os.listdir(tmp_path) == []
 
 
 def test_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:

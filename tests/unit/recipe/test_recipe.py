@@ -119,6 +119,16 @@ def test_the_resolved_recipe_is_the_same_recipe(tmp_path_factory, name, seed, ra
     assert loaded.recipe.name == name
 
 
+def test_a_pointer_of_git_lfs_is_named(write):
+    path = write("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 412\n")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(path)
+    assert (
+        str(caught.value)
+        == f"{path} is a Git LFS pointer to a file of 412 bytes, not the file: run 'git lfs pull' in its repository, or download the file again"
+    )
+
+
 def test_the_resolved_recipe_says_where_each_value_comes_from(write):
     text = resolved_yaml(load_recipe(write(RECIPE), ["out=runs/b"]))
     assert "name: small  # from r.yaml:2\n" in text

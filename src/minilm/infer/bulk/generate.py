@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, cast
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import writing_aside
 from minilm.files.formats import require_file
+from minilm.files.row_writer import json_lines, writing_rows
 from minilm.files.rows import is_table, read_lines, read_rows
+from minilm.files.source import StandardInput
 from minilm.infer.batching import chunked
 from minilm.infer.bulk.journal import Unfinished
 from minilm.infer.sources import Part, Source
@@ -37,12 +40,12 @@ logger = logging.getLogger(__name__)
 _ROWS_PER_CHUNK = 1024  # sources sorted by length together
 
 
-def read_sources(path: Path, fields: Sequence[str]) -> Iterator[Source]:
+def read_sources(path: Path | StandardInput, fields: Sequence[str]) -> Iterator[Source]:
     """Read the sources of a file, one by one.
 
     Args:
         path: rows (.jsonl, .json with one object per line, .csv, .tsv, .parquet), or a text file with one source per
-            line (any other suffix); all but .parquet optionally .gz.
+            line (any other suffix); all but .parquet optionally .gz; or standard input.
         fields: the columns that hold the parts of a source; not used for text files.
 
     Raises:
@@ -73,21 +76,21 @@ class GenerationJob:
 
     Attributes:
         sources: what to generate from; read once, and kept in memory as token ids.
-        output: file for the targets.
-        as_lines: write the best target of each source as a line of text instead of a JSON object per line.
+        output: file for the targets, with a suffix of `row_writer.py`; None for JSON lines on standard output.
+        as_lines: write the best target of each source as a line of text, whatever the suffix.
         traces: file for the score traces, if any.
         identity: JSON values by name: what the targets depend on besides sources, tokenizer and settings.
     """
 
     sources: Iterable[Source]
-    output: Path
+    output: Path | None
     as_lines: bool
     traces: Path | None
     identity: Mapping[str, object]
 
 
 def generate_file(generation: Generation, job: GenerationJob) -> int:
-    """Generate for every source of a file, with progress; the output appears only when it is complete.
+    """Generate for every source of a file, with progress; a file appears only when it is complete.
 
     Returns:
         The number of sources.
@@ -103,7 +106,8 @@ def generate_file(generation: Generation, job: GenerationJob) -> int:
         with Progress("generate", unit="rows") as progress:
             return _generate(generation, job, progress)
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped by the user; run the same command to finish {job.output}") from None
+        rest = "" if job.output is None else f"; run the same command to finish {job.output}"
+        raise Interrupted(f"stopped by the user{rest}") from None
 
 
 def _generate(generation: Generation, job: GenerationJob, progress: Progress) -> int:
@@ -120,7 +124,10 @@ def _generate(generation: Generation, job: GenerationJob, progress: Progress) ->
             ids += [source.id for source in part]
     total = len(framed)
     if not total:
-        logger.warning("the input has no sources, so %s will be empty", job.output)
+        logger.warning("the input has no sources, so %s will be empty", job.output or "the output")
+    if job.output is None:
+        _print(generation, framed, ids, progress)
+        return total
     identity = {**job.identity, **generation.identity, "input": _fingerprint(framed, ids)}
     with Unfinished(job.output, identity) as finished:
         progress.begin(total, len(finished))
@@ -133,12 +140,32 @@ def _generate(generation: Generation, job: GenerationJob, progress: Progress) ->
             from minilm.decode.traces import write_traces
 
             write_traces(job.traces, [_trace(finished[number]) for number in range(total)])
-        with writing_aside(job.output) as file:
-            for number in range(total):
-                # in JSON, a lone surrogate becomes its original escape again
-                file.write((_line(finished[number], job.as_lines) + "\n").encode(errors="backslashreplace"))
+        _write(job.output, (finished[number] for number in range(total)), as_lines=job.as_lines)
         finished.remove()
     return total
+
+
+def _print(generation: Generation, framed: Sequence[Int32s], ids: Sequence[str], progress: Progress) -> None:
+    """Generate and print JSON lines, chunk by chunk."""
+    progress.begin(len(framed))
+    with json_lines(sys.stdout.buffer) as write:
+        for chunk in chunked(range(len(framed)), _ROWS_PER_CHUNK):
+            rows: dict[int, Mapping[str, object]] = {}
+            for batch in generation.run([framed[number] for number in chunk], chunk):
+                rows |= {chunk[index]: _record(ids[chunk[index]], one) for index, one in batch}
+                progress.advance(len(batch))
+            write([rows[number] for number in chunk])
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, object]], *, as_lines: bool) -> None:
+    if as_lines:
+        with writing_aside(path) as file:
+            for row in rows:
+                file.write((one_line([str(row["prediction"])]) + "\n").encode(errors="backslashreplace"))
+        return
+    with writing_rows(path) as write:
+        for chunk in chunked(rows, _ROWS_PER_CHUNK):
+            write([{name: value for name, value in row.items() if name != "trace"} for row in chunk])
 
 
 def _fingerprint(framed: Sequence[Int32s], ids: Sequence[str]) -> str:
@@ -157,12 +184,6 @@ def _record(key: str, one: Generated) -> dict[str, object]:
     if len(one.candidates) > 1:
         row["candidates"] = [asdict(candidate) for candidate in one.candidates]
     return row | ({} if one.trace is None else {"trace": asdict(one.trace)})
-
-
-def _line(row: Mapping[str, object], as_lines: bool) -> str:
-    if as_lines:
-        return one_line([str(row["prediction"])])
-    return json.dumps({name: value for name, value in row.items() if name != "trace"}, ensure_ascii=False)
 
 
 def _trace(row: Mapping[str, object]) -> Trace:

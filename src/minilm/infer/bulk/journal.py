@@ -3,7 +3,7 @@
 In: rows by number, as they finish. Out: the same rows, also in a later process that runs the same job.
 
 The file is `.NAME.unfinished` next to the output: a line that identifies the job, then one line per row. Each batch is
-synced before it counts; a last line left incomplete by a kill is dropped.
+synced before it counts; a last line left incomplete by a kill is dropped. A file without rows is removed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Unfinished:
             DataError: the file is damaged.
             SystemProblem: writing fails.
         """
-        self.path = output.with_name(f".{output.name}.unfinished")
+        self.path, self._output = output.with_name(f".{output.name}.unfinished"), output
         self._offsets: dict[int, int] = {}
-        with reporting_writes(self.path):
+        with reporting_writes(output):
             self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
-            lock_file(self._file, self.path, busy=f"writing {self.path}", instead="another output")
+            lock_file(self._file, self.path, busy=f"writing {output}", instead="another output")
             self._read(json.loads(json.dumps(job)))
         except BaseException:
             self._file.close()
@@ -58,6 +58,8 @@ class Unfinished:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):  # everything that counts has been synced
+            if not self._offsets:
+                self.path.unlink(missing_ok=True)
             self._file.close()
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class Unfinished:
 
     def add(self, rows: Sequence[tuple[int, Mapping[str, object]]]) -> None:
         """Add finished rows; when this returns, they are on disk."""
-        with reporting_writes(self.path):
+        with reporting_writes(self._output):
             offset = self._file.seek(0, os.SEEK_END)
             lines = [(json.dumps({_ROW: number, **row}) + "\n").encode() for number, row in rows]
             self._file.write(b"".join(lines))
@@ -87,7 +89,7 @@ class Unfinished:
 
     def remove(self) -> None:
         """Remove the file, once the output exists."""
-        with reporting_writes(self.path):
+        with reporting_writes(self._output):
             self.path.unlink()
 
     def _read(self, job: Mapping[str, object]) -> None:
@@ -110,7 +112,7 @@ class Unfinished:
             self._require_same(job, found)
         else:
             offset = 0
-        with reporting_writes(self.path):
+        with reporting_writes(self._output):
             self._file.truncate(offset)
             self._file.seek(offset)
             if not offset:

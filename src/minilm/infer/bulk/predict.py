@@ -1,7 +1,7 @@
 """Predictions for the rows of a file, in order.
 
-In: a loaded model with a head; a file of texts, pairs, questions or sentences. Out: chunks of rows with `id` and
-`prediction`.
+In: a loaded model with a head; a file of texts (also one per line), pairs, questions or sentences. Out: chunks of rows
+with `id` and `prediction`.
 
 The file is read once, before the first row is computed; its texts stay in memory.
 """
@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.files.fields import kind_of, no_field
 from minilm.files.formats import ROW_READERS, reader_for
-from minilm.files.rows import STANDARD_INPUT, Row, read_rows, read_standard_input
+from minilm.files.rows import Row, read_rows
+from minilm.files.source import Source, suffix_of
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
-from minilm.infer.predictions import Classified, answer_part, classify_part, is_multi_label, tag_part
+from minilm.infer.predictions import answer_part, classify_part, is_multi_label, prediction_row, tag_part
 from minilm.infer.sources import Part
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
@@ -80,7 +80,7 @@ class SentenceInput:
 _Input = TypeVar("_Input", TextInput, Question, SentenceInput)
 
 
-def read_text_inputs(path: Path | None, columns: InputColumns) -> list[TextInput]:
+def read_text_inputs(path: Source, columns: InputColumns) -> list[TextInput]:
     """Read the texts of a file once; all of them are kept in memory.
 
     In published files, rows of the wrong width are skipped with a warning. The id of a row is its value in the given
@@ -89,7 +89,7 @@ def read_text_inputs(path: Path | None, columns: InputColumns) -> list[TextInput
     file in the same way.
 
     Args:
-        path: the file; None for standard input.
+        path: the file, or standard input.
         columns: the columns to read.
 
     Raises:
@@ -107,18 +107,18 @@ def read_text_inputs(path: Path | None, columns: InputColumns) -> list[TextInput
     return _read(path, columns, parse)
 
 
-def read_questions(path: Path | None, columns: InputColumns) -> list[Question]:
+def read_questions(path: Source, columns: InputColumns) -> list[Question]:
     """Read the questions of a file once: official nested .json, which has its own ids, or rows, as for texts.
 
     Args:
-        path: the file; None for standard input.
+        path: the file, or standard input.
         columns: the columns of rows.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, lacks its question or context, or has an invalid id; names file and line.
     """
-    if path is not None and is_official_squad(path):
+    if is_official_squad(path):
         return read_squad(path, labelled=False)
 
     def parse(row: Row, number: int, location: str) -> Question:
@@ -128,11 +128,11 @@ def read_questions(path: Path | None, columns: InputColumns) -> list[Question]:
     return _read(path, columns, parse)
 
 
-def read_sentences(path: Path | None, columns: Sequence[str], *, id_column: str | None) -> list[SentenceInput]:
+def read_sentences(path: Source, columns: Sequence[str], *, id_column: str | None) -> list[SentenceInput]:
     """Read the sentences of a file once, as for texts: column files, one text per line, or rows with either.
 
     Args:
-        path: the file; None for standard input.
+        path: the file, or standard input.
         columns: columns of the text or the words; the first one that exists.
         id_column: column of the id; None: as for texts.
 
@@ -142,10 +142,9 @@ def read_sentences(path: Path | None, columns: Sequence[str], *, id_column: str 
         UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, has neither text nor words, or has an invalid id; names file and line.
     """
+    reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, ".tsv", *ROW_READERS), read_rows))  # checks the path
     rows: Iterable[Row] | None = None
-    if path is not None:
-        reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, ".tsv", *ROW_READERS), read_rows))  # checks the path
-    if path is not None and is_lines(path):
+    if is_lines(path):
         rows, columns, id_column = sentence_rows(path, tagged=False), (WORDS, TEXT), None
 
     def parse(row: Row, number: int, location: str) -> SentenceInput:
@@ -160,20 +159,25 @@ def read_sentences(path: Path | None, columns: Sequence[str], *, id_column: str 
 
 
 def _read(
-    path: Path | None,
+    path: Source,
     columns: InputColumns,
     parse: Callable[[Row, int, str], _Input],
     rows: Iterable[Row] | None = None,
 ) -> list[_Input]:
     """All rows of a file, each with its id; `rows` are those of a file that is no table."""
-    if rows is None:
-        rows = read_standard_input() if path is None else read_rows(path, unnamed=columns.unnamed)
+    if is_text(path):  # one text per line
+        if columns.text_pair is not None:
+            raise UsageError(
+                f"{path} has one text per line, expected two: {columns.text!r} and {columns.text_pair!r}; give rows "
+                f"(.jsonl, .csv, .tsv or .parquet) with these columns"
+            )
+        columns = replace(columns, id=None)
     inputs: list[_Input] = []
     ids: list[object] = []
     id_column = columns.id
     tally = Tally()
-    for number, row in enumerate(rows):
-        location = f"{path or STANDARD_INPUT}:{row.line}"
+    for number, row in enumerate(rows or read_rows(path, unnamed=columns.unnamed, text_column=columns.text)):
+        location = f"{path}:{row.line}"
         if columns.official is None:
             row.require_fit(location)
         if row.misfit:
@@ -193,30 +197,28 @@ def _read(
     return [replace(one, id=str(value)) for value, one in zip(ids, inputs, strict=True)]
 
 
-def is_official_squad(path: Path) -> bool:
+def is_text(path: Source) -> bool:
+    """Whether a file has one text per line and no columns."""
+    return suffix_of(path) == ".txt"
+
+
+def is_official_squad(path: Source) -> bool:
     """Whether a file of questions has the official nested .json format, which has its own ids."""
-    return path.name.lower().removesuffix(".gz").endswith(".json")
+    return suffix_of(path) == ".json"
 
 
 def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[Prediction], None, None]:
-    """Label and probability of each row, chunk by chunk; only the number for a regression model.
-
-    With a multi-label model: the labels that apply, and the probability of each label.
-    """
+    """The prediction of each row, chunk by chunk, as `prediction_row` says."""
     with reporting_tally() as tally:
         for chunk in chunked(rows, _ROWS_PER_CHUNK):
             pairs = [row.text_pair or "" for row in chunk] if chunk[0].text_pair is not None else None
             locations = [row.location for row in chunk]
             tally.add("texts are empty", [row.location for row in chunk if not row.text.strip()], of=len(chunk))
             found = classify_part(model, [row.text for row in chunk], pairs, locations=locations, tally=tally)
-            yield [{"id": row.id, **_row(model, one)} for row, one in zip(chunk, found, strict=True)]
-
-
-def _row(model: LoadedModel, one: Classified) -> Prediction:
-    if is_multi_label(model):
-        scores = {name: round(score, 6) for name, score in zip(model.labels, one.probabilities, strict=True)}
-        return {"prediction": list(one.labels), "scores": scores}
-    return {"prediction": one.label, "score": round(one.score, 6)} if one.label else {"prediction": one.score}
+            yield [
+                {"id": row.id, **prediction_row(one, model.labels, multi_label=is_multi_label(model))}
+                for row, one in zip(chunk, found, strict=True)
+            ]
 
 
 def tagged(model: LoadedModel, sentences: Iterable[SentenceInput]) -> Generator[list[Prediction], None, None]:

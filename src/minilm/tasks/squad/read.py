@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from minilm.errors import DataError
@@ -19,6 +18,7 @@ from minilm.files.by_id import read_json_text
 from minilm.files.fields import kind_named, kind_of, no_field
 from minilm.files.json import parse_json_object
 from minilm.files.rows import read_rows
+from minilm.files.source import Source, suffix_of
 from minilm.score.squad import SquadReference
 
 _T = TypeVar("_T")
@@ -61,7 +61,7 @@ class Question:
         return self.location or f"question {self.id!r}"
 
 
-def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
+def read_squad(path: Source, *, labelled: bool = True) -> list[Question]:
     """Read all questions of a file.
 
     Args:
@@ -81,7 +81,7 @@ def read_squad(path: Path, *, labelled: bool = True) -> list[Question]:
     return [_question(key, row, contexts, labelled=labelled) for key, row in _rows(path)]
 
 
-def read_squad_references(path: Path) -> list[SquadReference]:
+def read_squad_references(path: Source) -> list[SquadReference]:
     """Read only the `id` and `answers` of each question, as references for scoring.
 
     Raises:
@@ -93,11 +93,11 @@ def read_squad_references(path: Path) -> list[SquadReference]:
     ]
 
 
-def _rows(path: Path) -> Iterator[tuple[str, _Row]]:
+def _rows(path: Source) -> Iterator[tuple[str, _Row]]:
     """Yield the questions of a file with their ids, in file order; raises DataError if there is none."""
     locations: dict[str, str] = {}
     repeated: list[str] = []
-    for row in _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path):
+    for row in _parquet_rows(path) if suffix_of(path) == ".parquet" else _json_rows(path):
         key = row.id()
         if key in locations:
             repeated.append(f"{row.location}: repeated id {key!r}, first used at {locations[key]}")
@@ -166,23 +166,23 @@ class _Row:
             yield _Row(fields=item, location=location)
 
 
-def _json_rows(path: Path) -> Iterator[_Row]:
+def _json_rows(path: Source) -> Iterator[_Row]:
     text, by_line = read_json_text(path)
     return _line_rows(text, path) if by_line else _nested_rows(text, path)
 
 
-def _parquet_rows(path: Path) -> Iterator[_Row]:
+def _parquet_rows(path: Source) -> Iterator[_Row]:
     for row in read_rows(path):
         yield _Row(fields=dict(row.values), location=f"{path}:{row.line}")
 
 
-def _line_rows(text: str, path: Path) -> Iterator[_Row]:
+def _line_rows(text: str, path: Source) -> Iterator[_Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield _Row(fields=parse_json_object(line, path, line=number), location=f"{path}:{number}")
 
 
-def _nested_rows(text: str, path: Path) -> Iterator[_Row]:
+def _nested_rows(text: str, path: Source) -> Iterator[_Row]:
     """The questions of the official nested format, each with the context and title of its parents; or flat ones."""
     is_array = text.lstrip().startswith("[")
     whole = parse_json_object(f'{{"data": {text}}}' if is_array else text, path)

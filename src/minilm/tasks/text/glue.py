@@ -1,6 +1,6 @@
-"""The nine GLUE tasks as data: columns of their JSON Lines files and how the official files differ.
+"""The nine GLUE tasks as data: columns of their JSON Lines files and how the official files differ; a user's own tasks.
 
-In: a task's name. Out: its `TextTask`; labels and metrics are those of `score/glue.py`.
+In: a task's name, or settings. Out: a `TextTask`; labels and metrics of GLUE are those of `score/glue.py`.
 Official .tsv files are read by the names in their header, which are at the positions that transformers' GLUE processors
 use (spec section 5): CoLA 3 and 1 (no header), SST-2 0 and 1, MRPC 3, 4 and 0, STS-B 7, 8 and 9, QQP 3, 4 and 5, MNLI
 8, 9 and the last, QNLI, RTE and WNLI 1, 2 and 3. Rows of another width are skipped and counted, as they do for QQP.
@@ -9,14 +9,19 @@ use (spec section 5): CoLA 3 and 1 (no header), SST-2 0 and 1, MRPC 3, 4 and 0, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from minilm.errors import UsageError
 from minilm.score.glue import GLUE_TASKS, glue_name
+from minilm.score.multi_label import METRICS as MULTI_LABEL
 from minilm.tasks.text.rows import OfficialLayout, TextColumns, TextTask
 from minilm.tasks.text.settings import TextSettings
 
 COMBINED = "combined"
 """The mean of a task's two metrics, as the GLUE leaderboard counts it."""
+CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")
+"""Metrics of a user's own task with one label per text; the last two require exactly two labels."""
+REGRESSION = ("pearson", "spearmanr")
 
 
 def _pair(text: str, text_pair: str, label: str = "label") -> TextColumns:
@@ -88,4 +93,29 @@ def text_columns(settings: TextSettings) -> TextColumns:
         label=settings.label or base.label,
         text_pair=settings.text_pair or base.text_pair,
         id=settings.id or base.id,
+    )
+
+
+def text_task(settings: TextSettings) -> TextTask:
+    """The GLUE task of that name or a user's own, with the columns and labels of the settings.
+
+    A user's own task may be without labels, which its files then determine; its metrics do not depend on their number.
+
+    Raises:
+        UsageError: a GLUE task has one label per text, but the settings ask for several.
+    """
+    task = find_glue_task(settings.name)
+    if task is not None and settings.multi_label:
+        raise UsageError(f"task.multi_label is true, but GLUE task {task.name!r} has one label per text; remove it")
+    columns = text_columns(settings)
+    if task is not None:
+        return replace(task, columns=columns, labels=tuple(settings.labels) or task.labels)
+    metrics = REGRESSION if settings.regression else MULTI_LABEL if settings.multi_label else CLASSIFICATION
+    return TextTask(
+        name=settings.name,
+        columns=columns,
+        labels=tuple(settings.labels),
+        metrics=metrics,
+        main=metrics[0],
+        multi_label=settings.multi_label,
     )

@@ -86,7 +86,7 @@ def label_numbers(value: object, labels: Sequence[str]) -> tuple[int, ...]:
     """
     texts = listed_labels(value)
     assert isinstance(value, (list, tuple))
-    if len(value) == len(labels) and all(not isinstance(one, str) and one in (0, 1) for one in value):
+    if value and len(value) == len(labels) and all(not isinstance(one, str) and one in (0, 1) for one in value):
         raise ValueError(f"found {list(value)}, which may be numbers of labels or a vector of 0 and 1; write names")
     return tuple(sorted({int(label_number(text, labels)) for text in texts}))
 
@@ -123,13 +123,14 @@ def sorted_labels(locations: Mapping[str, str]) -> tuple[str, ...]:
         if _NUMBER.fullmatch(text) and not _WHOLE.fullmatch(text):
             raise UsageError(
                 f"{location}: found label {text!r:.60}, a number with decimals: to predict numbers set task.regression "
-                f"to true, else list the labels in task.labels"
+                f"to true, else list the labels in task.labels (score text: --regression, --labels)"
             )
     if len(locations) > MOST_LABELS:
         text, location = list(locations.items())[MOST_LABELS]
         raise UsageError(
             f"{location}: found {len(locations):,} different labels, expected at most {MOST_LABELS:,}: set "
-            f"task.label to another column, task.regression to true, or list the labels in task.labels"
+            f"task.label to another column, task.regression to true, or list the labels in task.labels (score text: "
+            f"--label-field, --regression, --labels)"
         )
     whole = all(map(_WHOLE.fullmatch, locations))
     return tuple(sorted(locations, key=lambda text: (int(text) if whole else 0, text)))

@@ -8,7 +8,7 @@ without a label and, in GLUE files, rows of the wrong width are skipped, counted
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +17,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.by_id import ID_FIELDS
 from minilm.files.fields import as_text
 from minilm.files.rows import Row, read_rows
+from minilm.files.source import Source
 from minilm.score.glue import matching_label
 from minilm.tally import Tally
 from minilm.tasks.text.hub import is_hub_address, read_hub_rows
@@ -106,16 +107,20 @@ class TextRow:
     labels: tuple[int, ...] = ()
 
 
-def read_text_rows(path: Path | str, task: TextTask, *, labelled: bool = True) -> list[TextRow]:
+def read_text_rows(
+    path: Source | str, task: TextTask, *, labelled: bool = True, with_texts: bool = True
+) -> list[TextRow]:
     """Read the rows of a task's file.
 
     The id of a row is the value of its id column, or its number in the file from 0. If no id column was named and the
     one found has repeated ids, all rows are numbered instead, with a warning.
 
     Args:
-        path: a file, or `hub:glue/TASK/SPLIT`.
+        path: a file, standard input, or `hub:glue/TASK/SPLIT`.
         task: defines columns and labels.
         labelled: every row must have a label and a text; otherwise labels are ignored and texts may be empty.
+        with_texts: read the texts; otherwise the rows are references, which may lack them: `text` is "", and an id that
+            is missing or repeated is an error.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
@@ -123,14 +128,22 @@ def read_text_rows(path: Path | str, task: TextTask, *, labelled: bool = True) -
             names the line.
         SystemProblem: the file cannot be read, or the package for hub addresses is not installed.
     """
-    reading = _Reading(path=str(path), task=task, labelled=labelled)
+    reading = _Reading(path=path, task=task, labelled=labelled, with_texts=with_texts)
     return reading.text_rows(reading.rows())
 
 
-def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[TextTask, list[TextRow]]:
+def read_rows_and_labels(
+    paths: Sequence[Source | str], task: TextTask, *, also: Mapping[str, str] | None = None, with_texts: bool = True
+) -> tuple[TextTask, list[TextRow]]:
     """Read, once, the files of a task whose labels are determined by the files.
 
     All rows are kept in raw form until the last one is read.
+
+    Args:
+        paths: files, as for `read_text_rows`.
+        task: defines the columns.
+        also: more labels, each with its location.
+        with_texts: as for `read_text_rows`.
 
     Returns:
         The task with the labels (whole numbers sorted by value, else as text), and the rows of all files.
@@ -139,9 +152,9 @@ def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[T
         UsageError: the labels look like numbers to predict, or there are too many.
         DataError: as for `read_text_rows`.
     """
-    readings = [_Reading(path=str(path), task=task, labelled=True) for path in paths]
+    readings = [_Reading(path=path, task=task, labelled=True, with_texts=with_texts) for path in paths]
     found = [list(reading.rows()) for reading in readings]
-    locations: dict[str, str] = {}
+    locations = dict(also or {})
     for reading, rows in zip(readings, found, strict=True):
         for _, row, columns in rows:
             for text in reading.label_texts(row, columns):
@@ -149,7 +162,7 @@ def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[T
     if _UNLABELLED[0] in locations:
         raise UsageError(
             f"{locations[_UNLABELLED[0]]}: found label '-', which means no label in files such as SNLI but may be one "
-            f"in yours: list the labels in task.labels"
+            f"in yours: list the labels in task.labels (score text: --labels)"
         )
     task = replace(task, labels=sorted_labels(locations))
     for reading in readings:
@@ -161,9 +174,10 @@ def read_rows_and_labels(paths: Sequence[Path | str], task: TextTask) -> tuple[T
 class _Reading:
     """One file being read: which columns it has, and what was skipped."""
 
-    path: str
+    path: Source | str
     task: TextTask
     labelled: bool
+    with_texts: bool
     tally: Tally = field(default_factory=Tally)
     columns: TextColumns | None = None
     id_column: str | None = None
@@ -205,9 +219,10 @@ class _Reading:
         return self.with_ids(rows, ids)
 
     def _table(self) -> Iterator[Row]:
-        if is_hub_address(self.path):
-            return read_hub_rows(self.path, labels=self.task.labels)
-        return read_rows(Path(self.path), unnamed=self.task.official.unnamed if self.task.official else ())
+        unnamed = self.task.official.unnamed if self.task.official else ()
+        if is_hub_address(str(self.path)):
+            return read_hub_rows(str(self.path), labels=self.task.labels)
+        return read_rows(Path(self.path) if isinstance(self.path, str) else self.path, unnamed=unnamed)
 
     def _find_columns(self, row: Row) -> TextColumns:
         ways = [self.task.columns, *(self.task.official.columns if self.task.official else ())]
@@ -228,10 +243,10 @@ class _Reading:
         )
 
     def _keys_to_set(self, row: Row) -> str:
-        """The keys of a recipe that name the missing columns, with columns of similar names, or the only one left."""
+        """The keys or flags that name the missing columns, with columns of similar names, or the only one left."""
         usual = self.task.columns
-        needed = {"text": usual.text, "text_pair": usual.text_pair, "id": usual.id}
-        needed |= {"label": usual.label} if self.labelled else {}
+        needed = {"text": usual.text, "text_pair": usual.text_pair} if self.with_texts else {}
+        needed |= {"id": usual.id, **({"label": usual.label} if self.labelled else {})}
         missing = {key: name for key, name in needed.items() if name is not None and name not in row.values}
         left = [name for name in row.values if name not in needed.values() and name not in ID_COLUMNS]
         rest = left if len(missing) == len(left) == 1 else ["COLUMN"]
@@ -239,12 +254,15 @@ class _Reading:
         for key, name in missing.items():
             named[key] = (get_close_matches(name, left, n=1) or rest)[0]
             left = [other for other in left if other != named[key]]
+        if not self.with_texts:
+            return " ".join(f"--{key}-field {name}" for key, name in named.items())
         keys = " ".join(f"--set task.{key}={name}" for key, name in named.items())
         flags = " ".join(f"--{key.replace('_', '-')} {name}" for key, name in named.items() if key != "label")
         return f"{keys}{f' (minilm predict: {flags})' if flags else ''}"
 
     def _needed(self, way: TextColumns) -> list[str]:
-        named = [way.id, way.text, way.text_pair, way.label if self.labelled else None]
+        texts = (way.text, way.text_pair) if self.with_texts else ()
+        named = [way.id, *texts, way.label if self.labelled else None]
         return [name for name in named if name is not None]
 
     def location(self, row: Row) -> str:
@@ -257,6 +275,8 @@ class _Reading:
         return row.values[name]
 
     def texts(self, row: Row, columns: TextColumns) -> tuple[str, str | None]:
+        if not self.with_texts:
+            return "", None
         text = self._text(row, columns.text)
         pair = None if columns.text_pair is None else self._text(row, columns.text_pair)
         if self.labelled and not text.strip() and not (pair or "").strip():
@@ -312,21 +332,21 @@ class _Reading:
         except ValueError as error:
             raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
         if task.labels and not known:
-            self.tally.add(_how_read(text, task.labels), [f"{self.location(row)}: label {text!r}"])
+            self.tally.add(how_read(text, task.labels), [f"{self.location(row)}: label {text!r}"])
         return number
 
     def with_ids(self, rows: list[TextRow], ids: Sequence[object]) -> list[TextRow]:
         """The rows with the ids of their column; without valid ids they keep their numbers."""
         if self.id_column is None:
             return rows
-        named = self.columns is not None and self.columns.id is not None
+        named = not self.with_texts or (self.columns is not None and self.columns.id is not None)
         found = ((value, row.location) for row, value in zip(rows, ids, strict=True))
         if not are_ids(found, self.id_column, named=named):
             return rows
         return [replace(row, id=str(value)) for row, value in zip(rows, ids, strict=True)]
 
 
-def _how_read(text: str, labels: Sequence[str]) -> str:
+def how_read(text: str, labels: Sequence[str]) -> str:
     """How a label that is not literally one of `labels` was read."""
     if matching_label(text, labels) is not None:
         return "labels were matched without regard to case"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from minilm.errors import DataError
 from minilm.files.rows import Row, read_lines
+from minilm.files.source import Source
 from minilm.tasks.tokens.schemes import require_tag
 
 CONLL_SUFFIXES = (".conll", ".bio", ".txt")
@@ -36,7 +36,7 @@ class _Sentence:
         return Row(line=self.line, values=values)
 
 
-def read_conll(path: Path, *, tagged: bool = True) -> Iterator[Row]:
+def read_conll(path: Source, *, tagged: bool = True) -> Iterator[Row]:
     """Yield the sentences of a file as rows with `tokens` and `ner_tags`; a row's line is that of its first word.
 
     Args:
@@ -66,7 +66,7 @@ def read_conll(path: Path, *, tagged: bool = True) -> Iterator[Row]:
         yield sentence.row()
 
 
-def read_untagged_lines(path: Path, column: str) -> Iterator[Row]:
+def read_untagged_lines(path: Source, column: str) -> Iterator[Row]:
     """Yield each line of a .txt file as a row with a text in `column`.
 
     Raises:

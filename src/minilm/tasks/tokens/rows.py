@@ -16,6 +16,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.fields import kind_of, no_field
 from minilm.files.formats import reader_for
 from minilm.files.rows import Row, read_rows
+from minilm.files.source import Source, suffix_of
 from minilm.tally import Tally
 from minilm.tasks.text.rows import are_ids, usual_id_column
 from minilm.tasks.tokens.conll import CONLL_SUFFIXES, TAGS, WORDS, read_conll, read_untagged_lines
@@ -115,23 +116,23 @@ def require_known(sentences: Iterable[Sentence], labels: Sequence[str]) -> None:
             )
 
 
-def sentence_rows(path: Path, *, tagged: bool) -> Iterator[Row]:
+def sentence_rows(path: Source, *, tagged: bool) -> Iterator[Row]:
     """The rows of a file, each with a list of words; those of a column file have the columns `tokens` and `ner_tags`.
 
     Args:
-        path: the file.
+        path: the file, or standard input.
         tagged: every word must have a tag. Otherwise column files may have words only, and .txt holds texts.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
     """
-    if path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv")):
+    if suffix_of(path) in (".csv", ".tsv"):
         raise UsageError(
             f"{path}: a cell of a .csv or .tsv file cannot hold a list of words; write .jsonl, or a column file with "
             f"one word per line and the suffix {' or '.join(CONLL_SUFFIXES)}"
         )
     reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, *TABLES), read_rows))  # checks the path
-    if not tagged and path.name.lower().removesuffix(".gz").endswith(".txt"):
+    if not tagged and suffix_of(path) == ".txt":
         return read_untagged_lines(path, TEXT)
     return read_conll(path, tagged=tagged) if is_lines(path) else read_rows(path)
 
@@ -142,9 +143,9 @@ def input_columns(settings: TokensSettings) -> tuple[str, ...]:
     return (*words, settings.text or TEXT)
 
 
-def is_lines(path: Path) -> bool:
+def is_lines(path: Source) -> bool:
     """Whether a file has lines, and no named columns."""
-    return path.name.lower().removesuffix(".gz").endswith(CONLL_SUFFIXES)
+    return suffix_of(path) in CONLL_SUFFIXES
 
 
 def _sentence(path: Path, row: Row, number: int, settings: TokensSettings) -> Sentence:

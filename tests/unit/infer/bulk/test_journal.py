@@ -60,6 +60,7 @@ def test_another_jobs_rows_are_rejected_and_kept(output):
 def test_a_job_that_finished_nothing_blocks_no_other(output):
     with Unfinished(output, JOB):
         pass
+    assert not list(output.parent.iterdir())
     other = JOB | {"settings": {"beam_size": 4}}
     with Unfinished(output, other) as rows:
         rows.add([(0, {"text": "a"})])
@@ -78,7 +79,7 @@ def test_a_damaged_line_is_named(output):
 
 
 def test_only_one_process_writes_at_a_time(output):
-    with Unfinished(output, JOB), pytest.raises(UsageError, match=r"another process is writing .*; wait for it, or"):
+    with Unfinished(output, JOB), pytest.raises(UsageError, match=r"another process is writing .*/out.jsonl; wait"):
         Unfinished(output, JOB)
 
 

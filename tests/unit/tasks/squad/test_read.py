@@ -164,7 +164,7 @@ def test_hostile_lines_are_errors_with_their_line(tmp_path: Path, line: str, mes
 
 
 def test_wrong_files_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"in\.csv: unknown kind of file; expected \.json or \.jsonl"):
+    with pytest.raises(UsageError, match=r"in\.csv: unknown kind of file; expected \.json, \.jsonl"):
         read_squad(tmp_path / "in.csv")
     with pytest.raises(UsageError, match=r"in\.json: no such file"):
         read_squad(tmp_path / "in.json")
