@@ -33,6 +33,7 @@ from minilm.model.encoder import Encoder
 from minilm.model.metadata import model_checksums
 from minilm.model.precision import torch_dtype
 from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
+from minilm.report.card import model_card
 from minilm.train.distributed import ALONE, Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, run_folder
 from minilm.train.loop import train
@@ -216,11 +217,13 @@ def _identity(recipe: DistillRecipe, shards: Shards, plan: DistillPlan) -> Ident
 def _card(recipe: DistillRecipe, name: str, student: Encoder, plan: DistillPlan, extended_at: Sequence[int]) -> str:
     config, points = student.config, ", ".join(map(str, extended_at))
     steps = f"{recipe.train.steps} steps{f' (extended at step {points})' if points else ''}"
-    return (
-        f"---\nlibrary_name: minilm\ntags: [minilm, distillation]\n---\n\n# {name}\n\n"
+    made = (
         f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
         f"Distilled with MiniLM{recipe.loss.version} from `{Path(recipe.teacher.model).name}` "
-        f"(layer {plan.sizes.layer}) for {steps} of {recipe.train.batch_size} documents.\n\n"
-        "The last layer's output projection and feed-forward are not trained by this objective; "
-        "fine-tune before use.\n"
+        f"(layer {plan.sizes.layer}) for {steps} of {recipe.train.batch_size} documents."
     )
+    advice = (
+        "The last layer's output projection and feed-forward are not trained by this objective; fine-tune before use."
+    )
+    base = Path(recipe.teacher.model).name
+    return model_card(name, use="encode", base=base, tags=["distillation"], pairs=False, sections=[made, advice])

@@ -34,8 +34,10 @@ from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import model_checksums
-from minilm.recipe import FinetuneRecipe, LabelledSection, flat_values
+from minilm.recipe import FinetuneRecipe, LabelledSection, TextSection, flat_values
+from minilm.report.card import Use, model_card
 from minilm.tasks.saved import write_task
+from minilm.tasks.text.glue import text_columns
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.best import BestRule, load_best
 from minilm.train.distributed import ALONE, Ranks, wait_for_first
@@ -50,6 +52,7 @@ logger = logging.getLogger(__name__)
 _PATHS = {"out", "model", "config", "tokenizer", "task.train", "task.dev"}
 _LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
 _NOT_IDENTITY = {"name", *_LENGTH, *_PATHS, *(f"train.{key}" for key in CADENCE)}
+_USES: Mapping[str, Use] = {"text": "classify", "tokens": "tag", "squad": "answer", "seq2seq": "generate"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,9 +285,16 @@ def _card(recipe: FinetuneRecipe, result: RunResult) -> str:
     numbers = "\n".join(f"- {name}: {value:.4g}" for name, value in result.numbers.items())
     points = ", ".join(map(str, result.extended_at))
     steps = f"{result.steps} steps{f' (extended at step {points})' if points else ''}"
-    return (
-        f"---\nlibrary_name: minilm\ntags: [minilm, {recipe.task.name}]\n---\n\n# {recipe.name}\n\n"
+    made = (
         f"`{Path(recipe.model).name}` fine-tuned on {recipe.task.name}: {result.train_examples:,} examples, "
         f"{steps} of {result.batch_size}, learning rate {result.learning_rate:g}, seed {result.seed}; "
-        f"weights of step {result.best_step}.\n\n{numbers}\n"
+        f"weights of step {result.best_step}."
+    )
+    return model_card(
+        recipe.name,
+        use=_USES[recipe.task.kind],
+        base=Path(recipe.model).name,
+        tags=[recipe.task.name],
+        pairs=isinstance(recipe.task, TextSection) and text_columns(recipe.task).text_pair is not None,
+        sections=[made, *([f"Held-out data:\n\n{numbers}"] if numbers else [])],
     )

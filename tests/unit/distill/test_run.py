@@ -62,7 +62,8 @@ def test_the_run_folder_holds_everything(tiny):
     assert "Loss v2, normalized per sequence, 12 heads." in page
     assert result.folders == {"student": out / "model"}
     assert result.metrics == {"student.heldout_loss": row["student.heldout_loss"]}
-    assert (out / "model" / "README.md").read_text().startswith("---\nlibrary_name: minilm\n")
+    card = (out / "model" / "README.md").read_text()
+    assert card.startswith('---\nlibrary_name: "minilm"\npipeline_tag: "feature-extraction"\nbase_model: "teacher"\n')
 
 
 @pytest.mark.slow
