@@ -45,7 +45,7 @@ DEFAULTS = {
     **{"source_mask_prob": -1.0, "target_mask_prob": 0.0, "num_max_mask_token": 0, "mask_way": "v2"},
     **{"lmdb_cache": False, "lmdb_dtype": "h"},
 }
-REQUIRED = {"train_file": "t", "model_type": "bert", "model_name_or_path": "m", "output_dir": "o"}
+REQUIRED = {"train_file": "t", "model_type": "bert", "model_name_or_path": "./m", "output_dir": "o"}
 DEAD = ["--log_dir l", "--cache_dir c", "--cached_train_features_file f", "--lmdb_cache", "--lmdb_dtype i"]
 DEAD += ["--fp16_opt_level O2", "--server_ip h", "--server_port 1"]
 
@@ -207,7 +207,8 @@ def fail(script, capsys):
 
 def test_impossible_values_are_rejected_by_flag(fail, given):
     assert fail(2, flags(given, model_type="gpt")) == (
-        "--model_type is 'gpt', expected one of minilm, unilm, electra, bert, roberta, xlm-roberta"
+        "--model_type is 'gpt', expected one of minilm, unilm, electra, bert, roberta, xlm-roberta, camembert, "
+        "distilbert, mpnet"
     )
     assert fail(2, flags(given, model_type="roberta")).startswith("--model_type is roberta, but ")
     assert fail(2, flags(given, label_smoothing=1.5)).startswith("--label_smoothing is 1.5: ")

@@ -38,7 +38,7 @@ DEFAULTS = {
     **{"verbose_logging": False, "no_cuda": False, "lang_id": 0, "seed": 42, "local_rank": -1, "fp16": False},
     **{"fp16_opt_level": "O1", "threads": 1},
 }
-REQUIRED = {"model_type": "bert", "model_name_or_path": "m", "output_dir": "o"}
+REQUIRED = {"model_type": "bert", "model_name_or_path": "./m", "output_dir": "o"}
 DEAD = ["--cache_dir c", "--per_gpu_eval_batch_size 4", "--verbose_logging", "--lang_id 1", "--overwrite_cache"]
 DEAD += ["--fp16_opt_level O2", "--threads 12", "--server_ip h", "--server_port 1"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from minilm.files.by_id import as_number, as_text, read_by_id
+from minilm.files.by_id import as_number, read_by_id
+from minilm.files.fields import as_text
 from minilm.score.squad import SquadReference, squad_metrics, threshold_curve
 from minilm.tasks.squad.read import read_squad_references
 

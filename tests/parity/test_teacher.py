@@ -9,6 +9,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS, relation_loss
 from minilm.distill.teacher import TEACHERS_ONLY, load_teacher, read_sizes, tokenizer_folder
@@ -241,10 +242,38 @@ def test_a_missing_folder_or_one_without_a_model_is_rejected(tmp_path):
         load_teacher(tmp_path)
 
 
-def test_pickled_weights_are_never_opened(save):
+@pytest.mark.parametrize("name", ["Bert", "Albert"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_in_a_bin_are_read_without_unpickling(save, long_ids, name, zipped):
+    """Transformers reads them as safetensors; shards too."""
+    folder = save(name, **WORKING[name])
+    packed = pack(long_ids)
+    expected = load_teacher(folder).relations(packed)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files = {key: f"pytorch_model-{number % 2}.bin" for number, key in enumerate(tensors)}
+    for file in sorted(set(files.values())):
+        part = {key: value for key, value in tensors.items() if files[key] == file}
+        torch.save(part, folder / file, _use_new_zipfile_serialization=zipped)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+    found = load_teacher(folder).relations(packed)
+    for part in ("query", "key", "value"):
+        assert torch.equal(getattr(found, part), getattr(expected, part))
+
+
+def test_a_bin_that_is_a_pointer_or_more_than_tensors_is_rejected(save):
     folder = save("Bert")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(DataError, match=r"no model\.safetensors; a pickled pytorch_model\.bin is not opened"):
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    torch.save({"a": torch.nn.Linear(2, 2)}, path)
+    with pytest.raises(DataError, match=r"pytorch_model\.bin"):
+        load_teacher(folder)
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * 'a'}\nsize 90868376\n")
+    for read in (load_teacher, read_sizes):
+        with pytest.raises(DataError, match=r"pytorch_model\.bin is a Git LFS pointer to a file of 90868376 bytes"):
+            read(folder)
+    path.unlink()
+    with pytest.raises(DataError, match=r"no weights; expected model\.safetensors or pytorch_model\.bin"):
         load_teacher(folder)
 
 

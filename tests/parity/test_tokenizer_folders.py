@@ -157,7 +157,7 @@ def test_a_vocabulary_of_mpnet_without_its_special_tokens_is_rejected(tmp_path: 
 
 
 ONLY = "but from a vocab.txt only BertTokenizer and its twins are read; save the tokenizer with transformers first"
-REMOVE = "remove it for the latter, else save a tokenizer.json with transformers 4"
+REMOVE = "remove it for these, else give a tokenizer.json that splits like the slow one"
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,11 @@ REMOVE = "remove it for the latter, else save a tokenizer.json with transformers
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "which splits words with a Japanese dictionary"),
         ({"word_tokenizer_type": "mecab"}, "tokenizer_class is 'BertJapaneseTokenizer', which splits words"),
         ({"tokenizer_class": "RoCBertTokenizer"}, f"tokenizer_class is 'RoCBertTokenizer', {ONLY}"),
-        ({"do_basic_tokenize": False}, f"keeps their case, transformers 5 ignores it; {REMOVE}"),
-        ({"never_split": ["z"]}, "never_split is ['z']: transformers 4 keeps these words whole, transformers 5 igno"),
+        ({"do_basic_tokenize": False}, f"keeps their case, its fast one and transformers 5 ignore it; {REMOVE}"),
+        (
+            {"never_split": ["z"]},
+            "never_split is ['z']: the slow BertTokenizer of transformers 4 keeps these words",
+        ),
         ({"do_lower_case": "false"}, "do_lower_case is 'false'; expected true or false"),
         ({"strip_accents": "x"}, "strip_accents is 'x'; expected true or false"),
         ({"cls_token": "x"}, "cls_token is 'x', expected '[CLS]' without a tokenizer.json"),

@@ -26,7 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from minilm.distill.shapes import TeacherSizes
-from minilm.distill.teacher_files import explaining, require_files, require_weights, without_load_report
+from minilm.distill.teacher_files import (
+    explaining,
+    require_files,
+    require_weights,
+    with_safetensors,
+    without_load_report,
+)
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
 from minilm.files.sentence_modules import transformer_folder
 from minilm.model.attention import attend
@@ -174,13 +180,18 @@ def _sizes_of(model: Any, layer: int | None, where: str) -> TeacherSizes:  # noq
         num_layers=num_layers,
         layer=wanted,
         hidden_size=width,
-        intermediate_size=int(getattr(config, "intermediate_size", None) or 4 * width),
+        intermediate_size=int(_first_of(config, "intermediate_size", "hidden_dim") or 4 * width),
         num_heads=heads,
         query_width=heads * head_width,
         key_width=int(getattr(config, "num_key_value_heads", None) or heads) * head_width,
         max_tokens=positions - _first_position(model),
         num_parameters=sum(weight.numel() for weight in model.parameters()),
     )
+
+
+def _first_of(config: Any, *names: str) -> int | None:  # noqa: ANN401
+    """The first of several keys of a configuration that exists: families name a size differently."""
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
 def _width(rows: Tensor) -> int:
@@ -195,9 +206,9 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
 
     AttentionInterface.register(_INTERFACE, _packed_attention)
     transformers_logging.disable_progress_bar()
-    with explaining(folder), without_load_report():
+    with with_safetensors(inner) as safe, explaining(folder), without_load_report():
         model, loading = AutoModel.from_pretrained(
-            inner,
+            safe,
             attn_implementation=_INTERFACE,
             dtype=torch.float32,
             local_files_only=True,

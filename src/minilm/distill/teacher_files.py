@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,16 +17,18 @@ from typing import Any
 
 from minilm.errors import DataError, SystemProblem, one_line
 from minilm.files.json import read_json
+from minilm.files.regular import reject_pointer
 from minilm.files.sentence_modules import transformer_folder
-from minilm.files.tensors import read_safetensors_header
+from minilm.files.tensors import read_safetensors_header, write_safetensors
+from minilm.model.checkpoint import read_tensors
 from minilm.model.config import EncoderConfig, require_ranges
-from minilm.model.metadata import config_file
+from minilm.model.metadata import config_file, weight_files
 
 logger = logging.getLogger(__name__)
 
 
 def require_files(folder: Path) -> Path:
-    """The folder of the encoder itself, with a configuration and safetensors that are worth loading.
+    """The folder of the encoder itself, with a configuration and weights that are worth loading.
 
     Raises:
         SystemProblem: transformers is not installed.
@@ -36,15 +40,30 @@ def require_files(folder: Path) -> Path:
         raise DataError(f"teacher {folder}: no such folder; expected a Hugging Face model folder")
     inner = transformer_folder(folder)
     _require_reasonable(config_file(folder))
-    weights = list(inner.glob("*.safetensors"))
-    if not weights:
-        raise DataError(
-            f"teacher {folder}: no model.safetensors; a pickled pytorch_model.bin is not opened by transformers here: "
-            "load the model once with transformers and save it with save_pretrained"
-        )
-    for file in weights:
+    for file in inner.glob("*.safetensors"):
         read_safetensors_header(file)  # reports a damaged file more clearly than the library
+    for file in weight_files(inner)[1]:
+        reject_pointer(file)
     return inner
+
+
+@contextlib.contextmanager
+def with_safetensors(inner: Path) -> Iterator[Path]:
+    """The folder; if its weights are in `.bin` files, a temporary one with safetensors: transformers would unpickle.
+
+    Raises:
+        DataError: a `.bin` file holds anything but tensors.
+    """
+    if any(inner.glob("*.safetensors")):
+        yield inner
+        return
+    _, tensors = read_tensors(inner)
+    with tempfile.TemporaryDirectory(prefix="minilm-teacher-") as folder:
+        copied = Path(folder)
+        shutil.copy(config_file(inner), copied / "config.json")
+        write_safetensors(copied / "model.safetensors", tensors, metadata={"format": "pt"})
+        del tensors
+        yield copied
 
 
 def _require_reasonable(config: Path) -> None:

@@ -66,7 +66,7 @@ def read_model(
     shape = read_config(path, config=config)
     if head == "mlm" and (untied := untied_output(path, config=config)):
         raise DataError(untied)
-    file, tensors = _read_tensors(path)
+    file, tensors = read_tensors(path)
     if num_labels is None:
         num_labels = len(label_names(path, config=config))
     generator = torch.Generator().manual_seed(seed)
@@ -133,7 +133,7 @@ def write_model(
     write_json(folder / "config.json", values)
 
 
-def _read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
+def read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of the model at `path`, and the file to mention in messages."""
     where, files = weight_files(path)
     tensors: dict[str, Tensor] = {}

@@ -101,13 +101,15 @@ def check_flags(config: Mapping[str, object], roles: Mapping[str, str], *, where
             )
     if config.get("do_basic_tokenize") is False:
         raise DataError(
-            f"{where}: do_basic_tokenize is false: transformers 4 then splits texts at whitespace only and keeps their "
-            "case, transformers 5 ignores it; remove it for the latter, else save a tokenizer.json with transformers 4"
+            f"{where}: do_basic_tokenize is false: the slow BertTokenizer of transformers 4 then splits texts at "
+            "whitespace only and keeps their case, its fast one and transformers 5 ignore it; remove it for these, else "
+            "give a tokenizer.json that splits like the slow one"
         )
     if config.get("never_split"):
         raise DataError(
-            f"{where}: never_split is {config['never_split']!r:.60}: transformers 4 keeps these words whole, "
-            "transformers 5 ignores it; remove it for the latter, else save a tokenizer.json with transformers 4"
+            f"{where}: never_split is {config['never_split']!r:.60}: the slow BertTokenizer of transformers 4 keeps "
+            "these words whole, its fast one and transformers 5 ignore it; remove it for these, else give a "
+            "tokenizer.json that splits like the slow one"
         )
 
 
