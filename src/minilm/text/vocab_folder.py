@@ -102,8 +102,8 @@ def check_flags(config: Mapping[str, object], roles: Mapping[str, str], *, where
     if config.get("do_basic_tokenize") is False:
         raise DataError(
             f"{where}: do_basic_tokenize is false: the slow BertTokenizer of transformers 4 then splits texts at "
-            "whitespace only and keeps their case, its fast one and transformers 5 ignore it; remove it for these, else "
-            "give a tokenizer.json that splits like the slow one"
+            "whitespace only and keeps their case, its fast one and transformers 5 ignore it; remove it for these, "
+            "else give a tokenizer.json that splits like the slow one"
         )
     if config.get("never_split"):
         raise DataError(
