@@ -35,10 +35,10 @@ assert os.waitpid(pid, 0)[1] == 0
 """
 
 
-def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: object, by: object = sys.executable) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     env.pop("TOKENIZERS_PARALLELISM", None)
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [str(by), "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300)
 
 
@@ -81,13 +81,13 @@ os.wait()
 
 @pytest.mark.parametrize("before", ["used", "loaded"])
 @pytest.mark.parametrize("child", ["uses", "loads"])
-def test_a_worker_that_would_wait_forever_is_rejected_at_once(tiny_task, before, child):
+def test_a_worker_that_would_wait_forever_is_rejected_at_once(tiny_task, forked, before, child):
     """Loading starts torch's threads, too, and a model loaded in the child waits for the same threads."""
-    said = python(USES, tiny_task.model, 2, before, child).stdout
+    said = python(USES, tiny_task.model, 2, before, child, by=forked / "python").stdout
     assert said.startswith("the model was used before this process was forked, and torch's threads do not survive")
     assert "load the model in the child only" in said
 
 
 @pytest.mark.parametrize(("threads", "before", "child"), [(1, "used", "uses"), (2, "nothing", "loads")])
-def test_a_worker_without_torchs_threads_or_with_its_own_works(tiny_task, threads, before, child):
-    assert python(USES, tiny_task.model, threads, before, child).stdout == "300\n"
+def test_a_worker_without_torchs_threads_or_with_its_own_works(tiny_task, forked, threads, before, child):
+    assert python(USES, tiny_task.model, threads, before, child, by=forked / "python").stdout == "300\n"
