@@ -27,6 +27,26 @@ SHARED = os.environ.get("MINILM_SHARED")
 GOLDEN = REPO / "tests" / "golden"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _sketched_charts() -> Iterator[None]:
+    """Reports of this process name their curves only: matplotlib takes longer than a tiny run. See `drawn_charts`."""
+
+    def sketch(curves, **_: object) -> str:
+        return f"<svg>{''.join(f'<text>{curve.name}</text>' for curve in curves)}</svg>"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("minilm.report.page.draw", sketch)
+        yield
+
+
+@pytest.fixture
+def drawn_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are drawn as for users."""
+    from minilm.report.curves import draw
+
+    monkeypatch.setattr("minilm.report.page.draw", draw)
+
+
 @pytest.fixture(scope="session")
 def repo_dir() -> Path:
     """Root of the repository."""

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 _INK = "#010203"
 _GRID = "#040506"
 _LINES = tuple(f"#0708{index:02x}" for index in range(6))
+_AXES = (0.1, 0.17, 0.89, 0.8)  # left, bottom, width, height; a layout engine would draw everything twice
 _STYLES = ("-", "--", ":", "-.")  # the next one when the colors are used up
 
 
@@ -62,8 +63,8 @@ def draw(
         "text.parse_math": False,
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(7.2, 2.9), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(7.2, 2.9))
+        axes = figure.add_axes(_AXES)
         for index, curve in enumerate(curves):
             color, style = _LINES[index % len(_LINES)], _STYLES[index // len(_LINES) % len(_STYLES)]
             marker = "o" if len(curve.steps) == 1 else None

@@ -12,6 +12,8 @@ from minilm.report import curves
 from minilm.report.curves import Curve
 from minilm.report.page import write_report
 
+pytestmark = pytest.mark.usefixtures("drawn_charts")
+
 METRICS = [{"step": s, "loss": 3 / (s + 1), "learning_rate": 1e-4, "tokens_per_second": 9e3} for s in range(5)]
 METRICS[4]["heldout_loss"] = 0.5
 
