@@ -121,7 +121,7 @@ def table() -> str:
             "tagged words",
             f"{code(CONLL_SUFFIXES)}: one word per line, its tag last; lists in {code(TABLES)}; all but `.parquet` "
             f"also `.gz`; tags in {code(get_args(Scheme))}",
-            "`.csv`, `.tsv`; tags without a prefix, or in no one of these schemes; the first bad row is an error",
+            "`.csv`, `.tsv`; tags without a prefix, or in none of these schemes; the first bad row is an error",
         ),
         (
             "score traces",

@@ -398,7 +398,7 @@ def test_layers_that_the_configuration_leaves_out_are_reported(save, caplog):
 
 @pytest.fixture
 def pieces(tmp_path):
-    """An XLM-R teacher whose tokenizer is a SentencePiece model alone, and the SentencePiece model."""
+    """An ALBERT teacher whose tokenizer is a SentencePiece model alone, and the SentencePiece model."""
     sentencepiece = pytest.importorskip("sentencepiece", reason="needs: pip install sentencepiece protobuf")
     pytest.importorskip("google.protobuf", reason="needs: pip install sentencepiece protobuf")
     folder = tmp_path / "pieces"
@@ -407,32 +407,38 @@ def pieces(tmp_path):
              for place in ("old mill", "bridge", "harbour")]  # fmt: skip
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_prefix=str(tmp_path / "made"), vocab_size=60, hard_vocab_limit=False,
-        minloglevel=2,
+        minloglevel=2, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, pad_piece="<pad>", unk_piece="<unk>",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
     )  # fmt: skip
-    (tmp_path / "made.model").rename(folder / "sentencepiece.bpe.model")
-    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
+    (tmp_path / "made.model").rename(folder / "spiece.model")
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    config = transformers.XLMRobertaConfig(vocab_size=model.get_piece_size() + 2, **sizes)
-    transformers.XLMRobertaModel(config).save_pretrained(folder)
+    config = transformers.AlbertConfig(vocab_size=model.get_piece_size(), embedding_size=8, **sizes)
+    transformers.AlbertModel(config).save_pretrained(folder)
     return folder, model
 
 
-def test_a_sentencepiece_model_alone_gives_the_ids_of_xlm_r(pieces):
-    """Its ids are those of SentencePiece plus one, in `<s>` and `</s>`, which fairseq placed in front."""
+def test_a_sentencepiece_model_alone_gives_the_ids_of_albert(pieces):
+    """Its ids are those of SentencePiece, in `[CLS]` and `[SEP]`."""
     folder, model = pieces
     with tokenizer_folder(folder) as converted:
         tokenizer = Tokenizer.load(converted)
         text = "the blue river runs slowly by the old bridge"
-        assert tokenizer.encode([text])[0].tolist() == [0, *(number + 1 for number in model.encode(text)), 2]
+        assert tokenizer.encode([text])[0].tolist() == [2, *model.encode(text), 3]
     assert not converted.exists()
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "model.safetensors", "sentencepiece.bpe.model",
+        "config.json", "model.safetensors", "spiece.model",
     ]  # fmt: skip
 
 
-def test_a_tokenizer_of_its_own_is_used_as_it_is(tiny):
+def test_a_tokenizer_that_is_read_here_is_used_as_it_is(tiny, pieces):
     with tokenizer_folder(tiny.teacher) as found:
         assert found == tiny.teacher
+    folder, _ = pieces
+    (folder / "spiece.model").rename(folder / "sentencepiece.bpe.model")
+    (folder / "config.json").write_text('{"model_type": "xlm-roberta"}')
+    with tokenizer_folder(folder) as found:
+        assert found == folder
 
 
 def test_without_its_packages_the_conversion_says_what_to_install(pieces, monkeypatch):
@@ -454,7 +460,7 @@ def test_without_its_packages_the_conversion_says_what_to_install(pieces, monkey
 
 def test_files_that_are_no_tokenizer_are_rejected(pieces):
     folder, _ = pieces
-    (folder / "sentencepiece.bpe.model").write_bytes(b"\x00nothing")
+    (folder / "spiece.model").write_bytes(b"\x00nothing")
     with (
         pytest.raises(DataError, match=r"neither tokenizer\.json nor vocab\.txt, and transformers cannot convert its"),
         tokenizer_folder(folder),

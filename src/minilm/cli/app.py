@@ -170,11 +170,12 @@ def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    text: str | None = one_line(message, max_chars=None)
+    line = one_line(message, max_chars=None)
+    text: str | None = line
     if has_company():
         if isinstance(error, KeyboardInterrupt) and (others := code_of_others(wait=False)) is not None:
             return others  # torchrun stops this process because another one failed
-        text = text_to_print(str(text), code)
+        text = text_to_print(line, code)
     if text is not None:
         with contextlib.suppress(OSError):  # nobody reads it; the exit code remains
             print(f"error: {text}", file=sys.stderr)

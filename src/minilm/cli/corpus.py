@@ -53,7 +53,10 @@ def build(
     *,
     inputs: _Inputs = None,
     tokenizer: Annotated[
-        str, typer.Option(help="Model folder, tokenizer.json or vocab.txt of the teacher, or 'embedded'.")
+        str,
+        typer.Option(
+            help="Model folder, tokenizer.json, vocab.txt or sentencepiece.bpe.model of the teacher, or 'embedded'."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Corpus folder to create; must not exist.")],
     field: Annotated[str, typer.Option(help="Column that holds the text (not used for .txt).")] = CorpusSettings.field,
@@ -83,7 +86,8 @@ def build(
     from minilm.progress import Progress
     from minilm.tally import Tally
 
-    sources = sources_of([("--input", name) for name in (*(inputs or []), *(files or []))], input_format)
+    named = [*(("--input", name) for name in inputs or []), *(("FILE", name) for name in files or [])]
+    sources = sources_of(named, input_format)
     tally, started = Tally(), time.monotonic()
     with Progress("build") as progress:
         manifest = build_shards(

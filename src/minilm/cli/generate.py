@@ -22,7 +22,6 @@ from minilm.files.source import STREAM, Source
 if TYPE_CHECKING:
     from minilm.model.precision import Precision
 
-_TEXT = ".txt"
 _Fields = Annotated[
     list[str] | None,
     typer.Option(
@@ -90,6 +89,7 @@ def _run(
     precision: Precision,
 ) -> int:
     """Load the model and generate."""
+    from minilm.files.row_writer import TEXT_SUFFIX
     from minilm.infer.api import load
     from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
     from minilm.infer.generate import generation_of
@@ -102,7 +102,7 @@ def _run(
     job = GenerationJob(
         sources=read_sources(source, columns),
         output=output,
-        as_lines=output is not None and output.suffix == _TEXT,
+        as_lines=output is not None and output.suffix.lower() == TEXT_SUFFIX,
         traces=traces,
         identity={"model": model_checksums(loaded.folder), "precision": precision, "fields": columns},
     )
@@ -115,13 +115,13 @@ def _check(
     """Raise UsageError for flags that do not fit together."""
     from minilm.decode.traces import require_trace_name
     from minilm.files.formats import require_file
-    from minilm.files.row_writer import require_output_name
+    from minilm.files.row_writer import TEXT_SUFFIX, require_output_name
     from minilm.files.rows import is_table
 
     require_file(source)
     if output is not None:
-        require_output_name(output, option="--output", more=(_TEXT,))
-        if output.suffix == _TEXT and n_best > 1:
+        require_output_name(output, option="--output", more=(TEXT_SUFFIX,))
+        if output.suffix.lower() == TEXT_SUFFIX and n_best > 1:
             raise UsageError(
                 f"--n-best is {n_best}, but each line of {output} holds one target; use a name that ends in .jsonl"
             )

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model.")]
+_Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model, or a name in Hugging Face's cache.")
+]
 _Input = Annotated[
     str,
     typer.Option(

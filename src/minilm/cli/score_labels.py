@@ -147,10 +147,10 @@ def _is_regression(task: TextTask) -> bool:
 
 def _read(predictions: Source, references: Source, task: TextTask) -> _Pairs:
     """Read both sides; labels that the task does not list are those of the two files."""
-    from minilm.files.by_id import ID_FIELDS, read_by_id
-    from minilm.tasks.text.rows import read_rows_and_labels, read_text_rows
+    from minilm.files.by_id import read_by_id
+    from minilm.tasks.text.rows import ID_COLUMNS, read_rows_and_labels, read_text_rows
 
-    ids = (*filter(None, [task.columns.id]), *ID_FIELDS, "index")
+    ids = (*filter(None, [task.columns.id]), *ID_COLUMNS)
     tally = Tally()
     parse = _parser(task, predictions, tally)
     given = read_by_id(predictions, parse, fields=("prediction",), id_fields=ids, allow_equal_repeats=True)

@@ -106,7 +106,7 @@ def relation_heads(loss: LossSection, teacher: TeacherSizes, students: Mapping[s
     """R: the attention heads (v1), or `loss.relation_heads`, by default the fitting number that is nearest to 48.
 
     Raises:
-        UsageError: the number fits the teacher or a student not; the message names numbers that do.
+        UsageError: the number does not fit the teacher or a student; the message names numbers that do.
     """
     if loss.version == "v1":
         return _common_heads(teacher, students)

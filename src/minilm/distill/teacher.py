@@ -40,6 +40,7 @@ from minilm.model.encoder import Relations
 from minilm.model.packing import Packed, pack
 from minilm.model.prepacked import prepack
 from minilm.model.without_weights import without_weights
+from minilm.text.sentencepiece_layout import has_known_layout
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401 (a transformers model has 
 def tokenizer_folder(teacher: Path) -> Iterator[Path]:
     """The folder of the teacher's tokenizer: its own, or a temporary one with a tokenizer.json.
 
-    Transformers converts other formats, such as a `sentencepiece.bpe.model`.
+    Transformers converts formats that are not read here, such as the `spiece.model` of ALBERT.
 
     Raises:
         SystemProblem: a package that the conversion needs is not installed.
@@ -234,7 +235,8 @@ def tokenizer_folder(teacher: Path) -> Iterator[Path]:
     """
     inner = transformer_folder(teacher)
     convertible = (inner / "config.json").is_file() and find_spec("transformers") is not None
-    if not convertible or any((inner / name).exists() for name in ("tokenizer.json", "vocab.txt")):
+    is_read = has_known_layout(inner) or any((inner / name).exists() for name in ("tokenizer.json", "vocab.txt"))
+    if is_read or not convertible:
         yield teacher
         return
     from transformers import AutoTokenizer

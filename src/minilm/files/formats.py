@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar, cast
+from typing import IO, TYPE_CHECKING, TypeVar, cast, get_args
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
 from minilm.files.regular import POINTER, pointer_problem, reject_pointer, reject_utf16
-from minilm.files.source import Source, StandardInput, suffix_of
+from minilm.files.source import InputFormat, Source, StandardInput, suffix_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -95,7 +95,8 @@ def reader_for(path: Source, readers: Mapping[str, _Reader]) -> _Reader:
     """
     reader = readers.get(suffix_of(path))
     if reader is None and isinstance(path, StandardInput):
-        raise UsageError(f"--input-format {path.format} is not read here; expected {', '.join(readers)} in its place")
+        known = [name for name in get_args(InputFormat) if StandardInput(name).suffix in readers]
+        raise UsageError(f"--input-format {path.format} is not read here; expected {' or '.join(known)}")
     if reader is None:
         raise UsageError(
             f"{path}: unknown kind of file; expected {', '.join(readers)}, each (but .parquet) optionally with .gz"

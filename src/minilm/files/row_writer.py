@@ -23,6 +23,8 @@ from minilm.tally import reporting_tally
 Row = Mapping[str, object]
 Write = Callable[[Sequence[Row]], None]
 
+TEXT_SUFFIX = ".txt"
+"""Suffix of files with one text per line, which some commands write besides rows."""
 _HEADER = ("id", "prediction")  # of a table without rows
 _BREAKS = str.maketrans("\t\n\r", "   ")
 _SPACED = "cells had a tab or line break, which .tsv cannot hold, and were written with a space (use .csv)"

@@ -107,7 +107,7 @@ def is_table(path: Source) -> bool:
 
 
 def read_lines(path: Source) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text) of every line of a text, including empty ones.
+    """Yield (number from 1, text) of every line of a text file, including empty ones.
 
     Raises:
         DataError: the file is damaged or not UTF-8; names the line.

@@ -27,7 +27,7 @@ class SentencePieces:
     """A unigram model.
 
     Attributes:
-        scores: each piece, in order of its id, with its logarithmic probability.
+        scores: each piece, in order of its id, with its log-probability.
         control: pieces that stand for no text, such as `<s>`.
         user_defined: pieces that are never split.
         charsmap: the compiled table of the normalizer; empty without one.

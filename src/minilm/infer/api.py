@@ -226,7 +226,7 @@ class LoadedModel:
             pairs: the second texts.
 
         Raises:
-            UsageError: the model is not a classifier, the numbers of texts differ, or these are no lists of texts.
+            UsageError: the model is not a classifier, the numbers of texts differ, or these are not lists of texts.
         """
         require_head(self, "classification")
         found: list[Classified] = []
@@ -247,7 +247,7 @@ class LoadedModel:
             texts: texts, which the tokenizer splits into words, or lists of words.
 
         Raises:
-            UsageError: the model does not tag words, or these are no lists of texts.
+            UsageError: the model does not tag words, or these are not lists of texts.
         """
         require_head(self, "tokens")
         found: list[Tagged] = []

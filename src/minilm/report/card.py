@@ -43,9 +43,9 @@ def model_card(title: str, *, use: Use, base: str, tags: Sequence[str], pairs: b
     }
     head = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
     usage = f'```python\nimport minilm\n\nmodel = minilm.load("FOLDER")\nprint({call})\n```'
-    licence = (
+    license_note = (
         "The license is that of the base model and of the training data, which this card does not know: set `license` "
         "in its first lines before you publish it."
     )
-    parts = [f"---\n{head}\n---", f"# {title}", *sections, f"## Use\n\n{usage}", f"## License\n\n{licence}"]
+    parts = [f"---\n{head}\n---", f"# {title}", *sections, f"## Use\n\n{usage}", f"## License\n\n{license_note}"]
     return "\n\n".join(parts) + "\n"

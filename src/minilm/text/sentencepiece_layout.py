@@ -77,12 +77,25 @@ def sentencepiece_definition(path: Path, config: Mapping[str, object]) -> JsonOb
     }
 
 
-def _layout(folder: Path, config: Mapping[str, object]) -> _Layout:
+def has_known_layout(folder: Path) -> bool:
+    """Whether the folder has a SentencePiece model that `sentencepiece_definition` reads."""
+    file = folder / "tokenizer_config.json"
+    config = read_json(file) if file.is_file() else {}
+    return (folder / SENTENCEPIECE).is_file() and _named(folder, config)[1] in _LAYOUTS
+
+
+def _named(folder: Path, config: Mapping[str, object]) -> tuple[Path, str]:
+    """The class of the tokenizer, else the family of the model, and the file that names it."""
     where, named = folder / "tokenizer_config.json", config.get("tokenizer_class")
     if named is None:
         where = folder / "config.json"
         named = read_json(where).get("model_type") if where.is_file() else None
-    layout = _LAYOUTS.get(str(named).removesuffix("Fast"))
+    return where, str(named).removesuffix("Fast")
+
+
+def _layout(folder: Path, config: Mapping[str, object]) -> _Layout:
+    where, named = _named(folder, config)
+    layout = _LAYOUTS.get(named)
     if layout is None:
         raise DataError(
             f"{where}: a {SENTENCEPIECE} is read for {', '.join(_LAYOUTS)}; found {named!r:.60}; save the tokenizer "

@@ -394,6 +394,9 @@ def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definiti
     model = definition.json["model"]
     unk = model.get("unk_token") if isinstance(model, dict) else None
     wanted = {"cls": first or "", **names, "unk": unk if isinstance(unk, str) else names["unk"]}
+    for role, token in _FAMILIES["<s>"].items():  # ALBERT has [CLS], [SEP] and [MASK], but <pad> and <unk>
+        if wanted[role] not in ids and token in ids:
+            wanted[role] = token
     missing = [token for token in wanted.values() if token not in ids]
     if missing:
         raise DataError(f"{definition.where} has no token {', '.join(missing)}: not the tokenizer of an encoder")

@@ -76,7 +76,7 @@ def test_standard_input_is_read_once(vocab, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["corpus", "build", "--input", "-", "-", *options])
     assert caught.value.code == 2
-    assert "--input and --input are both -, but standard input can be read only once" in capsys.readouterr().err
+    assert "--input and FILE are both -, but standard input can be read only once" in capsys.readouterr().err
 
 
 def test_the_embedded_tokenizer_is_found_by_its_name(real_model_dir, tmp_path):

@@ -67,7 +67,7 @@ def test_a_dry_run_opens_a_built_corpus(tiny):
         (["data.max_tokens=65", "train.tokens_per_batch=65"], "positions for 64 tokens; set it to at most 64"),
         (["students.0.init=layers"], "requires the teacher's widths; found hidden_size 24 (teacher 48)"),
         (["students.0.init=layer"], "init is 'layer'; expected random, layers, or a model folder"),
-        (["data.inputs=[gone.txt]"], "data.inputs: gone.txt does not exist"),
+        (["data.inputs=[gone.txt]"], "gone.txt: no such file"),
         (["data.inputs=[{}/rows.csv]"], "rows.csv:1: expected one column named 'text'"),
         (["data.inputs=[{}/rows.csv]", "data.field=body"], ""),
         (["data.inputs=[{}/rows.jsonl]"], "only bad rows (first: "),

@@ -228,9 +228,9 @@ def test_text_without_words_is_rejected(tiny):
 
 
 def test_a_missing_input_is_rejected(tiny):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UsageError) as caught:
         run(tiny.recipe(), "data.inputs=[gone.txt]")
-    assert str(caught.value) == "data.inputs: gone.txt does not exist; expected a text file"
+    assert str(caught.value) == "gone.txt: no such file; check the input path"
 
 
 def test_a_missing_teacher_is_rejected(tiny):

@@ -164,7 +164,7 @@ def _read(
     parse: Callable[[Row, int, str], _Input],
     rows: Iterable[Row] | None = None,
 ) -> list[_Input]:
-    """All rows of a file, each with its id; `rows` are those of a file that is no table."""
+    """All rows of a file, each with its id; `rows` are those of a file that is not a table."""
     if is_text(path):  # one text per line
         if columns.text_pair is not None:
             raise UsageError(

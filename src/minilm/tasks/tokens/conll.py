@@ -44,7 +44,7 @@ def read_conll(path: Source, *, tagged: bool = True) -> Iterator[Row]:
         tagged: every line must have a tag; otherwise a file may have words only.
 
     Raises:
-        DataError: a line has another number of columns than the first one, or its last column is no tag; names it.
+        DataError: a line has another number of columns than the first one, or its last column is not a tag; names it.
         SystemProblem: the file cannot be read.
     """
     sentence, columns = _Sentence(), 0

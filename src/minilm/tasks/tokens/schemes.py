@@ -2,7 +2,7 @@
 
 In: the tags of the words of each sentence. Out: the scheme, and the tags in IOB2, where B- begins every entity.
 
-| scheme | begins with | goes on with |
+| scheme | begins with | continues with |
 |---|---|---|
 | IOB1 | I-, or B- directly after an entity of the same type | I- |
 | IOB2 | B- | I- |
