@@ -50,7 +50,7 @@ def test_a_stopped_prediction_leaves_no_file(stopped, tiny_task):
     classifier = tiny_task.write_classifier("classifier", seed=1, num_labels=3)
     source, folder = tiny_task.folder / "many.txt", tiny_task.folder / "out"
     folder.mkdir()
-    source.write_text("word1 word2 word3 word4\n" * 200_000)
+    source.write_text("word1 word2 word3 word4\n" * 60_000)
     words = ["predict", classifier, "--input", source, "--output", folder / "out.csv"]
     code, said = stopped(words, lambda: left(folder))
     assert (code, said.splitlines()[-1]) == (130, "error: interrupted")
@@ -60,7 +60,7 @@ def test_a_stopped_prediction_leaves_no_file(stopped, tiny_task):
 def test_a_stopped_corpus_leaves_no_folder(stopped, tiny):
     source, folder = tiny.folder / "many.txt", tiny.folder / "out"
     folder.mkdir()
-    source.write_text("word1 word2 word3 word4\n" * 400_000)
+    source.write_text("word1 word2 word3 word4\n" * 150_000)
     words = ["corpus", "build", "--input", source, "--tokenizer", tiny.teacher, "--out", folder / "corpus"]
     code, said = stopped(words, lambda: left(folder))
     assert (code, said.splitlines()[-1]) == (130, "error: interrupted")

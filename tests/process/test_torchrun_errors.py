@@ -50,7 +50,6 @@ def errors_of(forked, repo_dir, tmp_path):
     [
         ("012", "no such file", ["error: no such file"]),
         ("12", "no such file", ["error: rank 1 of 3: no such file"]),
-        ("2", "no such file", ["error: rank 2 of 3: no such file"]),
         ("01", "file RANK", ["error: rank 0 of 3: file 0", "error: rank 1 of 3: file 1"]),
     ],
 )
