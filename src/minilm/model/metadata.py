@@ -54,7 +54,11 @@ def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, .
     values = read_json(file).get("id2label") or {}
     if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
         raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
-    return tuple(str(values[str(index)]) for index in range(len(values)))
+    names = tuple(str(values[str(index)]) for index in range(len(values)))
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{file}: id2label has the name {twice!r:.60} more than once; give each id its own name")
+    return names
 
 
 def label_names(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:

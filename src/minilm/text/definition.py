@@ -18,6 +18,7 @@ from typing import cast
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
+from minilm.text.beside_json import apply_config, set_frame
 from minilm.text.sentencepiece_layout import SENTENCEPIECE, sentencepiece_definition
 from minilm.text.vocab_folder import BERT_ROLES, added_tokens, check_class, check_flags, normalizer_flags, roles_of
 from minilm.text.vocabulary import read_vocab, rename_tokens
@@ -73,12 +74,14 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
         check_ids(definition, where=where)
         if vocab_path is not None and _model(definition, where)["type"] == "WordPiece":
             _check_same_vocab(definition, definition_path, vocab_path)
+        apply_config(definition, check_ids(definition, where=where), folder, config, where=where)
     else:
         where = cast(Path, vocab_path)
         vocab, config_path, roles = read_vocab(where), folder / "tokenizer_config.json", roles_of(folder, config)
         check_flags(config, roles, where=config_path)
         definition = _bert_definition(vocab, config, roles, where=where)
         definition["added_tokens"] = added_tokens(folder, config, vocab, roles, where=config_path)
+    set_frame(definition, config, where=folder / "tokenizer_config.json")
     _set_normalizer(definition, lowercase, folder, config, where=where)
     if renames:
         _rename(definition, renames, where=where)

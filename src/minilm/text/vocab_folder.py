@@ -93,7 +93,7 @@ def check_flags(config: Mapping[str, object], roles: Mapping[str, str], *, where
         if not isinstance(config.get(key), bool | None):
             raise DataError(f"{where}: {key} is {config[key]!r:.60}; expected true or false")
     for key, expected in ((f"{role}_token", token) for role, token in roles.items()):
-        found = _content(config.get(key, expected))
+        found = token_text(config.get(key, expected))
         if found != expected:
             raise DataError(
                 f"{where}: {key} is {found!r:.60}, expected {expected!r} without a tokenizer.json; save the tokenizer "
@@ -140,7 +140,7 @@ def added_tokens(
     for values in (config, read_json(special) if special.is_file() else {}):
         extra = values.get("additional_special_tokens") or values.get("extra_special_tokens") or []
         for value in extra if isinstance(extra, list) else []:
-            content = _content(value)
+            content = token_text(value)
             if not isinstance(content, str):
                 raise DataError(f"{where}: additional_special_tokens must be a list of tokens")
             last = max([len(ids) - 1, *(int(str(entry["id"])) for entry in entries.values())])
@@ -162,6 +162,6 @@ def _entry(token: str, number: int, *, special: bool) -> JsonObject:
     return {"id": number, "content": token, **flags, "normalized": not special, "special": special}
 
 
-def _content(value: object) -> object:
+def token_text(value: object) -> object:
     """The text of a token that is written as text or as an object."""
     return value.get("content") if isinstance(value, dict) else value
