@@ -35,6 +35,12 @@ def downloads(*, allowed: bool) -> Iterator[None]:
         _allowed.reset(token)
 
 
+def _is_complete(folder: Path) -> bool:
+    """Whether a snapshot has a configuration and weights; other libraries may have fetched single files of it."""
+    names = {path.name for path in folder.rglob("*")}
+    return "config.json" in names and any(name.endswith((".safetensors", ".bin")) for name in names)
+
+
 def hub_model(name: str) -> Path:
     """Folder of a model in the local cache, downloaded before if it is not there and downloads are allowed.
 
@@ -50,9 +56,11 @@ def hub_model(name: str) -> Path:
             f"{name}: no such model folder; to look for a model of that name, install: pip install 'minilm[hub]'"
         ) from None
     try:
-        return Path(snapshot_download(name, local_files_only=True))
+        cached = Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
-        pass
+        cached = None
+    if cached is not None and (not _allowed.get() or _is_complete(cached)):
+        return cached
     if not _allowed.get():
         raise DataError(
             f"{name}: no such model folder, and the Hugging Face cache has no model of that name; download it with "

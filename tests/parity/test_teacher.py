@@ -217,6 +217,21 @@ def test_models_without_explicit_positions_are_rejected(save):
     assert str(caught.value) == f"teacher {folder}: RoFormerModel does not accept position_ids, so it cannot run packed"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("GPT2", "GPT2Attention masks its own attention; expected a bidirectional encoder"),
+        ("MPNet", "MPNetModel does not use the attention interface of transformers"),
+        ("DebertaV2", "DebertaV2Model does not use the attention interface of transformers"),
+    ],
+)
+def test_what_cannot_run_packed_is_seen_in_its_sizes_too(save, name, message):
+    folder = save(name, **NO_INTERFACE.get(name, {}))
+    for read in (read_sizes, load_teacher):
+        with pytest.raises(DataError, match=message):
+            read(folder)
+
+
 def test_an_encoder_decoder_is_rejected(save):
     folder = save("T5", d_model=32, d_kv=8, d_ff=40)
     with pytest.raises(DataError) as caught:

@@ -95,6 +95,17 @@ def test_allowed_downloads_fetch_only_the_files_that_are_read(fetched):
         model_path(NAME)
 
 
+def test_a_snapshot_without_weights_is_completed_if_downloads_are_allowed(cache, fetched, tmp_path):
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "config.json").write_text("{}")
+    folder = put_into(cache, NAME, part)
+    assert model_path(NAME) == folder
+    with downloads(allowed=True):
+        assert model_path(NAME).name == "snapshot"
+    assert len(fetched) == 2
+
+
 @pytest.mark.parametrize("arguments", [["--allow-download", "predict", NAME], ["predict", NAME, "--allow-download"]])
 def test_the_flag_may_be_anywhere_in_the_command(fetched, arguments, capsys):
     Path("in.jsonl").write_text('{"text": "a"}\n')

@@ -103,10 +103,7 @@ class Teacher:
         finally:
             _current.reset(token)
         if recording.calls == 0:
-            raise DataError(
-                f"teacher: {type(self._model).__name__} does not use the attention interface of transformers, "
-                f"so it cannot run packed and cannot be distilled"
-            )
+            raise _no_interface(self._model)
         if recording.found is None:
             raise UsageError(
                 f"teacher.layer is {self.layer}, but the model has {recording.calls} attention layers; "
@@ -272,6 +269,17 @@ def _is_installed(module: str) -> bool:
         return False
 
 
+def _no_interface(model: nn.Module) -> DataError:
+    return DataError(
+        f"teacher: {type(model).__name__} does not use the attention interface of transformers, "
+        f"so it cannot run packed and cannot be distilled"
+    )
+
+
+def _masks_itself(module: nn.Module) -> DataError:
+    return DataError(f"teacher: {type(module).__name__} masks its own attention; expected a bidirectional encoder")
+
+
 def _require_packable(model: Any, folder: Path) -> None:  # noqa: ANN401
     """Reject an architecture that cannot take packed rows, by its signature."""
     if getattr(model.config, "is_encoder_decoder", False):
@@ -280,6 +288,11 @@ def _require_packable(model: Any, folder: Path) -> None:  # noqa: ANN401
         raise DataError(
             f"teacher {folder}: {type(model).__name__} does not accept position_ids, so it cannot run packed"
         )
+    if getattr(model, "_supports_attention_backend", True) is False:
+        raise _no_interface(model)
+    causal = next((module for module in model.modules() if getattr(module, "is_causal", False) is True), None)
+    if causal is not None:
+        raise _masks_itself(causal)
 
 
 def _first_position(model: nn.Module) -> int:
@@ -302,7 +315,7 @@ def _packed_attention(
     recording = _current.get()
     recording.calls += 1
     if attention_mask is not None or getattr(module, "is_causal", False):
-        raise DataError(f"teacher: {type(module).__name__} masks its own attention; expected a bidirectional encoder")
+        raise _masks_itself(module)
     rows = [part[0].transpose(0, 1) for part in (query, key, value)]
     if recording.calls == recording.wanted:
         recording.found = Relations(query=rows[0], key=rows[1], value=rows[2])

@@ -326,7 +326,11 @@ def _require_unique(source: OpenFile, names: Sequence[str], wanted: Sequence[str
     for name in wanted:
         if names.count(name) != 1:
             found = ", ".join(map(repr, names[:20])) or "an empty file"
-            fix = "change the field name to that of the text column" if source.field else "rename one of them"
+            fix = (
+                "change the field name to that of the text column (--field, or data.field in a recipe)"
+                if source.field
+                else "rename one of them"
+            )
             raise DataError(f"{source.path}:1: expected one column named {name!r} {where}, found {found}; {fix}")
 
 

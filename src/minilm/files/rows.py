@@ -27,7 +27,7 @@ from minilm.files.formats import (
     tsv_cells,
     wrong_width,
 )
-from minilm.files.source import Source, suffix_of
+from minilm.files.source import Source, StandardInput, suffix_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +119,8 @@ def read_lines(path: Source) -> Iterator[tuple[int, str]]:
 
 def _rows(path: Source, reader: _TableReader) -> Iterator[Row]:
     def reject(line: int, reason: str) -> None:
-        raise DataError(f"{path}:{line}: {reason}; correct the row or remove it")
+        hint = ", or say its format with --input-format" if isinstance(path, StandardInput) else ""
+        raise DataError(f"{path}:{line}: {reason}; correct the row or remove it{hint}")
 
     with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
         yield from reader(OpenFile(path=path, stream=stream, report=reject, meter=ByteMeter()))

@@ -30,6 +30,7 @@ from minilm.tally import Tally
 
 BAD_ROWS, EMPTY_TEXTS = "bad rows were skipped", "empty texts were skipped"
 """What `read_texts` adds to a tally."""
+_NAME_IT = "change the field name to that of the text (--field, or data.field in a recipe)"
 _FIRST_ROWS = 100  # bad ones that `has_text` looks at
 
 
@@ -124,7 +125,7 @@ def _add_bad_row(tally: Tally, path: Source, line: int, reason: str) -> None:
 
 def _text(row: Mapping[str, object], field: str) -> str:
     if field not in row:
-        raise ValueError(no_field([field], row, fix="correct the row, or change the field name to that of the text"))
+        raise ValueError(no_field([field], row, fix=f"correct the row, or {_NAME_IT}"))
     return as_text(row[field], f"field {field!r} is")
 
 

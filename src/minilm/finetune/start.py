@@ -93,6 +93,8 @@ def start_head(path: Path, task: Task, *, choice: HeadChoice = "auto", config: P
     else:
         rows = _aligned(own, task.labels)
         if rows is not None:
+            if list(rows) != sorted(rows):
+                logger.info("the head of %s is kept; its rows are put in the order of the task's labels", path)
             return StartHead(choice=choice, rows=rows)
         _require_names(path, own, task.labels)
         replaced = f"its labels are {_listed(own)}, those of the task {_listed(task.labels)}"

@@ -313,3 +313,14 @@ def test_decimals_need_the_flag_for_numbers(score):
         "p.jsonl: found label '1.5', a number with decimals: to predict numbers set task.regression to true, else list "
         "the labels in task.labels (score text: --regression, --labels)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [(("True", "False"), ("true", "false")), (("caf\u00e9", "b"), ("cafe\u0301", "b"))]
+)
+def test_labels_that_differ_only_in_form_are_not_scored_as_wrong(score, theirs, ours):
+    write("r.csv", [{"id": str(n), "label": theirs[n % 2]} for n in range(4)])
+    write("p.jsonl", [{"id": str(n), "prediction": ours[n % 2]} for n in range(4)])
+    code, out, said = score("p.jsonl", "r.csv")
+    assert (code, out) == (3, "")
+    assert "differ only in the form of their letters; list the labels with --labels" in said[0]

@@ -103,7 +103,8 @@ def test_bad_json_rows_are_counted_with_their_line(tmp_path):
     assert bad.first == [
         f"{path}:2: broken JSON (Unterminated string starting at column 10)",
         f"{path}:4: invalid UTF-8 at byte 11 of the line",
-        f"{path}:5: no field 'text', found 'title'; correct the row, or change the field name to that of the text",
+        f"{path}:5: no field 'text', found 'title'; correct the row, or change the field name to that of the text "
+        "(--field, or data.field in a recipe)",
         f"{path}:6: field 'text' is a whole number, expected a string",
         f"{path}:7: a JSON list, expected one object per line",
     ]

@@ -248,7 +248,7 @@ def answered(
 
 def _require(row: Row, column: str, location: str) -> None:
     if column not in row.values:
-        fix = "correct the row, or name the right column"
+        fix = "correct the row, or name the right column with --text, --text-pair or --id"
         raise DataError(f"{location}: {no_field([column], row.values, fix=fix)}")
 
 
