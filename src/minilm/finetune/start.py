@@ -93,8 +93,6 @@ def start_head(path: Path, task: Task, *, choice: HeadChoice = "auto", config: P
     else:
         rows = _aligned(own, task.labels)
         if rows is not None:
-            if list(rows) != sorted(rows):
-                logger.info("the head of %s is kept; its rows are put in the order of the task's labels", path)
             return StartHead(choice=choice, rows=rows)
         _require_names(path, own, task.labels)
         replaced = f"its labels are {_listed(own)}, those of the task {_listed(task.labels)}"
@@ -131,6 +129,8 @@ def start_model(
         if head.rows is not None:
             assert isinstance(model.head, ClassificationHead | TokensHead)
             out, rows = model.head.out, list(head.rows)
+            if rows != sorted(rows):
+                logger.info("the head of %s is kept; its rows are put in the order of the task's labels", path)
             out.weight.data, out.bias.data = out.weight.data[rows], out.bias.data[rows]
         return model.train()
     logger.warning("the head of %s is replaced by a freshly initialized one: %s", path, head.replaced)
