@@ -4,14 +4,15 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-fast test-install mutants fuzz check bench clean
+.PHONY: help venv quickstart test test-fast test-install mutants fuzz lint check bench clean
 
 help:
 	@echo "make venv          create .venv with the tested package versions"
 	@echo "make quickstart    distill, fine-tune and compare the installed model, offline"
 	@echo "make test          run all tests"
 	@echo "make test-fast     run the unit tests not marked slow, in about a minute"
-	@echo "make check         lint, format, types, house rules"
+	@echo "make lint          lint, format, types"
+	@echo "make check         the same, and the house rules"
 	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"
 	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
 	@echo "make fuzz          damage model folders, data files and recipes at random for a minute each; SEED=N SECONDS=N"
@@ -47,10 +48,12 @@ SECONDS ?= 60
 fuzz: venv
 	$(PY) tests/fuzz/run.py --seed $(SEED) --seconds $(SECONDS)
 
-check: venv
+lint: venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+check: lint
 	$(PY) -m pytest -q tests/house
 
 bench: venv

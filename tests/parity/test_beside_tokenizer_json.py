@@ -103,3 +103,14 @@ def test_a_metaspace_without_its_prefix_is_rejected(tmp_path):
     configured(folder, {"tokenizer_class": "XLMRobertaTokenizer", "add_prefix_space": False})
     with pytest.raises(DataError, match="add_prefix_space is false, which transformers 5 obeys and transformers 4"):
         Tokenizer.load(folder)
+
+
+def test_a_pair_whose_segments_versions_disagree_about_is_rejected(tmp_path):
+    folder = configured(bert(tmp_path), {"tokenizer_class": "PreTrainedTokenizerFast"})
+    tokenizer = Tokenizer.load(folder)
+    assert len(tokenizer.encode_pairs([TEXT], None, max_length=64)) == 1
+    with pytest.raises(
+        DataError, match="no model_input_names: transformers 4 gives the second text of a pair segment 1"
+    ):
+        tokenizer.encode_pairs([TEXT], [PAIR], max_length=64)
+    assert_same(configured(folder, {"tokenizer_class": "TokenizersBackend"}))

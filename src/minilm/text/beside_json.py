@@ -57,6 +57,8 @@ def set_frame(definition: JsonObject, config: Mapping[str, object], *, where: Pa
             "set it to 'right' if that is what you want"
         )
     names, frame = config.get("model_input_names"), definition.get("post_processor")
+    if names is None and config.get("tokenizer_class") == "TokenizersBackend":  # of transformers 5: no segments
+        names = []
     if isinstance(names, list) and "token_type_ids" not in names and isinstance(frame, dict):
         for part in frame.get("pair") or [] if frame.get("type") == "TemplateProcessing" else []:
             for value in part.values():

@@ -48,6 +48,7 @@ class Definition:
         lowercase: whether the BERT normalizer lowercases; None without a BERT normalizer.
         max_length: model_max_length of the folder, or 512.
         where: the source file, for messages.
+        unsure_of_segments: whether versions of transformers give the second text of a pair different segments.
     """
 
     json: JsonObject
@@ -56,6 +57,7 @@ class Definition:
     lowercase: bool | None
     max_length: int
     where: str
+    unsure_of_segments: bool
 
 
 def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str, str] | None) -> Definition:
@@ -207,6 +209,7 @@ def _finish(definition: JsonObject, config: JsonObject, *, where: Path) -> Defin
     is_bert = isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer"
     max_length = config.get("model_max_length")
     known = isinstance(max_length, int) and 0 < max_length < 2**31
+    named = config.get("tokenizer_class")
     return Definition(
         json=definition,
         tokens=tokens,
@@ -214,6 +217,7 @@ def _finish(definition: JsonObject, config: JsonObject, *, where: Path) -> Defin
         lowercase=bool(cast(JsonObject, normalizer).get("lowercase")) if is_bert else None,
         max_length=cast(int, max_length) if known else DEFAULT_MAX_LENGTH,
         where=str(where),
+        unsure_of_segments=named == "PreTrainedTokenizerFast" and config.get("model_input_names") is None,
     )
 
 

@@ -161,7 +161,15 @@ class Tokenizer:
     @cached_property
     def pair_frame(self) -> PairFrame:
         """The special tokens around a pair of texts; raises DataError if the tokenizer does not support pairs."""
-        return read_pair_frame(self._backend, cls_id=self.cls_id, sep_id=self.sep_id, where=self._definition.where)
+        where = self._definition.where
+        frame = read_pair_frame(self._backend, cls_id=self.cls_id, sep_id=self.sep_id, where=where)
+        if self._definition.unsure_of_segments and frame.segments.any():
+            raise DataError(
+                f"{where}: tokenizer_config.json names PreTrainedTokenizerFast and no model_input_names: "
+                "transformers 4 gives the second text of a pair segment 1, transformers 5 segment 0; add "
+                "model_input_names, with or without token_type_ids"
+            )
+        return frame
 
     def encode_pairs(
         self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_length: int, truncated: list[int] | None = None
