@@ -25,7 +25,7 @@ from minilm.tasks.tokens.conll import CONLL_SUFFIXES
 from minilm.tasks.tokens.rows import TABLES
 from minilm.tasks.tokens.schemes import Scheme
 from minilm.text.sentencepiece_layout import _LAYOUTS, SENTENCEPIECE
-from minilm.text.vocab_folder import _AS_WRITTEN, _MPNET, _SAME
+from minilm.text.vocab_folder import _MPNET, _SAME, AS_WRITTEN
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -97,7 +97,7 @@ def table() -> str:
         ("`problem_type`", code(get_args(ProblemType)), "any other, and one that does not fit the number of labels"),
         (
             "tokenizer",
-            f"`tokenizer.json` ({code(_AS_WRITTEN)}: unchanged by flags); `vocab.txt` of "
+            f"`tokenizer.json` ({code(AS_WRITTEN)}: unchanged by flags); `vocab.txt` of "
             f"{code([*(f'{name}Tokenizer' for name in _SAME), _MPNET[0]])}; `{SENTENCEPIECE}` of "
             f"{code(name for name in _LAYOUTS if name.endswith('Tokenizer'))}",
             "`BertJapaneseTokenizer`; with only a `vocab.txt`, any other class, `do_basic_tokenize: false`, "

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher_files import (
     explaining,
+    first_line,
     require_files,
     require_weights,
     with_safetensors,
@@ -252,7 +253,7 @@ def tokenizer_folder(teacher: Path) -> Iterator[Path]:
         except Exception as error:  # of any kind: the files are foreign
             raise DataError(
                 f"teacher {teacher}: neither tokenizer.json nor vocab.txt, and transformers cannot convert its "
-                f"tokenizer: {one_line((str(error).strip() or type(error).__name__).splitlines()[0])}"
+                f"tokenizer: {first_line(error)}"
             ) from None
         if not (Path(folder) / "tokenizer.json").is_file():
             raise DataError(

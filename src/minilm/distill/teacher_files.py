@@ -80,8 +80,12 @@ def explaining(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
-        raise DataError(f"teacher {folder}: transformers cannot load it: {reason}") from None
+        raise DataError(f"teacher {folder}: transformers cannot load it: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a foreign error, else the name of its class."""
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 @contextlib.contextmanager

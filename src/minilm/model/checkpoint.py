@@ -59,8 +59,8 @@ def read_model(
         seed: seed of the initialized weights.
 
     Raises:
-        DataError: tensors are missing, unexpected or have wrong shapes; the message lists them. Or the mlm head has an
-            output table of its own.
+        DataError: tensors are missing, unexpected or have wrong shapes; the message lists them. Or the mlm head has a
+            separate output table.
     """
     path = transformer_folder(Path(path))
     shape = read_config(path, config=config)

@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import cast
 
 from minilm.errors import DataError
-from minilm.text.vocab_folder import BERT_ROLES, MPNET_ROLES, added_tokens, token_text
+from minilm.text.vocab_folder import AS_WRITTEN, BERT_ROLES, MPNET_ROLES, ROBERTA_ROLES, added_tokens, token_text
 
 JsonObject = dict[str, object]
 
 logger = logging.getLogger(__name__)
-
-_AS_WRITTEN = ("PreTrainedTokenizerFast", "TokenizersBackend", "None")
-_ROBERTA_ROLES = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 
 
 def apply_config(
@@ -33,7 +30,7 @@ def apply_config(
     """
     source = folder / "tokenizer_config.json"
     roles = next(
-        (one for one in (MPNET_ROLES, _ROBERTA_ROLES) if one["cls"] in tokens and one["unk"] in tokens), BERT_ROLES
+        (one for one in (MPNET_ROLES, ROBERTA_ROLES) if one["cls"] in tokens and one["unk"] in tokens), BERT_ROLES
     )
     added = cast("list[JsonObject]", definition["added_tokens"])
     known = {entry["content"] for entry in added}
@@ -41,21 +38,22 @@ def apply_config(
     if more:
         logger.info("%s: %d tokens are added by the files beside it", where, len(more))
         definition["added_tokens"] = sorted([*added, *more], key=lambda entry: int(str(entry["id"])))
-    _set_prefix_space(definition, config, where=source)
-    _require_roles(definition, config, where=source)
+    if config.get("tokenizer_class") not in (None, *AS_WRITTEN):
+        _set_prefix_space(definition, config, where=source)
+        _require_roles(definition, config, where=source)
 
 
-def set_frame(definition: JsonObject, config: Mapping[str, object], *, where: Path) -> None:
-    """Leave out the segments of pairs that `model_input_names` leaves out.
-
-    Raises:
-        DataError: texts that are too long lose their beginning.
-    """
+def require_right_truncation(config: Mapping[str, object], *, where: Path) -> None:
+    """Raise DataError if texts that are too long would lose their beginning."""
     if config.get("truncation_side") == "left":
         raise DataError(
             f"{where}: truncation_side is 'left', so long texts would lose their beginning; here they lose their end: "
             "set it to 'right' if that is what you want"
         )
+
+
+def leave_out_segments(definition: JsonObject, config: Mapping[str, object]) -> None:
+    """Set the segments of pairs to 0 if `model_input_names` leaves them out."""
     names, frame = config.get("model_input_names"), definition.get("post_processor")
     if names is None and config.get("tokenizer_class") == "TokenizersBackend":  # of transformers 5: no segments
         names = []
@@ -65,13 +63,14 @@ def set_frame(definition: JsonObject, config: Mapping[str, object], *, where: Pa
                 value["type_id"] = 0
 
 
+def is_unsure_of_segments(config: Mapping[str, object]) -> bool:
+    """Whether versions of transformers give the second text of a pair different segments."""
+    return config.get("tokenizer_class") == "PreTrainedTokenizerFast" and config.get("model_input_names") is None
+
+
 def _set_prefix_space(definition: JsonObject, config: Mapping[str, object], *, where: Path) -> None:
     wanted, splitter = config.get("add_prefix_space"), definition.get("pre_tokenizer")
-    if (
-        not isinstance(wanted, bool)
-        or not isinstance(splitter, dict)
-        or str(config.get("tokenizer_class")) in _AS_WRITTEN
-    ):
+    if not isinstance(wanted, bool) or not isinstance(splitter, dict):
         return
     for part in splitter.get("pretokenizers") or [splitter]:
         if part.get("type") == "ByteLevel" and part.get("add_prefix_space") is not wanted:
@@ -87,7 +86,7 @@ def _set_prefix_space(definition: JsonObject, config: Mapping[str, object], *, w
 def _require_roles(definition: JsonObject, config: Mapping[str, object], *, where: Path) -> None:
     """Reject a class that would frame texts with other tokens than the definition."""
     frame = definition.get("post_processor")
-    if str(config.get("tokenizer_class")) in _AS_WRITTEN or not isinstance(frame, dict):
+    if not isinstance(frame, dict):
         return
     if frame.get("type") == "TemplateProcessing":
         single = [part["SpecialToken"]["id"] for part in frame.get("single") or [] if "SpecialToken" in part]

@@ -18,7 +18,7 @@ from typing import cast
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
-from minilm.text.beside_json import apply_config, set_frame
+from minilm.text.beside_json import apply_config, is_unsure_of_segments, leave_out_segments, require_right_truncation
 from minilm.text.sentencepiece_layout import SENTENCEPIECE, sentencepiece_definition
 from minilm.text.vocab_folder import BERT_ROLES, added_tokens, check_class, check_flags, normalizer_flags, roles_of
 from minilm.text.vocabulary import read_vocab, rename_tokens
@@ -73,17 +73,18 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
     elif definition_path is not None:
         where = definition_path
         definition = read_json(definition_path)
-        check_ids(definition, where=where)
+        tokens = check_ids(definition, where=where)
         if vocab_path is not None and _model(definition, where)["type"] == "WordPiece":
             _check_same_vocab(definition, definition_path, vocab_path)
-        apply_config(definition, check_ids(definition, where=where), folder, config, where=where)
+        apply_config(definition, tokens, folder, config, where=where)
     else:
         where = cast(Path, vocab_path)
         vocab, config_path, roles = read_vocab(where), folder / "tokenizer_config.json", roles_of(folder, config)
         check_flags(config, roles, where=config_path)
         definition = _bert_definition(vocab, config, roles, where=where)
         definition["added_tokens"] = added_tokens(folder, config, vocab, roles, where=config_path)
-    set_frame(definition, config, where=folder / "tokenizer_config.json")
+    require_right_truncation(config, where=folder / "tokenizer_config.json")
+    leave_out_segments(definition, config)
     _set_normalizer(definition, lowercase, folder, config, where=where)
     if renames:
         _rename(definition, renames, where=where)
@@ -209,7 +210,6 @@ def _finish(definition: JsonObject, config: JsonObject, *, where: Path) -> Defin
     is_bert = isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer"
     max_length = config.get("model_max_length")
     known = isinstance(max_length, int) and 0 < max_length < 2**31
-    named = config.get("tokenizer_class")
     return Definition(
         json=definition,
         tokens=tokens,
@@ -217,7 +217,7 @@ def _finish(definition: JsonObject, config: JsonObject, *, where: Path) -> Defin
         lowercase=bool(cast(JsonObject, normalizer).get("lowercase")) if is_bert else None,
         max_length=cast(int, max_length) if known else DEFAULT_MAX_LENGTH,
         where=str(where),
-        unsure_of_segments=named == "PreTrainedTokenizerFast" and config.get("model_input_names") is None,
+        unsure_of_segments=is_unsure_of_segments(config),
     )
 
 

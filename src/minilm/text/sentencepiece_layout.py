@@ -13,7 +13,7 @@ from pathlib import Path
 from minilm.errors import DataError
 from minilm.files.json import read_json
 from minilm.files.sentencepiece import SentencePieces, read_sentencepieces
-from minilm.text.vocab_folder import added_tokens, check_flags
+from minilm.text.vocab_folder import ROBERTA_ROLES, added_tokens, check_flags
 
 JsonObject = dict[str, object]
 
@@ -40,8 +40,7 @@ _LAYOUTS: Mapping[str, _Layout] = {
     "xlm-roberta": _XLM_R,
 }
 _UNK_ID = 3  # in both
-_ROLES = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
-_SPECIAL = tuple(_ROLES.values())
+_SPECIAL = tuple(ROBERTA_ROLES.values())
 _FLAGS = dict.fromkeys(("single_word", "rstrip", "normalized"), False)
 
 
@@ -53,7 +52,7 @@ def sentencepiece_definition(path: Path, config: Mapping[str, object]) -> JsonOb
             ids are laid out, or a special token has another name.
     """
     config_path = path.with_name("tokenizer_config.json")
-    check_flags(config, _ROLES, where=config_path)
+    check_flags(config, ROBERTA_ROLES, where=config_path)
     layout = _layout(path.parent, config)
     model = read_sentencepieces(path)
     vocab = [[*piece] for piece in (*layout.before, *model.scores[layout.replaced :], ("<mask>", 0.0))]
@@ -63,7 +62,7 @@ def sentencepiece_definition(path: Path, config: Mapping[str, object]) -> JsonOb
         raise DataError(f"{path} lacks {', '.join(missing)}: not the tokenizer of a CamemBERT or XLM-R model")
     added = _added(model, ids)
     known = {entry["content"] for entry in added}
-    more = added_tokens(path.parent, config, list(ids), _ROLES, where=config_path)
+    more = added_tokens(path.parent, config, list(ids), ROBERTA_ROLES, where=config_path)
     space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     charsmap = base64.b64encode(model.charsmap).decode()
     return {

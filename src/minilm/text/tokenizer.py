@@ -26,6 +26,7 @@ from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
 from minilm.text.definition import Definition, load_definition
 from minilm.text.pairs import Int32s, PairFrame, frame_pairs, read_pair_frame
+from minilm.text.vocab_folder import BERT_ROLES, ROBERTA_ROLES
 
 if TYPE_CHECKING:
     import tokenizers
@@ -37,8 +38,7 @@ _OFFSET_BATCH = 256  # texts per call: with offsets, the library holds far more 
 _PADDED_TO, _MAX_PADDING = 8, 128
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FAMILIES = {
-    "[CLS]": {"sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"},
-    "<s>": {"sep": "</s>", "pad": "<pad>", "mask": "<mask>", "unk": "<unk>"},
+    roles["cls"]: {role: roles[role] for role in ("sep", "pad", "mask", "unk")} for roles in (BERT_ROLES, ROBERTA_ROLES)
 }
 
 

@@ -20,15 +20,17 @@ _SAME = (
     *("Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "Realm", "RetriBert"),
     *("Splinter", "SqueezeBert", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader"),
 )
-_AS_WRITTEN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # use a tokenizer.json whatever the flags are
+AS_WRITTEN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes that use a tokenizer.json whatever the flags are."""
 _MPNET = ("MPNetTokenizer", "MPNetTokenizerFast")
-_FAST = {f"{name}Tokenizer{fast}" for name in _SAME for fast in ("", "Fast")} | {*_AS_WRITTEN, *_MPNET}
+_FAST = {f"{name}Tokenizer{fast}" for name in _SAME for fast in ("", "Fast")} | {*AS_WRITTEN, *_MPNET}
 # Models whose tokenizer builds its BertNormalizer from its flags or their defaults, whatever tokenizer.json says.
 _REBUILT = (*_SAME, "Funnel", "MPNet")
 _JAPANESE = ("word_tokenizer_type", "subword_tokenizer_type")
 BERT_ROLES: Mapping[str, str] = {role: f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
 MPNET_ROLES: Mapping[str, str] = {"pad": "<pad>", "unk": "[UNK]", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
-"""The special tokens of a vocab.txt by role: MPNet has those of BERT's vocabulary as ordinary tokens, too."""
+ROBERTA_ROLES: Mapping[str, str] = {**MPNET_ROLES, "unk": "<unk>"}
+"""Special tokens by role. A vocab.txt of MPNet has those of BERT's vocabulary as ordinary tokens, too."""
 _FLAGS = ("single_word", "lstrip", "rstrip")
 _DEFAULTS: Mapping[str, object] = {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}
 
@@ -75,7 +77,7 @@ def normalizer_flags(folder: Path, config: Mapping[str, object], *, as_file: boo
     """
     model = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     named = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "")
-    if named in _AS_WRITTEN and as_file:
+    if named in AS_WRITTEN and as_file:
         return named, {}
     types = {name.lower(): f"{name}Tokenizer" for name in _REBUILT}
     named = named or types.get(str(model.get("model_type")), "")
