@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,11 +82,15 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def map_arrays(path: Path) -> dict[str, np.ndarray]:
+def map_arrays(path: Path, *, widen_bf16: bool = False) -> dict[str, np.ndarray]:
     """Map the arrays of a safetensors file read-only; pages are read from disk on access.
 
     The library has checked the layout: 8 bytes with the length of the header, the header, then the arrays
     without gaps.
+
+    Args:
+        path: the file.
+        widen_bf16: read BF16 too, as float32 in memory.
 
     Raises:
         DataError: the file is malformed, or contains a type that numpy does not have (BF16, F8).
@@ -96,15 +101,37 @@ def map_arrays(path: Path) -> dict[str, np.ndarray]:
     position = 8 + int.from_bytes(data[:8].tobytes(), "little")
     arrays = {}
     for name, (dtype, shape) in info.items():
-        if dtype not in _NUMPY_TYPES:
+        widened = widen_bf16 and dtype == "BF16"
+        if dtype not in _NUMPY_TYPES and not widened:
             raise DataError(f"{path}: array {name!r:.80} has type {dtype}, which numpy does not have")
-        end = position + math.prod(shape) * _NUMPY_TYPES[dtype].itemsize
+        stored = _NUMPY_TYPES["U16" if widened else dtype]
+        end = position + math.prod(shape) * stored.itemsize
         try:
-            arrays[name] = data[position:end].view(_NUMPY_TYPES[dtype]).reshape(shape)
+            array = data[position:end].view(stored).reshape(shape)
         except ValueError as error:
             raise DataError(f"{path}: array {name!r:.80}: {one_line(error)}") from None
+        arrays[name] = bf16_to_float32(array) if widened else array
         position = end
     return arrays
+
+
+def release_pages(arrays: Iterable[np.ndarray]) -> None:
+    """Give back the memory of mapped files that have been read; what is accessed again is read again from disk."""
+    for mapped in {id(base): base for base in map(_mapping, arrays) if base is not None}.values():
+        if hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: np.ndarray) -> mmap.mmap | None:
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def bf16_to_float32(halves: np.ndarray) -> np.ndarray:
+    """The numbers whose bfloat16 bits are given as uint16."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 def write_safetensors(

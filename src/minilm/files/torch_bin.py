@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, cast
+from typing import IO, TYPE_CHECKING, Protocol, TypeVar, cast
 
 import numpy as np
 
 from minilm.errors import DataError, one_line
 from minilm.files.regular import reading
+from minilm.files.tensors import bf16_to_float32
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +81,10 @@ class _Name:
     name: str
 
 
+A = TypeVar("A", "torch.Tensor", np.ndarray)
+# The bytes of a storage and its dtype -> what turns a description of a view into that view.
+_Views = Callable[[np.ndarray, str], Callable[[_View], A]]
+
 # Values are never printed, hashed or compared before their type is known: a pickle can nest tuples so that any of
 # these would take forever or overflow the stack.
 _MARK = object()
@@ -92,12 +97,21 @@ def read_torch_bin(path: Path) -> dict[str, torch.Tensor]:
         DataError: not a state dict, truncated, a global that is not on the short list (named), a value that
             is not a tensor (named), or a view that reaches outside its storage.
     """
+    return _read(path, _torch_views)
+
+
+def read_torch_bin_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a PyTorch state dict as numpy arrays, without torch; bfloat16 becomes float32. Raises as above."""
+    return _read(path, _numpy_views)
+
+
+def _read(path: Path, views_of: _Views[A]) -> dict[str, A]:
     with reading(path):
         with path.open("rb") as file:
             magic = file.read(4)
         if not magic:
             raise DataError(f"{path} is empty: expected a PyTorch state dict")
-        return _read_zip(path) if magic == b"PK\x03\x04" else _read_stream(path)
+        return _read_zip(path, views_of) if magic == b"PK\x03\x04" else _read_stream(path, views_of)
 
 
 def read_plain_pickles(path: Path) -> Iterator[object]:
@@ -333,7 +347,7 @@ _HANDLERS: Mapping[str, Callable[[_Machine, object], None]] = {
 # --- the two file formats ------------------------------------------------------------------------
 
 
-def _read_zip(path: Path) -> dict[str, torch.Tensor]:
+def _read_zip(path: Path, views_of: _Views[A]) -> dict[str, A]:
     """The zip format: `NAME/data.pkl` and one uncompressed member `NAME/data/KEY` per storage."""
     with _reporting_damage(path), zipfile.ZipFile(path) as archive:
         prefix = _find_prefix(path, archive.namelist())
@@ -352,7 +366,7 @@ def _read_zip(path: Path) -> dict[str, torch.Tensor]:
             with archive.open(member) as data:
                 return _read_bytes(data, member.file_size)
 
-        return _build(path, views, read)
+        return _build(path, views, read, views_of)
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -378,7 +392,7 @@ def _find_prefix(path: Path, members: Sequence[str]) -> str:
     return prefixes[0]
 
 
-def _read_stream(path: Path) -> dict[str, torch.Tensor]:
+def _read_stream(path: Path, views_of: _Views[A]) -> dict[str, A]:
     """The old format: magic, protocol, system, state dict and storage keys as pickles, then the storages."""
     with (
         _reporting_damage(path),
@@ -411,7 +425,7 @@ def _read_stream(path: Path) -> dict[str, torch.Tensor]:
             file.seek(begin)
             return _read_bytes(file, count * storage.item_bytes)
 
-        return _build(path, views, read)
+        return _build(path, views, read, views_of)
 
 
 def _read_bytes(file: IO[bytes], count: int) -> np.ndarray:
@@ -455,22 +469,41 @@ def _check_view(path: Path, name: str, view: _View) -> None:
         raise DataError(f"{path}: tensor {name!r} of shape {view.size} is larger than the whole file: rejected")
 
 
-def _build(path: Path, views: Mapping[str, _View], read: Callable[[_Storage], np.ndarray]) -> dict[str, torch.Tensor]:
+def _build(
+    path: Path, views: Mapping[str, _View], read: Callable[[_Storage], np.ndarray], views_of: _Views[A]
+) -> dict[str, A]:
     """Read each storage once and build its views."""
-    import torch
-
-    flat: dict[str, torch.Tensor] = {}
+    flat: dict[str, tuple[_Storage, np.ndarray]] = {}
+    shared: dict[str, Callable[[_View], A]] = {}
     tensors = {}
     for name, view in views.items():
         storage = view.storage
-        dtype: torch.dtype = getattr(torch, storage.dtype)
         if math.prod(view.size) == 0:
-            tensors[name] = torch.empty(view.size, dtype=dtype)
+            tensors[name] = views_of(np.empty(0, dtype=np.uint8), storage.dtype)(view)
             continue
         if storage.key not in flat:
-            flat[storage.key] = torch.from_numpy(read(storage)).view(dtype)
-        whole = flat[storage.key]
-        if whole.dtype != dtype or whole.numel() != storage.total:
+            flat[storage.key] = storage, read(storage)
+            shared[storage.key] = views_of(flat[storage.key][1], storage.dtype)
+        first, whole = flat[storage.key]
+        if first.dtype != storage.dtype or len(whole) != storage.total * storage.item_bytes:
             raise DataError(f"{path}: storage {storage.key!r} is described in two ways: rejected")
-        tensors[name] = whole.as_strided(view.size, view.stride, storage.first + view.offset)
+        tensors[name] = shared[storage.key](view)
     return tensors
+
+
+def _torch_views(whole: np.ndarray, dtype: str) -> Callable[[_View], torch.Tensor]:
+    import torch
+
+    flat = torch.from_numpy(whole).view(getattr(torch, dtype))
+    return lambda view: flat.as_strided(view.size, view.stride, view.storage.first + view.offset)
+
+
+def _numpy_views(whole: np.ndarray, dtype: str) -> Callable[[_View], np.ndarray]:
+    flat = bf16_to_float32(whole.view(np.uint16)) if dtype == "bfloat16" else whole.view(dtype)
+
+    def view_of(view: _View) -> np.ndarray:
+        steps = tuple(step * flat.itemsize for step in view.stride)
+        begin = view.storage.first + view.offset
+        return np.lib.stride_tricks.as_strided(flat[begin:], view.size, steps, writeable=False)
+
+    return view_of

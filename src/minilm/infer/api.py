@@ -62,15 +62,21 @@ _Settings = TypeVar("_Settings", bound=Settings)
 
 
 def load(
-    path: Path | str, *, engine: str = "auto", precision: Precision = "fp32", allow_download: bool = False
+    path: Path | str,
+    *,
+    engine: str = "auto",
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    allow_download: bool = False,
 ) -> LoadedModel:
     """Load a Hugging Face, sentence-transformers or minilm model folder.
 
     Args:
         path: a local folder, `embedded`, or the name of a model in Hugging Face's cache, such as
             `sentence-transformers/all-MiniLM-L6-v2`.
-        engine: the back end: `torch`, or `auto` for the best available.
+        engine: the back end: `native`, `torch`, or `auto` for the best that can run the model.
         precision: `bf16` is faster on CPUs and GPUs that support it, and rounds to about three digits.
+        threads: of the engine; by default as many as this process may use.
         allow_download: download a model of that name that is not in the cache.
 
     Raises:
@@ -88,7 +94,7 @@ def load(
     config = read_config(folder)
     embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
     embedding.width(config.hidden_size)
-    loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision)
+    loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision, threads=threads)
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
     return LoadedModel(

@@ -30,10 +30,10 @@ from minilm.model.metadata import (
     label_names,
     read_config,
     untied_output,
-    weight_files,
 )
 from minilm.model.positions import tile_positions
 from minilm.model.tensor_names import hf_names, listed, to_hf, to_ours
+from minilm.model.weights import merged
 from minilm.model.without_weights import without_weights
 
 logger = logging.getLogger(__name__)
@@ -135,14 +135,7 @@ def write_model(
 
 def read_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of the model at `path`, and the file to mention in messages."""
-    where, files = weight_files(path)
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        shard = read_safetensors(file) if file.suffix == ".safetensors" else read_torch_bin(file)
-        if twice := sorted(set(shard) & set(tensors)):
-            raise DataError(f"{file}: tensors {listed(twice)} are also in another shard; expected each tensor once")
-        tensors.update(shard)
-    return where, tensors
+    return merged(path, lambda file: (read_safetensors if file.suffix == ".safetensors" else read_torch_bin)(file))
 
 
 def _resize_positions(found: dict[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:

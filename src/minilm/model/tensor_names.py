@@ -12,13 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from minilm.errors import DataError
 from minilm.model.config import FamilyName
 from minilm.model.metadata import HeadName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+A = TypeVar("A", "Tensor", np.ndarray)
+"""Tensors of torch, or arrays of numpy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,23 +192,38 @@ def to_ours(
     head: HeadName | None,
     where: str,
 ) -> dict[str, Tensor]:
-    """Find our `expected` weights in a published checkpoint; absent weights are omitted from the result.
+    """Find our `expected` weights in a published checkpoint, as `parts_of` does; fused projections are joined."""
+    import torch
 
-    Accepts names with or without the prefixes of the family and of training wrappers, TF-era `gamma`/`beta`, and
-    Microsoft's fused query-key-value with separate biases.
+    parts = parts_of(tensors, expected, family=family, head=head, where=where)
+    return {name: found[0] if len(found) == 1 else torch.cat(found) for name, found in parts.items()}
+
+
+def parts_of(
+    tensors: Mapping[str, A],
+    expected: Iterable[str],
+    *,
+    family: FamilyName,
+    head: HeadName | None,
+    where: str,
+) -> dict[str, tuple[A, ...]]:
+    """Find our `expected` weights in a published checkpoint: one tensor each, or query, key and value of equal shapes.
+
+    Absent weights are omitted from the result. Accepts names with or without the prefixes of the family and of training
+    wrappers, TF-era `gamma`/`beta`, and Microsoft's fused query-key-value with separate biases.
 
     Raises:
         DataError: a tensor is unknown to this encoder (the message lists all), or a query-key-value is incomplete.
     """
     left = _normalized(tensors, where)
-    found: dict[str, Tensor] = {}
+    found: dict[str, tuple[A, ...]] = {}
     for name in expected:
         names = [_PREFIX.sub("", theirs) for theirs in hf_names(name, family=family, head=head)]
         absent = [theirs for theirs in names if theirs not in left]
         if 0 < len(absent) < len(names):
             raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
         if not absent:
-            found[name] = _joined({theirs: left.pop(theirs) for theirs in names}, where)
+            found[name] = _of_one_shape({theirs: left.pop(theirs) for theirs in names}, where)
     unexpected = [
         name
         for name in left
@@ -213,13 +234,12 @@ def to_ours(
     return found
 
 
-def _joined(parts: Mapping[str, Tensor], where: str) -> Tensor:
-    """Concatenate the parts of a fused projection, which must have equal shapes."""
-    if len({tensor.shape for tensor in parts.values()}) != 1:
+def _of_one_shape(parts: Mapping[str, A], where: str) -> tuple[A, ...]:
+    """The parts of a fused projection, which must have equal shapes."""
+    if len({tuple(tensor.shape) for tensor in parts.values()}) != 1:
         shapes = listed(f"{name} {tuple(tensor.shape)}" for name, tensor in parts.items())
         raise DataError(f"{where}: tensors of one attention layer differ in shape: {shapes}")
-    tensors = list(parts.values())
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    return tuple(parts.values())
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
@@ -236,9 +256,9 @@ def _swap(name: str, table: Mapping[str, str]) -> str | None:
     return None
 
 
-def _normalized(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def _normalized(tensors: Mapping[str, A], where: str) -> dict[str, A]:
     """Strip the family prefix, modernize LayerNorm names, split Microsoft's fused projections."""
-    plain: dict[str, Tensor] = {}
+    plain: dict[str, A] = {}
     for name, tensor in tensors.items():
         stem, _, last = _PREFIX.sub("", _WRAPPER.sub("", name)).rpartition(".")
         if "rel_pos_bias" in name:
@@ -259,15 +279,17 @@ def _normalized(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     return plain
 
 
-def _split_fused(plain: dict[str, Tensor], base: str, where: str) -> None:
+def _split_fused(plain: dict[str, A], base: str, where: str) -> None:
     """Split `qkv_linear` into query, key and value; biases are `q_bias` and `v_bias`, the key bias is zero."""
     weight = plain.pop(f"{base}qkv_linear.weight")
     missing = [part for part in ("q_bias", "v_bias") if base + part not in plain]
-    if missing or weight.dim() != 2 or weight.shape[0] % 3:
+    if missing or weight.ndim != 2 or weight.shape[0] % 3:
         raise DataError(
             f"{where}: {base}qkv_linear.weight {tuple(weight.shape)} without {listed(missing) or '3 parts'}"
         )
     query_bias, value_bias = (plain.pop(base + part).flatten() for part in ("q_bias", "v_bias"))
-    biases = (query_bias, torch.zeros_like(query_bias), value_bias)
-    for part, rows, bias in zip(("query", "key", "value"), weight.chunk(3), biases, strict=True):
-        plain[f"{base}{part}.weight"], plain[f"{base}{part}.bias"] = rows, bias
+    biases = (query_bias, query_bias * 0, value_bias)
+    width = weight.shape[0] // 3
+    for number, (part, bias) in enumerate(zip(("query", "key", "value"), biases, strict=True)):
+        plain[f"{base}{part}.weight"] = weight[number * width : (number + 1) * width]
+        plain[f"{base}{part}.bias"] = bias

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from minilm.errors import DataError
 from minilm.files.json import read_json
-from minilm.files.tensors import read_safetensors
-from minilm.files.torch_bin import read_torch_bin
+from minilm.files.tensors import map_arrays
+from minilm.files.torch_bin import read_torch_bin_arrays
 
 Activation = Literal["Identity", "Tanh", "ReLU", "Sigmoid", "SiLU", "GELU"]
 
@@ -166,13 +166,13 @@ def _read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     """The tensors of a module as float32; raises DataError unless there are exactly those of `shapes`."""
     file = folder / "model.safetensors"
     if file.is_file():
-        tensors = read_safetensors(file)
+        arrays = map_arrays(file, widen_bf16=True)
     else:
         file = folder / "pytorch_model.bin"
         if not file.is_file():
             raise DataError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin")
-        tensors = read_torch_bin(file)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        arrays = read_torch_bin_arrays(file)
+    found = {name: array.shape for name, array in arrays.items()}
     if found != dict(shapes):
         raise DataError(f"{file}: tensors {found}; expected {dict(shapes)} from config.json")
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    return {name: np.array(array, dtype=np.float32) for name, array in arrays.items()}

@@ -5,34 +5,56 @@ In: the name of an engine and a model folder. Out: an `Engine`; its dependencies
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from minilm.errors import UsageError
-from minilm.infer.engines.protocol import Engine
+from minilm.infer.engines.protocol import CannotRun, Engine
 from minilm.model.metadata import HeadName
 from minilm.model.precision import Precision
 
-Loader = Callable[[Path, HeadName | None, Precision], Engine]
+logger = logging.getLogger(__name__)
+
+Loader = Callable[[Path, HeadName | None, Precision, int | None], Engine]
 
 
-def _torch(folder: Path, head: HeadName | None, precision: Precision) -> Engine:
+def _native(folder: Path, head: HeadName | None, precision: Precision, threads: int | None) -> Engine:
+    from minilm.infer.engines.native import load_native_engine
+
+    return load_native_engine(folder, head, precision, threads)
+
+
+def _torch(folder: Path, head: HeadName | None, precision: Precision, threads: int | None) -> Engine:
     from minilm.infer.engines.torch import load_torch_engine
 
-    return load_torch_engine(folder, head, precision)
+    return load_torch_engine(folder, head, precision, threads)
 
 
-ENGINES: Mapping[str, Loader] = {"torch": _torch}  # best first
+ENGINES: Mapping[str, Loader] = {"native": _native, "torch": _torch}  # best first; the last one runs every model
 
 
-def load_engine(name: str, folder: Path, *, head: HeadName | None, precision: Precision) -> Engine:
-    """Load the model in `folder` with the engine `name`; `auto` is the best available.
+def load_engine(
+    name: str, folder: Path, *, head: HeadName | None, precision: Precision, threads: int | None = None
+) -> Engine:
+    """Load the model in `folder` with the engine `name`; `auto` is the best that can run it.
 
     Raises:
-        UsageError: there is no such engine.
+        UsageError: there is no such engine, or it cannot run this model.
         DataError: the files in the folder are inconsistent.
     """
-    chosen = next(iter(ENGINES)) if name == "auto" else name
-    if chosen not in ENGINES:
-        raise UsageError(f"engine is {name!r}; expected {' or '.join(map(repr, ('auto', *ENGINES)))}")
-    return ENGINES[chosen](folder, head, precision)
+    if name not in ("auto", *ENGINES):
+        raise UsageError(f"engine is {name!r}; expected {', '.join(map(repr, ('auto', *ENGINES)))}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}; expected at least 1")
+    names = list(ENGINES) if name == "auto" else [name]
+    for one in names[:-1]:
+        try:
+            return ENGINES[one](folder, head, precision, threads)
+        except CannotRun as reason:
+            logger.info("engine %s cannot run %s: %s; %s runs it", one, folder, reason, names[-1])
+    try:
+        return ENGINES[names[-1]](folder, head, precision, threads)
+    except CannotRun as reason:
+        way_out = "" if name == "auto" else "; load it with engine='auto'"
+        raise UsageError(f"engine {names[-1]!r} cannot run {folder}: {reason}{way_out}") from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from minilm.errors import UsageError
 from minilm.model.embedding import PoolingMode
 from minilm.model.metadata import HeadName
 from minilm.model.packed_ids import PackedIds
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from minilm.text.tokenizer import Tokenizer
 
 Float32s = NDArray[np.float32]
+
+
+class CannotRun(UsageError):
+    """An engine cannot run a model here; the message is the reason."""
 
 
 class Engine(Protocol):

@@ -33,12 +33,18 @@ from minilm.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 
-def load_torch_engine(folder: Path, head: HeadName | None, precision: Precision) -> TorchEngine:
+def load_torch_engine(
+    folder: Path, head: HeadName | None, precision: Precision, threads: int | None = None
+) -> TorchEngine:
     """Read the model in `folder`, without an mlm head that was not trained or is not supported (which is reported).
+
+    `threads` sets the number of torch's threads for the whole process.
 
     Raises as `require_own_process`.
     """
     require_own_process()
+    if threads is not None:
+        torch.set_num_threads(threads)
     if head == "mlm" and (untied := untied_output(folder)):
         logger.warning("%s; the encoder is loaded without it", untied)
         head = None

@@ -1,0 +1,644 @@
+// The library's C interface: models, runs, threads. Compiled for the baseline of the platform.
+//
+// In: pointers to arrays of numpy, sizes. Out: arrays that the caller owns; every function that can fail returns 0, or
+// another number and a message for `minilm_error`. No exception leaves the library.
+//
+// A model keeps pointers to the embedding tables (they may be memory-mapped files) and copies everything else.
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
+#include "engine.hpp"
+
+#ifndef MINILM_SOURCE_HASH
+#define MINILM_SOURCE_HASH "unknown"
+#endif
+
+#define MINILM_API extern "C" __attribute__((visibility("default")))
+
+namespace minilm {
+extern const Unit unit_scalar;
+#ifdef MINILM_HAS_AVX2
+extern const Unit unit_avx2;
+#endif
+#ifdef MINILM_HAS_AVXVNNI
+extern const Unit unit_avxvnni;
+#endif
+#ifdef MINILM_HAS_AVX512
+extern const Unit unit_avx512;
+#endif
+#ifdef MINILM_HAS_AVX512_VNNI
+extern const Unit unit_avx512_vnni;
+#endif
+#ifdef MINILM_HAS_AVX512_BF16
+extern const Unit unit_avx512_bf16;
+#endif
+}  // namespace minilm
+
+namespace {
+
+using namespace minilm;
+
+thread_local std::string last_error;
+
+int fail(const std::string& message) {
+  last_error = message;
+  return 1;
+}
+
+// Runs `body`; what it throws becomes the error message.
+template <class Body>
+int guarded(Body body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return fail("not enough memory");
+  } catch (const std::exception& error) {
+    return fail(error.what());
+  }
+}
+
+void require(bool holds, const std::string& message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+// ---------------------------------------------------------------------------------------------------- units
+
+struct Candidate {
+  const Unit* unit;
+  bool supported;
+};
+
+#if defined(__x86_64__)
+bool has_avxvnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
+// The units in the library, best first, and whether this processor has what they need.
+std::vector<Candidate> candidates() {
+  std::vector<Candidate> found;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  [[maybe_unused]] const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+#ifdef MINILM_HAS_AVX512_BF16
+  found.push_back({&unit_avx512_bf16, vnni && __builtin_cpu_supports("avx512bf16")});
+#endif
+#ifdef MINILM_HAS_AVX512_VNNI
+  found.push_back({&unit_avx512_vnni, vnni});
+#endif
+#ifdef MINILM_HAS_AVX512
+  found.push_back({&unit_avx512, avx512});
+#endif
+#ifdef MINILM_HAS_AVXVNNI
+  found.push_back({&unit_avxvnni, avx2 && has_avxvnni()});
+#endif
+#ifdef MINILM_HAS_AVX2
+  found.push_back({&unit_avx2, avx2});
+#endif
+  (void)avx512;
+#endif
+  found.push_back({&unit_scalar, true});
+  return found;
+}
+
+// The unit called `name`, or the best one if `name` is empty.
+const Unit& choose(const std::string& name) {
+  std::string names;
+  for (const Candidate& one : candidates()) {
+    if (name.empty() ? one.supported : name == one.unit->name) {
+      require(one.supported, "this processor does not have the instruction set " + name);
+      return *one.unit;
+    }
+    names += std::string(names.empty() ? "" : ", ") + one.unit->name;
+  }
+  throw std::invalid_argument("no instruction set " + name + " in this library; it has " + names);
+}
+
+// ---------------------------------------------------------------------------------------------------- memory
+
+// Aligned memory that starts as zeros; large pieces ask for huge pages.
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(size_t bytes) {
+    constexpr size_t kHuge = size_t{1} << 21;
+    const size_t alignment = bytes >= kHuge ? kHuge : 64;
+    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    pointer_.reset(static_cast<char*>(aligned_alloc(alignment, rounded ? rounded : alignment)));
+    if (!pointer_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (alignment == kHuge) madvise(pointer_.get(), rounded, MADV_HUGEPAGE);
+#endif
+    memset(pointer_.get(), 0, bytes);
+    size_ = bytes;
+  }
+  void* get() const { return pointer_.get(); }
+  size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(char* pointer) const { free(pointer); }
+  };
+  std::unique_ptr<char, Free> pointer_;
+  size_t size_ = 0;
+};
+
+// ---------------------------------------------------------------------------------------------------- threads
+
+// Numbers too small for the usual form count as zero: they would make each operation a hundred times slower.
+class FlushDenormals {
+ public:
+#if defined(__x86_64__)
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#endif
+};
+
+// Threads that run the same function, each with its number; the caller is number 0. They sleep between runs.
+class Pool {
+ public:
+  explicit Pool(int size) : size_(size) {}
+  ~Pool() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    start_.notify_all();
+    for (std::thread& one : threads_) one.join();
+  }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int size() const { return size_; }
+
+  // Calls body(0) to body(count - 1), each in its own thread; `count` is at most the size of the pool.
+  void run(int count, const std::function<void(int)>& body) {
+    if (count > 1) {
+      while (static_cast<int>(threads_.size()) < size_ - 1) {
+        const int number = static_cast<int>(threads_.size()) + 1;
+        threads_.emplace_back([this, number] { work(number); });
+      }
+      const std::lock_guard<std::mutex> lock(mutex_);
+      body_ = &body;
+      count_ = count;
+      running_ = count - 1;
+      round_++;
+      start_.notify_all();
+    }
+    {
+      const FlushDenormals flush;
+      body(0);
+    }
+    if (count > 1) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_.wait(lock, [this] { return running_ == 0; });
+    }
+  }
+
+ private:
+  void work(int number) {
+    const FlushDenormals flush;
+    long seen = 0;
+    for (;;) {
+      const std::function<void(int)>* body = nullptr;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        start_.wait(lock, [&] { return stop_ || round_ != seen; });
+        if (stop_) return;
+        seen = round_;
+        if (number >= count_) continue;
+        body = body_;
+      }
+      (*body)(number);
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (--running_ == 0) done_.notify_one();
+    }
+  }
+
+  const int size_;
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable start_, done_;
+  const std::function<void(int)>* body_ = nullptr;
+  int count_ = 0, running_ = 0;
+  long round_ = 0;
+  bool stop_ = false;
+};
+
+// ---------------------------------------------------------------------------------------------------- model
+
+struct Engine {
+  const Unit* unit;
+  Model model{};
+  std::vector<Layer> layers;
+  std::vector<Memory> memory;
+  std::vector<Memory> shared, own;  // scratch of each thread
+  std::unique_ptr<Pool> pool;
+  std::mutex running;
+  pid_t process = getpid();
+  int tile_tokens = 0;
+
+  ~Engine() {
+    if (process != getpid()) (void)pool.release();  // its threads do not exist in this process
+  }
+
+  template <class T>
+  T* zeros(size_t count) {
+    memory.emplace_back(count * sizeof(T));
+    return static_cast<T*>(memory.back().get());
+  }
+
+  const float* padded(const float* from, int count, int width) {
+    auto* to = zeros<float>(static_cast<size_t>(width));
+    memcpy(to, from, sizeof(float) * static_cast<size_t>(count));
+    return to;
+  }
+};
+
+void require_finite(const float* values, size_t count) {
+  for (size_t i = 0; i < count; i++) require(std::isfinite(values[i]), "a weight is not a finite number");
+}
+
+int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+void make_linear(Engine& engine, Linear& l, Precision precision, const float* weights, const float* bias, int in,
+                 int out, const float* smoothing) {
+  require(precision == kFp32 || precision == kInt8 || (precision == kBf16 && engine.unit->has_bf16),
+          std::string("the instruction set ") + engine.unit->name + " has no products of this precision");
+  if (precision == kInt8) require_finite(weights, static_cast<size_t>(in) * static_cast<size_t>(out));
+  const auto padded = static_cast<size_t>(round_up(out, engine.unit->column_panel));
+  l.precision = precision;
+  l.weights = engine.zeros<char>(engine.unit->linear_bytes(precision, in, out));
+  l.bias = engine.zeros<float>(padded);
+  if (precision == kInt8) {
+    l.scale = engine.zeros<float>(padded);
+    l.column_sum = engine.zeros<float>(padded);
+  }
+  if (precision == kInt8 && smoothing) {
+    for (int k = 0; k < in; k++) {
+      require(std::isfinite(smoothing[k]) && smoothing[k] > 0, "a smoothing factor is not a positive number");
+    }
+    l.smoothing = const_cast<float*>(engine.padded(smoothing, in, round_up(in, 64)));
+  }
+  engine.unit->pack(&l, weights, bias, in, out);
+}
+
+// Rows of `heads` heads of `size`, each padded to `stride` rows of zeros: [heads * size, in] -> [heads * stride, in].
+void spread_rows(const float* from, int heads, int size, int stride, int in, float* to) {
+  for (int head = 0; head < heads; head++) {
+    memcpy(to + static_cast<long>(head) * stride * in, from + static_cast<long>(head) * size * in,
+           sizeof(float) * static_cast<size_t>(size) * static_cast<size_t>(in));
+  }
+}
+
+size_t cache_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (bytes > 0) return static_cast<size_t>(bytes);
+#endif
+  return size_t{1} << 20;
+}
+
+// The most tokens whose rows of one layer (hidden, attended, queries, keys, values) take half of a core's L2.
+int tokens_of_cache(const Engine& engine) {
+  for (int tokens = 48; tokens < 512; tokens += 16) {
+    if (2 * engine.unit->shared_bytes(&engine.model, tokens + 16) > cache_bytes()) return tokens;
+  }
+  return 512;
+}
+
+// ---------------------------------------------------------------------------------------------------- runs
+
+struct Request {
+  const int32_t *ids, *segments, *ends;  // `ends` is [B + 1]: where each sequence begins, then T
+  int num_sequences;
+  Wanted wanted;
+  float *out, *keys_out, *values_out;
+};
+
+void check(const Engine& engine, const Request& request) {
+  const Model& m = engine.model;
+  require(request.num_sequences >= 1, "expected at least one sequence");
+  require(request.ends[0] == 0, "the first sequence does not begin at 0");
+  for (int i = 0; i < request.num_sequences; i++) {
+    const long length = static_cast<long>(request.ends[i + 1]) - request.ends[i];
+    require(length >= 1, "sequence " + std::to_string(i) + " is empty");
+    require(length <= m.positions - m.first_position,
+            "sequence " + std::to_string(i) + " has " + std::to_string(length) + " tokens, but the model has " +
+                std::to_string(m.positions - m.first_position) + " positions");
+  }
+  const int total = request.ends[request.num_sequences];
+  for (int t = 0; t < total; t++) {
+    require(request.ids[t] >= 0 && request.ids[t] < m.vocab,
+            "token " + std::to_string(t) + " has the id " + std::to_string(request.ids[t]) + "; expected 0 to " +
+                std::to_string(m.vocab - 1));
+    require(!request.segments || !m.segment || (request.segments[t] >= 0 && request.segments[t] < m.segments),
+            "token " + std::to_string(t) + " has a segment that the model does not have");
+  }
+  const Wanted& wanted = request.wanted;
+  require(wanted.output >= kPooled && wanted.output <= kRelations, "unknown output");
+  if (wanted.output == kPooled) {
+    require(wanted.num_pooling >= 1 && wanted.skipped >= 0, "no pooling");
+    for (int i = 0; i < wanted.num_pooling; i++) {
+      require(wanted.pooling[i] >= kCls && wanted.pooling[i] <= kWeightedMean, "unknown pooling");
+    }
+  }
+  if (wanted.output == kClassify) require(m.pooler.weights && m.head.weights, "the model has no classifier");
+  if (wanted.output == kTokens) require(m.head.weights && !m.pooler.weights, "the model has no head for tokens");
+  if (wanted.output == kRelations) require(wanted.layer >= 0 && wanted.layer < m.num_layers, "no such layer");
+}
+
+// Whole sequences, in order, in tiles of at most `most` tokens; a longer sequence is a tile of its own.
+std::vector<Tile> tiles_of(const Engine& engine, const Request& request, const int32_t* lengths, int most) {
+  const Model& m = engine.model;
+  const Wanted& wanted = request.wanted;
+  std::vector<Tile> tiles;
+  for (int i = 0; i < request.num_sequences; i++) {
+    if (tiles.empty() || tiles.back().num_tokens + lengths[i] > most) {
+      const long begin = request.ends[i];
+      const long per_sequence = wanted.output == kPooled ? static_cast<long>(wanted.num_pooling) * m.hidden : m.labels;
+      const long offset = wanted.output == kRelations ? begin * m.hidden
+                          : wanted.output == kTokens  ? begin * m.labels
+                                                      : i * per_sequence;
+      const bool relations = wanted.output == kRelations;
+      tiles.push_back({request.ids + begin, request.segments && m.segment ? request.segments + begin : nullptr,
+                       lengths + i, 0, 0, request.out + offset, relations ? request.keys_out + offset : nullptr,
+                       relations ? request.values_out + offset : nullptr});
+    }
+    tiles.back().num_sequences++;
+    tiles.back().num_tokens += lengths[i];
+  }
+  return tiles;
+}
+
+void reserve(std::vector<Memory>& memory, size_t count, size_t bytes) {
+  if (memory.size() < count) memory.resize(count);
+  for (size_t i = 0; i < count; i++) {
+    if (memory[i].size() < bytes) memory[i] = Memory(bytes);
+  }
+}
+
+void run(Engine& engine, const Request& request) {
+  require(engine.process == getpid(), "forked");
+  const std::lock_guard<std::mutex> lock(engine.running);
+  check(engine, request);
+  std::vector<int32_t> lengths(static_cast<size_t>(request.num_sequences));
+  int longest = 0;
+  for (size_t i = 0; i < lengths.size(); i++) {
+    lengths[i] = request.ends[i + 1] - request.ends[i];
+    longest = std::max(longest, lengths[i]);
+  }
+  const int total = request.ends[request.num_sequences], threads = engine.pool->size();
+  // Tiles become smaller where there would be fewer than two for each thread, down to what still fills a block.
+  const int even = (total + 2 * threads - 1) / (2 * threads);
+  const std::vector<Tile> tiles =
+      tiles_of(engine, request, lengths.data(), std::min(engine.tile_tokens, std::max(even, 48)));
+  int largest = 0;
+  for (const Tile& tile : tiles) largest = std::max(largest, tile.num_tokens);
+  // Fewer tiles than threads: all threads share each tile.
+  const bool together = threads > 1 && (static_cast<int>(tiles.size()) < threads || largest * threads > 2 * total);
+  const int used = together ? threads : std::min(threads, static_cast<int>(tiles.size()));
+  reserve(engine.shared, together ? 1 : static_cast<size_t>(used), engine.unit->shared_bytes(&engine.model, largest));
+  reserve(engine.own, static_cast<size_t>(used), engine.unit->private_bytes(&engine.model, longest));
+  std::atomic<size_t> next{0};
+  std::vector<int> arrived(tiles.size(), 0);
+  engine.pool->run(used, [&](int rank) {
+    const auto thread = static_cast<size_t>(rank);
+    if (together) {
+      for (size_t i = 0; i < tiles.size(); i++) {
+        const Team team = {rank, used, &arrived[i]};
+        engine.unit->run(&engine.model, &tiles[i], &request.wanted, engine.shared[0].get(), engine.own[thread].get(), &team);
+        // Scratch is shared: the next tile starts when all threads have left this one.
+        __atomic_fetch_add(&arrived[i], 1, __ATOMIC_ACQ_REL);
+        while (__atomic_load_n(&arrived[i], __ATOMIC_ACQUIRE) % used != 0) std::this_thread::yield();
+      }
+      return;
+    }
+    const Team team = {0, 1, nullptr};
+    for (size_t i = next++; i < tiles.size(); i = next++) {
+      engine.unit->run(&engine.model, &tiles[i], &request.wanted, engine.shared[thread].get(), engine.own[thread].get(), &team);
+    }
+  });
+}
+
+Engine& engine_of(void* handle) { return *static_cast<Engine*>(handle); }
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------------- C interface
+
+// Sizes of a model; the Python side has the same fields in the same order.
+struct MinilmShape {
+  int32_t hidden, heads, ffn, layers, vocab, positions, segments, first_position, labels, activation, pooler_activation;
+  float eps;
+};
+
+MINILM_API const char* minilm_kernels_source_hash() { return MINILM_SOURCE_HASH; }
+
+MINILM_API const char* minilm_error() { return last_error.c_str(); }
+
+// The instruction sets in the library, best first, separated by spaces; one that this processor lacks ends in "-".
+MINILM_API const char* minilm_kernels_isas() {
+  static const std::string names = [] {
+    std::string all;
+    for (const Candidate& one : candidates()) {
+      all += std::string(all.empty() ? "" : " ") + one.unit->name + (one.supported ? "" : "-");
+    }
+    return all;
+  }();
+  return names.c_str();
+}
+
+// The name of the unit that `name` stands for ("": the best), or null and an error.
+MINILM_API const char* minilm_kernels_selected(const char* name) {
+  const char* chosen = nullptr;
+  guarded([&] { chosen = choose(name).name; });
+  return chosen;
+}
+
+MINILM_API int minilm_kernels_has_bf16(const char* name) {
+  int has = 0;
+  guarded([&] { has = choose(name).has_bf16; });
+  return has;
+}
+
+MINILM_API int minilm_create(const MinilmShape* shape, const char* isa, int threads, int tile_tokens, void** handle) {
+  return guarded([&] {
+    require(threads >= 1 && threads <= 1024, "threads is " + std::to_string(threads) + "; expected 1 to 1024");
+    require(tile_tokens >= 0, "tile tokens is negative");
+    const auto within = [](const char* name, long value, long low, long high) {
+      require(value >= low && value <= high, std::string(name) + " is " + std::to_string(value) + "; expected " +
+                                                 std::to_string(low) + " to " + std::to_string(high));
+    };
+    within("hidden", shape->hidden, 8, 1024);
+    within("ffn", shape->ffn, 8, 4096);
+    require(shape->hidden % 8 == 0 && shape->ffn % 8 == 0, "a width is not a multiple of 8");
+    within("heads", shape->heads, 1, shape->hidden);
+    require(shape->hidden % shape->heads == 0, "heads does not divide hidden");
+    within("head size", shape->hidden / shape->heads, 1, 256);
+    within("layers", shape->layers, 1, 1000);
+    within("vocab", shape->vocab, 1, 1L << 26);
+    within("positions", shape->positions, 1, 1L << 18);
+    within("segments", shape->segments, 0, 1L << 18);
+    within("first position", shape->first_position, 0, shape->positions - 1);
+    within("labels", shape->labels, 0, 1L << 20);
+    within("activation", shape->activation, kGelu, kTanh);
+    within("pooler activation", shape->pooler_activation, kGelu, kTanh);
+    auto engine = std::make_unique<Engine>();
+    engine->unit = &choose(isa);
+    Model& m = engine->model;
+    m.hidden = shape->hidden;
+    m.heads = shape->heads;
+    m.head_size = shape->hidden / shape->heads;
+    m.ffn = shape->ffn;
+    m.num_layers = shape->layers;
+    m.vocab = shape->vocab;
+    m.positions = shape->positions;
+    m.segments = shape->segments;
+    m.first_position = shape->first_position;
+    m.labels = shape->labels;
+    m.activation = static_cast<Activation>(shape->activation);
+    m.pooler_activation = static_cast<Activation>(shape->pooler_activation);
+    m.eps = shape->eps;
+    m.hidden_padded = round_up(m.hidden, engine->unit->column_panel);
+    m.head_stride = round_up(m.head_size, engine->unit->column_panel);
+    m.ffn_padded = round_up(m.ffn, engine->unit->column_panel);
+    engine->layers.resize(static_cast<size_t>(m.num_layers));
+    m.layers = engine->layers.data();
+    engine->pool = std::make_unique<Pool>(threads);
+    engine->tile_tokens = tile_tokens ? tile_tokens : tokens_of_cache(*engine);
+    *handle = engine.release();
+  });
+}
+
+MINILM_API void minilm_free(void* handle) { delete static_cast<Engine*>(handle); }
+
+// The tables are kept, not copied; `segment` may be null.
+MINILM_API int minilm_set_embeddings(void* handle, const float* word, const float* position, const float* segment,
+                                     const float* weight, const float* bias) {
+  return guarded([&] {
+    Engine& engine = engine_of(handle);
+    Model& m = engine.model;
+    m.word = word;
+    m.position = position;
+    m.segment = segment;
+    m.embedding_norm = {engine.padded(weight, m.hidden, m.hidden_padded), engine.padded(bias, m.hidden, m.hidden_padded)};
+  });
+}
+
+// `which`: 0 queries, keys and values (three weights and biases), 1 output of attention, 2 and 3 the feed-forward maps.
+MINILM_API int minilm_set_linear(void* handle, int layer, int which, int precision, const float* const* weights,
+                                 const float* const* biases, const float* smoothing) {
+  return guarded([&] {
+    Engine& engine = engine_of(handle);
+    const Model& m = engine.model;
+    require(layer >= 0 && layer < m.num_layers && which >= 0 && which < 4, "no such linear map");
+    Layer& to = engine.layers[static_cast<size_t>(layer)];
+    const auto kind = static_cast<Precision>(precision);
+    const int width = m.heads * m.head_stride;
+    if (which == 0) {
+      std::vector<float> rows(3UL * static_cast<size_t>(width) * static_cast<size_t>(m.hidden)), bias(3UL * static_cast<size_t>(width));
+      for (int part = 0; part < 3; part++) {
+        spread_rows(weights[part], m.heads, m.head_size, m.head_stride, m.hidden, rows.data() + static_cast<long>(part) * width * m.hidden);
+        spread_rows(biases[part], m.heads, m.head_size, m.head_stride, 1, bias.data() + static_cast<long>(part) * width);
+      }
+      make_linear(engine, to.qkv, kind, rows.data(), bias.data(), m.hidden, 3 * width, smoothing);
+    } else if (which == 1) {
+      // The columns of a head begin where its values do.
+      std::vector<float> rows(static_cast<size_t>(width) * static_cast<size_t>(m.hidden)), factors(static_cast<size_t>(width), 1.f);
+      for (int row = 0; row < m.hidden; row++) {
+        spread_rows(weights[0] + static_cast<long>(row) * m.hidden, m.heads, m.head_size, m.head_stride, 1, rows.data() + static_cast<long>(row) * width);
+      }
+      if (smoothing) spread_rows(smoothing, m.heads, m.head_size, m.head_stride, 1, factors.data());
+      make_linear(engine, to.attention_out, kind, rows.data(), biases[0], width, m.hidden, smoothing ? factors.data() : nullptr);
+    } else {
+      make_linear(engine, which == 2 ? to.ffn_in : to.ffn_out, kind, weights[0], biases[0], which == 2 ? m.hidden : m.ffn,
+                  which == 2 ? m.ffn : m.hidden, smoothing);
+    }
+    if (kind != kFp32 && engine.unit->has_bf16) engine.model.attention_bf16 = 1;
+  });
+}
+
+// `which`: 0 after attention, 1 after the feed-forward network.
+MINILM_API int minilm_set_norm(void* handle, int layer, int which, const float* weight, const float* bias) {
+  return guarded([&] {
+    Engine& engine = engine_of(handle);
+    const Model& m = engine.model;
+    require(layer >= 0 && layer < m.num_layers && which >= 0 && which < 2, "no such norm");
+    Layer& to = engine.layers[static_cast<size_t>(layer)];
+    (which ? to.ffn_norm : to.attention_norm) = {engine.padded(weight, m.hidden, m.hidden_padded),
+                                                 engine.padded(bias, m.hidden, m.hidden_padded)};
+  });
+}
+
+// A head of `labels` scores; with a pooler for one score of each sequence and label, without for each token.
+MINILM_API int minilm_set_head(void* handle, const float* pooler, const float* pooler_bias, const float* weights,
+                               const float* bias) {
+  return guarded([&] {
+    Engine& engine = engine_of(handle);
+    Model& m = engine.model;
+    require(m.labels >= 1, "the model has no labels");
+    if (pooler) make_linear(engine, m.pooler, kFp32, pooler, pooler_bias, m.hidden, m.hidden, nullptr);
+    make_linear(engine, m.head, kFp32, weights, bias, m.hidden, m.labels, nullptr);
+  });
+}
+
+// See `Wanted` and `Tile` for what is written to `out`. Safe from several threads: one waits for the other.
+MINILM_API int minilm_run(void* handle, const int32_t* ids, const int32_t* segments, const int32_t* ends, int num_sequences,
+                          int output, const int32_t* pooling, int num_pooling, int skipped, int layer, float* out,
+                          float* keys_out, float* values_out) {
+  return guarded([&] {
+    run(engine_of(handle), {ids, segments, ends, num_sequences, {static_cast<Output>(output), pooling, num_pooling, skipped, layer}, out, keys_out, values_out});
+  });
+}
+
+MINILM_API int minilm_tile_tokens(void* handle) { return engine_of(handle).tile_tokens; }
+
+// For tests: the whole sums of rows of bytes [rows, in] times int8 weights made of [out, in] floats; `in` is a multiple
+// of 64 of at most 4,096, `out` of 64.
+MINILM_API int minilm_test_int8_product(const char* isa, const uint8_t* rows, int num_rows, const float* weights, int in,
+                                        int out, int32_t* sums) {
+  return guarded([&] {
+    require(in > 0 && in <= 4096 && in % 64 == 0 && out > 0 && out % 64 == 0, "a size is not a multiple of 64");
+    Engine engine;
+    engine.unit = &choose(isa);
+    Linear l{};
+    const std::vector<float> bias(static_cast<size_t>(out));
+    make_linear(engine, l, kInt8, weights, bias.data(), in, out, nullptr);
+    engine.unit->int8_product(rows, &l, num_rows, sums);
+  });
+}
+
+// For tests: an activation (kind 0), softmax (1) or LayerNorm (2) of rows that lie `width` rounded up to 16 apart.
+MINILM_API int minilm_test_rowwise(const char* isa, int kind, int detail, float* rows, int num_rows, int width,
+                                   const float* weight, const float* bias) {
+  return guarded([&] { choose(isa).rowwise(kind, detail, rows, num_rows, width, weight, bias); });
+}

@@ -1,0 +1,5 @@
+// AVX2 with FMA; products of bytes widened to 16 bits.
+#include "vec_avx2.hpp"
+#include "tile.hpp"
+
+MINILM_UNIT(unit_avx2, "avx2")

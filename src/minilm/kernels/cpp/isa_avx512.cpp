@@ -1,0 +1,5 @@
+// AVX-512 F, BW, DQ, VL; products of bytes widened to 16 bits.
+#include "vec_avx512.hpp"
+#include "tile.hpp"
+
+MINILM_UNIT(unit_avx512, "avx512")
