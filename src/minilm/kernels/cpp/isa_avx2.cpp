@@ -1,0 +1,7 @@
+#include "units.hpp"
+
+namespace minilm {
+
+const char* avx2_name() { return "avx2"; }
+
+}  // namespace minilm

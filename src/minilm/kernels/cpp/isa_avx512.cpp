@@ -1,0 +1,7 @@
+#include "units.hpp"
+
+namespace minilm {
+
+const char* avx512_name() { return "avx512"; }
+
+}  // namespace minilm

@@ -1,0 +1,7 @@
+#include "units.hpp"
+
+namespace minilm {
+
+const char* avx512_bf16_name() { return "avx512_bf16"; }
+
+}  // namespace minilm

@@ -1,0 +1,7 @@
+#include "units.hpp"
+
+namespace minilm {
+
+const char* avx512_vnni_name() { return "avx512_vnni"; }
+
+}  // namespace minilm

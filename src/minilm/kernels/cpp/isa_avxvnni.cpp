@@ -1,0 +1,7 @@
+#include "units.hpp"
+
+namespace minilm {
+
+const char* avxvnni_name() { return "avxvnni"; }
+
+}  // namespace minilm

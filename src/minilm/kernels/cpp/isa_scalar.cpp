@@ -1,0 +1,7 @@
+#include "units.hpp"
+
+namespace minilm {
+
+const char* scalar_name() { return "scalar"; }
+
+}  // namespace minilm
