@@ -1,19 +1,25 @@
-# Needs Python >= 3.10 and make; everything else is installed into .venv from requirements.lock.
+# Needs Python >= 3.10 and make; everything else is installed into .venv from requirements.lock. Where there is a C++
+# compiler, the kernels must build; elsewhere minilm works without them.
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.stamp
+COMPILER := $(shell command -v $${CXX:-c++} || command -v g++ || command -v clang++)
+MINILM_KERNELS ?= $(if $(COMPILER),require)
+export MINILM_KERNELS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-fast test-install mutants fuzz lint check bench clean
+.PHONY: help venv quickstart kernels test test-fast test-install check-kernels mutants fuzz lint check bench clean
 
 help:
 	@echo "make venv          create .venv with the tested package versions"
+	@echo "make kernels       compile the kernels again if their sources have changed"
 	@echo "make quickstart    distill, fine-tune and compare the installed model, offline"
 	@echo "make test          run all tests"
 	@echo "make test-fast     run the unit tests not marked slow, in a minute or two"
 	@echo "make lint          lint, format, types"
 	@echo "make check         the same, and the house rules"
 	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"
+	@echo "make check-kernels run the tests of the kernels with AddressSanitizer and UBSan (needs g++)"
 	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
 	@echo "make fuzz          damage model folders, data files and recipes at random for a minute each; SEED=N SECONDS=N"
 	@echo "make bench         run the benchmarks"
@@ -21,26 +27,35 @@ help:
 
 venv: $(STAMP)
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml hatch_build.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "minilm needs Python >= 3.10, found " + sys.version)'
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements.lock
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e .
 	touch $(STAMP)
 
-quickstart: venv
+kernels: venv
+	$(PY) hatch_build.py
+
+quickstart: kernels
 	.venv/bin/minilm quickstart --out runs/quickstart
 
-test: venv
+test: kernels
 	$(PY) -m pytest
 
-test-fast: venv
+test-fast: kernels
 	$(PY) -m pytest tests/unit -m "not slow"
 
 test-install: venv
 	$(PY) tests/install/run.py
 
-mutants: venv
+SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so)
+check-kernels: venv
+	CXX=g++ $(PY) hatch_build.py --sanitize
+	MINILM_KERNELS_LIBRARY=build/sanitize/libminilm_kernels.so LD_PRELOAD="$(SANITIZERS)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(PY) -m pytest -n0 tests/kernels
+
+mutants: kernels
 	$(PY) tests/mutants/run.py
 
 SEED ?= 0
@@ -53,12 +68,13 @@ lint: venv
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-check: lint
+check: lint kernels
 	$(PY) -m pytest -q tests/house
 
-bench: venv
+bench: kernels
 	@for name in encode distill_step decode seq2seq_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f src/minilm/kernels/*.so src/minilm/kernels/build.log
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ ROOMS = {
     "finetune": "files text corpus model score tasks decode recipe report infer train",
     "run_recipe": "recipe distill finetune",
     "quickstart": "files text corpus model tasks recipe report infer train distill finetune",
-    "cli": "files text corpus model score tasks decode recipe report infer train distill finetune quickstart "
+    "cli": "files text corpus kernels model score tasks decode recipe report infer train distill finetune quickstart "
     "run_recipe",
 }
 FILES = {
@@ -48,7 +48,7 @@ FILES = {
 PURE = ("model/", "score/", "decode/", "distill/relation_loss.py")
 TOUCH_FILES = {"model/checkpoint.py", "model/embedding.py", "decode/traces.py"}
 IO_MODULES = {"io", "os", "shutil", "socket", "subprocess", "tempfile", "urllib", "http", "json", "pickle"}
-TORCH_IS_SLOW = ("text", "corpus", "recipe", "cli")  # these start without it
+TORCH_IS_SLOW = ("text", "corpus", "kernels", "recipe", "cli")  # these start without it
 
 
 def test_every_room_has_a_row_of_rooms_above_it(package):
@@ -105,7 +105,7 @@ def test_inference_loads_only_what_its_row_allows(package, loaded_after):
 
 
 def test_light_modules_load_no_torch(loaded_after):
-    names = ("minilm", "minilm.errors", "minilm.recipe", "minilm.cli.app")
+    names = ("minilm", "minilm.errors", "minilm.kernels.library", "minilm.recipe", "minilm.cli.app")
     heavy = {name: {"torch", "transformers"} & loaded for name, loaded in zip(names, loaded_after(*names), strict=True)}
     assert not any(heavy.values()), heavy
 

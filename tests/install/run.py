@@ -6,6 +6,7 @@ of all dependencies work; otherwise the failed command. `make test-install` runs
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def use(python: Path, work: Path) -> None:
     minilm = python.with_name("minilm")
     run(python, "-c", "import minilm, sys; assert 'torch' not in sys.modules; print(minilm.__version__)", cwd=work)
     run(minilm, "--help", cwd=work)
-    run(minilm, "doctor", cwd=work)
+    facts = run(minilm, "doctor", cwd=work)
+    if os.environ.get("MINILM_KERNELS") == "require" and "libminilm_kernels.so" not in facts:
+        raise SystemExit(f"minilm doctor: expected the compiled kernels, found:\n{facts}")
     shipped = len(list((ROOT / "recipes").rglob("*.yaml")))
     listed = run(minilm, "recipes", "list", cwd=work)
     if listed.count("\n") < shipped:

@@ -1,6 +1,6 @@
 """`minilm doctor`: what this machine offers, what is installed and what is missing.
 
-In: the facts of `minilm.environment`. Out: a table, or JSON with `--json`.
+In: the facts of `minilm.environment` and of the compiled kernels. Out: a table, or JSON with `--json`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import typer
 
 from minilm.cli.table import aligned
 from minilm.environment import examine
+from minilm.kernels.library import facts as facts_of_kernels
 
 
 def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
-    """Show versions, CPU features, threads, memory, devices and what is missing.
+    """Show versions, CPU features, compiled kernels, threads, memory, devices and what is missing.
 
     Examples:
       minilm doctor
       minilm doctor --json > doctor.json
     """
     report = examine()
+    report["kernels"] = facts_of_kernels()
     if as_json:
         import json
 
@@ -33,10 +35,18 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON i
 
 def as_table(report: Mapping[str, Mapping[str, object]]) -> str:
     """Lay the facts out in two columns under section headings."""
-    facts = [(f"  {name}", _plain(value)) for section in report.values() for name, value in section.items()]
-    lines = iter(aligned(facts, "<").split("\n"))
-    blocks = ["\n".join([heading, *islice(lines, len(section))]) for heading, section in report.items()]
+    sections = {
+        heading: [row for fact in section.items() for row in _rows(*fact)] for heading, section in report.items()
+    }
+    lines = iter(aligned([row for rows in sections.values() for row in rows], "<").split("\n"))
+    blocks = ["\n".join([heading, *islice(lines, len(rows))]) for heading, rows in sections.items()]
     return "\n".join(blocks) + "\n"
+
+
+def _rows(name: str, value: object) -> list[tuple[str, str]]:
+    """A row for each line of the value, the first one with the name."""
+    first, *more = _plain(value).split("\n")
+    return [(f"  {name}", first), *(("", line) for line in more)]
 
 
 def _plain(value: object) -> str:

@@ -20,7 +20,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_json_and_table_show_the_same_facts(capsys):
     facts = json.loads(call(capsys, "--json"))
     table = call(capsys)
-    assert list(facts) == ["versions", "cpu", "threads", "memory", "devices", "malloc", "optional"]
+    assert list(facts) == ["versions", "cpu", "threads", "memory", "devices", "malloc", "optional", "kernels"]
     assert facts["versions"]["minilm"] == __version__
     for section, rows in facts.items():
         assert f"\n{section}\n" in f"\n{table}"

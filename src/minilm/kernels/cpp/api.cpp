@@ -28,10 +28,7 @@
 #endif
 
 #include "engine.hpp"
-
-#ifndef MINILM_SOURCE_HASH
-#define MINILM_SOURCE_HASH "unknown"
-#endif
+#include "source_hash.hpp"
 
 #define MINILM_API extern "C" __attribute__((visibility("default")))
 
