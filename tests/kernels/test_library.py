@@ -35,10 +35,10 @@ def test_the_library_knows_the_sources_that_it_was_built_from(library):
 
 def test_the_library_says_what_it_has_and_what_runs_here(library):
     shown = facts()
-    assert shown["instruction sets"][0] == "scalar"
+    assert shown["instruction sets"][-1] == "scalar"
     assert shown["chosen"] in shown["instruction sets"]
     if platform.machine() == "x86_64":
-        assert {"avx2", "avx512"} <= set(shown["instruction sets"])
+        assert {"avx2", "avx512"} <= {name.split()[0] for name in shown["instruction sets"]}
 
 
 def test_a_function_that_the_library_lacks_says_nothing(library):
