@@ -15,7 +15,7 @@ BINARY_READERS = {
     *("safetensors", "shelve", "struct", "tarfile", "zipfile", "zlib"),
 }
 MAY_READ = {
-    "files/tensors.py": {"safetensors"},
+    "files/tensors.py": {"safetensors", "mmap"},
     "files/torch_bin.py": {"mmap", "pickletools", "struct", "zipfile"},
     "files/sentencepiece.py": {"struct"},
     "files/formats.py": {"gzip", "zlib", "pyarrow"},  # text files: .gz and .parquet

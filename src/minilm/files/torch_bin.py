@@ -10,7 +10,6 @@ after each view has been checked against the size of its storage.
 from __future__ import annotations
 
 import io
-import math
 import mmap
 import pickletools
 import struct
@@ -19,13 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from minilm.errors import DataError, one_line
 from minilm.files.regular import reading
-from minilm.files.tensors import bf16_to_float32
+from minilm.files.torch_views import A, Storage, View, ViewsOf, build, check_view, numpy_views, torch_views
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +33,6 @@ _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_PROTOCOL = 1001
 _MAX_INSTRUCTIONS = 5_000_000
 _MAX_PICKLE_BYTES = 64 * 2**20
-_SPARE_VIEW_BYTES = 64 * 2**20
 
 # storage class: (torch dtype, bytes per element)
 _STORAGES = {
@@ -51,28 +49,6 @@ _STORAGES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Storage:
-    """A run of elements in the file; `first` and `count` select a part of it (in very old files)."""
-
-    key: str
-    dtype: str
-    item_bytes: int
-    total: int
-    first: int
-    count: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _View:
-    """A tensor as the file describes it: a strided view of a storage, counted in elements."""
-
-    storage: _Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class _Name:
     """An allowed global: a record of its name, never the object itself."""
@@ -80,10 +56,6 @@ class _Name:
     module: str
     name: str
 
-
-A = TypeVar("A", "torch.Tensor", np.ndarray)
-# The bytes of a storage and its dtype -> what turns a description of a view into that view.
-_Views = Callable[[np.ndarray, str], Callable[[_View], A]]
 
 # Values are never printed, hashed or compared before their type is known: a pickle can nest tuples so that any of
 # these would take forever or overflow the stack.
@@ -97,15 +69,15 @@ def read_torch_bin(path: Path) -> dict[str, torch.Tensor]:
         DataError: not a state dict, truncated, a global that is not on the short list (named), a value that
             is not a tensor (named), or a view that reaches outside its storage.
     """
-    return _read(path, _torch_views)
+    return _read(path, torch_views)
 
 
 def read_torch_bin_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read a PyTorch state dict as numpy arrays, without torch; bfloat16 becomes float32. Raises as above."""
-    return _read(path, _numpy_views)
+    return _read(path, numpy_views)
 
 
-def _read(path: Path, views_of: _Views[A]) -> dict[str, A]:
+def _read(path: Path, views_of: ViewsOf[A]) -> dict[str, A]:
     with reading(path):
         with path.open("rb") as file:
             magic = file.read(4)
@@ -245,19 +217,19 @@ class _Machine:
         self.push(_parse_storage(*record[1:]))
 
 
-def _parse_storage(kind: object, key: object, _location: object, total: object, part: object = None) -> _Storage:
+def _parse_storage(kind: object, key: object, _location: object, total: object, part: object = None) -> Storage:
     if not (isinstance(kind, _Name) and kind.name in _STORAGES and isinstance(key, str)):
         raise ValueError("a storage of unknown type")
     dtype, item_bytes = _STORAGES[kind.name]
     count = _size(total)
     if part is None:
-        return _Storage(key=key, dtype=dtype, item_bytes=item_bytes, total=count, first=0, count=count)
+        return Storage(key=key, dtype=dtype, item_bytes=item_bytes, total=count, first=0, count=count)
     if not (isinstance(part, tuple) and len(part) == 3):
         raise ValueError("an unknown kind of storage view")
     first, length = _size(part[1]), _size(part[2])
     if first + length > count:
         raise ValueError(f"storage view {first}..{first + length} reaches outside its {count} elements")
-    return _Storage(key=key, dtype=dtype, item_bytes=item_bytes, total=count, first=first, count=length)
+    return Storage(key=key, dtype=dtype, item_bytes=item_bytes, total=count, first=first, count=length)
 
 
 def _size(value: object) -> int:
@@ -285,17 +257,17 @@ def _make_size(items: object = ()) -> tuple[int, ...]:
     return _sizes(items)
 
 
-def _make_view(storage: object, offset: object, size: object, stride: object, *_: object) -> _View:
-    if not isinstance(storage, _Storage):
+def _make_view(storage: object, offset: object, size: object, stride: object, *_: object) -> View:
+    if not isinstance(storage, Storage):
         raise ValueError("a tensor without a storage")
-    view = _View(storage=storage, offset=_size(offset), size=_sizes(size), stride=_sizes(stride))
+    view = View(storage=storage, offset=_size(offset), size=_sizes(size), stride=_sizes(stride))
     if len(view.size) != len(view.stride):
         raise ValueError("a tensor whose shape and strides differ in length")
     return view
 
 
-def _make_parameter(data: object, *_: object) -> _View:
-    if not isinstance(data, _View):
+def _make_parameter(data: object, *_: object) -> View:
+    if not isinstance(data, View):
         raise ValueError("a parameter without a tensor")
     return data
 
@@ -347,7 +319,7 @@ _HANDLERS: Mapping[str, Callable[[_Machine, object], None]] = {
 # --- the two file formats ------------------------------------------------------------------------
 
 
-def _read_zip(path: Path, views_of: _Views[A]) -> dict[str, A]:
+def _read_zip(path: Path, views_of: ViewsOf[A]) -> dict[str, A]:
     """The zip format: `NAME/data.pkl` and one uncompressed member `NAME/data/KEY` per storage."""
     with _reporting_damage(path), zipfile.ZipFile(path) as archive:
         prefix = _find_prefix(path, archive.namelist())
@@ -359,14 +331,14 @@ def _read_zip(path: Path, views_of: _Views[A]) -> dict[str, A]:
         source = io.BytesIO(archive.read(f"{prefix}/data.pkl"))
         views = _check_state_dict(path, _Machine(path).run(source))
 
-        def read(storage: _Storage) -> np.ndarray:
+        def read(storage: Storage) -> np.ndarray:
             member = members[f"{prefix}/data/{storage.key}"]
             if member.file_size != storage.total * storage.item_bytes:
                 raise ValueError(f"storage {storage.key!r} has {member.file_size} bytes, not {storage.total} elements")
             with archive.open(member) as data:
                 return _read_bytes(data, member.file_size)
 
-        return _build(path, views, read, views_of)
+        return build(path, views, read, views_of)
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -392,7 +364,7 @@ def _find_prefix(path: Path, members: Sequence[str]) -> str:
     return prefixes[0]
 
 
-def _read_stream(path: Path, views_of: _Views[A]) -> dict[str, A]:
+def _read_stream(path: Path, views_of: ViewsOf[A]) -> dict[str, A]:
     """The old format: magic, protocol, system, state dict and storage keys as pickles, then the storages."""
     with (
         _reporting_damage(path),
@@ -418,14 +390,14 @@ def _read_stream(path: Path, views_of: _Views[A]) -> dict[str, A]:
             if position > len(source):
                 raise ValueError(f"truncated: storage {key!r} should end at byte {position} of {len(source)}")
 
-        def read(storage: _Storage) -> np.ndarray:
+        def read(storage: Storage) -> np.ndarray:
             begin, count = positions[storage.key]
             if count != storage.total:
                 raise ValueError(f"storage {storage.key!r} has {count} elements, not {storage.total}")
             file.seek(begin)
             return _read_bytes(file, count * storage.item_bytes)
 
-        return _build(path, views, read, views_of)
+        return build(path, views, read, views_of)
 
 
 def _read_bytes(file: IO[bytes], count: int) -> np.ndarray:
@@ -443,67 +415,15 @@ def _read_bytes(file: IO[bytes], count: int) -> np.ndarray:
 # --- tensors -------------------------------------------------------------------------------------
 
 
-def _check_state_dict(path: Path, value: object) -> dict[str, _View]:
+def _check_state_dict(path: Path, value: object) -> dict[str, View]:
     """Return {name: view}; anything other than tensors under string keys is rejected by name."""
     if not isinstance(value, dict):
         raise DataError(f"{path} contains a {type(value).__name__}, expected a state dict (names to tensors)")
     for name, view in value.items():
-        if not isinstance(name, str) or not isinstance(view, _View):
+        if not isinstance(name, str) or not isinstance(view, View):
             raise DataError(
                 f"{path}: entry {str(name)[:80]!r} is a {type(view).__name__}, expected a tensor: "
                 "save model.state_dict() alone"
             )
-        _check_view(path, name, view)
+        check_view(path, name, view)
     return value
-
-
-def _check_view(path: Path, name: str, view: _View) -> None:
-    count = math.prod(view.size)
-    last = view.offset + sum((size - 1) * step for size, step in zip(view.size, view.stride, strict=True))
-    if count and last >= view.storage.count:
-        raise DataError(
-            f"{path}: tensor {name!r} of shape {view.size} reaches element {last} of a storage of "
-            f"{view.storage.count}: rejected"
-        )
-    if count * view.storage.item_bytes > path.stat().st_size + _SPARE_VIEW_BYTES:
-        raise DataError(f"{path}: tensor {name!r} of shape {view.size} is larger than the whole file: rejected")
-
-
-def _build(
-    path: Path, views: Mapping[str, _View], read: Callable[[_Storage], np.ndarray], views_of: _Views[A]
-) -> dict[str, A]:
-    """Read each storage once and build its views."""
-    flat: dict[str, tuple[_Storage, np.ndarray]] = {}
-    shared: dict[str, Callable[[_View], A]] = {}
-    tensors = {}
-    for name, view in views.items():
-        storage = view.storage
-        if math.prod(view.size) == 0:
-            tensors[name] = views_of(np.empty(0, dtype=np.uint8), storage.dtype)(view)
-            continue
-        if storage.key not in flat:
-            flat[storage.key] = storage, read(storage)
-            shared[storage.key] = views_of(flat[storage.key][1], storage.dtype)
-        first, whole = flat[storage.key]
-        if first.dtype != storage.dtype or len(whole) != storage.total * storage.item_bytes:
-            raise DataError(f"{path}: storage {storage.key!r} is described in two ways: rejected")
-        tensors[name] = shared[storage.key](view)
-    return tensors
-
-
-def _torch_views(whole: np.ndarray, dtype: str) -> Callable[[_View], torch.Tensor]:
-    import torch
-
-    flat = torch.from_numpy(whole).view(getattr(torch, dtype))
-    return lambda view: flat.as_strided(view.size, view.stride, view.storage.first + view.offset)
-
-
-def _numpy_views(whole: np.ndarray, dtype: str) -> Callable[[_View], np.ndarray]:
-    flat = bf16_to_float32(whole.view(np.uint16)) if dtype == "bfloat16" else whole.view(dtype)
-
-    def view_of(view: _View) -> np.ndarray:
-        steps = tuple(step * flat.itemsize for step in view.stride)
-        begin = view.storage.first + view.offset
-        return np.lib.stride_tricks.as_strided(flat[begin:], view.size, steps, writeable=False)
-
-    return view_of

@@ -6,11 +6,12 @@ import pickle
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from minilm.errors import DataError
-from minilm.files.torch_bin import read_torch_bin
+from minilm.files.torch_bin import read_torch_bin, read_torch_bin_arrays
 
 ZIP_AND_STREAM = pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "stream"])
 
@@ -24,6 +25,11 @@ def compare(path: Path) -> dict[str, torch.Tensor]:
         assert ours[name].shape == tensor.shape, name
         assert ours[name].stride() == tensor.stride() or tensor.numel() == 0, name
         assert torch.equal(ours[name], tensor), name
+    arrays = read_torch_bin_arrays(path)
+    assert list(arrays) == list(ours)
+    for name, tensor in ours.items():
+        widened = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        np.testing.assert_array_equal(arrays[name], widened.detach().numpy(), strict=True, err_msg=name)
     return ours
 
 

@@ -93,13 +93,13 @@ def chunks(monkeypatch):
 def batches(model, monkeypatch):
     """How many sequences and tokens were computed together, batch by batch."""
     sizes = []
-    inner = Encoder.forward
+    inner = model.engine.pooled
 
-    def counted(self, packed, *rest, **named):
-        sizes.append((packed.num_sequences, packed.num_tokens))
-        return inner(self, packed, *rest, **named)
+    def counted(batch, *rest, **named):
+        sizes.append((batch.num_sequences, batch.num_tokens))
+        return inner(batch, *rest, **named)
 
-    monkeypatch.setattr(Encoder, "forward", counted)
+    monkeypatch.setattr(model.engine, "pooled", counted)
     return sizes
 
 
@@ -255,7 +255,7 @@ def test_items_that_are_not_strings_are_rejected_with_their_number(model, item, 
 def test_an_unknown_engine_is_rejected_with_the_known_ones(folder):
     with pytest.raises(UsageError) as caught:
         minilm.load(folder, engine="nonsense")
-    assert str(caught.value) == "engine is 'nonsense'; expected 'auto' or 'torch'"
+    assert str(caught.value) == "engine is 'nonsense'; expected 'auto', 'native', 'torch'"
 
 
 def test_an_unknown_precision_is_rejected(folder):

@@ -11,6 +11,7 @@ from minilm.infer.engines import ENGINES, load_engine
 from minilm.infer.engines.pooling import pool_rows
 from minilm.infer.engines.protocol import GenerationEngine
 from minilm.infer.engines.torch import TorchEngine
+from minilm.kernels.encoder import library_reason
 from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
@@ -21,6 +22,9 @@ from minilm.text.tokenizer import Tokenizer
 
 SEQUENCES = [np.array(ids) for ids in ([2, 5, 3], [2, 6, 7, 8, 3], [2, 9, 3], [2], [2, 5, 6, 7, 8, 9, 3])]
 SEGMENTS = [np.array(ids) for ids in ([0, 0, 1], [0, 0, 1, 1, 1], [0, 1, 1], [0], [0, 0, 0, 0, 1, 1, 1])]
+
+
+NATIVE = ([], [pytest.mark.skipif(bool(library_reason()), reason=library_reason() or "there are kernels")])
 
 
 def write(folder, head, num_labels=3):
@@ -46,7 +50,7 @@ def of(name, folder, head):
     return load_engine(name, folder, head=head, precision="fp32")
 
 
-@pytest.mark.parametrize("name", ["auto", *ENGINES])
+@pytest.mark.parametrize("name", ["auto", *(pytest.param(name, marks=NATIVE[name == "native"]) for name in ENGINES)])
 @pytest.mark.parametrize(
     ("head", "ask", "rows", "columns"),
     [
@@ -83,7 +87,7 @@ def test_the_torch_engine_gives_the_scores_of_the_model(tmp_path, head):
 
 def test_auto_is_the_best_available_engine(tmp_path):
     write(tmp_path, None)
-    assert isinstance(of("auto", tmp_path, None), TorchEngine)
+    assert type(of("auto", tmp_path, None)).__name__ == ("TorchEngine" if library_reason() else "NativeEngine")
 
 
 def test_the_torch_engine_generates(generator_dir):

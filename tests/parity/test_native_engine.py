@@ -1,0 +1,230 @@
+"""Proves that the native engine gives the torch engine's numbers for all families and heads that it takes.
+
+The torch engine is compared with transformers elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import minilm
+from minilm.errors import UsageError
+from minilm.files.json import read_json, write_json
+from minilm.infer.engines import load_engine
+from minilm.infer.engines.native import NativeEngine
+from minilm.infer.engines.threads import usable_threads
+from minilm.infer.engines.torch import TorchEngine
+from minilm.kernels.encoder import POOLING, library_reason
+from minilm.kernels.library import find_library
+from minilm.model.checkpoint import read_model, write_model
+from minilm.model.config import FAMILIES, EncoderConfig
+from minilm.model.encoder import Encoder
+from minilm.model.heads import Model, new_head
+from minilm.model.packed_ids import pack_ids
+from minilm.model.packing import Packed
+
+pytestmark = pytest.mark.skipif(bool(library_reason()), reason=library_reason() or "there are kernels")
+
+RUNNABLE = [name for name in (find_library().text("minilm_kernels_isas") or "").split() if not name.endswith("-")]
+TAKEN = [name for name, family in FAMILIES.items() if not family.relative_positions]
+LENGTHS = (1, 2, 3, 7, 16, 31, 33, 60)
+
+
+def write(folder, family="bert", head=None, **sizes):
+    """A random model of a family whose segments, positions and poolers matter."""
+    config = EncoderConfig(
+        family=family,
+        **{
+            **{"hidden_size": 48, "num_layers": 3, "num_heads": 4, "intermediate_size": 72, "vocab_size": 30},
+            **{"max_positions": 66, "initializer_range": 0.2, "pad_token_id": 1},
+            **{"num_segments": 3 if FAMILIES[family].segments else 0},
+            **sizes,
+        },
+    )
+    generator = torch.Generator().manual_seed(3)
+    encoder = Encoder(config, pooler=True if head == "classification" else None)
+    encoder.reset(generator)
+    model = Model(encoder, head and new_head(head, config, num_labels=5, generator=generator))
+    for weight in model.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
+    folder.mkdir(exist_ok=True)
+    write_model(model, folder, head=head)
+    return folder
+
+
+def batch(segments=3):
+    draw = np.random.default_rng(0)
+    return pack_ids(
+        [draw.integers(2, 30, length) for length in LENGTHS], [draw.integers(0, segments, length) for length in LENGTHS]
+    )
+
+
+def engines(folder, head=None):
+    both = [load_engine(name, folder, head=head, precision="fp32", threads=2) for name in ("native", "torch")]
+    assert [type(one) for one in both] == [NativeEngine, TorchEngine]
+    assert both[0].head == both[1].head
+    return both
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("family", TAKEN)
+def test_vectors_of_every_family(tmp_path, monkeypatch, family, isa):
+    monkeypatch.setenv("MINILM_ISA", isa)
+    native, torch_engine = engines(write(tmp_path / "m", family))
+    rows = batch(3 if FAMILIES[family].segments else 1)
+    for pooling, skipped in ((POOLING, 0), (("cls",), 0), (("mean", "cls"), 4)):
+        found, expected = (one.pooled(rows, pooling, skipped=skipped) for one in (native, torch_engine))
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-6)
+        assert np.ptp(found[np.isfinite(found).all(1)], axis=0).max() > 0.1, "sequences differ"
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("head", ["classification", "span", "tokens"])
+@pytest.mark.parametrize("family", TAKEN)
+def test_scores_of_every_head(tmp_path, monkeypatch, family, head, isa):
+    monkeypatch.setenv("MINILM_ISA", isa)
+    native, torch_engine = engines(write(tmp_path / "m", family, head), head)
+    rows = batch(3 if FAMILIES[family].segments else 1)
+    for one in (rows, batch(1)):
+        ask = "classify" if head == "classification" else "tokens"
+        found, expected = (getattr(engine, ask)(one) for engine in (native, torch_engine))
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_relations_of_a_layer(tmp_path):
+    """What a distillation reads of a teacher: nothing after the projections is computed."""
+    folder = write(tmp_path / "m")
+    model = read_model(folder).eval()
+    for layer in (1, 3):
+        with torch.inference_mode():
+            expected = model.encoder.relations(Packed.from_ids(batch()), layer=layer)
+        found = engines(folder)[0].relations(batch(), layer)
+        for ours, theirs in zip(found, (expected.query, expected.key, expected.value), strict=True):
+            np.testing.assert_allclose(ours, theirs.flatten(1).numpy(), atol=1e-5)
+
+
+def test_the_real_model(real_model_dir):
+    """MiniLM-L6-H384: cosines above 1 - 1e-6 for texts of all lengths, also beyond its 256 tokens."""
+    native, torch_engine = engines(real_model_dir)
+    draw = np.random.default_rng(1)
+    rows = pack_ids([draw.integers(1000, 30000, length) for length in (1, 2, 9, 64, 128, 129, 300, 512)])
+    found, expected = (one.pooled(rows, ("mean",)).astype(np.float64) for one in (native, torch_engine))
+    cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 1 - 1e-6
+    assert np.abs(found - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("container", ["fp16", "bf16", "bin", "shards", "bin in bf16"])
+def test_every_container_of_weights(tmp_path, container):
+    """Both engines read the same folder; half precision is widened."""
+    folder = write(tmp_path / "m")
+    file = folder / "model.safetensors"
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "bin in bf16": torch.bfloat16}.get(container, torch.float32)
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+    file.unlink()
+    if container.startswith("bin"):
+        torch.save(tensors, folder / "pytorch_model.bin")
+    elif container == "shards":
+        names = sorted(tensors)
+        parts = {"a.safetensors": names[:9], "b.safetensors": names[9:]}
+        for part, inside in parts.items():
+            save_file({name: tensors[name] for name in inside}, folder / part)
+        weight_map = {name: part for part, inside in parts.items() for name in inside}
+        write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+    else:
+        save_file(tensors, file)
+    found, expected = (one.pooled(batch(), ("mean",)) for one in engines(folder))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_embeddings_stay_in_the_file_and_may_lie_anywhere_in_it(tmp_path):
+    """A header of any length: arrays that do not begin at a multiple of four bytes are copied."""
+    folder = write(tmp_path / "m")
+    expected = engines(folder)[1].pooled(batch(), ("mean",))
+    for extra in range(4):
+        tensors = load_file(folder / "model.safetensors")
+        save_file({"embeddings.position_ids": torch.zeros(1 + extra, dtype=torch.uint8), **tensors}, folder / "x")
+        shutil.copy(folder / "x", folder / "model.safetensors")
+        native = load_engine("native", folder, head=None, precision="fp32")
+        np.testing.assert_allclose(native.pooled(batch(), ("mean",)), expected, atol=1e-5)
+
+
+REFUSED = {
+    "mpnet": (dict(family="mpnet", num_segments=0), None, "mpnet models have relative positions"),
+    "a projection": (dict(family="electra", embedding_size=24), None, "its embeddings have the width 24, not 48"),
+    "a width": (dict(hidden_size=20), None, "its hidden size is 20; expected a multiple of 8 up to 1024"),
+    "a generator": (dict(), "mlm", "it generates texts"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_it_cannot_run_goes_to_torch_with_one_line(tmp_path, caplog, case):
+    sizes, head, reason = REFUSED[case]
+    folder = write(tmp_path / "m", head=head, **sizes)
+    with caplog.at_level(logging.INFO, logger="minilm"):
+        assert isinstance(load_engine("auto", folder, head=head, precision="fp32"), TorchEngine)
+    lines = [record.getMessage() for record in caplog.records if "cannot run" in record.getMessage()]
+    assert lines == [f"engine native cannot run {folder}: {reason}; torch runs it"]
+    with pytest.raises(UsageError, match=f"engine 'native' cannot run .*{reason}; load it with engine='auto'"):
+        load_engine("native", folder, head=head, precision="fp32")
+
+
+def test_a_head_without_weights_goes_to_torch_which_reports_it(tmp_path, caplog):
+    folder = write(tmp_path / "m")
+    values = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**values, "architectures": ["BertForSequenceClassification"]})
+    assert isinstance(load_engine("auto", folder, head="classification", precision="fp32"), TorchEngine)
+    assert "has no trained classification head" in caplog.text
+
+
+def test_no_kernels_are_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINILM_KERNELS", "off")
+    find_library.cache_clear()
+    try:
+        folder = write(tmp_path / "m")
+        assert isinstance(load_engine("auto", folder, head=None, precision="fp32"), TorchEngine)
+        with pytest.raises(UsageError, match="MINILM_KERNELS=off is set"):
+            load_engine("native", folder, head=None, precision="fp32")
+    finally:
+        monkeypatch.undo()
+        find_library.cache_clear()
+
+
+def test_a_model_loaded_before_a_fork_is_an_error_in_the_child(real_model_dir):
+    model = minilm.load(real_model_dir, engine="native", threads=2)
+    expected = model.encode("a text")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            model.encode("a text")
+        except UsageError as error:
+            status = 0 if "loaded before this process was forked" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert np.array_equal(model.encode("a text"), expected), "the parent goes on"
+
+
+@pytest.mark.parametrize(
+    ("content", "most"), [("max 100000\n", None), ("150000 100000\n", 2), ("10000 100000\n", 1), ("nonsense", None)]
+)
+def test_threads_follow_the_quota_of_the_control_group(tmp_path, content, most):
+    file = tmp_path / "cpu.max"
+    file.write_text(content)
+    allowed = len(os.sched_getaffinity(0))
+    assert usable_threads(file) == (allowed if most is None else min(most, allowed))
+    assert usable_threads(tmp_path / "none") == allowed
+
+
+def test_threads_are_at_least_one(tmp_path):
+    with pytest.raises(UsageError, match="threads is 0; expected at least 1"):
+        load_engine("auto", tmp_path, head=None, precision="fp32", threads=0)
