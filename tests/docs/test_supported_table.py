@@ -16,7 +16,7 @@ from minilm.distill.teacher import TEACHERS_ONLY
 from minilm.files.formats import ROW_READERS
 from minilm.files.texts import TEXT_READERS
 from minilm.infer.predictions import _DOES
-from minilm.model.config import _ALIASES, FAMILIES, SUPPORTED_VALUES, Family
+from minilm.model.config import _ALIASES, _SAME_FUNCTIONS, FAMILIES, SUPPORTED_VALUES, Family
 from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
 from minilm.model.metadata import ARCHITECTURES, WEIGHTS, ProblemType
@@ -71,7 +71,12 @@ def table() -> str:
         for key, value in family.fixed.items()
         if key not in everywhere
     ]
-    keys = ", ".join(f"`{key}` other than `{str(value).lower()}`{where}" for key, value, where in fixed)
+
+    def allowed(value: object) -> str:
+        names = [str(value).lower(), *(name for name, same in _SAME_FUNCTIONS.items() if same == value)]
+        return " or ".join(f"`{name}`" for name in names)
+
+    keys = ", ".join(f"`{key}` other than {allowed(value)}{where}" for key, value, where in fixed)
     rows = [
         (
             "weights",

@@ -24,6 +24,7 @@ from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, Model, TokensHead, new_head
 from minilm.model.metadata import (
     ARCHITECTURES,
+    LABELLED,
     HeadName,
     ProblemType,
     is_microsoft,
@@ -68,7 +69,7 @@ def read_model(
         raise DataError(untied)
     file, tensors = read_tensors(path)
     if num_labels is None:
-        num_labels = len(label_names(path, config=config))
+        num_labels = len(label_names(path, config=config)) if head in LABELLED else 0
     generator = torch.Generator().manual_seed(seed)
     with without_weights():  # names and shapes are compared before any memory is taken
         encoder = Encoder(shape, pooler=True if head == "classification" else None)
@@ -192,10 +193,12 @@ def _drop_or_start_missing(
 def _require_shapes(model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str) -> None:
     own = model.state_dict()
     family = model.encoder.config.family
+    differing = [name for name, tensor in found.items() if name in own and tensor.shape != own[name].shape]
     wrong = [
-        f"{hf_names(name, family=family, head=head)[0]} {tuple(tensor.shape)} (expected {tuple(own[name].shape)})"
-        for name, tensor in found.items()
-        if name in own and tensor.shape != own[name].shape
+        f"{hf_names(name, family=family, head=head)[0]} {tuple(found[name].shape)} (expected {tuple(own[name].shape)})"
+        for name in differing
     ]
     if wrong:
-        raise DataError(f"{where}: tensors do not match config.json: {listed(wrong)}")
+        is_head = head in LABELLED and all(name.startswith("head.out.") for name in differing)
+        hint = "; name the labels of the head in id2label of config.json, one for each row" if is_head else ""
+        raise DataError(f"{where}: tensors do not match config.json: {listed(wrong)}{hint}")

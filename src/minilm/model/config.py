@@ -34,6 +34,8 @@ _HF_KEYS: Mapping[str, str] = {
     "initializer_range": "initializer_range",
     "pad_token_id": "pad_token_id",
 }
+_SAME_FUNCTIONS: Mapping[str, str] = {"gelu_python": "gelu"}
+"""Names of activations in Hugging Face's library that stand for the same function."""
 NUM_BUCKETS = 32
 """Buckets of the distance of two tokens in models with relative positions."""
 _ABSOLUTE: Mapping[str, object] = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
@@ -53,6 +55,7 @@ class Family:
         dropout_before_pooler: the dropout of a classifier also applies to the first rows before that map.
         dropout_after_attention: hidden dropout applies after the output map of attention.
         keys: our field -> key, where the key is not BERT's; None: there is no such key.
+        bert_keys: our fields whose BERT key, where a file has it, wins over `keys` (`attribute_map` in transformers).
         fixed: keys whose only value computed here is this one; they are written.
         defaults: our field -> value of an absent key, where it is not BERT's.
     """
@@ -66,12 +69,18 @@ class Family:
     dropout_before_pooler: bool = False
     dropout_after_attention: bool = True
     keys: Mapping[str, str | None] = field(default_factory=dict)
+    bert_keys: tuple[str, ...] = ()
     fixed: Mapping[str, object] = field(default_factory=lambda: _ABSOLUTE)
     defaults: Mapping[str, float] = field(default_factory=dict)
 
     def hf_keys(self) -> dict[str, str]:
         """Our field -> key of `config.json`."""
         return {ours: theirs for ours, theirs in {**_HF_KEYS, **self.keys}.items() if theirs is not None}
+
+    def keys_in(self, values: Mapping[str, object]) -> dict[str, str]:
+        """Our field -> the key that states it in this `config.json`."""
+        winning = {ours: _HF_KEYS[ours] for ours in self.bert_keys if values.get(_HF_KEYS[ours]) is not None}
+        return {**self.hf_keys(), **winning}
 
 
 def _roberta(architecture: str) -> Family:
@@ -106,6 +115,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
             "span_dropout": "qa_dropout",
             "layer_norm_eps": None,
         },
+        bert_keys=("hidden_size", "num_layers", "num_heads"),
         fixed={"activation": "gelu"},
         defaults={"classifier_dropout": 0.2, "span_dropout": 0.1},
     ),
@@ -271,7 +281,7 @@ class EncoderConfig:
         """
         name = require_family(values, where=where)
         family = FAMILIES[name]
-        keys = family.hf_keys()
+        keys = family.keys_in(values)
         _reject_other_computations(values, family, where)
         missing = [keys[ours] for ours in _REQUIRED if values.get(keys[ours]) is None]
         if missing:
@@ -349,7 +359,7 @@ def require_ranges(values: Mapping[str, object], *, where: str) -> None:
     Raises:
         DataError: a value is out of range, or the family is not in `FAMILIES`.
     """
-    for name, key in FAMILIES[require_family(values, where=where)].hf_keys().items():
+    for name, key in FAMILIES[require_family(values, where=where)].keys_in(values).items():
         value = values.get(key)
         if value is not None and (expected := _out_of_range(name, value)):
             raise DataError(f"{where}: {key} is {value!r:.60}; expected {expected}")
@@ -368,10 +378,10 @@ def _reject_other_computations(values: Mapping[str, object], family: Family, whe
     """Raise if the file requests something that this encoder would silently compute differently."""
     fixed = {**family.fixed, **SUPPORTED_VALUES}
     if "embedding_size" not in family.keys:
-        fixed["embedding_size"] = values.get("hidden_size")
+        fixed["embedding_size"] = values.get(family.keys_in(values)["hidden_size"])
     for key, supported in fixed.items():
         found = values.get(key)
-        if found is not None and found != supported:
+        if found is not None and found != supported and _SAME_FUNCTIONS.get(str(found)) != supported:
             raise DataError(f"{where}: {key} is {found!r}; this encoder supports {supported!r} only")
 
 

@@ -35,7 +35,8 @@ ARCHITECTURES: Mapping[str, HeadName | None] = {
     "ForQuestionAnswering": "span",
     "ForTokenClassification": "tokens",
 }
-_UNNAMED_LABELS = 2  # labels of a classifier without label names, as in Hugging Face's library
+_UNNAMED_LABELS = 2  # labels where neither `id2label` nor `num_labels` is stated, as in Hugging Face's library
+_MAX_LABELS = 2**20  # far above any published model
 
 
 def read_config(path: Path | str, *, config: Path | None = None) -> EncoderConfig:
@@ -55,6 +56,12 @@ def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, .
     if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
         raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
     names = tuple(str(values[str(index)]) for index in range(len(values)))
+    count = _num_labels(file)
+    if names and count not in (None, len(names)):
+        raise DataError(
+            f"{file}: num_labels is {count} and id2label has {len(names)}; transformers 4 takes id2label, "
+            "transformers 5 num_labels: remove the wrong one"
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{file}: id2label has the name {twice!r:.60} more than once; give each id its own name")
@@ -62,8 +69,20 @@ def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, .
 
 
 def label_names(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
-    """Names of the labels of a head in id order: those of the configuration, else `LABEL_0` and `LABEL_1`."""
-    return read_labels(path, config=config) or tuple(f"LABEL_{index}" for index in range(_UNNAMED_LABELS))
+    """Names of the labels of a head in id order: those of `id2label`, else `LABEL_0`, ..., as many as `num_labels`.
+
+    Raises:
+        DataError: `num_labels` is not a number of labels, or `id2label` has another number.
+    """
+    count = _num_labels(config_file(Path(path), config)) or _UNNAMED_LABELS
+    return read_labels(path, config=config) or tuple(f"LABEL_{index}" for index in range(count))
+
+
+def _num_labels(file: Path) -> int | None:
+    count = read_json(file).get("num_labels")
+    if count is None or (type(count) is int and 1 <= count <= _MAX_LABELS):
+        return count
+    raise DataError(f"{file}: num_labels is {count!r:.60}; expected a whole number from 1 to {_MAX_LABELS}")
 
 
 def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType:
@@ -81,7 +100,9 @@ def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType
         raise DataError(f"{file}: problem_type is {stated!r:.60}; expected one of {known}, or remove the key")
     if stated != "multi_label_classification" and (stated == "regression") != (outputs == 1):
         expected = "one label to predict a number" if stated == "regression" else "at least two labels"
-        raise DataError(f"{file}: problem_type is {stated!r} and id2label has {outputs}; expected {expected}")
+        raise DataError(
+            f"{file}: problem_type is {stated!r} and the number of labels is {outputs}; expected {expected}"
+        )
     return cast("ProblemType", stated)
 
 

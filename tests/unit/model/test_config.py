@@ -142,7 +142,10 @@ def test_absent_optional_keys_and_null_mean_the_defaults():
             "electra, mpnet (other encoders are teachers only: minilm distill)",
         ),
         ({"hidden_act": "relu"}, "c.json: hidden_act is 'relu'; this encoder supports 'gelu' only"),
-        ({"hidden_act": "gelu_new"}, "c.json: hidden_act is 'gelu_new'; this encoder supports 'gelu' only"),
+        *(
+            ({"hidden_act": name}, f"c.json: hidden_act is '{name}'; this encoder supports 'gelu' only")
+            for name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_10", "quick_gelu", "gelu_accurate")
+        ),
         (
             {"position_embedding_type": "relative_key"},
             "c.json: position_embedding_type is 'relative_key'; this encoder supports 'absolute' only",
@@ -166,6 +169,10 @@ def test_what_this_encoder_does_not_compute_is_rejected(change, message):
     ("config", "message"),
     [
         ({**DISTILBERT, "activation": "relu"}, "activation is 'relu'; this encoder supports 'gelu' only"),
+        (
+            {**DISTILBERT, "num_hidden_layers": 0},
+            "num_hidden_layers is 0; expected a whole number from 1 to 1000",
+        ),
         ({**DISTILBERT, "n_layers": 0}, "n_layers is 0; expected a whole number from 1 to 1000"),
         ({**DISTILBERT, "qa_dropout": 2}, "qa_dropout is 2; expected a number from 0 to 1"),
         ({**DISTILBERT, "dim": None}, "missing dim; is this the configuration of an encoder?"),
