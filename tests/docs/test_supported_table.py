@@ -16,11 +16,11 @@ from minilm.distill.teacher import TEACHERS_ONLY
 from minilm.files.formats import ROW_READERS
 from minilm.files.texts import TEXT_READERS
 from minilm.infer.predictions import _DOES
+from minilm.model.activations import Activation
 from minilm.model.config import _ALIASES, _SAME_FUNCTIONS, FAMILIES, SUPPORTED_VALUES, Family
 from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
 from minilm.model.metadata import ARCHITECTURES, WEIGHTS, ProblemType
-from minilm.model.vector_modules import Activation
 from minilm.tasks.tokens.conll import CONLL_SUFFIXES
 from minilm.tasks.tokens.rows import TABLES
 from minilm.tasks.tokens.schemes import Scheme
@@ -110,7 +110,7 @@ def table() -> str:
         ),
         ("pooling", code(get_args(PoolingMode)) + ", and several of them", "any other mode"),
         ("modules after pooling", f"{code(_READERS)}, `Dropout` (no effect)", "any other module or key; adapters"),
-        ("activation of `Dense`", code(get_args(Activation)), "any other"),
+        ("activation of `Dense`, of a cross-encoder with one score", code(get_args(Activation)), "any other"),
         (
             "texts of a corpus",
             f"{code(TEXT_READERS)}, all but `.parquet` also `.gz`",

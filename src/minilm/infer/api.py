@@ -28,12 +28,12 @@ from minilm.infer.engines.protocol import Engine, GenerationEngine
 from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
 from minilm.infer.sources import Part, Source
 from minilm.infer.vectors import embed_part
+from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding
 from minilm.model.metadata import (
     LABELLED,
-    Activation,
     HeadName,
     ProblemType,
     label_names,
@@ -91,6 +91,7 @@ def load(
     loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision)
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
+    problem = read_problem(folder) if loaded.head == "classification" else None
     return LoadedModel(
         folder=folder,
         engine=loaded,
@@ -98,8 +99,8 @@ def load(
         tokenizer=tokenizer,
         embedding=embedding,
         labels=label_names(folder) if loaded.head in LABELLED else (),
-        problem=read_problem(folder) if loaded.head == "classification" else None,
-        activation=read_activation(folder) if loaded.head == "classification" else "identity",
+        problem=problem,
+        activation="Identity" if problem is None else read_activation(folder, problem),
         task=read_task(folder),
     )
 
@@ -130,7 +131,7 @@ class LoadedModel:
         embedding: EmbeddingSettings,
         labels: Sequence[str],
         problem: ProblemType | None,
-        activation: Activation = "identity",
+        activation: Activation = "Identity",
         task: SavedTask | None,
     ) -> None:
         """Store the parts; see `load`."""

@@ -14,9 +14,9 @@ from difflib import get_close_matches
 from typing import Literal, cast, get_args
 
 from minilm.errors import DataError, UsageError
+from minilm.model.activations import Activation
 
 FamilyName = Literal["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet"]
-Activation = Literal["tanh", "gelu", "relu"]
 
 # Our field -> Hugging Face key: the one table for reading and writing, except for the `keys` of a family.
 _HF_KEYS: Mapping[str, str] = {
@@ -65,7 +65,7 @@ class Family:
     relative_positions: bool = False
     segments: bool = True
     base_pooler: bool = True
-    pooler: Activation = "tanh"
+    pooler: Activation = "Tanh"
     dropout_before_pooler: bool = False
     dropout_after_attention: bool = True
     keys: Mapping[str, str | None] = field(default_factory=dict)
@@ -101,7 +101,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
         architecture="DistilBert",
         segments=False,
         base_pooler=False,
-        pooler="relu",
+        pooler="ReLU",
         dropout_after_attention=False,
         keys={
             "hidden_size": "dim",
@@ -122,7 +122,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
     "electra": Family(
         architecture="Electra",
         base_pooler=False,
-        pooler="gelu",
+        pooler="GELU",
         dropout_before_pooler=True,
         keys={"embedding_size": "embedding_size"},
         defaults={"embedding_size": 128},

@@ -13,7 +13,8 @@ from typing import Literal, cast, get_args
 from minilm.errors import DataError
 from minilm.files.json import read_json
 from minilm.files.regular import sha256_file, sha256_text
-from minilm.files.sentence_modules import transformer_folder
+from minilm.files.sentence_modules import read_modules, transformer_folder
+from minilm.model.activations import Activation, activation_at
 from minilm.model.config import EncoderConfig
 
 HeadName = Literal["mlm", "classification", "span", "tokens"]
@@ -23,8 +24,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, each also in shards with an index, in the order of Hugging Face's library."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What the scores of a classification head are: one label of several, each label or not, one number."""
-Activation = Literal["identity", "sigmoid"]
-_ACTIVATIONS: Mapping[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
+_OLD_ACTIVATION = "sbert_ce_default_activation_function"  # of cross-encoders before sentence-transformers 4
 
 ARCHITECTURES: Mapping[str, HeadName | None] = {
     "ElectraForPreTraining": None,  # tells replaced tokens from others: no masked language model
@@ -106,27 +106,36 @@ def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType
     return cast("ProblemType", stated)
 
 
-def read_activation(path: Path) -> Activation:
+def read_activation(path: Path, problem: ProblemType) -> Activation:
     """What a cross-encoder of sentence-transformers applies to its one score: what its files state, else a sigmoid.
 
     Other models have the identity.
 
     Raises:
-        DataError: the activation is another one.
+        DataError: the activation is not computed here, or does not fit the probabilities of several labels.
     """
     outer, file = path / "config_sentence_transformers.json", config_file(path, None)
     settings = read_json(outer) if outer.is_file() else {}
+    is_cross_encoder = settings.get("model_type") == "CrossEncoder"
     config = read_json(file)
-    inner, old = config.get("sentence_transformers"), config.get("sbert_ce_default_activation_function")
-    if settings.get("model_type") != "CrossEncoder" and not isinstance(inner, dict) and old is None:
-        return "identity"
-    newer = inner.get("activation_fn") if isinstance(inner, dict) else None
-    stated = settings.get("activation_fn") or newer or old or "Sigmoid"
-    found = _ACTIVATIONS.get(str(stated).rpartition(".")[2])
-    if found is None:
-        where = outer if settings.get("activation_fn") else file
-        raise DataError(f"{where}: the activation is {stated!r:.80}; expected Sigmoid or Identity of torch.nn")
-    return found
+    inner = config.get("sentence_transformers")
+    inner = inner if isinstance(inner, dict) else None
+    if is_cross_encoder and settings.get("activation_fn") is not None and read_modules(path):
+        where, key, stated = outer, "activation_fn", settings["activation_fn"]
+    elif inner is not None and "activation_fn" in inner:
+        where, key, stated = file, "activation_fn", inner["activation_fn"]
+    else:
+        where, key, stated = file, _OLD_ACTIVATION, config.get(_OLD_ACTIVATION)
+    if stated is None:
+        return "Sigmoid" if (is_cross_encoder or inner is not None) and problem == "regression" else "Identity"
+    if problem == "regression":
+        return activation_at(stated, key=key, file=where)
+    if problem == "single_label_classification":
+        remedy = " with several labels of which one applies; if each applies or not, set problem_type of config.json"
+        activation_at(stated, key=key, file=where, among=("Identity", "Softmax"), remedy=remedy)
+    else:
+        activation_at(stated, key=key, file=where, among=("Identity", "Sigmoid"), remedy=" with several labels")
+    return "Identity"
 
 
 def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:

@@ -73,6 +73,8 @@ def test_a_dry_run_opens_a_built_corpus(tiny):
         (["data.inputs=[{}/rows.jsonl]"], "only bad rows (first: "),
         (["data.inputs=[{}/rows.bin]"], "rows.bin: unknown kind of file; expected .txt"),
         (["data.inputs=[{}/empty.txt]"], "data.inputs: no text in "),
+        (["out={}/rows.csv/run"], "rows.csv is not a folder; choose another out folder"),
+        (["out={}/user"], "/user contains model but no recipe.resolved.yaml, so it is not a run folder"),
     ],
 )
 def test_what_does_not_fit_is_rejected_by_a_dry_run_and_by_a_run_before_the_texts_are_read(tiny, overrides, message):
@@ -80,6 +82,7 @@ def test_what_does_not_fit_is_rejected_by_a_dry_run_and_by_a_run_before_the_text
     (tiny.folder / "rows.jsonl").write_text('{"body": "word1"}\n' * 3)
     (tiny.folder / "rows.bin").write_text("x")
     (tiny.folder / "empty.txt").write_text("\n\n")
+    (tiny.folder / "user" / "model").mkdir(parents=True)
     recipe = tiny.recipe()
     overrides = [one.format(tiny.folder) for one in overrides]
     if not message:

@@ -134,3 +134,24 @@ def test_every_shipped_recipe_passes_a_dry_run(name, shared_task, tmp_path):
     given = loaded(find_recipe(name), f"model={shared_task.model}", *data_for(recipe.task, tmp_path))
     found = check_recipe(given)
     assert any(f" steps of {given.recipe.train.batch_size}, " in sentence for sentence in found)
+
+
+@pytest.mark.parametrize("sweep", ["sweep=null", "sweep={seeds: [1, 2]}"])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("train.jsonl", "train.jsonl is not a folder; choose another out folder"),
+        ("train.jsonl/below/run", "train.jsonl is not a folder; choose another out folder"),
+        ("gone", "gone is not a folder; choose another out folder"),
+        ("user", "contains model but no recipe.resolved.yaml, so it is not a run folder"),
+    ],
+)
+def test_a_folder_that_a_run_could_not_use_is_rejected_by_both(tiny_task, out, message, sweep):
+    (tiny_task.folder / "user" / "model").mkdir(parents=True)
+    (tiny_task.folder / "gone").symlink_to(tiny_task.folder / "nothing")
+    recipe = loaded(tiny_task.recipe(out), sweep)
+    for start in (check_recipe, finetune):
+        with pytest.raises(UsageError) as caught:
+            start(recipe)
+        assert message in str(caught.value)
+    assert (tiny_task.folder / "train.jsonl").is_file()
