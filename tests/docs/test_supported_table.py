@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -73,7 +74,7 @@ def table() -> str:
     ]
 
     def allowed(value: object) -> str:
-        names = [str(value).lower(), *(name for name, same in _SAME_FUNCTIONS.items() if same == value)]
+        names = [json.dumps(value).strip('"'), *(name for name, same in _SAME_FUNCTIONS.items() if same == value)]
         return " or ".join(f"`{name}`" for name in names)
 
     keys = ", ".join(f"`{key}` other than {allowed(value)}{where}" for key, value, where in fixed)
@@ -81,7 +82,7 @@ def table() -> str:
         (
             "weights",
             f"{code(WEIGHTS)}, each also in shards with `.index.json`; Microsoft's `.bin`",
-            "a Git LFS pointer; a `.bin` that is more than a state dict; TensorFlow and Flax files",
+            "quantized weights; a Git LFS pointer; a `.bin` that is more than a state dict; TensorFlow and Flax files",
         ),
         (
             "`model_type`",

@@ -232,7 +232,7 @@ def test_a_folder_of_the_user_is_never_replaced(tiny, name):
 
 def test_a_file_given_as_out_is_one_clear_error(tiny):
     (tiny.folder / "run").write_text("mine")
-    with pytest.raises(SystemProblem, match=r"cannot write .*/run: "):
+    with pytest.raises(UsageError, match="run is not a folder; choose another out folder"):
         run(tiny.recipe(steps=3))
 
 

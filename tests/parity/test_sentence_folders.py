@@ -307,6 +307,17 @@ def test_the_limit_of_the_encoder_counts_before_that_of_the_tokenizer(saved, own
     assert_same(folder)
 
 
+def test_the_older_name_of_the_limit_of_the_tokenizer_is_read(saved):
+    folder = saved()
+    changed(folder / "sentence_bert_config.json", max_seq_length=None)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config.pop("model_max_length", None)
+    file.write_text(json.dumps({**config, "max_len": 9}))
+    assert minilm.load(folder).embedding.max_tokens == 9
+    assert_same(folder)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

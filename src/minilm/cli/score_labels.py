@@ -162,24 +162,9 @@ def _read(predictions: Source, references: Source, task: TextTask) -> _Pairs:
         task, rows = read_rows_and_labels([references], task, also=texts, with_texts=False)
         if not task.labels:
             raise DataError(f"{references}: no row has a label, nor has a prediction; list the labels with --labels")
-        _require_distinct(task.labels, references)
         given = {name: _numbered(value, task) for name, value in given.items()}
     right = {row.id: row.labels if task.multi_label else cast("float", row.label) for row in rows}
     return _Pairs(task=task, references=right, predictions=given)
-
-
-def _require_distinct(labels: Sequence[str], references: Source) -> None:
-    """Raise DataError for labels that differ only in case or in the form of their characters, such as True and true."""
-    from unicodedata import normalize
-
-    seen: dict[str, str] = {}
-    for label in labels:
-        other = seen.setdefault(normalize("NFC", label).casefold(), label)
-        if other != label:
-            raise DataError(
-                f"{references}: the labels {other!r} and {label!r} of the two files differ only in the form of their "
-                "letters; list the labels with --labels, which match in any case, or make the files agree"
-            )
 
 
 def _parser(task: TextTask, path: Source, tally: Tally) -> Callable[[object], _Value]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast, get_args
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
+from minilm.files.json import DuplicateKeyError, unique_keys
 from minilm.files.regular import POINTER, pointer_problem, reject_pointer, reject_utf16
 from minilm.files.source import InputFormat, Source, StandardInput, suffix_of
 
@@ -39,6 +40,7 @@ _RAW_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f"
 _SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas"}
+_JSON = json.JSONDecoder(object_pairs_hook=unique_keys)
 _ARRAY = re.compile(r"\s*\[\s*(\{|$)")
 
 
@@ -236,7 +238,9 @@ def _json_rows(source: OpenFile) -> Rows:
         return
     text = "\n".join(line for _, line in chain([first], numbered))
     try:
-        items = json.loads(text)
+        items = _JSON.decode(text)
+    except DuplicateKeyError as error:
+        raise DataError(f"{source.path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{source.path}: it begins with '[', but is not one JSON array ({error}); write the array again, or one "
@@ -252,7 +256,7 @@ def _json_rows(source: OpenFile) -> Rows:
 def _object_lines(source: OpenFile, numbered: Iterator[tuple[int, str]]) -> Rows:
     for number, line in numbered:
         try:
-            row = json.loads(line)
+            row = _JSON.decode(line)
         except json.JSONDecodeError as error:
             source.report(number, f"broken JSON ({error.msg.removesuffix(' at')} at column {error.colno})")
         except (ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ A new family needs one row in `FAMILIES`, one name table in `tensor_names.py`, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -141,7 +142,12 @@ FAMILIES: Mapping[FamilyName, Family] = {
 # Alternative names of the same computation in published configurations.
 _ALIASES: Mapping[str, FamilyName] = {"minilm": "bert"}
 
-SUPPORTED_VALUES: Mapping[str, object] = {"is_decoder": False, "add_cross_attention": False, "rel_pos_bins": 0}
+SUPPORTED_VALUES: Mapping[str, object] = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "rel_pos_bins": 0,
+    "quantization_config": None,
+}
 """Keys of a configuration that change the computation, and their only value that is computed here in any family."""
 
 _OPTIONAL = ("embedding_size", "classifier_dropout")
@@ -333,7 +339,14 @@ class EncoderConfig:
 
 
 def _family_name(values: Mapping[str, object]) -> FamilyName | None:
-    name = str(values.get("model_type", "bert"))
+    """The family by `model_type`, else by `architectures`; with neither `bert`, as in the first files."""
+    if values.get("model_type") is None:
+        classes = values.get("architectures") or ["BertModel"]
+        first = classes[0] if isinstance(classes, list) else classes
+        return next(
+            (name for name, one in FAMILIES.items() if re.match(f"{one.architecture}(For|Model)", str(first))), None
+        )
+    name = str(values["model_type"])
     name = _ALIASES.get(name, name)
     return cast("FamilyName", name) if name in FAMILIES else None
 
@@ -346,9 +359,11 @@ def require_family(values: Mapping[str, object], *, where: str) -> FamilyName:
     """
     name = _family_name(values)
     if name is None:
+        key = "architectures" if values.get("model_type") is None else "model_type"
+        missing = "model_type is missing, and " if key == "architectures" else ""
         raise DataError(
-            f"{where}: model_type {values['model_type']!r:.60}; expected one of {', '.join(FAMILIES)} "
-            "(other encoders are teachers only: minilm distill)"
+            f"{where}: {missing}{key} {values[key]!r:.60}; expected {'model_type ' if missing else ''}one of "
+            f"{', '.join(FAMILIES)} (other encoders are teachers only: minilm distill)"
         )
     return name
 
@@ -381,8 +396,8 @@ def _reject_other_computations(values: Mapping[str, object], family: Family, whe
         fixed["embedding_size"] = values.get(family.keys_in(values)["hidden_size"])
     for key, supported in fixed.items():
         found = values.get(key)
-        if found is not None and found != supported and _SAME_FUNCTIONS.get(str(found)) != supported:
-            raise DataError(f"{where}: {key} is {found!r}; this encoder supports {supported!r} only")
+        if found is not None and _SAME_FUNCTIONS.get(str(found), found) != supported:
+            raise DataError(f"{where}: {key} is {found!r:.80}; this encoder supports {supported!r} only")
 
 
 def _bert(hidden_size: int, num_layers: int) -> EncoderConfig:

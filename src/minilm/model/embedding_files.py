@@ -281,6 +281,7 @@ def _max_tokens(values: Mapping[str, object], file: Path, model_max_tokens: int)
     limit: object = _positive(values, "max_seq_length", file)
     tokenizer_file = file.parent / "tokenizer_config.json"
     if limit is None and tokenizer_file.is_file():
-        limit = read_json(tokenizer_file).get("model_max_length")
+        config = read_json(tokenizer_file)
+        limit = config.get("model_max_length", config.get("max_len"))  # the older name
     is_limit = isinstance(limit, int | float) and limit > 0
     return int(min(cast("float", limit), model_max_tokens)) if is_limit else model_max_tokens

@@ -42,6 +42,8 @@ class _Names:
     heads: Mapping[HeadName, Mapping[str, str]]
 
 
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 _ENCODER: Mapping[str, str] = {
     "embeddings.word.": "embeddings.word_embeddings.",
     "embeddings.position.": "embeddings.position_embeddings.",
@@ -202,7 +204,7 @@ def to_ours(
         if 0 < len(absent) < len(names):
             raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
         if not absent:
-            found[name] = _joined({theirs: left.pop(theirs) for theirs in names}, where)
+            found[name] = _joined(_floats({theirs: left.pop(theirs) for theirs in names}, where), where)
     unexpected = [
         name
         for name in left
@@ -211,6 +213,15 @@ def to_ours(
     if unexpected:
         raise DataError(f"{where}: unexpected tensors {listed(unexpected)}; expected a {family} encoder")
     return found
+
+
+def _floats(parts: Mapping[str, Tensor], where: str) -> Mapping[str, Tensor]:
+    """The tensors; raises DataError for numbers that mean something else, such as quantized weights."""
+    types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in parts.items()}
+    other = [f"{name} ({types[name]})" for name, tensor in parts.items() if tensor.dtype not in _FLOATS]
+    if other:
+        raise DataError(f"{where}: quantized tensors {listed(other)}; save the model as float32, float16 or bfloat16")
+    return parts
 
 
 def _joined(parts: Mapping[str, Tensor], where: str) -> Tensor:

@@ -323,4 +323,4 @@ def test_labels_that_differ_only_in_form_are_not_scored_as_wrong(score, theirs, 
     write("p.jsonl", [{"id": str(n), "prediction": ours[n % 2]} for n in range(4)])
     code, out, said = score("p.jsonl", "r.csv")
     assert (code, out) == (3, "")
-    assert "differ only in the form of their letters; list the labels with --labels" in said[0]
+    assert "which differ only in case, spaces or the form of their letters: make them agree" in said[0]

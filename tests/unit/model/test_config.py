@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from minilm.errors import DataError, UsageError
-from minilm.model.config import FAMILIES, PRESETS, EncoderConfig, with_vocabulary_of
+from minilm.model.config import FAMILIES, PRESETS, EncoderConfig, require_family, with_vocabulary_of
 from minilm.model.encoder import Encoder
 
 TINY = EncoderConfig(hidden_size=8, num_layers=2, num_heads=2, intermediate_size=12, vocab_size=20)
@@ -150,6 +150,10 @@ def test_absent_optional_keys_and_null_mean_the_defaults():
             {"position_embedding_type": "relative_key"},
             "c.json: position_embedding_type is 'relative_key'; this encoder supports 'absolute' only",
         ),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            "c.json: quantization_config is {'quant_method': 'bitsandbytes'}; this encoder supports None only",
+        ),
         ({"is_decoder": True}, "c.json: is_decoder is True; this encoder supports False only"),
         ({"rel_pos_bins": 32}, "c.json: rel_pos_bins is 32; this encoder supports 0 only"),
         ({"embedding_size": 4}, "c.json: embedding_size is 4; this encoder supports 8 only"),
@@ -284,3 +288,20 @@ def test_impossible_sizes_are_usage_errors_when_they_come_from_code():
         EncoderConfig(hidden_size=8, num_layers=-1, num_heads=2, intermediate_size=4)
     with pytest.raises(UsageError, match=r"^hidden_size 8 is not a multiple of num_heads 3; change one"):
         EncoderConfig(hidden_size=8, num_layers=1, num_heads=3, intermediate_size=4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("suffix", ["Model", "ForSequenceClassification"])
+def test_without_a_model_type_the_class_names_the_family(family, suffix):
+    values = {**BERT, **DISTILBERT, "architectures": [f"{FAMILIES[family].architecture}{suffix}"]}
+    del values["model_type"]
+    assert require_family(values, where="c.json") == family
+
+
+def test_a_class_of_another_family_without_a_model_type_is_rejected():
+    values = {key: value for key, value in BERT.items() if key != "model_type"}
+    with pytest.raises(DataError) as caught:
+        EncoderConfig.from_hf({**values, "architectures": ["BertGenerationEncoder"]}, where="c.json")
+    assert str(caught.value).startswith(
+        "c.json: model_type is missing, and architectures ['BertGenerationEncoder']; expected model_type one of bert, "
+    )

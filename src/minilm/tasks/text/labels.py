@@ -6,10 +6,12 @@ A ValueError says what was found and what was expected; the reader of the file a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from unicodedata import normalize
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.files.by_id import as_number
 from minilm.files.fields import kind_of
 from minilm.score.glue import matching_label, parse_label
@@ -24,10 +26,12 @@ def label_text(value: object) -> str:
     """Return a label as text: 1 and 1.0 become `1`, true becomes `true`.
 
     Raises:
-        ValueError: the label is empty, null, a list or an object.
+        ValueError: the label is empty, null, a list, an object, or not a finite number.
     """
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"found {value}, expected a label")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if value is None or value == "" or not isinstance(value, (str, int, float)):
@@ -118,8 +122,17 @@ def sorted_labels(locations: Mapping[str, str]) -> tuple[str, ...]:
 
     Raises:
         UsageError: they look like numbers to predict, or there are too many.
+        DataError: two differ only in case, spaces or the form of their letters, such as True and true.
     """
+    alike: dict[str, str] = {}
     for text, location in locations.items():
+        other = alike.setdefault(normalize("NFC", text).strip().casefold(), text)
+        if other != text:
+            raise DataError(
+                f"{location}: found label {text!r:.60} and elsewhere {other!r:.60}, which differ only in case, spaces "
+                f"or the form of their letters: make them agree, or if they are two labels list all in task.labels "
+                f"(score text: --labels)"
+            )
         if _NUMBER.fullmatch(text) and not _WHOLE.fullmatch(text):
             raise UsageError(
                 f"{location}: found label {text!r:.60}, a number with decimals: to predict numbers set task.regression "
