@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -93,20 +93,30 @@ def reader_for(path: Source, readers: Mapping[str, _Reader]) -> _Reader:
     """Choose a reader by the suffix, ignoring a final .gz.
 
     Raises:
-        UsageError: the path is missing, is not a file, or has an unknown suffix.
+        UsageError, DataError: as for `require_kind`.
     """
-    reader = readers.get(suffix_of(path))
-    if reader is None and isinstance(path, StandardInput):
-        known = [name for name in get_args(InputFormat) if StandardInput(name).suffix in readers]
+    require_kind(path, readers)
+    return readers[suffix_of(path)]
+
+
+def require_kind(path: Source, suffixes: Collection[str]) -> None:
+    """Require a file with one of the suffixes, ignoring a final .gz.
+
+    Raises:
+        UsageError: the path is missing, is not a file, or has an unknown suffix.
+        DataError: as for `require_file`.
+    """
+    is_known = suffix_of(path) in suffixes
+    if not is_known and isinstance(path, StandardInput):
+        known = [name for name in get_args(InputFormat) if StandardInput(name).suffix in suffixes]
         raise UsageError(f"--input-format {path.format} is not read here; expected {' or '.join(known)}")
-    if reader is None:
+    if not is_known:
         raise UsageError(
-            f"{path}: unknown kind of file; expected {', '.join(readers)}, each (but .parquet) optionally with .gz"
+            f"{path}: unknown kind of file; expected {', '.join(suffixes)}, each (but .parquet) optionally with .gz"
         )
     if isinstance(path, Path) and path.name.lower().endswith(".parquet.gz"):
         raise UsageError(f"{path}: a parquet file is already compressed and is not read as .gz; unpack it with gunzip")
     require_file(path)
-    return reader
 
 
 def require_file(path: Source) -> None:

@@ -26,7 +26,7 @@ from minilm.infer.containers import items_of, strings_of
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
 from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
-from minilm.infer.sources import Part, Source
+from minilm.infer.sources import GenerationSource, Part
 from minilm.infer.vectors import embed_part
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
@@ -334,12 +334,12 @@ class LoadedModel:
         return generation_of(self, from_options(GenerationSettings, options)).stream(next(_sources([text])))
 
 
-def _sources(texts: Iterable[Part]) -> Iterator[Source]:
+def _sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:
     """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
     for number, part in enumerate(_parts(texts, "generate")):
         if not (part.strip() if isinstance(part, str) else part):
             raise UsageError(f"text {number} is empty, so there is nothing to generate from; remove it")
-        yield Source(parts=[part], id=str(number), location=f"text {number}")
+        yield GenerationSource(parts=[part], id=str(number), location=f"text {number}")
 
 
 def _parts(texts: Iterable[Part], what: str) -> Iterator[Part]:

@@ -54,6 +54,7 @@ class Family:
         base_pooler: the model without a head has a pooler.
         pooler: activation of the dense map that a classifier reads.
         dropout_before_pooler: the dropout of a classifier also applies to the first rows before that map.
+        classifier_dropout_of_tokens: the dropout of a classifier is also that of a head for tokens.
         dropout_after_attention: hidden dropout applies after the output map of attention.
         keys: our field -> key, where the key is not BERT's; None: there is no such key.
         bert_keys: our fields whose BERT key, where a file has it, wins over `keys` (`attribute_map` in transformers).
@@ -68,6 +69,7 @@ class Family:
     base_pooler: bool = True
     pooler: Activation = "Tanh"
     dropout_before_pooler: bool = False
+    classifier_dropout_of_tokens: bool = True
     dropout_after_attention: bool = True
     keys: Mapping[str, str | None] = field(default_factory=dict)
     bert_keys: tuple[str, ...] = ()
@@ -103,6 +105,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
         segments=False,
         base_pooler=False,
         pooler="ReLU",
+        classifier_dropout_of_tokens=False,
         dropout_after_attention=False,
         keys={
             "hidden_size": "dim",

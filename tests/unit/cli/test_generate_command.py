@@ -190,7 +190,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             2,
             "the folder no does not exist; create it",
         ),
-        ("in.txt", "w1\n", ["--output", "folder.txt"], 2, "folder.txt is a folder; name a file in it"),
+        ("in.txt", "w1\n", ["--output", "folder.txt"], 2, "folder.txt, which is a folder; name a file in it"),
         (
             "in.txt",
             "w1\n",

@@ -8,8 +8,9 @@ bad row rejects the file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from minilm.errors import DataError, UsageError
@@ -131,10 +132,13 @@ def sentence_rows(path: Source, *, tagged: bool) -> Iterator[Row]:
             f"{path}: a cell of a .csv or .tsv file cannot hold a list of words; write .jsonl, or a column file with "
             f"one word per line and the suffix {' or '.join(CONLL_SUFFIXES)}"
         )
-    reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, *TABLES), read_rows))  # checks the path
-    if not tagged and suffix_of(path) == ".txt":
-        return read_untagged_lines(path, TEXT)
-    return read_conll(path, tagged=tagged) if is_lines(path) else read_rows(path)
+    readers: dict[str, Callable[[Source], Iterator[Row]]] = {
+        **dict.fromkeys(CONLL_SUFFIXES, partial(read_conll, tagged=tagged)),
+        **dict.fromkeys(TABLES, read_rows),
+    }
+    if not tagged:
+        readers[".txt"] = partial(read_untagged_lines, column=TEXT)
+    return reader_for(path, readers)(path)
 
 
 def input_columns(settings: TokensSettings) -> tuple[str, ...]:
