@@ -46,11 +46,12 @@ def encoder_dir(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def saved(encoder_dir, tmp_path):
-    """A folder that sentence-transformers saves: the encoder, a pooling, other modules, settings."""
+@pytest.fixture(scope="module")
+def save(encoder_dir, tmp_path_factory):
+    """`save(...)`: a folder that sentence-transformers saves, one for each model."""
+    folders = {}
 
-    def make(*after, pooling="mean", include_prompt=True, encoder=None, **settings):
+    def write(folder, *after, pooling, include_prompt, encoder, **settings):
         first = modules.Transformer(str(encoder_dir), **(encoder or {}))
         for seed, module in enumerate(after):
             generator = torch.Generator().manual_seed(seed)
@@ -58,8 +59,25 @@ def saved(encoder_dir, tmp_path):
                 weight.data = torch.randn(weight.shape, generator=generator)
         pool = modules.Pooling(WIDTH, pooling, include_prompt=include_prompt)
         model = sentence_transformers.SentenceTransformer(modules=[first, pool, *after], device="cpu", **settings)
-        model.save(str(tmp_path / "saved"))
-        return tmp_path / "saved"
+        model.save(str(folder))
+
+    def make(*after, **settings):
+        model = repr((after, settings))
+        if model not in folders:
+            folders[model] = tmp_path_factory.mktemp("saved")
+            write(folders[model], *after, **settings)
+        return folders[model]
+
+    return make
+
+
+@pytest.fixture
+def saved(save, tmp_path):
+    """A copy of such a folder: the encoder, a pooling, other modules, settings."""
+
+    def make(*after, pooling="mean", include_prompt=True, encoder=None, **settings):
+        folder = save(*after, pooling=pooling, include_prompt=include_prompt, encoder=encoder, **settings)
+        return shutil.copytree(folder, tmp_path / "saved")
 
     return make
 

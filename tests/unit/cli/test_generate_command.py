@@ -64,6 +64,7 @@ def test_every_kind_of_input_is_read(generate, tmp_path, expected, kind):
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 def test_targets_are_written_as_the_name_says(generate, tmp_path, expected, suffix):
     write(tmp_path / "in.jsonl", ".jsonl")
@@ -73,6 +74,7 @@ def test_targets_are_written_as_the_name_says(generate, tmp_path, expected, suff
     assert all(set(row) == {"id", "prediction", "score"} for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "input_format"), [(".jsonl", None), (".csv", "csv"), (".txt", "text")])
 def test_streams_give_what_files_give(generate, tmp_path, monkeypatch, kind, input_format):
     write(tmp_path / f"in{kind}", kind)
@@ -264,6 +266,7 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     assert (tmp_path / "out.txt").read_text().splitlines() == expected
 
 
+@pytest.mark.slow
 def test_truncated_sources_are_all_reported_before_the_first_search_and_after_a_restart(
     generate, tmp_path, monkeypatch, caplog
 ):
@@ -292,6 +295,7 @@ def test_a_file_without_sources_is_reported(generate, tmp_path, caplog):
     assert "the input has no sources, so out.jsonl will be empty" in caplog.messages
 
 
+@pytest.mark.slow
 def test_sources_are_read_and_tokenized_once(generate, tmp_path, monkeypatch, opens):
     from minilm.infer.sources import SourceEncoder
 

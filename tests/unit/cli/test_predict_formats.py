@@ -63,6 +63,7 @@ def lines(texts: list[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
 @pytest.mark.parametrize("kind", ["one", "several", "number"])
 def test_every_format_holds_all_numbers_and_is_scored_as_it_is(minilm, models, kind, suffix):

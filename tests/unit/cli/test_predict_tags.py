@@ -46,6 +46,7 @@ def predict(trained, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_predictions_for_a_column_file_are_those_of_the_run(trained, predict):
     expected = rows_of(trained.folder / "run" / "predictions" / "dev.jsonl")
     code, rows = predict("dev.conll", (trained.folder / "dev.conll").read_text())

@@ -182,6 +182,7 @@ def test_meaningless_flags_are_a_usage_error(score, kind, options, message):
     assert score(kind, "p.txt", "p.txt", *options) == (2, "", [message])
 
 
+@pytest.mark.slow
 def test_an_empty_file_and_broken_text_are_one_clear_error(score):
     write("p.txt", "a")
     Path("empty.txt").touch()

@@ -38,6 +38,7 @@ def row_of(page: str, *cells: str) -> bool:
     return re.search(r"\n\s*".join(map(re.escape, cells)), re.sub(r"\n+", "\n", page)) is not None
 
 
+@pytest.mark.slow
 def test_there_is_a_curve_for_each_student_and_relation(finished):
     _, page = finished
     if "No curves" in page:

@@ -90,6 +90,7 @@ def test_it_fails_where_a_run_would(shared_task, overrides, message):
         assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_run_is_rejected(tiny_task):
     recipe = tiny_task.recipe(steps=2)
     finetune(loaded(recipe))
@@ -99,6 +100,7 @@ def test_the_folder_of_another_run_is_rejected(tiny_task):
     assert check_recipe(loaded(recipe, "seed=7"), resume="never")
 
 
+@pytest.mark.slow
 def test_a_sweep_can_start_over_with_other_data(tiny_task):
     recipe = tiny_task.recipe(steps=2, sweep={"seeds": [1]})
     finetune(loaded(recipe))

@@ -44,6 +44,7 @@ def trained(new_tiny_task, tmp_path_factory):
     return task, run(task.tokens_recipe(steps=50, eval_every=25))
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_its_numbers_are_those_of_seqeval(trained):
     seqeval = pytest.importorskip("seqeval.metrics", reason="needs seqeval: pip install 'minilm[dev]'")
     from seqeval.scheme import IOB2
@@ -82,6 +83,7 @@ def test_the_report_has_a_row_per_type_and_wrong_sentences(trained):
     assert "strict_f1" in page
 
 
+@pytest.mark.slow
 def test_a_trained_head_keeps_its_labels_in_any_order(trained, tmp_path):
     task, result = trained
     model = task.folder / "run" / "model"
@@ -120,6 +122,7 @@ def test_the_head_of_another_task_is_replaced_although_its_tensors_have_the_same
         start_head(start, task, choice="keep")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_resumes_bit_for_bit(tiny_task, monkeypatch):
     recipe = tiny_task.tokens_recipe(steps=12)
 
@@ -141,6 +144,7 @@ def test_a_run_that_is_killed_resumes_bit_for_bit(tiny_task, monkeypatch):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_selected_by_the_metric_of_the_recipe(tiny_task):
     recipe = tiny_task.tokens_recipe(steps=2, eval_every=2)
     assert run(recipe, "task.metric=strict_f1").main_metric == "strict_f1"
@@ -163,6 +167,7 @@ def test_what_the_model_does_not_read_is_counted_once_per_file_and_scored_as_o(t
     assert result.numbers["recall"] <= 100 * 5 / 7
 
 
+@pytest.mark.slow
 def test_files_of_different_schemes_are_one_task(tiny_task):
     recipe = tiny_task.tokens_recipe(steps=1, eval_every=1)
     dev = tiny_task.folder / "dev.conll"

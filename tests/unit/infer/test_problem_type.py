@@ -26,6 +26,7 @@ def make(tiny_task):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_labels", [3, 2, 1])
 def test_a_multi_label_model_answers_with_a_sigmoid_per_label(make, num_labels, capsys):
     folder = make(num_labels, problem_type="multi_label_classification")

@@ -58,6 +58,7 @@ def parsed(html: str) -> Tags:
     return tags
 
 
+@pytest.mark.slow
 def test_it_loads_nothing_from_elsewhere_and_runs_nothing(page):
     html = page(table=[{"a": 1}], metrics=METRICS, notes=["n"], examples=[{"in": "x"}])
     tags = parsed(html)
@@ -150,6 +151,7 @@ def test_a_logarithmic_chart_has_plain_numbers_and_leaves_zeros_out(page):
     parsed(html)
 
 
+@pytest.mark.slow
 def test_a_mark_is_a_line_in_the_charts_over_steps(page):
     pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
     plots = {"Found over threshold": [Curve(name="a", steps=[0.0, 1.0], values=[1.0, 2.0])]}
@@ -157,6 +159,7 @@ def test_a_mark_is_a_line_in_the_charts_over_steps(page):
     assert lines == [0, 3]  # loss, learning rate, tokens per second
 
 
+@pytest.mark.slow
 def test_many_curves_differ_in_color_or_style(page):
     pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
     some = [Curve(name=str(number), steps=[0.0, 1.0], values=[1.0, number]) for number in range(7)]

@@ -32,6 +32,7 @@ def seqeval():
         yield pytest.importorskip("seqeval", reason="needs seqeval: pip install 'minilm[dev]'")
 
 
+@pytest.mark.slow
 @given(sides(IOBES))
 def test_default_entities_and_numbers_are_those_of_seqeval(seqeval, sentences):
     from seqeval import metrics
@@ -48,6 +49,7 @@ def test_default_entities_and_numbers_are_those_of_seqeval(seqeval, sentences):
     assert tuple(ours) == METRICS
 
 
+@pytest.mark.slow
 @given(sides(IOB))
 def test_strict_numbers_are_those_of_seqeval_in_iob2(seqeval, sentences):
     from seqeval import metrics
@@ -60,6 +62,7 @@ def test_strict_numbers_are_those_of_seqeval_in_iob2(seqeval, sentences):
         assert ours[f"strict_{name}"] == pytest.approx(100 * theirs)
 
 
+@pytest.mark.slow
 @given(sides(IOB))
 def test_each_type_has_the_row_of_seqevals_report(seqeval, sentences):
     from seqeval import metrics

@@ -32,6 +32,7 @@ def written(parts: list[tuple[str, int]], scheme: Scheme) -> list[str]:
     return tags
 
 
+@pytest.mark.slow
 @given(st.lists(gaps_and_entities, min_size=1, max_size=5), st.sampled_from(("IOB1", "IOB2", "IOBES")))
 def test_entities_are_the_same_in_every_scheme(sentences, scheme):
     tags = [written(parts, scheme) for parts in sentences]
