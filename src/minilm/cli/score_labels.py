@@ -227,14 +227,21 @@ def _scores(pairs: _Pairs) -> _Scores:
 
 
 def _scores_of_labels(names: Sequence[str], right: Sequence[int], found: Sequence[int]) -> _Scores:
-    from minilm.score.classification import confusion_matrix, confusion_rows, counts_of_labels, label_rows
+    from minilm.score.classification import (
+        POSITIVE,
+        confusion_matrix,
+        confusion_rows,
+        counts_of_labels,
+        label_rows,
+        metric_names,
+    )
     from minilm.score.glue import compute_metrics
 
     counts = counts_of_labels(right, found, len(names))
-    binary = len(names) == 2
-    metrics = compute_metrics(("accuracy", "matthews_correlation", *(("f1",) if binary else ())), right, found)
+    metrics = compute_metrics(metric_names(len(names)), right, found)
+    positive = {"positive": names[POSITIVE]} if "f1" in metrics else {}
     return _Scores(
-        numbers={**metrics, **({"positive": names[1]} if binary else {}), "total": len(right)},
+        numbers={**metrics, **positive, "total": len(right)},
         counts=counts,
         labels=label_rows(names, counts),
         confusion=confusion_rows(names, confusion_matrix(right, found, len(names))),

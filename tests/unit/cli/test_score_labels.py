@@ -157,6 +157,15 @@ def test_sets_need_no_list_of_labels_and_a_missing_one_is_wrong(score):
     assert numbers["accuracy"] == pytest.approx(100 / 3)
 
 
+def test_columns_of_0_and_1_are_named_with_the_flag_that_lists_them(score):
+    write("r.csv", [{"id": "n0", "text": "x", "rude": 1, "spam": 0}])
+    write("p.jsonl", sides([["rude"]], [[]])[0])
+    code, _, [said] = score("p.jsonl", "r.csv", "--multi-label")
+    assert code == 3
+    assert said.endswith('name the file\'s own columns, for example --labels "rude,spam", or rename them')
+    assert score("p.jsonl", "r.csv", "--multi-label", "--labels", "rude,spam")[0] == 0
+
+
 def test_a_missing_prediction_counts_against_recall_and_not_against_precision(score):
     metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn: pip install 'minilm[dev]'")
     given, right = sides(["bad", "good"], ["bad", "good", "good"])

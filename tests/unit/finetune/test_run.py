@@ -213,7 +213,7 @@ def test_pairs_are_segments_of_one_sequence(tiny_task):
     ("overrides", "message"),
     [
         (["task.name=colla", "task.text=null", "task.label=null"], "did you mean 'cola'"),
-        (["task.metric=rouge"], "task.metric is 'rouge'; task 'parity' has accuracy"),
+        (["task.metric=rouge"], "task.metric is 'rouge'; task 'parity' has accuracy, matthews_correlation"),
         (["task.labels=[low, mid]"], "high"),
         (["task.label=gold"], "'gold'"),
         (["task.dev.0=nowhere.jsonl"], "nowhere.jsonl: no such file"),

@@ -120,6 +120,18 @@ def test_numbered_labels_are_the_unnamed_ones_of_transformers(tiny_task, theirs)
     assert load(tiny_task.folder / "run" / "model").labels == ("0", "1", "2")
 
 
+def test_another_order_is_reported_once_and_the_own_order_is_not(theirs, caplog):
+    """The rows of a head are what a user trained: that they move is a warning, shown also without logging set up."""
+    model = theirs("mid", "high", "low")
+    start_model(model, Wanted("high", "low", "mid"), seed=0)
+    order = "its labels mid, high, low are put in the order of the task: high, low, mid"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"the head of {model} is kept; {order}"]
+    caplog.clear()
+    start_model(model, Wanted("mid", "high", "low"), seed=0)
+    assert caplog.messages == []
+
+
 def test_two_labels_that_transformers_does_not_write_down_are_unnamed(theirs):
     model = theirs("LABEL_0", "LABEL_1")
     config = json.loads((model / "config.json").read_text())
