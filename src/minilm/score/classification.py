@@ -49,7 +49,7 @@ class LabelCounts:
         sums = (np.atleast_1d(counts.sum()) for counts in (self.both, self.predictions, self.references))
         return {
             "micro": _rates(*sums)[0],
-            "macro": rates_C3.mean(0),
+            "macro": rates_C3.sum(0) / max(1, len(rates_C3)),
             "weighted": self.references @ rates_C3 / max(1, int(total)),
         }
 
