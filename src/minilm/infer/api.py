@@ -351,7 +351,7 @@ def _parts(texts: Iterable[Part], what: str) -> Iterator[Part]:
     """Texts and lists of tokens, for the method `what`; raises UsageError for an item that is neither."""
     for number, text in enumerate(items_of(texts, what)):
         if not isinstance(text, str | list | tuple):
-            raise UsageError(f"text {number} is a {type(text).__name__}; {what} expects texts or token lists")
+            raise UsageError(f"text {number}: found {type(text).__name__}; {what} expects texts or token lists")
         if not isinstance(text, str) and not all(isinstance(token, str) for token in text):
             raise UsageError(f"text {number} contains a non-string; {what} expects texts or token lists")
         yield text if isinstance(text, str) else list(text)

@@ -174,7 +174,7 @@ def test_tag_reads_columns_of_other_libraries_and_rejects_what_is_no_list(traine
     assert model.tag([""])[0].entities == ()
     with pytest.raises(UsageError, match=r"tag expects a list of texts, not one string; write tag\(\[text\]\)"):
         model.tag(text)
-    with pytest.raises(UsageError, match="text 0 is a int; tag expects texts or token lists"):
+    with pytest.raises(UsageError, match="text 0: found int; tag expects texts or token lists"):
         model.tag([3])
     with pytest.raises(UsageError, match="cannot classify texts: its tokens head can tag words"):
         model.classify([text])

@@ -96,7 +96,7 @@ def test_an_empty_file_has_no_rows(kind, tmp_path):
     ("name", "data", "message"),
     [
         ("in.jsonl", b'{"a": 1}\n{"a": \n', "2: broken JSON (Expecting value at column 7)"),
-        ("in.jsonl", b'{"a": 1}\n\n[1]\n', "3: a JSON list, expected one object per line"),
+        ("in.jsonl", b'{"a": 1}\n\n[1]\n', "3: found a list, expected one object per line"),
         ("in.jsonl", b'{"a": "\xff"}\n', "1: invalid UTF-8 at byte 8 of the line"),
         ("in.tsv", b"a\tb\nx\t\xff\n", "2: invalid UTF-8 at byte 3 of the line"),
         ("in.csv", b"a,b\n1,2\n3\n", "3: 1 columns, expected 2"),
