@@ -16,7 +16,7 @@ import typer
 
 from minilm.cli import completion
 from minilm.cli.score_labels import text
-from minilm.cli.score_options import AsJson, about, warn
+from minilm.cli.score_options import AsJson, about, column, warn
 from minilm.cli.score_output import show
 from minilm.cli.score_text import qg, rouge
 from minilm.cli.score_tokens import tokens
@@ -55,13 +55,8 @@ _NaProb = Annotated[
 _NaProbThresh = Annotated[
     float, typer.Option(metavar="X", help="A na_prob above this means no answer (for null odds: 0).")
 ]
-_IdField = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Field of the id, in both files.", show_default="id or idx")
-]
-_LabelField = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Field of the label in the references.", show_default="label or score"),
-]
+_IdField = Annotated[str | None, column("id, in both files", "id or idx")]
+_LabelField = Annotated[str | None, column("label in the references", "label or score")]
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from minilm.cli.score_options import AsJson, TaskRecipe, about, listed_names, task_section, warn
+from minilm.cli.score_options import AsJson, TaskRecipe, about, column, listed_names, task_section, warn
 from minilm.cli.score_output import by_first_cell, show, table
 from minilm.cli.streams import InputFormatOption, sources_of
 from minilm.errors import DataError
@@ -32,14 +32,8 @@ _Labels = Annotated[
         show_default="those in the files, sorted",
     ),
 ]
-_IdField = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column of the id.", show_default="id, idx, index or row number"),
-]
-_LabelField = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column of the label in the references.", show_default="label"),
-]
+_IdField = Annotated[str | None, column("id", "id, idx, index or row number")]
+_LabelField = Annotated[str | None, column("label in the references", "label")]
 
 
 @dataclass(frozen=True, kw_only=True)

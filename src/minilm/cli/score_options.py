@@ -29,6 +29,11 @@ TaskRecipe = Annotated[
 _Section = TypeVar("_Section", bound="TaskSection")
 
 
+def column(what: str, default: str) -> object:
+    """The option that names the column of `what`; `default` says which one it is otherwise."""
+    return typer.Option(metavar="NAME", help=f"Column of the {what}.", show_default=default)
+
+
 def task_section(recipe: str, kind: type[_Section], flags: Mapping[str, str | bool | None]) -> _Section:
     """The task of a recipe, which the `flags` would contradict or repeat.
 

@@ -5,25 +5,14 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.commands import minilm, rows_of
 
 import minilm as package
-from minilm.cli import app
 from minilm.errors import UsageError
 from minilm.infer.api import load
-
-
-def minilm(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        app.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,10 @@ import io
 import json
 import random
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-from minilm.cli import app
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -22,18 +21,9 @@ def inside(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def score(capsys, caplog):
-    """Run the command; return exit code, stdout, and the error or the warnings."""
-
-    def run(predictions: str, references: str, *options: str) -> tuple[int, str, list[str]]:
-        caplog.clear()
-        with pytest.raises(SystemExit) as caught:
-            app.main(["score", "tokens", "--predictions", predictions, "--references", references, *options])
-        captured = capsys.readouterr()
-        errors = [line.removeprefix("error: ") for line in captured.err.splitlines() if line.startswith("error: ")]
-        return caught.value.code, captured.out, [*caplog.messages, *errors]
-
-    return run
+def score(score):
+    """`score(predictions, references, *options)` for this kind."""
+    return partial(score, "tokens")
 
 
 def drawn(seed: int) -> list[list[str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.commands import rows_of
 from torch.nn import functional
 
 from minilm.errors import DataError, UsageError
@@ -22,10 +23,6 @@ LABELS = ("even", "low", "rare")
 
 def run(recipe: Path, *overrides: str):
     return finetune(load_recipe(recipe, ["task.multi_label=true", *overrides], kind=FinetuneRecipe))
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 @pytest.fixture(params=["lists", "columns"])

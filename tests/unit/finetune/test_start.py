@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.commands import rows_of
 
 import minilm
 from minilm.errors import UsageError
@@ -55,10 +56,6 @@ def predicted(folder: Path, rows: list[dict]) -> list[str]:
     with torch.no_grad():
         logits = [model(**tokenizer(row["text"], row.get("other"), return_tensors="pt")).logits for row in rows]
     return [model.config.id2label[int(one.argmax())] for one in logits]
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def relabel(tiny_task, folder: Path, *, naming=str.lower, **more: str) -> None:
