@@ -442,7 +442,7 @@ def test_roles_fall_back_as_in_sentence_transformers(saved, prompts, default):
             "role is 'question'; this model has 'query', 'document', 'passage', 'sts'; or pass prompt=",
         ),
         ({"role": "query", "prompt": "a"}, "found both prompt and role; expected one of the two"),
-        ({"prompt": b"a"}, "prompt is a bytes; expected a text"),
+        ({"prompt": b"a"}, "prompt: found bytes, expected a text"),
     ],
 )
 def test_unknown_roles_and_two_prompts_are_rejected(saved, options, message):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast, get_args
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
+from minilm.files.fields import kind_of
 from minilm.files.json import DuplicateKeyError, unique_keys
 from minilm.files.regular import POINTER, pointer_problem, reject_pointer, reject_utf16
 from minilm.files.source import InputFormat, Source, StandardInput, suffix_of
@@ -260,7 +261,7 @@ def _json_rows(source: OpenFile) -> Rows:
         if isinstance(item, dict):
             yield number, item
         else:
-            source.report(number, f"item {number} is a JSON {type(item).__name__}, expected an object")
+            source.report(number, f"item {number} is {kind_of(item)}, expected an object")
 
 
 def _object_lines(source: OpenFile, numbered: Iterator[tuple[int, str]]) -> Rows:
@@ -275,7 +276,7 @@ def _object_lines(source: OpenFile, numbered: Iterator[tuple[int, str]]) -> Rows
             if isinstance(row, dict):
                 yield number, row
             else:
-                source.report(number, f"a JSON {type(row).__name__}, expected one object per line")
+                source.report(number, f"found {kind_of(row)}, expected one object per line")
 
 
 def _csv_rows(source: OpenFile) -> Rows:

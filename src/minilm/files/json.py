@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minilm.errors import DataError
 from minilm.files.atomic import atomic_write
+from minilm.files.fields import kind_of
 from minilm.files.regular import MAX_TEXT_BYTES, decode, read_text, reading
 
 
@@ -61,7 +62,7 @@ def parse_json_object(text: str, path: object, *, line: int = 1) -> dict[str, ob
     except ValueError as error:  # numbers with thousands of digits
         raise DataError(f"{where}: broken JSON, {error}") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path}:{line}: expected a JSON object {{...}}, found a {type(value).__name__}")
+        raise DataError(f"{path}:{line}: expected a JSON object {{...}}, found {kind_of(value)}")
     return value
 
 

@@ -50,7 +50,7 @@ from minilm.tasks.squad.answers import Answer
 from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
 from minilm.tasks.text.settings import TextSettings
-from minilm.tasks.tokens.entities import Tagged
+from minilm.tasks.tokens.entities import Tagged, types_of
 from minilm.tasks.tokens.settings import TokensSettings
 from minilm.text.tokenizer import Tokenizer
 
@@ -180,14 +180,16 @@ class LoadedModel:
         sizes = self.config
         does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
         if self.head == "classification":
-            what = "predicts a number" if not self.labels else f"classifies texts as {' | '.join(self.labels[:8])}"
-            does = what + (" | ..." if len(self.labels) > 8 else "")
+            does = f"classifies texts as {_listed(self.labels)}" if self.labels else "predicts a number"
+        elif self.head == "tokens":
+            does = f"tags words as {_listed(types_of(self.labels))}"
         elif self.head is not None:
-            does = {"span": "answers questions", "mlm": "generates texts", "tokens": "tags words"}[self.head]
-        millions = sizes.num_parameters(pooler=False) / 1e6
+            does = {"span": "answers questions", "mlm": "generates texts"}[self.head]
+        count = sizes.num_parameters()
+        parameters = f"{count / 1e6:.1f} million" if count >= 100_000 else f"{count:,}"
         return (
             f"<minilm model {self.folder}: {sizes.family}, {sizes.num_layers} layers of width {sizes.hidden_size}, "
-            f"{millions:.1f} million parameters, {does}, up to {self.max_tokens} tokens>"
+            f"{parameters} parameters, {does}, up to {self.max_tokens} tokens>"
         )
 
     def encode(
@@ -334,6 +336,10 @@ class LoadedModel:
         return generation_of(self, from_options(GenerationSettings, options)).stream(next(_sources([text])))
 
 
+def _listed(names: Sequence[str]) -> str:
+    return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
+
+
 def _sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:
     """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
     for number, part in enumerate(_parts(texts, "generate")):
@@ -346,7 +352,7 @@ def _parts(texts: Iterable[Part], what: str) -> Iterator[Part]:
     """Texts and lists of tokens, for the method `what`; raises UsageError for an item that is neither."""
     for number, text in enumerate(items_of(texts, what)):
         if not isinstance(text, str | list | tuple):
-            raise UsageError(f"text {number} is a {type(text).__name__}; {what} expects texts or token lists")
+            raise UsageError(f"text {number}: found {type(text).__name__}; {what} expects texts or token lists")
         if not isinstance(text, str) and not all(isinstance(token, str) for token in text):
             raise UsageError(f"text {number} contains a non-string; {what} expects texts or token lists")
         yield text if isinstance(text, str) else list(text)

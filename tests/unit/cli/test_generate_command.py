@@ -168,7 +168,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
         ("in.txt", b"w1\n\xff\n", [], 3, "in.txt:2: invalid UTF-8; write the file again as UTF-8"),
         ("in.txt", "w1\n\x01\x02\n", [], 3, "in.txt:2: the source has no token, so there is nothing to generate from"),
         ("other.txt", "w1\n", [], 2, "in.txt: no such file; check the input path"),
-        ("in.txt", "w1\n", ["--field", "src"], 2, "in.txt has no columns, each line is a source; remove --field"),
+        ("in.txt", "w1\n", ["--field", "src"], 2, "in.txt has no named columns; remove --field"),
         (
             "in.txt",
             "w1\n",

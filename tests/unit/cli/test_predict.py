@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.commands import minilm, rows_of
 
-from minilm.cli import app
 from minilm.infer.api import load
 from minilm.tasks.saved import read_task, write_task
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
@@ -20,16 +20,6 @@ from minilm.tasks.text.glue import glue_text_task
 from minilm.tasks.text.rows import read_text_rows
 from minilm.tasks.text.settings import TextSettings
 from minilm.tasks.tokens.settings import TokensSettings
-
-
-def minilm(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        app.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def piped(data: bytes) -> io.TextIOWrapper:

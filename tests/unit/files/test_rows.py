@@ -101,7 +101,7 @@ def test_an_empty_file_has_no_rows(kind, tmp_path):
             b'{"a": 1}\n{"a": 1, "b": {"c": 0, "c": 1}}\n',
             "2: key 'c' appears twice in one object: keep one of them",
         ),
-        ("in.jsonl", b'{"a": 1}\n\n[1]\n', "3: a JSON list, expected one object per line"),
+        ("in.jsonl", b'{"a": 1}\n\n[1]\n', "3: found a list, expected one object per line"),
         ("in.jsonl", b'{"a": "\xff"}\n', "1: invalid UTF-8 at byte 8 of the line"),
         ("in.tsv", b"a\tb\nx\t\xff\n", "2: invalid UTF-8 at byte 3 of the line"),
         ("in.csv", b"a,b\n1,2\n3\n", "3: 1 columns, expected 2"),

@@ -50,6 +50,13 @@ def test_epochs_become_steps_and_a_sweep_runs(shared_task):
     assert found[-1] == "3 runs; this is the first of them"
 
 
+def test_a_head_whose_labels_have_another_order_is_named(tiny_task):
+    folder = tiny_task.write_classifier("classifier", seed=1, labels=("mid", "low", "high"))
+    recipe = loaded(tiny_task.recipe(), f"model={folder}")
+    order = "its labels mid, low, high are put in the order of the task: high, low, mid"
+    assert check_recipe(recipe)[0].endswith(f"; its head is kept, {order}")
+
+
 def test_a_head_that_would_be_replaced_is_named(tiny_task):
     folder = tiny_task.write_classifier("classifier", seed=1, labels=("a", "b"))
     assert (
@@ -75,7 +82,7 @@ def test_the_recipe_goes_to_standard_output_and_findings_to_standard_error(share
         (["task.dev.0=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["task.text=body"], "'body'"),
         (["task.labels=[low, mid]"], "'high'"),
-        (["task.metric=f1"], "task.metric is 'f1'; task 'parity' has accuracy"),
+        (["task.metric=f1"], "task.metric is 'f1'; task 'parity' has accuracy, matthews_correlation"),
         (["task.head=keep"], "has no classification head"),
         (["task.max_tokens=80", "train.tokens_per_batch=80", "task.train=[{}/long.jsonl]"], "positions for 64 tokens"),
     ],

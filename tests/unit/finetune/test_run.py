@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.commands import rows_of
 
 from minilm.cli.finetune import _table
 from minilm.errors import DataError, UsageError
@@ -24,10 +25,6 @@ from minilm.train.metrics import read_metrics
 
 def run(recipe: Path, *overrides: str):
     return finetune(load_recipe(recipe, overrides, kind=FinetuneRecipe))
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 @pytest.mark.slow
@@ -213,7 +210,7 @@ def test_pairs_are_segments_of_one_sequence(tiny_task):
     ("overrides", "message"),
     [
         (["task.name=colla", "task.text=null", "task.label=null"], "did you mean 'cola'"),
-        (["task.metric=rouge"], "task.metric is 'rouge'; task 'parity' has accuracy"),
+        (["task.metric=rouge"], "task.metric is 'rouge'; task 'parity' has accuracy, matthews_correlation"),
         (["task.labels=[low, mid]"], "high"),
         (["task.label=gold"], "'gold'"),
         (["task.dev.0=nowhere.jsonl"], "nowhere.jsonl: no such file"),

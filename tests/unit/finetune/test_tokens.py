@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from minilm.cli import app
 from minilm.errors import DataError, UsageError
 from minilm.files.tensors import read_safetensors
 from minilm.finetune import run as run_module
@@ -18,6 +19,7 @@ from minilm.finetune.start import start_head
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe
+from minilm.score.entities import METRICS
 from minilm.tasks.saved import read_task
 from minilm.train.loop import train
 
@@ -75,12 +77,24 @@ def test_the_report_has_a_row_per_type_and_wrong_sentences(trained):
     page = (task.folder / "run" / "report.html").read_text()
     assert "Entities by type" in page
     analysis = json.loads((task.folder / "run" / "analysis.json").read_text())["dev"]
-    [per_loc, per_per] = analysis["tables"]["Entities by type"]
-    assert (per_loc["type"], per_per["type"]) == ("LOC", "PER")
-    assert all(
-        {"precision", "recall", "f1", "strict f1", "gold", "predicted"} <= set(row) for row in (per_loc, per_per)
-    )
+    rows = analysis["tables"]["Entities by type"]
+    assert [row["type"] for row in rows] == ["LOC", "PER", "micro average", "macro average", "weighted average"]
     assert "strict_f1" in page
+
+
+def test_numbers_and_rows_are_those_that_score_tokens_prints(trained, capsys):
+    """The command computes what the report shows from the predictions that are written beside it."""
+    task, result = trained
+    references = json.loads((task.folder / "tokens.yaml").read_text())["task"]["dev"][0]
+    predictions = str(task.folder / "run" / "predictions" / "dev.jsonl")
+    with pytest.raises(SystemExit):
+        app.main(["score", "tokens", "--predictions", predictions, "--references", references, "--json"])
+    scored = json.loads(capsys.readouterr().out)
+    for name in METRICS:
+        assert scored[name] == pytest.approx(result.numbers[name])
+    rows = json.loads((task.folder / "run" / "analysis.json").read_text())["dev"]["tables"]["Entities by type"]
+    assert [{"type": kind, **row} for kind, row in scored["types"].items()] == rows[:-3]
+    assert [scored[f"{name}_f1"] for name in ("macro", "weighted")] == [row["f1"] for row in rows[-2:]]
 
 
 @pytest.mark.slow

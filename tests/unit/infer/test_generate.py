@@ -156,7 +156,7 @@ def test_bf16_generates_texts(generator_dir):
         ("w1", r"generate expects a list of texts, not one string; write generate\(\[text\]\)"),
         (["w1", " "], "text 1 is empty, so there is nothing to generate from; remove it"),
         (["w1", []], "text 1 is empty"),
-        (["w1", None], "text 1 is a NoneType; generate expects texts or token lists"),
+        (["w1", None], "text 1: found NoneType; generate expects texts or token lists"),
         ([["w1", 3]], "text 0 contains a non-string; generate expects texts or token lists"),
     ],
 )

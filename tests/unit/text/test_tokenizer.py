@@ -80,7 +80,7 @@ def test_impossible_requests_are_rejected(folder: Path) -> None:
         tokenizer.encode(["a"], max_length=1)
     with pytest.raises(UsageError, match="texts is one string, expected a list of strings"):
         tokenizer.encode("a")
-    with pytest.raises(UsageError, match="texts contains a NoneType, expected only strings"):
+    with pytest.raises(UsageError, match="texts: found NoneType, expected only strings"):
         tokenizer.encode(["a", None])  # type: ignore[list-item]
     for bad in (-1, 24):
         with pytest.raises(DataError, match=f"token id {bad} is outside the vocabulary: expected 0 to 23"):

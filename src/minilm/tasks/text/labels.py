@@ -18,6 +18,7 @@ from minilm.score.glue import matching_label, parse_label
 
 MOST_LABELS = 1000
 """With more distinct labels, the column is probably the wrong one, or holds numbers to predict."""
+_FLAGS = {"0": False, "false": False, "1": True, "true": True}
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -95,6 +96,11 @@ def label_numbers(value: object, labels: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted({int(label_number(text, labels)) for text in texts}))
 
 
+def is_flag(value: object) -> bool:
+    """Whether a value may be that of a label in a column of its own."""
+    return not isinstance(value, (list, dict)) and value not in (None, "") and label_text(value) in (*_FLAGS, "-1")
+
+
 def flagged_labels(values: Sequence[object]) -> tuple[int, ...] | None:
     """The numbers of the labels whose column is 1; None if all columns are -1, which means no label.
 
@@ -102,12 +108,11 @@ def flagged_labels(values: Sequence[object]) -> tuple[int, ...] | None:
         ValueError: a value is not 0 or 1.
     """
     texts = [label_text(value) for value in values]
-    known = {"0": False, "false": False, "1": True, "true": True}
     if set(texts) == {"-1"}:
         return None
-    if wrong := [text for text in texts if text not in known]:
+    if wrong := [text for text in texts if text not in _FLAGS]:
         raise ValueError(f"found {wrong[0]!r:.60}, expected 0 or 1")
-    return tuple(number for number, text in enumerate(texts) if known[text])
+    return tuple(number for number, text in enumerate(texts) if _FLAGS[text])
 
 
 def _number(value: object, label_range: tuple[float, float] | None) -> float:

@@ -78,7 +78,8 @@ def find_scheme(tags: Tags) -> Scheme:
             other = tags[orphan[0]][orphan[1]]
             raise TagError(
                 f"found tag {tags[sentence][word]!r}, which begins an entity as in IOB2, and elsewhere {other!r}, "
-                "which begins one as in IOB1: correct the tags, or set task.scheme to IOB1 to let both begin an entity",
+                "which begins one as in IOB1: correct the tags, or set task.scheme (score tokens: --scheme) to IOB1 "
+                "to let both begin an entity",
                 sentence=sentence,
                 word=word,
             )
@@ -104,7 +105,7 @@ def to_iob2(tags: Tags, scheme: Scheme) -> list[list[str]]:
         for sentence, word in _orphans(tags):
             raise TagError(
                 f"found tag {tags[sentence][word]!r} where no entity of its type precedes; in IOB2 an entity begins "
-                "with B-: correct the tag, or set task.scheme to IOB1 to let it begin an entity",
+                "with B-: correct the tag, or set task.scheme (score tokens: --scheme) to IOB1 to let it begin one",
                 sentence=sentence,
                 word=word,
             )
@@ -155,7 +156,7 @@ def _require_prefixes(tags: Tags, scheme: Scheme) -> None:
         if own[0] not in allowed:
             raise TagError(
                 f"found tag {tags[number][word]!r}, expected O, B-TYPE or I-TYPE, because task.scheme is {scheme}: "
-                "correct one of the two",
+                "correct one of the two (score tokens: --scheme)",
                 sentence=number,
                 word=word,
             )
