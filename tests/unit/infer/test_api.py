@@ -250,7 +250,7 @@ def test_the_representation_says_what_a_model_does(model, tiny_task):
 def test_items_that_are_not_strings_are_rejected_with_their_number(model, item, kind):
     with pytest.raises(UsageError) as caught:
         model.encode(["a", "b", item])
-    assert str(caught.value) == f"text 2 is a {kind}; encode expects strings"
+    assert str(caught.value) == f"text 2: found {kind}; encode expects strings"
 
 
 def test_an_unknown_engine_is_rejected_with_the_known_ones(folder):
