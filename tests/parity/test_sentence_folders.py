@@ -31,15 +31,8 @@ def encoder_dir(tmp_path_factory):
     """A tiny random BERT of transformers whose tokenizer keeps upper case."""
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(VOCAB),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=24,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-    )
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+    config = transformers.BertConfig(**sizes, vocab_size=len(VOCAB), max_position_embeddings=32, initializer_range=0.5)
     transformers.BertModel(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB))
     transformers.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False).save_pretrained(folder)
@@ -76,8 +69,8 @@ def saved(save, tmp_path):
     """A copy of such a folder: the encoder, a pooling, other modules, settings."""
 
     def make(*after, pooling="mean", include_prompt=True, encoder=None, **settings):
-        folder = save(*after, pooling=pooling, include_prompt=include_prompt, encoder=encoder, **settings)
-        return shutil.copytree(folder, tmp_path / "saved")
+        settings |= {"pooling": pooling, "include_prompt": include_prompt, "encoder": encoder}
+        return shutil.copytree(save(*after, **settings), tmp_path / "saved")
 
     return make
 
