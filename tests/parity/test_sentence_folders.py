@@ -92,8 +92,6 @@ def changed(file, **values):
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-# --- pooling -------------------------------------------------------------------------------------
-
 MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 
