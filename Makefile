@@ -15,7 +15,7 @@ help:
 	@echo "make kernels       compile the kernels again if their sources have changed"
 	@echo "make quickstart    distill, fine-tune and compare the installed model, offline"
 	@echo "make test          run all tests"
-	@echo "make test-fast     run the unit tests not marked slow, in a minute or two"
+	@echo "make test-fast     run the unit tests not marked slow, in about a minute"
 	@echo "make lint          lint, format, types"
 	@echo "make check         the same, and the house rules"
 	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"

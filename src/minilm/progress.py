@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BYTES = "bytes"
+"""The unit of files; shown as KiB, MiB and so on."""
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -31,7 +33,7 @@ class Progress:
 
         Args:
             label: what is being done.
-            unit: what is counted; its rate is shown. Without a unit, only the caller's status is shown.
+            unit: what is counted, such as `BYTES`; its rate is shown. Without one, only the caller's status is shown.
             silent: show nothing, for all processes but the first.
         """
         self._label, self._unit, self._silent = label, unit, silent
@@ -78,21 +80,40 @@ class Progress:
             return
         now = time.monotonic()
         rate = (self._done - self._first) / max(now - self._started, 1e-9)
-        shown = "  ".join(part for part in (f"{rate:,.1f} {self._unit}/s" if self._unit else "", status) if part)
+        shown = "  ".join(filter(None, (self._rate(rate), status)))
         if self._bar is not None:
             bar, task = self._bar
             bar.update(task, completed=self._done, count=self._count(), status=shown)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES or (self._done == self._total and not self._unit):
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES or (
+            self._done == self._total and self._unit in ("", BYTES)
+        ):
             self._last_line = now
             _say("  ".join(filter(None, (f"{self._label} {self._count()}".rstrip(), shown, self._left(rate)))))
 
     def _left(self, rate: float) -> str:
-        if self._total is None:
+        if self._total is None or self._done == self._total:
             return ""
         return f"{timedelta(seconds=round((self._total - self._done) / rate))} left" if rate else "time left unknown"
 
     def _count(self) -> str:
-        return "" if self._total is None else f"{_number(self._done)}/{_number(self._total)}"
+        if self._total is None:
+            return ""
+        shown = _size if self._unit == BYTES else _number
+        return f"{shown(self._done)}/{shown(self._total)}"
+
+    def _rate(self, rate: float) -> str:
+        if self._unit == BYTES:
+            return "" if self._total is None else f"{_size(rate)}/s"
+        return f"{rate:,.1f} {self._unit}/s" if self._unit else ""
+
+
+def _size(count: float) -> str:
+    """A number of bytes in the largest unit of which there is one."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
 
 
 def _number(value: float) -> str:

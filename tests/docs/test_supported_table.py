@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -16,11 +17,11 @@ from minilm.distill.teacher import TEACHERS_ONLY
 from minilm.files.formats import ROW_READERS
 from minilm.files.texts import TEXT_READERS
 from minilm.infer.predictions import _DOES
-from minilm.model.config import _ALIASES, FAMILIES, SUPPORTED_VALUES, Family
+from minilm.model.activations import Activation
+from minilm.model.config import _ALIASES, _SAME_FUNCTIONS, FAMILIES, SUPPORTED_VALUES, Family
 from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
 from minilm.model.metadata import ARCHITECTURES, WEIGHTS, ProblemType
-from minilm.model.vector_modules import Activation
 from minilm.tasks.tokens.conll import CONLL_SUFFIXES
 from minilm.tasks.tokens.rows import TABLES
 from minilm.tasks.tokens.schemes import Scheme
@@ -71,12 +72,17 @@ def table() -> str:
         for key, value in family.fixed.items()
         if key not in everywhere
     ]
-    keys = ", ".join(f"`{key}` other than `{str(value).lower()}`{where}" for key, value, where in fixed)
+
+    def allowed(value: object) -> str:
+        names = [json.dumps(value).strip('"'), *(name for name, same in _SAME_FUNCTIONS.items() if same == value)]
+        return " or ".join(f"`{name}`" for name in names)
+
+    keys = ", ".join(f"`{key}` other than {allowed(value)}{where}" for key, value, where in fixed)
     rows = [
         (
             "weights",
             f"{code(WEIGHTS)}, each also in shards with `.index.json`; Microsoft's `.bin`",
-            "a Git LFS pointer; a `.bin` that is more than a state dict; TensorFlow and Flax files",
+            "quantized weights; a Git LFS pointer; a `.bin` that is more than a state dict; TensorFlow and Flax files",
         ),
         (
             "`model_type`",
@@ -105,7 +111,7 @@ def table() -> str:
         ),
         ("pooling", code(get_args(PoolingMode)) + ", and several of them", "any other mode"),
         ("modules after pooling", f"{code(_READERS)}, `Dropout` (no effect)", "any other module or key; adapters"),
-        ("activation of `Dense`", code(get_args(Activation)), "any other"),
+        ("activation of `Dense`, of a cross-encoder with one score", code(get_args(Activation)), "any other"),
         (
             "texts of a corpus",
             f"{code(TEXT_READERS)}, all but `.parquet` also `.gz`",

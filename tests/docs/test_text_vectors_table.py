@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
+from minilm.model.activations import Activation
 from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
-from minilm.model.vector_modules import Activation
 
 
 def test_the_table_names_what_the_code_reads(repo_dir):

@@ -85,6 +85,7 @@ def test_spaces_before_a_text_are_those_of_transformers(tmp_path, name, prefix):
     ("config", "message"),
     [
         ({"truncation_side": "left"}, "truncation_side is 'left', so long texts would lose their beginning"),
+        ({"split_special_tokens": True}, r"split_special_tokens is true, so a \[SEP\] in a text would be read as"),
         ({"cls_token": "hello"}, r"cls_token is 'hello', but tokenizer\.json frames texts with '\[CLS\]'"),
         ({"sep_token": {"content": "paris"}}, "sep_token is 'paris', but"),
     ],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 import minilm
 from minilm.errors import DataError
+from minilm.model.activations import Activation
 
 transformers = pytest.importorskip("transformers")
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -77,7 +79,130 @@ def test_a_classifier_of_transformers_keeps_its_raw_number(folder):
     )
 
 
-def test_another_activation_is_rejected_by_name(folder):
-    change(folder / "config.json", **{OLD: "torch.nn.modules.activation.Tanh"})
-    with pytest.raises(DataError, match=r"config\.json: the activation is 'torch.*Tanh'; expected Sigmoid or Identity"):
+def state(folder: Path, place: str, activation: str | None) -> None:
+    """State the activation as sentence-transformers 3, 4 or 6 does."""
+    if place == "old":
+        change(folder / "config.json", **{OLD: activation})
+    elif place == "config.json":
+        change(folder / "config.json", sentence_transformers={"version": "4.0.1", "activation_fn": activation})
+    else:
+        settings = {"activation_fn": activation, "model_type": "CrossEncoder"}
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+        (folder / "modules.json").write_text(json.dumps([MODULE]))
+        (folder / "sentence_bert_config.json").write_text(json.dumps(SCORER))
+
+
+MODULE = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+SCORER = {
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
+PLACES = ["old", "config.json", "config_sentence_transformers.json"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", get_args(Activation))
+def test_every_activation_is_read_in_every_place(folder, place, name):
+    state(folder, place, f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}")
+    assert same_scores(folder)
+
+
+@pytest.mark.parametrize("outer", [None, "torch.nn.Tanh"])
+@pytest.mark.parametrize("inner", [None, "torch.nn.ReLU", "absent"])
+@pytest.mark.parametrize("old", [None, "torch.nn.SiLU"])
+def test_of_several_places_the_one_of_theirs_wins(folder, outer, inner, old):
+    state(folder, "config_sentence_transformers.json", outer)
+    state(folder, "old", old)
+    if inner != "absent":
+        state(folder, "config.json", inner)
+    assert same_scores(folder)
+
+
+def test_without_modules_json_the_settings_of_the_folder_are_ignored_as_theirs_are(folder):
+    state(folder, "config_sentence_transformers.json", "torch.nn.Tanh")
+    (folder / "modules.json").unlink()
+    assert same_scores(folder)
+
+
+@pytest.fixture
+def saved(folder, tmp_path) -> Path:
+    """As sentence-transformers saves it now."""
+    sentence_transformers.CrossEncoder(str(folder), device="cpu").save_pretrained(str(tmp_path / "saved"))
+    return tmp_path / "saved"
+
+
+@pytest.mark.parametrize("limit", [5, 6, 100])
+def test_the_length_of_the_encoder_truncates_pairs(saved, limit):
+    change(saved / "sentence_bert_config.json", max_seq_length=limit)
+    assert same_scores(saved)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "word1 "}, "default_prompt_name": "query"},
+            "default_prompt_name is 'query' for a CrossEncoder; expected null",
+        ),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case is True; expected False"),
+        (
+            "sentence_bert_config.json",
+            {"transformer_task": "text-generation"},
+            "transformer_task is 'text-generation'; expected 'sequence-classification'",
+        ),
+    ],
+)
+def test_what_changes_the_scores_of_pairs_is_rejected(saved, file, values, message):
+    change(saved / file, **values)
+    with pytest.raises(DataError, match=f"{file}: {message}"):
+        minilm.load(saved)
+
+
+def test_prompts_that_are_not_the_default_change_nothing(saved):
+    change(saved / "config_sentence_transformers.json", prompts={"query": "word1 "})
+    assert same_scores(saved)
+
+
+def test_more_modules_than_the_encoder_are_rejected(saved):
+    entries = json.loads((saved / "modules.json").read_text())
+    more = {"idx": 1, "name": "1", "path": "1_Dense", "type": "sentence_transformers.base.modules.dense.Dense"}
+    (saved / "modules.json").write_text(json.dumps([*entries, more]))
+    with pytest.raises(DataError, match=r"modules Transformer, Dense of a CrossEncoder; expected one Transformer"):
+        minilm.load(saved)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("path", ["torch.nn.modules.activation.Softplus", "mine.Sigmoid", "Tanh", "", 3])
+def test_another_activation_is_rejected_by_name(folder, place, path):
+    state(folder, place, path)
+    with pytest.raises(DataError) as caught:
+        minilm.load(folder)
+    file = place if place.endswith(".json") else "config.json"
+    assert str(caught.value) == (
+        f"{folder / file}: {OLD if place == 'old' else 'activation_fn'} is {path!r}; expected one of torch.nn: "
+        "Identity, Tanh, ReLU, Sigmoid, SiLU, GELU"
+    )
+
+
+@pytest.mark.parametrize(
+    ("problem", "name", "is_read"),
+    [
+        (None, "Identity", True),
+        (None, "Softmax", True),
+        (None, "Sigmoid", False),
+        (None, "Tanh", False),
+        ("multi_label_classification", "Sigmoid", True),
+        ("multi_label_classification", "Identity", True),
+        ("multi_label_classification", "Softmax", False),
+    ],
+)
+def test_with_several_labels_only_what_gives_the_same_probabilities_is_read(tiny_task, problem, name, is_read):
+    folder = tiny_task.write_classifier("theirs", seed=3, num_labels=3, problem_type=problem)
+    state(folder, "config.json", f"torch.nn.{name}")
+    if is_read:
+        assert len(minilm.load(folder).classify(TEXTS)[0].probabilities) == 3
+        return
+    with pytest.raises(DataError, match=f"activation_fn is 'torch.nn.{name}'; expected one of torch.nn: Identity, S"):
         minilm.load(folder)

@@ -127,7 +127,8 @@ def test_beam_search_outputs_and_traces_equal_the_original(goldens, eps, beam, l
     """120 configurations per folder: 40 searches, each with three length penalties.
 
     The longer searches run to their end and are compared with the recorded traces, frame by frame; the result of a
-    shorter one is in their beginning. The shorter search also runs for one penalty: stopping early must change nothing.
+    shorter one is in their beginning. With one eps, the shorter search also runs for one penalty: stopping early must
+    change nothing.
     """
     golden = goldens[eps]
     decoder, sources = golden.decoder()
@@ -141,7 +142,7 @@ def test_beam_search_outputs_and_traces_equal_the_original(goldens, eps, beam, l
         is_short, penalty = row["max_tgt_length"] == 20, row["length_penalty"]
         ids = [golden.best(beginning(trace, 20) if is_short else trace, penalty) for trace in whole]
         assert differing(row["stable"], ids, row["pred_ids"]) == []
-        if is_short and penalty == shown:
+        if is_short and penalty == shown and eps == EPS[0]:
             short = search(decoder, sources, *settings(golden, steps=20, length_penalty=penalty, **options))
             ids = [golden.best(trace, penalty) for trace in short]
             assert differing(row["stable"], ids, row["pred_ids"]) == []

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from minilm.errors import DataError
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.metadata import read_config, read_labels, saved_head
@@ -105,6 +106,43 @@ def test_a_folder_saved_by_transformers_gives_the_same_numbers_here(
     packed = pack(ids, segments=kinds)
     with torch.no_grad():
         torch.testing.assert_close(ours(packed), their_scores(theirs, batch), **TOLERANCE)
+
+
+def same_after_changes(folder, ids, padded, family, **values):
+    """Whether both read the same model from a folder of an encoder whose `config.json` is changed."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    theirs = transformers.AutoModel.from_pretrained(folder).eval()
+    kinds = kinds_of(ids, family)
+    with torch.no_grad():
+        expected = their_scores(theirs, padded(ids, kinds, theirs.config.pad_token_id))
+        return torch.allclose(read_model(folder)(pack(ids, segments=kinds)), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", sorted(transformers.activations.ACT2CLS))
+@pytest.mark.parametrize(("family", "key"), [("bert", "hidden_act"), ("distilbert", "activation")])
+def test_an_activation_is_computed_as_theirs_or_rejected(tmp_path, ids, padded, make_theirs, family, key, name):
+    make_theirs(family, None).save_pretrained(tmp_path)
+    if name in ("gelu", "gelu_python"):
+        assert same_after_changes(tmp_path, ids, padded, family, **{key: name})
+        return
+    with pytest.raises(DataError, match=f"{key} is '{name}'; this encoder supports 'gelu' only"):
+        EncoderConfig.from_hf({"model_type": family, key: name})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"n_heads": 8, "num_attention_heads": 2},
+        {"n_layers": 9, "num_hidden_layers": 3},
+        {"dim": 99, "hidden_size": 32},
+        {"hidden_dim": 40, "intermediate_size": 99},
+        {"dropout": 0.1, "hidden_dropout_prob": 0.9, "activation": "gelu", "hidden_act": "relu"},
+    ],
+)
+def test_of_two_keys_of_distilbert_the_one_of_transformers_wins(tmp_path, ids, padded, make_theirs, values):
+    make_theirs("distilbert", None).save_pretrained(tmp_path)
+    assert same_after_changes(tmp_path, ids, padded, "distilbert", **values)
 
 
 @pytest.mark.parametrize("head", HEADS)

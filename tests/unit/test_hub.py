@@ -60,7 +60,7 @@ def test_a_model_in_the_cache_is_loaded_by_its_name(cache, tiny_task, name):
     tiny_task.write_classifier("theirs", seed=1, num_labels=2)
     folder = put_into(cache, name, tiny_task.folder / "theirs")
     assert minilm.load(name).folder == folder
-    assert model_path(name) == folder
+    assert model_path(name) == model_path(f"{name}/") == folder
 
 
 def test_a_path_that_exists_is_a_path(cache, tmp_path):
@@ -73,7 +73,7 @@ def test_a_path_that_exists_is_a_path(cache, tmp_path):
 
 def test_what_is_not_in_the_cache_is_not_downloaded(fetched, capsys):
     with pytest.raises(DataError) as caught:
-        minilm.load(NAME)
+        minilm.load(f"{NAME}/")
     message = (
         f"{NAME}: no such model folder, and the Hugging Face cache has no model of that name; download it with "
         f"--allow-download (in Python allow_download=True), or with 'hf download {NAME} --local-dir DIR' and give DIR"

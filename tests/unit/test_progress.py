@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from minilm import progress
-from minilm.progress import Progress
+from minilm.progress import BYTES, Progress
 
 
 @pytest.fixture
@@ -54,6 +54,27 @@ def test_fractions_are_shown_and_no_rate_yet(clock, capsys):
         clock[0] = 10.0
         shown.advance(0.0, status="x")
     assert capsys.readouterr().err == "build 0.0/2.5  x  time left unknown\n"
+
+
+def test_files_are_counted_in_bytes_kib_and_mib_with_rate_and_time_left(clock, capsys):
+    with Progress("build", unit=BYTES) as shown:
+        shown.begin(5 * 2**20)
+        for read, status in ((512, "a"), (3 * 2**19 - 512, "b"), (7 * 2**19, "c")):
+            clock[0] += 10
+            shown.advance(read, status=status)
+    assert capsys.readouterr().err.splitlines() == [
+        "build 512 bytes/5.0 MiB  51 bytes/s  a  1 day, 4:26:30 left",
+        "build 1.5 MiB/5.0 MiB  76.8 KiB/s  b  0:00:47 left",
+        "build 5.0 MiB/5.0 MiB  171 KiB/s  c",
+    ]
+
+
+def test_standard_input_has_no_rate_of_bytes(clock, capsys):
+    with Progress("build", unit=BYTES) as shown:
+        shown.begin(None)
+        clock[0] = 10.0
+        shown.advance(0, status="7 documents")
+    assert capsys.readouterr().err == "build  7 documents\n"
 
 
 def test_silent_shows_nothing(clock, capsys):

@@ -52,12 +52,19 @@ def _register(app: typer.Typer, verb: str, module: ModuleType) -> None:
     group = getattr(module, "app", None)
     if group is None:
         function = getattr(module, verb)
-        app.command(name=verb, help=_keep_lines(inspect.getdoc(function) or ""))(function)
+        text = inspect.getdoc(function) or ""
+        app.command(name=verb, help=_keep_lines(text), short_help=_first_paragraph(text))(function)
         return
     group.rich_markup_mode = None
     for command in group.registered_commands:
-        command.help = _keep_lines(command.help or inspect.getdoc(command.callback) or "")
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help, command.short_help = _keep_lines(text), _first_paragraph(text)
     app.add_typer(group, name=verb)
+
+
+def _first_paragraph(text: str) -> str:
+    """What a list of commands says about one; without it, typer cuts the help to the width of the terminal."""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _keep_lines(text: str) -> str:

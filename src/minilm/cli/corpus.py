@@ -83,13 +83,13 @@ def build(
       minilm corpus build reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
     """
     from minilm.corpus.build import build_shards
-    from minilm.progress import Progress
+    from minilm.progress import BYTES, Progress
     from minilm.tally import Tally
 
     named = [*(("--input", name) for name in inputs or []), *(("FILE", name) for name in files or [])]
     sources = sources_of(named, input_format)
     tally, started = Tally(), time.monotonic()
-    with Progress("build") as progress:
+    with Progress("build", unit=BYTES) as progress:
         manifest = build_shards(
             sources,
             tokenizer=model_path(tokenizer),
@@ -106,17 +106,16 @@ def build(
 
 
 def _shown_by(progress: Progress, started: float) -> Callable[[BuildProgress], None]:
-    """A callback that passes the progress of a build, in MiB read, to the display."""
-    mib_done, has_begun = 0.0, False
+    """A callback that passes the progress of a build, in bytes read, to the display."""
+    bytes_done, has_begun = 0, False
 
     def show(now: BuildProgress) -> None:
-        nonlocal mib_done, has_begun
+        nonlocal bytes_done, has_begun
         if not has_begun:
-            progress.begin(now.bytes_total / 2**20 or None)  # standard input has no size
+            progress.begin(now.bytes_total or None)  # standard input has no size
             has_begun = True
-        read = now.bytes_done / 2**20 - mib_done
-        mib_done += read
-        progress.advance(read, status=status_line(now, time.monotonic() - started))
+        progress.advance(now.bytes_done - bytes_done, status=status_line(now, time.monotonic() - started))
+        bytes_done = now.bytes_done
 
     return show
 

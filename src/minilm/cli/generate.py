@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm.cli.options import PrecisionOption, with_flags
-from minilm.cli.streams import InputFormatOption, require_output, source_of
+from minilm.cli.streams import InputFormatOption, reject_columns, require_output, source_of
 from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
 from minilm.files.checked import from_options
@@ -126,7 +126,7 @@ def _check(
                 f"--n-best is {n_best}, but each line of {output} holds one target; use a name that ends in .jsonl"
             )
     if fields and not is_table(source):
-        raise UsageError(f"--field {fields[0]}: {source} has no columns, each line is a source; remove --field")
+        reject_columns(source, {"--field": fields[0]})
     if traces is not None:
         if output is None:
             raise UsageError(f"--traces {traces} needs the targets in a file: name one in --output")

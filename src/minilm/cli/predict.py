@@ -16,7 +16,7 @@ import typer
 
 from minilm.cli import completion
 from minilm.cli.options import PrecisionOption
-from minilm.cli.streams import InputFormatOption, require_output, source_of
+from minilm.cli.streams import InputFormatOption, reject_columns, require_output, source_of
 from minilm.errors import UsageError
 from minilm.files.source import STREAM
 
@@ -118,7 +118,6 @@ def predict(
     if task == "squad" or (task is None and loaded.head == "span"):
         _reject(given, ("--text", "--text-pair"), "apply to texts, but this model answers questions")
         changed = {"null_threshold": null_threshold, "postprocess": postprocess}
-        _reject_columns(path, {"--id": id_column})
         rows, total = _plan_answers(loaded, path, id_column, changed)
     elif task == "tokens" or (task is None and loaded.head == "tokens"):
         names = ("--text-pair", "--null-threshold", "--postprocess")
@@ -126,7 +125,6 @@ def predict(
         rows, total = _plan_tags(loaded, path, text, id_column)
     else:
         _reject(given, ("--null-threshold", "--postprocess"), "apply to questions, but this model labels texts")
-        _reject_columns(path, {"--text": text, "--text-pair": text_pair, "--id": id_column})
         rows, total = _plan(loaded, path, task, text=text, text_pair=text_pair, id_column=id_column)
     if not total:
         logger.warning("%s has no rows, so nothing is predicted", path)
@@ -142,25 +140,18 @@ def _reject(given: Mapping[str, object], names: Sequence[str], why: str) -> None
         raise UsageError(f"{' and '.join(names)} {why}; remove {found[0]}")
 
 
-def _reject_columns(source: Source, given: Mapping[str, str | None]) -> None:
-    """Reject names of columns for a file that has none."""
-    from minilm.infer.bulk.predict import is_text
-
-    for option, column in given.items():
-        if column is not None and is_text(source):
-            raise UsageError(f"{option} {column}: {source} has no columns, each line is a text; remove {option}")
-
-
 def _plan_answers(
     model: LoadedModel, source: Source, id_column: str | None, changed: Mapping[str, object]
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The answers, chunk by chunk, and their number; every question is checked before the first is computed."""
     from dataclasses import replace
 
-    from minilm.infer.bulk.predict import InputColumns, answered, is_official_squad, read_questions
+    from minilm.infer.bulk.predict import InputColumns, answered, is_official_squad, is_text, read_questions
     from minilm.infer.predictions import require_head
     from minilm.tasks.squad.settings import AnswerSettings
 
+    if is_text(source):
+        reject_columns(source, {"--id": id_column})
     require_head(model, "span")
     if id_column and is_official_squad(source):
         raise UsageError(f"--id {id_column}: questions in a .json file have the id `id`; remove --id")
@@ -182,9 +173,8 @@ def _plan_tags(
     require_head(model, "tokens")
     trained = model.task_or(TokensSettings(name="tokens"))
     columns = (text,) if text else input_columns(trained)
-    for option, column in (("--text", text), ("--id", id_column)):
-        if column and is_lines(source):
-            raise UsageError(f"{option} {column}: {source} has no named columns; remove {option}")
+    if is_lines(source):
+        reject_columns(source, {"--text": text, "--id": id_column})
     sentences = read_sentences(source, columns, id_column=id_column or trained.id)
     return tagged(model, sentences), len(sentences)
 
@@ -199,9 +189,11 @@ def _plan(
     id_column: str | None,
 ) -> tuple[Generator[list[Prediction], None, None], int]:
     """The predictions, chunk by chunk, and their number; every row is checked before the first is computed."""
-    from minilm.infer.bulk.predict import InputColumns, classified, read_text_inputs
+    from minilm.infer.bulk.predict import InputColumns, classified, is_text, read_text_inputs
     from minilm.infer.predictions import require_head
 
+    if is_text(source):
+        reject_columns(source, {"--text": text, "--text-pair": text_pair, "--id": id_column})
     require_head(model, "classification")
     columns = _columns(model, task)
     columns = InputColumns(

@@ -2,7 +2,8 @@
 
 In: two files matched by id. Out: a small table, or one JSON object with `--json`; ids without a counterpart are
 reported on stderr. `minilm.files` and `minilm.tasks` read the files, `minilm.score` computes the numbers.
-A user's own labels are scored by `score_labels.py`, generated texts, matched by position, by `score_text.py`.
+A user's own labels are scored by `score_labels.py`, tags of words by `score_tokens.py`, generated texts, matched by
+position, by `score_text.py`; `score_output.py` prints the numbers.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import typer
 
 from minilm.cli import completion
 from minilm.cli.score_labels import text
-from minilm.cli.score_options import AsJson, about, warn
+from minilm.cli.score_options import AsJson, about, column, warn
+from minilm.cli.score_output import show
 from minilm.cli.score_text import qg, rouge
+from minilm.cli.score_tokens import tokens
 from minilm.cli.streams import InputFormatOption, sources_of
-from minilm.cli.table import aligned
 from minilm.errors import UsageError
 from minilm.files.source import suffix_of
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="score", help="Compare predictions with references.", no_args_is_help=True)
 app.command()(text)
+app.command()(tokens)
 app.command()(rouge)
 app.command()(qg)
 
@@ -52,13 +55,8 @@ _NaProb = Annotated[
 _NaProbThresh = Annotated[
     float, typer.Option(metavar="X", help="A na_prob above this means no answer (for null odds: 0).")
 ]
-_IdField = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Field of the id, in both files.", show_default="id or idx")
-]
-_LabelField = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Field of the label in the references.", show_default="label or score"),
-]
+_IdField = Annotated[str | None, column("id, in both files", "id or idx")]
+_LabelField = Annotated[str | None, column("label in the references", "label or score")]
 
 
 @app.command()
@@ -115,7 +113,7 @@ def squad(
             warn(source, match_ids(ids, na_probs, what="na_prob").extra_finding())
     with about(odds[0] if odds else given):
         metrics = squad_metrics(questions, answers, na_probs=na_probs, na_prob_threshold=na_prob_thresh)
-    _show(metrics, as_json=as_json)
+    show(metrics, as_json=as_json)
 
 
 @app.command()
@@ -174,7 +172,7 @@ def glue(
         match = match_ids(right, given)
         labels, predicted = align(right, given, num_labels=len(scored.labels))
     warn(found, match.missing_finding(), match.extra_finding(), _mixture(right, given, scored.labels))
-    _show(compute_metrics(scored.metrics, labels, predicted), as_json=as_json)
+    show(compute_metrics(scored.metrics, labels, predicted), as_json=as_json)
 
 
 def _published(path: Source, task: str) -> dict[str, Label]:
@@ -196,20 +194,3 @@ def _mixture(right: Mapping[str, Label], given: Mapping[str, Label], names: Sequ
         return ""
     order = ", ".join(f"{number} is {name}" for number, name in enumerate(names))
     return f"some labels in predictions and references are names and some are numbers; read as: {order}"
-
-
-def _show(metrics: Mapping[str, float], *, as_json: bool) -> None:
-    if as_json:
-        import json
-
-        typer.echo(json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()}))
-        return
-    typer.echo(aligned([(name, _number(name, value)) for name, value in metrics.items()]))
-
-
-def _number(name: str, value: float) -> str:
-    if not math.isfinite(value):
-        return "undefined"
-    if name.endswith("_thresh"):
-        return f"{value:.6g}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -6,18 +6,16 @@ recall, F1, Matthews, confusion matrix), for numbers their correlations; as a ta
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from minilm.cli.score_options import AsJson, about, warn
+from minilm.cli.score_options import AsJson, TaskRecipe, about, column, listed_names, task_section, warn
+from minilm.cli.score_output import by_first_cell, show, table
 from minilm.cli.streams import InputFormatOption, sources_of
-from minilm.cli.table import aligned
-from minilm.errors import DataError, UsageError
+from minilm.errors import DataError
 from minilm.tally import Tally
 
 if TYPE_CHECKING:
@@ -26,10 +24,6 @@ if TYPE_CHECKING:
     from minilm.tasks.text.rows import TextTask
 
 _Value = str | int | float | tuple[str, ...] | tuple[int, ...]
-_Task = Annotated[
-    str | None,
-    typer.Option(metavar="RECIPE", help="Recipe whose task says columns and labels.", show_default="none"),
-]
 _Labels = Annotated[
     str | None,
     typer.Option(
@@ -38,14 +32,8 @@ _Labels = Annotated[
         show_default="those in the files, sorted",
     ),
 ]
-_IdField = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column of the id.", show_default="id, idx, index or row number"),
-]
-_LabelField = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column of the label in the references.", show_default="label"),
-]
+_IdField = Annotated[str | None, column("id", "id, idx, index or row number")]
+_LabelField = Annotated[str | None, column("label in the references", "label")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +61,7 @@ def text(
     references: Annotated[
         str, typer.Option(metavar="FILE", help="Labeled rows; without an id column they are numbered from 0.")
     ],
-    task: _Task = None,
+    task: TaskRecipe = None,
     labels: _Labels = None,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="A text has any number of labels.")] = False,
     regression: Annotated[bool, typer.Option("--regression", help="Predictions are numbers.")] = False,
@@ -120,23 +108,16 @@ def _own_task(labels: str | None, *, multi_label: bool, regression: bool) -> Tex
     from minilm.tasks.text.glue import text_task
     from minilm.tasks.text.settings import TextSettings
 
-    names = () if labels is None else tuple(name.strip() for name in labels.split(","))
-    if len(set(names)) < len(names) or "" in names:
-        raise UsageError(f"--labels {labels}: expected different names, separated by commas")
+    names = listed_names(labels)
     return text_task(TextSettings(name="text", labels=names, multi_label=multi_label, regression=regression))
 
 
 def _task_of(recipe: str, flags: Mapping[str, str | bool | None]) -> TextTask:
     """The task of a recipe, which the `flags` would contradict or repeat."""
-    from minilm.recipe import FinetuneRecipe, TextSection, find_recipe, load_recipe
+    from minilm.recipe import TextSection
     from minilm.tasks.text.glue import text_task
 
-    if given := [name for name, value in flags.items() if value]:
-        raise UsageError(f"{given[0]} is part of the task in {recipe}: remove the flag, or --task")
-    section = load_recipe(find_recipe(recipe), kind=FinetuneRecipe).recipe.task
-    if not isinstance(section, TextSection):
-        raise UsageError(f"{recipe}: task.kind is {section.kind!r}, expected 'text'")
-    return text_task(section)
+    return text_task(task_section(recipe, TextSection, flags))
 
 
 def _is_regression(task: TextTask) -> bool:
@@ -162,24 +143,9 @@ def _read(predictions: Source, references: Source, task: TextTask) -> _Pairs:
         task, rows = read_rows_and_labels([references], task, also=texts, with_texts=False)
         if not task.labels:
             raise DataError(f"{references}: no row has a label, nor has a prediction; list the labels with --labels")
-        _require_distinct(task.labels, references)
         given = {name: _numbered(value, task) for name, value in given.items()}
     right = {row.id: row.labels if task.multi_label else cast("float", row.label) for row in rows}
     return _Pairs(task=task, references=right, predictions=given)
-
-
-def _require_distinct(labels: Sequence[str], references: Source) -> None:
-    """Raise DataError for labels that differ only in case or in the form of their characters, such as True and true."""
-    from unicodedata import normalize
-
-    seen: dict[str, str] = {}
-    for label in labels:
-        other = seen.setdefault(normalize("NFC", label).casefold(), label)
-        if other != label:
-            raise DataError(
-                f"{references}: the labels {other!r} and {label!r} of the two files differ only in the form of their "
-                "letters; list the labels with --labels, which match in any case, or make the files agree"
-            )
 
 
 def _parser(task: TextTask, path: Source, tally: Tally) -> Callable[[object], _Value]:
@@ -227,14 +193,21 @@ def _scores(pairs: _Pairs) -> _Scores:
 
 
 def _scores_of_labels(names: Sequence[str], right: Sequence[int], found: Sequence[int]) -> _Scores:
-    from minilm.score.classification import confusion_matrix, confusion_rows, counts_of_labels, label_rows
+    from minilm.score.classification import (
+        POSITIVE,
+        confusion_matrix,
+        confusion_rows,
+        counts_of_labels,
+        label_rows,
+        metric_names,
+    )
     from minilm.score.glue import compute_metrics
 
     counts = counts_of_labels(right, found, len(names))
-    binary = len(names) == 2
-    metrics = compute_metrics(("accuracy", "matthews_correlation", *(("f1",) if binary else ())), right, found)
+    metrics = compute_metrics(metric_names(len(names)), right, found)
+    positive = {"positive": names[POSITIVE]} if "f1" in metrics else {}
     return _Scores(
-        numbers={**metrics, **({"positive": names[1]} if binary else {}), "total": len(right)},
+        numbers={**metrics, **positive, "total": len(right)},
         counts=counts,
         labels=label_rows(names, counts),
         confusion=confusion_rows(names, confusion_matrix(right, found, len(names))),
@@ -262,34 +235,15 @@ def _scores_of_sets(names: Sequence[str], right: Sequence[_Value], found: Sequen
 def _show(scores: _Scores, *, as_json: bool) -> None:
     from minilm.score.classification import MAX_CONFUSION_LABELS, average_metrics, average_rows
 
-    if as_json:
-        found = {name: None if one != one else one for name, one in scores.numbers.items()}  # NaN
-        if scores.counts is not None:
-            found |= average_metrics(scores.counts)
-        tables = {"labels": scores.labels, "confusion_matrix": scores.confusion}
-        typer.echo(json.dumps(found | {name: _by_first_cell(rows) for name, rows in tables.items() if rows}))
-        return
-    parts = [aligned([(name, _cell(value)) for name, value in scores.numbers.items()])]
+    blocks: list[str] = []
+    averages: Mapping[str, float] = {}
     if scores.counts is not None:
-        parts.append(_table([*scores.labels, *average_rows(scores.counts)]))
-    if scores.confusion:
-        parts.append(
-            _table(scores.confusion)
-            if len(scores.confusion) <= MAX_CONFUSION_LABELS
-            else f"the confusion matrix of {len(scores.confusion)} labels is only in the output of --json"
-        )
-    typer.echo("\n\n".join(parts))
-
-
-def _table(rows: Sequence[Mapping[str, object]]) -> str:
-    return aligned([tuple(rows[0]), *(tuple(map(_cell, row.values())) for row in rows)])
-
-
-def _by_first_cell(rows: Sequence[Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    return {str(next(iter(row.values()))): dict(list(row.items())[1:]) for row in rows}
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "undefined" if math.isnan(value) else f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        averages = average_metrics(scores.counts)
+        blocks.append(table([*scores.labels, *average_rows(scores.counts)]))
+    if len(scores.confusion) > MAX_CONFUSION_LABELS:
+        blocks.append(f"the confusion matrix of {len(scores.confusion)} labels is only in the output of --json")
+    elif scores.confusion:
+        blocks.append(table(scores.confusion))
+    tables = {"labels": scores.labels, "confusion_matrix": scores.confusion}
+    more = {name: by_first_cell(rows) for name, rows in tables.items() if rows}
+    show(scores.numbers, as_json=as_json, blocks=blocks, more={**averages, **more})

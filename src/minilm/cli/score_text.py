@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from minilm.cli.score_options import AsJson
+from minilm.cli.score_options import AsJson, column
 from minilm.cli.streams import InputFormatOption, sources_of
 from minilm.cli.table import aligned
 from minilm.errors import DataError, SystemProblem, UsageError
@@ -35,17 +35,9 @@ _References = Annotated[str, typer.Option(metavar="FILE", help="Their references
 _PREDICTION_FIELDS = ("prediction", "output")
 _REFERENCE_FIELDS = ("reference", "references")
 _SOURCE_FIELDS = ("source", "src")
-_PredictionField = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column of the text in rows.", show_default="prediction or output"),
-]
+_PredictionField = Annotated[str | None, column("text in rows", "prediction or output")]
 _ReferenceField = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Column of the reference in rows; a list holds several references.",
-        show_default="reference or references",
-    ),
+    str | None, column("reference in rows; a list holds several references", "reference or references")
 ]
 _Confidence = Annotated[
     bool, typer.Option("--confidence", help="Add 95% intervals from 1,000 samples drawn with replacement.")
@@ -142,10 +134,7 @@ def qg(
     ] = None,
     prediction_field: _PredictionField = None,
     reference_field: _ReferenceField = None,
-    source_field: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Column of the source in rows.", show_default="source or src"),
-    ] = None,
+    source_field: Annotated[str | None, column("source in rows", "source or src")] = None,
     confidence: _Confidence = False,
     input_format: InputFormatOption = None,
     as_json: AsJson = False,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -63,6 +63,13 @@ def sources_of(named: Sequence[tuple[str, str]], input_format: InputFormat | Non
     if len(streams) > 1:
         raise UsageError(f"{' and '.join(streams)} are both -, but standard input can be read only once; name a file")
     return [source_of(option, value, None if streams and value != STREAM else input_format) for option, value in named]
+
+
+def reject_columns(source: Source, given: Mapping[str, str | None]) -> None:
+    """Raise UsageError if an option names a column of `source`, which has lines without names; `given` is by option."""
+    for option, column in given.items():
+        if column is not None:
+            raise UsageError(f"{option} {column}: {source} has no named columns; remove {option}")
 
 
 def require_output(option: str, value: str) -> None:

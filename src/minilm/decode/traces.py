@@ -19,6 +19,7 @@ import torch
 
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_write
+from minilm.files.fields import kind_of
 from minilm.files.json import parse_json_object, read_json_lines
 from minilm.files.tensors import read_safetensors, read_safetensors_header, write_safetensors
 from minilm.files.torch_bin import read_plain_pickles
@@ -142,7 +143,7 @@ def read_original_traces(path: Path) -> Iterator[Trace]:
 def _checked(record: object, where: str) -> Trace:
     """Parse the original's `{scores, wids, ptrs}`; padding frames are all zeros."""
     if not isinstance(record, dict):
-        raise DataError(f"{where}: expected scores, wids and ptrs, found a {type(record).__name__}")
+        raise DataError(f"{where}: expected scores, wids and ptrs, found {kind_of(record)}")
     names = ("scores", "wids", "ptrs")
     trace = _checked_lists(*map(record.get, names), names=names, where=where)
     used = len(trace.scores)

@@ -21,6 +21,7 @@ from minilm.files.texts import has_text
 from minilm.model.config import EncoderConfig
 from minilm.recipe import DistillRecipe
 from minilm.text.tokenizer import Tokenizer
+from minilm.train.folder import require_run_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,10 @@ def check_files(recipe: DistillRecipe) -> list[str]:
     """Check everything that a run can check without its numbers; write nothing. Returns one sentence per finding.
 
     Raises:
-        UsageError, DataError, SystemProblem: as for `plan_distillation`, and for a corpus that does not fit.
+        UsageError, DataError, SystemProblem: as for `plan_distillation` and `require_run_folder`, and for a corpus that
+            does not fit.
     """
+    require_run_folder(Path(recipe.out))
     with tokenizer_folder(model_path(recipe.teacher.model)) as tokenizer:
         return _findings(recipe, plan_distillation(recipe, tokenizer=tokenizer))
 

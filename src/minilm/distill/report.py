@@ -1,7 +1,7 @@
 """The report of a distillation.
 
 In: a recipe and its plan, the corpus, the metrics in the run folder. Out: `report.html`: the loss of each student and
-relation, gradient norm, learning rate and speed over the steps; shapes beside the teacher's; tokens, hours and
+relation, gradient norm, learning rate and speed over the steps; shapes beside the teacher's; tokens, time and
 hardware; hyperparameters and corpus counts.
 """
 
@@ -16,13 +16,15 @@ from minilm.corpus.shards import ShardManifest
 from minilm.distill.plan import DistillPlan
 from minilm.files.json import read_json
 from minilm.recipe import DistillRecipe, flat_values
-from minilm.report.page import curves_of, write_report
+from minilm.report.page import curves_of, duration, write_report
 from minilm.train.metrics import read_metrics
 from minilm.train.schedule import extension_note
 from minilm.train.state import extensions
 
 _RELATIONS = "Loss of each relation"
 _HYPERPARAMETERS = ("seed", "teacher.layer", "loss.", "train.", "data.max_tokens", "data.heldout_documents")
+
+_NOT_SET = "not set"
 
 _Table = list[dict[str, object]]
 
@@ -58,7 +60,7 @@ def report_distillation(
         tables={
             "Shapes": _shapes(plan),
             "Run": _run(recipe, metrics, read_json(out / "env.json")),
-            "Hyperparameters": _hyperparameters(recipe),
+            "Hyperparameters": _hyperparameters(recipe, plan),
             "Corpus": _corpus(recipe, corpus),
         },
     )
@@ -103,7 +105,7 @@ def _run(recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]], environm
             "documents": recipe.train.steps * recipe.train.batch_size,
             "tokens": int(tokens),
             "tokens per second": round(tokens / max(seconds, 1e-9)),
-            "hours in steps": round(seconds / 3600, 3),
+            "time in steps": duration(seconds),
             "processor": f"{facts['cpu']['model']}, {facts['threads']['torch threads']} threads",
             "memory": facts["memory"]["total"],
             "GPUs": "; ".join(map(str, facts["devices"].values())),
@@ -113,9 +115,11 @@ def _run(recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]], environm
     )
 
 
-def _hyperparameters(recipe: DistillRecipe) -> _Table:
+def _hyperparameters(recipe: DistillRecipe, plan: DistillPlan) -> _Table:
+    """The values of the recipe; the number of relation heads is that in use."""
     values = {key: value for key, value in flat_values(recipe).items() if key.startswith(_HYPERPARAMETERS)}
-    return _pairs(values, "key")
+    values["loss.relation_heads"] = plan.relation_heads
+    return _pairs({key: _NOT_SET if value is None else value for key, value in values.items()}, "key")
 
 
 def _corpus(recipe: DistillRecipe, corpus: ShardManifest) -> _Table:

@@ -245,8 +245,8 @@ def tokenizer_folder(teacher: Path) -> Iterator[Path]:
             tokenizer.save_pretrained(folder)
         except ImportError as error:
             absent = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
-            packages = " ".join(name.replace("google.", "") for name in absent)
-            way_out = f"install them: pip install {packages}" if absent else one_line(error)
+            packages = " and ".join(name.replace("google.", "") for name in absent)
+            way_out = f"install {packages} with: pip install 'minilm[hf]'" if absent else one_line(error)
             raise SystemProblem(
                 f"teacher {teacher}: its tokenizer must be converted, which needs packages that are missing; {way_out}"
             ) from None

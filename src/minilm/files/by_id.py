@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from minilm.errors import DataError
 from minilm.files.fields import kind_of, no_field
-from minilm.files.formats import read_file, reader_for
+from minilm.files.formats import read_file, require_kind
 from minilm.files.regular import decode
 from minilm.files.rows import read_rows
 from minilm.files.source import Source, suffix_of
@@ -80,7 +80,7 @@ def read_by_id(
 
 def _pairs(path: Source, fields: Sequence[str], id_fields: Sequence[str]) -> Iterator[tuple[str, str, object]]:
     """Yield (location, id, value) in file order."""
-    reader_for(path, dict.fromkeys((*_JSON, *_TABLES), True))
+    require_kind(path, (*_JSON, *_TABLES))
     if suffix_of(path) in _TABLES:
         for row in read_rows(path):
             location = f"{path}:{row.line}"
@@ -166,7 +166,7 @@ def read_json_text(path: Source) -> tuple[str, bool]:
         DataError: the file is not UTF-8; names the line.
         SystemProblem: the file cannot be read.
     """
-    reader_for(path, dict.fromkeys(_JSON, True))
+    require_kind(path, _JSON)
     text = decode(read_file(path), path)
     return text, suffix_of(path) == ".jsonl" or _continues_after_an_object(text)
 

@@ -30,7 +30,7 @@ def kind_of(value: object) -> str:
 
 def kind_named(kind: type) -> str:
     """Name a type in JSON terms."""
-    return _KINDS.get(kind, f"a {kind.__name__}")
+    return _KINDS.get(kind, kind.__name__)
 
 
 def as_text(value: object, what: str = "found") -> str:

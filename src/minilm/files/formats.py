@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast, get_args
 
 from minilm.errors import DataError, SystemProblem, UsageError, one_line
+from minilm.files.fields import kind_of
+from minilm.files.json import DuplicateKeyError, unique_keys
 from minilm.files.regular import POINTER, pointer_problem, reject_pointer, reject_utf16
 from minilm.files.source import InputFormat, Source, StandardInput, suffix_of
 
@@ -39,6 +41,7 @@ _RAW_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f"
 _SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas"}
+_JSON = json.JSONDecoder(object_pairs_hook=unique_keys)
 _ARRAY = re.compile(r"\s*\[\s*(\{|$)")
 
 
@@ -91,20 +94,30 @@ def reader_for(path: Source, readers: Mapping[str, _Reader]) -> _Reader:
     """Choose a reader by the suffix, ignoring a final .gz.
 
     Raises:
-        UsageError: the path is missing, is not a file, or has an unknown suffix.
+        UsageError, DataError: as for `require_kind`.
     """
-    reader = readers.get(suffix_of(path))
-    if reader is None and isinstance(path, StandardInput):
-        known = [name for name in get_args(InputFormat) if StandardInput(name).suffix in readers]
+    require_kind(path, readers)
+    return readers[suffix_of(path)]
+
+
+def require_kind(path: Source, suffixes: Collection[str]) -> None:
+    """Require a file with one of the suffixes, ignoring a final .gz.
+
+    Raises:
+        UsageError: the path is missing, is not a file, or has an unknown suffix.
+        DataError: as for `require_file`.
+    """
+    is_known = suffix_of(path) in suffixes
+    if not is_known and isinstance(path, StandardInput):
+        known = [name for name in get_args(InputFormat) if StandardInput(name).suffix in suffixes]
         raise UsageError(f"--input-format {path.format} is not read here; expected {' or '.join(known)}")
-    if reader is None:
+    if not is_known:
         raise UsageError(
-            f"{path}: unknown kind of file; expected {', '.join(readers)}, each (but .parquet) optionally with .gz"
+            f"{path}: unknown kind of file; expected {', '.join(suffixes)}, each (but .parquet) optionally with .gz"
         )
     if isinstance(path, Path) and path.name.lower().endswith(".parquet.gz"):
         raise UsageError(f"{path}: a parquet file is already compressed and is not read as .gz; unpack it with gunzip")
     require_file(path)
-    return reader
 
 
 def require_file(path: Source) -> None:
@@ -236,7 +249,9 @@ def _json_rows(source: OpenFile) -> Rows:
         return
     text = "\n".join(line for _, line in chain([first], numbered))
     try:
-        items = json.loads(text)
+        items = _JSON.decode(text)
+    except DuplicateKeyError as error:
+        raise DataError(f"{source.path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{source.path}: it begins with '[', but is not one JSON array ({error}); write the array again, or one "
@@ -246,13 +261,13 @@ def _json_rows(source: OpenFile) -> Rows:
         if isinstance(item, dict):
             yield number, item
         else:
-            source.report(number, f"item {number} is a JSON {type(item).__name__}, expected an object")
+            source.report(number, f"item {number} is {kind_of(item)}, expected an object")
 
 
 def _object_lines(source: OpenFile, numbered: Iterator[tuple[int, str]]) -> Rows:
     for number, line in numbered:
         try:
-            row = json.loads(line)
+            row = _JSON.decode(line)
         except json.JSONDecodeError as error:
             source.report(number, f"broken JSON ({error.msg.removesuffix(' at')} at column {error.colno})")
         except (ValueError, RecursionError) as error:
@@ -261,7 +276,7 @@ def _object_lines(source: OpenFile, numbered: Iterator[tuple[int, str]]) -> Rows
             if isinstance(row, dict):
                 yield number, row
             else:
-                source.report(number, f"a JSON {type(row).__name__}, expected one object per line")
+                source.report(number, f"found {kind_of(row)}, expected one object per line")
 
 
 def _csv_rows(source: OpenFile) -> Rows:

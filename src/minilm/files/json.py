@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minilm.errors import DataError
 from minilm.files.atomic import atomic_write
+from minilm.files.fields import kind_of
 from minilm.files.regular import MAX_TEXT_BYTES, decode, read_text, reading
 
 
@@ -36,8 +37,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
             yield number, parse_json_object(decode(line, path, line=number).rstrip(), path, line=number)
 
 
-class _DuplicateKeyError(ValueError):
-    """Raised inside the JSON parser; the location is looked up afterwards."""
+class DuplicateKeyError(ValueError):
+    """Raised inside the JSON parser; it does not know the location."""
 
 
 def parse_json_object(text: str, path: object, *, line: int = 1) -> dict[str, object]:
@@ -48,8 +49,8 @@ def parse_json_object(text: str, path: object, *, line: int = 1) -> dict[str, ob
     """
     where = path if line == 1 else f"{path}:{line}"
     try:
-        value: object = json.loads(text, object_pairs_hook=_unique_keys)
-    except _DuplicateKeyError:
+        value: object = json.loads(text, object_pairs_hook=unique_keys)
+    except DuplicateKeyError:
         below, key = _find_duplicate(text)
         location = f"{path}:{line + below - 1}"
         raise DataError(f"{location}: key {key} appears twice in one object: keep one of them") from None
@@ -61,14 +62,17 @@ def parse_json_object(text: str, path: object, *, line: int = 1) -> dict[str, ob
     except ValueError as error:  # numbers with thousands of digits
         raise DataError(f"{where}: broken JSON, {error}") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path}:{line}: expected a JSON object {{...}}, found a {type(value).__name__}")
+        raise DataError(f"{path}:{line}: expected a JSON object {{...}}, found {kind_of(value)}")
     return value
 
 
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The object of these pairs, for the JSON parser; raises DuplicateKeyError if a key appears twice."""
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise _DuplicateKeyError
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DuplicateKeyError(f"key {twice!r:.60} appears twice in one object: keep one of them")
     return value
 
 

@@ -31,10 +31,15 @@ _SPACED = "cells had a tab or line break, which .tsv cannot hold, and were writt
 
 
 def require_output_name(path: Path, *, option: str, more: Sequence[str] = ()) -> None:
-    """Raise UsageError unless the name ends in a suffix that can be written: those of rows, or one of `more`."""
+    """Raise UsageError unless the name ends in a suffix that can be written: those of rows, or one of `more`.
+
+    So too for the name of a folder: the file that is written in the end would not replace it.
+    """
     known = (*_WRITERS, *more)
     if path.suffix.lower() not in known:
         raise UsageError(f"{option} is {path}; expected a name that ends in {', '.join(known[:-1])} or {known[-1]}")
+    if path.is_dir():
+        raise UsageError(f"{option} is {path}, which is a folder; name a file in it")
 
 
 @contextmanager

@@ -418,11 +418,11 @@ def _read_bytes(file: IO[bytes], count: int) -> np.ndarray:
 def _check_state_dict(path: Path, value: object) -> dict[str, View]:
     """Return {name: view}; anything other than tensors under string keys is rejected by name."""
     if not isinstance(value, dict):
-        raise DataError(f"{path} contains a {type(value).__name__}, expected a state dict (names to tensors)")
+        raise DataError(f"{path}: found {type(value).__name__}, expected a state dict (names to tensors)")
     for name, view in value.items():
         if not isinstance(name, str) or not isinstance(view, View):
             raise DataError(
-                f"{path}: entry {str(name)[:80]!r} is a {type(view).__name__}, expected a tensor: "
+                f"{path}: entry {str(name)[:80]!r}: found {type(view).__name__}, expected a tensor: "
                 "save model.state_dict() alone"
             )
         check_view(path, name, view)

@@ -16,13 +16,13 @@ from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
-from minilm.finetune.text import ClassificationTask
+from minilm.finetune.text import ClassificationTask, selectable
 from minilm.finetune.tokens import SELECTABLE, TokensTask
 from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection, TokensSection
 from minilm.score.rouge.scores import report_wordless
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
-from minilm.tasks.text.glue import CLASSIFICATION, COMBINED, GLUE, text_task
+from minilm.tasks.text.glue import GLUE, text_task
 from minilm.tasks.text.rows import TextRow, read_rows_and_labels, read_text_rows
 from minilm.tasks.tokens.rows import labels_of, read_tagged, require_known
 from minilm.text.tokenizer import Tokenizer
@@ -60,9 +60,7 @@ def _text(section: TextSection, tokenizer: Tokenizer) -> Task:
         _reject_misspelled(section)
         if not task.labels and not section.regression:
             task, train = read_rows_and_labels(section.train, task)
-        if task.metrics is CLASSIFICATION and len(task.labels) != 2:
-            task = replace(task, metrics=CLASSIFICATION[:1])
-    has = (*task.metrics, *((COMBINED,) if len(task.metrics) == 2 and not task.multi_label else ()))
+    has = selectable(task)
     if section.metric is not None and section.metric not in has:
         raise UsageError(f"task.metric is {section.metric!r}; task {task.name!r} has {', '.join(has)}")
     task = replace(task, main=section.metric or task.main)

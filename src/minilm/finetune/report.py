@@ -14,7 +14,7 @@ from minilm.files.json import read_json
 from minilm.finetune.result import ANALYSIS, RunResult, SettingRuns, best_point
 from minilm.recipe import FinetuneRecipe
 from minilm.report.curves import Curve
-from minilm.report.page import curve_of, write_report
+from minilm.report.page import curve_of, duration, write_report
 from minilm.train.metrics import read_metrics
 from minilm.train.schedule import extension_note
 
@@ -131,5 +131,5 @@ def _notes(recipe: FinetuneRecipe, result: RunResult) -> list[str]:
         if recipe.task.dev
         else "There is no held-out data, so no checkpoint was selected.",
         *([f"This run was {extension_note(result.extended_at, result.steps)}."] if result.extended_at else []),
-        f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}; this run took {result.seconds:.0f} s.",
+        f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}; this run took {duration(result.seconds)}.",
     ]

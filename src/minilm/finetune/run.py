@@ -129,6 +129,7 @@ def check_files(recipe: FinetuneRecipe, *, afresh: bool) -> list[str]:
         require_run(Path(recipe.out) / "checkpoints", plan.identity, total_steps=plan.steps)
         read_result(Path(recipe.out), plan.identity, steps=plan.steps)
     head = f"; its head is replaced by a new one: {plan.head.replaced}" if plan.head.replaced else ""
+    head += f"; its head is kept, {plan.head.reordered}" if plan.head.reordered else ""
     settings = _settings(recipe, plan, "")
     scored = f", scored every {settings.eval_every:,}" if settings.eval_every else ""
     return [

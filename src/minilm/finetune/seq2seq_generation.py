@@ -15,7 +15,7 @@ import numpy as np
 from minilm.decode.decoder import Decoder, pos_shift_of
 from minilm.decode.settings import GenerationSettings
 from minilm.infer.generate import Generation
-from minilm.infer.sources import Source
+from minilm.infer.sources import GenerationSource
 from minilm.model.heads import Model
 from minilm.score.generation import ScoredText, bleu_counts, bleu_scores
 from minilm.score.rouge.postprocess import plain_sentences
@@ -58,7 +58,9 @@ def generate_targets(
     rows = [number * len(pairs) // count for number in range(count)]  # evenly spaced, the same at every evaluation
     own = rows[ranks.rank :: ranks.world_size]
     sources = [
-        Source(parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", location="")
+        GenerationSource(
+            parts=[[tokenizer.id_to_token(token) for token in pairs.sources[row].tolist()]], id="", location=""
+        )
         for row in own
     ]
     framed = generation.encode(sources, Tally())

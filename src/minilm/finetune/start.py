@@ -37,11 +37,13 @@ class StartHead:
         choice: `task.head`.
         rows: rows of the model's own head, one for each label of the task; None: all, as they are.
         replaced: why the model's own head is replaced by a new one; "" if it is not.
+        reordered: in which order its rows are put; "" if that is their own.
     """
 
     choice: HeadChoice = "auto"
     rows: tuple[int, ...] | None = None
     replaced: str = ""
+    reordered: str = ""
 
 
 def require_trainable(path: Path, section: TaskSection, *, config: Path | None = None) -> EncoderConfig:
@@ -93,7 +95,8 @@ def start_head(path: Path, task: Task, *, choice: HeadChoice = "auto", config: P
     else:
         rows = _aligned(own, task.labels)
         if rows is not None:
-            return StartHead(choice=choice, rows=rows)
+            order = f"its labels {_listed(own)} are put in the order of the task: {_listed(task.labels)}"
+            return StartHead(choice=choice, rows=rows, reordered=order if list(rows) != sorted(rows) else "")
         _require_names(path, own, task.labels)
         replaced = f"its labels are {_listed(own)}, those of the task {_listed(task.labels)}"
         if len(own) == len(task.labels) and _are_numbers(task.labels):
@@ -129,8 +132,8 @@ def start_model(
         if head.rows is not None:
             assert isinstance(model.head, ClassificationHead | TokensHead)
             out, rows = model.head.out, list(head.rows)
-            if rows != sorted(rows):
-                logger.info("the head of %s is kept; its rows are put in the order of the task's labels", path)
+            if head.reordered:
+                logger.warning("the head of %s is kept; %s", path, head.reordered)
             out.weight.data, out.bias.data = out.weight.data[rows], out.bias.data[rows]
         return model.train()
     logger.warning("the head of %s is replaced by a freshly initialized one: %s", path, head.replaced)

@@ -32,7 +32,7 @@ from minilm.finetune.result import RESULT, RunResult, SettingRuns, best_point
 from minilm.finetune.run import check_files, finetune_once
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.train.distributed import ALONE, Ranks, process_group
-from minilm.train.folder import RECIPE, remove_results, run_folder
+from minilm.train.folder import RECIPE, remove_results, require_run_folder, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def finetune(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"]
 
 def check_recipe(loaded: Loaded[FinetuneRecipe], *, resume: Literal["auto", "never"] = "auto") -> list[str]:
     """Check the files of a recipe and say what would run; write nothing. Raises the errors of `finetune`."""
+    require_run_folder(Path(loaded.recipe.out))
     afresh = resume == "never"
     if loaded.recipe.sweep is None:
         return check_files(loaded.recipe, afresh=afresh)

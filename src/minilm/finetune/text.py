@@ -22,18 +22,33 @@ from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
 from minilm.score.classification import (
     MAX_CONFUSION_LABELS,
+    POSITIVE,
     average_rows,
     confusion_matrix,
     confusion_rows,
     counts_of_labels,
     label_rows,
+    metric_names,
 )
 from minilm.score.glue import compute_metrics
 from minilm.tally import reporting_tally
+from minilm.tasks.text.glue import COMBINED
 from minilm.tasks.text.rows import TextRow, TextTask
 from minilm.text.tokenizer import Tokenizer
 
 _NUM_PROBABILITIES = 5  # shown of a wrong example
+
+
+def selectable(task: TextTask) -> tuple[str, ...]:
+    """Numbers that `task.metric` may name; `combined` is the mean of the two that GLUE has for a task."""
+    combined = (COMBINED,) if len(task.metrics) == 2 else ()
+    return (*_all_metrics(task), *combined)
+
+
+def _all_metrics(task: TextTask) -> tuple[str, ...]:
+    """The metrics of the task, and with one label per text those that `minilm score text` prints."""
+    more = metric_names(len(task.labels)) if task.labels and not task.multi_label else ()
+    return tuple(dict.fromkeys((*task.metrics, *more)))
 
 
 class ClassificationTask(SequenceTask):
@@ -123,9 +138,9 @@ class ClassificationTask(SequenceTask):
         """The task's metrics, times 100, and the held-out loss."""
         gold = self._gold(dev_set)
         logits_BC = np.stack(outputs).astype(np.float64)
-        numbers = compute_metrics(self._spec.metrics, gold, self._predicted(logits_BC))
-        if self._spec.main not in numbers:  # the mean of the task's two metrics, as in the GLUE average
-            numbers[self._spec.main] = float(np.mean(list(numbers.values())))
+        numbers = compute_metrics(_all_metrics(self._spec), gold, self._predicted(logits_BC))
+        if self._spec.main == COMBINED:
+            numbers[COMBINED] = float(np.mean([numbers[name] for name in self._spec.metrics]))
         return {**numbers, "heldout_loss": self._heldout_loss(logits_BC, gold)}
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
@@ -181,7 +196,7 @@ class ClassificationTask(SequenceTask):
             return {}
         gold, found = [int(row.label or 0) for row in rows], [int(value) for value in predicted]
         counts = counts_of_labels(gold, found, len(self.labels))
-        positive = f" (f1 of the results is that of {self.labels[1]!r})" if "f1" in self._spec.metrics else ""
+        positive = f" (f1 of the results is that of {self.labels[POSITIVE]!r})" if len(self.labels) == 2 else ""
         tables = {f"Labels{positive}": [*label_rows(self.labels, counts), *average_rows(counts)]}
         if len(self.labels) <= MAX_CONFUSION_LABELS:
             matrix = confusion_matrix(gold, found, len(self.labels))

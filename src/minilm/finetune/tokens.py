@@ -21,7 +21,7 @@ from minilm.finetune.task import NUM_EXAMPLES, Analysis
 from minilm.model.heads import Model
 from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed, unpack
-from minilm.score.entities import METRICS, entity_metrics, entity_spans, entity_table
+from minilm.score.entities import METRICS, entity_metrics, entity_rows, entity_spans
 from minilm.tally import reporting_tally
 from minilm.tasks.tokens.entities import Tagged, tag_words
 from minilm.tasks.tokens.rows import Sentence
@@ -112,7 +112,7 @@ class TokensTask(SequenceTask):
         return {**numbers, "heldout_loss": self._heldout_loss(dev_set, outputs)}
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
-        """A row per type of entity, sentences with the most wrong entities, all predictions."""
+        """A row per type of entity and average, sentences with the most wrong entities, all predictions."""
         sentences, tagged = self._sentences[dev_set], self.tagged(dev_set, outputs)
         gold = [sentence.tags for sentence in sentences]
         found = [one.tags for one in tagged]
@@ -120,7 +120,7 @@ class TokensTask(SequenceTask):
         mistakes = [len({*entity_spans(ours)} ^ {*entity_spans(given)}) for ours, given in pairs]
         worst = sorted(range(len(sentences)), key=lambda index: -mistakes[index])[:NUM_EXAMPLES]
         return Analysis(
-            tables={"Entities by type": entity_table(gold, found)},
+            tables={"Entities by type": entity_rows(gold, found)},
             curves={},
             examples=[
                 {

@@ -26,14 +26,14 @@ from minilm.infer.containers import items_of, strings_of
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
 from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
-from minilm.infer.sources import Part, Source
+from minilm.infer.sources import GenerationSource, Part
 from minilm.infer.vectors import embed_part
+from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding
 from minilm.model.metadata import (
     LABELLED,
-    Activation,
     HeadName,
     ProblemType,
     label_names,
@@ -50,7 +50,7 @@ from minilm.tasks.squad.answers import Answer
 from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
 from minilm.tasks.text.settings import TextSettings
-from minilm.tasks.tokens.entities import Tagged
+from minilm.tasks.tokens.entities import Tagged, types_of
 from minilm.tasks.tokens.settings import TokensSettings
 from minilm.text.tokenizer import Tokenizer
 
@@ -97,6 +97,7 @@ def load(
     loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision, threads=threads)
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
+    problem = read_problem(folder) if loaded.head == "classification" else None
     return LoadedModel(
         folder=folder,
         engine=loaded,
@@ -104,8 +105,8 @@ def load(
         tokenizer=tokenizer,
         embedding=embedding,
         labels=label_names(folder) if loaded.head in LABELLED else (),
-        problem=read_problem(folder) if loaded.head == "classification" else None,
-        activation=read_activation(folder) if loaded.head == "classification" else "identity",
+        problem=problem,
+        activation="Identity" if problem is None else read_activation(folder, problem),
         task=read_task(folder),
     )
 
@@ -136,7 +137,7 @@ class LoadedModel:
         embedding: EmbeddingSettings,
         labels: Sequence[str],
         problem: ProblemType | None,
-        activation: Activation = "identity",
+        activation: Activation = "Identity",
         task: SavedTask | None,
     ) -> None:
         """Store the parts; see `load`."""
@@ -185,14 +186,16 @@ class LoadedModel:
         sizes = self.config
         does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
         if self.head == "classification":
-            what = "predicts a number" if not self.labels else f"classifies texts as {' | '.join(self.labels[:8])}"
-            does = what + (" | ..." if len(self.labels) > 8 else "")
+            does = f"classifies texts as {_listed(self.labels)}" if self.labels else "predicts a number"
+        elif self.head == "tokens":
+            does = f"tags words as {_listed(types_of(self.labels))}"
         elif self.head is not None:
-            does = {"span": "answers questions", "mlm": "generates texts", "tokens": "tags words"}[self.head]
-        millions = sizes.num_parameters(pooler=False) / 1e6
+            does = {"span": "answers questions", "mlm": "generates texts"}[self.head]
+        count = sizes.num_parameters()
+        parameters = f"{count / 1e6:.1f} million" if count >= 100_000 else f"{count:,}"
         return (
             f"<minilm model {self.folder}: {sizes.family}, {sizes.num_layers} layers of width {sizes.hidden_size}, "
-            f"{millions:.1f} million parameters, {does}, up to {self.max_tokens} tokens>"
+            f"{parameters} parameters, {does}, up to {self.max_tokens} tokens>"
         )
 
     def encode(
@@ -339,19 +342,23 @@ class LoadedModel:
         return generation_of(self, from_options(GenerationSettings, options)).stream(next(_sources([text])))
 
 
-def _sources(texts: Iterable[Part]) -> Iterator[Source]:
+def _listed(names: Sequence[str]) -> str:
+    return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
+
+
+def _sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:
     """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
     for number, part in enumerate(_parts(texts, "generate")):
         if not (part.strip() if isinstance(part, str) else part):
             raise UsageError(f"text {number} is empty, so there is nothing to generate from; remove it")
-        yield Source(parts=[part], id=str(number), location=f"text {number}")
+        yield GenerationSource(parts=[part], id=str(number), location=f"text {number}")
 
 
 def _parts(texts: Iterable[Part], what: str) -> Iterator[Part]:
     """Texts and lists of tokens, for the method `what`; raises UsageError for an item that is neither."""
     for number, text in enumerate(items_of(texts, what)):
         if not isinstance(text, str | list | tuple):
-            raise UsageError(f"text {number} is a {type(text).__name__}; {what} expects texts or token lists")
+            raise UsageError(f"text {number}: found {type(text).__name__}; {what} expects texts or token lists")
         if not isinstance(text, str) and not all(isinstance(token, str) for token in text):
             raise UsageError(f"text {number} contains a non-string; {what} expects texts or token lists")
         yield text if isinstance(text, str) else list(text)

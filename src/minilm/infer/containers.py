@@ -33,7 +33,7 @@ def strings_of(texts: object, what: str) -> Iterator[str]:
     """
     for number, text in enumerate(items_of(texts, what)):
         if not isinstance(text, str):
-            raise UsageError(f"text {number} is a {type(text).__name__}; {what} expects strings")
+            raise UsageError(f"text {number}: found {type(text).__name__}; {what} expects strings")
         yield text
 
 

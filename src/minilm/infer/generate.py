@@ -21,7 +21,7 @@ from minilm.decode.sampling import choose, choose_all
 from minilm.decode.settings import GenerationSettings
 from minilm.decode.traces import Trace
 from minilm.errors import UsageError
-from minilm.infer.sources import Source, SourceEncoder
+from minilm.infer.sources import GenerationSource, SourceEncoder
 from minilm.model.token_budget import microbatches
 from minilm.randomness import generator
 from minilm.tally import Tally, reporting_tally
@@ -96,7 +96,7 @@ class Generation:
         settings = {name: value for name, value in asdict(self._settings).items() if name != "batch_tokens"}
         return {"tokenizer": self._tokenizer.fingerprint, **settings}
 
-    def encode(self, sources: Sequence[Source], tally: Tally) -> list[Int32s]:
+    def encode(self, sources: Sequence[GenerationSource], tally: Tally) -> list[Int32s]:
         """Framed ids of each source; `tally` counts what was truncated or is unknown.
 
         Raises:
@@ -121,7 +121,7 @@ class Generation:
             found = self._generate([framed[index] for index in indices], [numbers[index] for index in indices])
             yield list(zip(indices, found, strict=True))
 
-    def stream(self, source: Source) -> Iterator[str]:
+    def stream(self, source: GenerationSource) -> Iterator[str]:
         """The text of one target, piece by piece; raises UsageError for a beam search."""
         if self._searches:
             raise UsageError("a beam search knows its target only at the end; stream with beam_size=1 or sample=True")

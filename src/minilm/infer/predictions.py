@@ -17,6 +17,8 @@ from minilm.errors import UsageError
 from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
 from minilm.infer.sources import Part
+from minilm.infer.vectors import ACTIVATIONS
+from minilm.model.activations import Activation
 from minilm.model.metadata import HeadName
 from minilm.tally import Tally
 from minilm.tasks.squad.answers import Answer, best_answers
@@ -81,8 +83,10 @@ def classify_part(
     rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
     tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
     scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], model.engine.classify)
-    kind = {"multi_label": is_multi_label(model), "sigmoid": model.activation == "sigmoid"}
-    return [classification_of(row, model.labels, **kind) for row in scores]
+    multi_label = is_multi_label(model)
+    return [
+        classification_of(row, model.labels, multi_label=multi_label, activation=model.activation) for row in scores
+    ]
 
 
 def is_multi_label(model: LoadedModel) -> bool:
@@ -112,7 +116,7 @@ def tag_part(model: LoadedModel, items: Sequence[Part], *, locations: Sequence[s
 
 
 def classification_of(
-    scores_C: Float32s, labels: Sequence[str], *, multi_label: bool = False, sigmoid: bool = False
+    scores_C: Float32s, labels: Sequence[str], *, multi_label: bool = False, activation: Activation = "Identity"
 ) -> Classified:
     """The prediction from the scores of the head: softmax over labels, a sigmoid of each, or a number.
 
@@ -120,11 +124,11 @@ def classification_of(
         scores_C: the scores.
         labels: the labels; none for a number.
         multi_label: each label applies or not.
-        sigmoid: a sigmoid is applied to the number.
+        activation: is applied to the number.
     """
-    scores_C64 = scores_C.astype(np.float64)
     if not labels:
-        return Classified(label="", score=float(np.exp(-np.logaddexp(0, -scores_C64[0])) if sigmoid else scores_C[0]))
+        return Classified(label="", score=float(ACTIVATIONS[activation](scores_C)[0]))
+    scores_C64 = scores_C.astype(np.float64)
     logs_C = -np.logaddexp(0, -scores_C64) if multi_label else scores_C64 - np.logaddexp.reduce(scores_C64)
     best = int(np.argmax(scores_C))
     probabilities = tuple(np.exp(logs_C).tolist())

@@ -26,7 +26,7 @@ Part = str | Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class GenerationSource:
     """One source: its parts, its id, and where it came from, for messages."""
 
     parts: Sequence[Part]
@@ -48,7 +48,7 @@ class SourceEncoder:
     frame: Callable[[Int32s], Int32s]
     room: int
 
-    def encode(self, sources: Sequence[Source], tally: Tally) -> list[Int32s]:
+    def encode(self, sources: Sequence[GenerationSource], tally: Tally) -> list[Int32s]:
         """Framed ids of each source; `tally` counts what was truncated or is unknown.
 
         Raises:
@@ -67,16 +67,16 @@ class SourceEncoder:
             framed.append(self._framed(ids, source, tally))
         return framed
 
-    def _counted(self, ids: Int32s, source: Source, tally: Tally) -> Int32s:
+    def _counted(self, ids: Int32s, source: GenerationSource, tally: Tally) -> Int32s:
         tally.add(_UNKNOWN, [source.location] * int((ids == self.tokenizer.unk_id).sum()), of=len(ids))
         return ids
 
-    def _look_up(self, tokens: Sequence[str], source: Source, tally: Tally) -> Int32s:
+    def _look_up(self, tokens: Sequence[str], source: GenerationSource, tally: Tally) -> Int32s:
         ids, unknown = look_up(tokens, self.tokenizer)
         tally.add(_UNKNOWN, [f"{source.location}, {token!r:.60}" for token in unknown], of=len(tokens))
         return ids
 
-    def _framed(self, parts: Sequence[Int32s], source: Source, tally: Tally) -> Int32s:
+    def _framed(self, parts: Sequence[Int32s], source: GenerationSource, tally: Tally) -> Int32s:
         ids, length = join_parts(parts, separator_id=self.tokenizer.sep_id, room=self.room)
         if not len(ids):
             raise DataError(f"{source.location}: the source has no token, so there is nothing to generate from")

@@ -15,9 +15,10 @@ import numpy as np
 
 from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
+from minilm.model.activations import Activation
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.packed_ids import PackedIds
-from minilm.model.vector_modules import Activation, Dense, LayerNorm
+from minilm.model.vector_modules import Dense, LayerNorm
 from minilm.tally import Tally
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _dense(vectors_BE: Float32s, module: Dense) -> Float32s:
     mapped: Float32s = vectors_BE @ module.weight.T
     if module.bias is not None:
         mapped += module.bias
-    mapped = _ACTIVATIONS[module.activation](mapped)
+    mapped = ACTIVATIONS[module.activation](mapped)
     if module.residual is None:
         return mapped
     added: Float32s = mapped + (vectors_BE if isinstance(module.residual, str) else vectors_BE @ module.residual.T)
@@ -85,7 +86,7 @@ def _layer_norm(vectors_BE: Float32s, module: LayerNorm) -> Float32s:
 
 
 def _sigmoid(values: Float32s) -> Float32s:
-    found: Float32s = np.divide(1 + np.tanh(values / 2), 2, dtype=np.float32)  # never overflows
+    found: Float32s = np.exp(-np.logaddexp(0, -values))  # never overflows, and is exact where it is close to 0
     return found
 
 
@@ -95,7 +96,7 @@ def _gelu(values: Float32s) -> Float32s:
     return found
 
 
-_ACTIVATIONS: Mapping[Activation, Callable[[Float32s], Float32s]] = {
+ACTIVATIONS: Mapping[Activation, Callable[[Float32s], Float32s]] = {
     "Identity": lambda values: values,
     "Tanh": np.tanh,
     "ReLU": lambda values: np.maximum(values, 0),

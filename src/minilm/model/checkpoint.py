@@ -24,6 +24,7 @@ from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, Model, TokensHead, new_head
 from minilm.model.metadata import (
     ARCHITECTURES,
+    LABELLED,
     HeadName,
     ProblemType,
     is_microsoft,
@@ -33,7 +34,7 @@ from minilm.model.metadata import (
 )
 from minilm.model.positions import tile_positions
 from minilm.model.tensor_names import hf_names, listed, to_hf, to_ours
-from minilm.model.weights import merged
+from minilm.model.weights import merged, require_shapes
 from minilm.model.without_weights import without_weights
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def read_model(
         raise DataError(untied)
     file, tensors = read_tensors(path)
     if num_labels is None:
-        num_labels = len(label_names(path, config=config))
+        num_labels = len(label_names(path, config=config)) if head in LABELLED else 0
     generator = torch.Generator().manual_seed(seed)
     with without_weights():  # names and shapes are compared before any memory is taken
         encoder = Encoder(shape, pooler=True if head == "classification" else None)
@@ -77,7 +78,10 @@ def read_model(
     if is_microsoft(path):
         found = _resize_positions(found, shape)
     fresh = _fresh_weights(model, found, str(file))
-    _require_shapes(model, found, head, str(file))
+    shapes, expected = (
+        {name: tuple(tensor.shape) for name, tensor in weights.items()} for weights in (found, model.state_dict())
+    )
+    require_shapes(shapes, expected, family=shape.family, head=head, where=str(file))
     if not fresh_head and any(name.startswith("head.") for name in fresh):
         head, model.head = None, None
         fresh = [name for name in fresh if not name.startswith("head.")]
@@ -180,15 +184,3 @@ def _drop_or_start_missing(
     model.has_fresh_weights = bool(fresh)
     if head is not None and fresh:
         logger.warning("%s has no trained %s head; initialized %d tensors randomly", where, head, len(fresh))
-
-
-def _require_shapes(model: Model, found: Mapping[str, Tensor], head: HeadName | None, where: str) -> None:
-    own = model.state_dict()
-    family = model.encoder.config.family
-    wrong = [
-        f"{hf_names(name, family=family, head=head)[0]} {tuple(tensor.shape)} (expected {tuple(own[name].shape)})"
-        for name, tensor in found.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    if wrong:
-        raise DataError(f"{where}: tensors do not match config.json: {listed(wrong)}")

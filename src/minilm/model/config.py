@@ -8,15 +8,16 @@ A new family needs one row in `FAMILIES`, one name table in `tensor_names.py`, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from typing import Literal, cast, get_args
 
 from minilm.errors import DataError, UsageError
+from minilm.model.activations import Activation
 
 FamilyName = Literal["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet"]
-Activation = Literal["tanh", "gelu", "relu"]
 
 # Our field -> Hugging Face key: the one table for reading and writing, except for the `keys` of a family.
 _HF_KEYS: Mapping[str, str] = {
@@ -34,6 +35,8 @@ _HF_KEYS: Mapping[str, str] = {
     "initializer_range": "initializer_range",
     "pad_token_id": "pad_token_id",
 }
+_SAME_FUNCTIONS: Mapping[str, str] = {"gelu_python": "gelu"}
+"""Names of activations in Hugging Face's library that stand for the same function."""
 NUM_BUCKETS = 32
 """Buckets of the distance of two tokens in models with relative positions."""
 _ABSOLUTE: Mapping[str, object] = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
@@ -51,8 +54,10 @@ class Family:
         base_pooler: the model without a head has a pooler.
         pooler: activation of the dense map that a classifier reads.
         dropout_before_pooler: the dropout of a classifier also applies to the first rows before that map.
+        classifier_dropout_of_tokens: the dropout of a classifier is also that of a head for tokens.
         dropout_after_attention: hidden dropout applies after the output map of attention.
         keys: our field -> key, where the key is not BERT's; None: there is no such key.
+        bert_keys: our fields whose BERT key, where a file has it, wins over `keys` (`attribute_map` in transformers).
         fixed: keys whose only value computed here is this one; they are written.
         defaults: our field -> value of an absent key, where it is not BERT's.
     """
@@ -62,16 +67,23 @@ class Family:
     relative_positions: bool = False
     segments: bool = True
     base_pooler: bool = True
-    pooler: Activation = "tanh"
+    pooler: Activation = "Tanh"
     dropout_before_pooler: bool = False
+    classifier_dropout_of_tokens: bool = True
     dropout_after_attention: bool = True
     keys: Mapping[str, str | None] = field(default_factory=dict)
+    bert_keys: tuple[str, ...] = ()
     fixed: Mapping[str, object] = field(default_factory=lambda: _ABSOLUTE)
     defaults: Mapping[str, float] = field(default_factory=dict)
 
     def hf_keys(self) -> dict[str, str]:
         """Our field -> key of `config.json`."""
         return {ours: theirs for ours, theirs in {**_HF_KEYS, **self.keys}.items() if theirs is not None}
+
+    def keys_in(self, values: Mapping[str, object]) -> dict[str, str]:
+        """Our field -> the key that states it in this `config.json`."""
+        winning = {ours: _HF_KEYS[ours] for ours in self.bert_keys if values.get(_HF_KEYS[ours]) is not None}
+        return {**self.hf_keys(), **winning}
 
 
 def _roberta(architecture: str) -> Family:
@@ -92,7 +104,8 @@ FAMILIES: Mapping[FamilyName, Family] = {
         architecture="DistilBert",
         segments=False,
         base_pooler=False,
-        pooler="relu",
+        pooler="ReLU",
+        classifier_dropout_of_tokens=False,
         dropout_after_attention=False,
         keys={
             "hidden_size": "dim",
@@ -106,13 +119,14 @@ FAMILIES: Mapping[FamilyName, Family] = {
             "span_dropout": "qa_dropout",
             "layer_norm_eps": None,
         },
+        bert_keys=("hidden_size", "num_layers", "num_heads"),
         fixed={"activation": "gelu"},
         defaults={"classifier_dropout": 0.2, "span_dropout": 0.1},
     ),
     "electra": Family(
         architecture="Electra",
         base_pooler=False,
-        pooler="gelu",
+        pooler="GELU",
         dropout_before_pooler=True,
         keys={"embedding_size": "embedding_size"},
         defaults={"embedding_size": 128},
@@ -131,7 +145,12 @@ FAMILIES: Mapping[FamilyName, Family] = {
 # Alternative names of the same computation in published configurations.
 _ALIASES: Mapping[str, FamilyName] = {"minilm": "bert"}
 
-SUPPORTED_VALUES: Mapping[str, object] = {"is_decoder": False, "add_cross_attention": False, "rel_pos_bins": 0}
+SUPPORTED_VALUES: Mapping[str, object] = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "rel_pos_bins": 0,
+    "quantization_config": None,
+}
 """Keys of a configuration that change the computation, and their only value that is computed here in any family."""
 
 _OPTIONAL = ("embedding_size", "classifier_dropout")
@@ -271,7 +290,7 @@ class EncoderConfig:
         """
         name = require_family(values, where=where)
         family = FAMILIES[name]
-        keys = family.hf_keys()
+        keys = family.keys_in(values)
         _reject_other_computations(values, family, where)
         missing = [keys[ours] for ours in _REQUIRED if values.get(keys[ours]) is None]
         if missing:
@@ -323,7 +342,14 @@ class EncoderConfig:
 
 
 def _family_name(values: Mapping[str, object]) -> FamilyName | None:
-    name = str(values.get("model_type", "bert"))
+    """The family by `model_type`, else by `architectures`; with neither `bert`, as in the first files."""
+    if values.get("model_type") is None:
+        classes = values.get("architectures") or ["BertModel"]
+        first = classes[0] if isinstance(classes, list) else classes
+        return next(
+            (name for name, one in FAMILIES.items() if re.match(f"{one.architecture}(For|Model)", str(first))), None
+        )
+    name = str(values["model_type"])
     name = _ALIASES.get(name, name)
     return cast("FamilyName", name) if name in FAMILIES else None
 
@@ -336,9 +362,11 @@ def require_family(values: Mapping[str, object], *, where: str) -> FamilyName:
     """
     name = _family_name(values)
     if name is None:
+        key = "architectures" if values.get("model_type") is None else "model_type"
+        missing = "model_type is missing, and " if key == "architectures" else ""
         raise DataError(
-            f"{where}: model_type {values['model_type']!r:.60}; expected one of {', '.join(FAMILIES)} "
-            "(other encoders are teachers only: minilm distill)"
+            f"{where}: {missing}{key} {values[key]!r:.60}; expected {'model_type ' if missing else ''}one of "
+            f"{', '.join(FAMILIES)} (other encoders are teachers only: minilm distill)"
         )
     return name
 
@@ -349,7 +377,7 @@ def require_ranges(values: Mapping[str, object], *, where: str) -> None:
     Raises:
         DataError: a value is out of range, or the family is not in `FAMILIES`.
     """
-    for name, key in FAMILIES[require_family(values, where=where)].hf_keys().items():
+    for name, key in FAMILIES[require_family(values, where=where)].keys_in(values).items():
         value = values.get(key)
         if value is not None and (expected := _out_of_range(name, value)):
             raise DataError(f"{where}: {key} is {value!r:.60}; expected {expected}")
@@ -368,11 +396,11 @@ def _reject_other_computations(values: Mapping[str, object], family: Family, whe
     """Raise if the file requests something that this encoder would silently compute differently."""
     fixed = {**family.fixed, **SUPPORTED_VALUES}
     if "embedding_size" not in family.keys:
-        fixed["embedding_size"] = values.get("hidden_size")
+        fixed["embedding_size"] = values.get(family.keys_in(values)["hidden_size"])
     for key, supported in fixed.items():
         found = values.get(key)
-        if found is not None and found != supported:
-            raise DataError(f"{where}: {key} is {found!r}; this encoder supports {supported!r} only")
+        if found is not None and _SAME_FUNCTIONS.get(str(found), found) != supported:
+            raise DataError(f"{where}: {key} is {found!r:.80}; this encoder supports {supported!r} only")
 
 
 def _bert(hidden_size: int, num_layers: int) -> EncoderConfig:

@@ -76,7 +76,7 @@ class EmbeddingSettings:
             raise UsageError("found both prompt and role; expected one of the two")
         if prompt is not None:
             if not isinstance(prompt, str):
-                raise UsageError(f"prompt is a {type(prompt).__name__}; expected a text")
+                raise UsageError(f"prompt: found {type(prompt).__name__}, expected a text")
             return prompt
         known = {**_STANDARD_ROLES, **self.prompts}
         role = self.default_prompt_name if role is None else role

@@ -46,6 +46,14 @@ _ENCODER_DEFAULTS: Mapping[str, object] = {
     **{f"{part}_{kind}": {} for part in ("model", "tokenizer", "config") for kind in ("args", "kwargs")},
     "processor_kwargs": {},
 }
+_SCORER_DEFAULTS: Mapping[str, object] = {
+    **_ENCODER_DEFAULTS,
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+    "do_lower_case": False,
+}
+"""Of the encoder of a cross-encoder; it is not lowercased by itself."""
 # Older key of each mode, in the order in which sentence-transformers concatenates their vectors.
 _OLD_KEYS: Mapping[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
@@ -78,7 +86,8 @@ def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
     modules = read_modules(folder)
     if not modules or kind == "CrossEncoder":
         _report_ignored(folder, modules)
-        return EmbeddingSettings(max_tokens=_max_tokens({}, encoder / _ENCODER_FILE, model_max_tokens))
+        limits = _read_scorer(folder, modules) if modules else {}
+        return EmbeddingSettings(max_tokens=_max_tokens(limits, encoder / _ENCODER_FILE, model_max_tokens))
     _require_order(modules, folder / MODULES)
     pooling, include_prompt = _read_pooling(folder / modules[1].path / "config.json")
     encoder_values, encoder_file = _read_encoder_file(encoder)
@@ -165,7 +174,7 @@ def _read_model_file(folder: Path) -> tuple[Mapping[str, object], Path]:
         return {}, file
     values = read_json(file)
     if values.get("model_type") == "CrossEncoder":
-        return {"model_type": "CrossEncoder"}, file
+        return {"model_type": "CrossEncoder"}, file  # the rest is read where its scores are
     used = ("__version__", "model_type", "requirements", "similarity_fn_name")
     vector = ("prompts", "default_prompt_name", "truncate_dim")
     require_keys(values, file, used=(*used, *vector), defaults={})
@@ -180,6 +189,25 @@ def _report_ignored(folder: Path, modules: list[ModuleEntry]) -> None:
         logger.warning("%s is a CrossEncoder; its text vectors are means over tokens", folder)
     elif ignored:
         logger.warning("%s has no %s: text vectors ignore %s", folder, MODULES, " and ".join(ignored))
+
+
+def _read_scorer(folder: Path, modules: list[ModuleEntry]) -> Mapping[str, object]:
+    """Encoder settings of a cross-encoder with `modules.json`; raises DataError if its head is not the whole score."""
+    found = [entry.kind for entry in modules]
+    if found != ["Transformer"]:
+        raise DataError(
+            f"{folder / MODULES}: modules {', '.join(found)} of a CrossEncoder; expected one Transformer, whose head "
+            "gives the scores; use sentence-transformers"
+        )
+    file = folder / _MODEL_FILE
+    default = read_json(file).get("default_prompt_name")
+    if default is not None:
+        raise DataError(
+            f"{file}: default_prompt_name is {default!r:.80} for a CrossEncoder; expected null, because pairs have no "
+            "prompts here; use sentence-transformers"
+        )
+    values, _ = _read_encoder_file(transformer_folder(folder), defaults=_SCORER_DEFAULTS)
+    return values
 
 
 def _reject_adapter(encoder: Path) -> None:
@@ -221,14 +249,15 @@ def _read_pooling(file: Path) -> tuple[tuple[PoolingMode, ...], bool]:
     return tuple(cast("list[PoolingMode]", modes)), flag(values, "include_prompt", file, default=True)
 
 
-def _read_encoder_file(encoder: Path) -> tuple[Mapping[str, object], Path]:
+def _read_encoder_file(
+    encoder: Path, *, defaults: Mapping[str, object] = _ENCODER_DEFAULTS
+) -> tuple[Mapping[str, object], Path]:
     """The settings of the Transformer module: those of the first of its possible files that has any."""
     for name in _ENCODER_FILES:
         file = encoder / name
         if file.is_file() and (values := read_json(file)):
-            require_keys(
-                values, file, used=("max_seq_length", "do_lower_case", "unpad_inputs"), defaults=_ENCODER_DEFAULTS
-            )
+            used = {"max_seq_length", "do_lower_case", "unpad_inputs"} - set(defaults)
+            require_keys(values, file, used=used, defaults=defaults)
             return values, file
     return {}, encoder / _ENCODER_FILE
 
@@ -252,6 +281,7 @@ def _max_tokens(values: Mapping[str, object], file: Path, model_max_tokens: int)
     limit: object = _positive(values, "max_seq_length", file)
     tokenizer_file = file.parent / "tokenizer_config.json"
     if limit is None and tokenizer_file.is_file():
-        limit = read_json(tokenizer_file).get("model_max_length")
+        config = read_json(tokenizer_file)
+        limit = config.get("model_max_length", config.get("max_len"))  # the older name
     is_limit = isinstance(limit, int | float) and limit > 0
     return int(min(cast("float", limit), model_max_tokens)) if is_limit else model_max_tokens

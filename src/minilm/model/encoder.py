@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from minilm.errors import DataError, UsageError
+from minilm.model.activations import Activation
 from minilm.model.attention import attend, attend_first, attend_seq2seq, attend_seq2seq_read
 from minilm.model.compact import CompactTable
-from minilm.model.config import FAMILIES, Activation, EncoderConfig
+from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.packing import Packed
 from minilm.model.relative import RelativeBias
 from minilm.model.seq2seq import PackedSeq2Seq
@@ -31,9 +32,9 @@ Biases = Sequence[Tensor] | None
 """What is added to the attention scores of each run of equal lengths, `[H, N, N]`; None without relative positions."""
 
 _ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "gelu": functional.gelu,
-    "relu": functional.relu,
+    "Tanh": torch.tanh,
+    "GELU": functional.gelu,
+    "ReLU": functional.relu,
 }
 
 

@@ -77,7 +77,7 @@ class TokensHead(nn.Module):
     def __init__(self, config: EncoderConfig, num_labels: int) -> None:
         """Create a head for `num_labels` classes."""
         super().__init__()
-        of_heads = None if config.family == "distilbert" else config.classifier_dropout  # there it is of texts only
+        of_heads = config.classifier_dropout if FAMILIES[config.family].classifier_dropout_of_tokens else None
         self.dropout = nn.Dropout(config.hidden_dropout if of_heads is None else of_heads)
         self.out = nn.Linear(config.hidden_size, num_labels)
 

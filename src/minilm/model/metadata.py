@@ -13,7 +13,8 @@ from typing import Literal, cast, get_args
 from minilm.errors import DataError
 from minilm.files.json import read_json
 from minilm.files.regular import sha256_file, sha256_text
-from minilm.files.sentence_modules import transformer_folder
+from minilm.files.sentence_modules import read_modules, transformer_folder
+from minilm.model.activations import Activation, activation_at
 from minilm.model.config import EncoderConfig
 
 HeadName = Literal["mlm", "classification", "span", "tokens"]
@@ -23,8 +24,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, each also in shards with an index, in the order of Hugging Face's library."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What the scores of a classification head are: one label of several, each label or not, one number."""
-Activation = Literal["identity", "sigmoid"]
-_ACTIVATIONS: Mapping[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
+_OLD_ACTIVATION = "sbert_ce_default_activation_function"  # of cross-encoders before sentence-transformers 4
 
 ARCHITECTURES: Mapping[str, HeadName | None] = {
     "ElectraForPreTraining": None,  # tells replaced tokens from others: no masked language model
@@ -35,7 +35,8 @@ ARCHITECTURES: Mapping[str, HeadName | None] = {
     "ForQuestionAnswering": "span",
     "ForTokenClassification": "tokens",
 }
-_UNNAMED_LABELS = 2  # labels of a classifier without label names, as in Hugging Face's library
+_UNNAMED_LABELS = 2  # labels where neither `id2label` nor `num_labels` is stated, as in Hugging Face's library
+_MAX_LABELS = 2**20  # far above any published model
 
 
 def read_config(path: Path | str, *, config: Path | None = None) -> EncoderConfig:
@@ -55,6 +56,12 @@ def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, .
     if not isinstance(values, dict) or set(values) != {str(index) for index in range(len(values))}:
         raise DataError(f"{file}: id2label must map the ids 0, 1, ... to names")
     names = tuple(str(values[str(index)]) for index in range(len(values)))
+    count = _num_labels(file)
+    if names and count not in (None, len(names)):
+        raise DataError(
+            f"{file}: num_labels is {count} and id2label has {len(names)}; transformers 4 takes id2label, "
+            "transformers 5 num_labels: remove the wrong one"
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{file}: id2label has the name {twice!r:.60} more than once; give each id its own name")
@@ -62,8 +69,20 @@ def read_labels(path: Path | str, *, config: Path | None = None) -> tuple[str, .
 
 
 def label_names(path: Path | str, *, config: Path | None = None) -> tuple[str, ...]:
-    """Names of the labels of a head in id order: those of the configuration, else `LABEL_0` and `LABEL_1`."""
-    return read_labels(path, config=config) or tuple(f"LABEL_{index}" for index in range(_UNNAMED_LABELS))
+    """Names of the labels of a head in id order: those of `id2label`, else `LABEL_0`, ..., as many as `num_labels`.
+
+    Raises:
+        DataError: `num_labels` is not a number of labels, or `id2label` has another number.
+    """
+    count = _num_labels(config_file(Path(path), config)) or _UNNAMED_LABELS
+    return read_labels(path, config=config) or tuple(f"LABEL_{index}" for index in range(count))
+
+
+def _num_labels(file: Path) -> int | None:
+    count = read_json(file).get("num_labels")
+    if count is None or (type(count) is int and 1 <= count <= _MAX_LABELS):
+        return count
+    raise DataError(f"{file}: num_labels is {count!r:.60}; expected a whole number from 1 to {_MAX_LABELS}")
 
 
 def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType:
@@ -81,31 +100,42 @@ def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType
         raise DataError(f"{file}: problem_type is {stated!r:.60}; expected one of {known}, or remove the key")
     if stated != "multi_label_classification" and (stated == "regression") != (outputs == 1):
         expected = "one label to predict a number" if stated == "regression" else "at least two labels"
-        raise DataError(f"{file}: problem_type is {stated!r} and id2label has {outputs}; expected {expected}")
+        raise DataError(
+            f"{file}: problem_type is {stated!r} and the number of labels is {outputs}; expected {expected}"
+        )
     return cast("ProblemType", stated)
 
 
-def read_activation(path: Path) -> Activation:
+def read_activation(path: Path, problem: ProblemType) -> Activation:
     """What a cross-encoder of sentence-transformers applies to its one score: what its files state, else a sigmoid.
 
     Other models have the identity.
 
     Raises:
-        DataError: the activation is another one.
+        DataError: the activation is not computed here, or does not fit the probabilities of several labels.
     """
     outer, file = path / "config_sentence_transformers.json", config_file(path, None)
     settings = read_json(outer) if outer.is_file() else {}
+    is_cross_encoder = settings.get("model_type") == "CrossEncoder"
     config = read_json(file)
-    inner, old = config.get("sentence_transformers"), config.get("sbert_ce_default_activation_function")
-    if settings.get("model_type") != "CrossEncoder" and not isinstance(inner, dict) and old is None:
-        return "identity"
-    newer = inner.get("activation_fn") if isinstance(inner, dict) else None
-    stated = settings.get("activation_fn") or newer or old or "Sigmoid"
-    found = _ACTIVATIONS.get(str(stated).rpartition(".")[2])
-    if found is None:
-        where = outer if settings.get("activation_fn") else file
-        raise DataError(f"{where}: the activation is {stated!r:.80}; expected Sigmoid or Identity of torch.nn")
-    return found
+    inner = config.get("sentence_transformers")
+    inner = inner if isinstance(inner, dict) else None
+    if is_cross_encoder and settings.get("activation_fn") is not None and read_modules(path):
+        where, key, stated = outer, "activation_fn", settings["activation_fn"]
+    elif inner is not None and "activation_fn" in inner:
+        where, key, stated = file, "activation_fn", inner["activation_fn"]
+    else:
+        where, key, stated = file, _OLD_ACTIVATION, config.get(_OLD_ACTIVATION)
+    if stated is None:
+        return "Sigmoid" if (is_cross_encoder or inner is not None) and problem == "regression" else "Identity"
+    if problem == "regression":
+        return activation_at(stated, key=key, file=where)
+    if problem == "single_label_classification":
+        remedy = " with several labels of which one applies; if each applies or not, set problem_type of config.json"
+        activation_at(stated, key=key, file=where, among=("Identity", "Softmax"), remedy=remedy)
+    else:
+        activation_at(stated, key=key, file=where, among=("Identity", "Sigmoid"), remedy=" with several labels")
+    return "Identity"
 
 
 def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:

@@ -48,6 +48,8 @@ class _Names:
     heads: Mapping[HeadName, Mapping[str, str]]
 
 
+_FLOATS = {"float16", "bfloat16", "float32", "float64"}
+
 _ENCODER: Mapping[str, str] = {
     "embeddings.word.": "embeddings.word_embeddings.",
     "embeddings.position.": "embeddings.position_embeddings.",
@@ -223,7 +225,7 @@ def parts_of(
         if 0 < len(absent) < len(names):
             raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
         if not absent:
-            found[name] = _of_one_shape({theirs: left.pop(theirs) for theirs in names}, where)
+            found[name] = _of_one_shape(_floats({theirs: left.pop(theirs) for theirs in names}, where), where)
     unexpected = [
         name
         for name in left
@@ -232,6 +234,15 @@ def parts_of(
     if unexpected:
         raise DataError(f"{where}: unexpected tensors {listed(unexpected)}; expected a {family} encoder")
     return found
+
+
+def _floats(parts: Mapping[str, A], where: str) -> Mapping[str, A]:
+    """The tensors; raises DataError for numbers that mean something else, such as quantized weights."""
+    types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in parts.items()}
+    other = [f"{name} ({kind})" for name, kind in types.items() if kind not in _FLOATS]
+    if other:
+        raise DataError(f"{where}: quantized tensors {listed(other)}; save the model as float32, float16 or bfloat16")
+    return parts
 
 
 def _of_one_shape(parts: Mapping[str, A], where: str) -> tuple[A, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ from minilm.errors import DataError
 from minilm.files.json import read_json
 from minilm.files.tensors import map_arrays
 from minilm.files.torch_bin import read_torch_bin_arrays
+from minilm.model.activations import Activation, activation_at
 
-Activation = Literal["Identity", "Tanh", "ReLU", "Sigmoid", "SiLU", "GELU"]
-
+_ACTIVATION_KEY = "activation_function"
 _ON_VECTORS: Mapping[str, object] = {
     "module_input_name": "sentence_embedding",
     "module_output_name": "sentence_embedding",
@@ -108,7 +108,7 @@ def read_dense(folder: Path) -> Dense:
     """
     file = folder / "config.json"
     values = read_json(file)
-    used = ("in_features", "out_features", "bias", "activation_function", "use_residual")
+    used = ("in_features", "out_features", "bias", _ACTIVATION_KEY, "use_residual")
     require_keys(values, file, used=used, defaults=_ON_VECTORS)
     width_in, width_out = _size(values, "in_features", file), _size(values, "out_features", file)
     has_bias = flag(values, "bias", file, default=True)
@@ -122,7 +122,7 @@ def read_dense(folder: Path) -> Dense:
     return Dense(
         weight=weights["linear.weight"],
         bias=weights.get("linear.bias"),
-        activation=_activation(values, file),
+        activation=activation_at(values.get(_ACTIVATION_KEY, "torch.nn.Tanh"), key=_ACTIVATION_KEY, file=file),
         residual=weights.get("residual.weight", "identity") if has_residual else None,
         where=folder,
     )
@@ -144,15 +144,6 @@ def read_normalize(folder: Path) -> Normalize:
     if file.is_file():
         require_keys(read_json(file), file, used=(), defaults=_ON_VECTORS)
     return Normalize()
-
-
-def _activation(values: Mapping[str, object], file: Path) -> Activation:
-    path = values.get("activation_function", "torch.nn.Tanh")
-    name = str(path).rpartition(".")[2]
-    if not str(path).startswith("torch.nn.") or name not in get_args(Activation):
-        expected = ", ".join(get_args(Activation))
-        raise DataError(f"{file}: activation_function is {path!r:.80}; expected one of torch.nn: {expected}")
-    return cast("Activation", name)
 
 
 def _size(values: Mapping[str, object], key: str, file: Path) -> int:

@@ -16,8 +16,8 @@ import numpy as np
 from minilm.errors import DataError
 from minilm.files.tensors import map_arrays
 from minilm.files.torch_bin import read_torch_bin_arrays
-from minilm.model.config import FAMILIES, EncoderConfig
-from minilm.model.metadata import HeadName, weight_files
+from minilm.model.config import FAMILIES, EncoderConfig, FamilyName
+from minilm.model.metadata import LABELLED, HeadName, weight_files
 from minilm.model.tensor_names import hf_names, listed, parts_of
 
 V = TypeVar("V")
@@ -54,15 +54,29 @@ def encoder_arrays(
     where, arrays = merged(folder, read_arrays)
     expected = expected_shapes(config, head, num_labels=num_labels)
     found = parts_of(arrays, expected, family=config.family, head=head, where=str(where))
-    wrong = [
-        f"{theirs} {part.shape} (expected {expected[name]})"
-        for name, parts in found.items()
-        for theirs, part in zip(hf_names(name, family=config.family, head=head), parts, strict=True)
-        if part.shape != expected[name]
-    ]
-    if wrong:
-        raise DataError(f"{where}: tensors do not match config.json: {listed(wrong)}")
+    shapes = {name: parts[0].shape for name, parts in found.items()}
+    require_shapes(shapes, expected, family=config.family, head=head, where=str(where))
     return found
+
+
+def require_shapes(
+    found: Mapping[str, Shape],
+    expected: Mapping[str, Shape],
+    *,
+    family: FamilyName,
+    head: HeadName | None,
+    where: str,
+) -> None:
+    """Require the `expected` shapes of weights under our names; raises DataError with all that differ."""
+    differing = [name for name, shape in found.items() if name in expected and shape != expected[name]]
+    if differing:
+        wrong = [
+            f"{hf_names(name, family=family, head=head)[0]} {found[name]} (expected {expected[name]})"
+            for name in differing
+        ]
+        is_head = head in LABELLED and all(name.startswith("head.out.") for name in differing)
+        hint = "; name the labels of the head in id2label of config.json, one for each row" if is_head else ""
+        raise DataError(f"{where}: tensors do not match config.json: {listed(wrong)}{hint}")
 
 
 def expected_shapes(config: EncoderConfig, head: HeadName | None, *, num_labels: int) -> dict[str, Shape]:

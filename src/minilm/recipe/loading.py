@@ -17,7 +17,7 @@ from minilm.errors import UsageError
 from minilm.recipe.distill import DistillRecipe
 from minilm.recipe.finetune import FinetuneRecipe
 from minilm.recipe.overrides import apply_override
-from minilm.recipe.problems import first_problem
+from minilm.recipe.problems import first_problem, location_of
 from minilm.recipe.sections import field_names
 from minilm.recipe.strict_yaml import Document, Keys, describe, dump_scalar, read_document
 
@@ -59,7 +59,7 @@ def load_recipe(
     """
     document = read_document(Path(path))
     set_keys = [apply_override(document.value, override) for override in overrides]
-    schema = _schema(document, kind)
+    schema = _schema(document, kind, set_keys)
     try:
         recipe = cast("Recipe", schema.model_validate(document.value))
     except ValidationError as error:
@@ -67,10 +67,10 @@ def load_recipe(
     return Loaded(recipe=recipe, origins=_origins(recipe, document, set_keys))
 
 
-def _schema(document: Document, wanted: type[BaseModel] | None) -> type[BaseModel]:
+def _schema(document: Document, wanted: type[BaseModel] | None, set_keys: Sequence[Keys]) -> type[BaseModel]:
     """The schema of the file's `kind`; a missing or non-text kind is left for the schema to report."""
     found = document.value.get("kind")
-    location = f"{document.source}:{document.lines.get(('kind',), 1)}: kind"
+    location = f"{location_of(('kind',), document, set_keys)}: kind"
     if isinstance(found, str) and found not in KINDS:
         raise UsageError(f"{location}: found {describe(found)}, expected {' or '.join(map(repr, KINDS))}")
     stated = KINDS[found] if isinstance(found, str) else None

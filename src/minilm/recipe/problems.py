@@ -6,6 +6,7 @@ Out: "recipe.yaml:12: train.steps: found the text 'many', expected an integer", 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, get_args, get_origin, get_type_hints
@@ -52,7 +53,9 @@ def first_problem(error: ValidationError, document: Document, set_keys: Sequence
     more = len(problems) - 1
     tail = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
     text = _say(keys, problems[keys], schema, _kind_of(document.value))
-    return f"{_location(keys, document, set_keys)}: {text}{tail}"
+    # what is wrong between sections is not in one of them: its message names the keys
+    named = keys or next((written for written in set_keys if _is_named(written, text)), keys)
+    return f"{location_of(named, document, set_keys)}: {text}{tail}"
 
 
 def dotted_keys(schema: type, prefix: str = "", kind: str | None = None) -> list[str]:
@@ -110,7 +113,12 @@ def _line(keys: Keys, document: Document) -> int:
     return document.lines[keys]
 
 
-def _location(keys: Keys, document: Document, set_keys: Sequence[Keys]) -> str:
+def _is_named(keys: Keys, text: str) -> bool:
+    return re.search(rf"(?<![\w.]){re.escape('.'.join(map(str, keys)))}(?!\w)", text) is not None
+
+
+def location_of(keys: Keys, document: Document, set_keys: Sequence[Keys]) -> str:
+    """Where a value is from, for a message: the file with its line, or `--set`."""
     changed = any(written[: len(keys)] == keys for written in set_keys)
     if any(keys[: len(written)] == written for written in set_keys) or (changed and keys not in document.lines):
         return "--set"

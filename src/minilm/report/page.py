@@ -162,6 +162,15 @@ def _chart_curves(metrics: Sequence[Mapping[str, float]], names: Sequence[str]) 
     return curves_of(metrics, keys)
 
 
+def duration(seconds: float) -> str:
+    """A time for a reader: `38 s`, `5 min 12 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
 def curves_of(metrics: Sequence[Mapping[str, float]], keys: Iterable[str]) -> list[Curve]:
     """One curve for each key of `metrics` that has points."""
     curves = (_curve(metrics, key) for key in keys)

@@ -23,6 +23,8 @@ RATES = ("precision", "recall", "f1")
 MAX_CONFUSION_LABELS = 40
 """A confusion matrix with more labels is unreadable as a table."""
 AVERAGES = ("micro", "macro", "weighted")
+POSITIVE = 1
+"""Of two labels, the number of the one whose F1 is that of the classification."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class LabelCounts:
         sums = (np.atleast_1d(counts.sum()) for counts in (self.both, self.predictions, self.references))
         return {
             "micro": _rates(*sums)[0],
-            "macro": rates_C3.mean(0),
+            "macro": rates_C3.sum(0) / max(1, len(rates_C3)),
             "weighted": self.references @ rates_C3 / max(1, int(total)),
         }
 
@@ -55,6 +57,11 @@ class LabelCounts:
 def _rates(both: Counts, predictions: Counts, references: Counts) -> Floats:
     shares = [both / np.maximum(of, 1) for of in (predictions, references)]
     return 100 * np.stack([*shares, 2 * both / np.maximum(predictions + references, 1)], axis=-1)
+
+
+def metric_names(num_labels: int) -> tuple[str, ...]:
+    """The single numbers of a classification with one label per text, for `compute_metrics`; only two have an F1."""
+    return ("accuracy", "matthews_correlation", *(("f1",) if num_labels == 2 else ()))
 
 
 def counts_of_labels(references: Sequence[int], predictions: Sequence[int], num_labels: int) -> LabelCounts:

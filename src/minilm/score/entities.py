@@ -13,9 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from minilm.score.classification import RATES, LabelCounts, average_metrics, average_rows, label_rows
+
 METRICS = ("f1", "precision", "recall", "strict_f1", "strict_precision", "strict_recall", "accuracy")
 """What `entity_metrics` returns: seqeval's default numbers, its strict ones in IOB2, the share of equal tags."""
 
+_WAYS = (("", False), ("strict_", True))
 _PREFIXES = ("B", "I", "E", "S")
 
 Tags = Sequence[Sequence[str]]
@@ -28,30 +33,6 @@ class Span:
     type: str
     start: int
     end: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EntityCounts:
-    """Numbers of entities: gold, predicted, and equal in both; the scores are 0 where they are undefined."""
-
-    gold: int
-    found: int
-    both: int
-
-    @property
-    def precision(self) -> float:
-        """Share of the predicted entities that are right, times 100."""
-        return 100 * self.both / max(1, self.found)
-
-    @property
-    def recall(self) -> float:
-        """Share of the gold entities that were found, times 100."""
-        return 100 * self.both / max(1, self.gold)
-
-    @property
-    def f1(self) -> float:
-        """The harmonic mean of both."""
-        return 200 * self.both / max(1, self.gold + self.found)
 
 
 def split_tag(tag: str) -> tuple[str, str]:
@@ -81,49 +62,50 @@ def entity_spans(tags: Sequence[str], *, strict: bool = False) -> list[Span]:
     return found
 
 
-def count_entities(gold: Tags, found: Tags, *, strict: bool = False) -> dict[str, EntityCounts]:
-    """The counts of each type that occurs on either side, sorted by name; sentences in the same order on both."""
+def count_entities(gold: Tags, found: Tags, *, strict: bool = False) -> tuple[tuple[str, ...], LabelCounts]:
+    """The types that occur on either side, sorted, and the counts of each; sentences in the same order on both."""
     counts: tuple[Counter[str], ...] = (Counter(), Counter(), Counter())
     for ours, theirs in zip(gold, found, strict=True):
         right, given = set(entity_spans(ours, strict=strict)), set(entity_spans(theirs, strict=strict))
         for counter, spans in zip(counts, (right, given, right & given), strict=True):
             counter.update(span.type for span in spans)
-    of_gold, of_found, of_both = counts
-    return {
-        name: EntityCounts(gold=of_gold[name], found=of_found[name], both=of_both[name])
-        for name in sorted({*of_gold, *of_found})
-    }
+    types = tuple(sorted({*counts[0], *counts[1]}))
+    references, predictions, both = (np.array([one[name] for name in types], dtype=np.int64) for one in counts)
+    return types, LabelCounts(references=references, predictions=predictions, both=both)
 
 
 def entity_metrics(gold: Tags, found: Tags) -> dict[str, float]:
     """The numbers of `METRICS` over all entities, times 100 (seqeval's micro average)."""
     numbers: dict[str, float] = {}
-    for prefix, strict in (("", False), ("strict_", True)):
-        types = count_entities(gold, found, strict=strict).values()
-        total = EntityCounts(
-            gold=sum(one.gold for one in types),
-            found=sum(one.found for one in types),
-            both=sum(one.both for one in types),
-        )
-        numbers |= {f"{prefix}f1": total.f1, f"{prefix}precision": total.precision, f"{prefix}recall": total.recall}
+    for prefix, strict in _WAYS:
+        averages = average_metrics(count_entities(gold, found, strict=strict)[1])
+        numbers |= {f"{prefix}{rate}": averages[f"micro_{rate}"] for rate in ("f1", "precision", "recall")}
     pairs = [pair for ours, theirs in zip(gold, found, strict=True) for pair in zip(ours, theirs, strict=True)]
     return {**numbers, "accuracy": 100 * sum(one == other for one, other in pairs) / max(1, len(pairs))}
 
 
-def entity_table(gold: Tags, found: Tags) -> list[dict[str, object]]:
-    """One row per type: counts, seqeval's default scores, and its strict F1."""
-    strict = count_entities(gold, found, strict=True)
-    nothing = EntityCounts(gold=0, found=0, both=0)
+def entity_averages(gold: Tags, found: Tags) -> dict[str, float]:
+    """The mean over the types and that mean weighted by their entities: `macro_f1` to `strict_weighted_recall`."""
+    return {
+        f"{prefix}{name}": value
+        for prefix, strict in _WAYS
+        for name, value in average_metrics(count_entities(gold, found, strict=strict)[1]).items()
+        if not name.startswith("micro_")
+    }
+
+
+def entity_rows(gold: Tags, found: Tags) -> list[dict[str, object]]:
+    """A row per type and average: both kinds of scores, then how many entities both sides have by default."""
+    types, counts = count_entities(gold, found)
+    strict_types, strict = count_entities(gold, found, strict=True)
+    own = {row["label"]: row for row in (*label_rows(strict_types, strict), *average_rows(strict))}
     return [
         {
-            "type": name,
-            "gold": counts.gold,
-            "predicted": counts.found,
-            "both": counts.both,
-            "precision": counts.precision,
-            "recall": counts.recall,
-            "f1": counts.f1,
-            "strict f1": strict.get(name, nothing).f1,
+            "type": row["label"],
+            **{rate: row[rate] for rate in RATES},
+            **{f"strict {rate}": own[row["label"]][rate] if row["label"] in own else 0.0 for rate in RATES},
+            "references": row["references"],
+            "predictions": row["predictions"],
         }
-        for name, counts in count_entities(gold, found).items()
+        for row in (*label_rows(types, counts), *average_rows(counts))
     ]

@@ -20,12 +20,12 @@ class IdMatch:
     missing: tuple[str, ...]
     extra: tuple[str, ...]
 
-    def missing_finding(self) -> str:
-        """A message about references without a prediction; "" if there are none."""
+    def missing_finding(self, result: str = "count as wrong") -> str:
+        """A message about references without a prediction, and the `result` of that; "" if there are none."""
         if not self.missing:
             return ""
         return (
-            f"{len(self.missing):,} of {self.total:,} references have no {self.what} and count as wrong "
+            f"{len(self.missing):,} of {self.total:,} references have no {self.what} and {result} "
             f"(first: {self.missing[0]!r})"
         )
 

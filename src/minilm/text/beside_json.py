@@ -43,12 +43,17 @@ def apply_config(
         _require_roles(definition, config, where=source)
 
 
-def require_right_truncation(config: Mapping[str, object], *, where: Path) -> None:
-    """Raise DataError if texts that are too long would lose their beginning."""
+def require_known_reading(config: Mapping[str, object], *, where: Path) -> None:
+    """Raise DataError if texts that are too long would lose their beginning, or special tokens would be split."""
     if config.get("truncation_side") == "left":
         raise DataError(
             f"{where}: truncation_side is 'left', so long texts would lose their beginning; here they lose their end: "
             "set it to 'right' if that is what you want"
+        )
+    if config.get("split_special_tokens"):
+        raise DataError(
+            f"{where}: split_special_tokens is true, so a [SEP] in a text would be read as characters; here it is the "
+            "special token: set it to false if that is what you want"
         )
 
 

@@ -18,7 +18,7 @@ from typing import cast
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
-from minilm.text.beside_json import apply_config, is_unsure_of_segments, leave_out_segments, require_right_truncation
+from minilm.text.beside_json import apply_config, is_unsure_of_segments, leave_out_segments, require_known_reading
 from minilm.text.sentencepiece_layout import SENTENCEPIECE, sentencepiece_definition
 from minilm.text.vocab_folder import BERT_ROLES, added_tokens, check_class, check_flags, normalizer_flags, roles_of
 from minilm.text.vocabulary import read_vocab, rename_tokens
@@ -46,7 +46,7 @@ class Definition:
         tokens: the token of each id.
         is_wordpiece: whether the model is WordPiece (BERT, MiniLM).
         lowercase: whether the BERT normalizer lowercases; None without a BERT normalizer.
-        max_length: model_max_length of the folder, or 512.
+        max_length: model_max_length (in old files max_len) of the folder, or 512.
         where: the source file, for messages.
         unsure_of_segments: whether versions of transformers give the second text of a pair different segments.
     """
@@ -83,7 +83,7 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
         check_flags(config, roles, where=config_path)
         definition = _bert_definition(vocab, config, roles, where=where)
         definition["added_tokens"] = added_tokens(folder, config, vocab, roles, where=config_path)
-    require_right_truncation(config, where=folder / "tokenizer_config.json")
+    require_known_reading(config, where=folder / "tokenizer_config.json")
     leave_out_segments(definition, config)
     _set_normalizer(definition, lowercase, folder, config, where=where)
     if renames:
@@ -208,7 +208,7 @@ def _finish(definition: JsonObject, config: JsonObject, *, where: Path) -> Defin
         _protect(definition, tokens)
     normalizer = definition.get("normalizer")
     is_bert = isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer"
-    max_length = config.get("model_max_length")
+    max_length = config.get("model_max_length", config.get("max_len"))
     known = isinstance(max_length, int) and 0 < max_length < 2**31
     return Definition(
         json=definition,

@@ -266,7 +266,7 @@ class Tokenizer:
         except TypeError:
             bad = [type(text).__name__ for text in texts if not isinstance(text, str)]
             if bad:
-                raise UsageError(f"texts contains a {bad[0]}, expected only strings") from None
+                raise UsageError(f"texts: found {bad[0]}, expected only strings") from None
             whole = [_without_surrogates(text) for text in texts]
             changed = sum(new != old for new, old in zip(whole, texts, strict=True))
             self._warn_once("%d of %d texts contained lone surrogates, which were replaced", changed, len(whole))

@@ -44,11 +44,13 @@ def run_folder(out: Path, *, recipe: str) -> Iterator[None]:
     """Lock `out` for one run and copy the library's log to `out/log.txt`.
 
     Raises:
-        UsageError: another process uses the folder, or it holds results that no run wrote.
+        UsageError: another process uses the folder, or as for `require_run_folder`.
         SystemProblem: the folder cannot be written.
     """
+    require_run_folder(out)
     make_folder(out)
-    _claim(out, recipe)
+    if not (out / RECIPE).is_file():
+        atomic_write(out / RECIPE, recipe)
     with _logging_to(out / "log.txt") as log:
         try:
             write_json(out / "env.json", cast("Mapping[str, object]", examine()))
@@ -57,6 +59,26 @@ def run_folder(out: Path, *, recipe: str) -> Iterator[None]:
             with contextlib.suppress(SystemProblem):  # the log itself may be unwritable
                 _log_end(log, error)
             raise
+
+
+def require_run_folder(out: Path) -> None:
+    """Check that `out` is or can become a run folder; user files and folders are never replaced. Write nothing.
+
+    Raises:
+        UsageError: it is a file or below one, or it holds results that no run wrote.
+        SystemProblem: the path cannot be looked up.
+    """
+    with reporting_writes(out):
+        existing = next(path for path in (out, *out.parents) if path.exists() or path.is_symlink())
+        if not existing.is_dir():
+            raise UsageError(f"out is {out}, but {existing} is not a folder; choose another out folder")
+        if (out / RECIPE).is_file():
+            return
+        found = [name for name in (*_RESULTS, "corpus") if (out / name).exists()]
+    if found:
+        raise UsageError(
+            f"{out} contains {', '.join(found)} but no {RECIPE}, so it is not a run folder; choose another out folder"
+        )
 
 
 def remove_results(out: Path) -> None:
@@ -71,18 +93,6 @@ def remove_results(out: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if found:
         logger.warning("starting from scratch: removed %s from %s", ", ".join(path.name for path in found), out)
-
-
-def _claim(out: Path, recipe: str) -> None:
-    """Mark `out` as a run folder with its resolved recipe; user folders are never replaced."""
-    if (out / RECIPE).is_file():
-        return
-    found = [name for name in (*_RESULTS, "corpus") if (out / name).exists()]
-    if found:
-        raise UsageError(
-            f"{out} contains {', '.join(found)} but no {RECIPE}, so it is not a run folder; choose another out folder"
-        )
-    atomic_write(out / RECIPE, recipe)
 
 
 def _log_end(log: logging.Handler, error: BaseException) -> None:

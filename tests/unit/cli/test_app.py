@@ -45,6 +45,17 @@ def test_every_help_has_two_examples_and_defaults(capsys, command):
     assert all(line.split()[1] == command[0] for line in examples)
 
 
+@pytest.mark.parametrize("group", [(), ("score",), ("recipes",), ("corpus",)], ids=" ".join)
+def test_lists_of_commands_are_whole(capsys, group):
+    """Each command is described by the first paragraph of its help."""
+    listed = " ".join(exit_code(capsys, *group, "--help")[1].partition("Commands:\n")[2].split())
+    assert "..." not in listed
+    for command in verbs_and_commands():
+        if command[:-1] == group:
+            first = exit_code(capsys, *command, "--help")[1].partition("\n\n")[2].partition("\n\n")[0]
+            assert f"{command[-1]} {' '.join(first.split())}" in listed
+
+
 def test_defaults_are_shown(capsys):
     _, out, _ = exit_code(capsys, "distill", "--help")
     assert "[default: auto]" in " ".join(out.split())

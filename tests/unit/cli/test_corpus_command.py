@@ -79,6 +79,7 @@ def test_standard_input_is_read_once(vocab, tmp_path, capsys):
     assert "--input and FILE are both -, but standard input can be read only once" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_embedded_tokenizer_is_found_by_its_name(real_model_dir, tmp_path):
     (tmp_path / "a.txt").write_text("the cat sat\n")
     options = ["--tokenizer", "embedded", "--out", str(tmp_path / "corpus"), "--max-tokens", "16"]

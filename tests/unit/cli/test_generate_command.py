@@ -64,6 +64,7 @@ def test_every_kind_of_input_is_read(generate, tmp_path, expected, kind):
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 def test_targets_are_written_as_the_name_says(generate, tmp_path, expected, suffix):
     write(tmp_path / "in.jsonl", ".jsonl")
@@ -73,6 +74,7 @@ def test_targets_are_written_as_the_name_says(generate, tmp_path, expected, suff
     assert all(set(row) == {"id", "prediction", "score"} for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "input_format"), [(".jsonl", None), (".csv", "csv"), (".txt", "text")])
 def test_streams_give_what_files_give(generate, tmp_path, monkeypatch, kind, input_format):
     write(tmp_path / f"in{kind}", kind)
@@ -166,7 +168,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
         ("in.txt", b"w1\n\xff\n", [], 3, "in.txt:2: invalid UTF-8; write the file again as UTF-8"),
         ("in.txt", "w1\n\x01\x02\n", [], 3, "in.txt:2: the source has no token, so there is nothing to generate from"),
         ("other.txt", "w1\n", [], 2, "in.txt: no such file; check the input path"),
-        ("in.txt", "w1\n", ["--field", "src"], 2, "in.txt has no columns, each line is a source; remove --field"),
+        ("in.txt", "w1\n", ["--field", "src"], 2, "in.txt has no named columns; remove --field"),
         (
             "in.txt",
             "w1\n",
@@ -190,7 +192,7 @@ def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
             2,
             "the folder no does not exist; create it",
         ),
-        ("in.txt", "w1\n", ["--output", "folder.txt"], 2, "folder.txt is a folder; name a file in it"),
+        ("in.txt", "w1\n", ["--output", "folder.txt"], 2, "folder.txt, which is a folder; name a file in it"),
         (
             "in.txt",
             "w1\n",
@@ -264,6 +266,7 @@ def test_another_job_does_not_touch_what_is_finished(generate, tmp_path, monkeyp
     assert (tmp_path / "out.txt").read_text().splitlines() == expected
 
 
+@pytest.mark.slow
 def test_truncated_sources_are_all_reported_before_the_first_search_and_after_a_restart(
     generate, tmp_path, monkeypatch, caplog
 ):
@@ -292,6 +295,7 @@ def test_a_file_without_sources_is_reported(generate, tmp_path, caplog):
     assert "the input has no sources, so out.jsonl will be empty" in caplog.messages
 
 
+@pytest.mark.slow
 def test_sources_are_read_and_tokenized_once(generate, tmp_path, monkeypatch, opens):
     from minilm.infer.sources import SourceEncoder
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.commands import minilm, rows_of
 
-from minilm.cli import app
 from minilm.infer.api import load
 from minilm.tasks.saved import read_task, write_task
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
@@ -20,16 +20,6 @@ from minilm.tasks.text.glue import glue_text_task
 from minilm.tasks.text.rows import read_text_rows
 from minilm.tasks.text.settings import TextSettings
 from minilm.tasks.tokens.settings import TokensSettings
-
-
-def minilm(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        app.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def piped(data: bytes) -> io.TextIOWrapper:
@@ -211,6 +201,7 @@ def test_an_id_that_is_not_a_character_is_written_unchanged(trained):
     assert '{"id": "\\ud800", ' in out.read_text()
 
 
+@pytest.mark.slow
 def test_truncated_texts_are_counted_over_the_whole_file(trained, caplog):
     source = trained.folder / "long.jsonl"
     lengths = [2] * 1500 + [200] + [2] * 1000 + [200] * 2
@@ -292,6 +283,7 @@ def test_rows_with_unusable_ids_are_numbered(trained, second, problem, caplog, c
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     source, out = trained.folder / "bad.jsonl", trained.folder / "out.jsonl"
     source.write_text('{"text": "word1"}\n{"text": 7}\n')
@@ -327,6 +319,7 @@ def test_an_empty_file_gives_an_empty_file(trained):
     assert out.read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_model_without_the_head_is_rejected(trained, capsys):
     arguments = ("--input", trained.folder / "dev.jsonl", "--output", trained.folder / "out.jsonl")
     assert minilm("predict", trained.folder / "run", *arguments) == 3
@@ -352,6 +345,7 @@ def test_answers_are_those_of_the_run(reader):
     assert load(model).task.stride == 4
 
 
+@pytest.mark.slow
 def test_answers_in_a_table_score_as_in_json_lines(reader, capsys):
     source, numbers = reader.folder / "squad.jsonl", []
     for name in ("answers.jsonl", "answers.csv", "answers.parquet"):
@@ -364,6 +358,7 @@ def test_answers_in_a_table_score_as_in_json_lines(reader, capsys):
     assert numbers[0] == numbers[1] == numbers[2]
 
 
+@pytest.mark.slow
 def test_answers_follow_other_settings_and_ids(reader, capsys):
     model, source, out = reader.folder / "run" / "model", reader.folder / "squad.jsonl", reader.folder / "a.jsonl"
     rows = [{**row, "nr": number} for number, row in enumerate(rows_of(source))]

@@ -63,6 +63,7 @@ def lines(texts: list[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
 @pytest.mark.parametrize("kind", ["one", "several", "number"])
 def test_every_format_holds_all_numbers_and_is_scored_as_it_is(minilm, models, kind, suffix):
@@ -122,9 +123,9 @@ def test_lines_of_text_are_numbered_also_empty_ones(minilm, models, caplog):
         (["--input", "in.txt", "--output", "out.xlsx"], 2,
          "--output is out.xlsx; expected a name that ends in .jsonl, .csv, .tsv or .parquet"),
         (["--input", "in.txt", "--output", "out.jsonl", "--text", "body"], 2,
-         "--text body: in.txt has no columns, each line is a text; remove --text"),
+         "--text body: in.txt has no named columns; remove --text"),
         (["--input", "-", "--input-format", "text", "--output", "-", "--id", "n"], 2,
-         "--id n: standard input has no columns, each line is a text; remove --id"),
+         "--id n: standard input has no named columns; remove --id"),
         (["--input", "in.txt", "--input-format", "csv", "--output", "-"], 2,
          "--input-format csv is for standard input, -; in.txt has the format of its name: remove it"),
         (["--input", "in.pdf", "--output", "-"], 2,

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.commands import minilm, rows_of
 
 import minilm as package
-from minilm.cli import app
 from minilm.errors import UsageError
 from minilm.infer.api import load
-
-
-def minilm(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        app.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +36,7 @@ def predict(trained, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_predictions_for_a_column_file_are_those_of_the_run(trained, predict):
     expected = rows_of(trained.folder / "run" / "predictions" / "dev.jsonl")
     code, rows = predict("dev.conll", (trained.folder / "dev.conll").read_text())
@@ -173,10 +164,24 @@ def test_tag_reads_columns_of_other_libraries_and_rejects_what_is_no_list(traine
     assert model.tag([""])[0].entities == ()
     with pytest.raises(UsageError, match=r"tag expects a list of texts, not one string; write tag\(\[text\]\)"):
         model.tag(text)
-    with pytest.raises(UsageError, match="text 0 is a int; tag expects texts or token lists"):
+    with pytest.raises(UsageError, match="text 0: found int; tag expects texts or token lists"):
         model.tag([3])
     with pytest.raises(UsageError, match="cannot classify texts: its tokens head can tag words"):
         model.classify([text])
+
+
+def test_the_representations_say_what_was_found_and_what_can_be(trained):
+    model = load(trained.folder / "run" / "model")
+    types = dict.fromkeys(name[2:] for name in model.labels if name != "O")
+    assert f"tags words as {' | '.join(types)}, up to" in repr(model)
+    [found] = model.tag(["word2 word0"])
+    shown = [f"{one.label} {one.text!r}" for one in found.entities]
+    assert repr(found) == f"<Tagged 'word2 word0': {', '.join(shown)}>"
+    one = found.entities[0]
+    assert repr(one) == f"<Entity {shown[0]} at {one.start}:{one.end}, probability {one.score:.3f}>"
+    assert repr(model.tag([""])[0]) == "<Tagged '': no entities>"
+    long = replace(found, text="x" * 200, entities=found.entities[:1] * 9)
+    assert repr(long) == f"<Tagged '{'x' * 80}...': {', '.join([shown[0]] * 8)}, ...>"
 
 
 def test_a_text_does_not_depend_on_its_neighbors(trained):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from minilm.cli import app
 from minilm.files.row_writer import writing_rows
 
 SQUAD_ROWS = [
@@ -23,22 +22,6 @@ ANSWERS = {"q1": "Broncos", "q2": "10th", "q3": ""}
 def inside(tmp_path, monkeypatch):
     """Files are named without their folder, so that whole errors can be compared."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def score(capsys, caplog):
-    """Run the command on files by short names; return exit code, stdout, and the error or the warnings."""
-
-    def run(kind: str, predictions: str, references: str, *options: str) -> tuple[int, str, list[str]]:
-        words = ["score", kind, "--predictions", predictions, "--references", references, *options]
-        caplog.clear()
-        with pytest.raises(SystemExit) as caught:
-            app.main(words)
-        captured = capsys.readouterr()
-        errors = [line.removeprefix("error: ") for line in captured.err.splitlines() if line.startswith("error: ")]
-        return caught.value.code, captured.out, [*caplog.messages, *errors]
-
-    return run
 
 
 def write(name: str, content: object) -> str:

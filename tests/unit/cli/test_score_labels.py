@@ -6,11 +6,10 @@ import csv
 import io
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-from minilm.cli import app
 
 LABELS = ("bad", "fair", "good")
 
@@ -22,18 +21,9 @@ def inside(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def score(capsys, caplog):
-    """Run the command; return exit code, stdout, and the error or the warnings."""
-
-    def run(predictions: str, references: str, *options: str) -> tuple[int, str, list[str]]:
-        caplog.clear()
-        with pytest.raises(SystemExit) as caught:
-            app.main(["score", "text", "--predictions", predictions, "--references", references, *options])
-        captured = capsys.readouterr()
-        errors = [line.removeprefix("error: ") for line in captured.err.splitlines() if line.startswith("error: ")]
-        return caught.value.code, captured.out, [*caplog.messages, *errors]
-
-    return run
+def score(score):
+    """`score(predictions, references, *options)` for this kind."""
+    return partial(score, "text")
 
 
 def write(name: str, rows: list[dict[str, object]]) -> str:
@@ -155,6 +145,15 @@ def test_sets_need_no_list_of_labels_and_a_missing_one_is_wrong(score):
     numbers = json.loads(out)
     assert (code, list(numbers["labels"])) == (0, ["a", "b"])
     assert numbers["accuracy"] == pytest.approx(100 / 3)
+
+
+def test_columns_of_0_and_1_are_named_with_the_flag_that_lists_them(score):
+    write("r.csv", [{"id": "n0", "text": "x", "rude": 1, "spam": 0}])
+    write("p.jsonl", sides([["rude"]], [[]])[0])
+    code, _, [said] = score("p.jsonl", "r.csv", "--multi-label")
+    assert code == 3
+    assert said.endswith('name the file\'s own columns, for example --labels "rude,spam", or rename them')
+    assert score("p.jsonl", "r.csv", "--multi-label", "--labels", "rude,spam")[0] == 0
 
 
 def test_a_missing_prediction_counts_against_recall_and_not_against_precision(score):
@@ -323,4 +322,4 @@ def test_labels_that_differ_only_in_form_are_not_scored_as_wrong(score, theirs, 
     write("p.jsonl", [{"id": str(n), "prediction": ours[n % 2]} for n in range(4)])
     code, out, said = score("p.jsonl", "r.csv")
     assert (code, out) == (3, "")
-    assert "differ only in the form of their letters; list the labels with --labels" in said[0]
+    assert "which differ only in case, spaces or the form of their letters: make them agree" in said[0]

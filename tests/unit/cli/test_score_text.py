@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from minilm import __version__
-from minilm.cli import app
 from minilm.errors import SystemProblem
 from minilm.files import meteor_java as meteor
 from minilm.score.generation import METEOR_NUMBERS
@@ -28,22 +27,6 @@ def no_java(monkeypatch):
     row = np.zeros(METEOR_NUMBERS)
     row[[0, 1, 4, 5, 20, 21, 22]] = [3, 4, 3, 3, 1, 3, 3]
     monkeypatch.setattr(meteor, "meteor_counts", lambda items, num_counts: np.stack([row] * len(items)))
-
-
-@pytest.fixture
-def score(capsys, caplog):
-    """Run the command on two files; return exit code, stdout, and the error or the warnings."""
-
-    def run(kind: str, predictions: str, references: str, *options: str) -> tuple[int, str, list[str]]:
-        words = ["score", kind, "--predictions", predictions, "--references", references, *options]
-        caplog.clear()
-        with pytest.raises(SystemExit) as caught:
-            app.main(words)
-        captured = capsys.readouterr()
-        errors = [line.removeprefix("error: ") for line in captured.err.splitlines() if line.startswith("error: ")]
-        return caught.value.code, captured.out, [*caplog.messages, *errors]
-
-    return run
 
 
 def write(name: str, *items: object) -> str:
@@ -182,6 +165,7 @@ def test_meaningless_flags_are_a_usage_error(score, kind, options, message):
     assert score(kind, "p.txt", "p.txt", *options) == (2, "", [message])
 
 
+@pytest.mark.slow
 def test_an_empty_file_and_broken_text_are_one_clear_error(score):
     write("p.txt", "a")
     Path("empty.txt").touch()

@@ -152,6 +152,7 @@ def test_fingerprint_depends_on_what_training_reads(vocab, texts_file, tmp_path)
     assert len({built("d"), built("e", other), built("f", max_tokens=20), built("g", shard_tokens=50)}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_more_bad_rows_than_allowed_leave_no_corpus(workers, vocab, tmp_path):
     path, other = tmp_path / "in.jsonl", tmp_path / "other.txt"

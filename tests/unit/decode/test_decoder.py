@@ -107,6 +107,7 @@ def test_settings_that_allow_no_search_are_rejected(options, message):
         GenerationSettings(**options)
 
 
+@pytest.mark.slow
 def test_finished_examples_leave_the_batch(decoder, monkeypatch):
     """Examples that end at different steps: each keeps its own result, and fewer and fewer are computed."""
     sizes = []
@@ -133,6 +134,7 @@ def test_the_original_eps_changes_the_scores_a_little(model, tokenizer):
     assert 0 < torch.tensor(before.scores).sub(torch.tensor(after.scores)).abs().max() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_best", "penalty"), [(2, 0.0), (4, 0.9)])
 def test_the_early_stop_waits_for_every_requested_hypothesis(decoder, n_best, penalty):
     """A search that is sure of the best alone stops sooner, and its second best is wrong."""

@@ -73,6 +73,8 @@ def test_a_dry_run_opens_a_built_corpus(tiny):
         (["data.inputs=[{}/rows.jsonl]"], "only bad rows (first: "),
         (["data.inputs=[{}/rows.bin]"], "rows.bin: unknown kind of file; expected .txt"),
         (["data.inputs=[{}/empty.txt]"], "data.inputs: no text in "),
+        (["out={}/rows.csv/run"], "rows.csv is not a folder; choose another out folder"),
+        (["out={}/user"], "/user contains model but no recipe.resolved.yaml, so it is not a run folder"),
     ],
 )
 def test_what_does_not_fit_is_rejected_by_a_dry_run_and_by_a_run_before_the_texts_are_read(tiny, overrides, message):
@@ -80,6 +82,7 @@ def test_what_does_not_fit_is_rejected_by_a_dry_run_and_by_a_run_before_the_text
     (tiny.folder / "rows.jsonl").write_text('{"body": "word1"}\n' * 3)
     (tiny.folder / "rows.bin").write_text("x")
     (tiny.folder / "empty.txt").write_text("\n\n")
+    (tiny.folder / "user" / "model").mkdir(parents=True)
     recipe = tiny.recipe()
     overrides = [one.format(tiny.folder) for one in overrides]
     if not message:
@@ -110,6 +113,7 @@ def student(tiny):
     return distill(load_recipe(tiny.recipe("first"), ["train.steps=3"])).folders["student"]
 
 
+@pytest.mark.slow
 def test_a_student_is_continued(tiny, student):
     """Its shape may be omitted; with a learning rate of almost zero it stays what it was."""
     recipe = tiny.recipe(warmup_steps=0)
@@ -120,6 +124,7 @@ def test_a_student_is_continued(tiny, student):
     assert all(value.allclose(expected[name], atol=1e-9) for name, value in found.items())
 
 
+@pytest.mark.slow
 def test_a_student_of_another_shape_is_not_continued(tiny, student):
     with pytest.raises(UsageError) as caught:
         check(tiny.recipe(), f"students.0.init={student}", "students.0.num_layers=1")
@@ -130,6 +135,7 @@ def test_a_student_of_another_shape_is_not_continued(tiny, student):
     )
 
 
+@pytest.mark.slow
 def test_a_student_of_another_vocabulary_is_not_continued(tiny, student):
     tiny.write_teacher(words=(*tiny.words[:-1], "another"))
     with pytest.raises(DataError, match="has another tokenizer than the teacher"):
@@ -139,11 +145,13 @@ def test_a_student_of_another_vocabulary_is_not_continued(tiny, student):
         check(tiny.recipe(), f"students.0.init={student}")
 
 
+@pytest.mark.slow
 def test_the_student_of_a_run_folder_is_not_continued_into_it(tiny, student):
     with pytest.raises(UsageError, match=r"is inside the run folder .*, or raise train\.steps to extend that run"):
         check(tiny.recipe("first"), f"students.0.init={student}")
 
 
+@pytest.mark.slow
 def test_another_model_to_continue_is_another_run(tiny, student):
     """The model is compared by its contents, not by its path."""
     recipe, moved = tiny.recipe(steps=3), tiny.folder / "moved"
@@ -155,6 +163,7 @@ def test_another_model_to_continue_is_another_run(tiny, student):
         distill(load_recipe(recipe, [f"students.0.init={other}"]))
 
 
+@pytest.mark.slow
 def test_a_folder_of_several_models_names_them(tiny):
     """Such as the `model/` of a distillation of several students, or its run folder."""
     students = [{"name": name, "num_layers": 1, "hidden_size": 24} for name in ("b", "a")]

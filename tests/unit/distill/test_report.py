@@ -38,6 +38,7 @@ def row_of(page: str, *cells: str) -> bool:
     return re.search(r"\n\s*".join(map(re.escape, cells)), re.sub(r"\n+", "\n", page)) is not None
 
 
+@pytest.mark.slow
 def test_there_is_a_curve_for_each_student_and_relation(finished):
     _, page = finished
     if "No curves" in page:
@@ -78,4 +79,7 @@ def test_hyperparameters_corpus_and_machine_are_listed(finished):
     assert row_of(page, "train.learning_rate", "0.002")
     assert row_of(page, "loss.relation_heads", "12")
     assert row_of(page, "of these held out", "20")
-    assert all(f"\n{name}\n" in page for name in ("processor", "memory", "hours in steps", "versions"))
+    assert all(f"\n{name}\n" in page for name in ("processor", "memory", "time in steps", "versions"))
+    assert re.search(r"\ntime in steps\s+[\d.]+ s\n", page)
+    assert row_of(page, "loss.version", "v2")
+    assert "–" not in page.partition("\nHyperparameters\n")[2]

@@ -316,6 +316,7 @@ def test_a_teacher_whose_modules_cannot_be_copied_is_rejected_before_any_work(ti
     assert not (tiny.folder / "run" / "corpus").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "inherited"),
     [

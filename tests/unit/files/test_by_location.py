@@ -84,7 +84,7 @@ WANTED = "expected a string or a list of them"
         ("in.jsonl", b'{"output": null}', f":1: field 'output': found null, {WANTED}"),
         ("in.jsonl", b'{"output": []}', f":1: field 'output': found an empty list, {WANTED}"),
         ("in.jsonl", b'{"output": ["a", 1]}', f":1: field 'output': found a whole number, {WANTED}"),
-        ("in.jsonl", b"[1]", ":1: a JSON list, expected one object per line; correct the row or remove it"),
+        ("in.jsonl", b"[1]", ":1: found a list, expected one object per line; correct the row or remove it"),
     ],
 )
 def test_bad_files_are_one_clear_error(name, data, message, tmp_path):

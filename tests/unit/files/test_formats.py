@@ -106,7 +106,7 @@ def test_bad_json_rows_are_counted_with_their_line(tmp_path):
         f"{path}:5: no field 'text', found 'title'; correct the row, or change the field name to that of the text "
         "(--field, or data.field in a recipe)",
         f"{path}:6: field 'text' is a whole number, expected a string",
-        f"{path}:7: a JSON list, expected one object per line",
+        f"{path}:7: found a list, expected one object per line",
     ]
 
 
@@ -239,7 +239,7 @@ def test_a_json_array_is_read_like_its_objects(indent, name, tmp_path):
 def test_a_damaged_json_array_is_an_error_and_an_odd_item_a_bad_row(tmp_path):
     path = write(tmp_path / "in.json", b'[{"text": "a"}, 3]')
     texts, bad, _ = read(path)
-    assert (texts, bad.first) == (["a"], [f"{path}:2: item 2 is a JSON int, expected an object"])
+    assert (texts, bad.first) == (["a"], [f"{path}:2: item 2 is a whole number, expected an object"])
     with pytest.raises(DataError, match=r"begins with '\[', but is not one JSON array"):
         read(write(tmp_path / "in.json", b'[\n{"text": "a"},\n{"text"'))
 

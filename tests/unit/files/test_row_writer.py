@@ -112,3 +112,9 @@ def test_another_suffix_is_rejected(name):
         require_output_name(Path(name), option="--output")
     assert str(caught.value) == f"--output is {name}; expected a name that ends in .jsonl, .csv, .tsv or .parquet"
     require_output_name(Path("OUT.CSV"), option="--output")
+
+
+def test_a_folder_is_rejected_before_anything_is_written(tmp_path):
+    (tmp_path / "out.jsonl").mkdir()
+    with pytest.raises(UsageError, match=r"--output is .*out\.jsonl, which is a folder; name a file in it"):
+        require_output_name(tmp_path / "out.jsonl", option="--output")

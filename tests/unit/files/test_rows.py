@@ -96,7 +96,12 @@ def test_an_empty_file_has_no_rows(kind, tmp_path):
     ("name", "data", "message"),
     [
         ("in.jsonl", b'{"a": 1}\n{"a": \n', "2: broken JSON (Expecting value at column 7)"),
-        ("in.jsonl", b'{"a": 1}\n\n[1]\n', "3: a JSON list, expected one object per line"),
+        (
+            "in.jsonl",
+            b'{"a": 1}\n{"a": 1, "b": {"c": 0, "c": 1}}\n',
+            "2: key 'c' appears twice in one object: keep one of them",
+        ),
+        ("in.jsonl", b'{"a": 1}\n\n[1]\n', "3: found a list, expected one object per line"),
         ("in.jsonl", b'{"a": "\xff"}\n', "1: invalid UTF-8 at byte 8 of the line"),
         ("in.tsv", b"a\tb\nx\t\xff\n", "2: invalid UTF-8 at byte 3 of the line"),
         ("in.csv", b"a,b\n1,2\n3\n", "3: 1 columns, expected 2"),
@@ -115,6 +120,12 @@ def test_a_row_that_cannot_be_read_is_an_error_with_its_line(name, data, message
 def test_a_duplicate_column_name_is_an_error(name, data, tmp_path):
     with pytest.raises(DataError, match=r":1: expected one column named 'a' in the .*header, found 'a', 'a'; rename"):
         values(write(tmp_path / name, data))
+
+
+def test_a_key_that_appears_twice_in_an_object_of_an_array_is_an_error(tmp_path):
+    path = write(tmp_path / "in.json", b'[{"a": 1},\n {"a": 1, "a": 2}]')
+    with pytest.raises(DataError, match=r"in\.json: key 'a' appears twice in one object: keep one of them"):
+        values(path)
 
 
 def test_a_wrong_path_is_rejected_before_the_first_row(tmp_path):

@@ -78,10 +78,10 @@ def test_every_pickle_protocol_since_2(tmp_path: Path, as_zip: bool, protocol: i
     [
         (
             {"model": {"a": torch.ones(1)}},
-            "entry 'model' is a dict, expected a tensor: save model.state_dict",
+            "entry 'model': found dict, expected a tensor: save model.state_dict",
         ),
-        ({"a": torch.ones(1), "epoch": 3}, "entry 'epoch' is a int, expected a tensor"),
-        ([torch.ones(1)], r"m\.bin contains a list, expected a state dict \(names to tensors\)"),
+        ({"a": torch.ones(1), "epoch": 3}, "entry 'epoch': found int, expected a tensor"),
+        ([torch.ones(1)], r"m\.bin: found list, expected a state dict \(names to tensors\)"),
         ({1: torch.ones(1)}, "damaged or not a PyTorch state dict: a key that is not a string"),
     ],
 )

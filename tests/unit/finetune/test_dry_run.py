@@ -50,6 +50,13 @@ def test_epochs_become_steps_and_a_sweep_runs(shared_task):
     assert found[-1] == "3 runs; this is the first of them"
 
 
+def test_a_head_whose_labels_have_another_order_is_named(tiny_task):
+    folder = tiny_task.write_classifier("classifier", seed=1, labels=("mid", "low", "high"))
+    recipe = loaded(tiny_task.recipe(), f"model={folder}")
+    order = "its labels mid, low, high are put in the order of the task: high, low, mid"
+    assert check_recipe(recipe)[0].endswith(f"; its head is kept, {order}")
+
+
 def test_a_head_that_would_be_replaced_is_named(tiny_task):
     folder = tiny_task.write_classifier("classifier", seed=1, labels=("a", "b"))
     assert (
@@ -75,7 +82,7 @@ def test_the_recipe_goes_to_standard_output_and_findings_to_standard_error(share
         (["task.dev.0=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["task.text=body"], "'body'"),
         (["task.labels=[low, mid]"], "'high'"),
-        (["task.metric=f1"], "task.metric is 'f1'; task 'parity' has accuracy"),
+        (["task.metric=f1"], "task.metric is 'f1'; task 'parity' has accuracy, matthews_correlation"),
         (["task.head=keep"], "has no classification head"),
         (["task.max_tokens=80", "train.tokens_per_batch=80", "task.train=[{}/long.jsonl]"], "positions for 64 tokens"),
     ],
@@ -90,6 +97,7 @@ def test_it_fails_where_a_run_would(shared_task, overrides, message):
         assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_run_is_rejected(tiny_task):
     recipe = tiny_task.recipe(steps=2)
     finetune(loaded(recipe))
@@ -99,6 +107,7 @@ def test_the_folder_of_another_run_is_rejected(tiny_task):
     assert check_recipe(loaded(recipe, "seed=7"), resume="never")
 
 
+@pytest.mark.slow
 def test_a_sweep_can_start_over_with_other_data(tiny_task):
     recipe = tiny_task.recipe(steps=2, sweep={"seeds": [1]})
     finetune(loaded(recipe))
@@ -134,3 +143,24 @@ def test_every_shipped_recipe_passes_a_dry_run(name, shared_task, tmp_path):
     given = loaded(find_recipe(name), f"model={shared_task.model}", *data_for(recipe.task, tmp_path))
     found = check_recipe(given)
     assert any(f" steps of {given.recipe.train.batch_size}, " in sentence for sentence in found)
+
+
+@pytest.mark.parametrize("sweep", ["sweep=null", "sweep={seeds: [1, 2]}"])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("train.jsonl", "train.jsonl is not a folder; choose another out folder"),
+        ("train.jsonl/below/run", "train.jsonl is not a folder; choose another out folder"),
+        ("gone", "gone is not a folder; choose another out folder"),
+        ("user", "contains model but no recipe.resolved.yaml, so it is not a run folder"),
+    ],
+)
+def test_a_folder_that_a_run_could_not_use_is_rejected_by_both(tiny_task, out, message, sweep):
+    (tiny_task.folder / "user" / "model").mkdir(parents=True)
+    (tiny_task.folder / "gone").symlink_to(tiny_task.folder / "nothing")
+    recipe = loaded(tiny_task.recipe(out), sweep)
+    for start in (check_recipe, finetune):
+        with pytest.raises(UsageError) as caught:
+            start(recipe)
+        assert message in str(caught.value)
+    assert (tiny_task.folder / "train.jsonl").is_file()

@@ -19,6 +19,7 @@ def run(recipe: Path, *overrides: str):
     return point.runs[0]
 
 
+@pytest.mark.slow
 def test_more_epochs_extend_a_run_on_their_schedule(tiny_task, caplog):
     out, recipe = tiny_task.folder / "run", tiny_task.recipe(steps=None, epochs=1, eval_every=0, log_every=1)
     first = run(recipe)
@@ -39,6 +40,7 @@ def test_more_epochs_extend_a_run_on_their_schedule(tiny_task, caplog):
     assert (again.steps, list(again.extended_at), again.numbers) == (19, [8], longer.numbers)
 
 
+@pytest.mark.slow
 def test_the_best_weights_of_the_shorter_run_stay_the_best_until_better_ones_are_found(tiny_task):
     recipe = tiny_task.recipe(steps=12)
     first = run(recipe)
@@ -49,6 +51,7 @@ def test_the_best_weights_of_the_shorter_run_stay_the_best_until_better_ones_are
     assert longer.main >= first.main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -72,6 +75,7 @@ def test_a_run_that_stopped_early_is_not_extended(tiny_task):
         run(recipe, "train.steps=60")
 
 
+@pytest.mark.slow
 def test_another_length_in_a_sweep_is_another_setting(tiny_task):
     """A sweep keeps no checkpoints of its runs, so each length is a run of its own."""
     recipe = tiny_task.recipe(steps=2, sweep={"seeds": [1]})

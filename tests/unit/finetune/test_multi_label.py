@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.commands import rows_of
 from torch.nn import functional
 
 from minilm.errors import DataError, UsageError
@@ -22,10 +23,6 @@ LABELS = ("even", "low", "rare")
 
 def run(recipe: Path, *overrides: str):
     return finetune(load_recipe(recipe, ["task.multi_label=true", *overrides], kind=FinetuneRecipe))
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 @pytest.fixture(params=["lists", "columns"])
@@ -89,7 +86,10 @@ def test_f1_is_that_of_scikit_learn(share):
     for kind in ("micro", "macro"):
         expected = 100 * metrics.f1_score(gold, found, average=kind, zero_division=0)
         assert ours[f"{kind}_f1"] == pytest.approx(expected)
-    assert set(multi_label_metrics(gold & False, found & False).values()) == {0.0}
+    assert ours["accuracy"] == pytest.approx(100 * metrics.accuracy_score(gold, found))
+    nothing = multi_label_metrics(gold & False, found & False)
+    assert nothing.pop("accuracy") == 100
+    assert set(nothing.values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,9 @@ def test_f1_is_that_of_scikit_learn(share):
         ({"label": ["c"]}, "[a, b]", "found label 'c', expected one of a, b, 0, 1"),
         ({"a": 1, "b": 2}, "[a, b]", "column 'a', 'b': found '2', expected 0 or 1; correct the row"),
         ({"a": 1}, "[a, b]", "expects the columns 'text', 'label' or 'text', 'a', 'b', found"),
+        ({"a": 1, "b": 0}, "[]", '; name the file\'s own columns, for example --set "task.labels=[a, b]", or rename'),
+        ({"a": 1, "b": 0, "held": []}, "[a, c]", 'for example --set "task.labels=[a, b]", or rename'),
+        ({"held": ["a"]}, "[]", "for example --set task.label=held, or rename"),
         ({"a": -1, "b": -1}, "[a, b]", "found no row with a label, expected at least one; 1 rows without a label"),
         ({"label": []}, "[a, b]", "none of the 1 training rows has a label"),
     ],
@@ -118,5 +121,5 @@ def test_settings_that_contradict_are_rejected(tiny_task):
         run(tiny_task.recipe(), "task.regression=true")
     with pytest.raises(UsageError, match="GLUE task 'cola' has one label per text"):
         run(tiny_task.recipe(), "task.name=cola")
-    with pytest.raises(UsageError, match=r"task\.metric is 'accuracy'; task 'parity' has micro_f1, macro_f1$"):
-        run(tiny_task.recipe(), "task.metric=accuracy", "task.labels=[low]")
+    with pytest.raises(UsageError, match=r"task\.metric is 'f1'; task 'parity' has micro_f1, macro_f1, accuracy$"):
+        run(tiny_task.recipe(), "task.metric=f1", "task.labels=[low]")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.commands import rows_of
 
 from minilm.cli.finetune import _table
 from minilm.errors import DataError, UsageError
@@ -24,10 +25,6 @@ from minilm.train.metrics import read_metrics
 
 def run(recipe: Path, *overrides: str):
     return finetune(load_recipe(recipe, overrides, kind=FinetuneRecipe))
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 @pytest.mark.slow
@@ -54,7 +51,7 @@ def test_a_run_learns_and_leaves_everything(tiny_task):
 def test_saved_model_predictions_and_score_are_those_of_the_run(tiny_task):
     """The folder alone gives the predictions that the run wrote, through the Python API."""
     out = tiny_task.folder / "run"
-    [point] = run(tiny_task.recipe(steps=60, eval_every=20))
+    [point] = run(tiny_task.recipe(steps=24, eval_every=12))
     dev = rows_of(tiny_task.folder / "dev.jsonl")
     model = load(out / "model")
     assert model.labels == ("high", "low", "mid")
@@ -88,9 +85,9 @@ def test_the_model_folder_loads_in_transformers(tiny_task):
 @pytest.mark.slow
 def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     out = tiny_task.folder / "run"
-    recipe = tiny_task.recipe(steps=30, sweep={"seeds": [1, 2, 3], "learning_rate": [0.003, 1e-6]})
+    recipe = tiny_task.recipe(steps=18, sweep={"seeds": [1, 2], "learning_rate": [0.003, 1e-6]})
     points = run(recipe)
-    assert [(point.runs[0].learning_rate, len(point.runs)) for point in points] == [(0.003, 3), (1e-6, 3)]
+    assert [(point.runs[0].learning_rate, len(point.runs)) for point in points] == [(0.003, 2), (1e-6, 2)]
     good, bad = points
     assert good.mean == pytest.approx(statistics.fmean(run.main for run in good.runs))
     assert good.deviation == pytest.approx(statistics.stdev(run.main for run in good.runs))
@@ -98,8 +95,8 @@ def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     page = (out / "report.html").read_text()
     assert "best mean" in page
     assert "The MiniLM paper reports the mean over seeds of the best setting" in page
-    assert "seed 3.loss</text>" in page
-    assert "seed 3 accuracy</text>" in page
+    assert "seed 2.loss</text>" in page
+    assert "seed 2 accuracy</text>" in page
     assert "All runs" in page
     best = max(good.runs, key=lambda one: one.main)
     predictions = rows_of(best.folder / "predictions" / "dev.jsonl")
@@ -107,8 +104,8 @@ def test_a_sweep_reports_mean_and_deviation_and_keeps_the_best_model(tiny_task):
     assert [one.label for one in load(out / "model").classify(texts)] == [row["prediction"] for row in predictions]
     assert not [path for path in (out / "runs").glob("*/*") if path.name in ("checkpoints", "best", "model")]
     stored = json.loads((out / "results.json").read_text())
-    assert len(stored["runs"]) == 6
-    assert best.folder.name == f"lr0.003-steps30-batch{best.batch_size}-seed{best.seed}"
+    assert len(stored["runs"]) == 4
+    assert best.folder.name == f"lr0.003-steps18-batch{best.batch_size}-seed{best.seed}"
     before = (out / "results.json").read_bytes()
     assert [point.mean for point in run(recipe)] == [point.mean for point in points]  # nothing runs again
     assert (out / "results.json").read_bytes() == before
@@ -213,7 +210,7 @@ def test_pairs_are_segments_of_one_sequence(tiny_task):
     ("overrides", "message"),
     [
         (["task.name=colla", "task.text=null", "task.label=null"], "did you mean 'cola'"),
-        (["task.metric=rouge"], "task.metric is 'rouge'; task 'parity' has accuracy"),
+        (["task.metric=rouge"], "task.metric is 'rouge'; task 'parity' has accuracy, matthews_correlation"),
         (["task.labels=[low, mid]"], "high"),
         (["task.label=gold"], "'gold'"),
         (["task.dev.0=nowhere.jsonl"], "nowhere.jsonl: no such file"),
@@ -230,7 +227,7 @@ def test_mistakes_are_one_line_before_anything_is_written(tiny_task, overrides, 
 
 @pytest.mark.slow
 def test_changed_data_is_rejected_and_named(tiny_task):
-    recipe = tiny_task.recipe()
+    recipe = tiny_task.recipe(steps=6)
     run(recipe)
     tiny_task.write_rows("train.jsonl", 61, seed=1)
     with pytest.raises(UsageError, match=r"train file train\.jsonl was"):

@@ -116,12 +116,12 @@ def step_loss(objective: FinetuneObjective, step: int) -> float:
 
 @pytest.mark.slow
 def test_a_run_learns_and_leaves_a_model_that_decodes(pairs, caplog):
-    quick = {"steps": 180, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.004}
-    result = run(pairs.recipe(task={"label_smoothing": 0.0}, eval_every=60, checkpoint_every=60, **quick))
+    quick = {"steps": 120, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.006}
+    result = run(pairs.recipe(task={"label_smoothing": 0.0}, eval_every=40, checkpoint_every=40, **quick))
     assert "has no trained mlm head" in caplog.text
     out = pairs.folder / "run"
     measured = {row["step"]: row["heldout_loss"] for row in read_metrics(out) if "heldout_loss" in row}
-    assert list(measured) == [60, 120, 180]
+    assert list(measured) == [40, 80, 120]
     assert result.main_metric == "heldout_loss"
     assert result.main == min(measured.values()) == measured[result.best_step]  # lower is better
     assert result.main < 0.65  # guessing among five words costs 0.8 per token, as half of the tokens are ends
@@ -204,6 +204,7 @@ def test_the_split_into_microbatches_changes_nothing(pairs, changes):
     assert step_loss(small, 3) == pytest.approx(step_loss(large, 3), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_processes_share_the_pairs_and_see_the_same_masks(pairs):
     alone = pairs.objective(target_mask_prob=0.5)
     shares = [pairs.objective(ranks=Ranks(rank=rank, world_size=2), target_mask_prob=0.5) for rank in range(2)]
@@ -228,6 +229,7 @@ def test_masks_are_drawn_anew_each_epoch_and_order_only_when_requested(pairs):
     assert sources(10)[0] != first
 
 
+@pytest.mark.slow
 def test_held_out_loss_is_that_of_masked_pseudo_tokens_without_smoothing(pairs):
     objective = pairs.objective(label_smoothing=0.3, target_mask_prob=0.9)
     other = pairs.objective(label_smoothing=0.0)
@@ -244,7 +246,7 @@ def test_held_out_sets_after_the_first_have_their_names_before_them(pairs):
 @pytest.mark.slow
 def test_held_out_targets_are_generated_scored_and_shown(pairs):
     """What is scored is what `generate` of the saved model returns, and it can decide the best checkpoint."""
-    quick = {"steps": 90, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.01, "eval_every": 45}
+    quick = {"steps": 60, "batch_size": 16, "tokens_per_batch": 1024, "learning_rate": 0.01, "eval_every": 30}
     wanted = {"label_smoothing": 0.0, "dev_generated": 8, "metric": "rouge1"}
     result = run(pairs.recipe(task=wanted, **quick))
     measured = {row["step"]: row["rouge1"] for row in read_metrics(result.folder) if "rouge1" in row}

@@ -61,7 +61,7 @@ def test_it_learns_to_repeat_its_source(tmp_path: Path):
             "kind": "seq2seq", "name": "seq2seq", "train": [str(tmp_path / "train.jsonl")], "label_smoothing": 0.0,
             "max_source_tokens": 16, "max_target_tokens": 12,
         },
-        "train": {"steps": 300, "batch_size": 16, "learning_rate": 0.004, "warmup_steps": 20},
+        "train": {"steps": 220, "batch_size": 16, "learning_rate": 0.005, "warmup_steps": 20},
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     finetune(load_recipe(tmp_path / "recipe.yaml", [], kind=FinetuneRecipe))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.commands import rows_of
 
 import minilm
 from minilm.errors import UsageError
@@ -55,10 +56,6 @@ def predicted(folder: Path, rows: list[dict]) -> list[str]:
     with torch.no_grad():
         logits = [model(**tokenizer(row["text"], row.get("other"), return_tensors="pt")).logits for row in rows]
     return [model.config.id2label[int(one.argmax())] for one in logits]
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def relabel(tiny_task, folder: Path, *, naming=str.lower, **more: str) -> None:
@@ -118,6 +115,18 @@ def test_numbered_labels_are_the_unnamed_ones_of_transformers(tiny_task, theirs)
     [point] = run(tiny_task.recipe(**UNTRAINED), f"model={model}")
     assert point.runs[0].main == 100.0
     assert load(tiny_task.folder / "run" / "model").labels == ("0", "1", "2")
+
+
+def test_another_order_is_reported_once_and_the_own_order_is_not(theirs, caplog):
+    """The rows of a head are what a user trained: that they move is a warning, shown also without logging set up."""
+    model = theirs("mid", "high", "low")
+    start_model(model, Wanted("high", "low", "mid"), seed=0)
+    order = "its labels mid, high, low are put in the order of the task: high, low, mid"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"the head of {model} is kept; {order}"]
+    caplog.clear()
+    start_model(model, Wanted("mid", "high", "low"), seed=0)
+    assert caplog.messages == []
 
 
 def test_two_labels_that_transformers_does_not_write_down_are_unnamed(theirs):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from minilm.cli import app
 from minilm.finetune.multi_label import MultiLabelTask
 from minilm.finetune.text import ClassificationTask
+from minilm.score.classification import AVERAGES, RATES
+from minilm.tasks.text.glue import text_task
 from minilm.tasks.text.rows import TextColumns, TextRow, TextTask
+from minilm.tasks.text.settings import TextSettings
 from minilm.text.tokenizer import Tokenizer
 
 COLUMNS = TextColumns(text="text", label="label")
@@ -42,7 +48,7 @@ def analysed(tokenizer, kind, labels, gold, logits, metrics=("accuracy",)):
 
 def test_two_labels_have_a_positive_one_that_is_named(tokenizer):
     logits = [[0, 1], [2, 0], [0, 3], [1, 0]]
-    found = analysed(tokenizer, ClassificationTask, ("bad", "good"), [1, 0, 0, 1], logits, ("accuracy", "f1"))
+    found = analysed(tokenizer, ClassificationTask, ("bad", "good"), [1, 0, 0, 1], logits)
     table = found.tables["Labels (f1 of the results is that of 'good')"]
     assert [row["label"] for row in table] == ["bad", "good", "micro average", "macro average", "weighted average"]
     assert table[1] == {"label": "good", "precision": 50, "recall": 50, "f1": 50, "references": 2, "predictions": 2}
@@ -102,3 +108,56 @@ def test_sets_of_labels_have_the_same_table_and_probabilities(tokenizer):
         "prediction": [],
         "scores": {"a": 0.047426, "b": 0.268941, "c": 0.268941},
     }
+
+
+BINARY, THREE = {"labels": ("bad", "good")}, {"labels": ("bad", "fair", "good")}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "gold"),
+    [
+        ("own", BINARY, [1, 0, 0, 1, 1, 0, 1, 1]),
+        ("sst-2", {}, [1, 0, 0, 1, 1, 0, 1, 1]),
+        ("own", THREE, [1, 0, 2, 1, 2, 0, 1, 2]),
+        ("own", {**THREE, "multi_label": True}, [(0,), (1, 2), (), (2,), (0, 1), (1,), (0, 1, 2), ()]),
+        ("own", {"regression": True}, [1.5, 0.25, 3.0, 2.0, 4.5, 5.0, 0.5, 1.0]),
+    ],
+)
+def test_numbers_and_tables_are_those_that_score_text_prints(
+    tokenizer, tmp_path, monkeypatch, capsys, name, settings, gold
+):
+    """What a report shows about a held-out set is what the command computes from the predictions written beside it."""
+    monkeypatch.chdir(tmp_path)
+    spec = text_task(TextSettings(name=name, **settings))
+    kind = MultiLabelTask if spec.multi_label else ClassificationTask
+    task = kind(spec, rows(gold), {"dev": rows(gold)}, tokenizer, max_tokens=8)
+    outputs = list(np.random.default_rng(0).normal(size=(len(gold), max(1, len(spec.labels)))).astype(np.float32))
+    numbers, found = task.metrics("dev", outputs), task.analyse("dev", outputs)
+
+    def named(value):
+        return [spec.labels[n] for n in value] if isinstance(value, tuple) else (spec.labels or {value: value})[value]
+
+    for file, those in (("p", found.predictions), ("r", [{"id": row["id"]} for row in found.predictions])):
+        lines = [{**row, "label": named(value)} for row, value in zip(those, gold, strict=True)]
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = [*(["--labels", ",".join(spec.labels)] if spec.labels else ["--regression"])]
+    flags += ["--multi-label"] * spec.multi_label
+    with pytest.raises(SystemExit):
+        app.main(["score", "text", "--predictions", "p.jsonl", "--references", "r.jsonl", "--json", *flags])
+    scored = json.loads(capsys.readouterr().out)
+    assert {key: scored[key] for key in numbers if key != "heldout_loss"} == pytest.approx(
+        {key: value for key, value in numbers.items() if key != "heldout_loss"}
+    )
+    left = set(scored) - set(numbers) - {"total", "positive", "labels", "confusion_matrix"}
+    assert left <= {f"{average}_{rate}" for average in AVERAGES for rate in RATES}  # which the table of labels shows
+    shown = {title.partition(" (")[0]: table for title, table in found.tables.items()}
+    by_name = {row["label"]: row for row in shown.get("Labels", [])}
+    for label, expected in scored.get("labels", {}).items():
+        assert {"label": label, **expected} == by_name[label]
+    for key in left:
+        average, _, rate = key.partition("_")
+        assert scored[key] == pytest.approx(by_name[f"{average} average"][rate])
+    matrix = {row.pop("reference \\ prediction"): row for row in shown.get("Confusion matrix", [])}
+    assert scored.get("confusion_matrix", {}) == matrix
+    positive = [title for title in found.tables if title.endswith(f"is that of {scored.get('positive')!r})")]
+    assert len(positive) == ("positive" in scored)

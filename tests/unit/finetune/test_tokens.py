@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from minilm.cli import app
 from minilm.errors import DataError, UsageError
 from minilm.files.tensors import read_safetensors
 from minilm.finetune import run as run_module
@@ -18,6 +19,7 @@ from minilm.finetune.start import start_head
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe
+from minilm.score.entities import METRICS
 from minilm.tasks.saved import read_task
 from minilm.train.loop import train
 
@@ -44,6 +46,7 @@ def trained(new_tiny_task, tmp_path_factory):
     return task, run(task.tokens_recipe(steps=50, eval_every=25))
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_its_numbers_are_those_of_seqeval(trained):
     seqeval = pytest.importorskip("seqeval.metrics", reason="needs seqeval: pip install 'minilm[dev]'")
     from seqeval.scheme import IOB2
@@ -74,14 +77,27 @@ def test_the_report_has_a_row_per_type_and_wrong_sentences(trained):
     page = (task.folder / "run" / "report.html").read_text()
     assert "Entities by type" in page
     analysis = json.loads((task.folder / "run" / "analysis.json").read_text())["dev"]
-    [per_loc, per_per] = analysis["tables"]["Entities by type"]
-    assert (per_loc["type"], per_per["type"]) == ("LOC", "PER")
-    assert all(
-        {"precision", "recall", "f1", "strict f1", "gold", "predicted"} <= set(row) for row in (per_loc, per_per)
-    )
+    rows = analysis["tables"]["Entities by type"]
+    assert [row["type"] for row in rows] == ["LOC", "PER", "micro average", "macro average", "weighted average"]
     assert "strict_f1" in page
 
 
+def test_numbers_and_rows_are_those_that_score_tokens_prints(trained, capsys):
+    """The command computes what the report shows from the predictions that are written beside it."""
+    task, result = trained
+    references = json.loads((task.folder / "tokens.yaml").read_text())["task"]["dev"][0]
+    predictions = str(task.folder / "run" / "predictions" / "dev.jsonl")
+    with pytest.raises(SystemExit):
+        app.main(["score", "tokens", "--predictions", predictions, "--references", references, "--json"])
+    scored = json.loads(capsys.readouterr().out)
+    for name in METRICS:
+        assert scored[name] == pytest.approx(result.numbers[name])
+    rows = json.loads((task.folder / "run" / "analysis.json").read_text())["dev"]["tables"]["Entities by type"]
+    assert [{"type": kind, **row} for kind, row in scored["types"].items()] == rows[:-3]
+    assert [scored[f"{name}_f1"] for name in ("macro", "weighted")] == [row["f1"] for row in rows[-2:]]
+
+
+@pytest.mark.slow
 def test_a_trained_head_keeps_its_labels_in_any_order(trained, tmp_path):
     task, result = trained
     model = task.folder / "run" / "model"
@@ -120,6 +136,7 @@ def test_the_head_of_another_task_is_replaced_although_its_tensors_have_the_same
         start_head(start, task, choice="keep")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_resumes_bit_for_bit(tiny_task, monkeypatch):
     recipe = tiny_task.tokens_recipe(steps=12)
 
@@ -141,6 +158,7 @@ def test_a_run_that_is_killed_resumes_bit_for_bit(tiny_task, monkeypatch):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_selected_by_the_metric_of_the_recipe(tiny_task):
     recipe = tiny_task.tokens_recipe(steps=2, eval_every=2)
     assert run(recipe, "task.metric=strict_f1").main_metric == "strict_f1"
@@ -163,6 +181,7 @@ def test_what_the_model_does_not_read_is_counted_once_per_file_and_scored_as_o(t
     assert result.numbers["recall"] <= 100 * 5 / 7
 
 
+@pytest.mark.slow
 def test_files_of_different_schemes_are_one_task(tiny_task):
     recipe = tiny_task.tokens_recipe(steps=1, eval_every=1)
     dev = tiny_task.folder / "dev.conll"

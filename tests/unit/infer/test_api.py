@@ -228,8 +228,9 @@ def test_one_text_gives_one_vector(model):
 
 
 def test_the_representation_says_what_a_model_does(model, tiny_task):
+    parameters = model.config.num_parameters()  # small models are counted in full
     assert repr(model) == (
-        f"<minilm model {model.folder}: bert, 2 layers of width 16, 0.0 million parameters, "
+        f"<minilm model {model.folder}: bert, 2 layers of width 16, {parameters:,} parameters, "
         "encodes texts as 16 numbers, up to 12 tokens>"
     )
     several = minilm.load(tiny_task.write_classifier("several", seed=1, labels=list("abcdefghij")))
@@ -249,7 +250,7 @@ def test_the_representation_says_what_a_model_does(model, tiny_task):
 def test_items_that_are_not_strings_are_rejected_with_their_number(model, item, kind):
     with pytest.raises(UsageError) as caught:
         model.encode(["a", "b", item])
-    assert str(caught.value) == f"text 2 is a {kind}; encode expects strings"
+    assert str(caught.value) == f"text 2: found {kind}; encode expects strings"
 
 
 def test_an_unknown_engine_is_rejected_with_the_known_ones(folder):
@@ -310,7 +311,9 @@ def test_the_files_of_a_model_are_enough_for_its_tokenizer(folder):
 
 @pytest.mark.slow
 def test_the_embedded_model_has_a_name(real_model_dir):
-    assert np.array_equal(minilm.load("embedded").encode(["a text"]), minilm.load(real_model_dir).encode(["a text"]))
+    embedded = minilm.load("embedded")
+    assert np.array_equal(embedded.encode(["a text"]), minilm.load(real_model_dir).encode(["a text"]))
+    assert "bert, 6 layers of width 384, 22.7 million parameters, encodes texts as 384 numbers" in repr(embedded)
 
 
 @pytest.mark.parametrize("path", ["./embedded", Path("embedded")])

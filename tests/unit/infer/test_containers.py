@@ -118,7 +118,7 @@ def test_other_containers_are_rejected_with_the_right_way(what, texts, reason):
     ],
 )
 def test_missing_values_and_other_items_are_rejected_with_their_number(what, texts, kind):
-    with pytest.raises(UsageError, match=f"^text 1 is a {kind}; {what} expects "):
+    with pytest.raises(UsageError, match=f"^text 1: found {kind}; {what} expects "):
         METHODS[what](texts)
 
 

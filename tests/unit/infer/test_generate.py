@@ -34,6 +34,7 @@ def test_there_is_one_text_for_each_source_in_order(model):
     assert model.generate([]) == []
 
 
+@pytest.mark.slow
 def test_small_batches_change_nothing(model):
     assert model.generate(TEXTS, batch_tokens=1) == model.generate(TEXTS)
 
@@ -93,6 +94,7 @@ def test_the_settings_of_training_are_the_default(generator_dir, caplog):
     assert all(len(text.split()) <= 3 for text in model.generate(TEXTS, beam_size=1))
 
 
+@pytest.mark.slow
 def test_a_model_trained_with_position_shift_generates_with_it(generator_dir):
     plain = minilm.load(generator_dir).generate(TEXTS)
     write_task(generator_dir, Seq2SeqSettings(name="seq2seq", mask_way="v0"))
@@ -154,7 +156,7 @@ def test_bf16_generates_texts(generator_dir):
         ("w1", r"generate expects a list of texts, not one string; write generate\(\[text\]\)"),
         (["w1", " "], "text 1 is empty, so there is nothing to generate from; remove it"),
         (["w1", []], "text 1 is empty"),
-        (["w1", None], "text 1 is a NoneType; generate expects texts or token lists"),
+        (["w1", None], "text 1: found NoneType; generate expects texts or token lists"),
         ([["w1", 3]], "text 0 contains a non-string; generate expects texts or token lists"),
     ],
 )

@@ -47,6 +47,7 @@ def train(model: Encoder, steps: int, *, weight_decay: float) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01, 0.7])
 def test_compact_training_equals_full_training(weight_decay):
     full, compact = encoder(), encoder()

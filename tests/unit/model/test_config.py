@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from minilm.errors import DataError, UsageError
-from minilm.model.config import FAMILIES, PRESETS, EncoderConfig, with_vocabulary_of
+from minilm.model.config import FAMILIES, PRESETS, EncoderConfig, require_family, with_vocabulary_of
 from minilm.model.encoder import Encoder
 
 TINY = EncoderConfig(hidden_size=8, num_layers=2, num_heads=2, intermediate_size=12, vocab_size=20)
@@ -142,10 +142,17 @@ def test_absent_optional_keys_and_null_mean_the_defaults():
             "electra, mpnet (other encoders are teachers only: minilm distill)",
         ),
         ({"hidden_act": "relu"}, "c.json: hidden_act is 'relu'; this encoder supports 'gelu' only"),
-        ({"hidden_act": "gelu_new"}, "c.json: hidden_act is 'gelu_new'; this encoder supports 'gelu' only"),
+        *(
+            ({"hidden_act": name}, f"c.json: hidden_act is '{name}'; this encoder supports 'gelu' only")
+            for name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_10", "quick_gelu", "gelu_accurate")
+        ),
         (
             {"position_embedding_type": "relative_key"},
             "c.json: position_embedding_type is 'relative_key'; this encoder supports 'absolute' only",
+        ),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            "c.json: quantization_config is {'quant_method': 'bitsandbytes'}; this encoder supports None only",
         ),
         ({"is_decoder": True}, "c.json: is_decoder is True; this encoder supports False only"),
         ({"rel_pos_bins": 32}, "c.json: rel_pos_bins is 32; this encoder supports 0 only"),
@@ -166,6 +173,10 @@ def test_what_this_encoder_does_not_compute_is_rejected(change, message):
     ("config", "message"),
     [
         ({**DISTILBERT, "activation": "relu"}, "activation is 'relu'; this encoder supports 'gelu' only"),
+        (
+            {**DISTILBERT, "num_hidden_layers": 0},
+            "num_hidden_layers is 0; expected a whole number from 1 to 1000",
+        ),
         ({**DISTILBERT, "n_layers": 0}, "n_layers is 0; expected a whole number from 1 to 1000"),
         ({**DISTILBERT, "qa_dropout": 2}, "qa_dropout is 2; expected a number from 0 to 1"),
         ({**DISTILBERT, "dim": None}, "missing dim; is this the configuration of an encoder?"),
@@ -277,3 +288,20 @@ def test_impossible_sizes_are_usage_errors_when_they_come_from_code():
         EncoderConfig(hidden_size=8, num_layers=-1, num_heads=2, intermediate_size=4)
     with pytest.raises(UsageError, match=r"^hidden_size 8 is not a multiple of num_heads 3; change one"):
         EncoderConfig(hidden_size=8, num_layers=1, num_heads=3, intermediate_size=4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("suffix", ["Model", "ForSequenceClassification"])
+def test_without_a_model_type_the_class_names_the_family(family, suffix):
+    values = {**BERT, **DISTILBERT, "architectures": [f"{FAMILIES[family].architecture}{suffix}"]}
+    del values["model_type"]
+    assert require_family(values, where="c.json") == family
+
+
+def test_a_class_of_another_family_without_a_model_type_is_rejected():
+    values = {key: value for key, value in BERT.items() if key != "model_type"}
+    with pytest.raises(DataError) as caught:
+        EncoderConfig.from_hf({**values, "architectures": ["BertGenerationEncoder"]}, where="c.json")
+    assert str(caught.value).startswith(
+        "c.json: model_type is missing, and architectures ['BertGenerationEncoder']; expected model_type one of bert, "
+    )

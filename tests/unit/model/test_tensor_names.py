@@ -199,3 +199,18 @@ def test_unexpected_tensors_are_listed():
 def test_a_list_for_a_message_is_short():
     assert listed(["a", "b"]) == "a, b"
     assert listed("abcdefgh", most=2) == "a, b and 6 more"
+
+
+@pytest.mark.parametrize("part", ["query", "value"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn])
+def test_quantized_weights_are_rejected_by_their_type(part, dtype):
+    ours = tiny("bert", None).state_dict()
+    name = f"encoder.layer.1.attention.self.{part}.weight"
+    theirs = to_hf(ours, family="bert", head=None)
+    theirs[name] = theirs[name].to(dtype)
+    with pytest.raises(DataError) as caught:
+        to_ours(theirs, ours, family="bert", head=None, where="w")
+    kind = str(dtype).removeprefix("torch.")
+    assert str(caught.value) == (
+        f"w: quantized tensors {name} ({kind}); save the model as float32, float16 or bfloat16"
+    )

@@ -208,10 +208,22 @@ def test_sections_must_agree(write, overrides, message):
         ("train.steps=no", "--set: train.steps: found the text 'no', expected an integer (yes, no, on and off are text; booleans are true and false)"),
         ("train.steps=[", "--set train.steps=[: expected the node content, but found '<stream end>'"),
         ("seed=1e3", "--set: seed: found 1000.0, expected an integer"),
+        ("kind=x", "--set: kind: found the text 'x', expected 'distill' or 'finetune'"),
+        ("train.tokens_per_batch=3", "--set: train.tokens_per_batch is 3, expected at least data.max_tokens (512): a document must fit into a batch"),
+        ("data.max_tokens=99999", "--set: train.tokens_per_batch is 16384, expected at least data.max_tokens (99999): a document must fit into a batch"),
     ],
 )  # fmt: skip
 def test_each_bad_override_says_so(write, override, message):
     assert problem(write(RECIPE), override) == message
+
+
+def test_what_the_file_has_wrong_is_not_blamed_on_another_override(write):
+    text = RECIPE + "  tokens_per_batch: 3\n"
+    message = (
+        "r.yaml:1: train.tokens_per_batch is 3, expected at least data.max_tokens (512): a document must fit into a"
+    )
+    assert problem(write(text), "out=batch").startswith(message)
+    assert problem(write(text), "train.steps=20").startswith(message)
 
 
 def test_overrides_reach_lists_missing_sections_and_null(write):

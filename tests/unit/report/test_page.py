@@ -10,7 +10,7 @@ import pytest
 
 from minilm.report import curves
 from minilm.report.curves import Curve
-from minilm.report.page import write_report
+from minilm.report.page import duration, write_report
 
 pytestmark = pytest.mark.usefixtures("drawn_charts")
 
@@ -58,6 +58,7 @@ def parsed(html: str) -> Tags:
     return tags
 
 
+@pytest.mark.slow
 def test_it_loads_nothing_from_elsewhere_and_runs_nothing(page):
     html = page(table=[{"a": 1}], metrics=METRICS, notes=["n"], examples=[{"in": "x"}])
     tags = parsed(html)
@@ -150,6 +151,7 @@ def test_a_logarithmic_chart_has_plain_numbers_and_leaves_zeros_out(page):
     parsed(html)
 
 
+@pytest.mark.slow
 def test_a_mark_is_a_line_in_the_charts_over_steps(page):
     pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
     plots = {"Found over threshold": [Curve(name="a", steps=[0.0, 1.0], values=[1.0, 2.0])]}
@@ -157,8 +159,17 @@ def test_a_mark_is_a_line_in_the_charts_over_steps(page):
     assert lines == [0, 3]  # loss, learning rate, tokens per second
 
 
+@pytest.mark.slow
 def test_many_curves_differ_in_color_or_style(page):
     pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
     some = [Curve(name=str(number), steps=[0.0, 1.0], values=[1.0, number]) for number in range(7)]
     assert page(plots={"x": some[:6]}).count("stroke-dasharray") == 0
     assert page(plots={"x": some}).count("stroke-dasharray") == 2  # the line and its entry in the legend
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0321, "0.032 s"), (4.26, "4.3 s"), (38.4, "38 s"), (59.7, "60 s"), (312.2, "5 min 12 s"), (7530, "2 h 5 min")],
+)
+def test_a_time_is_in_the_units_that_people_use(seconds, text):
+    assert duration(seconds) == text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm.score.entities import METRICS, Span, count_entities, entity_metrics, entity_spans, entity_table
+from minilm.score.entities import METRICS, Span, entity_averages, entity_metrics, entity_rows, entity_spans
 
 IOB = [f"{prefix}-{kind}" for prefix in "BI" for kind in ("PER", "LOC", "A-B")] + ["O"]
 IOBES = [*IOB, "E-PER", "S-PER", "E-LOC", "S-LOC"]
@@ -32,6 +32,7 @@ def seqeval():
         yield pytest.importorskip("seqeval", reason="needs seqeval: pip install 'minilm[dev]'")
 
 
+@pytest.mark.slow
 @given(sides(IOBES))
 def test_default_entities_and_numbers_are_those_of_seqeval(seqeval, sentences):
     from seqeval import metrics
@@ -48,6 +49,7 @@ def test_default_entities_and_numbers_are_those_of_seqeval(seqeval, sentences):
     assert tuple(ours) == METRICS
 
 
+@pytest.mark.slow
 @given(sides(IOB))
 def test_strict_numbers_are_those_of_seqeval_in_iob2(seqeval, sentences):
     from seqeval import metrics
@@ -60,6 +62,7 @@ def test_strict_numbers_are_those_of_seqeval_in_iob2(seqeval, sentences):
         assert ours[f"strict_{name}"] == pytest.approx(100 * theirs)
 
 
+@pytest.mark.slow
 @given(sides(IOB))
 def test_each_type_has_the_row_of_seqevals_report(seqeval, sentences):
     from seqeval import metrics
@@ -69,20 +72,27 @@ def test_each_type_has_the_row_of_seqevals_report(seqeval, sentences):
     report = (
         metrics.classification_report(gold, found, output_dict=True, zero_division=0) if any_entity(gold, found) else {}
     )
-    rows = {row["type"]: row for row in entity_table(gold, found)}
+    rows = {row["type"]: row for row in entity_rows(gold, found)}
+    averages = [rows.pop(f"{name} average") for name in ("micro", "macro", "weighted")]
     assert set(rows) == {name for name in report if not name.endswith(" avg")}
-    strict = count_entities(gold, found, strict=True)
+    strict = any(entity_spans(tags, strict=True) for side in (gold, found) for tags in side)
     in_strict = (
         metrics.classification_report(gold, found, output_dict=True, zero_division=0, mode="strict", scheme=IOB2)
         if strict
         else {}
     )
-    for name, row in rows.items():
-        expected = report[name]
-        assert row["gold"] == expected["support"]
+    numbers = entity_averages(gold, found)
+    for row in (*rows.values(), *averages):
+        name = row["type"].replace("average", "avg")
+        nothing = {"support": 0, "precision": 0, "recall": 0, "f1-score": 0}
+        expected, expected_strict = report.get(name, nothing), in_strict.get(name, nothing)
+        assert row["references"] == expected["support"]
         for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
             assert row[ours] == pytest.approx(100 * expected[theirs])
-        assert row["strict f1"] == pytest.approx(100 * in_strict.get(name, {"f1-score": 0})["f1-score"])
+            assert row[f"strict {ours}"] == pytest.approx(100 * expected_strict[theirs])
+            if name in ("macro avg", "weighted avg"):
+                assert numbers[f"{name[:-4]}_{ours}"] == row[ours]
+                assert numbers[f"strict_{name[:-4]}_{ours}"] == row[f"strict {ours}"]
 
 
 def any_entity(*sides: list[list[str]]) -> bool:

@@ -64,6 +64,7 @@ def test_without_second_texts_the_frame_is_the_single_one(bert: Tokenizer) -> No
     assert [segments.tolist() for _, segments in rows] == [[0] * 4, [0] * 2]
 
 
+@pytest.mark.slow
 def test_truncation_equals_the_library(bert: Tokenizer, tmp_path: Path) -> None:
     bert.save(tmp_path / "saved")
     library = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))

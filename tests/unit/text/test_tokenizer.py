@@ -80,7 +80,7 @@ def test_impossible_requests_are_rejected(folder: Path) -> None:
         tokenizer.encode(["a"], max_length=1)
     with pytest.raises(UsageError, match="texts is one string, expected a list of strings"):
         tokenizer.encode("a")
-    with pytest.raises(UsageError, match="texts contains a NoneType, expected only strings"):
+    with pytest.raises(UsageError, match="texts: found NoneType, expected only strings"):
         tokenizer.encode(["a", None])  # type: ignore[list-item]
     for bad in (-1, 24):
         with pytest.raises(DataError, match=f"token id {bad} is outside the vocabulary: expected 0 to 23"):
@@ -275,8 +275,9 @@ def test_fingerprint_depends_on_what_determines_the_ids(folder: Path, tmp_path: 
     assert len({plain.fingerprint, cased.fingerprint, renamed.fingerprint}) == 3
 
 
-def test_saved_files_keep_the_ids_and_the_folders_length(folder: Path, tmp_path: Path) -> None:
-    (folder / "tokenizer_config.json").write_text('{"model_max_length": 128, "do_lower_case": false}')
+@pytest.mark.parametrize("key", ["model_max_length", "max_len"])  # the second in files of old versions
+def test_saved_files_keep_the_ids_and_the_folders_length(folder: Path, tmp_path: Path, key: str) -> None:
+    (folder / "tokenizer_config.json").write_text(f'{{"{key}": 128, "do_lower_case": false}}')
     Tokenizer.load(folder, renames={"[unused1]": "[X_SEP]"}).save(tmp_path / "saved")
     saved = Tokenizer.load(tmp_path / "saved")
     assert tokens(saved, "É [X_SEP]") == ["É", "[X_SEP]"]

@@ -24,7 +24,7 @@ from minilm.files.rows import is_table, read_lines, read_rows
 from minilm.files.source import StandardInput
 from minilm.infer.batching import chunked
 from minilm.infer.bulk.journal import Unfinished
-from minilm.infer.sources import Part, Source
+from minilm.infer.sources import GenerationSource, Part
 from minilm.progress import Progress
 from minilm.tally import reporting_tally
 from minilm.tasks.text.rows import usual_id_column
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _ROWS_PER_CHUNK = 1024  # sources sorted by length together
 
 
-def read_sources(path: Path | StandardInput, fields: Sequence[str]) -> Iterator[Source]:
+def read_sources(path: Path | StandardInput, fields: Sequence[str]) -> Iterator[GenerationSource]:
     """Read the sources of a file, one by one.
 
     Args:
@@ -58,10 +58,10 @@ def read_sources(path: Path | StandardInput, fields: Sequence[str]) -> Iterator[
             location = f"{path}:{row.line}"
             parts = [_required(row.text_or_tokens(name, location, named_by="--field"), location) for name in fields]
             name = usual_id_column(row)  # for the reader: targets are matched by their location
-            yield Source(parts=parts, id=str(number if name is None else row.values[name]), location=location)
+            yield GenerationSource(parts=parts, id=str(number if name is None else row.values[name]), location=location)
         return
     for number, (line, text) in enumerate(read_lines(path)):
-        yield Source(parts=[_required(text, f"{path}:{line}")], id=str(number), location=f"{path}:{line}")
+        yield GenerationSource(parts=[_required(text, f"{path}:{line}")], id=str(number), location=f"{path}:{line}")
 
 
 def _required(part: Part, location: str) -> Part:
@@ -82,7 +82,7 @@ class GenerationJob:
         identity: JSON values by name: what the targets depend on besides sources, tokenizer and settings.
     """
 
-    sources: Iterable[Source]
+    sources: Iterable[GenerationSource]
     output: Path | None
     as_lines: bool
     traces: Path | None

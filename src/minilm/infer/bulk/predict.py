@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from minilm.errors import DataError, UsageError
 from minilm.files.fields import kind_of, no_field
-from minilm.files.formats import ROW_READERS, reader_for
+from minilm.files.formats import ROW_READERS, require_kind
 from minilm.files.rows import Row, read_rows
 from minilm.files.source import Source, suffix_of
 from minilm.infer.api import LoadedModel
@@ -142,7 +142,7 @@ def read_sentences(path: Source, columns: Sequence[str], *, id_column: str | Non
         UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, has neither text nor words, or has an invalid id; names file and line.
     """
-    reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, ".tsv", *ROW_READERS), read_rows))  # checks the path
+    require_kind(path, (*CONLL_SUFFIXES, ".tsv", *ROW_READERS))
     rows: Iterable[Row] | None = None
     if is_lines(path):
         rows, columns, id_column = sentence_rows(path, tagged=False), (WORDS, TEXT), None

@@ -19,8 +19,8 @@ from minilm.tasks.text.settings import TextSettings
 
 COMBINED = "combined"
 """The mean of a task's two metrics, as the GLUE leaderboard counts it."""
-CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")
-"""Metrics of a user's own task with one label per text; the last two require exactly two labels."""
+CLASSIFICATION = ("accuracy",)
+"""Metric of a user's own task with one label per text; more depend on the number of labels (`score/classification`)."""
 REGRESSION = ("pearson", "spearmanr")
 
 

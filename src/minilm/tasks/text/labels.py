@@ -6,16 +6,19 @@ A ValueError says what was found and what was expected; the reader of the file a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from unicodedata import normalize
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.files.by_id import as_number
 from minilm.files.fields import kind_of
 from minilm.score.glue import matching_label, parse_label
 
 MOST_LABELS = 1000
 """With more distinct labels, the column is probably the wrong one, or holds numbers to predict."""
+_FLAGS = {"0": False, "false": False, "1": True, "true": True}
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -24,10 +27,12 @@ def label_text(value: object) -> str:
     """Return a label as text: 1 and 1.0 become `1`, true becomes `true`.
 
     Raises:
-        ValueError: the label is empty, null, a list or an object.
+        ValueError: the label is empty, null, a list, an object, or not a finite number.
     """
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"found {value}, expected a label")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if value is None or value == "" or not isinstance(value, (str, int, float)):
@@ -91,6 +96,11 @@ def label_numbers(value: object, labels: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted({int(label_number(text, labels)) for text in texts}))
 
 
+def is_flag(value: object) -> bool:
+    """Whether a value may be that of a label in a column of its own."""
+    return not isinstance(value, (list, dict)) and value not in (None, "") and label_text(value) in (*_FLAGS, "-1")
+
+
 def flagged_labels(values: Sequence[object]) -> tuple[int, ...] | None:
     """The numbers of the labels whose column is 1; None if all columns are -1, which means no label.
 
@@ -98,12 +108,11 @@ def flagged_labels(values: Sequence[object]) -> tuple[int, ...] | None:
         ValueError: a value is not 0 or 1.
     """
     texts = [label_text(value) for value in values]
-    known = {"0": False, "false": False, "1": True, "true": True}
     if set(texts) == {"-1"}:
         return None
-    if wrong := [text for text in texts if text not in known]:
+    if wrong := [text for text in texts if text not in _FLAGS]:
         raise ValueError(f"found {wrong[0]!r:.60}, expected 0 or 1")
-    return tuple(number for number, text in enumerate(texts) if known[text])
+    return tuple(number for number, text in enumerate(texts) if _FLAGS[text])
 
 
 def _number(value: object, label_range: tuple[float, float] | None) -> float:
@@ -118,8 +127,17 @@ def sorted_labels(locations: Mapping[str, str]) -> tuple[str, ...]:
 
     Raises:
         UsageError: they look like numbers to predict, or there are too many.
+        DataError: two differ only in case, spaces or the form of their letters, such as True and true.
     """
+    alike: dict[str, str] = {}
     for text, location in locations.items():
+        other = alike.setdefault(normalize("NFC", text).strip().casefold(), text)
+        if other != text:
+            raise DataError(
+                f"{location}: found label {text!r:.60} and elsewhere {other!r:.60}, which differ only in case, spaces "
+                f"or the form of their letters: make them agree, or if they are two labels list all in task.labels "
+                f"(score text: --labels)"
+            )
         if _NUMBER.fullmatch(text) and not _WHOLE.fullmatch(text):
             raise UsageError(
                 f"{location}: found label {text!r:.60}, a number with decimals: to predict numbers set task.regression "

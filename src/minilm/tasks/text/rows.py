@@ -23,6 +23,7 @@ from minilm.tally import Tally
 from minilm.tasks.text.hub import is_hub_address, read_hub_rows
 from minilm.tasks.text.labels import (
     flagged_labels,
+    is_flag,
     label_number,
     label_numbers,
     label_text,
@@ -248,6 +249,9 @@ class _Reading:
         needed = {"text": usual.text, "text_pair": usual.text_pair} if self.with_texts else {}
         needed |= {"id": usual.id, **({"label": usual.label} if self.labelled else {})}
         missing = {key: name for key, name in needed.items() if name is not None and name not in row.values}
+        flags = self._flag_columns(row, usual) if "label" in missing else []
+        if flags:
+            del missing["label"]
         left = [name for name in row.values if name not in needed.values() and name not in ID_COLUMNS]
         rest = left if len(missing) == len(left) == 1 else ["COLUMN"]
         named = {}
@@ -255,10 +259,19 @@ class _Reading:
             named[key] = (get_close_matches(name, left, n=1) or rest)[0]
             left = [other for other in left if other != named[key]]
         if not self.with_texts:
-            return " ".join(f"--{key}-field {name}" for key, name in named.items())
-        keys = " ".join(f"--set task.{key}={name}" for key, name in named.items())
-        flags = " ".join(f"--{key.replace('_', '-')} {name}" for key, name in named.items() if key != "label")
-        return f"{keys}{f' (minilm predict: {flags})' if flags else ''}"
+            listed = [f'--labels "{",".join(flags)}"'] if flags else []
+            return " ".join([*(f"--{key}-field {name}" for key, name in named.items()), *listed])
+        listed = [f'--set "task.labels=[{", ".join(flags)}]"'] if flags else []
+        keys = " ".join([*(f"--set task.{key}={name}" for key, name in named.items()), *listed])
+        options = " ".join(f"--{key.replace('_', '-')} {name}" for key, name in named.items() if key != "label")
+        return f"{keys}{f' (minilm predict: {options})' if options else ''}"
+
+    def _flag_columns(self, row: Row, usual: TextColumns) -> list[str]:
+        """The columns of a multi-label task that may each hold 0 or 1 for a label, for the advice to list them."""
+        own = {usual.text, usual.text_pair, usual.id, *ID_COLUMNS}
+        if not self.task.multi_label:
+            return []
+        return [name for name, value in row.values.items() if name not in own and is_flag(value)]
 
     def _needed(self, way: TextColumns) -> list[str]:
         texts = (way.text, way.text_pair) if self.with_texts else ()

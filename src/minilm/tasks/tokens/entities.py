@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.score.entities import entity_spans
+from minilm.score.entities import entity_spans, split_tag
 from minilm.tasks.tokens.words import NO_TOKEN, FramedWords
 
 _OUTSIDE = "O"
+_MAX_SHOWN, _MAX_CHARACTERS = 8, 80  # entities, and characters of a text, in a representation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,10 @@ class Entity:
     first_word: int
     end_word: int
 
+    def __repr__(self) -> str:
+        """The entity and its location in the text."""
+        return f"<Entity {self.label} {self.text!r} at {self.start}:{self.end}, probability {self.score:.3f}>"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tagged:
@@ -58,6 +63,13 @@ class Tagged:
     tags: tuple[str, ...]
     entities: tuple[Entity, ...]
 
+    def __repr__(self) -> str:
+        """The text and its entities; the beginning of long ones."""
+        shown = [f"{one.label} {one.text!r}" for one in self.entities[:_MAX_SHOWN]]
+        shown += ["..."] if len(self.entities) > _MAX_SHOWN else []
+        text = self.text if len(self.text) <= _MAX_CHARACTERS else f"{self.text[:_MAX_CHARACTERS]}..."
+        return f"<Tagged {text!r}: {', '.join(shown) or 'no entities'}>"
+
     def row(self, *, with_words: bool) -> dict[str, object]:
         """The entities as JSON values; `with_words` also their words, and the tag of each word."""
         entities = [
@@ -72,6 +84,11 @@ class Tagged:
             for one in self.entities
         ]
         return {"prediction": entities, **({"tags": list(self.tags)} if with_words else {})}
+
+
+def types_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """The types of entities among tags: PER for B-PER and I-PER."""
+    return tuple(dict.fromkeys(split_tag(label)[1] for label in labels if label != _OUTSIDE))
 
 
 def tag_words(framed: FramedWords, logits_NC: NDArray[np.floating], labels: Sequence[str]) -> Tagged:

@@ -8,9 +8,9 @@ bad row rejects the file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 from minilm.errors import DataError, UsageError
 from minilm.files.fields import kind_of, no_field
@@ -64,7 +64,7 @@ class Sentence:
         return f"{self.path}:{self.line + word}" if self.is_columns else f"{self.location}, word {word + 1}"
 
 
-def read_tagged(path: Path, settings: TokensSettings) -> list[Sentence]:
+def read_tagged(path: Source, settings: TokensSettings) -> list[Sentence]:
     """Read the sentences of a file, in IOB2; the scheme is logged, and sentences without words are skipped and counted.
 
     Raises:
@@ -131,10 +131,13 @@ def sentence_rows(path: Source, *, tagged: bool) -> Iterator[Row]:
             f"{path}: a cell of a .csv or .tsv file cannot hold a list of words; write .jsonl, or a column file with "
             f"one word per line and the suffix {' or '.join(CONLL_SUFFIXES)}"
         )
-    reader_for(path, dict.fromkeys((*CONLL_SUFFIXES, *TABLES), read_rows))  # checks the path
-    if not tagged and suffix_of(path) == ".txt":
-        return read_untagged_lines(path, TEXT)
-    return read_conll(path, tagged=tagged) if is_lines(path) else read_rows(path)
+    readers: dict[str, Callable[[Source], Iterator[Row]]] = {
+        **dict.fromkeys(CONLL_SUFFIXES, partial(read_conll, tagged=tagged)),
+        **dict.fromkeys(TABLES, read_rows),
+    }
+    if not tagged:
+        readers[".txt"] = partial(read_untagged_lines, column=TEXT)
+    return reader_for(path, readers)(path)
 
 
 def input_columns(settings: TokensSettings) -> tuple[str, ...]:
@@ -148,7 +151,7 @@ def is_lines(path: Source) -> bool:
     return suffix_of(path) in CONLL_SUFFIXES
 
 
-def _sentence(path: Path, row: Row, number: int, settings: TokensSettings) -> Sentence:
+def _sentence(path: Source, row: Row, number: int, settings: TokensSettings) -> Sentence:
     """The words and tags of a row; the tags as they are."""
     columns = is_lines(path)
     sentence = Sentence(words=(), id=str(number), path=str(path), line=row.line, is_columns=columns)
@@ -183,7 +186,8 @@ def _column(row: Row, named: str | None, usual: Sequence[str], key: str, where: 
     wanted = usual if named is None else (named,)
     found = next((name for name in wanted if name in row.values), None)
     if found is None:
-        raise DataError(f"{where}: {no_field(wanted, row.values, fix=f'correct the row, or set {key} to the column')}")
+        fix = f"correct the row, or set {key} to the column (score tokens: in a recipe, --task)"
+        raise DataError(f"{where}: {no_field(wanted, row.values, fix=fix)}")
     return found
 
 
@@ -194,7 +198,8 @@ def _tag(value: object, settings: TokensSettings, where: str) -> str:
         if not labels:
             raise UsageError(
                 f"{where}: found tag {value}, a number without a name; set task.labels to all names in the order of "
-                "their numbers, such as [O, B-PER, I-PER] (the feature's `names` of a data set on the hub)"
+                "their numbers, such as [O, B-PER, I-PER] (score tokens: --labels); on the hub, they are the feature's "
+                "`names`"
             )
         if not 0 <= value < len(labels):
             raise DataError(
@@ -211,7 +216,7 @@ def _tag(value: object, settings: TokensSettings, where: str) -> str:
     return value
 
 
-def _in_iob2(path: Path, sentences: list[Sentence], settings: TokensSettings) -> list[Sentence]:
+def _in_iob2(path: Source, sentences: list[Sentence], settings: TokensSettings) -> list[Sentence]:
     """The sentences with their tags in IOB2; logs the scheme of the file."""
     tags = [sentence.tags for sentence in sentences]
     try:

@@ -11,6 +11,7 @@ In: the tags of the words of each sentence. Out: the scheme, and the tags in IOB
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -21,6 +22,10 @@ Tags = Sequence[Sequence[str]]
 
 _OUTSIDE = ("O", "")
 _IOB2_PREFIX = {"E": "I", "S": "B"}
+_IN_IOBES = {"L": "E", "U": "S", "M": "I", "W": "S"}
+"""Letters of BILOU (last, unit) and BMEWO (middle, whole): the prefix in IOBES."""
+_PREFIX_FIRST = re.compile(r"([BIESLUMW])[-_:/](.+)")
+_PREFIX_LAST = re.compile(r"(.+)[-_:/]([BIESLUMW])")
 
 
 class TagError(ValueError):
@@ -41,9 +46,19 @@ def require_tag(tag: str) -> None:
     """Raise ValueError unless a tag is `O`, or has a prefix and a type."""
     kind = split_tag(tag)[1]
     if tag != "O" and (kind == tag or not kind):
-        raise ValueError(
-            f"found tag {tag!r:.60}, expected O, B-TYPE or I-TYPE (IOB1, IOB2), or with IOBES also E-TYPE and S-TYPE"
-        )
+        expected = "O, B-TYPE or I-TYPE (IOB1, IOB2), or with IOBES also E-TYPE and S-TYPE"
+        raise ValueError(f"found tag {tag!r:.60}, expected {expected}{_instead(tag)}")
+
+
+def _instead(tag: str) -> str:
+    """What to write for a tag of another notation: the prefix last, another separator, other letters for E- and S-."""
+    first, last = _PREFIX_FIRST.fullmatch(tag), _PREFIX_LAST.fullmatch(tag)
+    if not first and not last:
+        return ""
+    prefix, kind = first.groups() if first else reversed(last.groups() if last else ())
+    iobes = _IN_IOBES.get(prefix, prefix)
+    how = "" if iobes == prefix else f" ({', '.join(f'{other}- is {ours}-' for other, ours in _IN_IOBES.items())})"
+    return f"; write it as {f'{iobes}-{kind}'!r:.60}, and the other tags in the same way{how}"
 
 
 def find_scheme(tags: Tags) -> Scheme:
@@ -63,7 +78,8 @@ def find_scheme(tags: Tags) -> Scheme:
             other = tags[orphan[0]][orphan[1]]
             raise TagError(
                 f"found tag {tags[sentence][word]!r}, which begins an entity as in IOB2, and elsewhere {other!r}, "
-                "which begins one as in IOB1: correct the tags, or set task.scheme to IOB1 to let both begin an entity",
+                "which begins one as in IOB1: correct the tags, or set task.scheme (score tokens: --scheme) to IOB1 "
+                "to let both begin an entity",
                 sentence=sentence,
                 word=word,
             )
@@ -89,7 +105,7 @@ def to_iob2(tags: Tags, scheme: Scheme) -> list[list[str]]:
         for sentence, word in _orphans(tags):
             raise TagError(
                 f"found tag {tags[sentence][word]!r} where no entity of its type precedes; in IOB2 an entity begins "
-                "with B-: correct the tag, or set task.scheme to IOB1 to let it begin an entity",
+                "with B-: correct the tag, or set task.scheme (score tokens: --scheme) to IOB1 to let it begin one",
                 sentence=sentence,
                 word=word,
             )
@@ -140,7 +156,7 @@ def _require_prefixes(tags: Tags, scheme: Scheme) -> None:
         if own[0] not in allowed:
             raise TagError(
                 f"found tag {tags[number][word]!r}, expected O, B-TYPE or I-TYPE, because task.scheme is {scheme}: "
-                "correct one of the two",
+                "correct one of the two (score tokens: --scheme)",
                 sentence=number,
                 word=word,
             )

@@ -100,6 +100,7 @@ def test_the_torch_engine_generates(generator_dir):
     assert scores.exp().sum().item() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_loaded_model_runs_on_the_named_engine(real_model_dir):
     assert isinstance(minilm.load(real_model_dir, engine="torch").engine, TorchEngine)
 

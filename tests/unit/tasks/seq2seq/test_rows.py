@@ -143,7 +143,7 @@ def test_lists_of_another_vocabulary_are_rejected(written, tokenizer):
         ({"src": 7, "tgt": "b"}, "field 'src' is a whole number, expected a text or a list of tokens"),
         ({"src": ["a", 3], "tgt": "b"}, "field 'src' is a list that contains something other than texts"),
         ("{broken", "broken JSON"),
-        ("[]", "a JSON list, expected one object per line"),
+        ("[]", "found a list, expected one object per line"),
     ],
 )
 def test_rows_that_are_not_pairs_are_rejected_by_line(written, tokenizer, row, message):

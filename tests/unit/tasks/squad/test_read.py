@@ -150,7 +150,7 @@ def test_hostile_nested_files_are_one_line(tmp_path: Path, text: str, message: s
     [
         ('{"id": "b"', r"in\.jsonl:2: broken JSON"),
         ("[" * 100_000, r"in\.jsonl:2: the JSON is nested too deeply"),
-        ("NaN", r"in\.jsonl:2: expected a JSON object {\.\.\.}, found a float"),
+        ("NaN", r"in\.jsonl:2: expected a JSON object {\.\.\.}, found a number"),
         ('{"id": NaN}', r"in\.jsonl:2: field 'id' is a number, expected a string"),
         (
             json.dumps(ROW),

@@ -95,6 +95,7 @@ def test_sizes_that_leave_no_room_are_rejected(tokenizer: Tokenizer) -> None:
         make_windows([asked("w1")], tokenizer, WindowSettings(max_question_tokens=0))
 
 
+@pytest.mark.slow
 def test_a_context_of_100_000_tokens_takes_little_memory(tokenizer: Tokenizer) -> None:
     """All windows share one table of characters; the whole takes a second."""
     question = asked("w1 w2 w3, " * 25_000)
@@ -188,6 +189,7 @@ def original_label(context: str, text: str, start: int, tokenizer: Tokenizer) ->
     return inside[0], inside[-1]
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_an_answer_a_little_off_its_offset_is_found_where_the_original_finds_it(
     tokenizer: Tokenizer, data: st.DataObject

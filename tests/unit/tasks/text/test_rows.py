@@ -267,6 +267,12 @@ def test_labels_that_are_not_listed_come_from_the_files(jsonl):
             r"in\.jsonl:2: found label '-', which means no label in files such as SNLI .* list the labels in task",
         ),
         (
+            ["Pos", "neg", "pos"],
+            r"in\.jsonl:3: found label 'pos' and elsewhere 'Pos', which differ only in case, spaces or the",
+        ),
+        (["x", " x"], r"in\.jsonl:2: found label ' x' and elsewhere 'x', which differ only in case, spaces or"),
+        ([True, "True"], r"in\.jsonl:2: found label 'True' and elsewhere 'true', which differ only in case, spaces or"),
+        (
             list(range(MOST_LABELS + 5)),
             r"in\.jsonl:1001: found 1,005 different labels, expected at most 1,000: set task",
         ),
@@ -274,7 +280,20 @@ def test_labels_that_are_not_listed_come_from_the_files(jsonl):
 )
 def test_implausible_labels_are_rejected(found, message, jsonl):
     path = jsonl(*({"text": "x", "label": label} for label in found))
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises((UsageError, DataError), match=message):
+        read_rows_and_labels([path], TASK)
+
+
+def test_labels_that_differ_only_in_case_may_be_listed(jsonl):
+    path = jsonl({"text": "x", "label": "a"}, {"text": "x", "label": "A"})
+    assert [row.label for row in read_text_rows(path, replace(TASK, labels=("A", "a")))] == [1, 0]
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_is_no_label(value, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text(f'{{"text": "x", "label": 1.0}}\n{{"text": "y", "label": {value}}}\n')
+    with pytest.raises(DataError, match=r"in\.jsonl:2: column 'label': found -?(nan|inf), expected a label; correct"):
         read_rows_and_labels([path], TASK)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm.score.entities import Span, entity_spans
-from minilm.tasks.tokens.schemes import Scheme, TagError, find_scheme, iob2_labels, to_iob2
+from minilm.tasks.tokens.schemes import Scheme, TagError, find_scheme, iob2_labels, require_tag, to_iob2
 
 KINDS = ("PER", "LOC")
 gaps_and_entities = st.lists(
@@ -32,6 +32,7 @@ def written(parts: list[tuple[str, int]], scheme: Scheme) -> list[str]:
     return tags
 
 
+@pytest.mark.slow
 @given(st.lists(gaps_and_entities, min_size=1, max_size=5), st.sampled_from(("IOB1", "IOB2", "IOBES")))
 def test_entities_are_the_same_in_every_scheme(sentences, scheme):
     tags = [written(parts, scheme) for parts in sentences]
@@ -103,3 +104,33 @@ def test_labels_are_completed_to_iob2_and_keep_their_numbers():
     assert iob2_labels(["O", "I-PER", "B-LOC", "I-LOC"]) == ("O", "I-PER", "B-LOC", "I-LOC", "B-PER")
     assert iob2_labels(["S-PER", "B-PER", "I-PER", "E-PER"]) == ("B-PER", "I-PER", "O")
     assert entity_spans(["E-PER", "S-PER"]) == [Span(type="PER", start=0, end=1), Span(type="PER", start=1, end=2)]
+
+
+@pytest.mark.parametrize(
+    ("tag", "instead"),
+    [
+        ("U-PER", "S-PER"),
+        ("L-PER", "E-PER"),
+        ("W-PER", "S-PER"),
+        ("M-PER", "I-PER"),
+        ("PER-B", "B-PER"),
+        ("PER_U", "S-PER"),
+        ("B_PER", "B-PER"),
+        ("U-geo-loc", "S-geo-loc"),
+    ],
+)
+def test_a_tag_of_another_notation_is_rejected_with_how_to_write_it(tag, instead):
+    with pytest.raises(
+        ValueError, match=f"^found tag '{tag}', expected O, B-TYPE .*; write it as '{instead}'"
+    ) as caught:
+        require_tag(tag)
+    changes_letter = tag[0] in "ULWM" or tag[-1] == "U"
+    assert ("(L- is E-, U- is S-, M- is I-, W- is S-)" in str(caught.value)) == changes_letter
+
+
+@pytest.mark.parametrize("tag", ["PER", "o", "", "-", "B-", "X-PER"])
+def test_what_is_no_tag_in_any_notation_has_no_advice(tag):
+    with pytest.raises(
+        ValueError, match=r"expected O, B-TYPE or I-TYPE \(IOB1, IOB2\), or with IOBES also E-TYPE and S-TYPE$"
+    ):
+        require_tag(tag)
