@@ -90,7 +90,7 @@ def test_real_weights_give_the_vectors_of_sentence_transformers(real_model_dir, 
 
 
 def test_bf16_vectors_point_the_same_way(real_model_dir, real_vectors):
-    vectors = minilm.load(real_model_dir, precision="bf16").encode(TEXTS)
+    vectors = minilm.load(real_model_dir, engine="torch", precision="bf16").encode(TEXTS)
     assert vectors.dtype == np.float32
     assert float((vectors * real_vectors).sum(1).min()) > 0.999
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.options import PrecisionOption, with_flags
+from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption, with_flags
 from minilm.cli.streams import InputFormatOption, reject_columns, require_output, source_of
 from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
@@ -20,6 +20,7 @@ from minilm.files.checked import from_options
 from minilm.files.source import STREAM, Source
 
 if TYPE_CHECKING:
+    from minilm.infer.api import LoadedModel
     from minilm.model.precision import Precision
 
 _Fields = Annotated[
@@ -59,7 +60,9 @@ def generate(
     field: _Fields = None,
     traces: _Traces = None,
     input_format: InputFormatOption = None,
+    engine: EngineOption = "auto",
     precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
     **options: object,
 ) -> None:
     """Generate a target for every source of a file; run it again after a stop, and nothing is computed twice.
@@ -68,18 +71,21 @@ def generate(
       minilm generate runs/xsum/model --input test.jsonl --output summaries.jsonl --length-penalty 0.9
       minilm generate runs/qg/model --input rows.jsonl --field passage --field answer --output questions.txt
     """
+    from minilm.infer.api import load
+
     settings = from_options(GenerationSettings, {**options, "traces": traces is not None})
     given = source_of("--input", source, input_format)
     require_output("--output", output)
     target = None if output == STREAM else Path(output)
     _check(given, target, traces, n_best=settings.n_best, fields=field)
-    written = _run(model, given, target, traces, settings, fields=field, precision=precision)
+    loaded = load(model, engine=engine, precision=precision, threads=threads)
+    written = _run(loaded, given, target, traces, settings, fields=field, precision=precision)
     if target is not None:
         typer.echo(f"{written:,} targets are in {output}")
 
 
 def _run(
-    model: str,
+    loaded: LoadedModel,
     source: Source,
     output: Path | None,
     traces: Path | None,
@@ -88,15 +94,13 @@ def _run(
     fields: Sequence[str] | None,
     precision: Precision,
 ) -> int:
-    """Load the model and generate."""
+    """Generate a target for every source."""
     from minilm.files.row_writer import TEXT_SUFFIX
-    from minilm.infer.api import load
     from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
     from minilm.infer.generate import generation_of
     from minilm.model.metadata import model_checksums
     from minilm.tasks.seq2seq.settings import PairSettings
 
-    loaded = load(model, precision=precision)
     columns = list(fields or loaded.task_or(PairSettings()).source)
     generation = generation_of(loaded, settings)
     job = GenerationJob(

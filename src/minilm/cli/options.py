@@ -16,9 +16,18 @@ from annotated_types import Ge
 
 from minilm.decode.settings import Flag
 from minilm.files.checked import Settings
+from minilm.infer.engines.names import EngineName
 from minilm.model.precision import Precision
 
-PrecisionOption = Annotated[Precision, typer.Option(help="bf16 is faster on machines that support it.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="bf16 is faster, and rejected on a processor that does not have it.")
+]
+EngineOption = Annotated[
+    EngineName, typer.Option(help="native: the compiled kernels; auto: native where it can run the model, else torch.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Threads that compute.", show_default="all that may be used")
+]
 
 
 def with_flags(settings: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:

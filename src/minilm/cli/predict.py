@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from minilm.cli import completion
-from minilm.cli.options import PrecisionOption
+from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
 from minilm.cli.streams import InputFormatOption, reject_columns, require_output, source_of
 from minilm.errors import UsageError
 from minilm.files.source import STREAM
@@ -91,7 +91,9 @@ def predict(
     null_threshold: _NullThreshold = None,
     postprocess: _Postprocess = None,
     input_format: InputFormatOption = None,
+    engine: EngineOption = "auto",
     precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
 ) -> None:
     """Predict labels, numbers, answers or entities for every row of a file, in order.
 
@@ -113,7 +115,7 @@ def predict(
         require_output_name(Path(output), option="--output")
     if isinstance(path, Path) and path.resolve() == Path(output).resolve():
         raise UsageError(f"--input and --output are the same file, {source}; use different files")
-    loaded = load(model, precision=precision)
+    loaded = load(model, engine=engine, precision=precision, threads=threads)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
     if task == "squad" or (task is None and loaded.head == "span"):
         _reject(given, ("--text", "--text-pair"), "apply to texts, but this model answers questions")

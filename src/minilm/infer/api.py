@@ -24,6 +24,7 @@ from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.infer.containers import items_of, strings_of
 from minilm.infer.engines import load_engine
+from minilm.infer.engines.names import EngineName
 from minilm.infer.engines.protocol import Engine, GenerationEngine
 from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
 from minilm.infer.sources import GenerationSource, Part
@@ -64,7 +65,7 @@ _Settings = TypeVar("_Settings", bound=Settings)
 def load(
     path: Path | str,
     *,
-    engine: str = "auto",
+    engine: EngineName = "auto",
     precision: Precision = "fp32",
     threads: int | None = None,
     allow_download: bool = False,
@@ -75,7 +76,7 @@ def load(
         path: a local folder, `embedded`, or the name of a model in Hugging Face's cache, such as
             `sentence-transformers/all-MiniLM-L6-v2`.
         engine: the back end: `native`, `torch`, or `auto` for the best that can run the model.
-        precision: `bf16` is faster on CPUs and GPUs that support it, and rounds to about three digits.
+        precision: `bf16` is faster on processors that have it, and rounds to about three digits.
         threads: of the engine; by default as many as this process may use.
         allow_download: download a model of that name that is not in the cache.
 

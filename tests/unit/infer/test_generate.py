@@ -144,7 +144,7 @@ def test_ignored_words_may_repeat(model, caplog):
 
 
 def test_bf16_generates_texts(generator_dir):
-    assert len(minilm.load(generator_dir, precision="bf16").generate(TEXTS)) == len(TEXTS)
+    assert len(minilm.load(generator_dir, engine="torch", precision="bf16").generate(TEXTS)) == len(TEXTS)
 
 
 # --- rejections --------------------------------------------------------------------------------------

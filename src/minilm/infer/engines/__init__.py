@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import get_args
 
 from minilm.errors import UsageError
+from minilm.infer.engines.names import EngineName
 from minilm.infer.engines.protocol import CannotRun, Engine
 from minilm.model.metadata import HeadName
-from minilm.model.precision import Precision
+from minilm.model.precision import Precision, has_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +33,12 @@ def _torch(folder: Path, head: HeadName | None, precision: Precision, threads: i
     return load_torch_engine(folder, head, precision, threads)
 
 
-ENGINES: Mapping[str, Loader] = {"native": _native, "torch": _torch}  # best first; the last one runs every model
+ENGINES: Mapping[EngineName, Loader] = {"native": _native, "torch": _torch}
+"""Best first; the last one runs every model."""
 
 
 def load_engine(
-    name: str, folder: Path, *, head: HeadName | None, precision: Precision, threads: int | None = None
+    name: EngineName, folder: Path, *, head: HeadName | None, precision: Precision, threads: int | None = None
 ) -> Engine:
     """Load the model in `folder` with the engine `name`; `auto` is the best that can run it.
 
@@ -43,16 +46,18 @@ def load_engine(
         UsageError: there is no such engine, or it cannot run this model.
         DataError: the files in the folder are inconsistent.
     """
-    if name not in ("auto", *ENGINES):
-        raise UsageError(f"engine is {name!r}; expected {', '.join(map(repr, ('auto', *ENGINES)))}")
+    if name not in get_args(EngineName):
+        raise UsageError(f"engine is {name!r}; expected {', '.join(map(repr, get_args(EngineName)))}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; expected at least 1")
-    names = list(ENGINES) if name == "auto" else [name]
+    names: list[EngineName] = list(ENGINES) if name == "auto" else [name]
     for one in names[:-1]:
         try:
             return ENGINES[one](folder, head, precision, threads)
         except CannotRun as reason:
             logger.info("engine %s cannot run %s: %s; %s runs it", one, folder, reason, names[-1])
+    if name == "auto" and precision == "bf16" and not has_bf16():
+        raise UsageError("precision is 'bf16', which this processor does not have; use 'fp32'")
     try:
         return ENGINES[names[-1]](folder, head, precision, threads)
     except CannotRun as reason:

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import minilm
+import minilm.infer.engines
+from minilm.errors import UsageError
 from minilm.infer.engines import ENGINES, load_engine
 from minilm.infer.engines.pooling import pool_rows
 from minilm.infer.engines.protocol import GenerationEngine
@@ -119,3 +121,12 @@ def test_skipped_rows_are_pooled_in_no_mode_but_count_as_positions():
     long, short = pool_rows(rows, packed, modes, skipped=2).tolist()
     assert long == pytest.approx([3, 4, 3.5, 7 / 2**0.5, (3 * 3 + 4 * 4) / 7, 4])
     assert short == [5, float("-inf"), 0, 0, 0, 0]  # as sentence-transformers, where the prompt takes all tokens
+
+
+def test_bf16_is_rejected_where_the_processor_lacks_it_unless_torch_is_asked_to_emulate_it(tmp_path, monkeypatch):
+    write(tmp_path, None)
+    monkeypatch.setattr(minilm.infer.engines, "has_bf16", lambda: False)
+    monkeypatch.setenv("MINILM_ISA", "scalar")
+    with pytest.raises(UsageError, match="precision is 'bf16', which this processor does not have; use 'fp32'"):
+        load_engine("auto", tmp_path, head=None, precision="bf16")
+    assert isinstance(load_engine("torch", tmp_path, head=None, precision="bf16"), TorchEngine)
