@@ -122,6 +122,15 @@ def has_bf16() -> bool:
     return bool(_functions().minilm_kernels_has_bf16(chosen_isa().encode()))
 
 
+def peak(precision: LinearPrecision, threads: int) -> float:
+    """The most that the processor's units can do, in 10^9 operations a second, measured; 0 where it has none.
+
+    Raises as `chosen_isa`.
+    """
+    found: float = _functions().minilm_peak(chosen_isa().encode(), _PRECISIONS.index(precision), threads)
+    return found
+
+
 class NativeEncoder:
     """An encoder in the layout of the kernels, with its threads.
 
@@ -311,6 +320,7 @@ def _functions() -> ctypes.CDLL:
     functions.minilm_error.restype = text
     functions.minilm_kernels_selected.restype = text
     functions.minilm_free.restype = None
+    functions.minilm_peak.restype = ctypes.c_double
     for name, arguments in {
         "minilm_kernels_selected": [text],
         "minilm_kernels_has_bf16": [text],
@@ -321,6 +331,7 @@ def _functions() -> ctypes.CDLL:
         "minilm_set_norm": [pointer, number, number, pointer, pointer],
         "minilm_set_head": [pointer] * 5,
         "minilm_run": [pointer] * 4 + [number] * 2 + [pointer] + [number] * 3 + [pointer] * 3,
+        "minilm_peak": [text, number, number],
         "minilm_test_int8_product": [text, pointer, number, pointer, number, number, pointer],
         "minilm_test_rowwise": [text, number, number, pointer, number, number, pointer, pointer],
     }.items():

@@ -84,6 +84,8 @@ struct Unit {
   void (*int8_product)(const uint8_t* rows, const Linear*, int num_rows, int32_t* out);
   // The elementwise functions and the norm alone, for tests: kind 0 activation, 1 softmax of each row, 2 LayerNorm.
   void (*rowwise)(int kind, int detail, float* rows, int num_rows, int width, const float* weight, const float* bias);
+  // Computes products in registers and returns the number of operations; 0 if the unit has none of this precision.
+  double (*peak)(Precision precision, long rounds);
 };
 
 }  // namespace minilm

@@ -277,9 +277,21 @@ void rowwise(int kind, int detail, float* rows, int num_rows, int width, const f
   }
 }
 
+double peak(Precision precision, long rounds) {
+  if (precision != kFp32) return 0;
+  float sums[8] = {};
+  for (long k = 0; k < rounds; k++) {
+    for (float& sum : sums) {
+      sum = sum * 0.999f + 1.f;
+      asm volatile("" : "+g"(sum));
+    }
+  }
+  return static_cast<double>(rounds) * 16;
+}
+
 }  // namespace
 
 namespace minilm {
 extern const Unit unit_scalar;
-const Unit unit_scalar = {"scalar", 0, 1, linear_bytes, pack, shared_bytes, private_bytes, run, int8_product, rowwise};
+const Unit unit_scalar = {"scalar", 0, 1, linear_bytes, pack, shared_bytes, private_bytes, run, int8_product, rowwise, peak};
 }  // namespace minilm

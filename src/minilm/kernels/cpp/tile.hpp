@@ -757,11 +757,37 @@ void rowwise(int kind, int detail, float* rows, int num_rows, int width, const f
   }
 }
 
+// Products in registers alone, as many at once as a block has: what no memory slows down. Returns operations.
+template <class Dot>
+double peak_products(long rounds) {
+  constexpr int kSums = 2 * kRows;
+  Vec::I sums[kSums];
+  const Vec::I a = Vec::repeat_group(0x3c003c00u), b = Vec::repeat_group(0x01010101u);
+#pragma GCC unroll 32
+  for (int i = 0; i < kSums; i++) sums[i] = Vec::zero_groups();
+  for (long k = 0; k < rounds; k++) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; i++) {
+      sums[i] = Dot::dot(sums[i], a, b);
+      asm volatile("" : "+v"(sums[i]));  // keeps each product
+    }
+  }
+  return static_cast<double>(rounds) * kSums * kLanes * 2 * Dot::kGroup;
+}
+
+double peak(minilm::Precision precision, long rounds) {
+  if (precision == minilm::kInt8) return peak_products<Vec::Int8>(rounds);
+#ifdef MINILM_BF16
+  if (precision == minilm::kBf16) return peak_products<Vec::Bf16>(rounds);
+#endif
+  return precision == minilm::kFp32 ? peak_products<Vec::Fp32>(rounds) : 0;
+}
+
 }  // namespace
 
 #define MINILM_UNIT(identifier, text)                                                                       \
   namespace minilm {                                                                                        \
   extern const Unit identifier;                                                                             \
   const Unit identifier = {text, Vec::kHasBf16, kPanel, linear_bytes, pack, shared_bytes, private_bytes, run, \
-                           int8_product, rowwise};                                                          \
+                           int8_product, rowwise, peak};                                                          \
   }
