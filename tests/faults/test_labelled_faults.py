@@ -79,7 +79,7 @@ def test_cola_with_other_columns_is_an_error_not_an_empty_set(tmp_path):
         (-0.5, "found -0.5, expected a number from 0 to 5"),
         ("high", "found a string, expected a number"),
         (float("nan"), "found nan, expected a finite number"),
-        (None, "found null, expected a label"),
+        (None, "found null, expected a finite number"),
     ],
 )
 def test_an_invalid_score_is_an_error(score, message, tmp_path):

@@ -23,8 +23,12 @@ _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-def label_text(value: object) -> str:
+def label_text(value: object, *, expected: str = "a label") -> str:
     """Return a label as text: 1 and 1.0 become `1`, true becomes `true`.
+
+    Args:
+        value: the label.
+        expected: what it should be, for the message.
 
     Raises:
         ValueError: the label is empty, null, a list, an object, or not a finite number.
@@ -32,12 +36,12 @@ def label_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"found {value}, expected a label")
+        raise ValueError(f"found {value}, expected {expected}")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if value is None or value == "" or not isinstance(value, (str, int, float)):
         kind = "an empty text" if value == "" else kind_of(value)
-        raise ValueError(f"found {kind}, expected a label")
+        raise ValueError(f"found {kind}, expected {expected}")
     return str(value)
 
 

@@ -306,7 +306,7 @@ class _Reading:
     def label_texts(self, row: Row, columns: TextColumns) -> list[str]:
         """The row's labels as texts: one, or in a multi-label task any number."""
         if not self.task.multi_label:
-            return [self.label_text(row, columns)]
+            return [self.label_text(row, columns, expected="a label")]
         try:
             return listed_labels(self.value(row, columns.label))
         except ValueError as error:
@@ -325,17 +325,18 @@ class _Reading:
             self.tally.add(_NO_LABEL, [f"{self.location(row)}: all label columns are -1"])
         return found
 
-    def label_text(self, row: Row, columns: TextColumns) -> str:
-        """The row's label as text."""
+    def label_text(self, row: Row, columns: TextColumns, *, expected: str) -> str:
+        """The row's label as text; `expected` is what a message says of one that is not."""
         try:
-            return label_text(self.value(row, columns.label))
+            return label_text(self.value(row, columns.label), expected=expected)
         except ValueError as error:
             raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
 
     def label(self, row: Row, columns: TextColumns) -> int | float | None:
         """The row's label; None (and counted) if the row is marked as having none."""
         task = self.task
-        value, text = self.value(row, columns.label), self.label_text(row, columns)
+        value = self.value(row, columns.label)
+        text = self.label_text(row, columns, expected="a label" if task.labels else "a finite number")
         known = text in task.labels
         if not known and text in (_UNLABELLED if task.labels or task.label_range else _UNLABELLED[:1]):
             self.tally.add(_NO_LABEL, [f"{self.location(row)}: label {text!r}"])
