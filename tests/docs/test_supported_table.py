@@ -41,15 +41,16 @@ def rows_of(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def models() -> str:
-    """The rows: a family, and which of the four jobs it can do."""
+    """The rows: a family, which of the four jobs it can do, and what runs it."""
 
-    def jobs(family: Family) -> tuple[str, str, str, str]:
+    def jobs(family: Family) -> tuple[str, ...]:
         counted = "no" if family.relative_positions else "yes"
-        return counted, "yes", "yes", counted
+        narrow = "; torch where the embeddings are narrower" if "embedding_size" in family.keys else ""
+        return counted, "yes", "yes", counted, "torch" if family.relative_positions else f"native{narrow}"
 
-    header = ["`model_type`", "teacher", "encode", "fine-tune: labels, answers", "fine-tune to generate"]
+    header = ["`model_type`", "teacher", "encode", "fine-tune: labels, answers", "fine-tune to generate", "engine"]
     rows = [[f"`{name}`", *jobs(family)] for name, family in FAMILIES.items()]
-    return rows_of(header, [*rows, [code(TEACHERS_ONLY), "yes", "no", "no", "no"]])
+    return rows_of(header, [*rows, [code(TEACHERS_ONLY), "yes", "no", "no", "no", "transformers"]])
 
 
 def heads() -> str:
