@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import minilm
 from minilm.errors import UsageError
 from minilm.files.json import read_json, write_json
 from minilm.infer.engines import load_engine
@@ -198,20 +197,38 @@ def test_no_kernels_are_a_reason(tmp_path, monkeypatch):
         find_library.cache_clear()
 
 
-def test_a_model_loaded_before_a_fork_is_an_error_in_the_child(real_model_dir):
-    model = minilm.load(real_model_dir, engine="native", threads=2)
-    expected = model.encode("a text")
+def in_a_child(work) -> str:
+    """What `work` returns, or the message of its error, in a forked process."""
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        status = 1
         try:
-            model.encode("a text")
-        except UsageError as error:
-            status = 0 if "loaded before this process was forked" in str(error) else 2
-        finally:
-            os._exit(status)
+            said = work()
+        except BaseException as error:
+            said = str(error)
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert np.array_equal(model.encode("a text"), expected), "the parent goes on"
+    return said
+
+
+def test_a_model_is_used_after_a_fork_only_where_its_threads_are(tmp_path):
+    folder = write(tmp_path / "m")
+    model = load_engine("native", folder, head=None, precision="fp32", threads=2)
+    expected = model.pooled(batch(), ("mean",))
+
+    def used(threads: int | None = None) -> str:
+        one = model if threads is None else load_engine("native", folder, head=None, precision="fp32", threads=threads)
+        return str(np.array_equal(one.pooled(batch(), ("mean",)), expected))
+
+    assert "the model was loaded before this process was forked" in in_a_child(used)
+    assert in_a_child(lambda: used(threads=2)) == "True", "a model that the child loads"
+    alone = load_engine("native", folder, head=None, precision="fp32", threads=1)
+    assert in_a_child(lambda: str(np.array_equal(alone.pooled(batch(), ("mean",)), expected))) == "True"
+    assert used() == "True", "the parent goes on"
 
 
 @pytest.mark.parametrize(

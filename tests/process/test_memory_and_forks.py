@@ -63,7 +63,7 @@ import minilm
 torch.set_num_threads(int(sys.argv[2]))
 texts = ["word1 word2 word3"] * 300
 def load():
-    return minilm.load(sys.argv[1])
+    return minilm.load(sys.argv[1], engine="torch")
 if sys.argv[3] != "nothing":
     model = load()
 if sys.argv[3] == "used":

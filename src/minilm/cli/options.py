@@ -16,7 +16,7 @@ from annotated_types import Ge
 
 from minilm.decode.settings import Flag
 from minilm.files.checked import Settings
-from minilm.infer.engines.names import EngineName
+from minilm.infer.engine_names import EngineName
 from minilm.model.precision import Precision
 
 PrecisionOption = Annotated[

@@ -23,8 +23,8 @@ from minilm.files.checked import Settings, from_options
 from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.infer.containers import items_of, strings_of
+from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
-from minilm.infer.engines.names import EngineName
 from minilm.infer.engines.protocol import Engine, GenerationEngine
 from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
 from minilm.infer.sources import GenerationSource, Part

@@ -261,10 +261,10 @@ class NativeEncoder:
         skipped: int = 0,
         layer: int = 0,
     ) -> None:
-        if self._process != os.getpid():
+        if self._process != os.getpid() and self.threads > 1:
             raise UsageError(
                 "the model was loaded before this process was forked, and its threads do not survive a fork: load the "
-                "model in the child, or start the child with 'spawn'"
+                "model in the child, start the child with 'spawn', or load it with threads=1"
             )
         if len(cu_seqlens) < 2 or int(cu_seqlens[-1]) != len(token_ids):
             raise UsageError(f"cu_seqlens ends at {cu_seqlens[-1:]}; expected the number of tokens, {len(token_ids)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from minilm.errors import UsageError
-from minilm.infer.engines.names import EngineName
+from minilm.infer.engine_names import EngineName
 from minilm.infer.engines.protocol import CannotRun, Engine
 from minilm.model.metadata import HeadName
 from minilm.model.precision import Precision, has_bf16

@@ -407,7 +407,7 @@ void reserve(std::vector<Memory>& memory, size_t count, size_t bytes) {
 }
 
 void run(Engine& engine, const Request& request) {
-  require(engine.process == getpid(), "forked");
+  require(engine.process == getpid() || engine.pool->size() == 1, "the threads of a model do not survive a fork");
   const std::lock_guard<std::mutex> lock(engine.running);
   check(engine, request);
   std::vector<int32_t> lengths(static_cast<size_t>(request.num_sequences));
