@@ -162,6 +162,12 @@ class NativeEncoder:
         if self._handle is not None:
             self._functions.minilm_free(self._handle)
 
+    @property
+    def tile_tokens(self) -> int:
+        """Tokens that one thread takes through all layers at once."""
+        found: int = self._functions.minilm_tile_tokens(self._handle)
+        return found
+
     def set_embeddings(
         self, word: Float32s, position: Float32s, segment: Float32s | None, weight: Float32s, bias: Float32s
     ) -> None:
@@ -326,6 +332,7 @@ def _functions() -> ctypes.CDLL:
         "minilm_kernels_has_bf16": [text],
         "minilm_create": [pointer, text, number, number, pointer],
         "minilm_free": [pointer],
+        "minilm_tile_tokens": [pointer],
         "minilm_set_embeddings": [pointer] * 6,
         "minilm_set_linear": [pointer, number, number, number, pointer, pointer, pointer],
         "minilm_set_norm": [pointer, number, number, pointer, pointer],
