@@ -1,0 +1,107 @@
+"""The scales of an int8 model: two files beside the weights of an ordinary model folder.
+
+In: a folder, or scales to write. Out: `Int8Maps`, checked against the configuration and the weights they belong to.
+
+`minilm_int8.safetensors` holds one float32 vector `[in]` for each int8 map of the encoder; `minilm_int8.json` states
+the rest: the version of the format, the hash of the weights, the maps that are not int8, and what the gate measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.errors import DataError, UsageError
+from minilm.files.json import read_json, write_json
+from minilm.files.tensors import map_arrays, write_arrays
+from minilm.kernels.encoder import LINEARS
+from minilm.model.config import EncoderConfig
+from minilm.model.metadata import weights_checksum
+
+SCALES, FACTS = "minilm_int8.safetensors", "minilm_int8.json"
+_VERSION = 1
+_SUFFIX = ".smoothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Maps:
+    """Which linear maps of an encoder are int8; names are `layers.N.MAP`, N from 0.
+
+    Attributes:
+        smoothing: of each int8 map, the factors of its inputs before they become int8, `[in]`; positive.
+        kept: the maps that are not int8, because the gate asked for it.
+    """
+
+    smoothing: Mapping[str, NDArray[np.float32]]
+    kept: Sequence[str] = ()
+
+
+def map_names(config: EncoderConfig) -> dict[str, int]:
+    """The linear maps of an encoder in the order of computation, with the width of their inputs."""
+    return {
+        f"layers.{number}.{name}": config.intermediate_size if name == "ffn_out" else config.hidden_size
+        for number in range(config.num_layers)
+        for name in LINEARS
+    }
+
+
+def has_int8(folder: Path) -> bool:
+    """Whether a folder of weights has the files of an int8 model."""
+    return (folder / SCALES).is_file() and (folder / FACTS).is_file()
+
+
+def write_int8(folder: Path, maps: Int8Maps, gate: Mapping[str, object]) -> None:
+    """Write both files into the folder of the weights.
+
+    Raises:
+        SystemProblem: a file cannot be written.
+    """
+    write_arrays(folder / SCALES, {f"{name}{_SUFFIX}": factors for name, factors in maps.smoothing.items()})
+    facts = {"version": _VERSION, "weights": weights_checksum(folder), "kept": list(maps.kept), "gate": gate}
+    write_json(folder / FACTS, facts)
+
+
+def read_int8(folder: Path, config: EncoderConfig) -> Int8Maps:
+    """Read both files from the folder of the weights.
+
+    Raises:
+        UsageError: the folder has none.
+        DataError: they are damaged, of another version, or belong to other weights.
+    """
+    if not has_int8(folder):
+        missing = next(name for name in (SCALES, FACTS) if not (folder / name).is_file())
+        raise UsageError(
+            f"precision is 'int8', but {folder} has no {missing}; make a folder that has it with "
+            f"'minilm quantize {folder} --out DIR' and load that one, or use 'fp32'"
+        )
+    again = "run minilm quantize again"
+    file = folder / FACTS
+    facts = read_json(file)
+    if facts.get("version") != _VERSION:
+        raise DataError(
+            f"{file}: version is {facts.get('version')!r:.60}; expected {_VERSION}: {again}, or upgrade minilm"
+        )
+    if facts.get("weights") != weights_checksum(folder):
+        raise DataError(f"{file}: the weights of {folder} have changed since it was quantized: {again}")
+    kept = facts.get("kept")
+    if not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):
+        raise DataError(f"{file}: kept is {kept!r:.60}; expected a list of names of maps: {again}")
+    smoothing = {name.removesuffix(_SUFFIX): np.array(factors) for name, factors in map_arrays(folder / SCALES).items()}
+    expected = map_names(config)
+    if sorted([*smoothing, *kept]) != sorted(expected):
+        odd = sorted({*smoothing, *kept} ^ {*expected}) or sorted({*smoothing} & {*kept})
+        raise DataError(
+            f"{folder / SCALES}: found the scales of {len(smoothing)} maps and {len(kept)} kept ones, expected each of "
+            f"the {len(expected)} maps of config.json once (first difference: {', '.join(odd[:1]) or kept}): {again}"
+        )
+    for name, factors in smoothing.items():
+        if factors.dtype != np.float32 or factors.shape != (expected[name],):
+            found = f"{factors.dtype} of the shape {factors.shape}"
+            raise DataError(f"{folder / SCALES}: {name}{_SUFFIX} is {found}; expected float32 of ({expected[name]},)")
+        if not (np.isfinite(factors).all() and (factors > 0).all()):
+            raise DataError(f"{folder / SCALES}: {name}{_SUFFIX} has a factor that is not positive: {again}")
+    return Int8Maps(smoothing=smoothing, kept=tuple(kept))
