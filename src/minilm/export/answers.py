@@ -8,7 +8,7 @@ B texts, N tokens of one sequence, E width of a vector, C labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,32 +92,41 @@ def unit(vectors_BE: NDArray[np.float32]) -> NDArray[np.float64]:
     return scaled
 
 
-def inputs_of(model: LoadedModel, texts: Sequence[str]) -> Inputs:
-    """The tokens of texts as the model's task reads them.
+def inputs_of(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
+    """The tokens of texts as the model's task reads them; `tally` counts what is truncated.
 
     A classifier of pairs reads each text with the next one. A model that answers questions is asked about each text
     with its first words.
     """
+    locations, truncated = [f"text {number}" for number in range(len(texts))], list[int]()
     if model.head is None:
-        prompt = model.embedding.prompt_of(prompt=None, role=None)
-        whole = [prompt + text for text in texts]
-        ids = model.embedding_tokenizer.encode(whole, max_length=model.embedding.max_tokens, truncated=[])
+        whole = [model.embedding.prompt_of(prompt=None, role=None) + text for text in texts]
+        limit = model.embedding.max_tokens
+        ids = model.embedding_tokenizer.encode(whole, max_length=limit, truncated=truncated)
+        tally.add_truncated(truncated, locations, max_tokens=limit)
         return Inputs(texts=texts, token_ids=ids)
     if model.head == "classification":
         pairs = [*texts[1:], *texts[:1]] if _reads_pairs(model) else None
-        rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=[])
+        rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
+        tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
         return Inputs(texts=texts, token_ids=[one[0] for one in rows], segment_ids=[one[1] for one in rows])
     if model.head == "tokens":
-        framer = WordFramer(tokenizer=model.tokenizer, max_tokens=model.max_tokens, tally=Tally())
-        framed = framer.parts(texts, ["" for _ in texts])
+        framer = WordFramer(tokenizer=model.tokenizer, max_tokens=model.max_tokens, tally=tally)
+        framed = framer.parts(texts, locations)
         words = [one.first[one.first != NO_TOKEN] for one in framed]
         return Inputs(texts=texts, token_ids=[one.token_ids for one in framed], words=words)
-    settings = model.task_or(SquadSettings(name="squad", max_tokens=min(384, model.config.max_tokens)))
+    return _asked(model, texts, tally)
+
+
+def _asked(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
+    """Windows of questions about texts."""
+    trained = model.task_or(SquadSettings(name="squad"))
+    sizes = replace(trained, max_tokens=min(trained.max_tokens, model.config.max_tokens))
     questions = [
         Question(id=str(number), question=" ".join(text.split()[:_QUESTION_WORDS]), context=text)
         for number, text in enumerate(texts)
     ]
-    windows = make_windows(questions, model.tokenizer, settings, tally=Tally())
+    windows = make_windows(questions, model.tokenizer, sizes, tally=tally)
     return Inputs(
         texts=texts, token_ids=[one.token_ids for one in windows], segment_ids=[one.segment_ids for one in windows]
     )

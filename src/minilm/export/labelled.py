@@ -39,8 +39,8 @@ def require_scored(model: LoadedModel) -> None:
         )
 
 
-def task_score(model: LoadedModel, source: Source) -> NamedScore:
-    """Name and value of the main score of the model's task on a file.
+def task_score(model: LoadedModel, source: Source, tally: Tally) -> NamedScore:
+    """Name and value of the main score of the model's task on a file; `tally` counts what is truncated.
 
     Raises:
         UsageError: the folder has no such task, or the path is of an unknown kind.
@@ -52,27 +52,27 @@ def task_score(model: LoadedModel, source: Source) -> NamedScore:
         sentences = read_tagged(source, task)
         require_known(sentences, model.labels)
         locations = [one.location for one in sentences]
-        tagged = tag_part(model, [one.words for one in sentences], locations=locations, tally=Tally())
+        tagged = tag_part(model, [one.words for one in sentences], locations=locations, tally=tally)
         numbers = entity_metrics([one.tags for one in sentences], [one.tags for one in tagged])
         return METRICS[0], numbers[METRICS[0]]
     if isinstance(task, SquadSettings):
         questions = read_squad(source)
-        answers = answer_part(model, questions, settings=None, tally=Tally())
+        answers = answer_part(model, questions, settings=None, tally=tally)
         references = [
             SquadReference(id=one.id, answers=tuple(answer.text for answer in one.answers)) for one in questions
         ]
         return "f1", squad_metrics(references, {one.id: one.text for one in answers})["f1"]
     assert isinstance(task, TextSettings)
     spec = replace(text_task(task), labels=tuple(model.labels))
-    return _text_score(model, read_text_rows(source, spec), spec)
+    return _text_score(model, read_text_rows(source, spec), spec, tally)
 
 
-def _text_score(model: LoadedModel, rows: list[TextRow], spec: TextTask) -> NamedScore:
+def _text_score(model: LoadedModel, rows: list[TextRow], spec: TextTask, tally: Tally) -> NamedScore:
     found: list[Classified] = []
     for chunk in chunked(rows, TEXTS_PER_CHUNK):
         pairs = [row.text_pair or "" for row in chunk] if spec.columns.text_pair is not None else None
         locations = [row.location for row in chunk]
-        found += classify_part(model, [row.text for row in chunk], pairs, locations=locations, tally=Tally())
+        found += classify_part(model, [row.text for row in chunk], pairs, locations=locations, tally=tally)
     if spec.multi_label:
         right = [[index in row.labels for index in range(len(spec.labels))] for row in rows]
         given = [[name in one.labels for name in spec.labels] for one in found]

@@ -39,6 +39,7 @@ from minilm.kernels.encoder import chosen_isa
 from minilm.model.metadata import label_names, read_config, saved_head
 from minilm.model.weights import encoder_arrays
 from minilm.progress import Progress
+from minilm.tally import Tally, reporting_tally
 
 logger = logging.getLogger(__name__)
 
@@ -97,15 +98,16 @@ def quantize(
         require_scored(trial.model)
     rows = read_rows(texts, field=field)
     logger.info("%d texts calibrate, %d are compared", len(rows.calibration), len(rows.compared))
-    scores = [task_score(trial.model, source) for source in labelled]
-    calibration, compared = (inputs_of(trial.model, part) for part in (rows.calibration, rows.compared))
+    with reporting_tally() as tally:
+        scores = [task_score(trial.model, source, tally) for source in labelled]
+        calibration, compared = (inputs_of(trial.model, part, tally) for part in (rows.calibration, rows.compared))
     smoothing = trial.smoothing(calibration)
     expected = answers_of(trial.model, compared)
     kept, measures = trial.passing(smoothing, calibration, compared, expected)
     maps = Int8Maps(smoothing={name: smoothing[name] for name in smoothing if name not in kept}, kept=kept)
     int8 = trial.int8(maps)
     for source, (name, before) in zip(labelled, scores, strict=True):
-        lost = before - task_score(int8, source)[1]
+        lost = before - task_score(int8, source, Tally())[1]
         measures.append(Measure(name=f"points of {name} lost on {source}", value=lost, most=POINTS_LOST))
     measures.append(trial.speed(int8, compared.first(_SPEED_TOKENS)))
     _require(measures, trial.model.folder)
@@ -171,7 +173,7 @@ class _Trial:
 
     def _most_sensitive(self, smoothing: Smoothing, calibration: Inputs) -> list[str]:
         """The maps by how far the answers to calibration texts move if it alone is int8, the furthest first."""
-        few = inputs_of(self.model, calibration.texts[: _few(calibration)])
+        few = inputs_of(self.model, calibration.texts[: _few(calibration)], Tally())
         expected = answers_of(self.model, few)
         far: dict[str, float] = {}
         with Progress("sensitivity", unit="maps") as progress:

@@ -25,6 +25,7 @@ from minilm.model.metadata import weights_checksum
 SCALES, FACTS = "minilm_int8.safetensors", "minilm_int8.json"
 _VERSION = 1
 _SUFFIX = ".smoothing"
+_AGAIN = "run minilm quantize again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,12 @@ class Int8Maps:
     Attributes:
         smoothing: of each int8 map, the factors of its inputs before they become int8, `[in]`; positive.
         kept: the maps that are not int8, because the gate asked for it.
+        weights: the hash of the weights they belong to, if they were read.
     """
 
     smoothing: Mapping[str, NDArray[np.float32]]
     kept: Sequence[str] = ()
+    weights: object = None
 
 
 def map_names(config: EncoderConfig) -> dict[str, int]:
@@ -66,11 +69,11 @@ def write_int8(folder: Path, maps: Int8Maps, gate: Mapping[str, object]) -> None
 
 
 def read_int8(folder: Path, config: EncoderConfig) -> Int8Maps:
-    """Read both files from the folder of the weights.
+    """Read both files from the folder of the weights; `require_same_weights` checks whether they belong to these.
 
     Raises:
         UsageError: the folder has none.
-        DataError: they are damaged, of another version, or belong to other weights.
+        DataError: they are damaged, or of another version.
     """
     if not has_int8(folder):
         missing = next(name for name in (SCALES, FACTS) if not (folder / name).is_file())
@@ -78,30 +81,33 @@ def read_int8(folder: Path, config: EncoderConfig) -> Int8Maps:
             f"precision is 'int8', but {folder} has no {missing}; make a folder that has it with "
             f"'minilm quantize {folder} --out DIR' and load that one, or use 'fp32'"
         )
-    again = "run minilm quantize again"
     file = folder / FACTS
     facts = read_json(file)
     if facts.get("version") != _VERSION:
         raise DataError(
-            f"{file}: version is {facts.get('version')!r:.60}; expected {_VERSION}: {again}, or upgrade minilm"
+            f"{file}: version is {facts.get('version')!r:.60}; expected {_VERSION}: {_AGAIN}, or upgrade minilm"
         )
-    if facts.get("weights") != weights_checksum(folder):
-        raise DataError(f"{file}: the weights of {folder} have changed since it was quantized: {again}")
     kept = facts.get("kept")
     if not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):
-        raise DataError(f"{file}: kept is {kept!r:.60}; expected a list of names of maps: {again}")
+        raise DataError(f"{file}: kept is {kept!r:.60}; expected a list of names of maps: {_AGAIN}")
     smoothing = {name.removesuffix(_SUFFIX): np.array(factors) for name, factors in map_arrays(folder / SCALES).items()}
     expected = map_names(config)
     if sorted([*smoothing, *kept]) != sorted(expected):
         odd = sorted({*smoothing, *kept} ^ {*expected}) or sorted({*smoothing} & {*kept})
         raise DataError(
             f"{folder / SCALES}: found the scales of {len(smoothing)} maps and {len(kept)} kept ones, expected each of "
-            f"the {len(expected)} maps of config.json once (first difference: {', '.join(odd[:1]) or kept}): {again}"
+            f"the {len(expected)} maps of config.json once (first difference: {', '.join(odd[:1]) or kept}): {_AGAIN}"
         )
     for name, factors in smoothing.items():
         if factors.dtype != np.float32 or factors.shape != (expected[name],):
             found = f"{factors.dtype} of the shape {factors.shape}"
             raise DataError(f"{folder / SCALES}: {name}{_SUFFIX} is {found}; expected float32 of ({expected[name]},)")
         if not (np.isfinite(factors).all() and (factors > 0).all()):
-            raise DataError(f"{folder / SCALES}: {name}{_SUFFIX} has a factor that is not positive: {again}")
-    return Int8Maps(smoothing=smoothing, kept=tuple(kept))
+            raise DataError(f"{folder / SCALES}: {name}{_SUFFIX} has a factor that is not positive: {_AGAIN}")
+    return Int8Maps(smoothing=smoothing, kept=tuple(kept), weights=facts.get("weights"))
+
+
+def require_same_weights(folder: Path, maps: Int8Maps) -> None:
+    """Raise DataError if the weights of a folder are not those that its scales were made for."""
+    if maps.weights != weights_checksum(folder):
+        raise DataError(f"{folder / FACTS}: the weights of {folder} have changed since it was quantized: {_AGAIN}")

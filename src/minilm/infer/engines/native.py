@@ -15,7 +15,7 @@ import numpy as np
 
 from minilm.files.sentence_modules import transformer_folder
 from minilm.files.tensors import release_pages
-from minilm.infer.engines.int8 import Int8Maps, read_int8
+from minilm.infer.engines.int8 import Int8Maps, read_int8, require_same_weights
 from minilm.infer.engines.protocol import CannotRun, Float32s
 from minilm.infer.engines.threads import usable_threads
 from minilm.kernels.encoder import ACTIVATIONS, LINEARS, NORMS, Map, NativeEncoder, Sizes, has_bf16, library_reason
@@ -37,12 +37,30 @@ def load_native_engine(
         UsageError: the precision is int8 and the folder has no scales.
         DataError: the files in the folder are inconsistent.
     """
-    config = read_config(folder)
-    num_labels = len(label_names(folder)) if head in ("classification", "tokens") else 2
+    config, weights = read_config(folder), transformer_folder(folder)
     if reason := unsupported(config, head, precision):
         raise CannotRun(reason)
-    if precision == "int8" and int8 is None:
-        int8 = read_int8(transformer_folder(folder), config)
+    if precision != "int8" or int8 is not None:
+        return _loaded(folder, config, head, precision, threads, int8)
+    from concurrent.futures import ThreadPoolExecutor
+
+    scales = read_int8(weights, config)
+    with ThreadPoolExecutor(1) as beside:  # the hash of the weights takes longer than anything else here
+        same = beside.submit(require_same_weights, weights, scales)
+        engine = _loaded(folder, config, head, precision, threads, scales)
+        same.result()
+    return engine
+
+
+def _loaded(
+    folder: Path,
+    config: EncoderConfig,
+    head: HeadName | None,
+    precision: Precision,
+    threads: int | None,
+    int8: Int8Maps | None,
+) -> NativeEngine:
+    num_labels = len(label_names(folder)) if head in ("classification", "tokens") else 2
     found = encoder_arrays(transformer_folder(folder), config, head, num_labels=num_labels)
     if missing := [name for name in expected_shapes(config, head, num_labels=num_labels) if name not in found]:
         raise CannotRun(f"the file lacks {len(missing)} weights, such as {missing[0]}")
