@@ -90,20 +90,22 @@ def read_int8(folder: Path, config: EncoderConfig) -> Int8Maps:
     kept = facts.get("kept")
     if not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):
         raise DataError(f"{file}: kept is {kept!r:.60}; expected a list of names of maps: {_AGAIN}")
-    smoothing = {name.removesuffix(_SUFFIX): np.array(factors) for name, factors in map_arrays(folder / SCALES).items()}
-    expected = map_names(config)
-    if sorted([*smoothing, *kept]) != sorted(expected):
-        odd = sorted({*smoothing, *kept} ^ {*expected}) or sorted({*smoothing} & {*kept})
+    arrays = map_arrays(folder / SCALES)
+    expected = {f"{name}{_SUFFIX}": width for name, width in map_names(config).items()}
+    given = [*arrays, *(f"{name}{_SUFFIX}" for name in kept)]
+    if sorted(given) != sorted(expected):
+        odd = sorted({*given} ^ {*expected}) or sorted(name for name in {*given} if given.count(name) > 1)
         raise DataError(
-            f"{folder / SCALES}: found the scales of {len(smoothing)} maps and {len(kept)} kept ones, expected each of "
-            f"the {len(expected)} maps of config.json once (first difference: {', '.join(odd[:1]) or kept}): {_AGAIN}"
+            f"{folder / SCALES}: found the scales of {len(arrays)} maps and {len(kept)} kept ones, expected each of "
+            f"the {len(expected)} maps of config.json once (first difference: {odd[0]}): {_AGAIN}"
         )
-    for name, factors in smoothing.items():
+    for name, factors in arrays.items():
         if factors.dtype != np.float32 or factors.shape != (expected[name],):
             found = f"{factors.dtype} of the shape {factors.shape}"
-            raise DataError(f"{folder / SCALES}: {name}{_SUFFIX} is {found}; expected float32 of ({expected[name]},)")
+            raise DataError(f"{folder / SCALES}: {name} is {found}; expected float32 of ({expected[name]},): {_AGAIN}")
         if not (np.isfinite(factors).all() and (factors > 0).all()):
-            raise DataError(f"{folder / SCALES}: {name}{_SUFFIX} has a factor that is not positive: {_AGAIN}")
+            raise DataError(f"{folder / SCALES}: {name} has a factor that is not positive: {_AGAIN}")
+    smoothing = {name.removesuffix(_SUFFIX): np.array(factors) for name, factors in arrays.items()}
     return Int8Maps(smoothing=smoothing, kept=tuple(kept), weights=facts.get("weights"))
 
 

@@ -106,9 +106,12 @@ def test_other_weights_are_rejected(folder):
         ({"version": 2}, "version is 2; expected 1: run minilm quantize again, or upgrade minilm"),
         ({"kept": "all"}, "kept is 'all'; expected a list of names of maps"),
         ({"kept": [1]}, r"kept is \[1\]; expected a list of names of maps"),
-        ({"kept": []}, r"found the scales of 7 maps and 0 kept ones, expected each of the 8 .*: layers\.1\.qkv\)"),
-        ({"kept": ["layers.1.qkv", "layers.2.qkv"]}, r"\(first difference: layers\.2\.qkv\)"),
-        ({"kept": ["layers.1.qkv", "layers.0.qkv"]}, r"\(first difference: layers\.0\.qkv\)"),
+        (
+            {"kept": []},
+            r"found the scales of 7 maps and 0 kept ones, expected each of the 8 .*: layers\.1\.qkv\.smoothing\)",
+        ),
+        ({"kept": ["layers.1.qkv", "layers.2.qkv"]}, r"\(first difference: layers\.2\.qkv\.smoothing\)"),
+        ({"kept": ["layers.1.qkv", "layers.0.qkv"]}, r"\(first difference: layers\.0\.qkv\.smoothing\)"),
     ],
 )
 def test_facts_that_do_not_fit(folder, change, message):
@@ -131,6 +134,12 @@ def test_facts_that_do_not_fit(folder, change, message):
 def test_scales_that_do_not_fit(folder, array, message):
     save_file(load_file(folder / SCALES) | {"layers.0.ffn_in.smoothing": array}, folder / SCALES)
     with pytest.raises(DataError, match=message):
+        engine(folder)
+
+
+def test_an_array_of_another_name(folder):
+    save_file({**load_file(folder / SCALES), "layers.0.qkv": np.ones(16, np.float32)}, folder / SCALES)
+    with pytest.raises(DataError, match=r"the scales of 8 maps and 1 kept ones.*first difference: layers\.0\.qkv\)"):
         engine(folder)
 
 
