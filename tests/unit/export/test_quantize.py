@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 from tests.unit.export.conftest import write_texts
 
 import minilm
-from minilm.errors import UsageError
+from minilm.errors import SystemProblem, UsageError
 from minilm.export import gate, quantize
 from minilm.export.gate import GateFailed
 from minilm.export.quantize import _Trial
@@ -83,6 +84,19 @@ def test_a_quantized_folder_can_be_quantized_again(task, tmp_path):
 def test_a_slower_int8_is_not_written(task, tmp_path, monkeypatch):
     monkeypatch.setattr(quantize, "best_seconds", lambda *_: (1.0, 1.25))
     with pytest.raises(GateFailed, match=r"speed, int8 over fp32 is 0\.80000, expected at least 1; use fp32, or"):
+        run(task, tmp_path / "int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(task, tmp_path, monkeypatch):
+    """The weights are copied, then the scales cannot be written."""
+
+    def full(folder, *_):
+        assert (folder / "model.safetensors").is_file()
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / SCALES))
+
+    monkeypatch.setattr(quantize, "write_int8", full)
+    with pytest.raises(SystemProblem, match=r"cannot write .*/int8: the disk is full"):
         run(task, tmp_path / "int8")
     assert not list(tmp_path.iterdir())
 
