@@ -23,7 +23,7 @@ from minilm.errors import UsageError
 from minilm.finetune.run import tokenizer_path
 from minilm.model.config import FAMILIES
 from minilm.model.metadata import read_config
-from minilm.model.precision import Precision, has_bf16
+from minilm.model.precision import FloatPrecision, has_bf16
 from minilm.recipe import FinetuneRecipe, Loaded, flat_values
 from minilm.recipe.problems import without_kind
 from minilm.train.distributed import Ranks, is_first_process, process_group
@@ -94,7 +94,7 @@ def require_model_type(model_type: str, model: Path | None = None, config: Path 
         raise UsageError(f"--model_type is {model_type}, but {config or model} is a {found}: correct it")
 
 
-def precision_of(fp16: bool) -> Precision:
+def precision_of(fp16: bool) -> FloatPrecision:
     """With --fp16 bfloat16 where the machine has it: emulated, a step took 13 times as long as in float32."""
     if not fp16:
         return "fp32"

@@ -19,10 +19,11 @@ ROOMS = {
     "train": "files model recipe",
     "distill": "files text corpus model recipe report train",
     "finetune": "files text corpus model score tasks decode recipe report infer train",
+    "export": "files text kernels model score tasks decode infer",
     "run_recipe": "recipe distill finetune",
     "quickstart": "files text corpus model tasks recipe report infer train distill finetune",
-    "cli": "files text corpus kernels model score tasks decode recipe report infer train distill finetune quickstart "
-    "run_recipe",
+    "cli": "files text corpus kernels model score tasks decode recipe report infer train distill finetune export "
+    "quickstart run_recipe",
 }
 FILES = {
     "distill/relation_loss.py": "model",

@@ -20,7 +20,11 @@ from minilm.infer.engine_names import EngineName
 from minilm.model.precision import Precision
 
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="bf16 is faster, and rejected on a processor that does not have it.")
+    Precision,
+    typer.Option(
+        help="bf16 is faster, and rejected on a processor that does not have it; int8 needs a folder that minilm "
+        "quantize wrote."
+    ),
 ]
 EngineOption = Annotated[
     EngineName, typer.Option(help="native: the compiled kernels; auto: native where it can run the model, else torch.")

@@ -96,7 +96,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         with reporting_writes(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path)
-            _reject_existing(path, replace=replace)
+            reject_existing(path, replace=replace)
             aside.mkdir()
         yield aside
         _publish(aside, path, replace=replace)
@@ -113,7 +113,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _reject_existing(path: Path, *, replace: bool) -> None:
+def reject_existing(path: Path, *, replace: bool = False) -> None:
+    """Raise UsageError if `path` is in the way of a new folder: a file, or without `replace` a folder with content."""
     if path.is_dir() and (replace or not any(path.iterdir())):
         return
     if path.exists() or path.is_symlink():
@@ -127,7 +128,7 @@ def _publish(aside: Path, path: Path, *, replace: bool) -> None:
         for name in files:
             _sync_file(Path(folder, name))
         _sync_folder(Path(folder))
-    _reject_existing(path, replace=replace)
+    reject_existing(path, replace=replace)
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
     moved = path.is_dir() and any(path.iterdir())
     if moved:

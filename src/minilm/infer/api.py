@@ -76,7 +76,8 @@ def load(
         path: a local folder, `embedded`, or the name of a model in Hugging Face's cache, such as
             `sentence-transformers/all-MiniLM-L6-v2`.
         engine: the back end: `native`, `torch`, or `auto` for the best that can run the model.
-        precision: `bf16` is faster on processors that have it, and rounds to about three digits.
+        precision: `bf16` is faster on processors that have it, and rounds to about three digits; `int8` is faster
+            still, and needs a folder that `minilm quantize` wrote.
         threads: of the engine; by default as many as this process may use.
         allow_download: download a model of that name that is not in the cache.
 
@@ -86,8 +87,7 @@ def load(
         SystemProblem: the embedded model is not installed, or a download failed.
     """
     if precision not in get_args(Precision):
-        expected = " or ".join(map(repr, get_args(Precision)))
-        raise UsageError(f"precision is {precision!r}; expected {expected}")
+        raise UsageError(f"precision is {precision!r}; expected {', '.join(map(repr, get_args(Precision)))}")
     with downloads(allowed=allow_download):
         folder = model_path(path)
     if not folder.is_dir():

@@ -167,10 +167,12 @@ def model_checksums(path: Path | str, *, config: Path | None = None) -> dict[str
         DataError: the configuration or the weights are missing.
     """
     path = transformer_folder(Path(path))
-    return {
-        "config": sha256_file(config_file(path, config)),
-        "weights": sha256_text("".join(sha256_file(file) for file in weight_files(path)[1])),
-    }
+    return {"config": sha256_file(config_file(path, config)), "weights": weights_checksum(path)}
+
+
+def weights_checksum(path: Path) -> str:
+    """SHA-256 of the weights of an encoder's folder or file; raises DataError if there are none."""
+    return sha256_text("".join(sha256_file(file) for file in weight_files(path)[1]))
 
 
 def weight_files(path: Path) -> tuple[Path, list[Path]]:

@@ -1,6 +1,6 @@
-"""The floating-point precisions of models.
+"""The precisions of models.
 
-In: `fp32` or `bf16`, or a device. Out: the torch dtype, whether the device has it; torch is imported only then.
+In: a precision, or a device. Out: the torch dtype, whether the device has it; torch is imported only then.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16"]
+FloatPrecision = Literal["fp32", "bf16"]
+"""What a model can be trained in, and what the torch engine computes."""
+
+Precision = Literal["fp32", "bf16", "int8"]
+"""What a model can be loaded in; int8 is of folders that `minilm quantize` wrote."""
 
 
-def torch_dtype(precision: Precision) -> torch.dtype:
+def torch_dtype(precision: FloatPrecision) -> torch.dtype:
     """The torch dtype of a precision."""
     import torch
 

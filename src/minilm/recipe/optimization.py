@@ -12,7 +12,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, MaxLen, MinLen
 
 from minilm.files.checked import Count, PositiveInt, Settings, Share
-from minilm.model.precision import Precision
+from minilm.model.precision import FloatPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class OptimizationSettings(Settings):
     adam_eps: Annotated[float, Gt(0)] = 1e-6
     weight_decay: Annotated[float, Ge(0)] = 0.01
     max_grad_norm: Annotated[float, Ge(0)] = 1.0
-    precision: Precision = "fp32"
+    precision: FloatPrecision = "fp32"
     log_every: PositiveInt = 10
     eval_every: Count = 0
     checkpoint_every: PositiveInt = 500

@@ -29,7 +29,7 @@ from minilm.files.atomic import make_folder
 from minilm.files.checked import Count, PositiveInt
 from minilm.files.tensors import write_safetensors
 from minilm.model.compact import decay_rows_not_in_use
-from minilm.model.precision import Precision
+from minilm.model.precision import FloatPrecision
 from minilm.progress import Progress
 from minilm.randomness import derived_seed
 from minilm.recipe.optimization import OptimizationSettings
@@ -244,7 +244,7 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     return total
 
 
-def accumulate_in(precision: Precision, objective: Objective[B], batch: B) -> StepLoss:
+def accumulate_in(precision: FloatPrecision, objective: Objective[B], batch: B) -> StepLoss:
     """Loss and gradient of a batch; with bf16, only the forward pass runs in `precision`."""
     device = next(iter(objective.parameters.values())).device.type
     autocast = partial(torch.autocast, device, dtype=torch.bfloat16)

@@ -261,8 +261,8 @@ def test_an_unknown_engine_is_rejected_with_the_known_ones(folder):
 
 def test_an_unknown_precision_is_rejected(folder):
     with pytest.raises(UsageError) as caught:
-        minilm.load(folder, precision="int8")
-    assert str(caught.value) == "precision is 'int8'; expected 'fp32' or 'bf16'"
+        minilm.load(folder, precision="fp16")
+    assert str(caught.value) == "precision is 'fp16'; expected 'fp32', 'bf16', 'int8'"
 
 
 def test_a_missing_folder_is_rejected(tmp_path):

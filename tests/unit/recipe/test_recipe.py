@@ -208,6 +208,7 @@ def test_sections_must_agree(write, overrides, message):
         ("train.steps=no", "--set: train.steps: found the text 'no', expected an integer (yes, no, on and off are text; booleans are true and false)"),
         ("train.steps=[", "--set train.steps=[: expected the node content, but found '<stream end>'"),
         ("seed=1e3", "--set: seed: found 1000.0, expected an integer"),
+        ("train.precision=int8", "--set: train.precision: found the text 'int8', expected 'fp32' or 'bf16'"),
         ("kind=x", "--set: kind: found the text 'x', expected 'distill' or 'finetune'"),
         ("train.tokens_per_batch=3", "--set: train.tokens_per_batch is 3, expected at least data.max_tokens (512): a document must fit into a batch"),
         ("data.max_tokens=99999", "--set: train.tokens_per_batch is 16384, expected at least data.max_tokens (99999): a document must fit into a batch"),

@@ -51,6 +51,8 @@ def load_engine(
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; expected at least 1")
     names: list[EngineName] = list(ENGINES) if name == "auto" else [name]
+    if name == "auto" and precision == "int8":
+        names = ["native"]  # the only one that computes it
     for one in names[:-1]:
         try:
             return ENGINES[one](folder, head, precision, threads)
@@ -62,4 +64,6 @@ def load_engine(
         return ENGINES[names[-1]](folder, head, precision, threads)
     except CannotRun as reason:
         way_out = "" if name == "auto" else "; load it with engine='auto'"
+        if precision == "int8":
+            way_out = "; load it with " + ("engine='native'" if name == "torch" else "precision='fp32'")
         raise UsageError(f"engine {names[-1]!r} cannot run {folder}: {reason}{way_out}") from None

@@ -15,6 +15,7 @@ import numpy as np
 
 from minilm.files.sentence_modules import transformer_folder
 from minilm.files.tensors import release_pages
+from minilm.infer.engines.int8 import Int8Maps, read_int8, require_same_weights
 from minilm.infer.engines.protocol import CannotRun, Float32s
 from minilm.infer.engines.threads import usable_threads
 from minilm.kernels.encoder import ACTIVATIONS, LINEARS, NORMS, Map, NativeEncoder, Sizes, has_bf16, library_reason
@@ -26,24 +27,47 @@ from minilm.model.precision import Precision
 from minilm.model.weights import encoder_arrays, expected_shapes
 
 
-def load_native_engine(folder: Path, head: HeadName | None, precision: Precision, threads: int | None) -> NativeEngine:
-    """Read the model in `folder`.
+def load_native_engine(
+    folder: Path, head: HeadName | None, precision: Precision, threads: int | None, *, int8: Int8Maps | None = None
+) -> NativeEngine:
+    """Read the model in `folder`; in int8 with the scales of the folder, unless others are given.
 
     Raises:
         CannotRun: the kernels cannot run this model or precision here; the torch engine may.
+        UsageError: the precision is int8 and the folder has no scales.
         DataError: the files in the folder are inconsistent.
     """
-    config = read_config(folder)
-    num_labels = len(label_names(folder)) if head in ("classification", "tokens") else 2
-    if reason := _unsupported(config, head, precision):
+    config, weights = read_config(folder), transformer_folder(folder)
+    if reason := unsupported(config, head, precision):
         raise CannotRun(reason)
+    if precision != "int8" or int8 is not None:
+        return _loaded(folder, config, head, precision, threads, int8)
+    from concurrent.futures import ThreadPoolExecutor
+
+    scales = read_int8(weights, config)
+    with ThreadPoolExecutor(1) as beside:  # the hash of the weights takes longer than anything else here
+        same = beside.submit(require_same_weights, weights, scales)
+        engine = _loaded(folder, config, head, precision, threads, scales)
+        same.result()
+    return engine
+
+
+def _loaded(
+    folder: Path,
+    config: EncoderConfig,
+    head: HeadName | None,
+    precision: Precision,
+    threads: int | None,
+    int8: Int8Maps | None,
+) -> NativeEngine:
+    num_labels = len(label_names(folder)) if head in ("classification", "tokens") else 2
     found = encoder_arrays(transformer_folder(folder), config, head, num_labels=num_labels)
     if missing := [name for name in expected_shapes(config, head, num_labels=num_labels) if name not in found]:
         raise CannotRun(f"the file lacks {len(missing)} weights, such as {missing[0]}")
     encoder = NativeEncoder(
         _sizes(config, labels=num_labels if head else 0), threads=usable_threads() if threads is None else threads
     )
-    _set_weights(encoder, found, config, precision)
+    _set_weights(encoder, found, config, precision, int8)
     if head is not None:
         pooler = _map(found, "encoder.pooler") if head == "classification" else None
         encoder.set_head(_map(found, "head.out"), pooler)
@@ -79,7 +103,7 @@ def _arrays(batch: PackedIds) -> tuple[Int32s, Int32s, Int32s]:
     return batch.token_ids, batch.segment_ids, batch.cu_seqlens
 
 
-def _unsupported(config: EncoderConfig, head: HeadName | None, precision: Precision) -> str:
+def unsupported(config: EncoderConfig, head: HeadName | None, precision: Precision) -> str:
     """Why the kernels cannot run a model; "" if they can."""
     if reason := library_reason():
         return reason
@@ -111,12 +135,22 @@ def _sizes(config: EncoderConfig, *, labels: int) -> Sizes:
     )
 
 
-def _map(found: Mapping[str, tuple[np.ndarray, ...]], name: str, precision: Precision = "fp32") -> Map:
-    return Map(weights=found[f"{name}.weight"], biases=found[f"{name}.bias"], precision=precision)
+def _map(
+    found: Mapping[str, tuple[np.ndarray, ...]], name: str, precision: Precision = "fp32", int8: Int8Maps | None = None
+) -> Map:
+    smoothing = None
+    if int8 is not None:
+        smoothing = int8.smoothing.get(name.removeprefix("encoder."))
+        precision = "int8" if smoothing is not None else "bf16" if has_bf16() else "fp32"
+    return Map(weights=found[f"{name}.weight"], biases=found[f"{name}.bias"], precision=precision, smoothing=smoothing)
 
 
 def _set_weights(
-    encoder: NativeEncoder, found: Mapping[str, tuple[np.ndarray, ...]], config: EncoderConfig, precision: Precision
+    encoder: NativeEncoder,
+    found: Mapping[str, tuple[np.ndarray, ...]],
+    config: EncoderConfig,
+    precision: Precision,
+    int8: Int8Maps | None,
 ) -> None:
     def one(name: str) -> np.ndarray:
         return found[name][0]
@@ -133,6 +167,6 @@ def _set_weights(
     for number in range(config.num_layers):
         layer = f"encoder.layers.{number}"
         for name in LINEARS:
-            encoder.set_linear(number, name, _map(found, f"{layer}.{name}", precision))
+            encoder.set_linear(number, name, _map(found, f"{layer}.{name}", precision, int8))
         for norm in NORMS:
             encoder.set_norm(number, norm, one(f"{layer}.{norm}.weight"), one(f"{layer}.{norm}.bias"))

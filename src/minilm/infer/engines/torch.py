@@ -19,14 +19,14 @@ from torch import Tensor
 from minilm.decode.decoder import Decoder, PosShift
 from minilm.errors import UsageError
 from minilm.infer.engines.pooling import pool_rows
-from minilm.infer.engines.protocol import Float32s
+from minilm.infer.engines.protocol import CannotRun, Float32s
 from minilm.model.checkpoint import read_model
 from minilm.model.embedding import PoolingMode
 from minilm.model.heads import HEADS, Model
 from minilm.model.metadata import HeadName, untied_output
 from minilm.model.packed_ids import PackedIds
 from minilm.model.packing import Packed
-from minilm.model.precision import Precision, torch_dtype
+from minilm.model.precision import FloatPrecision, Precision, torch_dtype
 from minilm.model.prepacked import prepack
 from minilm.text.tokenizer import Tokenizer
 
@@ -40,8 +40,10 @@ def load_torch_engine(
 
     `threads` sets the number of torch's threads for the whole process.
 
-    Raises as `require_own_process`.
+    Raises as `require_own_process`, and CannotRun for int8.
     """
+    if precision == "int8":
+        raise CannotRun("it does not compute in int8, only the native engine does")
     require_own_process()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -74,7 +76,7 @@ def require_own_process() -> None:
 class TorchEngine:
     """The packed encoder with frozen weights; on CPUs its linear maps are prepacked."""
 
-    def __init__(self, model: Model, *, precision: Precision = "fp32") -> None:
+    def __init__(self, model: Model, *, precision: FloatPrecision = "fp32") -> None:
         """Convert and freeze the weights of `model` in place."""
         self._model = model.eval().requires_grad_(False).to(torch_dtype(precision))
         self._device = self._model.encoder.embeddings.word.weight.device

@@ -1,0 +1,218 @@
+"""Quantization: an ordinary model folder in, the same folder with the scales of int8 out, if the gate lets it pass.
+
+In: a model that the native engine runs; texts, half of which calibrate and half are compared; labeled files. Out: a
+folder that loads with any precision, also int8; what the gate measured.
+
+Maps that int8 hurts most stay as they are where the quality asks for it: the most sensitive first, at most half.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm import __version__
+from minilm.embedded import model_path
+from minilm.environment import examine
+from minilm.errors import UsageError
+from minilm.export.answers import Answers, Inputs, answers_of, inputs_of, run
+from minilm.export.calibration import all_smoothing, largest_inputs
+from minilm.export.folder import copy_model
+from minilm.export.gate import POINTS_LOST, GateFailed, Measure, best_seconds, compare
+from minilm.export.labelled import require_scored, task_score
+from minilm.export.rows import read_rows
+from minilm.files.atomic import atomic_folder, reject_existing
+from minilm.files.sentence_modules import transformer_folder
+from minilm.files.source import Source
+from minilm.infer.api import LoadedModel, load
+from minilm.infer.engines.int8 import Int8Maps, write_int8
+from minilm.infer.engines.native import load_native_engine, unsupported
+from minilm.infer.engines.threads import usable_threads
+from minilm.kernels.encoder import chosen_isa
+from minilm.model.metadata import label_names, read_config, saved_head
+from minilm.model.weights import encoder_arrays
+from minilm.progress import Progress
+from minilm.tally import Tally, reporting_tally
+
+logger = logging.getLogger(__name__)
+
+Smoothing = Mapping[str, NDArray[np.float32]]
+
+_SENSITIVITY_TOKENS = 4096  # of the calibration texts, for each map
+_SPEED_TOKENS = 4096  # of the compared texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What was written.
+
+    Attributes:
+        calibrated: number of texts that calibrated.
+        compared: number of texts that were compared.
+        kept: maps that are not int8.
+        num_maps: all maps.
+        measures: the table of the gate.
+    """
+
+    calibrated: int
+    compared: int
+    kept: Sequence[str]
+    num_maps: int
+    measures: Sequence[Measure]
+
+
+def quantize(
+    model: Path | str,
+    out: Path,
+    *,
+    texts: Source | None = None,
+    field: str = "text",
+    labelled: Sequence[Source] = (),
+    threads: int | None = None,
+) -> Quantized:
+    """Write a copy of a model folder with the scales of int8.
+
+    Args:
+        model: the folder, `embedded`, or a name in Hugging Face's cache.
+        out: the new folder.
+        texts: texts like those the model will read; None: those that ship.
+        field: name of the text in a file with names.
+        labelled: files of the model's task whose score must not drop.
+        threads: of the native engine.
+
+    Raises:
+        UsageError: `out` exists, the native engine cannot run the model, or it has no task for labeled files.
+        GateFailed: the tolerance is missed, or int8 is slower; nothing was written.
+        DataError: a file is damaged or has too few texts.
+    """
+    reject_existing(out)
+    trial = _Trial(_fp32(model, threads), threads)
+    if labelled:
+        require_scored(trial.model)
+    rows = read_rows(texts, field=field)
+    logger.info("%d texts calibrate, %d are compared", len(rows.calibration), len(rows.compared))
+    with reporting_tally() as tally:
+        scores = [task_score(trial.model, source, tally) for source in labelled]
+        calibration, compared = (inputs_of(trial.model, part, tally) for part in (rows.calibration, rows.compared))
+    smoothing = trial.smoothing(calibration)
+    expected = answers_of(trial.model, compared)
+    kept, measures = trial.passing(smoothing, calibration, compared, expected)
+    maps = Int8Maps(smoothing={name: smoothing[name] for name in smoothing if name not in kept}, kept=kept)
+    int8 = trial.int8(maps)
+    for source, (name, before) in zip(labelled, scores, strict=True):
+        lost = before - task_score(int8, source, Tally())[1]
+        measures.append(Measure(name=f"points of {name} lost on {source}", value=lost, most=POINTS_LOST))
+    measures.append(trial.speed(int8, compared.first(_SPEED_TOKENS)))
+    _require(measures, trial.model.folder)
+    found = Quantized(
+        calibrated=len(rows.calibration),
+        compared=len(rows.compared),
+        kept=kept,
+        num_maps=len(smoothing),
+        measures=measures,
+    )
+    with atomic_folder(out) as aside:
+        copy_model(trial.model.folder, aside)
+        write_int8(transformer_folder(aside), maps, _facts(found, trial.threads))
+    return found
+
+
+def _fp32(model: Path | str, threads: int | None) -> LoadedModel:
+    """The model on the native engine; raises UsageError if that cannot run it."""
+    folder = model_path(model)
+    if folder.is_dir() and (reason := unsupported(read_config(folder), saved_head(folder), "fp32")):
+        raise UsageError(f"{folder} cannot be quantized: int8 needs the native engine, which cannot run it: {reason}")
+    return load(model, engine="native", threads=threads)
+
+
+class _Trial:
+    """A model in fp32, and what becomes of it with some maps in int8."""
+
+    def __init__(self, model: LoadedModel, threads: int | None) -> None:
+        self.model = model
+        self.threads = usable_threads() if threads is None else threads
+
+    def int8(self, maps: Int8Maps) -> LoadedModel:
+        """The same model with another engine."""
+        changed = copy.copy(self.model)
+        changed.engine = load_native_engine(self.model.folder, self.model.head, "int8", self.threads, int8=maps)
+        return changed
+
+    def smoothing(self, calibration: Inputs) -> Smoothing:
+        """The factors of every map."""
+        folder, head = self.model.folder, self.model.head
+        largest = largest_inputs(folder, calibration.token_ids, calibration.segment_ids)
+        num_labels = len(label_names(folder)) if head in ("classification", "tokens") else 2
+        arrays = encoder_arrays(transformer_folder(folder), self.model.config, head, num_labels=num_labels)
+        return all_smoothing(largest, arrays)
+
+    def passing(
+        self, smoothing: Smoothing, calibration: Inputs, compared: Inputs, expected: Answers
+    ) -> tuple[tuple[str, ...], list[Measure]]:
+        """The maps that are kept so that the quality passes, and its measures; raises GateFailed if none suffice."""
+        measures = compare(answers_of(self.int8(Int8Maps(smoothing=smoothing)), compared), expected)
+        if all(one.passes for one in measures):
+            return (), measures
+        order = self._most_sensitive(smoothing, calibration)
+        kept: tuple[str, ...] = ()
+        for name in order[: len(order) // 2]:
+            kept = (*kept, name)
+            part = {key: factors for key, factors in smoothing.items() if key not in kept}
+            measures = compare(answers_of(self.int8(Int8Maps(smoothing=part, kept=kept)), compared), expected)
+            if all(one.passes for one in measures):
+                return tuple(key for key in smoothing if key in kept), measures
+        _require(measures, self.model.folder)
+        raise AssertionError("measures that pass were returned")
+
+    def _most_sensitive(self, smoothing: Smoothing, calibration: Inputs) -> list[str]:
+        """The maps by how far the answers to calibration texts move if it alone is int8, the furthest first."""
+        few = inputs_of(self.model, calibration.texts[: _few(calibration)], Tally())
+        expected = answers_of(self.model, few)
+        far: dict[str, float] = {}
+        with Progress("sensitivity", unit="maps") as progress:
+            progress.begin(len(smoothing))
+            for name, factors in smoothing.items():
+                alone = Int8Maps(smoothing={name: factors}, kept=[other for other in smoothing if other != name])
+                far[name] = answers_of(self.int8(alone), few).distance(expected)
+                progress.advance(1)
+        return sorted(far, key=lambda name: -far[name])
+
+    def speed(self, int8: LoadedModel, inputs: Inputs) -> Measure:
+        """How many times faster int8 is than fp32 on the same tokens."""
+        fp32, other = best_seconds(lambda: run(self.model, inputs), lambda: run(int8, inputs))
+        logger.info("fp32 %.0f tokens/s, int8 %.0f", inputs.num_tokens / fp32, inputs.num_tokens / other)
+        return Measure(name="speed, int8 over fp32", value=fp32 / other, least=1.0)
+
+
+def _few(inputs: Inputs) -> int:
+    """How many texts of the beginning have a few thousand tokens together."""
+    return len(inputs.first(_SENSITIVITY_TOKENS).token_ids)
+
+
+def _require(measures: Sequence[Measure], folder: Path) -> None:
+    """Raise GateFailed, with the table, if a measure misses its limit."""
+    missed = [f"{one.name} is {one.value:.5f}, expected {one.limit}" for one in measures if not one.passes]
+    if missed:
+        raise GateFailed(
+            f"{folder} is not written in int8: {'; '.join(missed)}; use fp32, or calibrate with texts like those the "
+            "model will read (--texts)",
+            measures,
+        )
+
+
+def _facts(found: Quantized, threads: int) -> dict[str, object]:
+    """What the gate measured and where, for the folder."""
+    return {
+        "texts": {"calibrated": found.calibrated, "compared": found.compared},
+        "measures": {one.name: {"value": one.value, "limit": one.limit} for one in found.measures},
+        "machine": {"cpu": examine()["cpu"]["model"], "instructions": chosen_isa(), "threads": threads},
+        "minilm": __version__,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
