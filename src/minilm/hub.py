@@ -25,6 +25,11 @@ def is_hub_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not _FILE.fullmatch(name) and not Path(name).exists()
 
 
+def base_name(model: str) -> str:
+    """How a model card names the model that another one comes from: its name on the hub, or that of its folder."""
+    return model if is_hub_name(model) else Path(model).name
+
+
 @contextmanager
 def downloads(*, allowed: bool) -> Iterator[None]:
     """Allow downloads in the block; otherwise they stay as they are: forbidden, unless an outer block allows them."""

@@ -181,6 +181,9 @@ def test_a_model_with_relative_positions_encodes_but_does_not_generate(tmp_path)
         "mpnet models have relative positions and cannot generate; use a model of one of bert, roberta, xlm-roberta, "
         "camembert, distilbert, electra"
     )
+    headless = write(tmp_path / "headless", "mpnet", "SequenceClassification")
+    with pytest.raises(UsageError, match="mpnet models have relative positions and cannot generate"):
+        load(headless).generate(["word1"])
 
 
 def test_a_folder_that_states_an_mlm_head_without_its_weights_encodes_without_a_word(tmp_path, caplog):

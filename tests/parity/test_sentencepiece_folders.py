@@ -121,6 +121,21 @@ def test_a_file_that_ends_inside_a_field_is_one_clear_error(tmp_path):
             read_sentencepieces(tmp_path / "m")
 
 
+def test_pieces_alone_do_not_say_whose_they_are(tmp_path):
+    file = tmp_path / "sentencepiece.bpe.model"
+    file.write_bytes(model())
+    for path in (tmp_path, file):
+        with pytest.raises(DataError) as caught:
+            Tokenizer.load(path)
+        assert str(caught.value) == (
+            f"{tmp_path}: there is no config.json, which says whose pieces sentencepiece.bpe.model has; put the "
+            "config.json of its model beside it, with the model_type camembert or xlm-roberta"
+        )
+    (tmp_path / "config.json").write_text('{"model_type": "xlm-roberta"}')
+    tokenizer = Tokenizer.load(file)
+    assert repr(tokenizer) == f"<minilm tokenizer of {tokenizer.vocab_size:,} tokens>"
+
+
 @pytest.mark.parametrize(
     ("family", "content", "message"),
     [

@@ -11,7 +11,7 @@ import minilm
 from minilm.cli.app import main
 from minilm.embedded import model_path
 from minilm.errors import DataError, SystemProblem
-from minilm.hub import downloads, is_hub_name
+from minilm.hub import base_name, downloads, is_hub_name
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -139,3 +139,8 @@ def test_a_download_that_fails_says_why(monkeypatch, error, kind, message):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with downloads(allowed=True), pytest.raises(kind, match=message):
         model_path(NAME)
+
+
+def test_a_card_names_a_hub_model_in_full_and_a_folder_by_its_name(tmp_path):
+    assert base_name("owner/some-model") == "owner/some-model"
+    assert base_name(str(tmp_path / "runs" / "mine")) == "mine"

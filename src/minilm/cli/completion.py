@@ -12,14 +12,16 @@ import typer
 from minilm.errors import MinilmError
 
 
-def recipe_names(incomplete: str) -> list[str]:
-    """Shipped recipes, by full name or by the name without its folder."""
+def recipe_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Shipped recipes that the command runs, by full name or by the name without its folder."""
     from minilm.recipe.shipped import recipe_names
 
     try:
         names = recipe_names()
     except MinilmError:  # an incomplete installation
         return []
+    if context.info_name in ("distill", "finetune"):
+        names = [name for name in names if name.startswith("distill/") == (context.info_name == "distill")]
     return _beginning_with(incomplete, [*names, *(name.rpartition("/")[2] for name in names)])
 
 

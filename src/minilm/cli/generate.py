@@ -127,7 +127,7 @@ def _check(
         require_output_name(output, option="--output", more=(TEXT_SUFFIX,))
         if output.suffix.lower() == TEXT_SUFFIX and n_best > 1:
             raise UsageError(
-                f"--n-best is {n_best}, but each line of {output} holds one target; use a name that ends in .jsonl"
+                f"--n-best is {n_best}, but each line of {output} holds one target; use .jsonl, .csv, .tsv or .parquet"
             )
     if fields and not is_table(source):
         reject_columns(source, {"--field": fields[0]})

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from minilm.decode.cache import Cache
 from minilm.errors import UsageError
 from minilm.model.attention import attend
-from minilm.model.encoder import Layer, require_absolute
+from minilm.model.config import require_absolute
+from minilm.model.encoder import Layer
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.model.packing import Packed, pack
 from minilm.model.prepacked import prepack

@@ -58,7 +58,7 @@ class GenerationSettings(Settings):
     top_p: Annotated[float, Gt(0), Le(1), Flag("Sample from the smallest set of tokens with this probability.")] = 1.0
     temperature: Annotated[float, Gt(0), Flag("Values below 1 sharpen the distribution.")] = 1.0
     seed: Annotated[int, Flag("Random seed of sampling.")] = 0
-    n_best: Annotated[PositiveInt, Flag("Targets per source, best first (.jsonl only).")] = 1
+    n_best: Annotated[PositiveInt, Flag("Targets per source, best first; not in .txt.")] = 1
     batch_tokens: Annotated[PositiveInt, Flag("Max tokens in memory at once, sources plus targets of all beams.")] = (
         16384
     )

@@ -29,6 +29,7 @@ from minilm.errors import DataError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
+from minilm.hub import base_name
 from minilm.model.encoder import Encoder
 from minilm.model.metadata import model_checksums
 from minilm.model.precision import torch_dtype
@@ -220,10 +221,11 @@ def _card(recipe: DistillRecipe, name: str, student: Encoder, plan: DistillPlan,
     made = (
         f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
         f"Distilled with MiniLM{recipe.loss.version} from `{Path(recipe.teacher.model).name}` "
-        f"(layer {plan.sizes.layer}) for {steps} of {recipe.train.batch_size} documents."
+        f"(layer {plan.sizes.layer}) for {steps} of {recipe.train.batch_size} documents. "
+        f"It {plan.students[name].start}."
     )
     advice = (
         "The last layer's output projection and feed-forward are not trained by this objective; fine-tune before use."
     )
-    base = Path(recipe.teacher.model).name
+    base = base_name(recipe.teacher.model)
     return model_card(name, use="encode", base=base, tags=["distillation"], pairs=False, sections=[made, advice])

@@ -20,7 +20,7 @@ from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json
 from minilm.files.sentence_modules import transformer_folder
 from minilm.model.checkpoint import read_model, write_model
-from minilm.model.config import FAMILIES, EncoderConfig, with_vocabulary_of
+from minilm.model.config import COUNTED, EncoderConfig, with_vocabulary_of
 from minilm.model.embedding_files import read_embedding, require_no_weights, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
@@ -70,7 +70,7 @@ def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path,
     values = read_json(transformer_folder(teacher) / "config.json")
     if section.init == "layers" and not EncoderConfig.is_family(values):
         raise UsageError(
-            f"student {section.name!r}: init 'layers' copies weights, which works for {', '.join(FAMILIES)}; the "
+            f"student {section.name!r}: init 'layers' copies weights, which works for {', '.join(COUNTED)}; the "
             f"model_type of {teacher} is {values.get('model_type')!r:.60}: use init: random"
         )
     shape = student_shape(section, sizes)

@@ -29,6 +29,7 @@ from minilm.finetune.report import report_run
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
 from minilm.finetune.start import StartHead, require_trainable, start_head, start_model
 from minilm.finetune.task import Analysis, Task
+from minilm.hub import base_name
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
@@ -294,7 +295,7 @@ def _card(recipe: FinetuneRecipe, result: RunResult) -> str:
     return model_card(
         recipe.name,
         use=_USES[recipe.task.kind],
-        base=Path(recipe.model).name,
+        base=base_name(recipe.model),
         tags=[recipe.task.name],
         pairs=isinstance(recipe.task, TextSection) and text_columns(recipe.task).text_pair is not None,
         sections=[made, *([f"Held-out data:\n\n{numbers}"] if numbers else [])],

@@ -16,8 +16,7 @@ import torch
 from minilm.errors import DataError, UsageError
 from minilm.finetune.task import Task
 from minilm.model.checkpoint import add_pooler, read_model
-from minilm.model.config import EncoderConfig
-from minilm.model.encoder import require_absolute
+from minilm.model.config import EncoderConfig, require_absolute
 from minilm.model.heads import ClassificationHead, Model, TokensHead, new_head
 from minilm.model.metadata import LABELLED, label_names, read_config, read_problem, saved_head, untied_output
 from minilm.randomness import derived_seed

@@ -19,6 +19,7 @@ from minilm.infer.engines.protocol import Float32s
 from minilm.infer.sources import Part
 from minilm.infer.vectors import ACTIVATIONS
 from minilm.model.activations import Activation
+from minilm.model.config import require_absolute
 from minilm.model.metadata import HeadName
 from minilm.tally import Tally
 from minilm.tasks.squad.answers import Answer, best_answers
@@ -50,17 +51,21 @@ class Classified:
         probabilities: of all labels, in order, which add up to 1 unless the model is multi-label; empty for a
             regression model.
         labels: of a multi-label model, those with a probability above 0.5, maybe none; else empty.
+        multi_label: each label applies or not, independently of the others.
     """
 
     label: str
     score: float
     probabilities: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
+    multi_label: bool = False
 
     def __repr__(self) -> str:
-        """The prediction without the probabilities of other labels."""
+        """The prediction without the probabilities of other labels; of a multi-label model, what applies."""
+        if self.multi_label:
+            return f"<Classified labels {list(self.labels)}, highest {self.label!r} with {self.score:.3f}>"
         what = f"{self.label!r}, probability {self.score:.3f}" if self.probabilities else f"{self.score:.4g}"
-        return f"<Classified {what}{f', labels {list(self.labels)}' if self.labels else ''}>"
+        return f"<Classified {what}>"
 
 
 def require_head(model: LoadedModel, head: HeadName) -> None:
@@ -69,6 +74,8 @@ def require_head(model: LoadedModel, head: HeadName) -> None:
     Raises:
         UsageError: the model has another head, or none.
     """
+    if head == "mlm":
+        require_absolute(model.config)
     if model.head != head:
         what, task = _DOES[head]
         found = "it has no trained head" if model.head is None else f"its {model.head} head can {_DOES[model.head][0]}"
@@ -137,6 +144,7 @@ def classification_of(
         score=probabilities[best],
         probabilities=probabilities,
         labels=tuple(name for name, score in zip(labels, scores_C, strict=True) if score > 0) if multi_label else (),
+        multi_label=multi_label,
     )
 
 

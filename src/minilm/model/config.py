@@ -142,6 +142,8 @@ FAMILIES: Mapping[FamilyName, Family] = {
         defaults={"pad_token_id": 1},
     ),
 }
+COUNTED = tuple(name for name, family in FAMILIES.items() if not family.relative_positions)
+"""Families whose positions are counted: they can be teachers, lend their layers, and generate."""
 # Alternative names of the same computation in published configurations.
 _ALIASES: Mapping[str, FamilyName] = {"minilm": "bert"}
 
@@ -435,3 +437,16 @@ def with_vocabulary_of(config: EncoderConfig, other: EncoderConfig) -> EncoderCo
 
 
 assert set(FAMILIES) == set(get_args(FamilyName))
+
+
+def require_absolute(config: EncoderConfig) -> None:
+    """Require a model that can be trained and run as sequence-to-sequence.
+
+    Raises:
+        UsageError: the family has relative positions, which are not defined for pseudo tokens.
+    """
+    if config.family not in COUNTED:
+        raise UsageError(
+            f"{config.family} models have relative positions and cannot generate; use a model of one of "
+            f"{', '.join(COUNTED)}"
+        )

@@ -21,7 +21,7 @@ from minilm.errors import DataError, UsageError
 from minilm.model.activations import Activation
 from minilm.model.attention import attend, attend_first, attend_seq2seq, attend_seq2seq_read
 from minilm.model.compact import CompactTable
-from minilm.model.config import FAMILIES, EncoderConfig
+from minilm.model.config import FAMILIES, EncoderConfig, require_absolute
 from minilm.model.packing import Packed
 from minilm.model.relative import RelativeBias
 from minilm.model.seq2seq import PackedSeq2Seq
@@ -265,19 +265,6 @@ def reset_weights(module: nn.Module, initializer_range: float, generator: torch.
                 part.weight.fill_(1.0)
             if isinstance(part, nn.Linear | nn.LayerNorm) and part.bias is not None:
                 part.bias.zero_()
-
-
-def require_absolute(config: EncoderConfig) -> None:
-    """Require a model that can be trained and run as sequence-to-sequence.
-
-    Raises:
-        UsageError: the family has relative positions, which are not defined for pseudo tokens.
-    """
-    if FAMILIES[config.family].relative_positions:
-        able = ", ".join(name for name, family in FAMILIES.items() if not family.relative_positions)
-        raise UsageError(
-            f"{config.family} models have relative positions and cannot generate; use a model of one of {able}"
-        )
 
 
 def _require_fits(longest: int, config: EncoderConfig) -> None:

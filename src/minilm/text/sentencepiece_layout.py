@@ -95,6 +95,11 @@ def _named(folder: Path, config: Mapping[str, object]) -> tuple[Path, str]:
 def _layout(folder: Path, config: Mapping[str, object]) -> _Layout:
     where, named = _named(folder, config)
     layout = _LAYOUTS.get(named)
+    if layout is None and not where.is_file():
+        raise DataError(
+            f"{folder}: there is no config.json, which says whose pieces {SENTENCEPIECE} has; put the "
+            f"config.json of its model beside it, with the model_type {' or '.join(name for name in _LAYOUTS if name.islower())}"
+        )
     if layout is None:
         raise DataError(
             f"{where}: a {SENTENCEPIECE} is read for {', '.join(_LAYOUTS)}; found {named!r:.60}; save the tokenizer "

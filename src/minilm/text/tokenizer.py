@@ -59,6 +59,10 @@ class Tokenizer:
         self.unk_id: int = special["unk"]
         self._warned: set[str] = set()
 
+    def __repr__(self) -> str:
+        """What it is, for example at the prompt of an interpreter."""
+        return f"<minilm tokenizer of {self.vocab_size:,} tokens>"
+
     @classmethod
     def load(
         cls, path: Path | str, *, lowercase: bool | None = None, renames: Mapping[str, str] | None = None

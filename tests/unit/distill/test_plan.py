@@ -102,7 +102,7 @@ def test_layers_of_a_teacher_of_another_family_are_not_copied(tiny):
         check(tiny.recipe(), 'students=[{"init": "layers"}]')
     assert str(caught.value) == (
         "student 'student': init 'layers' copies weights, which works for "
-        "bert, roberta, xlm-roberta, camembert, distilbert, electra, mpnet; the model_type of "
+        "bert, roberta, xlm-roberta, camembert, distilbert, electra; the model_type of "
         f"{tiny.teacher} is 'ernie': use init: random"
     )
 

@@ -39,6 +39,9 @@ def test_a_multi_label_model_answers_with_a_sigmoid_per_label(make, num_labels, 
         assert one.labels == tuple(name for name in model.labels if expected[name] > 0.5)
         assert (one.label, one.score) == (theirs[0]["label"], pytest.approx(theirs[0]["score"], abs=1e-5))
     assert num_labels == 1 or len({one.labels for one in found}) > 1
+    assert [repr(one) for one in found] == [
+        f"<Classified labels {list(one.labels)}, highest {one.label!r} with {one.score:.3f}>" for one in found
+    ]
     (folder / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     with pytest.raises(SystemExit) as caught:
         app.main(["predict", str(folder), "--input", str(folder / "in.jsonl"), "--output", str(folder / "out.jsonl")])
