@@ -96,9 +96,10 @@ def _layout(folder: Path, config: Mapping[str, object]) -> _Layout:
     where, named = _named(folder, config)
     layout = _LAYOUTS.get(named)
     if layout is None and not where.is_file():
+        families = " or ".join(name for name in _LAYOUTS if name.islower())
         raise DataError(
             f"{folder}: there is no config.json, which says whose pieces {SENTENCEPIECE} has; put the "
-            f"config.json of its model beside it, with the model_type {' or '.join(name for name in _LAYOUTS if name.islower())}"
+            f"config.json of its model beside it, with the model_type {families}"
         )
     if layout is None:
         raise DataError(
