@@ -106,7 +106,7 @@ def _sizes(config: EncoderConfig, *, labels: int) -> Sizes:
         segments=config.num_segments if family.segments else 0,
         first_position=config.first_position,
         labels=labels,
-        pooler_activation=ACTIVATIONS.index(family.pooler),
+        pooler_activation=ACTIVATIONS.index(family.pooler.lower()),
         eps=config.layer_norm_eps,
     )
 
