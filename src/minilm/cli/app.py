@@ -29,7 +29,7 @@ from minilm.train.shared_errors import code_of_others, has_company, text_to_prin
 
 _INTERRUPTED = 130
 _ANYWHERE = ("--debug", "--allow-download")
-VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "score", "recipes", "doctor")
+VERBS = ("quickstart", "corpus", "distill", "finetune", "predict", "generate", "score", "bench", "recipes", "doctor")
 
 
 def build_app() -> typer.Typer:
