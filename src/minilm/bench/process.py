@@ -100,14 +100,12 @@ class SideProcess:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._line(monotonic() + seconds, seconds))
-        except OSError:  # a broken pipe
-            raise self._ended() from None
-        except SideFailed:
+            if "failed" in answer:
+                raise SideFailed(answer["failed"])
+        except (SideFailed, OSError) as error:  # OSError: a broken pipe
+            reason = error if isinstance(error, SideFailed) else self._ended()
             self.close()
-            raise
-        if "failed" in answer:
-            self.close()
-            raise SideFailed(answer["failed"])
+            raise reason from None
         return answer
 
     def close(self) -> None:
