@@ -83,15 +83,8 @@ def bench_encode(
         UsageError: no engine can run it.
     """
     config = read_config(folder)
-    embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
-    tokenizer = Tokenizer.load(folder)
     limit = min(MOST_TOKENS, config.max_tokens)
-    workloads = encode_workloads(
-        texts,
-        tokenizer.lowercased() if embedding.lowercase else tokenizer,
-        max_tokens=limit,
-        prompt=embedding.prompt_of(prompt=None, role=None),
-    )
+    workloads = workloads_of(folder, texts, max_tokens=limit)
     sides, missing = our_sides(folder, max_tokens=limit), []
     if find_spec("sentence_transformers") is None:
         missing.append("sentence-transformers is not installed; to compare with it: pip install 'minilm[bench]'")
@@ -102,10 +95,28 @@ def bench_encode(
     return {"model": str(folder), **found, "left_out": [*missing, *_lines(found["left_out"])]}
 
 
+def workloads_of(folder: Path, texts: Sequence[str], *, max_tokens: int) -> list[Workload]:
+    """The workloads of a model; raises DataError if the folder is inconsistent."""
+    embedding = read_embedding(folder, model_max_tokens=max_tokens)
+    tokenizer = Tokenizer.load(folder)
+    return encode_workloads(
+        texts,
+        tokenizer.lowercased() if embedding.lowercase else tokenizer,
+        max_tokens=max_tokens,
+        prompt=embedding.prompt_of(prompt=None, role=None),
+    )
+
+
 def compare(
-    sides: Sequence[Side], workloads: Sequence[Workload], config: EncoderConfig, *, threads: int, rounds: int
+    sides: Sequence[Side],
+    workloads: Sequence[Workload],
+    config: EncoderConfig,
+    *,
+    threads: int,
+    rounds: int,
+    packages: Sequence[str] = PACKAGES,
 ) -> dict[str, object]:
-    """Run the workloads with all sides, in turn.
+    """Run the workloads with all sides, in turn; the versions of `packages` are stored.
 
     Raises:
         UsageError: no side can run.
@@ -135,7 +146,7 @@ def compare(
         ]
         left_out = list(running.left_out)
     return {
-        "machine": machine(PACKAGES),
+        "machine": machine(packages),
         "instruction set": instruction_set(),
         "threads": threads,
         "peaks": peaks,

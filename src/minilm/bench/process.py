@@ -20,8 +20,9 @@ from typing import Any
 from minilm.bench.rounds import Run
 from minilm.errors import one_line
 
-START_SECONDS = 300.0
-"""How long a side may take to load a model."""
+WORKER = (sys.executable, "-m", "minilm.bench.worker")
+"""The command of a side."""
+
 _PACKAGES = Path(__file__).resolve().parents[2]
 
 
@@ -43,8 +44,8 @@ class SideProcess:
         *,
         threads: int,
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "minilm.bench.worker"),
-        start_seconds: float = START_SECONDS,
+        command: Sequence[str] = WORKER,
+        start_seconds: float = 300.0,
     ) -> None:
         """Start it, and wait until it has done its first call.
 
@@ -69,7 +70,7 @@ class SideProcess:
             stderr=self._stderr,
             bufsize=0,
             cwd=_PACKAGES,  # where `minilm` is imported from, installed or not
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **fixed, **(environment or {})},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": _search_path(), **fixed, **(environment or {})},
         )
         answer = self.ask({**side, "threads": threads}, seconds=start_seconds)
         self.start_seconds = perf_counter() - started
@@ -137,3 +138,9 @@ class SideProcess:
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         return SideFailed(f"its process has ended with code {code}" + (f": {one_line(lines[-1])}" if lines else ""))
+
+
+def _search_path() -> str:
+    """PYTHONPATH for another folder and another script: this package first, then what it was, as absolute paths."""
+    given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return os.pathsep.join([str(_PACKAGES), *map(os.path.abspath, given)])

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from minilm.bench.process import SideFailed, SideProcess
+from minilm.bench.process import WORKER, SideFailed, SideProcess
 from minilm.bench.rounds import Measured, Run, in_turn
 from minilm.errors import UsageError
 from minilm.files.json import write_json
@@ -26,19 +26,28 @@ from minilm.model.precision import Precision
 _FIRST = ["The first text."]
 _BATCH_SIZES = (8, 16, 32)
 _FIRST_CALLS = 4
-_START_SECONDS, _LEAST_SECONDS, _SLOWEST = 300.0, 60.0, 5e8  # deadlines: `_SLOWEST` operations a second count as stuck
+_LEAST_SECONDS, _SLOWEST = 60.0, 5e8  # deadlines: `_SLOWEST` operations a second count as stuck
 # glibc's malloc keeps what is freed, which saves the page faults of large blocks.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """What is compared: its name in tables, what `minilm.bench.worker` expects, its precision, more environment."""
+    """What is compared.
+
+    Attributes:
+        name: in tables.
+        request: what `minilm.bench.worker` expects.
+        precision: of its products.
+        environment: more variables of its process.
+        command: of its process.
+    """
 
     name: str
     request: Mapping[str, object]
     precision: str = "fp32"
     environment: Mapping[str, str] = field(default_factory=dict)
+    command: Sequence[str] = WORKER
 
 
 def our_sides(folder: Path, *, max_tokens: int) -> list[Side]:
@@ -85,7 +94,7 @@ class RunningSides:
             for side in sides:
                 try:
                     self.processes[side.name] = SideProcess(
-                        side.request, threads=threads, environment=side.environment, start_seconds=_START_SECONDS
+                        side.request, threads=threads, environment=side.environment, command=side.command
                     )
                 except SideFailed as reason:
                     self._leave_out(side.name, reason)

@@ -31,8 +31,9 @@ Variant = Callable[[Any], Any]
 _MANY_TEXTS = 8  # a batch size matters for calls with more
 
 
-def main() -> None:
-    """Answer requests until standard input ends."""
+def main(kinds: Mapping[str, Callable[[Request], list[Variant]]] | None = None) -> None:
+    """Answer requests until standard input ends; `kinds` of sides, by default those of this package."""
+    kinds = KINDS if kinds is None else kinds
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     side: Side | None = None
@@ -40,7 +41,7 @@ def main() -> None:
         try:
             request = json.loads(line)
             if side is None:
-                side = Side(request)
+                side = Side(kinds[request["kind"]](request))
                 answer = side.start(request["first"])
             else:
                 answer = side.answer(request)
@@ -56,9 +57,9 @@ def main() -> None:
 class Side:
     """A loaded model and its workloads."""
 
-    def __init__(self, request: Request) -> None:
-        """Load what `request` describes."""
-        self._variants = KINDS[request["kind"]](request)
+    def __init__(self, variants: Sequence[Variant]) -> None:
+        """Nothing is measured yet; the first variant does calls of few texts."""
+        self._variants = variants
         self._workloads: dict[str, list[Any]] = {}
         self._chosen: dict[str, Variant] = {}
 
