@@ -72,7 +72,11 @@ class SideProcess:
             cwd=_PACKAGES,  # where `minilm` is imported from, installed or not
             env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": _search_path(), **fixed, **(environment or {})},
         )
-        answer = self.ask({**side, "threads": threads}, seconds=start_seconds)
+        try:
+            answer = self.ask({**side, "threads": threads}, seconds=start_seconds)
+        except KeyboardInterrupt:
+            self.close()
+            raise
         self.start_seconds = perf_counter() - started
         self.memory_mb: float | None = answer["memory"]
 
