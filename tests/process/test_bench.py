@@ -152,6 +152,7 @@ def test_shapes_are_measured_with_both_engines():
     for row in found["rows"]:
         assert row["seconds"] > 0
         assert row["shape"] != model.BASE or row["ratio"] == 1.0
+    assert [(one["name"], one["rounds"]) for one in found["workloads"]] == [("8 x 1", 1), ("16 x 2", 1)]
     assert len(found["left_out"]) == 2 - len(engines)
     assert json.dumps(found, allow_nan=False)
 

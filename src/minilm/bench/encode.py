@@ -196,9 +196,7 @@ def _described(workload: Workload, measured: Measured, operations: int) -> dict[
         "calls": len(workload.calls),
         "tokens": workload.tokens,
         "operations": operations,
-        "rounds": len(measured.rounds),
-        "rounds dropped": measured.dropped,
-        "used by others": measured.others,
+        **measured.facts(),
     }
 
 

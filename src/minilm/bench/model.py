@@ -68,6 +68,7 @@ def bench_model(
     threads = usable_threads() if threads is None else threads
     peaks = unit_peaks(threads)
     rows: list[Row] = []
+    described: list[dict[str, object]] = []
     with TemporaryDirectory(prefix="minilm-bench-") as folder, Progress("bench") as progress:
         models = {name: str(_write(Path(folder) / name, config)) for name, config in shapes.items()}
         request = {"kind": "engine", "models": models, "first": _calls(shapes, 1, 1)[0]}
@@ -78,6 +79,7 @@ def bench_model(
             for tokens, sequences in batches:
                 operations = _CALLS * sum(work_of(one, [tokens] * sequences).operations for one in shapes.values())
                 measured = running.measure(_name(tokens, sequences), operations=operations, rounds=rounds)
+                described.append({"name": _name(tokens, sequences), **measured.facts()})
                 for engine in running.processes:
                     runs = [one[engine].seconds for one in measured.rounds]
                     rows += _rows(runs, shapes, engine, (tokens, sequences), peaks)
@@ -89,6 +91,7 @@ def bench_model(
         "threads": threads,
         "peaks": peaks,
         "published": PUBLISHED,
+        "workloads": described,
         "rows": [asdict(one) for one in rows],
         "left_out": left_out,
     }

@@ -44,6 +44,10 @@ class Measured:
     dropped: int
     others: float | None
 
+    def facts(self) -> dict[str, object]:
+        """What is stored beside the numbers."""
+        return {"rounds": len(self.rounds), "rounds dropped": self.dropped, "used by others": self.others}
+
 
 def in_turn(
     sides: Mapping[str, Callable[[], Run]], *, rounds: int, busy: Callable[[], float | None] | None = None
