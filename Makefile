@@ -22,7 +22,7 @@ help:
 	@echo "make check-kernels run the tests of the kernels with AddressSanitizer and UBSan (needs g++)"
 	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
 	@echo "make fuzz          damage model folders, data files and recipes at random for a minute each; SEED=N SECONDS=N"
-	@echo "make bench         run the benchmarks"
+	@echo "make bench         run the benchmarks; MACHINE=NAME names the files of their results"
 	@echo "make clean         remove .venv, caches and build outputs (keeps runs/)"
 
 venv: $(STAMP)
@@ -71,8 +71,12 @@ lint: venv
 check: lint kernels
 	$(PY) -m pytest -q tests/house
 
+MACHINE ?= this-machine
 bench: kernels
-	@for name in encode distill_step decode seq2seq_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
+	@mkdir -p benchmarks/results/encode benchmarks/results/shapes
+	.venv/bin/minilm bench encode --json benchmarks/results/encode/$(MACHINE).json
+	.venv/bin/minilm bench model --json benchmarks/results/shapes/$(MACHINE).json
+	@for name in distill_step decode seq2seq_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from ab import interleaved, save
 from original_decoder import OriginalDecoder
-from texts import paragraphs
 
+from minilm.bench.workloads import paragraphs
 from minilm.decode.beam import search
 from minilm.decode.decoder import Decoder
 from minilm.decode.rescore import best_hypotheses

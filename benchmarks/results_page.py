@@ -1,7 +1,7 @@
 """Write docs/results.md, the page of results on real data, from the stored numbers.
 
 In: `benchmarks/results/glue/TASK.json`, `squad/VERSION.json` and `generation/TASK.json`, as `benchmarks/glue.py`,
-`squad.py` and `generation.py` store them; files and runs may be missing.
+`squad.py` and `generation.py` store them; the files that `speed_tables.py` reads. Files and runs may be missing.
 Out: one table per task with minilm, transformers on the same weights where measured, and the paper's model of that
 size; generated texts next to their references.
 
@@ -13,10 +13,15 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from speed_tables import speed_sections
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
@@ -127,6 +132,7 @@ def page(results: Path) -> str:
     parts = [_HEAD]
     parts += [_section(task, _stored(results, name)) for name, task in TASKS.items()]
     parts += [_generated(task, _stored(results, name)) for name, task in GENERATED.items()]
+    parts += speed_sections(results)
     return "\n".join(parts)
 
 

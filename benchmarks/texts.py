@@ -1,25 +1,16 @@
 """Token sequences of natural lengths for benchmarks: English that ships with every Python installation.
 
-In: a tokenizer and a max length. Out: token-id arrays, one per sentence or paragraph.
+In: a tokenizer and a max length. Out: token-id arrays, one per text.
 """
 
 from __future__ import annotations
 
-from pydoc_data.topics import topics
-
 import numpy as np
-
-
-def paragraphs() -> list[str]:
-    """Paragraphs of Python's own reference manual (mean about 60 tokens), in a fixed random order."""
-    unique = dict.fromkeys(" ".join(part.split()) for name in sorted(topics) for part in topics[name].split("\n\n"))
-    found = [text for text in unique if len(text.split()) >= 12]
-    return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 
 
 def documents() -> list[str]:
     """Whole docstrings of Python's standard library, as they were written, in a fixed random order."""
-    from minilm.quickstart.text import docstrings
+    from minilm.text.installed import docstrings
 
     found = list(dict.fromkeys(text for _, text in docstrings() if len(text.split()) >= 8))
     return [found[index] for index in np.random.default_rng(0).permutation(len(found))]

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ab import interleaved, save
 from decode import best, make_model, make_sources, tokenizer
-from texts import paragraphs, real_share
+from texts import real_share
 
+from minilm.bench.workloads import paragraphs
 from minilm.decode.beam import search
 from minilm.decode.settings import GenerationSettings
 from minilm.distill.relation_loss import V2_PAIRS, relation_loss

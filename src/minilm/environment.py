@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,6 +49,21 @@ def examine() -> Report:
         "devices": _devices(),
         "malloc": _malloc(),
         "optional": _optional(),
+    }
+
+
+def machine(packages: Sequence[str] = ()) -> dict[str, object]:
+    """What numbers that are measured here depend on: processor, versions of minilm, Python and installed packages."""
+    from minilm import __version__
+
+    cpu = _cpu()
+    versions = {name: version for name in packages if (version := _version(name)) != _ABSENT}
+    return {
+        "cpu": cpu["model"],
+        "features": [name for name, value in cpu.items() if value is True],
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "versions": {"minilm": __version__, "python": platform.python_version(), **versions},
     }
 
 

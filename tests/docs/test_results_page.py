@@ -100,3 +100,36 @@ def test_a_number_that_could_not_be_measured_is_named(results_page, tmp_path):
     (tmp_path / "generation").mkdir()
     (tmp_path / "generation" / "qg.json").write_text(json.dumps(stored))
     assert "| minilm | 5.00 | not measured | 30.00 | 9 | 1 |\n" in results_page.page(tmp_path)
+
+
+def test_speeds_are_shown_per_machine(results_page, tmp_path):
+    machine = {"cpu": "Some CPU", "versions": {"minilm": "0.1.0", "torch": "9.9"}}
+    facts = {"machine": machine, "threads": 2, "instruction set": "avx2", "peaks": {"fp32": 190.4}}
+    workloads = [
+        {"name": "400 in one call", "used by others": 0.031},
+        {"name": "10 tokens, p50", "used by others": None},
+    ]
+    rows = [
+        {
+            "side": "native fp32",
+            "workload": "400 in one call",
+            "tokens_per_second": 8000.4,
+            "p50_ms": None,
+            "share": 0.9,
+        },
+        {"side": "native fp32", "workload": "10 tokens, p50", "tokens_per_second": 90.0, "p50_ms": 1.23, "share": 0.1},
+    ]
+    sides = [{"name": "native fp32", "least_cosine": 0.9999999}]
+    encoded = {**facts, "workloads": workloads, "rows": rows, "sides": sides}
+    shape = {"shape": "BERT-Base", "engine": "native", "tokens": 128, "sequences": 8, "seconds": 0.05, "ratio": 1.0}
+    shapes = {**facts, "published": {"BERT-Base": 1.0}, "rows": [shape]}
+    for name, stored in (("encode", encoded), ("shapes", shapes)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "some-cpu.json").write_text(json.dumps(stored))
+    page = results_page.page(tmp_path)
+    assert "| | 400 in one call | 10 tokens, p50 | of peak | least cosine |\n|---|---:|---:|---:|---:|\n" in page
+    assert "| native fp32 | 8,000 | 1.23 | 90% | 1.000000 |\n" in page
+    assert "| BERT-Base | 1.0x | 50.0 (1.0x) |\n" in page
+    assert "Some CPU, 2 threads, kernels for avx2; peak of the units in 10^9 operations a second: fp32 190;" in page
+    assert "minilm 0.1.0, torch 9.9. Other processes used at most 3% of the processors.\n" in page
+    assert page.count("Not measured yet.") == 1  # the peers

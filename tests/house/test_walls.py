@@ -16,13 +16,14 @@ ROOMS = {
     "recipe": "files corpus model tasks",
     "report": "files",
     "infer": "files text kernels model tasks decode",
+    "bench": "files text corpus kernels model infer",
     "train": "files model recipe",
     "distill": "files text corpus model recipe report train",
     "finetune": "files text corpus model score tasks decode recipe report infer train",
     "export": "files text kernels model score tasks decode infer",
     "run_recipe": "recipe distill finetune",
     "quickstart": "files text corpus model tasks recipe report infer train distill finetune",
-    "cli": "files text corpus kernels model score tasks decode recipe report infer train distill finetune export "
+    "cli": "files text corpus kernels model score tasks decode recipe report infer bench train distill finetune export "
     "quickstart run_recipe",
 }
 FILES = {

@@ -9,10 +9,8 @@ it come from (with a single file: which tenth of it).
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import re
-import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +20,12 @@ from minilm.corpus.settings import CorpusSettings
 from minilm.errors import DataError, SystemProblem
 from minilm.files.texts import read_texts
 from minilm.tally import Tally
+from minilm.text.installed import docstrings, manual
 
 MIN_WORDS = 8
 NUM_CLASSES = 12
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
 _HELDOUT_SHARE = 0.3
-_SKIPPED = {"site-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "distutils", "ensurepip"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ def installed_text() -> QuickstartText:
         )
     return _assemble(
         rows,
-        more=_manual_paragraphs(),
+        more=_paragraphs(manual()),
         source="docstrings of the Python standard library and the language reference",
         question="which module does this paragraph document?",
     )
@@ -136,25 +134,3 @@ def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
             words = part.split()
             if len(words) >= MIN_WORDS and ">>>" not in words:
                 yield " ".join(words)
-
-
-def docstrings() -> Iterator[tuple[str, str]]:
-    """(top-level module, docstring) of the standard library's sources, parsed without importing them."""
-    root = Path(sysconfig.get_path("stdlib"))
-    for file in sorted(root.rglob("*.py")):
-        parts = file.relative_to(root).parts
-        if _SKIPPED & set(parts):
-            continue
-        try:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError, OSError, ValueError):  # skip files that cannot be parsed
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                yield parts[0].removesuffix(".py"), ast.get_docstring(node) or ""
-
-
-def _manual_paragraphs() -> Iterator[str]:
-    from pydoc_data.topics import topics
-
-    return _paragraphs(topics[name] for name in sorted(topics))

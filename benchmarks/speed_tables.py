@@ -1,0 +1,88 @@
+"""Sections of docs/results.md about speed, from the stored numbers.
+
+In: the folder of results, with `encode/MACHINE.json`, `encode_peers/MACHINE.json` and `shapes/MACHINE.json`.
+Out: Markdown, a table per machine; a line where nothing is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Table = Callable[[Mapping[str, Any]], list[str]]
+_MISSING = "Not measured yet.\n"
+_ENCODE = """Real weights (all-MiniLM-L6-v2), texts in, vectors out, paragraphs of Python's manual. Tokens a second, \
+latencies in
+milliseconds; `of peak` is the share of what the units of the processor can do, on all texts in one call. The workloads
+and the method are in the [reference](reference.md#speed-on-this-machine).
+"""
+_SHAPES = """Random weights in fp32, token ids in, pooled vectors out: milliseconds of a call, and the speed relative \
+to BERT-Base.
+"""
+
+
+def speed_sections(results: Path) -> list[str]:
+    """The sections, in the order of the page."""
+    return [
+        _section("Speed of encoding", "encode", "minilm bench encode", _ENCODE, _encode_table, results),
+        _section(
+            "Speed beside other engines", "encode_peers", "benchmarks/encode_peers.py", "", _encode_table, results
+        ),
+        _section("Speed of the published shapes", "shapes", "minilm bench model", _SHAPES, _shapes_table, results),
+    ]
+
+
+def _section(title: str, name: str, command: str, text: str, table: Table, results: Path) -> str:
+    files = sorted((results / name).glob("*.json"))
+    parts = [f"## {title}\n", f"{text}Measured with `{command}`.\n"]
+    for file in files:
+        stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        parts += [*table(stored), "", f"{_where(stored)}\n"]
+    return "\n".join(parts if files else [*parts, _MISSING])
+
+
+def _encode_table(stored: Mapping[str, Any]) -> list[str]:
+    """A line per side, a column per workload."""
+    workloads = [one["name"] for one in stored["workloads"]]
+    rows = {(row["side"], row["workload"]): row for row in stored["rows"]}
+    lines = [["", *workloads, "of peak", "least cosine"]]
+    for side in stored["sides"]:
+        own = [rows[side["name"], workload] for workload in workloads]
+        share = own[0]["share"]
+        speeds = [
+            f"{row['tokens_per_second']:,.0f}" if row["p50_ms"] is None else f"{row['p50_ms']:.2f}" for row in own
+        ]
+        cells = ["" if share is None else f"{share:.0%}", f"{side['least_cosine']:.6f}"]
+        lines.append([side["name"], *speeds, *cells])
+    return _table(lines)
+
+
+def _shapes_table(stored: Mapping[str, Any]) -> list[str]:
+    """A line per shape, a column per engine and batch."""
+    columns = list(dict.fromkeys((row["engine"], row["tokens"], row["sequences"]) for row in stored["rows"]))
+    lines = [["", "published", *(f"{engine} {tokens} x {count}" for engine, tokens, count in columns)]]
+    for shape, published in stored["published"].items():
+        own = {(r["engine"], r["tokens"], r["sequences"]): r for r in stored["rows"] if r["shape"] == shape}
+        cells = [f"{1e3 * own[one]['seconds']:,.1f} ({own[one]['ratio']:.1f}x)" for one in columns]
+        lines.append([shape, f"{published:.1f}x", *cells])
+    return _table(lines)
+
+
+def _table(lines: Sequence[Sequence[str]]) -> list[str]:
+    head, *rows = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines]
+    return [head, "|---|" + "---:|" * (len(lines[0]) - 1), *rows]
+
+
+def _where(stored: Mapping[str, Any]) -> str:
+    """The machine, its peaks and what may have disturbed the numbers."""
+    threads = stored["threads"]
+    peaks = ", ".join(f"{name} {value:,.0f}" for name, value in stored["peaks"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in stored["machine"]["versions"].items())
+    used = [one.get("used by others") or 0.0 for one in stored.get("workloads", [])]
+    others = f" Other processes used at most {max(used):.0%} of the processors." if used else ""
+    return (
+        f"{stored['machine']['cpu']}, {threads} thread{'' if threads == 1 else 's'}, kernels for "
+        f"{stored['instruction set']}; peak of the units in 10^9 operations a second: {peaks}; {versions}.{others}"
+    )
