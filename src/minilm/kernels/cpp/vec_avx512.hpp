@@ -6,8 +6,7 @@
 #include <immintrin.h>
 
 #include "engine.hpp"
-
-#define MINILM_INLINE inline __attribute__((always_inline))
+#include "transpose8.hpp"
 
 namespace {
 
@@ -123,30 +122,6 @@ struct Vec {
       for (int column = 0; column < 16; column += 8) {
         transpose8(from + row * from_stride + column, from_stride, to + column * to_stride + row, to_stride);
       }
-    }
-  }
-
- private:
-  static MINILM_INLINE void transpose8(const float* from, long from_stride, float* to, long to_stride) {
-    __m256 r[8], s[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + i * from_stride);
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-      s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-      s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-      r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
-      r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xee);
-      r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
-      r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xee);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      _mm256_storeu_ps(to + i * to_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-      _mm256_storeu_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
     }
   }
 };
