@@ -194,7 +194,7 @@ def test_a_folder_in_the_way_is_found_before_anything_is_computed(task, tmp_path
 @pytest.mark.slow
 def test_the_real_model(real_model_dir, tmp_path):
     """MiniLM-L6-H384 on paragraphs of Python's manual: the tolerances hold, also for texts that the gate never saw."""
-    from benchmarks.texts import paragraphs
+    from minilm.bench.workloads import paragraphs
 
     lines = paragraphs()
     (tmp_path / "texts.txt").write_text("".join(f"{line}\n" for line in lines[:120]))
