@@ -188,7 +188,7 @@ def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> int:
         text = text_to_print(line, code)
     if text is not None:
         with contextlib.suppress(OSError):  # nobody reads it; the exit code remains
-            print(f"error: {text}", file=sys.stderr)
+            sys.stderr.write(f"error: {text}\n")  # at once: other processes write to the same terminal
     return code
 
 
