@@ -47,6 +47,7 @@ test-fast: kernels
 	$(PY) -m pytest tests/unit -m "not slow"
 
 test-install: venv
+	MINILM_TEST_BUILDS=1 $(PY) -m pytest tests/install
 	$(PY) tests/install/run.py
 
 SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so)
