@@ -1,4 +1,4 @@
-"""One side of a comparison, in a process of its own: loads a model, then runs workloads when asked.
+"""One side of a comparison, in a separate process: loads a model, then runs workloads when asked.
 
 In: on standard input a line of JSON per request. Out: a line of JSON per answer; whatever a library prints goes to
 standard error. The process ends with its standard input.
@@ -75,7 +75,9 @@ class Side:
             return {}
         name = request["run"]
         calls = self._workloads[name][: request.get("most_calls")]
-        variant = self._chosen.setdefault(name, self._fastest(calls))
+        if name not in self._chosen:
+            self._chosen[name] = self._fastest(calls)
+        variant = self._chosen[name]
         seconds, results, used = [], [], process_time()
         for call in calls:
             started = perf_counter()
