@@ -4,254 +4,31 @@
 // another number and a message for `minilm_error`. No exception leaves the library.
 //
 // A model keeps pointers to the embedding tables (they may be memory-mapped files) and copies everything else.
-#include <errno.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
-#include <functional>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#include <immintrin.h>
-#endif
-
 #include "engine.hpp"
+#include "pool.hpp"
 #include "source_hash.hpp"
+#include "units.hpp"
 
 #define MINILM_API extern "C" __attribute__((visibility("default")))
-
-namespace minilm {
-extern const Unit unit_scalar;
-#ifdef MINILM_HAS_AVX2
-extern const Unit unit_avx2;
-#endif
-#ifdef MINILM_HAS_AVXVNNI
-extern const Unit unit_avxvnni;
-#endif
-#ifdef MINILM_HAS_AVX512
-extern const Unit unit_avx512;
-#endif
-#ifdef MINILM_HAS_AVX512_VNNI
-extern const Unit unit_avx512_vnni;
-#endif
-#ifdef MINILM_HAS_AVX512_BF16
-extern const Unit unit_avx512_bf16;
-#endif
-}  // namespace minilm
 
 namespace {
 
 using namespace minilm;
-
-thread_local std::string last_error;
-
-int fail(const std::string& message) {
-  last_error = message;
-  return 1;
-}
-
-// Runs `body`; what it throws becomes the error message.
-template <class Body>
-int guarded(Body body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return fail("not enough memory");
-  } catch (const std::exception& error) {
-    return fail(error.what());
-  }
-}
-
-void require(bool holds, const std::string& message) {
-  if (!holds) throw std::invalid_argument(message);
-}
-
-// ---------------------------------------------------------------------------------------------------- units
-
-struct Candidate {
-  const Unit* unit;
-  bool supported;
-};
-
-#if defined(__x86_64__)
-bool has_avxvnni() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
-#endif
-
-// The units in the library, best first, and whether this processor has what they need.
-std::vector<Candidate> candidates() {
-  std::vector<Candidate> found;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  [[maybe_unused]] const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-#ifdef MINILM_HAS_AVX512_BF16
-  found.push_back({&unit_avx512_bf16, vnni && __builtin_cpu_supports("avx512bf16")});
-#endif
-#ifdef MINILM_HAS_AVX512_VNNI
-  found.push_back({&unit_avx512_vnni, vnni});
-#endif
-#ifdef MINILM_HAS_AVX512
-  found.push_back({&unit_avx512, avx512});
-#endif
-#ifdef MINILM_HAS_AVXVNNI
-  found.push_back({&unit_avxvnni, avx2 && has_avxvnni()});
-#endif
-#ifdef MINILM_HAS_AVX2
-  found.push_back({&unit_avx2, avx2});
-#endif
-  (void)avx512;
-#endif
-  found.push_back({&unit_scalar, true});
-  return found;
-}
-
-// The unit called `name`, or the best one if `name` is empty.
-const Unit& choose(const std::string& name) {
-  std::string names;
-  for (const Candidate& one : candidates()) {
-    if (name.empty() ? one.supported : name == one.unit->name) {
-      require(one.supported, "this processor does not have the instruction set " + name);
-      return *one.unit;
-    }
-    names += std::string(names.empty() ? "" : ", ") + one.unit->name;
-  }
-  throw std::invalid_argument("no instruction set " + name + " in this library; it has " + names);
-}
-
-// ---------------------------------------------------------------------------------------------------- memory
-
-// Aligned memory that starts as zeros; large pieces ask for huge pages.
-class Memory {
- public:
-  Memory() = default;
-  explicit Memory(size_t bytes) {
-    constexpr size_t kHuge = size_t{1} << 21;
-    const size_t alignment = bytes >= kHuge ? kHuge : 64;
-    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    pointer_.reset(static_cast<char*>(aligned_alloc(alignment, rounded ? rounded : alignment)));
-    if (!pointer_) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-    if (alignment == kHuge) madvise(pointer_.get(), rounded, MADV_HUGEPAGE);
-#endif
-    memset(pointer_.get(), 0, bytes);
-    size_ = bytes;
-  }
-  void* get() const { return pointer_.get(); }
-  size_t size() const { return size_; }
-
- private:
-  struct Free {
-    void operator()(char* pointer) const { free(pointer); }
-  };
-  std::unique_ptr<char, Free> pointer_;
-  size_t size_ = 0;
-};
-
-// ---------------------------------------------------------------------------------------------------- threads
-
-// Numbers too small for the usual form count as zero: they would make each operation a hundred times slower.
-class FlushDenormals {
- public:
-#if defined(__x86_64__)
-  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-#endif
-};
-
-// Threads that run the same function, each with its number; the caller is number 0. They sleep between runs.
-class Pool {
- public:
-  explicit Pool(int size) : size_(size) {}
-  ~Pool() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      stop_ = true;
-    }
-    start_.notify_all();
-    for (std::thread& one : threads_) one.join();
-  }
-  Pool(const Pool&) = delete;
-  Pool& operator=(const Pool&) = delete;
-
-  int size() const { return size_; }
-
-  // Calls body(0) to body(count - 1), each in its own thread; `count` is at most the size of the pool.
-  void run(int count, const std::function<void(int)>& body) {
-    if (count > 1) {
-      while (static_cast<int>(threads_.size()) < size_ - 1) {
-        const int number = static_cast<int>(threads_.size()) + 1;
-        threads_.emplace_back([this, number] { work(number); });
-      }
-      const std::lock_guard<std::mutex> lock(mutex_);
-      body_ = &body;
-      count_ = count;
-      running_ = count - 1;
-      round_++;
-      start_.notify_all();
-    }
-    {
-      const FlushDenormals flush;
-      body(0);
-    }
-    if (count > 1) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      done_.wait(lock, [this] { return running_ == 0; });
-    }
-  }
-
- private:
-  void work(int number) {
-    const FlushDenormals flush;
-    long seen = 0;
-    for (;;) {
-      const std::function<void(int)>* body = nullptr;
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        start_.wait(lock, [&] { return stop_ || round_ != seen; });
-        if (stop_) return;
-        seen = round_;
-        if (number >= count_) continue;
-        body = body_;
-      }
-      (*body)(number);
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (--running_ == 0) done_.notify_one();
-    }
-  }
-
-  const int size_;
-  std::vector<std::thread> threads_;
-  std::mutex mutex_;
-  std::condition_variable start_, done_;
-  const std::function<void(int)>* body_ = nullptr;
-  int count_ = 0, running_ = 0;
-  long round_ = 0;
-  bool stop_ = false;
-};
 
 // ---------------------------------------------------------------------------------------------------- model
 
@@ -380,7 +157,7 @@ void check(const Engine& engine, const Request& request) {
   if (wanted.output == kRelations) require(wanted.layer >= 0 && wanted.layer < m.num_layers, "no such layer");
 }
 
-// Whole sequences, in order, in tiles of at most `most` tokens; a longer sequence is a tile of its own.
+// Whole sequences, in order, in tiles of at most `most` tokens; a longer sequence is a separate tile.
 std::vector<Tile> tiles_of(const Engine& engine, const Request& request, const int32_t* lengths, int most) {
   const Model& m = engine.model;
   const Wanted& wanted = request.wanted;

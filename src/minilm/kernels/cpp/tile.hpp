@@ -119,7 +119,7 @@ size_t private_bytes(const Model* m, int longest) {
 
 // ---------------------------------------------------------------------------------------------------- products
 
-// A block of a product: `kBlock` rows of groups times one panel, `kVectors` vectors wide. With `kMore` the sums go on
+// A block of a product: `kBlock` rows of groups times one panel, `kVectors` vectors wide. With `kMore` the sums continue
 // from those in `to`.
 template <class Dot, int kBlock, int kVectors, bool kMore>
 MINILM_INLINE void block(const uint32_t* a, long a_stride, const uint32_t* panel, long groups, uint32_t* to,

@@ -1,0 +1,134 @@
+// What a model holds of its machine: memory and threads.
+//
+// Included by api.cpp alone.
+#pragma once
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// Aligned memory that starts as zeros; large pieces ask for huge pages.
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(size_t bytes) {
+    constexpr size_t kHuge = size_t{1} << 21;
+    const size_t alignment = bytes >= kHuge ? kHuge : 64;
+    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    pointer_.reset(static_cast<char*>(aligned_alloc(alignment, rounded ? rounded : alignment)));
+    if (!pointer_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (alignment == kHuge) madvise(pointer_.get(), rounded, MADV_HUGEPAGE);
+#endif
+    memset(pointer_.get(), 0, bytes);
+    size_ = bytes;
+  }
+  void* get() const { return pointer_.get(); }
+  size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(char* pointer) const { free(pointer); }
+  };
+  std::unique_ptr<char, Free> pointer_;
+  size_t size_ = 0;
+};
+
+// Numbers too small for the usual form count as zero: they would make each operation a hundred times slower.
+class FlushDenormals {
+ public:
+#if defined(__x86_64__)
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#endif
+};
+
+// Threads that run the same function, each with its number; the caller is number 0. They sleep between runs.
+class Pool {
+ public:
+  explicit Pool(int size) : size_(size) {}
+  ~Pool() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    start_.notify_all();
+    for (std::thread& one : threads_) one.join();
+  }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int size() const { return size_; }
+
+  // Calls body(0) to body(count - 1), each in its own thread; `count` is at most the size of the pool.
+  void run(int count, const std::function<void(int)>& body) {
+    if (count > 1) {
+      while (static_cast<int>(threads_.size()) < size_ - 1) {
+        const int number = static_cast<int>(threads_.size()) + 1;
+        threads_.emplace_back([this, number] { work(number); });
+      }
+      const std::lock_guard<std::mutex> lock(mutex_);
+      body_ = &body;
+      count_ = count;
+      running_ = count - 1;
+      round_++;
+      start_.notify_all();
+    }
+    {
+      const FlushDenormals flush;
+      body(0);
+    }
+    if (count > 1) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_.wait(lock, [this] { return running_ == 0; });
+    }
+  }
+
+ private:
+  void work(int number) {
+    const FlushDenormals flush;
+    long seen = 0;
+    for (;;) {
+      const std::function<void(int)>* body = nullptr;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        start_.wait(lock, [&] { return stop_ || round_ != seen; });
+        if (stop_) return;
+        seen = round_;
+        if (number >= count_) continue;
+        body = body_;
+      }
+      (*body)(number);
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (--running_ == 0) done_.notify_one();
+    }
+  }
+
+  const int size_;
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable start_, done_;
+  const std::function<void(int)>* body_ = nullptr;
+  int count_ = 0, running_ = 0;
+  long round_ = 0;
+  bool stop_ = false;
+};
+
+}  // namespace
