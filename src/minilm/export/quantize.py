@@ -36,7 +36,7 @@ from minilm.infer.engines.int8 import Int8Maps, write_int8
 from minilm.infer.engines.native import load_native_engine, unsupported
 from minilm.infer.engines.threads import usable_threads
 from minilm.kernels.encoder import chosen_isa
-from minilm.model.metadata import label_names, read_config, saved_head
+from minilm.model.metadata import num_scores, read_config, saved_head
 from minilm.model.weights import encoder_arrays
 from minilm.progress import Progress
 from minilm.tally import Tally, reporting_tally
@@ -149,8 +149,9 @@ class _Trial:
         """The factors of every map."""
         folder, head = self.model.folder, self.model.head
         largest = largest_inputs(folder, calibration.token_ids, calibration.segment_ids)
-        num_labels = len(label_names(folder)) if head in ("classification", "tokens") else 2
-        arrays = encoder_arrays(transformer_folder(folder), self.model.config, head, num_labels=num_labels)
+        arrays = encoder_arrays(
+            transformer_folder(folder), self.model.config, head, num_labels=num_scores(folder, head)
+        )
         return all_smoothing(largest, arrays)
 
     def passing(

@@ -24,11 +24,10 @@ from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, Model, TokensHead, new_head
 from minilm.model.metadata import (
     ARCHITECTURES,
-    LABELLED,
     HeadName,
     ProblemType,
     is_microsoft,
-    label_names,
+    num_scores,
     read_config,
     untied_output,
 )
@@ -69,7 +68,7 @@ def read_model(
         raise DataError(untied)
     file, tensors = read_tensors(path)
     if num_labels is None:
-        num_labels = len(label_names(path, config=config)) if head in LABELLED else 0
+        num_labels = num_scores(path, head, config=config)
     generator = torch.Generator().manual_seed(seed)
     with without_weights():  # names and shapes are compared before any memory is taken
         encoder = Encoder(shape, pooler=True if head == "classification" else None)

@@ -85,6 +85,13 @@ def _num_labels(file: Path) -> int | None:
     raise DataError(f"{file}: num_labels is {count!r:.60}; expected a whole number from 1 to {_MAX_LABELS}")
 
 
+def num_scores(path: Path | str, head: HeadName | None, *, config: Path | None = None) -> int:
+    """Scores of a head for each row: one for each label, a start and an end; 0 without any of these."""
+    if head in LABELLED:
+        return len(label_names(path, config=config))
+    return 2 if head == "span" else 0
+
+
 def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType:
     """`problem_type` of a classifier; without it, as in Hugging Face's library, one output is a number.
 

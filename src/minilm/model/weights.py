@@ -106,5 +106,5 @@ def expected_shapes(config: EncoderConfig, head: HeadName | None, *, num_labels:
     if head == "classification":
         shapes |= linear("encoder.pooler", width, width)
     if head is not None:
-        shapes |= linear("head.out", 2 if head == "span" else num_labels, width)
+        shapes |= linear("head.out", num_labels, width)
     return shapes

@@ -21,7 +21,7 @@ from minilm.infer.engines.threads import usable_threads
 from minilm.kernels.encoder import ACTIVATIONS, LINEARS, NORMS, Map, NativeEncoder, Sizes, has_bf16, library_reason
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.embedding import PoolingMode
-from minilm.model.metadata import HeadName, label_names, read_config
+from minilm.model.metadata import HeadName, num_scores, read_config
 from minilm.model.packed_ids import Int32s, PackedIds
 from minilm.model.precision import Precision
 from minilm.model.weights import encoder_arrays, expected_shapes
@@ -60,13 +60,11 @@ def _loaded(
     threads: int | None,
     int8: Int8Maps | None,
 ) -> NativeEngine:
-    num_labels = len(label_names(folder)) if head in ("classification", "tokens") else 2
+    num_labels = num_scores(folder, head)
     found = encoder_arrays(transformer_folder(folder), config, head, num_labels=num_labels)
     if missing := [name for name in expected_shapes(config, head, num_labels=num_labels) if name not in found]:
         raise CannotRun(f"the file lacks {len(missing)} weights, such as {missing[0]}")
-    encoder = NativeEncoder(
-        _sizes(config, labels=num_labels if head else 0), threads=usable_threads() if threads is None else threads
-    )
+    encoder = NativeEncoder(_sizes(config, labels=num_labels), threads=usable_threads() if threads is None else threads)
     _set_weights(encoder, found, config, precision, int8)
     if head is not None:
         pooler = _map(found, "encoder.pooler") if head == "classification" else None
