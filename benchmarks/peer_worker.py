@@ -1,4 +1,4 @@
-"""A peer in a process of its own for encode_peers.py: texts in, vectors out, in the protocol of `minilm.bench.worker`.
+"""A peer in a separate process for encode_peers.py: texts in, vectors out, in the protocol of `minilm.bench.worker`.
 
 In: the weights in the peer's format, as encode_peers.py exports them. Out: vectors with mean pooling and length 1.
 Every peer gets our tokenization and sorting, which is more than it ships; of several batch sizes and numbers of streams

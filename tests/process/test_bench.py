@@ -1,4 +1,4 @@
-"""Sides run in processes of their own: deadlines, sides that cannot run, the numbers of a tiny model."""
+"""Sides run in separate processes: deadlines, sides that cannot run, the numbers of a tiny model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_side_that_ends_says_why():
 
 
 def test_what_a_library_prints_is_no_answer(tmp_path):
-    """The answers have a stream of their own."""
+    """The answers have a separate stream."""
     folder = tmp_path / "printing"
     folder.mkdir()
     (folder / "sentence_transformers.py").write_text("print('hello')\nraise ImportError('half installed')\n")

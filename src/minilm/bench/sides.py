@@ -1,4 +1,4 @@
-"""Sides of a comparison, each in a process of its own; one that cannot run is left out, with the reason.
+"""Sides of a comparison, each in a separate process; one that cannot run is left out, with the reason.
 
 In: descriptions of sides, workloads. Out: what the sides measured, in turn.
 """

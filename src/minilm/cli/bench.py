@@ -50,7 +50,7 @@ def encode(
 ) -> None:
     """Measure texts in, vectors out: our engines and, if it is installed, sentence-transformers.
 
-    Every side runs in a process of its own; all run in turn, and rounds disturbed by other processes are dropped. Takes
+    Every side runs in a separate process; all run in turn, and rounds disturbed by other processes are dropped. Takes
     minutes on two CPU cores.
 
     Examples:
