@@ -23,9 +23,11 @@ using minilm::Wanted;
 
 constexpr int kRows = Vec::kRows;
 constexpr int kPanel = 2 * kLanes;
-constexpr int kFfnRows = 8 * kRows;  // rows whose feed-forward activations are kept at once
-constexpr int kRowsAtOnce = 16 * kRows;
+// Rows that a panel meets while it is in L1, and whose feed-forward activations are kept at once: enough that loading
+// the weights is a small part of the work, few enough that the rows stay in L2.
+constexpr int kRowsAtOnce = 132 / kRows * kRows;
 constexpr long kGroupsAtOnce = 192;  // of a panel, which then stays in L1 beside the rows of a block
+constexpr long kGroupsOfLine = 16;
 constexpr int kSpins = 2000;         // before a waiting thread gives its core away
 
 // ---------------------------------------------------------------------------------------------------- team
@@ -84,7 +86,7 @@ MINILM_INLINE void lay_out(const Model* m, Work* w) {
 }
 
 MINILM_INLINE char* take_shared(int tokens, char* memory, Work* w) {
-  const long rows = tokens, ffn_rows = tokens < kFfnRows ? tokens : kFfnRows;
+  const long rows = tokens, ffn_rows = tokens < kRowsAtOnce ? tokens : kRowsAtOnce;
   w->hidden = take<float>(memory, rows * w->stride);
   w->attended = take<float>(memory, rows * w->stride);
   w->qkv = take<float>(memory, rows * w->qkv_stride);
@@ -163,10 +165,18 @@ __attribute__((noinline)) void product(int rows, const uint32_t* a, long a_strid
   }
 }
 
-// Rows of a block if `n` rows are split into blocks of nearly equal size.
-MINILM_INLINE int block_rows(int n) {
-  const int blocks = (n + kRows - 1) / kRows;
-  return (n + blocks - 1) / blocks;
+// Rows of a part if `n` rows are split into the fewest parts of at most `most` rows, all of nearly the same size.
+MINILM_INLINE int even_part(int n, int most) {
+  const int parts = (n + most - 1) / most;
+  return (n + parts - 1) / parts;
+}
+
+// Asks for one of `shares` shares of the weights that come next: they are in L2 when they are needed.
+MINILM_INLINE void prefetch(const uint32_t* from, long groups, int share, int shares) {
+  const long lines = groups / kGroupsOfLine;
+  for (long line = lines * share / shares; line < lines * (share + 1) / shares; line++) {
+    __builtin_prefetch(from + line * kGroupsOfLine, 0, 2);
+  }
 }
 
 // Where the results of a product go, `index` being that of a vector in `to`.
@@ -211,14 +221,17 @@ void panels(const Linear& l, const Operand& a, int rows, int first, int last, fl
   alignas(64) uint32_t sums[kRowsAtOnce * kPanel];
   const long groups = l.in / Dot::kGroup;
   const long pieces = (groups + kGroupsAtOnce - 1) / kGroupsAtOnce, piece = (groups + pieces - 1) / pieces;
-  for (int begin = 0; begin < rows; begin += kRowsAtOnce) {
-    const int here = rows - begin < kRowsAtOnce ? rows - begin : kRowsAtOnce, step = block_rows(here);
+  const int chunk = even_part(rows, kRowsAtOnce);
+  for (int begin = 0; begin < rows; begin += chunk) {
+    const int here = rows - begin < chunk ? rows - begin : chunk, step = even_part(here, kRows);
+    const int blocks = (here + step - 1) / step;
     for (int panel = first; panel < last; panel++) {
       const uint32_t* weights = static_cast<const uint32_t*>(l.weights) + panel * groups * kPanel;
       for (long k = 0; k < groups; k += piece) {
         const long count = groups - k < piece ? groups - k : piece;
-        for (int row = 0; row < here; row += step) {
-          const auto run = k ? product<Dot, 2, true> : product<Dot, 2, false>;
+        const auto run = k ? product<Dot, 2, true> : product<Dot, 2, false>;
+        for (int row = 0, block = 0; row < here; row += step, block++) {
+          prefetch(weights + (k + piece) * kPanel, count * kPanel, block, blocks);
           run(here - row < step ? here - row : step, a.rows + (begin + row) * a.stride + k, a.stride,
               weights + k * kPanel, count, sums + row * kPanel, kPanel);
         }
@@ -336,7 +349,7 @@ template <class Dot>
 MINILM_INLINE void attend_head(const uint32_t* queries, long stride, int num_queries, int num_keys, int groups,
                                int head_stride, float scale, float* to, long to_stride, Work* w) {
   const long scores_stride = round_up(num_keys, kPanel) + 16L;
-  const int step = block_rows(num_queries);
+  const int step = even_part(num_queries, kRows);
   alignas(64) float sums[kRows * kPanel];
   float inverse[kRows];
   for (int row = 0; row < num_queries; row += step) {
@@ -492,7 +505,7 @@ void finish(const Model* m, const minilm::Layer& layer, int rows, Work* w, const
   meet(team);
   norm_rows(m, layer.attention_norm, rows, w, team);
   a = operand_of(in, w->hidden, w->stride, rows, w->operand, w->operand_stride, w->scale, w->zero, team);
-  const int blocks = (rows + kFfnRows - 1) / kFfnRows, step = (rows + blocks - 1) / blocks;
+  const int step = even_part(rows, kRowsAtOnce);
   for (int row = 0; row < rows; row += step) {
     const int count = rows - row < step ? rows - row : step;
     const Operand here = {a.rows + row * a.stride, a.stride, a.scale ? a.scale + row : nullptr,
