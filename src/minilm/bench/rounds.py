@@ -15,14 +15,7 @@ _STAT = Path("/proc/stat")
 _MOST_OF_OTHERS = 0.06  # share of the processors that other processes may use
 _CLOCK_ERROR = 0.02  # seconds: the system counts in hundredths
 _MORE_ROUNDS = 2  # at most this many times the rounds asked for
-_BUSY_FIELDS = (
-    1,
-    2,
-    3,
-    6,
-    7,
-    8,
-)  # of a line of /proc/stat: user, nice, system, interrupts, stolen; not idle or waiting
+_BUSY_FIELDS = (1, 2, 3, 6, 7, 8)  # of a line of /proc/stat: user, nice, system, interrupts, stolen; not idle, waiting
 
 
 @dataclass(frozen=True, kw_only=True)
