@@ -75,7 +75,7 @@ def load_definition(path: Path, *, lowercase: bool | None, renames: Mapping[str,
         definition = read_json(definition_path)
         tokens = check_ids(definition, where=where)
         if vocab_path is not None and _model(definition, where)["type"] == "WordPiece":
-            _check_same_vocab(definition, definition_path, vocab_path)
+            _check_same_vocab(definition, tokens, definition_path, vocab_path)
         apply_config(definition, tokens, folder, config, where=where)
     else:
         where = cast(Path, vocab_path)
@@ -226,7 +226,7 @@ def _protect(definition: JsonObject, tokens: Sequence[str]) -> None:
     added = cast(list[JsonObject], definition["added_tokens"])
     known = {entry["content"] for entry in added}
     for token_id, token in enumerate(tokens):
-        if token not in known and _NEVER_SPLIT.fullmatch(token):
+        if token[:1] == "[" and token not in known and _NEVER_SPLIT.fullmatch(token):
             flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
             added.append({"id": token_id, "content": token, **flags, "special": True})
     added.sort(key=lambda entry: cast(int, entry["id"]))
@@ -243,17 +243,18 @@ def check_ids(definition: JsonObject, *, where: Path) -> tuple[str, ...]:
             raise DataError(
                 f"{where}: token {token!r} has id {ids[token]} in the vocabulary but {token_id} as an added token"
             )
+    in_order = sorted(ids, key=ids.__getitem__)
+    if [ids[token] for token in in_order] == list(range(len(ids))):
+        return tuple(in_order)
     tokens: dict[int, str] = {}
     for token, token_id in ids.items():
         if tokens.setdefault(token_id, token) != token:
             raise DataError(f"{where}: id {token_id} belongs to two tokens, {tokens[token_id]!r} and {token!r}")
-    hole = next((token_id for token_id in range(len(tokens)) if token_id not in tokens), None)
-    if hole is not None:
-        raise DataError(
-            f"{where}: no token has id {hole}, but there are {len(tokens)} tokens up to id {max(tokens)}: "
-            "a token is missing from the source vocabulary or appears twice in it"
-        )
-    return tuple(tokens[token_id] for token_id in range(len(tokens)))
+    hole = next(token_id for token_id in range(len(tokens)) if token_id not in tokens)
+    raise DataError(
+        f"{where}: no token has id {hole}, but there are {len(tokens)} tokens up to id {max(tokens)}: "
+        "a token is missing from the source vocabulary or appears twice in it"
+    )
 
 
 def _model(definition: JsonObject, where: Path) -> JsonObject:
@@ -292,9 +293,8 @@ def _added_tokens(definition: JsonObject, *, where: Path) -> list[tuple[str, int
     return cast(list[tuple[str, int]], pairs)
 
 
-def _check_same_vocab(definition: JsonObject, definition_path: Path, vocab_path: Path) -> None:
+def _check_same_vocab(definition: JsonObject, tokens: Sequence[str], definition_path: Path, vocab_path: Path) -> None:
     """Check that both files of a folder assign the same id to every token."""
-    tokens = check_ids(definition, where=definition_path)
     lines = read_vocab(vocab_path)
     for token_id, (line, token) in enumerate(zip(lines, tokens, strict=False)):
         if line != token:
