@@ -67,6 +67,10 @@ struct Vec {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
 
+  // In a register, with a value that the compiler does not know.
+  static MINILM_INLINE void keep(I& v) { asm("" : "+v"(v)); }
+  static MINILM_INLINE void pause() { _mm_pause(); }
+
   // Groups of 32 bits and the products that accumulate them.
   static MINILM_INLINE I zero_groups() { return _mm256_setzero_si256(); }
   static MINILM_INLINE I load_groups(const uint32_t* from) {

@@ -61,6 +61,10 @@ struct Vec {
   static MINILM_INLINE float sum(F v) { return _mm512_reduce_add_ps(v); }
   static MINILM_INLINE float largest(F v) { return _mm512_reduce_max_ps(v); }
 
+  // In a register, with a value that the compiler does not know.
+  static MINILM_INLINE void keep(I& v) { asm("" : "+v"(v)); }
+  static MINILM_INLINE void pause() { _mm_pause(); }
+
   // Groups of 32 bits and the products that accumulate them.
   static MINILM_INLINE I zero_groups() { return _mm512_setzero_si512(); }
   static MINILM_INLINE I load_groups(const uint32_t* from) { return _mm512_loadu_si512(from); }
