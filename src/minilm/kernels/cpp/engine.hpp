@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define MINILM_INLINE inline __attribute__((always_inline))
+
 namespace minilm {
 
 enum Precision : int32_t { kFp32 = 0, kBf16 = 1, kInt8 = 2 };

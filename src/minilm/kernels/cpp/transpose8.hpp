@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#define MINILM_INLINE inline __attribute__((always_inline))
+#include "engine.hpp"
 
 namespace {
 

@@ -67,25 +67,39 @@ struct Vec {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
 
+  // In a register, with a value that the compiler does not know.
+  static MINILM_INLINE void keep(I& v) { asm("" : "+v"(v)); }
+  static MINILM_INLINE void pause() { _mm_pause(); }
+
   // Groups of 32 bits and the products that accumulate them.
   static MINILM_INLINE I zero_groups() { return _mm256_setzero_si256(); }
   static MINILM_INLINE I load_groups(const uint32_t* from) {
     return _mm256_loadu_si256(reinterpret_cast<const I*>(from));
   }
+  static MINILM_INLINE I load_bytes(const char* from) { return _mm256_loadu_si256(reinterpret_cast<const I*>(from)); }
   static MINILM_INLINE void store_groups(uint32_t* to, I v) { _mm256_storeu_si256(reinterpret_cast<I*>(to), v); }
   static MINILM_INLINE I repeat_group(uint32_t group) { return _mm256_set1_epi32(static_cast<int>(group)); }
   static MINILM_INLINE F as_floats(I v) { return _mm256_castsi256_ps(v); }
   static MINILM_INLINE F to_floats(I v) { return _mm256_cvtepi32_ps(v); }
 
+  // kBytes: of a group of weights in memory.
   struct Fp32 {
-    static constexpr int kGroup = 1;
+    static constexpr int kGroup = 1, kBytes = 4;
+    static MINILM_INLINE I load_columns(const char* from) { return load_bytes(from); }
     static MINILM_INLINE I dot(I sum, I a, I b) {
       return _mm256_castps_si256(_mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b),
                                                  _mm256_castsi256_ps(sum)));
     }
   };
   struct Int8 {
-    static constexpr int kGroup = kInt8Group;
+    static constexpr int kGroup = kInt8Group, kBytes = kInt8Group;
+    static MINILM_INLINE I load_columns(const char* from) {
+#ifdef MINILM_AVXVNNI
+      return load_bytes(from);
+#else
+      return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#endif
+    }
     static MINILM_INLINE I dot(I sum, I a, I b) {
 #ifdef MINILM_AVXVNNI
       return _mm256_dpbusd_avx_epi32(sum, a, b);

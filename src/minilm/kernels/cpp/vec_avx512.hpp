@@ -61,6 +61,10 @@ struct Vec {
   static MINILM_INLINE float sum(F v) { return _mm512_reduce_add_ps(v); }
   static MINILM_INLINE float largest(F v) { return _mm512_reduce_max_ps(v); }
 
+  // In a register, with a value that the compiler does not know.
+  static MINILM_INLINE void keep(I& v) { asm("" : "+v"(v)); }
+  static MINILM_INLINE void pause() { _mm_pause(); }
+
   // Groups of 32 bits and the products that accumulate them.
   static MINILM_INLINE I zero_groups() { return _mm512_setzero_si512(); }
   static MINILM_INLINE I load_groups(const uint32_t* from) { return _mm512_loadu_si512(from); }
@@ -69,15 +73,24 @@ struct Vec {
   static MINILM_INLINE F as_floats(I v) { return _mm512_castsi512_ps(v); }
   static MINILM_INLINE F to_floats(I v) { return _mm512_cvtepi32_ps(v); }
 
+  // kBytes: of a group of weights in memory.
   struct Fp32 {
-    static constexpr int kGroup = 1;
+    static constexpr int kGroup = 1, kBytes = 4;
+    static MINILM_INLINE I load_columns(const char* from) { return _mm512_loadu_si512(from); }
     static MINILM_INLINE I dot(I sum, I a, I b) {
       return _mm512_castps_si512(_mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b),
                                                  _mm512_castsi512_ps(sum)));
     }
   };
   struct Int8 {
-    static constexpr int kGroup = kInt8Group;
+    static constexpr int kGroup = kInt8Group, kBytes = kInt8Group;
+    static MINILM_INLINE I load_columns(const char* from) {
+#ifdef MINILM_VNNI
+      return _mm512_loadu_si512(from);
+#else
+      return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#endif
+    }
     static MINILM_INLINE I dot(I sum, I a, I b) {
 #ifdef MINILM_VNNI
       return _mm512_dpbusd_epi32(sum, a, b);
@@ -99,7 +112,8 @@ struct Vec {
 
 #ifdef MINILM_BF16
   struct Bf16 {
-    static constexpr int kGroup = 2;
+    static constexpr int kGroup = 2, kBytes = 4;
+    static MINILM_INLINE I load_columns(const char* from) { return _mm512_loadu_si512(from); }
     static MINILM_INLINE I dot(I sum, I a, I b) {
       return _mm512_castps_si512(
           _mm512_dpbf16_ps(_mm512_castsi512_ps(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
