@@ -15,6 +15,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +131,18 @@ class RelationKernel:
         if failed:
             message: bytes = self._functions.minilm_error()
             raise UsageError(f"the relation kernel: {message.decode()}")
+
+
+def shared_kernel(threads: int) -> RelationKernel | None:
+    """The kernel that all of this process use, with so many threads; None if there are no kernels."""
+    if find_library().functions is None:
+        return None
+    return _kernel(os.getpid(), threads, chosen_isa())
+
+
+@lru_cache(maxsize=1)
+def _kernel(_process: int, threads: int, _isa: str) -> RelationKernel:
+    return RelationKernel(threads=threads)
 
 
 def _pair(pair: PairOfRows) -> _Pair:
