@@ -18,7 +18,7 @@ ROOMS = {
     "infer": "files text kernels model tasks decode",
     "bench": "files text corpus kernels model infer",
     "train": "files model recipe",
-    "distill": "files text corpus model recipe report train",
+    "distill": "files text corpus kernels model recipe report train",
     "finetune": "files text corpus model score tasks decode recipe report infer train",
     "export": "files text kernels model score tasks decode infer",
     "run_recipe": "recipe distill finetune",
@@ -28,6 +28,7 @@ ROOMS = {
 }
 FILES = {
     "distill/relation_loss.py": "model",
+    "distill/relation_kernel.py": "kernels",
     **{
         f"model/{name}.py": ""
         for name in (

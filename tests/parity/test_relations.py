@@ -12,15 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from minilm.distill import relation_kernel
+from minilm.distill.relation_kernel import loss_implementation
 from minilm.distill.relation_loss import (
     V1_PAIRS,
     V2_PAIRS,
     Relations,
     relation_loss,
     relation_loss_reference,
+    relation_loss_torch,
 )
 from minilm.distill.teacher import load_teacher
 from minilm.errors import UsageError
+from minilm.kernels.library import find_library
 from minilm.model.checkpoint import read_model
 from minilm.model.encoder import Encoder
 from minilm.model.packing import pack
@@ -28,7 +32,8 @@ from minilm.model.tensor_names import hf_names, to_hf
 
 PARTS = {"q": "query", "k": "key", "v": "value"}
 GOLDEN_CASES = ("base_right_padded", "arbitrary_mask", "large_teacher")
-LOSSES = {"blockwise": relation_loss, "reference": relation_loss_reference}
+# The first is the compiled kernel where there is one.
+LOSSES = {"default": relation_loss, "torch": relation_loss_torch, "reference": relation_loss_reference}
 
 
 def batch_of(lengths):
@@ -135,7 +140,7 @@ def test_golden_end_to_end_numbers_are_reproduced(golden_dir, line):
     assert untouched == set(golden["student_params_without_grad"])
 
 
-# --- blockwise against the plain twin ------------------------------------------------------------
+# --- against the plain twin -----------------------------------------------------------------------
 
 lengths = st.lists(st.one_of(st.integers(1, 6), st.integers(1, 70)), min_size=1, max_size=6)
 seeds = st.integers(0, 2**31)
@@ -144,7 +149,7 @@ FEW = settings(max_examples=25, deadline=None)
 
 @FEW
 @given(lengths, seeds, st.sampled_from([1, 2, 3, 4, 6, 12]), st.sampled_from(["sequence", "token"]))
-def test_blockwise_equals_the_plain_twin(lengths, seed, heads, normalization):
+def test_both_equal_the_plain_twin(lengths, seed, heads, normalization):
     packed = batch_of(lengths)
     teacher = random_relations(packed, 4, 9, seed)
     upstream = torch.tensor([1.0, 0.5, 2.0, 3.0, 1.5])
@@ -158,10 +163,11 @@ def test_blockwise_equals_the_plain_twin(lengths, seed, heads, normalization):
         assert values.dtype == torch.float32
         (values * upstream).sum().backward()
         found[name] = values.detach(), gradients(student)
-    ours, plain = found["blockwise"], found["reference"]
-    torch.testing.assert_close(ours[0], plain[0], atol=1e-5, rtol=1e-5)
-    for part, gradient in plain[1].items():
-        assert float((ours[1][part] - gradient).abs().max()) <= 1e-5 * max(1e-2, float(gradient.abs().max()))
+    plain = found.pop("reference")
+    for ours in found.values():
+        torch.testing.assert_close(ours[0], plain[0], atol=1e-5, rtol=1e-5)
+        for part, gradient in plain[1].items():
+            assert float((ours[1][part] - gradient).abs().max()) <= 1e-5 * max(1e-2, float(gradient.abs().max()))
 
 
 @FEW
@@ -229,17 +235,92 @@ def test_the_order_of_sequences_changes_nothing(lengths, seed, normalization):
     )
 
 
+@pytest.mark.parametrize("loss", [relation_loss, relation_loss_torch])
 @pytest.mark.parametrize("length", [513, 600])
-def test_sequences_larger_than_one_block_agree_with_the_twin(length):
+def test_sequences_larger_than_one_block_agree_with_the_twin(length, loss):
     packed = batch_of([length, 3])
     teacher, student = (random_relations(packed, 2, 4, side) for side in (0, 1))
     settings = {"pairs": V2_PAIRS, "num_relation_heads": 2}
     torch.testing.assert_close(
-        relation_loss(teacher, student, packed, **settings),
+        loss(teacher, student, packed, **settings),
         relation_loss_reference(teacher, student, packed, **settings),
         atol=1e-5,
         rtol=1e-5,
     )
+
+
+def test_all_nine_pairs_of_projections_have_a_relation():
+    packed = batch_of([5, 9, 2])
+    pairs = tuple((a, b) for a in PARTS.values() for b in PARTS.values())
+    found = {}
+    for name, loss in LOSSES.items():
+        student = requiring_grad(random_relations(packed, 2, 6, 1))
+        values = loss(random_relations(packed, 4, 8, 0), student, packed, pairs=pairs, num_relation_heads=4)
+        values.square().sum().backward()
+        found[name] = [values.detach(), *gradients(student).values()]
+    for name in ("default", "torch"):
+        torch.testing.assert_close(found[name], found["reference"], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["sequence", "token"])
+def test_parts_of_a_batch_add_up_and_their_gradients_are_its_bits(normalization):
+    """As microbatches do: the mean is over all sequences or tokens, wherever the batch is cut."""
+    lengths = [3, 4, 4, 9, 20]
+    whole = batch_of(lengths)
+    teacher, student = random_relations(whole, 3, 8, 0), random_relations(whole, 3, 8, 1)
+    settings = {"pairs": (*V2_PAIRS, V1_PAIRS[0]), "num_relation_heads": 6, "normalization": normalization}
+    mine = requiring_grad(student)
+    expected = relation_loss(teacher, mine, whole, **settings)
+    expected.sum().backward()
+    total = len(lengths) if normalization == "sequence" else sum(lengths)
+    for cut in (1, 3):
+        rows, values, found = sum(lengths[:cut]), [], {part: [] for part in PARTS.values()}
+        for place, sequences in ((slice(0, rows), lengths[:cut]), (slice(rows, None), lengths[cut:])):
+            sides = [
+                Relations(**{part: getattr(side, part)[place] for part in PARTS.values()})
+                for side in (teacher, student)
+            ]
+            part_of_student = requiring_grad(sides[1])
+            value = relation_loss(sides[0], part_of_student, batch_of(sequences), total=total, **settings)
+            value.sum().backward()
+            values.append(value.detach())
+            for name, gradient in gradients(part_of_student).items():
+                found[name].append(gradient)
+        torch.testing.assert_close(sum(values), expected.detach(), atol=1e-7, rtol=1e-6)
+        assert loss_implementation("cpu") == "torch" or all(
+            torch.equal(torch.cat(found[name]), gradient) for name, gradient in gradients(mine).items()
+        )
+
+
+@pytest.mark.parametrize("loss", LOSSES.values())
+def test_projections_of_another_batch_are_rejected(loss):
+    teacher, student = random_relations(batch_of([4]), 2, 4, 0), random_relations(batch_of([5]), 2, 4, 1)
+    with pytest.raises(UsageError) as caught:
+        loss(teacher, student, batch_of([5]), pairs=V2_PAIRS, num_relation_heads=2)
+    assert str(caught.value) == (
+        "query and query have 4 and 4 rows, but the batch has 5 tokens; expected the projections of this batch"
+    )
+
+
+def test_without_kernels_torch_computes_and_the_log_says_so_once(monkeypatch, caplog):
+    packed = batch_of([4, 2])
+    teacher, student = (random_relations(packed, 2, 4, side) for side in (0, 1))
+    settings = {"pairs": V2_PAIRS, "num_relation_heads": 2}
+    monkeypatch.setenv("MINILM_KERNELS", "off")
+    find_library.cache_clear()
+    relation_kernel._report.cache_clear()
+    try:
+        with caplog.at_level("INFO", logger="minilm"):
+            found = [relation_loss(teacher, student, packed, **settings) for _ in range(2)]
+        assert loss_implementation("cpu") == "torch"
+    finally:
+        monkeypatch.undo()
+        find_library.cache_clear()
+    assert all(torch.equal(one, relation_loss_torch(teacher, student, packed, **settings)) for one in found)
+    assert caplog.messages == [
+        "relation losses are computed in torch, which is slower: there are no compiled kernels (MINILM_KERNELS=off is "
+        "set)"
+    ]
 
 
 def test_no_gradient_is_kept_for_a_student_that_does_not_learn():

@@ -36,10 +36,10 @@ class RelationTeacher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RelationBatch:
-    """A microbatch, its weight in the step's mean, and its position, which seeds dropout."""
+    """A microbatch, the sequences or tokens that the step's mean is over, and its position, which seeds dropout."""
 
     packed: Packed
-    weight: float
+    total: int
     position: tuple[int, int]  # step, index within the step
 
     @property
@@ -132,7 +132,7 @@ class DistillObjective:
         return accumulate(map(self.loss, batch.parts), backward)
 
     def loss(self, batch: RelationBatch) -> PartLoss:
-        """Sum over students and relation pairs, times the batch's weight, with one teacher pass for all students."""
+        """Sum over students and relation pairs, the batch's share of the step's, with one teacher pass for all."""
         teacher = self._teacher.relations(batch.packed)
         parts: dict[str, Tensor] = {}
         own = [self._ranks.rank] if self._ranks.rank else []
@@ -162,26 +162,22 @@ class DistillObjective:
         return {f"{name}.heldout_loss": total for name, total in totals.items()} if len(documents) else {}
 
     def _losses(self, teacher: Relations, student: Encoder, batch: RelationBatch) -> Tensor:
-        """Weighted loss of one student, one value per pair."""
-        return batch.weight * relation_loss(
+        """The batch's share of the loss of one student, one value per pair."""
+        return relation_loss(
             teacher,
             student.relations(batch.packed),
             batch.packed,
             pairs=self._settings.pairs,
             num_relation_heads=self._settings.num_relation_heads,
             normalization=self._settings.normalization,
+            total=batch.total,
         )
 
     def _batches(self, documents: np.ndarray, *, of: np.ndarray, step: int) -> Iterator[RelationBatch]:
-        """Microbatches of `documents`, weighted by their share `of` all documents in the mean."""
-        lengths, tokens = self._shards.lengths[documents], self._shards.lengths[of].sum()
-        parts = microbatches(lengths, token_budget=self._settings.tokens_per_batch)
-        for number, part in enumerate(parts):
+        """Microbatches of `documents`, shares of the mean over all documents `of`."""
+        lengths = self._shards.lengths[documents]
+        total = len(of) if self._settings.normalization == "sequence" else int(self._shards.lengths[of].sum())
+        for number, part in enumerate(microbatches(lengths, token_budget=self._settings.tokens_per_batch)):
             sequences = [self._shards[int(document)] for document in documents[part]]
-            share = (
-                len(part) / len(of)
-                if self._settings.normalization == "sequence"
-                else float(lengths[part].sum() / tokens)
-            )
             packed = pack(sequences).to(self._settings.device)
-            yield RelationBatch(packed=packed, weight=share, position=(step, number))
+            yield RelationBatch(packed=packed, total=total, position=(step, number))

@@ -3,8 +3,9 @@
 In: the `Relations` of a teacher layer and of the student's last layer, over the same packed tokens.
 Out: one loss per relation pair; pure functions of tensors.
 
-The softmax-relation matrices `[R, N, N]` are never stored: one sweep computes the loss and its gradient for a block of
-heads, and keeps only gradients of the size of the projections.
+The softmax-relation matrices `[R, N, N]` are never stored: one sweep computes the loss and its gradient, and keeps only
+gradients of the size of the projections. On CPUs the compiled kernel does it, where there is one; `relation_loss_torch`
+is its twin in torch, for a block of heads at a time.
 
 B sequences, T packed tokens, N tokens of one sequence, R relation heads, W width of one relation head,
 M blocks (sequences x relation heads) of equal N.
@@ -19,11 +20,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from minilm.distill.relation_kernel import compiled_kernel, compiled_loss
 from minilm.errors import UsageError
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed
 
-__all__ = ["V1_PAIRS", "V2_PAIRS", "Pair", "Relations", "relation_loss", "relation_loss_reference"]
+__all__ = [
+    "V1_PAIRS",
+    "V2_PAIRS",
+    "Pair",
+    "Relations",
+    "relation_loss",
+    "relation_loss_reference",
+    "relation_loss_torch",
+]
 
 Projection = Literal["query", "key", "value"]
 Pair = tuple[Projection, Projection]
@@ -45,6 +55,7 @@ def relation_loss(
     pairs: tuple[Pair, ...],
     num_relation_heads: int,
     normalization: Normalization = "sequence",
+    total: int | None = None,
 ) -> Tensor:
     """KL(teacher || student) of scaled-dot-product relations, one value per pair, `[len(pairs)]` float32.
 
@@ -60,19 +71,41 @@ def relation_loss(
         pairs: the pairs of projections to relate.
         num_relation_heads: R.
         normalization: how rows are averaged.
+        total: sequences, or tokens, that the mean is over, where the batch is a part of them; None: its own.
 
     Raises:
-        UsageError: R does not divide a width, or the sides of a pair differ in width (shared key heads).
+        UsageError: R does not divide a width, the sides of a pair differ in width (shared key heads), or projections
+            are not those of the batch.
     """
-    _require_divides(num_relation_heads, pairs, teacher, student)
-    plan = _Plan(runs=packed.runs, num_heads=num_relation_heads, row_weights=_row_weights(packed, normalization))
-    losses = [
-        _BlockwiseKL.apply(  # type: ignore[no-untyped-call]
-            _flat(student, a), _flat(student, b), _flat(teacher, a), _flat(teacher, b), plan
+    _require_fits(num_relation_heads, pairs, packed, teacher, student)
+    kernel = compiled_kernel(student.query.device)
+    if kernel is None:
+        return _torch_losses(
+            teacher, student, packed, pairs, num_relation_heads, _weights(packed, normalization, total)
         )
-        for a, b in pairs
-    ]
+    weights = _weights(packed, normalization, total)
+    losses = []
+    for a, b in pairs:
+        parts = (a,) if a == b else (a, b)
+        students, teachers = ([_flat(side, part) for part in parts] for side in (student, teacher))
+        losses.append(compiled_loss(kernel, students, teachers, packed.lengths, weights, num_relation_heads))
     return torch.stack(losses)
+
+
+def relation_loss_torch(
+    teacher: Relations,
+    student: Relations,
+    packed: Packed,
+    *,
+    pairs: tuple[Pair, ...],
+    num_relation_heads: int,
+    normalization: Normalization = "sequence",
+    total: int | None = None,
+) -> Tensor:
+    """The same loss in torch, on any device: the twin of the compiled kernel, and what runs where there is none."""
+    _require_fits(num_relation_heads, pairs, packed, teacher, student)
+    weights = _weights(packed, normalization, total)
+    return _torch_losses(teacher, student, packed, pairs, num_relation_heads, weights)
 
 
 def relation_loss_reference(
@@ -85,8 +118,8 @@ def relation_loss_reference(
     normalization: Normalization = "sequence",
 ) -> Tensor:
     """The same loss, implemented as in the papers: full matrices, one sequence at a time, autograd."""
-    _require_divides(num_relation_heads, pairs, teacher, student)
-    weights = _row_weights(packed, normalization)
+    _require_fits(num_relation_heads, pairs, packed, teacher, student)
+    weights = _weights(packed, normalization, None)
     losses = []
     for a, b in pairs:
         total = torch.zeros(())
@@ -98,6 +131,24 @@ def relation_loss_reference(
             divergence_RN = (target_RNN.exp() * (target_RNN - found_RNN)).sum(-1)
             total = total.to(divergence_RN) + divergence_RN.mean(0).sum() * weight
         losses.append(total)
+    return torch.stack(losses)
+
+
+def _torch_losses(
+    teacher: Relations,
+    student: Relations,
+    packed: Packed,
+    pairs: tuple[Pair, ...],
+    num_heads: int,
+    weights: tuple[float, ...],
+) -> Tensor:
+    plan = _Plan(runs=packed.runs, num_heads=num_heads, row_weights=weights)
+    losses = [
+        _BlockwiseKL.apply(  # type: ignore[no-untyped-call]
+            _flat(student, a), _flat(student, b), _flat(teacher, a), _flat(teacher, b), plan
+        )
+        for a, b in pairs
+    ]
     return torch.stack(losses)
 
 
@@ -206,11 +257,11 @@ def _log_partition(scores: Tensor, probabilities: Tensor) -> Tensor:
     return scores.amax(-1) - probabilities.amax(-1).log_()
 
 
-def _row_weights(packed: Packed, normalization: Normalization) -> tuple[float, ...]:
+def _weights(packed: Packed, normalization: Normalization, total: int | None) -> tuple[float, ...]:
     """Weight of a query row of each sequence, before the mean over heads."""
     if normalization == "token":
-        return (1.0 / packed.num_tokens,) * packed.num_sequences
-    return tuple(1.0 / (packed.num_sequences * length) for length in packed.lengths)
+        return (1.0 / (total or packed.num_tokens),) * packed.num_sequences
+    return tuple(1.0 / ((total or packed.num_sequences) * length) for length in packed.lengths)
 
 
 def _flat(relations: Relations, part: Projection) -> Tensor:
@@ -219,10 +270,16 @@ def _flat(relations: Relations, part: Projection) -> Tensor:
     return rows.flatten(1)
 
 
-def _require_divides(num_heads: int, pairs: tuple[Pair, ...], *sides: Relations) -> None:
+def _require_fits(num_heads: int, pairs: tuple[Pair, ...], packed: Packed, *sides: Relations) -> None:
     for a, b in pairs:
         for relations in sides:
-            widths = [getattr(relations, part)[0].numel() for part in (a, b)]
+            shapes = [getattr(relations, part).shape for part in (a, b)]
+            if any(shape[0] != packed.num_tokens for shape in shapes):
+                raise UsageError(
+                    f"{a} and {b} have {shapes[0][0]} and {shapes[1][0]} rows, but the batch has {packed.num_tokens} "
+                    "tokens; expected the projections of this batch"
+                )
+            widths = [shape[1:].numel() for shape in shapes]
             wrong = [width for width in widths if num_heads < 1 or width % num_heads]
             if wrong:
                 raise UsageError(

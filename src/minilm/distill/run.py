@@ -19,6 +19,7 @@ from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
 from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation, wanted_layer
+from minilm.distill.relation_kernel import loss_implementation
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
 from minilm.distill.report import report_distillation
 from minilm.distill.shapes import relation_heads
@@ -109,7 +110,8 @@ def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ran
         folder = Path(recipe.data.corpus) if recipe.data.corpus is not None else _build_once(recipe, out, plan)
         shards = open_corpus(recipe, folder, plan, verify=True)
     objective = make_objective(recipe, teacher, students, shards, num_relation_heads=heads, device=device, ranks=ranks)
-    identity = {**_identity(recipe, shards, plan), "device": device}
+    loss = loss_implementation(device)
+    identity = {**_identity(recipe, shards, plan), "device": device, "relation loss": loss}
     with first_before_others(ranks):
         if afresh and ranks.is_first:
             remove_results(out)
@@ -117,7 +119,12 @@ def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ran
         if ranks.is_first:
             atomic_write(out / RECIPE, resolved)
     logger.info(
-        "distilling layer %d of %s into %s; %d documents", teacher.layer, plan.teacher, ", ".join(students), len(shards)
+        "distilling layer %d of %s into %s; %d documents; relation losses: %s",
+        teacher.layer,
+        plan.teacher,
+        ", ".join(students),
+        len(shards),
+        loss,
     )
     section = recipe.train
     settings = train_settings(

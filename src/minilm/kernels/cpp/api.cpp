@@ -21,6 +21,7 @@
 
 #include "engine.hpp"
 #include "pool.hpp"
+#include "relation_run.hpp"
 #include "source_hash.hpp"
 #include "units.hpp"
 
@@ -178,13 +179,6 @@ std::vector<Tile> tiles_of(const Engine& engine, const Request& request, const i
     tiles.back().num_tokens += lengths[i];
   }
   return tiles;
-}
-
-void reserve(std::vector<Memory>& memory, size_t count, size_t bytes) {
-  if (memory.size() < count) memory.resize(count);
-  for (size_t i = 0; i < count; i++) {
-    if (memory[i].size() < bytes) memory[i] = Memory(bytes);
-  }
 }
 
 void run(Engine& engine, const Request& request) {
@@ -402,6 +396,31 @@ MINILM_API int minilm_run(void* handle, const int32_t* ids, const int32_t* segme
 }
 
 MINILM_API int minilm_tile_tokens(void* handle) { return engine_of(handle).tile_tokens; }
+
+MINILM_API int minilm_relation_create(const char* isa, int threads, void** handle) {
+  return guarded([&] {
+    require(threads >= 1 && threads <= 1024, "threads is " + std::to_string(threads) + "; expected 1 to 1024");
+    auto engine = std::make_unique<RelationEngine>();
+    engine->unit = &relation_unit_of(choose(isa).name);
+    engine->pool = std::make_unique<Pool>(threads);
+    *handle = engine.release();
+  });
+}
+
+MINILM_API void minilm_relation_free(void* handle) { delete static_cast<RelationEngine*>(handle); }
+
+// Scratch memory of each thread for sequences of up to `longest` tokens.
+MINILM_API long minilm_relation_bytes(void* handle, const RelationPair* pair, int longest) {
+  return static_cast<long>(static_cast<RelationEngine*>(handle)->unit->bytes(pair, longest));
+}
+
+// The loss of each sequence [B], and gradients; see `run_relation`. Safe from several threads: one waits for the other.
+MINILM_API int minilm_relation_run(void* handle, const RelationPair* pair, const int32_t* ends, int num_sequences,
+                                   const double* weights, double* losses) {
+  return guarded([&] {
+    run_relation(*static_cast<RelationEngine*>(handle), *pair, ends, num_sequences, weights, losses);
+  });
+}
 
 // What the units of this processor can do at most: billions of operations a second of `threads` threads together, from
 // registers alone; the best of five rounds of 20 ms. 0 if the instruction set has no such products, or on an error.

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine.hpp"
+#include "relation_scalar.hpp"
 
 namespace {
 

@@ -48,6 +48,14 @@ class Memory {
   size_t size_ = 0;
 };
 
+// At least `count` pieces of at least so many bytes.
+void reserve(std::vector<Memory>& memory, size_t count, size_t bytes) {
+  if (memory.size() < count) memory.resize(count);
+  for (size_t i = 0; i < count; i++) {
+    if (memory[i].size() < bytes) memory[i] = Memory(bytes);
+  }
+}
+
 // Numbers too small for the usual form count as zero: they would make each operation a hundred times slower.
 class FlushDenormals {
  public:

@@ -1,0 +1,179 @@
+"""The relation loss as a compiled kernel: loss and gradients of one pair of projections, in one pass.
+
+In: addresses of a teacher's and a student's projections, packed sequences. Out: the loss of each sequence, float64, and
+gradients of the student's projections, float32.
+
+A head of a sequence is computed by one thread, so the bits of a sequence do not depend on its neighbors, nor on the
+number of threads. A call releases the GIL. Several threads may call at once: one waits for the other.
+
+B sequences, T packed tokens, R relation heads, W width of one relation head.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.errors import SystemProblem, UsageError
+from minilm.kernels.encoder import chosen_isa
+from minilm.kernels.library import find_library
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """A projection `[T, R * W]` in memory, whose rows are contiguous.
+
+    Attributes:
+        address: of the first number.
+        stride: numbers from one row to the next.
+        bf16: bfloat16 instead of float32.
+    """
+
+    address: int
+    stride: int
+    bf16: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairOfRows:
+    """A pair (a, b) of projections of both sides, and where gradients go.
+
+    Attributes:
+        teacher: a and b of the teacher; a alone where both are the same projection, as in `student`.
+        student: a and b of the student.
+        heads: R.
+        widths: W of the teacher and of the student.
+        gradients: addresses of float32 `[T, R * W]`, one for each projection of the student; none: not computed.
+    """
+
+    teacher: Sequence[Rows]
+    student: Sequence[Rows]
+    heads: int
+    widths: tuple[int, int]
+    gradients: Sequence[int] = ()
+
+
+class _Side(ctypes.Structure):
+    _fields_ = [("rows", ctypes.c_void_p), ("stride", ctypes.c_long), ("bf16", ctypes.c_int32)]
+
+
+class _Pair(ctypes.Structure):
+    """The fields of `RelationPair` in `cpp/relation_unit.hpp`."""
+
+    _fields_ = [
+        *((name, _Side) for name in ("teacher_a", "teacher_b", "student_a", "student_b")),
+        *((name, ctypes.c_int32) for name in ("heads", "teacher_width", "student_width", "symmetric")),
+        *((name, ctypes.c_void_p) for name in ("gradient_a", "gradient_b")),
+    ]
+
+
+class RelationKernel:
+    """The kernel with its threads.
+
+    Raises (all methods): UsageError with the reason why the kernel rejects what it is given.
+    """
+
+    def __init__(self, *, threads: int) -> None:
+        """Choose the instruction set, as `chosen_isa`; memory is taken when it is needed, and kept.
+
+        Raises:
+            SystemProblem: there are no kernels.
+        """
+        self._handle: int | None = None
+        self.threads, self.isa = threads, chosen_isa()
+        self._functions, self._process = _functions(), os.getpid()
+        handle = ctypes.c_void_p()
+        self._check(self._functions.minilm_relation_create(self.isa.encode(), threads, ctypes.byref(handle)))
+        self._handle = handle.value
+
+    def __del__(self) -> None:
+        """Free the memory and end the threads."""
+        if self._handle is not None:
+            self._functions.minilm_relation_free(self._handle)
+
+    def scratch_bytes(self, pair: PairOfRows, longest: int) -> int:
+        """Memory that a thread takes for sequences of up to `longest` tokens."""
+        found: int = self._functions.minilm_relation_bytes(self._handle, ctypes.byref(_pair(pair)), longest)
+        return found
+
+    def run(self, pair: PairOfRows, cu_seqlens: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The loss of each sequence, `[B]`: the weighted sum of KL(teacher || student) over its rows and heads.
+
+        Args:
+            pair: the projections; their gradients are written.
+            cu_seqlens: `[B + 1]`, where each sequence begins, then T.
+            weights: `[B]`, what one row of one head of a sequence counts.
+        """
+        if self._process != os.getpid() and self.threads > 1:
+            raise UsageError(
+                "the relation kernel was made before this process was forked, and its threads do not survive a fork: "
+                "make it in the child, start the child with 'spawn', or make it with threads=1"
+            )
+        ends, factors = np.ascontiguousarray(cu_seqlens, np.int32), np.ascontiguousarray(weights, np.float64)
+        if len(ends) != len(factors) + 1:
+            raise UsageError(f"there are {len(factors)} weights of {len(ends) - 1} sequences; expected one of each")
+        losses = np.zeros(len(factors))
+        pointers = [array.ctypes.data for array in (ends, factors, losses)]
+        self._check(
+            self._functions.minilm_relation_run(
+                self._handle, ctypes.byref(_pair(pair)), pointers[0], len(factors), *pointers[1:]
+            )
+        )
+        return losses
+
+    def _check(self, failed: int) -> None:
+        if failed:
+            message: bytes = self._functions.minilm_error()
+            raise UsageError(f"the relation kernel: {message.decode()}")
+
+
+def shared_kernel(threads: int) -> RelationKernel | None:
+    """The kernel that all of this process use, with so many threads; None if there are no kernels."""
+    if find_library().functions is None:
+        return None
+    return _kernel(os.getpid(), threads, chosen_isa())
+
+
+@lru_cache(maxsize=1)
+def _kernel(_process: int, threads: int, _isa: str) -> RelationKernel:
+    return RelationKernel(threads=threads)
+
+
+def _pair(pair: PairOfRows) -> _Pair:
+    sides = [_Side(rows.address, rows.stride, rows.bf16) for both in (pair.teacher, pair.student) for rows in both]
+    symmetric = len(pair.teacher) == 1
+    if len(pair.student) != len(pair.teacher) or len(pair.gradients) not in (0, len(pair.student)):
+        raise UsageError(
+            f"{len(pair.teacher)} projections of the teacher, {len(pair.student)} of the student and "
+            f"{len(pair.gradients)} gradients; expected one or two of each, or no gradient"
+        )
+    if symmetric:
+        sides = [sides[0], sides[0], sides[1], sides[1]]
+    gradients = [*pair.gradients, None, None][:2]
+    return _Pair(*sides, pair.heads, *pair.widths, symmetric, *gradients)
+
+
+def _functions() -> ctypes.CDLL:
+    """The library with the types of its functions; raises SystemProblem without one."""
+    library = find_library()
+    functions = library.functions
+    if functions is None:
+        raise SystemProblem(f"the relation kernel is not available: {library.reason}")
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    functions.minilm_error.restype = ctypes.c_char_p
+    functions.minilm_relation_free.restype = None
+    functions.minilm_relation_bytes.restype = ctypes.c_long
+    for name, arguments in {
+        "minilm_relation_create": [ctypes.c_char_p, number, pointer],
+        "minilm_relation_free": [pointer],
+        "minilm_relation_bytes": [pointer, pointer, number],
+        "minilm_relation_run": [pointer, pointer, pointer, number, pointer, pointer],
+    }.items():
+        getattr(functions, name).argtypes = arguments
+    return functions
