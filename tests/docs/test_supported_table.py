@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 
 from minilm.decode.traces import TRACE_SUFFIXES
-from minilm.distill.teacher import TEACHERS_ONLY
+from minilm.distill.teacher import PACKED_ONLY_TEACHERS, PADDED_ONLY_TEACHERS
 from minilm.files.formats import ROW_READERS
 from minilm.files.texts import TEXT_READERS
 from minilm.infer.predictions import _DOES
@@ -45,12 +45,24 @@ def models() -> str:
 
     def jobs(family: Family) -> tuple[str, ...]:
         counted = "no" if family.relative_positions else "yes"
+        teacher = (
+            "padded"
+            if family.relative_positions
+            else "native"
+            if "embedding_size" not in family.keys
+            else "native, packed"
+        )
         narrow = "; torch where the embeddings are narrower" if "embedding_size" in family.keys else ""
-        return counted, "yes", "yes", counted, "torch" if family.relative_positions else f"native{narrow}"
+        teacher = "padded" if family.relative_positions else "packed"
+        return teacher, "yes", "yes", counted, "torch" if family.relative_positions else f"native{narrow}"
 
     header = ["`model_type`", "teacher", "encode", "fine-tune: labels, answers", "fine-tune to generate", "engine"]
     rows = [[f"`{name}`", *jobs(family)] for name, family in FAMILIES.items()]
-    return rows_of(header, [*rows, [code(TEACHERS_ONLY), "yes", "no", "no", "no", "transformers"]])
+    others = [
+        [code(sorted(set(names) - set(FAMILIES))), way, "no", "no", "no", "transformers"]
+        for names, way in ((PACKED_ONLY_TEACHERS, "packed"), (PADDED_ONLY_TEACHERS, "padded"))
+    ]
+    return rows_of(header, [*rows, *others])
 
 
 def heads() -> str:
@@ -88,7 +100,7 @@ def table() -> str:
         (
             "`model_type`",
             f"{code(FAMILIES)}; as `bert` also {code(_ALIASES)}",
-            "any other, in `minilm.load` and `minilm finetune`; as a teacher, one that cannot run packed",
+            "any other, in `minilm.load` and `minilm finetune`; as a teacher, FNet and causal models",
         ),
         (
             "`config.json`",

@@ -18,7 +18,7 @@ ROOMS = {
     "infer": "files text kernels model tasks decode",
     "bench": "files text corpus kernels model infer",
     "train": "files model recipe",
-    "distill": "files text corpus kernels model recipe report train",
+    "distill": "files text corpus kernels model recipe report infer train",
     "finetune": "files text corpus model score tasks decode recipe report infer train",
     "export": "files text kernels model score tasks decode infer",
     "run_recipe": "recipe distill finetune",

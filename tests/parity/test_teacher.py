@@ -1,4 +1,4 @@
-"""Proves that a teacher run packed gives its own projections and stops there, or is rejected."""
+"""Proves that a teacher run packed in transformers gives its own projections and stops there, or is rejected."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from minilm.distill import projections
+from minilm.distill import teacher as teacher_module
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS, relation_loss
-from minilm.distill.teacher import TEACHERS_ONLY, load_teacher, read_sizes, tokenizer_folder
+from minilm.distill.teacher import PACKED_ONLY_TEACHERS, default_layer, read_sizes, tokenizer_folder
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.config import FAMILIES
@@ -41,13 +43,12 @@ WORKING = {
     "RobertaPreLayerNorm": AFTER_PADDING,
     "XLMRobertaXL": AFTER_PADDING,
 }
-NO_INTERFACE = {
-    "DebertaV2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
-    "MPNet": AFTER_PADDING,
-    "ConvBert": {},
-    "MegatronBert": {},
-}
 LENGTHS = (3, 30, 1, 12, 30, 4)  # longer than ModernBERT's window of 4 to each side
+
+
+def load_teacher(folder, **settings):
+    """In transformers; `test_native_teacher.py` has the native engine."""
+    return teacher_module.load_teacher(folder, native=False, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,7 @@ def test_packed_projections_are_the_models_own(save, own_projections, long_ids, 
     for layer in (1, 2, 3):
         teacher = load_teacher(folder, layer=layer)
         assert teacher.layer == layer
+        assert teacher.engine == "transformers, packed"
         assert teacher.sizes == read_sizes(folder, layer=layer)  # from the configuration alone
         packed = pack(long_ids)
         relations = teacher.relations(packed)
@@ -115,9 +117,8 @@ def test_every_teacher_that_is_listed_is_one_of_these():
     """Those of this release of transformers."""
     types = {config.model_type for name in WORKING if (config := getattr(transformers, f"{name}Config", None))}
     able = {name for name, family in FAMILIES.items() if not family.relative_positions}
-    known = {name for name in (*able, *TEACHERS_ONLY) if name in transformers.CONFIG_MAPPING}
+    known = {name for name in (*able, *PACKED_ONLY_TEACHERS) if name in transformers.CONFIG_MAPPING}
     assert types == known
-    assert {"MPNet"} <= NO_INTERFACE.keys()
 
 
 def test_the_window_of_local_attention_matters(save, long_ids):
@@ -125,7 +126,7 @@ def test_the_window_of_local_attention_matters(save, long_ids):
     packed, found = pack(long_ids), []
     for window in (8, 128):
         folder = save("ModernBert", **{**WORKING["ModernBert"], "local_attention": window})
-        found.append(load_teacher(folder).relations(packed).query)
+        found.append(load_teacher(folder, layer="last").relations(packed).query)
     assert float((found[0] - found[1]).abs().max()) > 0.01
 
 
@@ -150,6 +151,7 @@ def test_the_last_layer_is_the_default_and_other_students_read_the_same_rows(sav
     folder = save("Bert")
     teacher = load_teacher(folder)
     assert teacher.layer == 3
+    assert load_teacher(folder, layer="last").layer == 3
     packed = pack(long_ids, segments=[np.arange(len(text)) % 2 for text in long_ids])
     relations, ours = teacher.relations(packed), read_model(folder).encoder.relations(packed)
     for part in ("query", "key", "value"):
@@ -192,61 +194,72 @@ def test_low_precision_weights_give_low_precision_projections(save, ids):
 
 
 @pytest.mark.parametrize("layer", [None, 1])
-@pytest.mark.parametrize("name", NO_INTERFACE)
-def test_attention_outside_the_interface_is_rejected(save, name, layer):
-    with pytest.raises(DataError) as caught:
-        load_teacher(save(name, **NO_INTERFACE[name]), layer=layer)
-    assert str(caught.value) == (
-        f"teacher: {name}Model does not use the attention interface of transformers, "
-        "so it cannot run packed and cannot be distilled"
-    )
-
-
-@pytest.mark.parametrize("layer", [None, 1])
-@pytest.mark.parametrize("name", ["Llama", "GPT2"])
+@pytest.mark.parametrize("name", ["Llama", "GPT2", "Bert"])
 def test_models_with_causal_attention_are_rejected(save, name, layer):
-    with pytest.raises(DataError) as caught:
-        load_teacher(save(name), layer=layer)
-    assert str(caught.value) == (f"teacher: {name}Attention masks its own attention; expected a bidirectional encoder")
+    folder = save(name, **({"is_decoder": True} if name == "Bert" else {}))
+    for read in (read_sizes, load_teacher):
+        with pytest.raises(DataError) as caught:
+            read(folder, layer=layer)
+        assert str(caught.value) == (
+            f"teacher {folder}: the attention of {name}Model is causal, that of a student is not; choose a "
+            "bidirectional encoder, such as BERT, as the teacher"
+        )
 
 
-def test_models_without_explicit_positions_are_rejected(save):
-    folder = save("RoFormer")
-    with pytest.raises(DataError) as caught:
+def test_causal_attention_that_no_module_admits_is_rejected(save):
+    """XLM says so in its configuration alone; here it shows in the numbers."""
+    folder = save("XLM", emb_dim=32, n_layers=3, n_heads=4, causal=True)
+    with pytest.raises(DataError, match="the attention of XLMModel is causal, that of a student is not; choose a bidi"):
+        load_teacher(folder, layer=2)
+
+
+def test_a_model_without_query_key_and_value_is_rejected(save):
+    folder = save("FNet")
+    for read in (read_sizes, load_teacher):
+        with pytest.raises(DataError) as caught:
+            read(folder)
+        assert str(caught.value) == (
+            f"teacher {folder}: FNetModel has no query, key and value, which relations are made of; choose a teacher "
+            "with self-attention, such as BERT"
+        )
+
+
+def test_attention_that_is_not_known_is_rejected(save, monkeypatch):
+    """As of MPNet, if no row of the table named its bias."""
+    rows = {name: names for name, names in projections.FAMILIES_WITH_HOOKS.items() if name != "mpnet"}
+    monkeypatch.setattr(projections, "FAMILIES_WITH_HOOKS", rows)
+    with pytest.raises(DataError, match=r"the attention of MPNetModel is not the product of its queries and keys alo"):
+        load_teacher(save("MPNet", pad_token_id=1))
+
+
+def test_a_model_that_fails_in_its_own_code_is_one_clear_error(save):
+    folder = save("Nystromformer", num_landmarks=2, segment_means_seq_len=16, inv_coeff_init_option=False)
+    with pytest.raises(DataError, match=r"transformers cannot run NystromformerModel: shape "):
         load_teacher(folder)
-    assert str(caught.value) == f"teacher {folder}: RoFormerModel does not accept position_ids, so it cannot run packed"
+
+
+def test_a_model_that_gives_other_numbers_packed_runs_padded(save):
+    """ESM rescales embeddings by the number of masks in the row."""
+    folder = save("Esm", pad_token_id=1, mask_token_id=3, token_dropout=True)
+    assert load_teacher(folder).engine == "transformers, padded"
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "layers", "width", "version", "expected"),
     [
-        ("GPT2", "GPT2Attention masks its own attention; expected a bidirectional encoder"),
-        ("MPNet", "MPNetModel does not use the attention interface of transformers"),
-        ("DebertaV2", "DebertaV2Model does not use the attention interface of transformers"),
+        ("Bert", 24, 1024, "v2", 21),
+        ("Roberta", 24, 1024, "v2", 19),
+        ("XLMRoberta", 24, 1024, "v2", 19),
+        ("Bert", 24, 1024, "v1", 24),
+        ("Bert", 12, 768, "v2", 12),
+        ("Electra", 24, 1024, "v2", 24),
+        ("ModernBert", 22, 768, "v2", 22),
+        ("ModernBert", 24, 768, "v2", 22),  # the last two attend to a window
     ],
 )
-def test_what_cannot_run_packed_is_seen_in_its_sizes_too(save, name, message):
-    folder = save(name, **NO_INTERFACE.get(name, {}))
-    for read in (read_sizes, load_teacher):
-        with pytest.raises(DataError, match=message):
-            read(folder)
-
-
-def test_an_encoder_decoder_is_rejected(save):
-    folder = save("T5", d_model=32, d_kv=8, d_ff=40)
-    with pytest.raises(DataError) as caught:
-        load_teacher(folder)
-    assert str(caught.value) == f"teacher {folder}: found an encoder-decoder; expected an encoder"
-
-
-def test_a_model_that_gives_other_numbers_packed_is_rejected(save):
-    """ESM rescales embeddings by statistics of the full row."""
-    folder = save("Esm", pad_token_id=1, mask_token_id=3)
-    with pytest.raises(DataError) as caught:
-        load_teacher(folder)
-    assert str(caught.value) == (
-        f"teacher {folder}: EsmModel gives different results on packed sequences, so it cannot be distilled"
-    )
+def test_the_layer_of_the_papers_is_the_default(name, layers, width, version, expected):
+    config = getattr(transformers, f"{name}Config")(num_hidden_layers=layers, hidden_size=width)
+    assert default_layer(config, version) == expected
 
 
 def test_a_missing_folder_or_one_without_a_model_is_rejected(tmp_path):

@@ -59,7 +59,7 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
         SystemProblem: transformers or the embedded model is not installed.
     """
     teacher = model_path(recipe.teacher.model)
-    sizes = read_sizes(teacher, layer=wanted_layer(recipe))
+    sizes = read_sizes(teacher, layer=recipe.teacher.layer, version=recipe.loss.version)
     require_copyable_embedding(teacher)
     loaded = Tokenizer.load(tokenizer)
     students = {
@@ -77,11 +77,6 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
     _require_positions(recipe, plan)
     _require_text(recipe)
     return plan
-
-
-def wanted_layer(recipe: DistillRecipe) -> int | None:
-    """The distilled layer, counted from 1; None for the last."""
-    return None if recipe.teacher.layer == "last" else recipe.teacher.layer
 
 
 def check_files(recipe: DistillRecipe) -> list[str]:

@@ -13,18 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.objective import DistillObjective, RelationSettings
-from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation, wanted_layer
+from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation
 from minilm.distill.relation_kernel import loss_implementation
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
 from minilm.distill.report import report_distillation
 from minilm.distill.shapes import relation_heads
 from minilm.distill.student import make_student, save_student
-from minilm.distill.teacher import Teacher, load_teacher, tokenizer_folder
+from minilm.distill.teacher import load_teacher, tokenizer_folder
+from minilm.distill.teacher_base import Teacher
 from minilm.embedded import model_path
 from minilm.errors import DataError
 from minilm.files.atomic import atomic_folder, atomic_write
@@ -96,7 +98,11 @@ def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ran
     out = Path(recipe.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = load_teacher(
-        plan.teacher, layer=wanted_layer(recipe), precision=torch_dtype(recipe.train.precision), device=device
+        plan.teacher,
+        layer=plan.sizes.layer,
+        version=recipe.loss.version,
+        precision=torch_dtype(recipe.train.precision),
+        device=device,
     )
     heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)  # by what it computes, not by its configuration
     plan = replace(plan, sizes=teacher.sizes, relation_heads=heads)
@@ -111,7 +117,8 @@ def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ran
         shards = open_corpus(recipe, folder, plan, verify=True)
     objective = make_objective(recipe, teacher, students, shards, num_relation_heads=heads, device=device, ranks=ranks)
     loss = loss_implementation(device)
-    identity = {**_identity(recipe, shards, plan), "device": device, "relation loss": loss}
+    ways = {"device": device, "relation loss": loss, "teacher.engine": teacher.engine}
+    identity = {**_identity(recipe, shards, plan), **ways}
     with first_before_others(ranks):
         if afresh and ranks.is_first:
             remove_results(out)
@@ -126,6 +133,7 @@ def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ran
         len(shards),
         loss,
     )
+    _say_how_it_runs(teacher, objective, plan.teacher)
     section = recipe.train
     settings = train_settings(
         section,
@@ -145,6 +153,18 @@ def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ran
     wait_for_first(ranks)
     sizes = {name: student.config.num_parameters() for name, student in students.items()}
     return DistillResult(folders=folders, metrics=metrics, num_parameters=sizes, shards=shards)
+
+
+def _say_how_it_runs(teacher: Teacher, objective: DistillObjective, folder: Path) -> None:
+    """What computes the teacher, and how much of that is padding."""
+    logger.info("teacher %s: computed by %s", folder, teacher.engine)
+    share = teacher.share_of_padding([np.array(part.packed.lengths) for part in objective.batch(0).parts])
+    if share:
+        logger.warning(
+            "teacher %s: it cannot run packed, which is slower; %.1f%% of the tokens that it computes in the first step are padding",
+            folder,
+            100 * share,
+        )
 
 
 def _build_once(recipe: DistillRecipe, out: Path, plan: DistillPlan) -> Path:

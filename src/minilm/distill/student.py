@@ -68,7 +68,7 @@ def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path,
     if section.init not in ("random", "layers"):
         return _plan_continued(section, teacher=teacher, tokenizer=tokenizer)
     values = read_json(transformer_folder(teacher) / "config.json")
-    if section.init == "layers" and not EncoderConfig.is_family(values):
+    if section.init == "layers" and not (EncoderConfig.is_family(values) and read_config(teacher).family in COUNTED):
         raise UsageError(
             f"student {section.name!r}: init 'layers' copies weights, which works for {', '.join(COUNTED)}; the "
             f"model_type of {teacher} is {values.get('model_type')!r:.60}: use init: random"
@@ -146,10 +146,14 @@ def save_student(student: Encoder, folder: Path, *, teacher: Path, tokenizer: To
 def student_config(shape: EncoderConfig, *, teacher: Path, tokenizer: Tokenizer) -> EncoderConfig:
     """`shape` with the vocabulary, positions and family that the teacher's token ids require.
 
-    From a teacher of an unsupported family, only the vocabulary is taken; the student is then BERT.
+    A student of MPNet is a RoBERTa: its ids and their positions are those of MPNet, without the bias of relative
+    positions. From a teacher of an unsupported family, only the vocabulary is taken; the student is then BERT.
     """
     if EncoderConfig.is_family(read_json(transformer_folder(teacher) / "config.json")):
-        return with_vocabulary_of(shape, read_config(teacher))
+        found = read_config(teacher)
+        if found.family not in COUNTED:
+            found = replace(found, family="roberta", num_segments=1)
+        return with_vocabulary_of(shape, found)
     return replace(shape, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
 
 

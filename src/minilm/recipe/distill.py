@@ -43,10 +43,10 @@ class DataSection(Section):
 
 
 class TeacherSection(Section):
-    """The teacher: a model folder, or `embedded`; layers are counted from 1."""
+    """The teacher: a model folder, or `embedded`; layers are counted from 1, null is that of the papers."""
 
     model: Text
-    layer: PositiveInt | Literal["last"] = "last"
+    layer: PositiveInt | Literal["last"] | None = None
 
 
 class StudentSection(Section):

@@ -7,9 +7,12 @@ import json
 import pytest
 import torch
 
-from minilm.distill.student import random_student, student_config, student_from_layers
+from minilm.distill.shapes import TeacherSizes
+from minilm.distill.student import plan_student, random_student, student_config, student_from_layers
+from minilm.errors import UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.config import EncoderConfig
+from minilm.recipe import StudentSection
 from minilm.text.tokenizer import Tokenizer
 
 
@@ -32,6 +35,20 @@ def test_a_teacher_of_an_unknown_family_gives_its_vocabulary(tiny):
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "another"}))
     config = student_config(shape(), teacher=tiny.teacher, tokenizer=Tokenizer.load(tiny.teacher))
     assert (config.vocab_size, config.max_positions, config.family) == (100, 512, "bert")
+
+
+def test_a_student_of_mpnet_has_its_ids_and_counts_positions_as_it_does(tiny):
+    """Without the bias of relative positions it is a RoBERTa, which every engine runs; its layers are not copied."""
+    file = tiny.teacher / "config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "model_type": "mpnet", "pad_token_id": 1, "max_position_embeddings": 66}))
+    tokenizer = Tokenizer.load(tiny.teacher)
+    config = student_config(shape(), teacher=tiny.teacher, tokenizer=tokenizer)
+    assert (config.family, config.vocab_size, config.first_position, config.max_tokens) == ("roberta", 100, 2, 64)
+    sizes = TeacherSizes(num_layers=3, layer=3, hidden_size=48, intermediate_size=96, num_heads=6, query_width=48,
+                         key_width=48, max_tokens=64, num_parameters=1)  # fmt: skip
+    with pytest.raises(UsageError, match=r"works for bert, .*; the model_type of .* is 'mpnet': use init: random"):
+        plan_student(StudentSection(init="layers"), sizes, teacher=tiny.teacher, tokenizer=tokenizer)
 
 
 def test_random_students_depend_only_on_seed_and_name(config):

@@ -1,0 +1,71 @@
+"""Proves that a teacher on the native engine gives the numbers of transformers, bit-equal over cuts of the batch."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.distill import teacher_native
+from minilm.distill.teacher import load_teacher, read_sizes
+from minilm.infer.engines.protocol import CannotRun
+from minilm.kernels.encoder import chosen_isa
+from minilm.kernels.library import find_library
+from minilm.model.packing import pack
+
+transformers = pytest.importorskip("transformers")
+needs_kernels = pytest.mark.skipif(find_library().functions is None, reason="the kernels are not built: make kernels")
+LENGTHS = (3, 30, 1, 12, 30, 4)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    generator = np.random.default_rng(5)
+    return [generator.integers(5, 120, size=length) for length in LENGTHS]
+
+
+@pytest.fixture
+def save(tmp_path, sizes, randomized):
+    def make(name, **settings):
+        config = getattr(transformers, f"{name}Config")(**{**sizes, **settings})
+        randomized(transformers.AutoModel.from_config(config)).save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("Bert", {}), ("Roberta", {"pad_token_id": 1}), ("XLMRoberta", {"pad_token_id": 1}), ("DistilBert", {})],
+)
+def test_the_native_engine_gives_the_relations_of_transformers(save, texts, name, settings):
+    folder = save(name, **settings)
+    for layer in (1, 3):
+        native, theirs = (load_teacher(folder, layer=layer, native=wanted) for wanted in (True, False))
+        assert native.engine == f"native, {chosen_isa()}"
+        assert theirs.engine == "transformers, packed"
+        assert native.sizes == theirs.sizes == read_sizes(folder, layer=layer)
+        packed = pack(texts)
+        found, expected = native.relations(packed), theirs.relations(packed)
+        for part in ("query", "key", "value"):
+            ours, rows = getattr(found, part), getattr(expected, part)
+            assert float((ours - rows).abs().max() / rows.abs().max()) < 1e-5
+            cut = torch.cat([getattr(native.relations(pack(some)), part) for some in (texts[:2], texts[2:])])
+            assert torch.equal(cut, ours)
+
+
+@needs_kernels
+def test_what_the_kernels_cannot_run_goes_to_transformers_and_the_log_says_why(save, monkeypatch, caplog):
+    folder = save("Bert")
+
+    def none(*_):
+        raise CannotRun("MINILM_KERNELS=off is set")
+
+    monkeypatch.setattr(teacher_native, "load_native_engine", none)
+    with caplog.at_level(logging.INFO, "minilm"):
+        assert load_teacher(folder).engine == "transformers, packed"
+    assert f"teacher {folder}: not on the native engine: MINILM_KERNELS=off is set" in caplog.text
+    assert load_teacher(save("Electra", embedding_size=16)).engine == "transformers, packed"
