@@ -113,8 +113,8 @@ class PaddedTeacher(Teacher):
             own_attention: query and key are to give the attention of the model itself, whatever is in it.
         """
         super().__init__(sizes)
-        names = inspect.signature(model.forward).parameters
-        self._names = [name for name in ("attention_mask", "token_type_ids") if name in names]
+        names = ["attention_mask", *(["token_type_ids"] if getattr(model.config, "type_vocab_size", 0) else [])]
+        self._names = [name for name in names if name in inspect.signature(model.forward).parameters]
         self._pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
         self._recorder = recorder
         self.equal_lengths = self.own_attention = False

@@ -91,6 +91,11 @@ def padded_teacher(model: Any, sizes: TeacherSizes, where: str, version: Version
     teacher = PaddedTeacher(model, recorder, sizes=_sizes_by_rows(sizes, apart[0]))
     if not _agree(teacher.relations(pack(texts)), apart):
         teacher.equal_lengths = True
+        if not _agree(teacher.relations(pack(texts)), apart):
+            raise DataError(
+                f"teacher {where}: {name} gives other numbers in a batch than for single texts; choose a teacher of "
+                "another family, such as BERT"
+            )
     teacher.own_attention = version == "v1" and not plain
     return teacher
 
