@@ -87,7 +87,7 @@ def distill_chain(loaded: Loaded[ChainRecipe], *, resume: Literal["auto", "never
         accepted = partial(atomic_write, out / RECIPE, resolved)
         for stage in stages[len(results) :]:
             results.append(_run(stage, stages, ranks, accepted))
-            if ranks.is_first:
+            if ranks.is_first and stage is not stages[-1]:
                 report_chain(recipe, stages, [one.metrics for one in results], shards.manifest)
         if ranks.is_first:
             accepted()

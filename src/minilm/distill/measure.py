@@ -35,10 +35,12 @@ from minilm.train.loop import accumulate_in
 from minilm.train.optim import make_optimizer
 
 UPDATES = 20
+"""At most, on one batch; fewer where its loss is soon less than half."""
 _SAMPLED_TEXTS = 200  # of each text file
 _SAMPLED_DOCUMENTS = 256
 _CHECKED_TOKENS = 2048
 _SECONDS = 20.0  # for the speed, and again for the updates, of each stage
+_ENOUGH = 0.4  # of the first loss: with dropout, which is seldom less than without
 _GOLDEN = 0.6180339887
 
 
@@ -153,7 +155,7 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
         optimizer = make_optimizer(small.parameters, recipe.train)
         batch = small.batch(0)
         first = _loss(small, batch)
-        updates = _updates(small, recipe, batch, optimizer, progress)
+        updates = _updates(small, recipe, batch, optimizer, progress, enough=_ENOUGH * first)
         last = _loss(small, batch)
     return Measured(
         tokens=tokens,
@@ -248,8 +250,10 @@ def _updates(
     batch: Microbatches[RelationBatch],
     optimizer: torch.optim.Optimizer,
     progress: Progress,
+    *,
+    enough: float,
 ) -> int:
-    """Train on one batch at the peak learning rate; returns the number of updates that fit into the time."""
+    """Train on one batch at the peak learning rate until its loss is `enough` or time is up; returns the updates."""
     started = time.perf_counter()
     for number in range(UPDATES):
         optimizer.zero_grad(set_to_none=True)
@@ -259,10 +263,11 @@ def _updates(
             nn.utils.clip_grad_norm_(group, recipe.train.max_grad_norm or math.inf)
         if math.isfinite(loss):
             optimizer.step()
-        progress.advance(status=f"loss {loss:.4f}")
-        if time.perf_counter() - started > _SECONDS:
-            return number + 1
-    return UPDATES
+        is_last = number + 1 == UPDATES or loss <= enough or time.perf_counter() - started > _SECONDS
+        progress.advance(UPDATES - number if is_last else 1, status=f"loss {loss:.4f}")
+        if is_last:
+            break
+    return number + 1
 
 
 @torch.no_grad()

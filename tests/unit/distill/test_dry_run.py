@@ -60,7 +60,9 @@ def test_the_plan_of_a_run(tiny):
     assert said(found, "written ") == (
         f"written into {tiny.folder}/run: corpus/, checkpoints/, metrics.jsonl, model/ and report.html"
     )
-    assert ("checked", said(found, "20 updates on one batch (2 documents, ")) in found
+    [(label, updates)] = [one for one in found if " updates on one batch (2 documents, " in one[1]]
+    assert label == "checked"
+    assert 1 < int(updates.split()[0]) <= 20
 
 
 def test_a_chain_is_planned_stage_by_stage(tiny):
@@ -69,7 +71,7 @@ def test_a_chain_is_planned_stage_by_stage(tiny):
     lines = [line for _, line in found]
     for stage in (1, 2):
         assert any(line.startswith(f"stage {stage}: time: ") for line in lines)
-        assert any(line.startswith(f"stage {stage}: 20 updates on one batch ") for line in lines)
+        assert any(re.match(rf"stage {stage}: \d+ updates on one batch ", line) for line in lines)
     assert f"stage 2: teacher {tiny.folder}/run/stages/1/model: 3 layers, width 24" in "\n".join(lines)
     assert not any("minilm-stage-" in line for line in lines)
     assert lines[-2].startswith("time of all stages: ")
@@ -89,6 +91,7 @@ def test_a_loss_that_does_not_fall_by_half_is_a_warning(tiny):
     found = findings(tiny.recipe(learning_rate=1e-9))
     [(label, line)] = [one for one in found if "updates on one batch" in one[1]]
     assert label == "warning"
+    assert line.startswith("20 updates ")
     assert "more than half of it: train.learning_rate 1e-09 may be too low or too high, or the student starts" in line
 
 
