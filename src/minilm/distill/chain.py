@@ -76,11 +76,11 @@ def distill_chain(loaded: Loaded[ChainRecipe], *, resume: Literal["auto", "never
             if resume == "auto":
                 _require_chain(out, len(plans))
             with first_before_others(ranks):
-                if resume == "never" and ranks.is_first:
-                    remove_results(out)
                 first = plans[0]
                 corpus = Path(recipe.data.corpus) if recipe.data.corpus else build_once(recipe.data, out, first.plan)
                 shards = open_corpus(first.recipe, corpus, first.plan, verify=False)
+                if resume == "never" and ranks.is_first:
+                    remove_results(out)
             stages = [stage.reading(corpus) for stage in plans]
         results = _finished(stages, shards)
         wait_for_first(ranks)

@@ -89,8 +89,8 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
         f"tokens: {tokens:,.0f} a step, {_big(tokens * train.steps, '')} in {train.steps:,} steps, {epochs:.3g} "
         f"epochs; {known.mean:.1f} tokens a document, {known.source}",
         f"time: {duration(seconds)} a step, {_hours(seconds * train.steps)} in all, {tokens / seconds:,.0f} tokens/s; "
-        f"measured here in one process, {train.precision} on {this_device()}, on {found.tokens:,} tokens; without "
-        "held-out losses",
+        f"measured here in one process, {train.precision} on {this_device()}, the teacher by {found.engine}, on "
+        f"{found.tokens:,} tokens; without held-out losses",
         f"operations: {_big(flops, 'FLOP')} a step, {_big(flops * train.steps, 'FLOP')} in all, "
         f"{_big(flops / seconds, 'FLOP/s')}; "
         "matrix products by their shapes, a backward pass as two forward passes",

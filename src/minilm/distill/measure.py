@@ -57,6 +57,7 @@ class Measured:
     """What was measured.
 
     Attributes:
+        engine: what computed the teacher.
         tokens: computed while the clock ran.
         seconds: that it showed.
         update_seconds: of the optimizer, per step.
@@ -68,6 +69,7 @@ class Measured:
         students: after the updates.
     """
 
+    engine: str
     tokens: int
     seconds: float
     update_seconds: float
@@ -158,6 +160,7 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
         updates = _updates(small, recipe, batch, optimizer, progress, enough=_ENOUGH * first)
         last = _loss(small, batch)
     return Measured(
+        engine=teacher.engine,
         tokens=tokens,
         seconds=seconds,
         update_seconds=update_seconds,

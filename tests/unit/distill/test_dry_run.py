@@ -48,8 +48,8 @@ def test_the_plan_of_a_run(tiny):
     )
     time = said(found, "time: ")
     assert re.fullmatch(
-        r"time: \S+ m?s a step, .+ in all, [\d,]+ tokens/s; measured here in one process, fp32 on \w+, on 149 tokens; "
-        r"without held-out losses",
+        r"time: \S+ m?s a step, .+ in all, [\d,]+ tokens/s; measured here in one process, fp32 on \w+, the teacher by "
+        r"[\w ,]+, on 149 tokens; without held-out losses",
         time,
     )
     assert re.match(
