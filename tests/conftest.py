@@ -141,10 +141,9 @@ class TinyDistillation:
 
         sizes = {"hidden_size": 48, "num_layers": 3, "num_heads": 6, "intermediate_size": 96}
         config = EncoderConfig(
-            **sizes,
             vocab_size=5 + len(words),
             max_positions=64,
-            **{"initializer_range": 0.3, **shape},
+            **{"initializer_range": 0.3, **sizes, **shape},
             hidden_dropout=0.1,
         )
         encoder = Encoder(config)
@@ -181,6 +180,21 @@ class TinyDistillation:
             },
         }
         path = self.folder / name
+        path.write_text(json.dumps(values, indent=1))
+        return path
+
+    def chain(self, out: str | Path = "run", *, name: str = "chain.yaml", **train: object) -> Path:
+        """Write a recipe of two stages, an assistant of 3 layers and a student of one; `train` is common to both."""
+        import json
+
+        path = self.recipe(out, name=name, **train)
+        values = json.loads(path.read_text())
+        del values["students"]
+        shape = {"hidden_size": 24, "num_heads": 6, "intermediate_size": 48}
+        values["stages"] = [
+            {"students": [{"name": "assistant", "num_layers": 3, **shape}]},
+            {"students": [{"name": "small", "num_layers": 1, **shape}], "train": {"batch_size": 4}},
+        ]
         path.write_text(json.dumps(values, indent=1))
         return path
 

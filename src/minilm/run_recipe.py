@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from minilm.hub import downloads
-from minilm.recipe import DistillRecipe, Loaded, Recipe
+from minilm.recipe import FinetuneRecipe, Loaded, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class RunSummary:
 
     Attributes:
         folder: the run folder, with `report.html`.
-        models: model folders by name: every student of a distillation run; `model`, the best model, of a
+        models: model folders by name: every student of a distillation, of all its stages; `model`, the best model, of a
             fine-tuning run.
         numbers: held-out metrics; for a sweep, those of the best run of the best setting.
     """
@@ -52,10 +52,10 @@ def run(
 
 def _run(loaded: Loaded[Recipe], resume: Literal["auto", "never"]) -> RunSummary:
     recipe, folder = loaded.recipe, Path(loaded.recipe.out)
-    if isinstance(recipe, DistillRecipe):
-        from minilm.distill.run import distill
+    if not isinstance(recipe, FinetuneRecipe):
+        from minilm.distill.chain import run_distillation
 
-        result = distill(Loaded(recipe=recipe, origins=loaded.origins), resume=resume)
+        result = run_distillation(Loaded(recipe=recipe, origins=loaded.origins), resume=resume)
         return RunSummary(folder=folder, models=result.folders, numbers=result.metrics)
     from minilm.finetune.result import best_point
     from minilm.finetune.sweep import finetune

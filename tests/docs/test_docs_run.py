@@ -22,7 +22,7 @@ import typer
 from pydantic import BaseModel
 
 from minilm.cli.app import VERBS, build_app
-from minilm.recipe import DistillRecipe, FinetuneRecipe, StudentSection
+from minilm.recipe import DistillRecipe, FinetuneRecipe, StageSection, StudentSection
 from minilm.recipe.strict_yaml import dump_scalar
 
 REPO = Path(__file__).resolve().parents[2]
@@ -265,7 +265,9 @@ def rows_between(begin: str, end: str) -> list[tuple[str, str]]:
 def test_the_tables_of_recipe_keys_match_the_schemas() -> None:
     """The second table omits rows that equal the first table's."""
     distillation = sorted(recipe_rows(DistillRecipe).items())
-    assert sorted(rows_between("### Distillation", "### Fine-tuning")) == distillation
+    assert sorted(rows_between("### Distillation", "### Chains")) == distillation
+    stage = [f"stages.N.{name}" for name in StageSection.model_fields]
+    assert [key for key, _ in rows_between("### Chains", "### Fine-tuning")] == stage
     own = sorted(row for row in recipe_rows(FinetuneRecipe).items() if row not in distillation)
     assert sorted(rows_between("### Fine-tuning", "## Run folder")) == own
 

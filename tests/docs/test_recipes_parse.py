@@ -1,18 +1,30 @@
-"""Every shipped recipe of a distillation fits the teacher that it names: `minilm distill --dry-run` accepts it.
+"""Every shipped recipe of a distillation fits the teacher that it names, is planned, and runs with a tiny one.
 
-Stand-ins for the teachers have their published sizes and no weights, which a dry run does not read.
+Stand-ins for the teachers have their published sizes and no weights, which the checks of shapes do not read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import TinyDistillation
 
-from minilm.cli import app
-from minilm.recipe import find_recipe, load_recipe, recipe_names, recipe_text
+from minilm.distill.chain import run_distillation
+from minilm.distill.dry_run import check_files, dry_run
+from minilm.recipe import (
+    ChainRecipe,
+    Distillation,
+    DistillRecipe,
+    find_recipe,
+    load_recipe,
+    recipe_names,
+    recipe_text,
+    resolved_yaml,
+)
 
 NAMES = [name for name in recipe_names() if name.startswith("distill/")]
 # Teacher -> model_type, layers, width, heads.
@@ -70,36 +82,84 @@ def stand_in(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_there_are_recipes():
-    assert len(NAMES) >= 18
+    assert len(NAMES) >= 20
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_dry_run_accepts_it_and_resolves_to_an_equal_recipe(name, capsys, tmp_path, stand_in):
+def test_it_fits_its_teacher_and_resolves_to_an_equal_recipe(name, tmp_path, stand_in):
     (tmp_path / "my.txt").write_text("a text\n", encoding="utf-8")
     recipe = load_recipe(find_recipe(name)).recipe
-    overrides = [f"teacher.model={stand_in(*SIZES[recipe.teacher.model])}", f"data.inputs=[{tmp_path / 'my.txt'}]"]
-    with pytest.raises(SystemExit) as caught:
-        app.main(["distill", name, "--dry-run", *(part for one in overrides for part in ("--set", one))])
-    out, err = capsys.readouterr()
-    assert caught.value.code == 0, err
-    assert f"student {recipe.students[0].name!r}: " in err
-    assert not (tmp_path / "runs").exists()
+    overrides = [
+        f"teacher.model={stand_in(*SIZES[recipe.teacher.model])}",
+        f"data.inputs=[{tmp_path / 'my.txt'}]",
+        f"out={tmp_path / 'run'}",
+    ]
+    loaded = load_recipe(find_recipe(name), overrides, kind=Distillation)
+    said = "\n".join(check_files(loaded))
+    for stage in getattr(recipe, "stages", [recipe]):
+        assert f"student {stage.students[0].name!r}: " in said
+    assert "note: " not in said, "a shipped chain follows the rule"
+    assert not (tmp_path / "run").exists()
     resolved = tmp_path / "resolved.yaml"
-    resolved.write_text(out, encoding="utf-8")
-    assert load_recipe(resolved).recipe == load_recipe(find_recipe(name), overrides).recipe
+    resolved.write_text(resolved_yaml(loaded), encoding="utf-8")
+    assert load_recipe(resolved).recipe == loaded.recipe
     assert recipe.name == name.removeprefix("distill/")
 
 
 @pytest.mark.parametrize("sizes", [("bert", 5, 200, 10), ("roberta", 1, 48, 4), ("bert", 24, 1024, 16)])
-def test_the_recipe_for_a_teacher_of_ones_own_fits_any(sizes, capsys, tmp_path, stand_in):
+def test_the_recipe_for_a_teacher_of_ones_own_fits_any(sizes, tmp_path, stand_in):
     (tmp_path / "my.txt").write_text("a text\n", encoding="utf-8")
-    command = ["distill", "own-teacher", "--dry-run", "--set", f"teacher.model={stand_in(*sizes)}"]
-    with pytest.raises(SystemExit) as caught:
-        app.main([*command, "--set", f"data.inputs.0={tmp_path / 'my.txt'}"])
-    assert caught.value.code == 0
-    said = capsys.readouterr().err
+    overrides = [f"teacher.model={stand_in(*sizes)}", f"data.inputs.0={tmp_path / 'my.txt'}"]
+    said = "\n".join(check_files(load_recipe(find_recipe("own-teacher"), overrides, kind=Distillation)))
     distilled = {24: 21}.get(sizes[1], sizes[1])  # that of the papers, of BERT-large
     assert f"student 'half': {-(-distilled // 2)} layers, width {sizes[2]}, {sizes[3]} heads" in said
+
+
+def tiny_overrides(recipe: DistillRecipe | ChainRecipe, tiny: TinyDistillation) -> list[str]:
+    """The recipe in small: three steps, students of one layer."""
+    changed = [
+        f"teacher.model={tiny.teacher}",
+        *(["teacher.layer=3"] if recipe.teacher.layer != "last" else []),
+        f"data.inputs=[{tiny.text}]",
+        "data.heldout_documents=4",
+        "data.max_tokens=32",
+    ]
+    short = {"steps": 3, "warmup_steps": 1, "batch_size": 4, "tokens_per_batch": 64}
+    if isinstance(recipe, ChainRecipe):
+        places = [f"stages.{number}." for number in range(len(recipe.stages))]
+        students = [stage.students[0] for stage in recipe.stages]
+    else:
+        places, students = [""], [recipe.students[0]]
+    for place, student in zip(places, students, strict=True):
+        changed += [f"{place}train.{key}={value}" for key, value in short.items()]
+        small = {"name": student.name, "init": student.init, "num_layers": 1}
+        if student.init == "random":
+            small |= {"hidden_size": 192}
+        changed.append(f"{place}students=[{json.dumps(small)}]")
+    return changed
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory) -> TinyDistillation:
+    """Text, and a teacher of random weights whose width fits the relation heads of every recipe."""
+    pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
+    tiny = TinyDistillation(tmp_path_factory.mktemp("teacher")).make()
+    tiny.write_teacher(num_heads=12, hidden_size=192, intermediate_size=24, initializer_range=0.05)
+    return tiny
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_planned_and_runs_three_steps_in_small(name, tiny_folder, tmp_path):
+    """With a tiny teacher: the whole dry run, then the run."""
+    recipe = load_recipe(find_recipe(name)).recipe
+    overrides = tiny_overrides(recipe, tiny_folder)
+    loaded = load_recipe(find_recipe(name), [*overrides, f"out={tmp_path / 'run'}"], kind=Distillation)
+    labels = [label for label, _ in dry_run(loaded)]
+    assert {"checked", "planned"} <= set(labels)
+    result = run_distillation(loaded)
+    assert all((folder / "model.safetensors").is_file() for folder in result.folders.values())
+    assert all(math.isfinite(loss) for loss in result.metrics.values())
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "/v" in name])
@@ -119,17 +179,21 @@ def test_a_recipe_names_its_source_and_the_published_number(name):
         ("v1-xlmr-base-to-l12-h384", 256, 3e-4, 1_000_000, (0.9, 0.999)),
         ("v1-xlmr-l12-h384-to-l6-h384", 512, 6e-4, 400_000, (0.9, 0.999)),
         ("v2-bert-base-to-l6-h768", 256, 6e-4, 400_000, (0.9, 0.999)),
+        ("v1-bert-base-to-l6-h384-with-assistant", 256, 3e-4, 400_000, (0.9, 0.999)),
+        ("v2-bert-base-to-l6-h384-with-assistant", 256, 6e-4, 400_000, (0.9, 0.999)),
     ],
 )
 def test_hyper_parameters_are_those_published(name, batch_size, learning_rate, steps, betas):
-    train = load_recipe(find_recipe(name)).recipe.train
-    assert (train.batch_size, train.learning_rate, train.steps, train.adam_betas) == (
-        batch_size,
-        learning_rate,
-        steps,
-        betas,
-    )
-    assert train.warmup_steps == 4000
+    recipe = load_recipe(find_recipe(name)).recipe
+    for stage in getattr(recipe, "stages", [recipe]):
+        train = stage.train
+        assert (train.batch_size, train.learning_rate, train.steps, train.adam_betas) == (
+            batch_size,
+            learning_rate,
+            steps,
+            betas,
+        )
+        assert train.warmup_steps == 4000
 
 
 @pytest.mark.parametrize(

@@ -97,3 +97,20 @@ def test_two_processes_share_a_run(tiny, forked):
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=0.1)
     assert rows[2]["student.heldout_loss"] == pytest.approx(expected[2]["student.heldout_loss"], rel=0.02)
     assert (tiny.folder / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_two_processes_share_a_chain(tiny, forked):
+    """Both processes go through both stages; one writes, and the student at the end is that of the last stage."""
+    command = [forked / "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPO / "src")}
+    recipe = tiny.chain(steps=2, warmup_steps=0)
+    for _ in range(2):  # the second start finds both stages finished
+        done = subprocess.run(
+            [*command, "-m", "minilm.cli.app", "distill", str(recipe)],
+            **{"capture_output": True, "text": True, "check": False, "timeout": 240, "env": {**os.environ, **quiet}},
+        )
+        assert done.returncode == 0, done.stderr
+    assert "stage 2 of 2 has finished" in (tiny.folder / "run" / "log.txt").read_text()
+    out = tiny.folder / "run"
+    weights = [folder / "model" / "model.safetensors" for folder in (out, out / "stages" / "2")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

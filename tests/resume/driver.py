@@ -24,6 +24,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import minilm.distill.run as distill_run
 import minilm.finetune.run as finetune_run
+from minilm.distill.chain import run_distillation
 from minilm.finetune.sweep import finetune
 from minilm.recipe import load_recipe
 from minilm.report import page as report_module
@@ -87,7 +88,7 @@ def child(recipe: str, overrides: list[str], kind: str, number: float, report: i
         if kind in ("within", "steps"):
             kill_in_training(kind, number)
         loaded = load_recipe(Path(recipe), overrides)
-        run = distill_run.distill if loaded.recipe.kind == "distill" else finetune
+        run = run_distillation if loaded.recipe.kind == "distill" else finetune
         run(loaded)
         status = 0
     except BaseException:

@@ -27,11 +27,11 @@ def recipe_names(context: typer.Context, incomplete: str) -> list[str]:
 
 def recipe_keys(context: typer.Context, incomplete: str) -> list[str]:
     """Keys of the command's kind of recipe, each followed by `=`; index 0 stands for any item of a list."""
-    from minilm.recipe import DistillRecipe, FinetuneRecipe
+    from minilm.recipe import ChainRecipe, DistillRecipe, FinetuneRecipe
     from minilm.recipe.problems import dotted_keys
 
-    schema = DistillRecipe if context.info_name == "distill" else FinetuneRecipe
-    return _beginning_with(incomplete, [f"{key}=" for key in dotted_keys(schema)])
+    schemas = [DistillRecipe, ChainRecipe] if context.info_name == "distill" else [FinetuneRecipe]
+    return _beginning_with(incomplete, [f"{key}=" for schema in schemas for key in dotted_keys(schema)])
 
 
 def glue_tasks(incomplete: str) -> list[str]:

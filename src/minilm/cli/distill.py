@@ -24,25 +24,28 @@ def distill(
 ) -> None:
     """Distill a teacher into one or more students.
 
-    It can be stopped at any time; the same command resumes the run.
+    It can be stopped at any time; the same command resumes the run. A recipe with stages is a chain: the student of a
+    stage is the teacher of the next one.
 
     Examples:
       minilm distill my.yaml --set train.learning_rate=3e-4 --set out=runs/mine
       minilm distill tiny-embedded --set data.inputs.0=my.txt --dry-run
     """
-    from minilm.recipe import DistillRecipe, find_recipe, load_recipe, resolved_yaml
+    from minilm.recipe import Distillation, find_recipe, load_recipe, resolved_yaml
 
-    loaded = load_recipe(find_recipe(recipe), overrides or [], kind=DistillRecipe)
+    loaded = load_recipe(find_recipe(recipe), overrides or [], kind=Distillation)
     if dry_run:
-        from minilm.distill.plan import check_files
+        from minilm.distill.dry_run import dry_run as plan
+        from minilm.train.allocator import keep_freed_memory
 
-        show_dry_run(resolved_yaml(loaded), lambda: check_files(loaded.recipe))
+        keep_freed_memory()  # as in the run that is measured
+        show_dry_run(resolved_yaml(loaded), lambda: plan(loaded))
         return
-    from minilm.distill.run import distill as run
+    from minilm.distill.chain import run_distillation
     from minilm.train.distributed import is_first_process
 
     with running():
-        result = run(loaded, resume=resume)
+        result = run_distillation(loaded, resume=resume)
     if is_first_process():
         typer.echo(_table(result))
 

@@ -40,7 +40,7 @@ def finetune(
     if dry_run:
         from minilm.finetune.sweep import check_recipe
 
-        show_dry_run(resolved_yaml(loaded), lambda: check_recipe(loaded, resume=resume))
+        show_dry_run(resolved_yaml(loaded), lambda: (("checked", line) for line in check_recipe(loaded, resume=resume)))
         return
     from minilm.finetune.sweep import finetune as run
     from minilm.train.distributed import is_first_process

@@ -5,7 +5,7 @@ In: the command line of `minilm distill` and `minilm finetune`. Out: typed param
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -34,7 +34,9 @@ Overrides = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print every value with its origin, check the files that the recipe names, and stop."
+        "--dry-run",
+        help="Print every value with its origin, check the files that the recipe names, and stop; distill also loads "
+        "the teacher and measures a step.",
     ),
 ]
 Resume = Annotated[
@@ -43,11 +45,11 @@ Resume = Annotated[
 ]
 
 
-def show_dry_run(resolved: str, check: Callable[[], Sequence[str]]) -> None:
-    """Print the resolved recipe on standard output, and on standard error what `check` found to be in order."""
+def show_dry_run(resolved: str, check: Callable[[], Iterable[tuple[str, str]]]) -> None:
+    """Print the resolved recipe on standard output, and on standard error what `check` finds, as it is found."""
     typer.echo(resolved, nl=False)
-    for sentence in check():
-        typer.echo(f"checked: {sentence}", err=True)
+    for label, sentence in check():
+        typer.echo(f"{label}: {sentence}", err=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a distillation recipe will do, from the files that it names: checked before anything is computed.
 
 In: a recipe. Out: a `DistillPlan`, from configurations, the tokenizer and the first text of each data file; every shape
-that does not fit is an error here. `minilm distill --dry-run` stops after it, a run starts with it.
+that does not fit is an error here. A run starts with it; `minilm distill --dry-run` then measures a step.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from minilm.corpus.shards import Shards
 from minilm.distill.objective import num_trained_documents
 from minilm.distill.shapes import TeacherSizes, relation_heads
 from minilm.distill.student import StudentPlan, plan_student, require_copyable_embedding
-from minilm.distill.teacher import read_sizes, tokenizer_folder
+from minilm.distill.teacher import read_sizes
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.texts import has_text
 from minilm.model.config import EncoderConfig
 from minilm.recipe import DistillRecipe
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.folder import require_run_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,28 +78,16 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
     return plan
 
 
-def check_files(recipe: DistillRecipe) -> list[str]:
-    """Check everything that a run can check without its numbers; write nothing. Returns one sentence per finding.
-
-    Raises:
-        UsageError, DataError, SystemProblem: as for `plan_distillation` and `require_run_folder`, and for a corpus that
-            does not fit.
-    """
-    require_run_folder(Path(recipe.out))
-    with tokenizer_folder(model_path(recipe.teacher.model)) as tokenizer:
-        return _findings(recipe, plan_distillation(recipe, tokenizer=tokenizer))
-
-
-def _findings(recipe: DistillRecipe, plan: DistillPlan) -> list[str]:
+def described(recipe: DistillRecipe, plan: DistillPlan) -> list[str]:
+    """One sentence about each model of a run, its loss and its length."""
     teacher = plan.sizes
     heads = "attention" if recipe.loss.version == "v1" else "relation"
     return [
-        f"teacher {plan.teacher}: {teacher.num_layers} layers, width {teacher.hidden_size}, {teacher.num_heads} heads, "
-        f"feed-forward {teacher.intermediate_size}; layer {teacher.layer} is distilled",
+        f"teacher {recipe.teacher.model}: {teacher.num_layers} layers, width {teacher.hidden_size}, "
+        f"{teacher.num_heads} heads, feed-forward {teacher.intermediate_size}; layer {teacher.layer} is distilled",
         *(f"student {name!r}: {_described(student)}" for name, student in plan.students.items()),
         f"loss {recipe.loss.version}: {plan.relation_heads} {heads} heads",
-        _described_data(recipe, plan),
-        f"{recipe.train.steps:,} steps of {recipe.train.batch_size} documents, into {recipe.out}",
+        f"{recipe.train.steps:,} steps of {recipe.train.batch_size} documents",
     ]
 
 
@@ -160,7 +147,8 @@ def _described(student: StudentPlan) -> str:
     )
 
 
-def _described_data(recipe: DistillRecipe, plan: DistillPlan) -> str:
+def described_data(recipe: DistillRecipe, plan: DistillPlan) -> str:
+    """One sentence about the data; raises the errors of `open_corpus`."""
     data = recipe.data
     if data.corpus is None:
         return f"data: the beginning of {', '.join(data.inputs)}; documents of at most {data.max_tokens} tokens"

@@ -1,8 +1,8 @@
 """The report of a distillation.
 
-In: a recipe and its plan, the corpus, the metrics in the run folder. Out: `report.html`: the loss of each student and
-relation, gradient norm, learning rate and speed over the steps; shapes beside the teacher's; tokens, time and
-hardware; hyperparameters and corpus counts.
+In: a recipe and its plan, or those of the stages of a chain; the corpus, the metrics in the run folders.
+Out: `report.html`: the loss of each student and relation, gradient norm, learning rate and speed over the steps; shapes
+beside the teacher's; tokens, time and hardware; hyperparameters and corpus counts.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import cast
 
 from minilm.corpus.shards import ShardManifest
 from minilm.distill.plan import DistillPlan
+from minilm.distill.stages import PlannedStage
 from minilm.files.json import read_json
-from minilm.recipe import DistillRecipe, flat_values
+from minilm.recipe import ChainRecipe, DistillRecipe, flat_values
 from minilm.report.page import curves_of, duration, write_report
 from minilm.train.metrics import read_metrics
 from minilm.train.schedule import extension_note
@@ -39,8 +40,6 @@ def report_distillation(
     """
     out = Path(recipe.out)
     metrics, extended_at = read_metrics(out), extensions(out / "checkpoints")
-    keys = dict.fromkeys(key for row in metrics for key in row)
-    relations = [key for key in keys if key.rpartition(".")[0] in plan.students and "-" in key.rpartition(".")[2]]
     notes = [
         f"Loss {recipe.loss.version}, normalized per {recipe.loss.normalization}, {plan.relation_heads} heads.",
         f"Teacher {recipe.teacher.model}, layer {plan.sizes.layer} of {plan.sizes.num_layers}.",
@@ -54,7 +53,7 @@ def report_distillation(
         table=_results(recipe, plan, heldout),
         metrics=metrics,
         notes=notes,
-        plots={_RELATIONS: curves_of(metrics, relations)},
+        plots={_RELATIONS: curves_of(metrics, _relation_keys(metrics, plan))},
         log_axes=("Loss", _RELATIONS),
         marks=extended_at,
         tables={
@@ -63,6 +62,80 @@ def report_distillation(
             "Hyperparameters": _hyperparameters(recipe, plan),
             "Corpus": _corpus(recipe, corpus),
         },
+    )
+
+
+def report_chain(
+    recipe: ChainRecipe, stages: Sequence[PlannedStage], heldout: Sequence[Mapping[str, float]], corpus: ShardManifest
+) -> None:
+    """Write `report.html` of a chain; `heldout` are the last held-out losses of the stages that have finished.
+
+    Raises:
+        SystemProblem: the file cannot be written.
+    """
+    out = Path(recipe.out)
+    done = stages[: len(heldout)]
+    metrics = {stage.number: read_metrics(Path(stage.recipe.out)) for stage in done}
+    plots, notes, runs = {}, [], []
+    for stage in done:
+        rows = metrics[stage.number]
+        title = f"Stage {stage.number}: loss of each relation"
+        plots[title] = curves_of(rows, _relation_keys(rows, stage.plan))
+        extended_at = extensions(Path(stage.recipe.out) / "checkpoints")
+        extended = f" It was {extension_note(extended_at, stage.recipe.train.steps)}." if extended_at else ""
+        notes.append(f"Stage {stage.number}: {_about_loss(stage.recipe, stage.plan)}{extended}")
+        runs.append({"stage": stage.number, **_costs(stage.recipe, rows)})
+    unfinished = f"{len(done)} of {len(stages)} stages have finished." if len(done) < len(stages) else "Finished"
+    write_report(
+        out,
+        title=recipe.name,
+        table=[
+            {"stage": stage.number, **row}
+            for stage, numbers in zip(stages, [*heldout, *[{}] * len(stages)], strict=False)
+            for row in _results(stage.recipe, stage.plan, numbers)
+        ],
+        metrics=[row for stage in done for row in _of_stage(stage.number, metrics[stage.number])],
+        notes=[*notes, f"{unfinished} {time.strftime('%Y-%m-%d %H:%M:%S')}."],
+        plots=plots,
+        log_axes=("Loss", *plots),
+        tables={
+            "Shapes": [*_shapes(stages[0].plan), *(row for one in stages[1:] for row in _shapes(one.plan)[1:])],
+            "Stages": runs,
+            "Machine": _pairs(_machine(read_json(out / "env.json")), "machine"),
+            "Hyperparameters": _side_by_side(stages),
+            "Corpus": _corpus(stages[-1].recipe, corpus),
+        },
+    )
+
+
+def _of_stage(number: int, rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The rows with the stage in the name of each number; held-out losses have that of their student."""
+    return [
+        {key if key == "step" or "." in key else f"stage {number}.{key}": value for key, value in row.items()}
+        for row in rows
+    ]
+
+
+def _side_by_side(stages: Sequence[PlannedStage]) -> _Table:
+    """Hyperparameters with a column per stage."""
+    columns = {f"stage {stage.number}": _hyperparameters(stage.recipe, stage.plan) for stage in stages}
+    return [
+        {"key": rows[0]["key"], **{name: row["value"] for name, row in zip(columns, rows, strict=True)}}
+        for rows in zip(*columns.values(), strict=True)
+    ]
+
+
+def _relation_keys(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -> list[str]:
+    keys = dict.fromkeys(key for row in metrics for key in row)
+    return [key for key in keys if key.rpartition(".")[0] in plan.students and "-" in key.rpartition(".")[2]]
+
+
+def _about_loss(recipe: DistillRecipe, plan: DistillPlan) -> str:
+    return (
+        f"loss {recipe.loss.version}, normalized per {recipe.loss.normalization}, {plan.relation_heads} heads; "
+        f"teacher {recipe.teacher.model}, layer {plan.sizes.layer} of {plan.sizes.num_layers}; "
+        + "; ".join(f"student {name} {student.start}" for name, student in plan.students.items())
+        + "."
     )
 
 
@@ -95,24 +168,31 @@ def _shapes(plan: DistillPlan) -> _Table:
 
 
 def _run(recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]], environment: Mapping[str, object]) -> _Table:
-    """Tokens, time, speed and the machine of the last start; times are those of training steps."""
+    """Tokens, time, speed and the machine of the last start."""
+    return _pairs({**_costs(recipe, metrics), **_machine(environment)}, "run")
+
+
+def _costs(recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]]) -> dict[str, object]:
+    """Length, tokens and speed; times are those of training steps."""
     tokens, seconds = (sum(row.get(name, 0) for row in metrics) for name in ("tokens", "seconds"))
+    return {
+        "steps": recipe.train.steps,
+        "documents": recipe.train.steps * recipe.train.batch_size,
+        "tokens": int(tokens),
+        "tokens per second": round(tokens / max(seconds, 1e-9)),
+        "time in steps": duration(seconds),
+    }
+
+
+def _machine(environment: Mapping[str, object]) -> dict[str, object]:
     facts = cast("Mapping[str, Mapping[str, object]]", environment)
     versions = facts["versions"]
-    return _pairs(
-        {
-            "steps": recipe.train.steps,
-            "documents": recipe.train.steps * recipe.train.batch_size,
-            "tokens": int(tokens),
-            "tokens per second": round(tokens / max(seconds, 1e-9)),
-            "time in steps": duration(seconds),
-            "processor": f"{facts['cpu']['model']}, {facts['threads']['torch threads']} threads",
-            "memory": facts["memory"]["total"],
-            "GPUs": "; ".join(map(str, facts["devices"].values())),
-            "versions": ", ".join(f"{name} {versions[name]}" for name in ("minilm", "python", "torch", "transformers")),
-        },
-        "run",
-    )
+    return {
+        "processor": f"{facts['cpu']['model']}, {facts['threads']['torch threads']} threads",
+        "memory": facts["memory"]["total"],
+        "GPUs": "; ".join(map(str, facts["devices"].values())),
+        "versions": ", ".join(f"{name} {versions[name]}" for name in ("minilm", "python", "torch", "transformers")),
+    }
 
 
 def _hyperparameters(recipe: DistillRecipe, plan: DistillPlan) -> _Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ import torch
 
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
-from minilm.distill.objective import DistillObjective, RelationSettings
+from minilm.distill.objective import DistillObjective, RelationSettings, RelationTeacher
 from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation
 from minilm.distill.relation_kernel import loss_implementation
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
@@ -36,13 +36,13 @@ from minilm.hub import base_name
 from minilm.model.encoder import Encoder
 from minilm.model.metadata import model_checksums
 from minilm.model.precision import torch_dtype
-from minilm.recipe import DistillRecipe, Loaded, flat_values, resolved_yaml
+from minilm.recipe import DataSection, DistillRecipe, Loaded, flat_values, resolved_yaml
 from minilm.report.card import model_card
 from minilm.train.distributed import ALONE, Ranks, first_before_others, process_group, wait_for_first
-from minilm.train.folder import RECIPE, remove_results, run_folder
+from minilm.train.folder import RECIPE, STAGES, remove_results, run_folder
 from minilm.train.loop import train
 from minilm.train.settings import CADENCE, train_settings
-from minilm.train.state import Identity, extensions, require_run
+from minilm.train.state import AnotherRunError, Identity, extensions, require_run
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +63,13 @@ _NOT_IDENTITY = {
 
 @dataclass(frozen=True, kw_only=True)
 class DistillResult:
-    """The folder and size of each student, by name; all held-out metrics; the corpus."""
+    """The folder and size of each student, by name; all held-out metrics; the corpus; what identifies the run."""
 
     folders: Mapping[str, Path]
     metrics: Mapping[str, float]
     num_parameters: Mapping[str, int]
     shards: Shards
+    identity: Identity
 
 
 def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
@@ -85,53 +86,83 @@ def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] =
         SystemProblem: the run folder cannot be written.
         Interrupted: Ctrl-C; the state is saved.
     """
-    out = Path(loaded.recipe.out)
-    resolved = resolved_yaml(loaded)
-    with process_group() as ranks, run_folder(out, recipe=resolved) if ranks.is_first else contextlib.nullcontext():
+    with process_group() as ranks:
+        return distill_once(loaded, ranks=ranks, afresh=resume == "never")
+
+
+def distill_once(
+    loaded: Loaded[DistillRecipe],
+    *,
+    ranks: Ranks,
+    afresh: bool = False,
+    label: str = "distill",
+    lineage: Sequence[str] = (),
+    on_accepted: Callable[[], None] = lambda: None,
+) -> DistillResult:
+    """Run a recipe to completion, as `distill` does.
+
+    Args:
+        loaded: the recipe.
+        ranks: this process among the processes of the run.
+        afresh: remove the results of an earlier run and start from the first step.
+        label: name of the run in progress and messages.
+        lineage: the names of its teacher, of the teacher of that, and so on; for the model card. Empty: that of the
+            recipe.
+        on_accepted: called in the first process once the folder is known to be of this run.
+    """
+    recipe, resolved = loaded.recipe, resolved_yaml(loaded)
+    with run_folder(Path(recipe.out), recipe=resolved) if ranks.is_first else contextlib.nullcontext():
         wait_for_first(ranks)
-        with tokenizer_folder(model_path(loaded.recipe.teacher.model)) as tokenizer:
-            plan = plan_distillation(loaded.recipe, tokenizer=tokenizer)
-            return _distill(loaded.recipe, plan, resolved, ranks, afresh=resume == "never")
+        with tokenizer_folder(model_path(recipe.teacher.model)) as tokenizer:
+            plan = plan_distillation(recipe, tokenizer=tokenizer)
+            if not afresh:
+                require_no_stages(Path(recipe.out))
+            return _distill(_Run(recipe, plan, resolved, ranks, label, lineage, on_accepted), afresh=afresh)
 
 
-def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ranks, *, afresh: bool) -> DistillResult:
-    out = Path(recipe.out)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    teacher = load_teacher(
-        plan.teacher,
-        layer=plan.sizes.layer,
-        version=recipe.loss.version,
-        precision=torch_dtype(recipe.train.precision),
-        device=device,
-    )
-    heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)  # by what it computes, not by its configuration
-    plan = replace(plan, sizes=teacher.sizes, relation_heads=heads)
-    students = {
-        name: make_student(student, teacher=plan.teacher, seed=recipe.seed).to(device)
-        for name, student in plan.students.items()
-    }
-    for student in students.values():
-        student.attention_dropout = recipe.train.attention_dropout
+def require_no_stages(out: Path) -> None:
+    """Require that `out` is not the folder of a chain; raises AnotherRunError."""
+    if (out / STAGES).exists():
+        raise AnotherRunError(f"{out} belongs to a different run, one with stages. Choose another out folder")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run is made from."""
+
+    recipe: DistillRecipe
+    plan: DistillPlan
+    resolved: str
+    ranks: Ranks
+    label: str
+    lineage: Sequence[str]
+    on_accepted: Callable[[], None]
+
+
+def _distill(run: _Run, *, afresh: bool) -> DistillResult:
+    recipe, plan, ranks = run.recipe, run.plan, run.ranks
+    out, device = Path(recipe.out), this_device()
+    teacher, students, plan = load_models(recipe, plan, device)
     with first_before_others(ranks):
-        folder = Path(recipe.data.corpus) if recipe.data.corpus is not None else _build_once(recipe, out, plan)
+        folder = Path(recipe.data.corpus) if recipe.data.corpus is not None else build_once(recipe.data, out, plan)
         shards = open_corpus(recipe, folder, plan, verify=True)
+    heads = plan.relation_heads
     objective = make_objective(recipe, teacher, students, shards, num_relation_heads=heads, device=device, ranks=ranks)
-    loss = loss_implementation(device)
-    ways = {"device": device, "relation loss": loss, "teacher.engine": teacher.engine}
-    identity = {**_identity(recipe, shards, plan), **ways}
+    identity = identity_of(recipe, shards, plan, engine=teacher.engine)
     with first_before_others(ranks):
         if afresh and ranks.is_first:
             remove_results(out)
         require_run(out / "checkpoints", identity, total_steps=recipe.train.steps)
         if ranks.is_first:
-            atomic_write(out / RECIPE, resolved)
+            atomic_write(out / RECIPE, run.resolved)
+            run.on_accepted()
     logger.info(
         "distilling layer %d of %s into %s; %d documents; relation losses: %s",
         teacher.layer,
         plan.teacher,
         ", ".join(students),
         len(shards),
-        loss,
+        loss_implementation(device),
     )
     _say_how_it_runs(teacher, objective, plan.teacher)
     section = recipe.train
@@ -141,18 +172,19 @@ def _distill(recipe: DistillRecipe, plan: DistillPlan, resolved: str, ranks: Ran
         warmup_steps=section.warmup_steps,
         eval_every=section.eval_every,
         seed=recipe.seed,
-        label="distill",
+        label=run.label,
     )
     metrics = train(objective, settings, folder=out, identity=identity, ranks=ranks)
-    folders = {name: out / "model" if len(students) == 1 else out / "model" / name for name in students}
+    folders = model_folders(out, students)
     if ranks.is_first:
         for name, student in students.items():
-            card = _card(recipe, name, student, plan, extensions(out / "checkpoints"))
+            card = _card(run, name, student, extensions(out / "checkpoints"))
             save_student(student, folders[name], teacher=plan.teacher, tokenizer=plan.tokenizer, card=card)
         report_distillation(recipe, plan, shards.manifest, metrics)
     wait_for_first(ranks)
-    sizes = {name: student.config.num_parameters() for name, student in students.items()}
-    return DistillResult(folders=folders, metrics=metrics, num_parameters=sizes, shards=shards)
+    return DistillResult(
+        folders=folders, metrics=metrics, num_parameters=sizes_of(plan), shards=shards, identity=identity
+    )
 
 
 def _say_how_it_runs(teacher: Teacher, objective: DistillObjective, folder: Path) -> None:
@@ -168,14 +200,50 @@ def _say_how_it_runs(teacher: Teacher, objective: DistillObjective, folder: Path
         )
 
 
-def _build_once(recipe: DistillRecipe, out: Path, plan: DistillPlan) -> Path:
+def this_device() -> str:
+    """Where a run computes."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def model_folders(out: Path, names: Collection[str]) -> dict[str, Path]:
+    """Where the students of a run are saved."""
+    return {name: out / "model" if len(names) == 1 else out / "model" / name for name in names}
+
+
+def sizes_of(plan: DistillPlan) -> dict[str, int]:
+    """Parameters of each student."""
+    return {name: config.num_parameters() for name, config in plan.configs.items()}
+
+
+def load_models(
+    recipe: DistillRecipe, plan: DistillPlan, device: str
+) -> tuple[Teacher, dict[str, Encoder], DistillPlan]:
+    """The teacher, the students before their first step, and the plan by what the teacher computes."""
+    teacher = load_teacher(
+        plan.teacher,
+        layer=plan.sizes.layer,
+        version=recipe.loss.version,
+        precision=torch_dtype(recipe.train.precision),
+        device=device,
+    )
+    heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)  # by what it computes, not by its configuration
+    students = {
+        name: make_student(student, teacher=plan.teacher, seed=recipe.seed).to(device)
+        for name, student in plan.students.items()
+    }
+    for student in students.values():
+        student.attention_dropout = recipe.train.attention_dropout
+    return teacher, students, replace(plan, sizes=teacher.sizes, relation_heads=heads)
+
+
+def build_once(data: DataSection, out: Path, plan: DistillPlan) -> Path:
     """Shards of the recipe's text files below `out`; rebuilt only if a file or its reading settings changed."""
-    inputs = [Path(name) for name in recipe.data.inputs]
+    inputs = [Path(name) for name in data.inputs]
     source = {
         "files": [[path.name, sha256_file(path)] for path in inputs],
-        "field": recipe.data.field,
-        "max_tokens": recipe.data.max_tokens,
-        "max_bad_rows": recipe.data.max_bad_rows,
+        "field": data.field,
+        "max_tokens": data.max_tokens,
+        "max_bad_rows": data.max_bad_rows,
         "tokenizer": plan.tokenizer.fingerprint,
     }
     folder = out / "corpus"
@@ -186,10 +254,10 @@ def _build_once(recipe: DistillRecipe, out: Path, plan: DistillPlan) -> Path:
             inputs,
             tokenizer=plan.tokenizer_folder,
             out=aside / "shards",
-            max_tokens=recipe.data.max_tokens,
-            field=recipe.data.field,
-            workers=recipe.data.workers,
-            max_bad_rows=recipe.data.max_bad_rows,
+            max_tokens=data.max_tokens,
+            field=data.field,
+            workers=data.workers,
+            max_bad_rows=data.max_bad_rows,
         )
         write_json(aside / "source.json", source)
     return folder / "shards"
@@ -204,7 +272,7 @@ def _was_built_from(source: Mapping[str, object], record: Path) -> bool:
 
 def make_objective(
     recipe: DistillRecipe,
-    teacher: Teacher,
+    teacher: RelationTeacher,
     students: Mapping[str, Encoder],
     shards: Shards,
     *,
@@ -226,8 +294,11 @@ def make_objective(
     return DistillObjective(teacher, students, shards, settings, ranks)
 
 
-def _identity(recipe: DistillRecipe, shards: Shards, plan: DistillPlan) -> Identity:
-    """Everything that must be equal to resume from a checkpoint; models and data by their contents."""
+def identity_of(recipe: DistillRecipe, shards: Shards, plan: DistillPlan, *, engine: object) -> Identity:
+    """Everything that must be equal to resume from a checkpoint; models and data by their contents.
+
+    `engine` is what computes the teacher.
+    """
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
     models = {"teacher": plan.teacher}
     for number, student in enumerate(plan.students.values()):
@@ -240,20 +311,26 @@ def _identity(recipe: DistillRecipe, shards: Shards, plan: DistillPlan) -> Ident
         **{f"{name} {part}": sha for name, path in models.items() for part, sha in model_checksums(path).items()},
         "tokenizer": shards.manifest.tokenizer,
         "dataset": shards.manifest.fingerprint,
+        "device": this_device(),
+        "relation loss": loss_implementation(this_device()),
+        "teacher.engine": engine,
     }
 
 
-def _card(recipe: DistillRecipe, name: str, student: Encoder, plan: DistillPlan, extended_at: Sequence[int]) -> str:
+def _card(run: _Run, name: str, student: Encoder, extended_at: Sequence[int]) -> str:
+    recipe, plan = run.recipe, run.plan
     config, points = student.config, ", ".join(map(str, extended_at))
     steps = f"{recipe.train.steps} steps{f' (extended at step {points})' if points else ''}"
+    teachers = run.lineage or (base_name(recipe.teacher.model),)
+    before = "".join(f", itself distilled from `{Path(teacher).name}`" for teacher in teachers[1:])
     made = (
         f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
-        f"Distilled with MiniLM{recipe.loss.version} from `{Path(recipe.teacher.model).name}` "
-        f"(layer {plan.sizes.layer}) for {steps} of {recipe.train.batch_size} documents. "
+        f"Distilled with MiniLM{recipe.loss.version} from `{Path(teachers[0]).name}` "
+        f"(layer {plan.sizes.layer}){before and f'{before},'} for {steps} of {recipe.train.batch_size} documents. "
         f"It {plan.students[name].start}."
     )
     advice = (
         "The last layer's output projection and feed-forward are not trained by this objective; fine-tune before use."
     )
-    base = base_name(recipe.teacher.model)
+    base = base_name(teachers[-1])
     return model_card(name, use="encode", base=base, tags=["distillation"], pairs=False, sections=[made, advice])

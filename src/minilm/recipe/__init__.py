@@ -9,9 +9,12 @@ Every problem is a one-line UsageError that names file:line or the override.
 from __future__ import annotations
 
 from minilm.recipe.distill import (
+    ChainRecipe,
     DataSection,
+    Distillation,
     DistillRecipe,
     LossSection,
+    StageSection,
     StudentSection,
     TeacherSection,
     TrainSection,
@@ -30,12 +33,14 @@ from minilm.recipe.finetune import (
 )
 from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
 from minilm.recipe.optimization import OptimizationSettings
-from minilm.recipe.sections import TrainingSection
+from minilm.recipe.sections import RunRecipe, TrainingSection
 from minilm.recipe.shipped import find_recipe, recipe_names, recipe_text
 
 __all__ = [
+    "ChainRecipe",
     "DataSection",
     "DistillRecipe",
+    "Distillation",
     "FinetuneRecipe",
     "FinetuneTrainSection",
     "HeadChoice",
@@ -44,8 +49,10 @@ __all__ = [
     "LossSection",
     "OptimizationSettings",
     "Recipe",
+    "RunRecipe",
     "Seq2SeqSection",
     "SquadSection",
+    "StageSection",
     "StudentSection",
     "SweepSection",
     "TaskSection",

@@ -118,24 +118,63 @@ class TrainSection(TrainingSection):
             raise SettingsError(f"warmup_steps is {self.warmup_steps}, expected at most steps ({self.steps})")
 
 
-class DistillRecipe(RunRecipe):
-    """The complete definition of a distillation run."""
+class Distillation(RunRecipe):
+    """What a distillation and a chain of them share."""
 
     kind: Literal["distill"]
     data: DataSection
     teacher: TeacherSection
+
+
+class DistillRecipe(Distillation):
+    """The complete definition of a distillation run."""
+
     students: Annotated[list[StudentSection], Field(min_length=1)]
     loss: LossSection = Field(default_factory=LossSection)
     train: TrainSection
 
     @model_validator(mode="after")
     def _sections_agree(self) -> DistillRecipe:
-        twice = [name for name, count in Counter(s.name for s in self.students).items() if count > 1]
-        if twice:
-            raise ValueError(f"students: found the name {twice[0]!r} more than once, expected unique names")
-        if self.data.max_tokens > self.train.tokens_per_batch:
-            raise ValueError(
-                f"train.tokens_per_batch is {self.train.tokens_per_batch}, expected at least data.max_tokens"
-                f" ({self.data.max_tokens}): a document must fit into a batch"
-            )
+        _require_unique([student.name for student in self.students])
+        _require_room(self.data, self.train, "train")
         return self
+
+
+class StageSection(Section):
+    """One stage of a chain: what it trains, and how; `stages.py` fills in what the whole recipe has in common."""
+
+    students: Annotated[list[StudentSection], Field(min_length=1)]
+    loss: LossSection = Field(default_factory=LossSection)
+    train: TrainSection
+
+
+class ChainRecipe(Distillation):
+    """Several distillations, one after the other: the student of a stage is the teacher of the next one."""
+
+    stages: Annotated[list[StageSection], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> ChainRecipe:
+        _require_unique([student.name for stage in self.stages for student in stage.students])
+        for number, stage in enumerate(self.stages):
+            _require_room(self.data, stage.train, f"stages.{number}.train")
+            if len(stage.students) > 1 and stage is not self.stages[-1]:
+                raise ValueError(
+                    f"stages.{number}.students: found {len(stage.students)} students, expected one: it is the teacher "
+                    "of the next stage; only the last stage may have several"
+                )
+        return self
+
+
+def _require_unique(names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"students: found the name {twice[0]!r} more than once, expected unique names")
+
+
+def _require_room(data: DataSection, train: TrainSection, where: str) -> None:
+    if data.max_tokens > train.tokens_per_batch:
+        raise ValueError(
+            f"{where}.tokens_per_batch is {train.tokens_per_batch}, expected at least data.max_tokens"
+            f" ({data.max_tokens}): a document must fit into a batch"
+        )

@@ -14,15 +14,16 @@ from typing import Generic, TypeGuard, TypeVar, cast, overload
 from pydantic import BaseModel, ValidationError
 
 from minilm.errors import UsageError
-from minilm.recipe.distill import DistillRecipe
+from minilm.recipe.distill import ChainRecipe, Distillation, DistillRecipe
 from minilm.recipe.finetune import FinetuneRecipe
 from minilm.recipe.overrides import apply_override
 from minilm.recipe.problems import first_problem, location_of
-from minilm.recipe.sections import field_names
+from minilm.recipe.sections import RunRecipe, field_names
+from minilm.recipe.stages import has_stages, spread_common
 from minilm.recipe.strict_yaml import Document, Keys, describe, dump_scalar, read_document
 
-Recipe = DistillRecipe | FinetuneRecipe
-R = TypeVar("R", bound=Recipe, covariant=True)
+Recipe = DistillRecipe | ChainRecipe | FinetuneRecipe
+R = TypeVar("R", bound=RunRecipe, covariant=True)
 KINDS: Mapping[str, type[BaseModel]] = {"distill": DistillRecipe, "finetune": FinetuneRecipe}
 
 
@@ -51,7 +52,7 @@ def load_recipe(
     Args:
         path: a YAML file.
         overrides: `dotted.key=value`, applied in order; list items are addressed by index, `students.0.init=layers`.
-        kind: the expected kind of recipe; None accepts any.
+        kind: the expected kind of recipe, `Distillation` for one with or without stages; None accepts any.
 
     Raises:
         UsageError: the file or an override is invalid, or the recipe is of another kind; the message is one line and
@@ -60,6 +61,8 @@ def load_recipe(
     document = read_document(Path(path))
     set_keys = [apply_override(document.value, override) for override in overrides]
     schema = _schema(document, kind, set_keys)
+    if schema is ChainRecipe:
+        spread_common(document, set_keys)
     try:
         recipe = cast("Recipe", schema.model_validate(document.value))
     except ValidationError as error:
@@ -74,24 +77,26 @@ def _schema(document: Document, wanted: type[BaseModel] | None, set_keys: Sequen
     if isinstance(found, str) and found not in KINDS:
         raise UsageError(f"{location}: found {describe(found)}, expected {' or '.join(map(repr, KINDS))}")
     stated = KINDS[found] if isinstance(found, str) else None
-    if wanted is not None and stated not in (wanted, None):
+    if wanted is not None and stated is not None and not issubclass(stated, wanted):
         raise UsageError(f"{location}: this is a recipe for `minilm {found}`: run it with that command")
-    return wanted or stated or DistillRecipe
+    schema = stated or (FinetuneRecipe if wanted is FinetuneRecipe else DistillRecipe)
+    is_chain = schema is DistillRecipe and wanted in (Distillation, None) and has_stages(document.value)
+    return ChainRecipe if is_chain else schema
 
 
-def resolved_yaml(loaded: Loaded[Recipe]) -> str:
+def resolved_yaml(loaded: Loaded[RunRecipe]) -> str:
     """Write every value of a recipe with its origin; loading the text yields an equal recipe."""
     lines: list[str] = []
     _write_section(loaded.recipe, (), lines, loaded.origins)
     return "\n".join(lines) + "\n"
 
 
-def flat_values(recipe: Recipe) -> dict[str, object]:
+def flat_values(recipe: RunRecipe) -> dict[str, object]:
     """All values by dotted key, in their JSON form."""
     return {_dotted(keys): list(value) if isinstance(value, tuple) else value for keys, value in _leaves(recipe, ())}
 
 
-def _origins(recipe: Recipe, document: Document, set_keys: Sequence[Keys]) -> dict[str, str]:
+def _origins(recipe: RunRecipe, document: Document, set_keys: Sequence[Keys]) -> dict[str, str]:
     name = Path(document.source).name
     origins = {}
     for keys, _ in _leaves(recipe, ()):

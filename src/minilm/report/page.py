@@ -69,6 +69,7 @@ def write_report(
     table: Sequence[Mapping[str, object]],
     metrics: Sequence[Mapping[str, float]],
     notes: Sequence[str],
+    name: str = "report.html",
     scores: Sequence[str] = (),
     tables: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
     plots: Mapping[str, Sequence[Curve]] | None = None,
@@ -76,7 +77,7 @@ def write_report(
     log_axes: Collection[str] = (),
     marks: Sequence[int] = (),
 ) -> None:
-    """Write `folder/report.html`.
+    """Write a page, usually `folder/report.html`.
 
     Args:
         folder: an existing folder.
@@ -85,6 +86,7 @@ def write_report(
         metrics: rows with a `step` and any of loss, heldout_loss, gradient_norm, learning_rate, tokens_per_second,
             each also as `<student>.loss` and so on; other keys are not drawn.
         notes: sentences for the reader, one per list item.
+        name: of the file.
         scores: additional keys of `metrics`, drawn in one chart.
         tables: additional tables by title.
         plots: additional curves by title; the text after the last " over " of the title labels the x axis.
@@ -107,7 +109,7 @@ def write_report(
         examples=examples,
         notes=notes,
     )
-    atomic_write(folder / "report.html", page.encode("utf-8", "replace"))
+    atomic_write(folder / name, page.encode("utf-8", "replace"))
 
 
 def _table(heading: str, rows: Sequence[Mapping[str, object]]) -> _Table:

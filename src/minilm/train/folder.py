@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.resolved.yaml"
 MODELS = "models"  # checkpoints exported as Hugging Face folders
+STAGES = "stages"  # the run folders of a chain, 1/, 2/ and so on
 _RESULTS = (
     "checkpoints",
     "best",
@@ -36,6 +37,7 @@ _RESULTS = (
     "predictions",
     "runs",
     MODELS,
+    STAGES,
 )
 
 

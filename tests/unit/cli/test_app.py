@@ -123,9 +123,9 @@ def test_distill_passes_the_recipe_to_the_library(monkeypatch, capsys):
     result = types.SimpleNamespace(
         folders={"a": "runs/a"}, metrics={"a.heldout_loss": 0.25}, num_parameters={"a": 1234}
     )
-    module = types.ModuleType("minilm.distill.run")
-    module.distill = lambda loaded, resume: calls.append((loaded, resume)) or result  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "minilm.distill.run", module)
+    module = types.ModuleType("minilm.distill.chain")
+    module.run_distillation = lambda loaded, resume: calls.append((loaded, resume)) or result  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "minilm.distill.chain", module)
     code, out, _ = exit_code(capsys, "distill", "tiny-embedded", "--set", "train.steps=3", "--resume", "never",
                              "--set", "train.warmup_steps=0")  # fmt: skip
     assert code == 0

@@ -1,4 +1,4 @@
-"""A distillation that cannot work is rejected before its first text is read; a dry run says what it found."""
+"""A distillation that cannot work is rejected before its first text is read; a check says what it found."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ import pytest
 
 from minilm.cli import app
 from minilm.corpus.build import build_shards
-from minilm.distill.plan import check_files
+from minilm.distill.dry_run import check_files
 from minilm.distill.run import distill
 from minilm.errors import DataError, MinilmError, UsageError
 from minilm.model.checkpoint import read_model
-from minilm.recipe import load_recipe
+from minilm.recipe import Distillation, load_recipe
 
 
 def check(recipe, *overrides: str) -> list[str]:
-    return check_files(load_recipe(recipe, overrides).recipe)
+    return check_files(load_recipe(recipe, overrides, kind=Distillation))
 
 
-def test_a_dry_run_says_what_it_found_and_writes_nothing(tiny):
+def test_checking_says_what_it_found_and_writes_nothing(tiny):
     recipe = tiny.recipe()
     before = sorted(tiny.folder.rglob("*"))
     assert check(recipe) == [
         f"teacher {tiny.teacher}: 3 layers, width 48, 6 heads, feed-forward 96; layer 3 is distilled",
         "student 'student': 2 layers, width 24, 6 heads, feed-forward 48, 14,376 parameters; starts at random",
         "loss v2: 12 relation heads",
+        "30 steps of 8 documents",
         f"data: the beginning of {tiny.text}; documents of at most 32 tokens",
-        f"30 steps of 8 documents, into {tiny.folder / 'run'}",
+        "no assistant is advised for student 'student', by the rule of the MiniLM paper: it has 2 of 3 layers and "
+        "width 24 of 48, and the rule is at most half of both",
     ]
     assert sorted(tiny.folder.rglob("*")) == before
 
 
-def test_a_dry_run_reads_no_weights(tiny):
+def test_checking_reads_no_weights(tiny):
     from minilm.files.tensors import write_safetensors
 
     torch = pytest.importorskip("torch")
@@ -49,10 +51,10 @@ def test_a_dry_run_prints_the_recipe_on_standard_output_and_its_findings_on_stan
     assert err == f"error: teacher.layer is 4; {tiny.teacher} has layers 1 to 3\n"
 
 
-def test_a_dry_run_opens_a_built_corpus(tiny):
+def test_checking_opens_a_built_corpus(tiny):
     build_shards([tiny.text], tokenizer=tiny.teacher, out=tiny.folder / "shards", max_tokens=32)
     corpus = [f"data.corpus={tiny.folder / 'shards'}", "data.inputs=[]"]
-    assert "200 documents, " in check(tiny.recipe(), *corpus)[3]
+    assert "200 documents, " in check(tiny.recipe(), *corpus)[4]
     with pytest.raises(DataError, match="the corpus has 200 documents and data"):
         check(tiny.recipe(), *corpus, "data.heldout_documents=200")
 
@@ -77,7 +79,7 @@ def test_a_dry_run_opens_a_built_corpus(tiny):
         (["out={}/user"], "/user contains model but no recipe.resolved.yaml, so it is not a run folder"),
     ],
 )
-def test_what_does_not_fit_is_rejected_by_a_dry_run_and_by_a_run_before_the_texts_are_read(tiny, overrides, message):
+def test_what_does_not_fit_is_rejected_by_a_check_and_by_a_run_before_the_texts_are_read(tiny, overrides, message):
     (tiny.folder / "rows.csv").write_text("id,body\n" + "1,word1\n" * 9)
     (tiny.folder / "rows.jsonl").write_text('{"body": "word1"}\n' * 3)
     (tiny.folder / "rows.bin").write_text("x")

@@ -1,0 +1,287 @@
+"""A step of a distillation, measured on this machine: how long it takes, what memory it needs, whether it learns.
+
+In: a recipe and its plan; the corpus, or the beginning of its text files. Out: `Measured`. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from minilm.corpus.shards import ShardInfo, ShardManifest, Shards
+from minilm.corpus.tokenizing import tokenize_here
+from minilm.distill.costs import Lengths, text_bytes
+from minilm.distill.objective import DistillObjective, RelationBatch, RelationTeacher
+from minilm.distill.plan import DistillPlan, open_corpus
+from minilm.distill.run import load_models, make_objective, this_device
+from minilm.errors import DataError
+from minilm.files.texts import read_texts
+from minilm.model.encoder import Encoder, Relations
+from minilm.model.packing import Packed
+from minilm.progress import Progress
+from minilm.recipe import DistillRecipe
+from minilm.tally import Tally
+from minilm.train.accumulate import Microbatches
+from minilm.train.loop import accumulate_in
+from minilm.train.optim import make_optimizer
+
+UPDATES = 20
+"""At most, on one batch; fewer where its loss is soon less than half."""
+_SAMPLED_TEXTS = 200  # of each text file
+_SAMPLED_DOCUMENTS = 256
+_CHECKED_TOKENS = 2048
+_SECONDS = 20.0  # for the speed, and again for the updates, of each stage
+_ENOUGH = 0.4  # of the first loss: with dropout, which is seldom less than without
+_GOLDEN = 0.6180339887
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Documents that stand for the corpus, and what is known of all of them."""
+
+    shards: Shards
+    lengths: Lengths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        engine: what computed the teacher.
+        tokens: computed while the clock ran.
+        seconds: that it showed.
+        update_seconds: of the optimizer, per step.
+        peak_gib: of memory.
+        updates: made on one batch.
+        batch: its documents and tokens.
+        first_loss: of that batch before the updates, without dropout.
+        last_loss: after them.
+        students: after the updates.
+    """
+
+    engine: str
+    tokens: int
+    seconds: float
+    update_seconds: float
+    peak_gib: float
+    updates: int
+    batch: tuple[int, int]
+    first_loss: float
+    last_loss: float
+    students: Mapping[str, Encoder]
+
+    def step_seconds(self, tokens: float) -> float:
+        """Seconds of a step of so many tokens."""
+        return tokens * self.seconds / self.tokens + self.update_seconds
+
+    @property
+    def learns(self) -> bool:
+        """Whether the updates lowered the loss by half."""
+        return self.last_loss <= self.first_loss / 2
+
+
+def sample_corpus(recipe: DistillRecipe, plan: DistillPlan) -> Sample:
+    """The corpus, if it is built, else documents from the beginning of each text file.
+
+    Raises:
+        DataError: the files hold no text, or the corpus does not fit.
+    """
+    data = recipe.data
+    if data.corpus is not None:
+        shards = open_corpus(recipe, Path(data.corpus), plan, verify=False)
+        known = Lengths.of(shards.lengths, documents=len(shards), source="counted in the corpus")
+        return Sample(shards=shards, lengths=known)
+    files = [Path(name) for name in data.inputs]
+    texts = [text for file in files for text in _beginning(file, data.field)]
+    if not texts:
+        raise DataError(f"data.inputs: no text in {', '.join(data.inputs)}; check the files")
+    found = tokenize_here(plan.tokenizer, texts, max_tokens=data.max_tokens)
+    lengths, tokens = found.lengths, int(found.lengths.sum())
+    per_byte = len(lengths) / sum(len(text.encode()) + 1 for text in texts)
+    known = Lengths.of(
+        lengths,
+        documents=per_byte * text_bytes(files),
+        source=f"estimated from {len(lengths):,} documents at the beginning of the data",
+    )
+    part = ShardInfo(file="", documents=len(lengths), tokens=tokens, sha256="")
+    manifest = ShardManifest(
+        tokenizer=plan.tokenizer.fingerprint,
+        vocab_size=plan.tokenizer.vocab_size,
+        dtype="uint32",
+        max_tokens=data.max_tokens,
+        texts=len(texts),
+        documents=len(lengths),
+        tokens=tokens,
+        bad_rows=0,
+        empty_texts=0,
+        shards=(part,),
+    )
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Sample(shards=Shards(manifest, token_ids=[found.token_ids], offsets=[offsets]), lengths=known)
+
+
+def _beginning(file: Path, field: str) -> list[str]:
+    texts = read_texts([file], field=field, max_bad_rows=1, tally=Tally())
+    return list(itertools.islice(texts, _SAMPLED_TEXTS))
+
+
+def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: str) -> Measured:
+    """Load teacher and students, time microbatches of a step, then train on one small batch.
+
+    Raises:
+        DataError, SystemProblem: the teacher cannot be loaded; as for `load_teacher`.
+    """
+    device = this_device()
+    teacher, students, plan = load_models(recipe, plan, device)
+    with torch.random.fork_rng(), Progress(label) as progress:
+        size = min(recipe.train.batch_size, _SAMPLED_DOCUMENTS, len(shards))
+        objective = _objective(recipe, plan, teacher, students, shards, size)
+        parts = objective.batch(0).parts
+        optimizer = make_optimizer(objective.parameters, recipe.train)
+        progress.begin(len(parts) + UPDATES)
+        tokens, seconds = _timed(objective, recipe, parts, progress)
+        update_seconds = _timed_update(optimizer)
+        known = _Remembering(teacher)
+        batch_size = _fitting(shards.lengths[: len(shards)], recipe)
+        small = _objective(recipe, plan, known, students, shards, batch_size)
+        optimizer = make_optimizer(small.parameters, recipe.train)
+        batch = small.batch(0)
+        first = _loss(small, batch)
+        updates = _updates(small, recipe, batch, optimizer, progress, enough=_ENOUGH * first)
+        last = _loss(small, batch)
+    return Measured(
+        engine=teacher.engine,
+        tokens=tokens,
+        seconds=seconds,
+        update_seconds=update_seconds,
+        peak_gib=_peak_gib(device),
+        updates=updates,
+        batch=(batch_size, batch.num_tokens),
+        first_loss=first,
+        last_loss=last,
+        students=students,
+    )
+
+
+class _Remembering:
+    """A teacher that computes the relations of a batch once."""
+
+    def __init__(self, teacher: RelationTeacher) -> None:
+        self._teacher = teacher
+        self._known: dict[int, Relations] = {}
+
+    def relations(self, packed: Packed) -> Relations:
+        """As the teacher."""
+        if id(packed) not in self._known:
+            self._known[id(packed)] = self._teacher.relations(packed)
+        return self._known[id(packed)]
+
+
+def _objective(
+    recipe: DistillRecipe,
+    plan: DistillPlan,
+    teacher: RelationTeacher,
+    students: Mapping[str, Encoder],
+    shards: Shards,
+    batch_size: int,
+) -> DistillObjective:
+    """The objective of the recipe with another batch size and nothing held out."""
+    changed = recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"heldout_documents": 0}),
+            "train": replace(recipe.train, batch_size=batch_size),
+        }
+    )
+    heads = plan.relation_heads
+    return make_objective(changed, teacher, students, shards, num_relation_heads=heads, device=this_device())
+
+
+def _timed(
+    objective: DistillObjective, recipe: DistillRecipe, parts: Sequence[RelationBatch], progress: Progress
+) -> tuple[int, float]:
+    """Tokens and seconds of microbatches, those of other lengths in turn, until the time is up; one is not timed."""
+    order = sorted(range(len(parts)), key=lambda number: number * _GOLDEN % 1, reverse=True)
+    _accumulate(objective, recipe, parts[-1:])  # the longest documents: sets the peak, and warms up
+    tokens, seconds = 0, 0.0
+    for number in order:
+        started = time.perf_counter()
+        _accumulate(objective, recipe, [parts[number]])
+        seconds += time.perf_counter() - started
+        tokens += parts[number].num_tokens
+        progress.advance(status=f"{tokens / seconds:,.0f} tokens/s")
+        if seconds > _SECONDS:
+            break
+    return tokens, seconds
+
+
+def _accumulate(objective: DistillObjective, recipe: DistillRecipe, parts: Sequence[RelationBatch]) -> None:
+    accumulate_in(recipe.train.precision, objective, Microbatches(parts=parts))
+
+
+def _timed_update(optimizer: torch.optim.Optimizer) -> float:
+    """Seconds of an update after the first, which creates the state; its learning rate is 0."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    started = time.perf_counter()
+    optimizer.step()
+    seconds = time.perf_counter() - started
+    optimizer.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _fitting(lengths: np.ndarray, recipe: DistillRecipe) -> int:
+    """How many documents make a batch that twenty updates can be made on in seconds."""
+    longest = int(lengths.max())
+    budget = min(_CHECKED_TOKENS, recipe.train.tokens_per_batch)
+    return max(1, min(recipe.train.batch_size, len(lengths), budget // longest))
+
+
+def _updates(
+    objective: DistillObjective,
+    recipe: DistillRecipe,
+    batch: Microbatches[RelationBatch],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    *,
+    enough: float,
+) -> int:
+    """Train on one batch at the peak learning rate until its loss is `enough` or time is up; returns the updates."""
+    started = time.perf_counter()
+    for number in range(UPDATES):
+        optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(number)
+        loss = accumulate_in(recipe.train.precision, objective, batch).value
+        for group in objective.clip_groups:
+            nn.utils.clip_grad_norm_(group, recipe.train.max_grad_norm or math.inf)
+        if math.isfinite(loss):
+            optimizer.step()
+        is_last = number + 1 == UPDATES or loss <= enough or time.perf_counter() - started > _SECONDS
+        progress.advance(UPDATES - number if is_last else 1, status=f"loss {loss:.4f}")
+        if is_last:
+            break
+    return number + 1
+
+
+@torch.no_grad()
+def _loss(objective: DistillObjective, batch: Microbatches[RelationBatch]) -> float:
+    """The loss of a batch without dropout."""
+    objective.module.eval()
+    return sum(float(objective.loss(part).value) for part in batch.parts)
+
+
+def _peak_gib(device: str) -> float:
+    """Most memory that this process, or its GPU, has held."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
