@@ -8,7 +8,7 @@ MINILM_KERNELS ?= $(if $(COMPILER),require)
 export MINILM_KERNELS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart kernels test test-fast test-install check-kernels mutants fuzz lint check bench clean
+.PHONY: help venv quickstart kernels test test-fast test-install check-kernels check-emulated mutants fuzz lint check bench clean
 
 help:
 	@echo "make venv          create .venv with the tested package versions"
@@ -20,6 +20,7 @@ help:
 	@echo "make check         the same, and the house rules"
 	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"
 	@echo "make check-kernels run the tests of the kernels with AddressSanitizer and UBSan (needs g++)"
+	@echo "make check-emulated  run them for instruction sets that this processor lacks (needs g++ and AVX2)"
 	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
 	@echo "make fuzz          damage model folders, data files and recipes at random for a minute each; SEED=N SECONDS=N"
 	@echo "make bench         run the benchmarks; MACHINE=NAME names the files of their results"
@@ -56,8 +57,14 @@ check-kernels: venv
 	MINILM_KERNELS_LIBRARY=build/sanitize/libminilm_kernels.so LD_PRELOAD="$(SANITIZERS)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(PY) -m pytest -n0 tests/kernels
 
+check-emulated: venv
+	CXX=g++ $(PY) hatch_build.py --emulated
+	MINILM_KERNELS_LIBRARY=build/emulated/libminilm_kernels.so $(PY) -m pytest \
+	tests/kernels tests/parity/test_native_engine.py tests/unit/infer/engines tests/unit/export
+
 mutants: kernels
 	$(PY) tests/mutants/run.py
+	$(PY) tests/mutants/kernels.py
 
 SEED ?= 0
 SECONDS ?= 60

@@ -164,12 +164,20 @@ def run(command: list[str]) -> str:
 
 
 def main() -> None:
-    """Build the library of this checkout, or one with sanitizers into build/sanitize."""
+    """Build the library of this checkout, or another one for tests below build/."""
     parser = argparse.ArgumentParser(description="Build the kernels of this checkout.")
-    parser.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan, into build/sanitize")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan, into build/sanitize")
+    which.add_argument(
+        "--emulated", action="store_true", help="with AVX-512 by functions, into build/emulated; for GCC"
+    )
+    chosen = parser.parse_args()
     try:
-        if parser.parse_args().sanitize:
+        if chosen.sanitize:
             print(build(ROOT / "build" / "sanitize", "-DMINILM_SANITIZE=ON", "-DMINILM_WERROR=ON"))
+        elif chosen.emulated:
+            flags = f'-O2 -Wno-psabi -I"{ROOT / "tests" / "kernels" / "emulated"}"'
+            print(build(ROOT / "build" / "emulated", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS={flags}"))
         else:
             build_in_place()
     except BuildFailed as error:

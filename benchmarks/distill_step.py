@@ -85,7 +85,7 @@ class PaddedWay:
 
 
 class Ours:
-    """Packed teacher stopped at its last projections, packed student, blockwise loss."""
+    """Packed teacher stopped at its last projections, packed student, the relation loss of the library."""
 
     def __init__(self, teacher: Path, student: Encoder, *, bf16: bool) -> None:
         self.teacher = load_teacher(teacher, precision=torch.bfloat16 if bf16 else torch.float32)

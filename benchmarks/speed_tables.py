@@ -1,6 +1,7 @@
 """Sections of docs/results.md about speed, from the stored numbers.
 
-In: the folder of results, with `encode/MACHINE.json`, `encode_peers/MACHINE.json` and `shapes/MACHINE.json`.
+In: the folder of results, with `encode/MACHINE.json`, `encode_peers/MACHINE.json`, `shapes/MACHINE.json` and
+`relation_loss/MACHINE.json`.
 Out: Markdown, a table per machine; a line where nothing is stored.
 """
 
@@ -21,6 +22,11 @@ and the method are in the [reference](reference.md#speed-on-this-machine).
 _SHAPES = """Random weights in fp32, token ids in, pooled vectors out: milliseconds of a call, and the speed relative \
 to BERT-Base.
 """
+_RELATION_LOSS = """Queries, keys and values of a teacher of width 768 and a student of width 384, 48 relation heads, \
+loss and gradients:
+milliseconds, and MiB of memory in addition. `of peak` is the share of what the units of the processor can do, for the
+products that the loss needs; exponentials come on top.
+"""
 
 
 def speed_sections(results: Path) -> list[str]:
@@ -31,6 +37,14 @@ def speed_sections(results: Path) -> list[str]:
             "Speed beside other engines", "encode_peers", "benchmarks/encode_peers.py", "", _encode_table, results
         ),
         _section("Speed of the published shapes", "shapes", "minilm bench model", _SHAPES, _shapes_table, results),
+        _section(
+            "Speed of the relation loss",
+            "relation_loss",
+            "benchmarks/relation_loss.py",
+            _RELATION_LOSS,
+            _relation_loss_table,
+            results,
+        ),
     ]
 
 
@@ -67,6 +81,22 @@ def _shapes_table(stored: Mapping[str, Any]) -> list[str]:
         own = {(r["engine"], r["tokens"], r["sequences"]): r for r in stored["rows"] if r["shape"] == shape}
         cells = [f"{1e3 * own[one]['seconds']:,.1f} ({own[one]['ratio']:.1f}x)" for one in columns]
         lines.append([shape, f"{published:.1f}x", *cells])
+    return _table(lines)
+
+
+def _relation_loss_table(stored: Mapping[str, Any]) -> list[str]:
+    """A line per precision and batch, columns for both sides."""
+    lines = [["", "torch", "compiled", "ratio", "of peak", "memory in torch", "memory compiled"]]
+    rows = {(r["precision"], r["tokens"], r["sequences"], r["side"]): r for r in stored["rows"]}
+    for precision, tokens, sequences in dict.fromkeys(key[:3] for key in rows):
+        ours, twin = (rows[precision, tokens, sequences, side] for side in ("compiled", "torch"))
+        speeds = [f"{1e3 * row['seconds']:,.0f}" for row in (twin, ours)]
+        cells = [
+            f"{ours['ratio']:.1f}x",
+            f"{ours['share']:.0%}",
+            *(f"{row['memory_mib']:,.0f}" for row in (twin, ours)),
+        ]
+        lines.append([f"{precision}, {sequences} x {tokens} tokens", *speeds, *cells])
     return _table(lines)
 
 

@@ -132,4 +132,17 @@ def test_speeds_are_shown_per_machine(results_page, tmp_path):
     assert "| BERT-Base | 1.0x | 50.0 (1.0x) |\n" in page
     assert "Some CPU, 2 threads, kernels for avx2; peak of the units in 10^9 operations a second: fp32 190;" in page
     assert "minilm 0.1.0, torch 9.9. Other processes used at most 3% of the processors.\n" in page
-    assert page.count("Not measured yet.") == 1  # the peers
+    assert page.count("Not measured yet.") == 2  # the peers, the relation loss
+
+
+def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):
+    own = {"tokens": 512, "sequences": 4, "precision": "fp32"}
+    rows = [
+        {**own, "side": "compiled", "seconds": 0.08, "memory_mib": 14.2, "share": 0.4, "ratio": 6.25},
+        {**own, "side": "torch", "seconds": 0.5, "memory_mib": 63.5, "share": 0.06, "ratio": 1.0},
+    ]
+    facts = {"machine": {"cpu": "Some CPU", "versions": {"torch": "9.9"}}, "threads": 2, "instruction set": "avx2"}
+    (tmp_path / "relation_loss").mkdir()
+    (tmp_path / "relation_loss" / "one.json").write_text(json.dumps({**facts, "peaks": {"fp32": 190.0}, "rows": rows}))
+    page = results_page.page(tmp_path)
+    assert "| fp32, 4 x 512 tokens | 500 | 80 | 6.2x | 40% | 64 | 14 |\n" in page

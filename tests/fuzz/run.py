@@ -1,15 +1,18 @@
-"""Damage model folders and inputs at random: `python tests/fuzz/run.py [models|inputs ...] [--seed 0] [--seconds 60]`.
+"""Damage model folders and inputs at random: `python tests/fuzz/run.py [NAME ...] [--seed 0] [--seconds 60]`.
 
-In: a tiny classifier; data files and recipes. Each case is a copy with one to three random changes to bytes or JSON
-values. Models are loaded and used; inputs go through the command line (`score`, `corpus build`, `finetune --dry-run`).
-Out: the number of cases, and every case that ended in anything but success or one of minilm's own errors, or that took
-longer than 20 seconds; exit code 1 if there is one. Case N of a seed is always the same.
+In: NAME models, a tiny classifier; int8, its scales; inputs, data files and recipes. Each case is a copy with one to
+three random changes to bytes or JSON values. Models are loaded and used; inputs go through the command line
+(`score`, `corpus build`, `finetune --dry-run`). Out: the number of cases, and every case that ended in anything but
+success or one of minilm's own errors, or that took longer than 20 seconds; exit code 1 if there is one. Case N of a
+seed is always the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -24,15 +27,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from minilm.cli import app
 from minilm.errors import MinilmError
 from minilm.infer.api import load
+from minilm.infer.engines.int8 import FACTS, SCALES, Int8Maps, map_names, write_int8
+from minilm.kernels.encoder import library_reason
 from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
+from minilm.model.metadata import read_config
 from minilm.text.tokenizer import Tokenizer
 
 SECONDS_PER_CASE = 20
@@ -48,7 +55,7 @@ Run = Callable[[Path], None]
 def make_model(folder: Path) -> None:
     """Write a classifier of 2 layers with every file that a folder may have."""
     config = EncoderConfig(
-        vocab_size=len(WORDS), hidden_size=8, num_layers=2, num_heads=2, intermediate_size=12, max_positions=16
+        vocab_size=len(WORDS), hidden_size=8, num_layers=2, num_heads=2, intermediate_size=16, max_positions=16
     )
     generator = torch.Generator().manual_seed(0)
     encoder = Encoder(config)
@@ -65,6 +72,37 @@ def use_model(folder: Path) -> None:
     model.encode(["a b", "c"])
     if model.labels:
         model.classify(["a b", "c"])
+
+
+@functools.cache
+def _model_beside_its_scales() -> Path:
+    """A classifier, for the life of this process."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    make_model(folder)
+    return folder
+
+
+def make_int8(folder: Path) -> None:
+    """Write the two files of an int8 model; its weights lie elsewhere and stay whole, for another byte is an error."""
+    model = _model_beside_its_scales()
+    names = map_names(read_config(model))
+    smoothing = {name: np.ones(width, dtype=np.float32) for name, width in names.items() if name != "layers.1.qkv"}
+    write_int8(model, Int8Maps(smoothing=smoothing, kept=("layers.1.qkv",)), {"cosine": 1.0})
+    for name in (SCALES, FACTS):
+        shutil.move(model / name, folder)
+
+
+def use_int8(folder: Path) -> None:
+    """Load the model with these scales; vectors that are not numbers are a fault."""
+    model = _model_beside_its_scales()
+    for name in (SCALES, FACTS):
+        (model / name).unlink(missing_ok=True)
+        if (folder / name).exists():
+            shutil.copy(folder / name, model)
+    vectors = load(model, precision="int8", engine="native").encode(["a b", "c"])
+    if not np.isfinite(vectors).all():
+        raise ArithmeticError("a vector is not a number")
 
 
 def make_inputs(folder: Path) -> None:
@@ -101,12 +139,19 @@ def use_inputs(folder: Path) -> None:
         os.chdir(before)
 
 
-TARGETS: dict[str, tuple[Run, Run]] = {"models": (make_model, use_model), "inputs": (make_inputs, use_inputs)}
+TARGETS: dict[str, tuple[Run, Run]] = {
+    "models": (make_model, use_model),
+    "inputs": (make_inputs, use_inputs),
+    **({} if library_reason() else {"int8": (make_int8, use_int8)}),
+}
 
 
 def damage(folder: Path, draw: random.Random) -> str:
     """Change one file of `folder` at random; returns what was done."""
-    file = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        return "no file is left"
+    file = draw.choice(files)
     data = file.read_bytes()
     if file.suffix == ".json" and draw.random() < 0.7:
         with contextlib.suppress(ValueError, RecursionError):

@@ -126,9 +126,9 @@ def test_widths_of_heads(isa, widths, symmetric):
     Case([40, 1, 13], 1, widths, symmetric=symmetric).check()
 
 
-@pytest.mark.parametrize("length", [399, 700])
+@pytest.mark.parametrize("length", [399, 1100])
 def test_long_sequences_keep_their_exponentials_or_compute_them_again(isa, length):
-    """One is below the limit of what is kept, the other above."""
+    """All of them are kept, or those of the first rows."""
     Case([length], 1, (8, 8), scale=1.3).check()
 
 
@@ -198,11 +198,12 @@ def test_memory_is_linear_in_the_tokens(isa, symmetric):
     kernel = RelationKernel(threads=1)
     rows = [Rows(address=0, stride=1)] * (1 if symmetric else 2)
     pair = case.pair([rows, rows], [1] * len(rows))
-    of = {length: kernel.scratch_bytes(pair, length) for length in (1000, 2000, 4000, 8000)}
+    of = {length: kernel.scratch_bytes(pair, length) for length in (500, 2000, 4000, 8000)}
     assert of[8000] - of[4000] == pytest.approx(2 * (of[4000] - of[2000]), rel=0.02)
-    # Both sides twice, two gradients, five sums, two rows of scores for each of at most 14 rows of a block.
+    # Both sides twice, two gradients, five sums, two rows of scores for each of at most 14 rows of a block, and at most
+    # 4 MiB of exponentials.
     numbers = 2 * (16 + 8) + 2 * 8 + 5 + 2 * 14
-    assert of[8000] <= 4 * numbers * 8100 + 2**21
+    assert of[8000] <= 4 * numbers * 8100 + (2**22 if symmetric else 0) + 2**15
     assert all(of[length] >= kernel.scratch_bytes(pair, length - 1) for length in of)
 
 

@@ -14,6 +14,7 @@ import torch
 from minilm.cli.distill import _table
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
+from minilm.distill.relation_kernel import loss_implementation
 from minilm.distill.run import DistillResult, distill
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
@@ -64,6 +65,19 @@ def test_the_run_folder_holds_everything(tiny):
     assert result.metrics == {"student.heldout_loss": row["student.heldout_loss"]}
     card = (out / "model" / "README.md").read_text()
     assert card.startswith('---\nlibrary_name: "minilm"\npipeline_tag: "feature-extraction"\nbase_model: "teacher"\n')
+
+
+@pytest.mark.slow
+def test_a_run_is_not_continued_by_another_implementation_of_its_loss(tiny, monkeypatch):
+    """As where the library of kernels is missing: the curves would differ, if only by rounding."""
+    recipe = tiny.recipe()
+    run(recipe)
+    ours = loss_implementation("cpu")
+    assert f"relation losses: {ours}" in (tiny.folder / "run" / "log.txt").read_text()
+    other = {"compiled": "torch", "torch": "compiled"}[ours]
+    monkeypatch.setattr("minilm.distill.run.loss_implementation", lambda device: other)
+    with pytest.raises(UsageError, match=f"belongs to a different run: relation loss was '{ours}', is '{other}'"):
+        run(recipe)
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@
 //
 // Where a and b are one projection x, scores are symmetric: only those on and above the diagonal are computed, each
 // serves its row and its column, and dx = (G + G^T) x. The largest score of a symmetric product is on its diagonal, so
-// one bound serves all rows and each exponential is needed once. They are kept for the gradient where they are few
-// (kKept), else computed again; both are the same bits.
+// one bound serves all rows and each exponential is needed once. Of the first rows they are kept for the gradient
+// (kKept), of the others computed again: the same bits.
 //
 // Every sum runs in an order that depends on N and W alone. Shapes: see relation_unit.hpp.
 #pragma once
@@ -288,30 +288,41 @@ MINILM_INLINE bool bound_of(const float* columns, int width, const Work& w, floa
   return within && largest - smallest <= kWidest;
 }
 
+// Where the exponentials of a block of rows are, after those of all before it or, if not `kept`, beyond all of these.
+struct Place {
+  size_t at;
+  bool kept;
+};
+
+MINILM_INLINE size_t size_of(int row, const Work& w) {
+  return static_cast<size_t>(kRows) * static_cast<size_t>(width_from(first_column(row), w.length));
+}
+
+MINILM_INLINE Place place_of(size_t before, int row, const Work& w) {
+  return before + size_of(row, w) <= w.kept ? Place{before, true} : Place{w.kept, false};
+}
+
 MINILM_INLINE double symmetric(double weight, float bound_t, float bound_s, const Work& w) {
   clear(w.teacher_sum, w.ld);
   clear(w.student_sum, w.ld);
   clear(w.cross, w.ld);
-  const size_t half = w.kept ? triangle(w.length) : kRows * static_cast<size_t>(width_from(0, w.length));
-  float *teacher = w.exponentials, *student = w.exponentials + half;
+  size_t before = 0;
   for (int row = 0; row < w.length; row += kRows) {
-    block_exponentials<true>(row, bound_t, bound_s, teacher, student, w);
-    const long size = w.kept ? static_cast<long>(kRows) * width_from(first_column(row), w.length) : 0;
-    teacher += size;
-    student += size;
+    const size_t at = place_of(before, row, w).at;
+    block_exponentials<true>(row, bound_t, bound_s, w.teacher_exponentials + at, w.student_exponentials + at, w);
+    before += size_of(row, w);
   }
   add_diagonal(bound_t, bound_s, w);
   const double loss = loss_of(w);
   if (!w.gradient_a) return loss;
   make_factors(w, weight);
-  teacher = w.exponentials;
-  student = w.exponentials + half;
+  before = 0;
   for (int row = 0; row < w.length; row += kRows) {
-    if (!w.kept) block_exponentials<false>(row, bound_t, bound_s, teacher, student, w);
+    const Place place = place_of(before, row, w);
+    float *teacher = w.teacher_exponentials + place.at, *student = w.student_exponentials + place.at;
+    if (!place.kept) block_exponentials<false>(row, bound_t, bound_s, teacher, student, w);
     block_gradients(row, teacher, student, w);
-    const long size = w.kept ? static_cast<long>(kRows) * width_from(first_column(row), w.length) : 0;
-    teacher += size;
-    student += size;
+    before += size_of(row, w);
   }
   return loss;
 }
@@ -385,7 +396,7 @@ MINILM_INLINE void row_gradients(int row, double weight, const float* teacher, c
 
 MINILM_INLINE double by_rows(double weight, bool same, const Work& w) {
   const int count = width_from(0, w.length);
-  float *teacher = w.exponentials, *student = w.exponentials + static_cast<long>(kRows) * count;
+  float *teacher = w.teacher_exponentials, *student = w.student_exponentials;
   const float *a_t = w.teacher.blocks, *a_s = w.student.blocks;
   for (int row = 0; row < w.length; row += kRows) {
     for (int j = 0; j < count; j += kPanel) {

@@ -17,7 +17,7 @@ using minilm::RelationSide;
 constexpr int kRows = Vec::kRows;      // of a block
 constexpr int kPanel = 2 * kLanes;     // columns of a block of scores
 constexpr int kChunk = 16 * kPanel;    // columns whose slopes stay in L1 while the gradients are summed
-constexpr size_t kKept = size_t{5} << 16;  // floats of the exponentials that are kept, of both sides together
+constexpr size_t kKept = size_t{1} << 19;  // floats of the exponentials that are kept, of each side
 constexpr float kWidest = 86.f;        // spread of the diagonal up to which one bound serves all rows
 constexpr float kHidden = 150.f;       // below the bound: the exponential is the smallest there is
 constexpr double kLog2e = 1.4426950408889634;
@@ -38,11 +38,11 @@ struct Work {
   float *teacher_sum, *student_sum, *cross, *teacher_diagonal, *student_diagonal;
   float *sums;                     // lanes of the gradients of a block of rows: [W][kRows][lane]
   float *slopes;                   // [kRows][kChunk]
-  float *exponentials;             // of teacher and student: blocks of rows one after the other, or one block
-  bool kept;
+  // Blocks of rows one after the other, as many as are kept, and one block.
+  float *teacher_exponentials, *student_exponentials;
+  size_t kept;
 };
 
-MINILM_INLINE size_t greater(size_t a, size_t b) { return a > b ? a : b; }
 MINILM_INLINE size_t lesser(size_t a, size_t b) { return a < b ? a : b; }
 MINILM_INLINE long columns_of(int length) { return round_up(length, kLanes) + round_up(kRows, kLanes); }
 MINILM_INLINE long blocks_of(int length) { return (length + kRows - 1) / kRows; }
@@ -60,16 +60,12 @@ MINILM_INLINE size_t triangle(int length) {
   return count;
 }
 
-MINILM_INLINE bool keeps(const RelationPair* pair, int length) {
-  return pair->symmetric && pair->gradient_a && 2 * triangle(length) <= kKept;
-}
-
 // Divides memory among the arrays of a head, or with null only adds up: no shorter sequence needs more.
 MINILM_INLINE size_t lay_out(const RelationPair* pair, int length, float* memory, Work* w) {
   const auto ld = static_cast<size_t>(columns_of(length)), rows = static_cast<size_t>(blocks_of(length) * kRows);
   const auto wide_t = static_cast<size_t>(pair->teacher_width), wide_s = static_cast<size_t>(pair->student_width);
-  const size_t block = 2 * kRows * static_cast<size_t>(width_from(0, length));
-  const size_t all = pair->symmetric && pair->gradient_a ? 2 * triangle(length) : 0;
+  const size_t block = kRows * static_cast<size_t>(width_from(0, length));
+  const size_t all = pair->symmetric && pair->gradient_a ? triangle(length) : 0;
   size_t used = 0;
   const auto take = [&](size_t count) {
     float* from = memory ? memory + used : nullptr;
@@ -82,7 +78,7 @@ MINILM_INLINE size_t lay_out(const RelationPair* pair, int length, float* memory
   w->teacher_width = pair->teacher_width;
   w->student_width = pair->student_width;
   w->ld = static_cast<long>(ld);
-  w->kept = keeps(pair, length);
+  w->kept = lesser(all, kKept);
   w->teacher = {take(rows * wide_t + kLanes), take(ld * wide_t)};
   w->student = {take(rows * wide_s + kLanes), take(ld * wide_s)};
   w->gradient_a = pair->gradient_a ? take(ld * wide_s) : nullptr;
@@ -94,7 +90,8 @@ MINILM_INLINE size_t lay_out(const RelationPair* pair, int length, float* memory
   w->student_diagonal = take(ld);
   w->sums = take(wide_s * static_cast<size_t>(kRows * kLanes));
   w->slopes = take(static_cast<size_t>(kRows) * kChunk);
-  w->exponentials = take(greater(block, lesser(all, kKept)));
+  w->teacher_exponentials = take(w->kept + block);
+  w->student_exponentials = take(w->kept + block);
   return used;
 }
 

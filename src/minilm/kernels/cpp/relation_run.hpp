@@ -24,6 +24,9 @@ extern const RelationUnit relation_avx2;
 #ifdef MINILM_HAS_AVX512
 extern const RelationUnit relation_avx512;
 #endif
+#ifdef MINILM_HAS_NEON
+extern const RelationUnit relation_neon;
+#endif
 }  // namespace minilm
 
 namespace {
@@ -36,6 +39,9 @@ const RelationUnit& relation_unit_of(const std::string& isa) {
 #endif
 #ifdef MINILM_HAS_AVX2
   if (isa.rfind("avx", 0) == 0) return relation_avx2;
+#endif
+#ifdef MINILM_HAS_NEON
+  if (isa == "neon") return relation_neon;
 #endif
   return relation_scalar;
 }

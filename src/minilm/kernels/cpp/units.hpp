@@ -32,6 +32,9 @@ extern const Unit unit_avx512_vnni;
 #ifdef MINILM_HAS_AVX512_BF16
 extern const Unit unit_avx512_bf16;
 #endif
+#ifdef MINILM_HAS_NEON
+extern const Unit unit_neon;
+#endif
 }  // namespace minilm
 
 namespace {
@@ -99,6 +102,9 @@ std::vector<Candidate> candidates() {
   found.push_back({&unit_avx2, avx2});
 #endif
   (void)avx512;
+#endif
+#ifdef MINILM_HAS_NEON
+  found.push_back({&unit_neon, true});
 #endif
   found.push_back({&unit_scalar, true});
   return found;

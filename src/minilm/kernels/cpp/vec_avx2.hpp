@@ -68,7 +68,7 @@ struct Vec {
   }
 
   // In a register, with a value that the compiler does not know.
-  static MINILM_INLINE void keep(I& v) { asm("" : "+v"(v)); }
+  static MINILM_INLINE void keep([[maybe_unused]] I& v) { asm("" : "+v"(v)); }
   static MINILM_INLINE void pause() { _mm_pause(); }
 
   // Groups of 32 bits and the products that accumulate them.

@@ -121,19 +121,55 @@ def test_facts_that_do_not_fit(folder, change, message):
         engine(folder)
 
 
+BAD_FACTORS = (0.0, -1.0, np.nan, np.inf, -np.inf)
+
+
+def one_bad(value: float) -> np.ndarray:
+    """Scales of a map of 16 inputs, all good but the last."""
+    return np.array([1] * 15 + [value], dtype=np.float32)
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
         (np.ones(15, np.float32), r"smoothing is float32 of the shape \(15,\); expected float32 of \(16,\)"),
+        (np.ones((16, 1), np.float32), r"smoothing is float32 of the shape \(16, 1\); expected float32 of \(16,\)"),
         (np.ones(16, np.float64), r"smoothing is float64 of the shape \(16,\); expected float32 of \(16,\)"),
-        (np.zeros(16, np.float32), "has a factor that is not positive"),
-        (np.full(16, np.nan, np.float32), "has a factor that is not positive"),
-        (np.full(16, np.inf, np.float32), "has a factor that is not positive"),
+        (np.ones(16, np.int32), r"smoothing is int32 of the shape \(16,\); expected float32 of \(16,\)"),
+        *((one_bad(value), f"smoothing has the factor {value}; expected 1e-06 to 1e") for value in BAD_FACTORS),
     ],
 )
 def test_scales_that_do_not_fit(folder, array, message):
     save_file(load_file(folder / SCALES) | {"layers.0.ffn_in.smoothing": array}, folder / SCALES)
     with pytest.raises(DataError, match=message):
+        engine(folder)
+
+
+@pytest.mark.parametrize("value", [1e-7, 1e7, 1e-44])
+def test_scales_that_would_overflow(folder, value):
+    """A weight divided by such a factor, or an input multiplied by it, may be infinite."""
+    save_file(load_file(folder / SCALES) | {"layers.0.ffn_in.smoothing": one_bad(value)}, folder / SCALES)
+    with pytest.raises(
+        DataError, match=r"layers\.0\.ffn_in\.smoothing has the factor .*; expected 1e-06 to 1e\+06: run"
+    ):
+        engine(folder)
+
+
+def test_an_array_that_is_missing(folder):
+    arrays = load_file(folder / SCALES)
+    del arrays["layers.0.ffn_out.smoothing"]
+    save_file(arrays, folder / SCALES)
+    with pytest.raises(
+        DataError, match=r"scales of 6 maps and 1 kept ones.*difference: layers\.0\.ffn_out\.smoothing\)"
+    ):
+        engine(folder)
+
+
+@pytest.mark.parametrize("value", [None, 1, [], "0" * 64])
+def test_a_hash_of_something_else(folder, value):
+    facts = json.loads((folder / FACTS).read_text())
+    (folder / FACTS).write_text(json.dumps(facts | {"weights": value}))
+    with pytest.raises(DataError, match="have changed since it was quantized: run minilm quantize again"):
         engine(folder)
 
 
