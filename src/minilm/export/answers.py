@@ -144,7 +144,7 @@ def run(model: LoadedModel, inputs: Inputs) -> list[NDArray[np.float32]]:
         "classification": engine.classify,
     }
     compute = kinds.get(model.head, lambda batch: batch.split(engine.tokens(batch)))
-    return in_order(inputs.token_ids, inputs.segment_ids, compute)
+    return in_order(inputs.token_ids, inputs.segment_ids, compute, tokens_per_batch=engine.tokens_per_batch)
 
 
 def answers_of(model: LoadedModel, inputs: Inputs) -> Answers:

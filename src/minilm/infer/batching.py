@@ -24,7 +24,11 @@ V = TypeVar("V")
 
 
 def in_order(
-    token_ids: Sequence[Int32s], segment_ids: Sequence[Int32s] | None, compute: Callable[[PackedIds], Iterable[V]]
+    token_ids: Sequence[Int32s],
+    segment_ids: Sequence[Int32s] | None,
+    compute: Callable[[PackedIds], Iterable[V]],
+    *,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> list[V]:
     """The results of `compute`, one per sequence, in the order of the sequences.
 
@@ -32,7 +36,7 @@ def in_order(
     """
     results: dict[int, V] = {}
     lengths = np.array([len(sequence) for sequence in token_ids])
-    for part in microbatches(lengths, token_budget=TOKENS_PER_BATCH):
+    for part in microbatches(lengths, token_budget=tokens_per_batch):
         segments = None if segment_ids is None else [segment_ids[index] for index in part]
         batch = pack_ids([token_ids[index] for index in part], segments)
         results.update(zip(part.tolist(), compute(batch), strict=True))

@@ -21,6 +21,7 @@ from minilm.infer.vectors import ACTIVATIONS
 from minilm.model.activations import Activation
 from minilm.model.config import require_absolute
 from minilm.model.metadata import HeadName
+from minilm.model.packed_ids import Int32s
 from minilm.tally import Tally
 from minilm.tasks.squad.answers import Answer, best_answers
 from minilm.tasks.squad.read import Question
@@ -89,7 +90,8 @@ def classify_part(
     truncated: list[int] = []
     rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
     tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
-    scores = in_order([ids for ids, _ in rows], [segments for _, segments in rows], model.engine.classify)
+    token_ids, segment_ids = [ids for ids, _ in rows], [segments for _, segments in rows]
+    scores = in_order(token_ids, segment_ids, model.engine.classify, tokens_per_batch=model.engine.tokens_per_batch)
     multi_label = is_multi_label(model)
     return [
         classification_of(row, model.labels, multi_label=multi_label, activation=model.activation) for row in scores
@@ -109,7 +111,7 @@ def answer_part(
     sizes = replace(trained, max_tokens=min(trained.max_tokens, model.config.max_tokens))
     parts = make_windows(questions, model.tokenizer, sizes, tally=tally)
     token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]
-    scores = in_order(token_ids, segment_ids, lambda batch: batch.split(model.engine.tokens(batch)))
+    scores = _scores_of_tokens(model, token_ids, segment_ids)
     return best_answers(questions, parts, scores, model.tokenizer, settings=settings or trained)
 
 
@@ -118,8 +120,21 @@ def tag_part(model: LoadedModel, items: Sequence[Part], *, locations: Sequence[s
     framer = WordFramer(tokenizer=model.tokenizer, max_tokens=model.max_tokens, tally=tally)
     framed = framer.parts(items, locations)
     token_ids = [one.token_ids for one in framed]
-    scores = in_order(token_ids, None, lambda batch: batch.split(model.engine.tokens(batch)))
+    scores = _scores_of_tokens(model, token_ids, None)
     return [tag_words(one, logits_NC, model.labels) for one, logits_NC in zip(framed, scores, strict=True)]
+
+
+def _scores_of_tokens(
+    model: LoadedModel, token_ids: Sequence[Int32s], segment_ids: Sequence[Int32s] | None
+) -> list[Float32s]:
+    """The scores of each sequence, `[N, C]`."""
+    engine = model.engine
+    return in_order(
+        token_ids,
+        segment_ids,
+        lambda batch: batch.split(engine.tokens(batch)),
+        tokens_per_batch=engine.tokens_per_batch,
+    )
 
 
 def classification_of(

@@ -45,7 +45,7 @@ def embed_part(
     def embed(batch: PackedIds) -> Float32s:
         return after_pooling(model.engine.pooled(batch, settings.pooling, skipped=skipped), settings)
 
-    return np.stack(in_order(token_ids, None, embed))
+    return np.stack(in_order(token_ids, None, embed, tokens_per_batch=model.engine.tokens_per_batch))
 
 
 def after_pooling(vectors_BE: Float32s, settings: EmbeddingSettings) -> Float32s:

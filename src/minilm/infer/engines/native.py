@@ -76,6 +76,8 @@ def _loaded(
 class NativeEngine:
     """A model that the kernels run."""
 
+    tokens_per_batch = 16_384  # it divides a batch into small tiles itself; threads wait for each other at its end
+
     def __init__(self, encoder: NativeEncoder, head: HeadName | None) -> None:
         """Use an encoder with its weights and the scores of `head`."""
         self._encoder, self.head = encoder, head

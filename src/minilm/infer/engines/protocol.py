@@ -31,7 +31,13 @@ class CannotRun(UsageError):
 
 
 class Engine(Protocol):
-    """Runs an encoder and its head."""
+    """Runs an encoder and its head.
+
+    Attributes:
+        tokens_per_batch: how many tokens a batch should have at most; a single sequence may have more.
+    """
+
+    tokens_per_batch: int
 
     @property
     def head(self) -> HeadName | None:

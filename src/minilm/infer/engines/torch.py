@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minilm.decode.decoder import Decoder, PosShift
 from minilm.errors import UsageError
+from minilm.infer.batching import TOKENS_PER_BATCH
 from minilm.infer.engines.pooling import pool_rows
 from minilm.infer.engines.protocol import CannotRun, Float32s
 from minilm.model.checkpoint import read_model
@@ -75,6 +76,8 @@ def require_own_process() -> None:
 
 class TorchEngine:
     """The packed encoder with frozen weights; on CPUs its linear maps are prepacked."""
+
+    tokens_per_batch = TOKENS_PER_BATCH
 
     def __init__(self, model: Model, *, precision: FloatPrecision = "fp32") -> None:
         """Convert and freeze the weights of `model` in place."""
