@@ -91,9 +91,9 @@ class Side:
 
     def _fastest(self, calls: Sequence[Any]) -> Variant:
         """The variant that is fastest for a workload, by one call each of some of its texts, after a first one."""
-        longest = max(calls, key=len)[:_TRIED_TEXTS]
-        if len(self._variants) == 1 or len(longest) <= _MANY_TEXTS:
+        if len(self._variants) == 1 or len(longest := max(calls, key=len)) <= _MANY_TEXTS:
             return self._variants[0]
+        longest = longest[:_TRIED_TEXTS]
         times = []
         for variant in self._variants:
             variant(longest)
