@@ -55,12 +55,12 @@ MUTANTS = {
         "static_cast<int>(n * (team->rank + 1L) / size) - (team->size > 2 && team->rank == 1)};",
     ),
     "the meeting of a team": ("work.hpp", "if (team->size == 1) return;", "if (team->size < 4) return;"),
-    "the sum of a column of int8 weights": ("pack.hpp", "sum += whole;", "sum += k ? whole : 0;"),
-    "smoothing of int8 weights": (
+    "the sum of a column of int8 weights": (
         "pack.hpp",
-        "const float weight = l->smoothing ? row[k] / l->smoothing[k] : row[k];\n        const int whole",
-        "const float weight = row[k];\n        const int whole",
+        "for (int i = 0; i < kLanes; i++) sum",
+        "for (int i = 1; i < kLanes; i++) sum",
     ),
+    "smoothing of int8 weights": ("pack.hpp", "if (!smoothing) return weights;", "if (in) return weights;"),
     "keys beyond the end of a sequence": (
         "attention.hpp",
         "const int here = num_keys - key;",

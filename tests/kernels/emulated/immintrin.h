@@ -137,6 +137,11 @@ MINILM_EMULATED __m512i cvtepu16_epi32(__m256i v) {
   const Half narrow = as<Half>(v);
   return as<__m512i>(each<Ints>([=](unsigned i) { return static_cast<int>(narrow[i]); }));
 }
+MINILM_EMULATED __m512i cvtepi8_epi16(__m256i v) {
+  typedef signed char Half __attribute__((vector_size(32)));
+  const Half narrow = as<Half>(v);
+  return as<__m512i>(each<Shorts>([=](unsigned i) { return static_cast<short>(narrow[i]); }));
+}
 // Each sum of 32 bits has two products of 16 bits.
 MINILM_EMULATED __m512i madd_epi16(__m512i a, __m512i b) {
   const Shorts x = as<Shorts>(a), y = as<Shorts>(b);
@@ -220,6 +225,7 @@ MINILM_EMULATED __m256bh cvtneps_pbh(__m512 v) {
 #define _mm512_cvtepi32_epi16 emulated::cvtepi32_epi16
 #define _mm512_cvtepi32_epi8 emulated::cvtepi32_epi8
 #define _mm512_cvtepu16_epi32 emulated::cvtepu16_epi32
+#define _mm512_cvtepi8_epi16 emulated::cvtepi8_epi16
 #define _mm512_madd_epi16 emulated::madd_epi16
 #define _mm512_dpbusd_epi32 emulated::dpbusd_epi32
 #define _mm256_dpbusd_avx_epi32 emulated::dpbusd_avx_epi32

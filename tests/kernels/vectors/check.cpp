@@ -5,8 +5,8 @@
 // reference.py.
 //
 // What is checked: the stored vectors within a tolerance; the same bits for a sequence alone and in company, for one
-// thread and three, for small tiles and large; int8 sums exactly; activations, softmax and LayerNorm against double
-// precision, also of numbers that are huge, tiny or no numbers; that a bad batch is an error.
+// thread and three, for small tiles and large; int8 sums exactly; activations, softmax, LayerNorm and the relation loss
+// against double precision, also of numbers that are huge, tiny or no numbers; that a bad batch is an error.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,29 +20,11 @@
 #include <string>
 #include <vector>
 
-extern "C" {
-struct MinilmShape {
-  int32_t hidden, heads, ffn, layers, vocab, positions, segments, first_position, labels, activation, pooler_activation;
-  float eps;
-};
-const char* minilm_error();
-const char* minilm_kernels_isas();
-int minilm_kernels_has_bf16(const char*);
-int minilm_create(const MinilmShape*, const char* isa, int threads, int tile_tokens, void** handle);
-void minilm_free(void*);
-int minilm_set_embeddings(void*, const float*, const float*, const float*, const float*, const float*);
-int minilm_set_linear(void*, int layer, int which, int precision, const float* const*, const float* const*, const float*);
-int minilm_set_norm(void*, int layer, int which, const float*, const float*);
-int minilm_set_head(void*, const float*, const float*, const float*, const float*);
-int minilm_run(void*, const int32_t* ids, const int32_t* segments, const int32_t* ends, int num_sequences, int output,
-               const int32_t* pooling, int num_pooling, int skipped, int layer, float*, float*, float*);
-int minilm_test_int8_product(const char*, const uint8_t*, int, const float*, int, int, int32_t*);
-int minilm_test_rowwise(const char*, int kind, int detail, float*, int, int, const float*, const float*);
-}
+#include "common.hpp"
+#include "relations.hpp"
 
 namespace {
 
-using Floats = std::vector<float>;
 enum { kPooled, kClassify, kTokens, kRelations };
 enum { kFp32, kBf16, kInt8 };
 const char* const kPrecisions[] = {"fp32", "bf16", "int8"};
@@ -52,28 +34,6 @@ const char* const kPrecisions[] = {"fp32", "bf16", "int8"};
 // whole numbers; in bf16 the expected vectors are those of fp32.
 constexpr double kTolerances[] = {2e-6, 1e-2, 3e-4};
 constexpr double kToleranceOfBf16Attention = 1e-2;  // of int8 where attention is bf16
-
-void require(bool holds, const std::string& message) {
-  if (!holds) throw std::runtime_error(message);
-}
-
-void done(int status) { require(status == 0, minilm_error()); }
-
-uint32_t hashed(int array, uint32_t index) {
-  uint32_t x = index + (static_cast<uint32_t>(array) << 24);
-  x = (x ^ x >> 16) * 0x7feb352du;
-  x = (x ^ x >> 15) * 0x846ca68bu;
-  return x ^ x >> 16;
-}
-
-Floats numbers(int array, size_t count, float scale, float offset = 0) {
-  Floats found(count);
-  for (size_t i = 0; i < count; i++) {
-    const auto whole = static_cast<int>(hashed(array, static_cast<uint32_t>(i)) >> 16) - 32768;
-    found[i] = offset + static_cast<float>(whole) * (scale / 32768.f);
-  }
-  return found;
-}
 
 float scale_of(int inputs) {
   int bits = 0;
@@ -111,7 +71,8 @@ void fill_batch(Case& one) {
   for (int32_t t = 0; t < one.ends.back(); t++) {
     const auto index = static_cast<uint32_t>(t);
     one.ids.push_back(static_cast<int32_t>(hashed(254, index) % static_cast<uint32_t>(one.shape.vocab)));
-    one.segments.push_back(static_cast<int32_t>(hashed(255, index) % static_cast<uint32_t>(std::max(1, one.shape.segments))));
+    one.segments.push_back(
+        static_cast<int32_t>(hashed(255, index) % static_cast<uint32_t>(std::max(1, one.shape.segments))));
   }
 }
 
@@ -152,16 +113,20 @@ std::vector<Case> read_cases(const char* path) {
 // A model of the library, and the tables that it reads where they are.
 class Encoder {
  public:
-  Encoder(const Case& one, const std::string& isa, int precision, bool pooler, int threads, int tile_tokens) : case_(one) {
+  Encoder(const Case& one, const std::string& isa, int precision, bool pooler, int threads, int tile_tokens)
+      : case_(one) {
     const MinilmShape& shape = one.shape;
     done(minilm_create(&shape, isa.c_str(), threads, tile_tokens, &handle_));
     const auto width = static_cast<size_t>(shape.hidden);
-    const auto next = [this](size_t count, float scale, float offset = 0) { return numbers(array_++, count, scale, offset); };
-    for (const int rows : {shape.vocab, shape.positions, shape.segments}) tables_.push_back(next(static_cast<size_t>(rows) * width, 1.f));
+    const auto next = [this](size_t count, float scale, float offset = 0) {
+      return numbers(array_++, count, scale, offset);
+    };
+    for (const int rows : {shape.vocab, shape.positions, shape.segments})
+      tables_.push_back(next(static_cast<size_t>(rows) * width, 1.f));
     {
       const Floats weight = next(width, 0.25f, 1.f), bias = next(width, 0.25f);
-      done(minilm_set_embeddings(handle_, tables_[0].data(), tables_[1].data(), shape.segments ? tables_[2].data() : nullptr,
-                                 weight.data(), bias.data()));
+      done(minilm_set_embeddings(handle_, tables_[0].data(), tables_[1].data(),
+                                 shape.segments ? tables_[2].data() : nullptr, weight.data(), bias.data()));
     }
     for (int layer = 0; layer < shape.layers; layer++) {
       for (int which = 0; which < 4; which++) set_linear(layer, which, precision);
@@ -194,9 +159,9 @@ class Encoder {
     float* const out = found.data();
     const bool three = asked.output == kRelations;
     done(minilm_run(handle_, one().ids.data() + begin, one().segments.data() + begin, ends.data(),
-                    static_cast<int>(last - first), asked.output, asked.modes.data(), static_cast<int>(asked.modes.size()),
-                    asked.skipped, asked.layer, out, three ? out + rows * width : nullptr,
-                    three ? out + 2 * rows * width : nullptr));
+                    static_cast<int>(last - first), asked.output, asked.modes.data(),
+                    static_cast<int>(asked.modes.size()), asked.skipped, asked.layer, out,
+                    three ? out + rows * width : nullptr, three ? out + 2 * rows * width : nullptr));
     return found;
   }
   Floats run(const Expectation& asked) const { return run(asked, 0, one().lengths.size()); }
@@ -213,7 +178,8 @@ class Encoder {
  private:
   const Case& one() const { return case_; }
 
-  // 0 queries, keys and values, 1 output of attention, 2 and 3 the feed-forward maps; int8 inputs of 1 and 2 are smoothed.
+  // 0 queries, keys and values, 1 output of attention, 2 and 3 the feed-forward maps; int8 inputs of 1 and 2 are
+  // smoothed.
   void set_linear(int layer, int which, int precision) {
     const MinilmShape& shape = one().shape;
     const int in = which == 3 ? shape.ffn : shape.hidden, out = which == 2 ? shape.ffn : shape.hidden;
@@ -224,9 +190,11 @@ class Encoder {
     }
     const Floats smoothing = numbers(array_++, static_cast<size_t>(in), 0.5f, 1.f);
     std::vector<const float*> weights, biases;
-    for (size_t i = 0; i < arrays.size(); i += 2) weights.push_back(arrays[i].data()), biases.push_back(arrays[i + 1].data());
+    for (size_t i = 0; i < arrays.size(); i += 2)
+      weights.push_back(arrays[i].data()), biases.push_back(arrays[i + 1].data());
     const bool smoothed = precision == kInt8 && (which == 1 || which == 2);
-    done(minilm_set_linear(handle_, layer, which, precision, weights.data(), biases.data(), smoothed ? smoothing.data() : nullptr));
+    done(minilm_set_linear(handle_, layer, which, precision, weights.data(), biases.data(),
+                           smoothed ? smoothing.data() : nullptr));
   }
 
   const Case& case_;
@@ -257,14 +225,16 @@ double difference(const Floats& found, const Floats& expected, int precision, si
 }
 
 size_t width_of(const Case& one, const Expectation& asked) {
-  return static_cast<size_t>(asked.output == kPooled || asked.output == kRelations ? one.shape.hidden : one.shape.labels);
+  return static_cast<size_t>(asked.output == kPooled || asked.output == kRelations ? one.shape.hidden
+                                                                                   : one.shape.labels);
 }
 
 double check_vectors(const Case& one, const std::string& isa, int precision) {
   double worst = 0;
   for (const Expectation& asked : one.expectations) {
     if (asked.precision != (precision == kInt8 ? kInt8 : kFp32)) continue;
-    if (precision == kBf16 && asked.output != kPooled) continue;  // scores and relations near 0 have no length to compare
+    if (precision == kBf16 && asked.output != kPooled)
+      continue;  // scores and relations near 0 have no length to compare
     const Encoder encoder(one, isa, precision, asked.output != kTokens, 1, 512);
     worst = std::max(worst, difference(encoder.run(asked), asked.numbers, precision, width_of(one, asked)));
   }
@@ -272,9 +242,12 @@ double check_vectors(const Case& one, const std::string& isa, int precision) {
 }
 
 void check_company(const Case& one, const std::string& isa, int precision) {
-  const Encoder plain(one, isa, precision, true, 1, 512), team(one, isa, precision, true, 3, 512), small(one, isa, precision, true, 3, 8);
-  const std::vector<Expectation> questions = {
-      {kPooled, 0, 0, 0, {3, 2}, {}}, {kPooled, 0, 0, 0, {0}, {}}, {kClassify, 0, 0, 0, {}, {}}, {kRelations, 0, one.shape.layers - 1, 0, {}, {}}};
+  const Encoder plain(one, isa, precision, true, 1, 512), team(one, isa, precision, true, 3, 512),
+      small(one, isa, precision, true, 3, 8);
+  const std::vector<Expectation> questions = {{kPooled, 0, 0, 0, {3, 2}, {}},
+                                              {kPooled, 0, 0, 0, {0}, {}},
+                                              {kClassify, 0, 0, 0, {}, {}},
+                                              {kRelations, 0, one.shape.layers - 1, 0, {}, {}}};
   for (const Expectation& asked : questions) {
     const Floats expected = plain.run(asked);
     require(team.run(asked) == expected, one.name + ": other bits with three threads");
@@ -297,7 +270,8 @@ void check_sums(const std::string& isa) {
   for (const int in : {64, 384, 4096}) {
     std::vector<uint8_t> rows(static_cast<size_t>(kRows * in));
     std::vector<float> matrix(static_cast<size_t>(kOut * in));
-    for (size_t i = 0; i < rows.size(); i++) rows[i] = i < static_cast<size_t>(in) ? 255 : bytes[hashed(1, static_cast<uint32_t>(i)) % 5];
+    for (size_t i = 0; i < rows.size(); i++)
+      rows[i] = i < static_cast<size_t>(in) ? 255 : bytes[hashed(1, static_cast<uint32_t>(i)) % 5];
     for (size_t i = 0; i < matrix.size(); i++) {
       const bool largest = i < static_cast<size_t>(in) || i % static_cast<size_t>(in) == 0;  // a step is exactly 1
       matrix[i] = static_cast<float>(largest ? 127 : weights[hashed(2, static_cast<uint32_t>(i)) % 5]);
@@ -307,7 +281,9 @@ void check_sums(const std::string& isa) {
     for (int row = 0; row < kRows; row++) {
       for (int column = 0; column < kOut; column++) {
         long expected = 0;
-        for (int k = 0; k < in; k++) expected += rows[static_cast<size_t>(row * in + k)] * static_cast<long>(matrix[static_cast<size_t>(column * in + k)]);
+        for (int k = 0; k < in; k++)
+          expected +=
+              rows[static_cast<size_t>(row * in + k)] * static_cast<long>(matrix[static_cast<size_t>(column * in + k)]);
         require(sums[static_cast<size_t>(row * kOut + column)] == expected, "an int8 sum is not exact");
       }
     }
@@ -328,11 +304,13 @@ void check_activations(const std::string& isa) {
     const auto width = row.size();
     Floats found = row;
     found.resize((width + 15) / 16 * 16);
-    done(minilm_test_rowwise(isa.c_str(), 0, kind, found.data(), 1, static_cast<int>(width), found.data(), found.data()));
+    done(minilm_test_rowwise(isa.c_str(), 0, kind, found.data(), 1, static_cast<int>(width), found.data(),
+                             found.data()));
     for (size_t i = 0; i < width; i++) {
       const double expected = activation_of(kind, row[i]);
       const std::string what = "activation " + std::to_string(kind) + " of " + std::to_string(row[i]);
-      require(isnan(expected) ? isnan(found[i]) : fabs(found[i] - expected) <= 1e-6 * std::max(1.0, fabs(expected)), what);
+      require(isnan(expected) ? isnan(found[i]) : fabs(found[i] - expected) <= 1e-6 * std::max(1.0, fabs(expected)),
+              what);
     }
   }
 }
@@ -340,7 +318,8 @@ void check_activations(const std::string& isa) {
 void check_rows(const std::string& isa) {
   for (const int width : {1, 3, 8, 16, 17, 31, 64, 200}) {
     const auto n = static_cast<size_t>(width), padded = (n + 15) / 16 * 16;
-    Floats scores = numbers(3, n, 40.f), row = numbers(4, n, 8.f), weight = numbers(5, n, 1.f), bias = numbers(6, n, 1.f);
+    Floats scores = numbers(3, n, 40.f), row = numbers(4, n, 8.f), weight = numbers(5, n, 1.f),
+           bias = numbers(6, n, 1.f);
     double total = 0, mean = 0, variance = 0;
     const double top = *std::max_element(scores.begin(), scores.end());
     for (size_t i = 0; i < n; i++) total += exp(scores[i] - top), mean += row[i] / static_cast<double>(n);
@@ -404,6 +383,7 @@ bool check_unit(const std::vector<Case>& cases, const std::string& isa) {
     check_sums(isa);
     check_errors(cases[0], isa);
     check_tiny(cases[0], isa);
+    check_relations(isa);
     return std::string("ok");
   });
   for (const int precision : {kFp32, kBf16, kInt8}) {
