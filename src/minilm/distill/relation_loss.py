@@ -78,12 +78,10 @@ def relation_loss(
             are not those of the batch.
     """
     _require_fits(num_relation_heads, pairs, packed, teacher, student)
+    weights = _weights(packed, normalization, total)
     kernel = compiled_kernel(student.query.device)
     if kernel is None:
-        return _torch_losses(
-            teacher, student, packed, pairs, num_relation_heads, _weights(packed, normalization, total)
-        )
-    weights = _weights(packed, normalization, total)
+        return _torch_losses(teacher, student, packed, pairs, num_relation_heads, weights)
     losses = []
     for a, b in pairs:
         parts = (a,) if a == b else (a, b)
