@@ -16,10 +16,12 @@ using minilm::RelationSide;
 
 constexpr int kRows = Vec::kRows;      // of a block
 constexpr int kPanel = 2 * kLanes;     // columns of a block of scores
-constexpr int kChunk = 16 * kPanel;    // columns whose slopes stay in L1 while the gradients are summed
-constexpr size_t kKept = size_t{1} << 19;  // floats of the exponentials that are kept, of each side
+constexpr int kChunk = 128;            // columns that stay in L1 while blocks of rows pass over them
+constexpr int kTogether = 4;           // blocks of rows that pass over a chunk in turn
+constexpr size_t kKept = size_t{5} << 15;  // floats of the exponentials that are kept, of each side: 512 tokens
 constexpr float kWidest = 86.f;        // spread of the diagonal up to which one bound serves all rows
 constexpr float kHidden = 150.f;       // below the bound: the exponential is the smallest there is
+constexpr int kAhead = 32;             // rows that are fetched before they are read
 constexpr double kLog2e = 1.4426950408889634;
 constexpr int kLogs = 8;               // quotients whose product is taken before their logarithm
 
@@ -36,13 +38,15 @@ struct Work {
   float *gradient_a, *gradient_b;  // [W][ld], of the scaled rows; the same where symmetric
   // [ld]: sum(e_t), sum(e_s) and sum(e_t (z_t - z_s)) of each row; scores and, of the teacher, slopes of the diagonal.
   float *teacher_sum, *student_sum, *cross, *teacher_diagonal, *student_diagonal;
-  float *sums;                     // lanes of the gradients of a block of rows: [W][kRows][lane]
+  float *sums;                     // lanes of the gradients of blocks of rows: [block][W][kRows][lane]
   float *slopes;                   // [kRows][kChunk]
-  // Blocks of rows one after the other, as many as are kept, and one block.
+  float *teacher_chunk, *student_chunk;  // exponentials: [kRows][kChunk]
+  // Symmetric: of blocks of rows one after the other, as many as are kept; else of all columns of one block.
   float *teacher_exponentials, *student_exponentials;
   size_t kept;
 };
 
+MINILM_INLINE size_t greater(size_t a, size_t b) { return a > b ? a : b; }
 MINILM_INLINE size_t lesser(size_t a, size_t b) { return a < b ? a : b; }
 MINILM_INLINE long columns_of(int length) { return round_up(length, kLanes) + round_up(kRows, kLanes); }
 MINILM_INLINE long blocks_of(int length) { return (length + kRows - 1) / kRows; }
@@ -88,10 +92,12 @@ MINILM_INLINE size_t lay_out(const RelationPair* pair, int length, float* memory
   w->cross = take(ld);
   w->teacher_diagonal = take(ld);
   w->student_diagonal = take(ld);
-  w->sums = take(wide_s * static_cast<size_t>(kRows * kLanes));
+  w->sums = take(kTogether * wide_s * static_cast<size_t>(kRows * kLanes));
   w->slopes = take(static_cast<size_t>(kRows) * kChunk);
-  w->teacher_exponentials = take(w->kept + block);
-  w->student_exponentials = take(w->kept + block);
+  w->teacher_chunk = take(static_cast<size_t>(kRows) * kChunk);
+  w->student_chunk = take(static_cast<size_t>(kRows) * kChunk);
+  w->teacher_exponentials = take(greater(w->kept, block));
+  w->student_exponentials = take(greater(w->kept, block));
   return used;
 }
 
@@ -104,23 +110,21 @@ size_t bytes(const RelationPair* pair, int longest) {
 
 // A square of a side of a head, scaled, as a transposed square; 0 beyond `rows` and `columns`.
 MINILM_INLINE void read_square(const RelationSide& side, long from, int rows, int columns, float scale, float* to) {
-  float square[kLanes * kLanes];
+  alignas(64) float square[kLanes * kLanes];
   for (int r = 0; r < kLanes; r++) {
     float* row = square + r * kLanes;
-    for (int k = 0; k < kLanes; k++) row[k] = 0.f;
-    if (r >= rows) continue;
     const long begin = from + r * side.stride;
-    if (side.bf16) {
+    F numbers = Vec::zero();
+    if (r < rows && side.bf16) {
       const auto* words = static_cast<const uint16_t*>(side.rows) + begin;
-      for (int k = 0; k < columns; k++) {
-        const uint32_t bits = static_cast<uint32_t>(words[k]) << 16;
-        __builtin_memcpy(row + k, &bits, sizeof bits);
-      }
-    } else {
-      const float* numbers = static_cast<const float*>(side.rows) + begin;
-      for (int k = 0; k < columns; k++) row[k] = numbers[k];
+      uint32_t bits[kLanes] = {};
+      for (int k = 0; k < columns; k++) bits[k] = static_cast<uint32_t>(words[k]) << 16;
+      __builtin_memcpy(row, bits, sizeof bits);
+      numbers = Vec::load(row);
+    } else if (r < rows) {
+      numbers = Vec::load_first(static_cast<const float*>(side.rows) + begin, columns);
     }
-    Vec::store(row, Vec::mul(Vec::load(row), Vec::set1(scale)));
+    Vec::store(row, Vec::mul(numbers, Vec::set1(scale)));
   }
   Vec::transpose(square, kLanes, to, kLanes);
 }
@@ -129,8 +133,12 @@ MINILM_INLINE void read_square(const RelationSide& side, long from, int rows, in
 void read_columns(const RelationSide& side, long first_row, int head, int width, const Work& w, float* to) {
   const auto scale = static_cast<float>(sqrt(kLog2e / sqrt(static_cast<double>(width))));
   const long begin = first_row * side.stride + static_cast<long>(head) * width;
-  float square[kLanes * kLanes];
+  alignas(64) float square[kLanes * kLanes];
   for (int j = 0; j < w.ld; j += kLanes) {
+    for (int r = 0; r < kLanes && j + kAhead + r < w.length; r++) {
+      const long index = begin + (j + kAhead + r) * side.stride;
+      __builtin_prefetch(static_cast<const char*>(side.rows) + index * (side.bf16 ? 2 : 4));
+    }
     for (int k = 0; k < width; k += kLanes) {
       const int columns = width - k < kLanes ? width - k : kLanes;
       read_square(side, begin + j * side.stride + k, w.length - j, columns, scale, square);
@@ -153,7 +161,7 @@ void write(const float* gradient, const RelationPair* pair, long first_row, int 
   const int width = w.student_width;
   const F scale = Vec::set1(static_cast<float>(1. / sqrt(kLog2e * sqrt(static_cast<double>(width)))));
   const long stride = static_cast<long>(pair->heads) * width;
-  float square[kLanes * kLanes], turned[kLanes * kLanes];
+  alignas(64) float square[kLanes * kLanes], turned[kLanes * kLanes];
   for (int j = 0; j < w.length; j += kLanes) {
     const int rows = w.length - j < kLanes ? w.length - j : kLanes;
     for (int k = 0; k < width; k += kLanes) {
