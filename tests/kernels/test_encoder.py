@@ -181,6 +181,21 @@ def test_a_weight_that_is_not_a_number_is_seen(isa):
     assert np.isnan(encoder_of(sizes, weights, precision="int8").pooled(*batch, ["mean"])).all()
 
 
+def test_one_token_that_is_not_a_number_is_seen(isa):
+    """Whichever the pooling, and wherever in its sequence it is: the others are not."""
+    sizes = SIZES["heads of 64, relu"]
+    weights = weights_of(sizes)
+    weights["1.ffn_in.0.weight"][0] = np.eye(1, sizes.hidden) * 3e38  # above 1.1 the first number of a row overflows
+    batch = batch_of(sizes, [9, 1, 30, 2, 1])
+    bad = np.isnan(encoder_of(sizes, weights, pooler=False).tokens(*batch)).all(1)
+    ends = batch[2]
+    expected = [bad[begin:end].any() for begin, end in pairwise(ends)]
+    assert 0 < sum(expected) < len(expected)
+    assert not bad[ends[1:] - 1][expected].all(), "in one sequence it is not the last"
+    for mode in ("max", "mean"):
+        assert list(np.isnan(encoder_of(sizes, weights).pooled(*batch, [mode])).all(1)) == expected
+
+
 BAD = {
     "an id below 0": (dict(ids=[-1, 2, 3]), "token 0 has the id -1; expected 0 to 49"),
     "an id beyond the table": (dict(ids=[1, 2, 50]), "token 2 has the id 50"),

@@ -70,6 +70,6 @@ def test_neon():
     target = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={CROSS}")
     run("cmake", "-S", HERE, "-B", folder, *target, "-DMINILM_WERROR=ON")
     run("cmake", "--build", folder, "--parallel", os.cpu_count() or 1)
-    said = run(emulator, folder / "check", FILE)
+    said = run(emulator, folder / "check", FILE, "neon")
     assert "neon int8 long: " in said
     assert said.endswith("passed\n")

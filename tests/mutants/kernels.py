@@ -89,6 +89,7 @@ MUTANTS = {
     ),
     "positions after padding": ("layers.hpp", "(m->first_position + place)", "place"),
     "tokens that pooling leaves out": ("outputs.hpp", "const int kept = length - skipped;", "const int kept = length;"),
+    "no number in max pooling": ("outputs.hpp", "finite = Vec::fma(row, Vec::zero(), finite);", ""),
     "numbers that are tiny": ("pool.hpp", "before_ | 0x8040", "before_"),
     "the second thread's scratch memory": (
         "api.cpp",

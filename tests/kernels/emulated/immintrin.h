@@ -51,8 +51,12 @@ MINILM_EMULATED bool has(__mmask16 m, unsigned i) { return m >> i & 1; }
 
 MINILM_EMULATED __m512 setzero_ps() { return __m512{}; }
 MINILM_EMULATED __m512i setzero_si512() { return __m512i{}; }
-MINILM_EMULATED __m512 set1_ps(float x) { return each<__m512>([=](unsigned) { return x; }); }
-MINILM_EMULATED __m512i set1_epi32(int x) { return as<__m512i>(each<Ints>([=](unsigned) { return x; })); }
+MINILM_EMULATED __m512 set1_ps(float x) {
+  return each<__m512>([=](unsigned) { return x; });
+}
+MINILM_EMULATED __m512i set1_epi32(int x) {
+  return as<__m512i>(each<Ints>([=](unsigned) { return x; }));
+}
 template <class Vector>
 MINILM_EMULATED Vector load(const void* from) {
   Vector to;
@@ -60,7 +64,9 @@ MINILM_EMULATED Vector load(const void* from) {
   return to;
 }
 template <class Vector>
-MINILM_EMULATED void store(void* to, Vector v) { __builtin_memcpy(to, &v, sizeof v); }
+MINILM_EMULATED void store(void* to, Vector v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
 MINILM_EMULATED __m512 maskz_loadu_ps(__mmask16 m, const float* from) {
   return each<__m512>([=](unsigned i) { return has(m, i) ? from[i] : 0.f; });
 }
@@ -114,7 +120,9 @@ MINILM_EMULATED float reduce_max_ps(__m512 v) {
 
 MINILM_EMULATED __m512i add_epi32(__m512i a, __m512i b) { return as<__m512i>(as<Ints>(a) + as<Ints>(b)); }
 MINILM_EMULATED __m512i or_si512(__m512i a, __m512i b) { return a | b; }
-MINILM_EMULATED __m512i slli_epi32(__m512i a, unsigned bits) { return as<__m512i>(as<Ints>(a) << static_cast<int>(bits)); }
+MINILM_EMULATED __m512i slli_epi32(__m512i a, unsigned bits) {
+  return as<__m512i>(as<Ints>(a) << static_cast<int>(bits));
+}
 MINILM_EMULATED __m512 cvtepi32_ps(__m512i v) {
   const Ints whole = as<Ints>(v);
   return each<__m512>([=](unsigned i) { return static_cast<float>(whole[i]); });

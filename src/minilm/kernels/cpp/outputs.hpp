@@ -25,18 +25,19 @@ void pool(const float* rows, long stride, int length, int skipped, int mode, int
   const float divisor = mode == minilm::kMean ? static_cast<float>(kept)
                         : mode == minilm::kMeanSqrtLength ? __builtin_sqrtf(static_cast<float>(kept)) : total;
   for (int k = 0; k < width; k += kLanes) {
-    F sum = mode == minilm::kMax ? Vec::set1(-__builtin_inff()) : Vec::zero();
+    F sum = mode == minilm::kMax ? Vec::set1(-__builtin_inff()) : Vec::zero(), finite = Vec::zero();
     for (int r = skipped; r < length; r++) {
       const F row = Vec::load(rows + r * stride + k);
       if (mode == minilm::kMax) {
         sum = Vec::max(sum, row);
+        finite = Vec::fma(row, Vec::zero(), finite);  // NaN where a row has one: the next larger number would hide it
       } else if (mode == minilm::kWeightedMean) {
         sum = Vec::fma(row, Vec::set1(static_cast<float>(r + 1)), sum);
       } else {
         sum = Vec::add(sum, row);
       }
     }
-    if (mode != minilm::kMax) sum = Vec::div(sum, Vec::set1(divisor));
+    sum = mode == minilm::kMax ? Vec::add(sum, finite) : Vec::div(sum, Vec::set1(divisor));
     Vec::store_first(to + k, sum, width - k < kLanes ? width - k : kLanes);
   }
 }

@@ -114,7 +114,8 @@ struct Vec {
     static constexpr int kGroup = kInt8Group, kBytes = kInt8Group;
     static MINILM_INLINE I load_columns(const char* from) {
       const int8x16_t bytes = vld1q_s8(reinterpret_cast<const int8_t*>(from));
-      return {vreinterpretq_u32_s16(vmovl_s8(vget_low_s8(bytes))), vreinterpretq_u32_s16(vmovl_s8(vget_high_s8(bytes)))};
+      return {vreinterpretq_u32_s16(vmovl_s8(vget_low_s8(bytes))),
+              vreinterpretq_u32_s16(vmovl_s8(vget_high_s8(bytes)))};
     }
     static MINILM_INLINE I dot(I sum, I a, I b) { return {dot(sum.low, a.low, b.low), dot(sum.high, a.high, b.high)}; }
     // 255 times 127 has 15 bits: a product of 16 bits is exact, and two of them are added to a sum of 32.
