@@ -1,8 +1,8 @@
 // The kernels against stored vectors, through their C interface alone: a program for machines without Python.
 //
 // In: expected.bin, which reference.py has written and describes. Out: one line for each instruction set that this
-// processor has, or the one that is named, and each precision; the status is 1 if one is wrong. Weights and token ids come from the generator of
-// reference.py.
+// processor has, or the one that is named, and each precision; the status is 1 if one is wrong. Weights and token ids
+// come from the generator of reference.py.
 //
 // What is checked: the stored vectors within a tolerance; the same bits for a sequence alone and in company, for one
 // thread and three, for small tiles and large; int8 sums exactly; activations, softmax, LayerNorm and the relation loss
