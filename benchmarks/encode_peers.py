@@ -86,7 +86,7 @@ def main() -> None:
 def ours(model: Path, quantized: Path, *, max_tokens: int) -> list[Side]:
     """Our engines, int8 with the weights that `minilm quantize` writes."""
     quantize(model, quantized)
-    rest = [side for side in our_sides(model, max_tokens=max_tokens) if side.precision != "int8"]
+    rest = [side for side in our_sides(model, max_tokens=max_tokens, name="embedded") if side.precision != "int8"]
     return rest + [side for side in our_sides(quantized, max_tokens=max_tokens) if side.precision == "int8"]
 
 

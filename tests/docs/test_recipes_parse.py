@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import TinyDistillation
+from tests.conftest import TinyDistillation, checked
 
 from minilm.distill.chain import run_distillation
-from minilm.distill.dry_run import check_files, dry_run
+from minilm.distill.dry_run import dry_run
 from minilm.recipe import (
     ChainRecipe,
     Distillation,
@@ -95,7 +95,7 @@ def test_it_fits_its_teacher_and_resolves_to_an_equal_recipe(name, tmp_path, sta
         f"out={tmp_path / 'run'}",
     ]
     loaded = load_recipe(find_recipe(name), overrides, kind=Distillation)
-    said = "\n".join(check_files(loaded))
+    said = "\n".join(checked(loaded))
     for stage in getattr(recipe, "stages", [recipe]):
         assert f"student {stage.students[0].name!r}: " in said
     assert "note: " not in said, "a shipped chain follows the rule"
@@ -110,7 +110,7 @@ def test_it_fits_its_teacher_and_resolves_to_an_equal_recipe(name, tmp_path, sta
 def test_the_recipe_for_a_teacher_of_ones_own_fits_any(sizes, tmp_path, stand_in):
     (tmp_path / "my.txt").write_text("a text\n", encoding="utf-8")
     overrides = [f"teacher.model={stand_in(*sizes)}", f"data.inputs.0={tmp_path / 'my.txt'}"]
-    said = "\n".join(check_files(load_recipe(find_recipe("own-teacher"), overrides, kind=Distillation)))
+    said = "\n".join(checked(load_recipe(find_recipe("own-teacher"), overrides, kind=Distillation)))
     distilled = {24: 21}.get(sizes[1], sizes[1])  # that of the papers, of BERT-large
     assert f"student 'half': {-(-distilled // 2)} layers, width {sizes[2]}, {sizes[3]} heads" in said
 

@@ -55,6 +55,23 @@ def randomized():
     return fill
 
 
+@pytest.fixture
+def save(tmp_path, sizes, randomized):
+    """Save a tiny random model of an architecture and return its folder."""
+    transformers = pytest.importorskip("transformers")
+
+    def make(name, **settings):
+        config_class = getattr(transformers, f"{name}Config", None)
+        if config_class is None:
+            pytest.skip(f"this release of transformers has no {name}")
+        transformers.set_seed(0)
+        model = transformers.AutoModel.from_config(config_class(**{**sizes, **settings}))
+        randomized(model).save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def padded():
     """The sequences as transformers expects them: `input_ids`, `attention_mask`, `token_type_ids` [B, S]."""

@@ -53,20 +53,6 @@ def texts():
     return [generator.integers(5, 120, size=length) for length in LENGTHS]
 
 
-@pytest.fixture
-def save(tmp_path, sizes, randomized):
-    """Save a tiny random model and return its folder."""
-
-    def make(name, **settings):
-        config = getattr(transformers, f"{name}Config")(**{**sizes, **settings})
-        transformers.set_seed(0)
-        model = transformers.AutoModel.from_config(config)
-        randomized(model).save_pretrained(tmp_path / name)
-        return tmp_path / name
-
-    return make
-
-
 def encoder_of(folder):
     if "T5" in folder.name:
         return transformers.T5EncoderModel.from_pretrained(folder).eval()

@@ -26,16 +26,6 @@ def texts():
     return [generator.integers(5, 120, size=length) for length in LENGTHS]
 
 
-@pytest.fixture
-def save(tmp_path, sizes, randomized):
-    def make(name, **settings):
-        config = getattr(transformers, f"{name}Config")(**{**sizes, **settings})
-        randomized(transformers.AutoModel.from_config(config)).save_pretrained(tmp_path / name)
-        return tmp_path / name
-
-    return make
-
-
 @needs_kernels
 @pytest.mark.parametrize(
     ("name", "settings"),

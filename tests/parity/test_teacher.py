@@ -58,22 +58,6 @@ def long_ids():
 
 
 @pytest.fixture
-def save(tmp_path, sizes, randomized):
-    """Save a tiny random model of an architecture and return its folder."""
-
-    def make(name, **settings):
-        config_class = getattr(transformers, f"{name}Config", None)
-        if config_class is None:
-            pytest.skip(f"this release of transformers has no {name}")
-        model = transformers.AutoModel.from_config(config_class(**{**sizes, **settings}))
-        folder = tmp_path / name
-        randomized(model).save_pretrained(folder)
-        return folder
-
-    return make
-
-
-@pytest.fixture
 def own_projections(monkeypatch):
     """Query, key, value `[N, H, D]` of every layer: eager attention of transformers, with its own masks."""
 

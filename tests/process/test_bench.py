@@ -56,6 +56,14 @@ def test_what_a_library_prints_is_no_answer(tmp_path):
         SideProcess(request, threads=1, environment={"PYTHONPATH": str(folder)})
 
 
+def test_reasons_call_the_model_by_its_name(tiny_model):
+    """Stored results go to other machines, where its path says nothing."""
+    side = our_sides(tiny_model, max_tokens=32, name="mine")[-1]
+    with pytest.raises(SideFailed, match=r"\bmine\b|kernels") as caught:
+        SideProcess(side.request, threads=1)
+    assert str(tiny_model.resolve()) not in str(caught.value)
+
+
 def test_our_sides_measure_a_tiny_model_and_others_are_left_out(tiny_model, monkeypatch):
     """The stored numbers are complete, add up, and say what they were measured on."""
     monkeypatch.setattr(encode, "find_spec", lambda name: None)

@@ -74,9 +74,16 @@ class SideFacts:
 
 
 def bench_encode(
-    folder: Path, *, texts: Sequence[str], threads: int | None = None, rounds: int = ROUNDS
+    folder: Path, *, texts: Sequence[str], name: str | None = None, threads: int | None = None, rounds: int = ROUNDS
 ) -> dict[str, object]:
     """Measure a model; the result is what `--json` writes.
+
+    Args:
+        folder: of the model.
+        texts: what it encodes.
+        name: what the result calls it; by default its path.
+        threads: that compute.
+        rounds: that count.
 
     Raises:
         DataError: the folder is not a model, or its files are inconsistent.
@@ -85,14 +92,15 @@ def bench_encode(
     config = read_config(folder)
     limit = min(MOST_TOKENS, config.max_tokens)
     workloads = workloads_of(folder, texts, max_tokens=limit)
-    sides, missing = our_sides(folder, max_tokens=limit), []
+    name = str(folder) if name is None else name
+    sides, missing = our_sides(folder, max_tokens=limit, name=name), []
     if find_spec("sentence_transformers") is None:
         missing.append("sentence-transformers is not installed; to compare with it: pip install 'minilm[bench]'")
     else:
         sides += peer_sides(folder, max_tokens=limit)
     threads = usable_threads() if threads is None else threads
     found = compare(sides, workloads, config, threads=threads, rounds=rounds)
-    return {"model": str(folder), **found, "left_out": [*missing, *_lines(found["left_out"])]}
+    return {"model": name, **found, "left_out": [*missing, *_lines(found["left_out"])]}
 
 
 def workloads_of(folder: Path, texts: Sequence[str], *, max_tokens: int) -> list[Workload]:

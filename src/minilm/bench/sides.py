@@ -50,12 +50,13 @@ class Side:
     command: Sequence[str] = WORKER
 
 
-def our_sides(folder: Path, *, max_tokens: int) -> list[Side]:
-    """Torch in fp32, and the native engine in every precision."""
+def our_sides(folder: Path, *, max_tokens: int, name: str | None = None) -> list[Side]:
+    """Torch in fp32, and the native engine in every precision; reasons call the model by its name, if it has one."""
     found = []
     for engine, precision in [("torch", "fp32"), *(("native", name) for name in get_args(Precision))]:
         request: dict[str, object] = {"kind": "minilm", "model": str(folder.resolve()), "first": _FIRST}
         request |= {"engine": engine, "precision": precision, "max_tokens": max_tokens}
+        request |= {} if name is None else {"name": name}
         found.append(Side(name=f"{engine} {precision}", request=request, precision=precision))
     return found
 

@@ -10,7 +10,7 @@ standard error. The process ends with its standard input.
     {"run": NAME, "most_calls": N}       -> the same of the first N calls
 
 A call is a list of texts, or for the kind `engine` {"model": NAME, "lengths": [...]}. An answer {"failed": REASON} is
-the last one.
+the last one; in the reason the "name" of a side, if given, stands for the path of its model.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main(kinds: Mapping[str, Callable[[Request], list[Variant]]] | None = None) 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     side: Side | None = None
+    request: Request = {}
     for line in sys.stdin:
         try:
             request = json.loads(line)
@@ -47,12 +48,17 @@ def main(kinds: Mapping[str, Callable[[Request], list[Variant]]] | None = None) 
             else:
                 answer = side.answer(request)
         except (MinilmError, ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            answer = {"failed": one_line(error)}
+            answer = {"failed": _reason(error, request)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
         if "failed" in answer:
             break
     os._exit(0)  # libraries leave threads that nobody waits for
+
+
+def _reason(error: BaseException, request: Request) -> str:
+    whole = one_line(error, max_chars=None)
+    return one_line(whole.replace(request["model"], request["name"]) if "name" in request else whole)
 
 
 class Side:

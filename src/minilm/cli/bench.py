@@ -69,7 +69,7 @@ def encode(
         require_plot("--plot", plot)
     folder = model_path(model)
     texts = paragraphs()[:NUM_PASSAGES] if source is None else texts_of_file(source)
-    found: Any = bench_encode(folder, texts=texts, threads=threads)
+    found: Any = bench_encode(folder, texts=texts, name=model, threads=threads)
     rows = [Row(**row) for row in found["rows"]]
     _echo_facts(found)
     typer.echo(encode_table(rows))

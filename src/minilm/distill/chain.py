@@ -1,4 +1,4 @@
-"""A chain of distillations: teacher -> assistant -> student, each stage with a run folder of its own.
+"""A chain of distillations: teacher -> assistant -> student, each stage with a separate run folder.
 
 In: a recipe with stages. Out: a folder with `corpus/`, `stages/1/`, `stages/2/` ..., each as of a single run, and the
 students of the last stage in `model/`; one `report.html` for all stages.

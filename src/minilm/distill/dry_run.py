@@ -23,25 +23,14 @@ from minilm.train.folder import require_run_folder
 Label = Literal["checked", "planned", "warning"]
 
 
-def check_files(loaded: Loaded[Distillation]) -> list[str]:
-    """Check everything that can be checked without weights; write nothing. Returns one sentence per finding.
-
-    Raises:
-        UsageError, DataError, SystemProblem: as for `plan_distillation` and `require_run_folder`, and for a corpus that
-            does not fit.
-    """
-    with planned(loaded) as stages:
-        return _findings(loaded.recipe, stages)
-
-
 def dry_run(loaded: Loaded[Distillation]) -> Iterator[tuple[Label, str]]:
     """Check the files, then measure a step of each stage.
 
     Raises:
-        UsageError, DataError, SystemProblem: as for `check_files` and `load_teacher`; the disk is too small.
+        UsageError, DataError, SystemProblem: as for `planned`, `findings` and `load_teacher`; the disk is too small.
     """
     with planned(loaded) as stages:
-        for sentence in _findings(loaded.recipe, stages):
+        for sentence in findings(loaded.recipe, stages):
             yield "checked", sentence
         sample = sample_corpus(stages[0].recipe, stages[0].plan)
         yield _disk(loaded.recipe, stages, sample)
@@ -64,7 +53,12 @@ def dry_run(loaded: Loaded[Distillation]) -> Iterator[tuple[Label, str]]:
         yield "planned", _written(loaded.recipe, stages)
 
 
-def _findings(recipe: Distillation, stages: Sequence[PlannedStage]) -> list[str]:
+def findings(recipe: Distillation, stages: Sequence[PlannedStage]) -> list[str]:
+    """What can be said without weights, a sentence each.
+
+    Raises:
+        UsageError, DataError, SystemProblem: as for `require_run_folder`, and for a corpus that does not fit.
+    """
     require_run_folder(Path(recipe.out))
     first = stages[0]
     return [

@@ -81,7 +81,7 @@ class Measured:
     students: Mapping[str, Encoder]
 
     def step_seconds(self, tokens: float) -> float:
-        """Seconds of a step of so many tokens."""
+        """Seconds that a step of this many tokens takes."""
         return tokens * self.seconds / self.tokens + self.update_seconds
 
     @property

@@ -1,4 +1,4 @@
-"""The stages of a chain: each is the recipe of a run of its own, planned before its teacher exists.
+"""The stages of a chain: each is the recipe of a separate run, planned before its teacher exists.
 
 In: the recipe of a chain. Out: a recipe and a `DistillPlan` per stage; what the rule of the MiniLM paper says about a
 teacher assistant.

@@ -173,7 +173,7 @@ def _encoder_of(model: Any) -> Any:  # noqa: ANN401
 
 
 def _mask_of_padding(*sizes: Any, attention_mask: torch.Tensor | None = None, **settings: Any) -> torch.Tensor | None:  # noqa: ANN401
-    """None for packed rows, which have no padding; else what models with attention of their own add to scores."""
+    """None for packed rows, which have no padding; else what models with separate attention add to scores."""
     from transformers.masking_utils import eager_mask
 
     return None if attention_mask is None else eager_mask(*sizes, attention_mask=attention_mask, **settings)

@@ -63,7 +63,7 @@ def padded_attention(
     recording = _current.get()
     eager = getattr(inspect.getmodule(type(module)), "eager_attention_forward", None)
     if eager is None:
-        raise NoInterface(f"teacher: {type(module).__name__} has no eager attention of its own")
+        raise NoInterface(f"teacher: {type(module).__name__} has no function eager_attention_forward")
     if recording is None:
         output, weights = eager(module, query, key, value, *rest, **settings)
         return output, weights

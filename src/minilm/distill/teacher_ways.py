@@ -67,7 +67,7 @@ def packed_teacher(model: Any, sizes: TeacherSizes, where: str, version: Version
 
 
 def padded_teacher(model: Any, sizes: TeacherSizes, where: str, version: Version) -> Teacher:  # noqa: ANN401
-    """The model as a padded teacher, with attention of its own.
+    """The model as a padded teacher, which computes attention itself.
 
     Raises:
         DataError: its attention is causal, is not known, or does not go with the version of the loss; its code fails.

@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.errors import SystemProblem, UsageError
-from minilm.kernels.library import find_library
+from minilm.errors import UsageError
+from minilm.kernels.library import declared, error_of, find_library
 
 Float32s = NDArray[np.float32]
 Int32s = NDArray[np.int32]
@@ -112,7 +112,7 @@ def chosen_isa() -> str:
     functions = _functions()
     name = functions.minilm_kernels_selected(os.environ.get(ISA_VARIABLE, "").encode())
     if name is None:
-        raise UsageError(f"{ISA_VARIABLE}: {_error(functions)}")
+        raise UsageError(f"{ISA_VARIABLE}: {error_of(functions)}")
     chosen: bytes = name
     return chosen.decode()
 
@@ -295,7 +295,7 @@ class NativeEncoder:
 
     def _check(self, failed: int) -> None:
         if failed:
-            raise UsageError(f"the native engine: {_error(self._functions)}")
+            raise UsageError(f"the native engine: {error_of(self._functions)}")
 
 
 def _exact(array: np.ndarray, shape: tuple[int, ...]) -> Float32s:
@@ -311,36 +311,25 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
-def _error(functions: ctypes.CDLL) -> str:
-    message: bytes = functions.minilm_error()
-    return message.decode()
-
-
 def _functions() -> ctypes.CDLL:
     """The library with the types of its functions; raises SystemProblem without one."""
-    library = find_library()
-    functions = library.functions
-    if functions is None:
-        raise SystemProblem(f"the native engine is not available: {library.reason}")
     pointer, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
-    functions.minilm_error.restype = text
-    functions.minilm_kernels_selected.restype = text
-    functions.minilm_free.restype = None
-    functions.minilm_peak.restype = ctypes.c_double
-    for name, arguments in {
-        "minilm_kernels_selected": [text],
-        "minilm_kernels_has_bf16": [text],
-        "minilm_create": [pointer, text, number, number, pointer],
-        "minilm_free": [pointer],
-        "minilm_tile_tokens": [pointer],
-        "minilm_set_embeddings": [pointer] * 6,
-        "minilm_set_linear": [pointer, number, number, number, pointer, pointer, pointer],
-        "minilm_set_norm": [pointer, number, number, pointer, pointer],
-        "minilm_set_head": [pointer] * 5,
-        "minilm_run": [pointer] * 4 + [number] * 2 + [pointer] + [number] * 3 + [pointer] * 3,
-        "minilm_peak": [text, number, number],
-        "minilm_test_int8_product": [text, pointer, number, pointer, number, number, pointer],
-        "minilm_test_rowwise": [text, number, number, pointer, number, number, pointer, pointer],
-    }.items():
-        getattr(functions, name).argtypes = arguments
-    return functions
+    return declared(
+        "the native engine",
+        results={"minilm_kernels_selected": text, "minilm_free": None, "minilm_peak": ctypes.c_double},
+        arguments={
+            "minilm_kernels_selected": [text],
+            "minilm_kernels_has_bf16": [text],
+            "minilm_create": [pointer, text, number, number, pointer],
+            "minilm_free": [pointer],
+            "minilm_tile_tokens": [pointer],
+            "minilm_set_embeddings": [pointer] * 6,
+            "minilm_set_linear": [pointer, number, number, number, pointer, pointer, pointer],
+            "minilm_set_norm": [pointer, number, number, pointer, pointer],
+            "minilm_set_head": [pointer] * 5,
+            "minilm_run": [pointer] * 4 + [number] * 2 + [pointer] + [number] * 3 + [pointer] * 3,
+            "minilm_peak": [text, number, number],
+            "minilm_test_int8_product": [text, pointer, number, pointer, number, number, pointer],
+            "minilm_test_rowwise": [text, number, number, pointer, number, number, pointer, pointer],
+        },
+    )

@@ -11,11 +11,12 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from minilm.errors import UsageError, one_line
+from minilm.errors import SystemProblem, UsageError, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from ctypes import CDLL
 
 FOLDER = Path(__file__).resolve().parent
@@ -57,6 +58,32 @@ def find_library() -> Library:
         return Library(reason="MINILM_KERNELS=off is set")
     named = os.environ.get("MINILM_KERNELS_LIBRARY")
     return load(Path(named) if named else FOLDER / "libminilm_kernels.so")
+
+
+def declared(what: str, *, results: Mapping[str, Any], arguments: Mapping[str, Sequence[Any]]) -> CDLL:
+    """The library, where functions have the types of ctypes that are given by name.
+
+    Raises:
+        SystemProblem: there is none, so that `what` is not available.
+    """
+    from ctypes import c_char_p
+
+    library = find_library()
+    functions = library.functions
+    if functions is None:
+        raise SystemProblem(f"{what} is not available: {library.reason}")
+    functions.minilm_error.restype = c_char_p
+    for name, result in results.items():
+        getattr(functions, name).restype = result
+    for name, kinds in arguments.items():
+        getattr(functions, name).argtypes = kinds
+    return functions
+
+
+def error_of(functions: CDLL) -> str:
+    """What the last function that failed in this thread says."""
+    message: bytes = functions.minilm_error()
+    return message.decode()
 
 
 def load(path: Path, folder: Path = FOLDER) -> Library:

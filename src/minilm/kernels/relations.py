@@ -20,9 +20,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.errors import SystemProblem, UsageError
+from minilm.errors import UsageError
 from minilm.kernels.encoder import chosen_isa
-from minilm.kernels.library import find_library
+from minilm.kernels.library import declared, error_of, find_library
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,8 +129,7 @@ class RelationKernel:
 
     def _check(self, failed: int) -> None:
         if failed:
-            message: bytes = self._functions.minilm_error()
-            raise UsageError(f"the relation kernel: {message.decode()}")
+            raise UsageError(f"the relation kernel: {error_of(self._functions)}")
 
 
 def shared_kernel(threads: int) -> RelationKernel | None:
@@ -161,19 +160,14 @@ def _pair(pair: PairOfRows) -> _Pair:
 
 def _functions() -> ctypes.CDLL:
     """The library with the types of its functions; raises SystemProblem without one."""
-    library = find_library()
-    functions = library.functions
-    if functions is None:
-        raise SystemProblem(f"the relation kernel is not available: {library.reason}")
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    functions.minilm_error.restype = ctypes.c_char_p
-    functions.minilm_relation_free.restype = None
-    functions.minilm_relation_bytes.restype = ctypes.c_long
-    for name, arguments in {
-        "minilm_relation_create": [ctypes.c_char_p, number, pointer],
-        "minilm_relation_free": [pointer],
-        "minilm_relation_bytes": [pointer, pointer, number],
-        "minilm_relation_run": [pointer, pointer, pointer, number, pointer, pointer],
-    }.items():
-        getattr(functions, name).argtypes = arguments
-    return functions
+    return declared(
+        "the relation kernel",
+        results={"minilm_relation_free": None, "minilm_relation_bytes": ctypes.c_long},
+        arguments={
+            "minilm_relation_create": [ctypes.c_char_p, number, pointer],
+            "minilm_relation_free": [pointer],
+            "minilm_relation_bytes": [pointer, pointer, number],
+            "minilm_relation_run": [pointer, pointer, pointer, number, pointer, pointer],
+        },
+    )

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.conftest import checked
 
 from minilm.distill.chain import run_distillation
-from minilm.distill.dry_run import check_files
 from minilm.distill.run import DistillResult, distill
 from minilm.errors import UsageError
 from minilm.recipe import Distillation, load_recipe
@@ -24,7 +24,7 @@ def weights(folder: Path) -> bytes:
 
 
 def advice(tiny, *overrides: str, recipe: Path | None = None) -> list[str]:
-    lines = check_files(load_recipe(recipe or tiny.chain(), overrides, kind=Distillation))
+    lines = checked(load_recipe(recipe or tiny.chain(), overrides, kind=Distillation))
     return [line for line in lines if "advised" in line or line.startswith("note: ")]
 
 
@@ -130,7 +130,7 @@ def test_several_students_at_the_end(tiny):
 def test_what_does_not_fit_in_any_stage_is_rejected_before_the_first(tiny, overrides, message):
     recipe = tiny.chain()
     for start in (
-        lambda: check_files(load_recipe(recipe, overrides, kind=Distillation)),
+        lambda: checked(load_recipe(recipe, overrides, kind=Distillation)),
         lambda: run(recipe, *overrides),
     ):
         with pytest.raises(UsageError) as caught:

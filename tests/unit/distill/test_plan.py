@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.conftest import checked
 
 from minilm.cli import app
 from minilm.corpus.build import build_shards
-from minilm.distill.dry_run import check_files
 from minilm.distill.run import distill
 from minilm.errors import DataError, MinilmError, UsageError
 from minilm.model.checkpoint import read_model
@@ -16,7 +16,7 @@ from minilm.recipe import Distillation, load_recipe
 
 
 def check(recipe, *overrides: str) -> list[str]:
-    return check_files(load_recipe(recipe, overrides, kind=Distillation))
+    return checked(load_recipe(recipe, overrides, kind=Distillation))
 
 
 def test_checking_says_what_it_found_and_writes_nothing(tiny):

@@ -12,7 +12,6 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
-#include <mutex>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -39,14 +38,8 @@ struct Engine {
   std::vector<Layer> layers;
   std::vector<Memory> memory;
   std::vector<Memory> shared, own;  // scratch of each thread
-  std::unique_ptr<Pool> pool;
-  std::mutex running;
-  pid_t process = getpid();
+  Workers workers;
   int tile_tokens = 0;
-
-  ~Engine() {
-    if (process != getpid()) (void)pool.release();  // its threads do not exist in this process
-  }
 
   template <class T>
   T* zeros(size_t count) {
@@ -185,8 +178,7 @@ std::vector<Tile> tiles_of(const Engine& engine, const Request& request, const i
 }
 
 void run(Engine& engine, const Request& request) {
-  require(engine.process == getpid() || engine.pool->size() == 1, "the threads of a model do not survive a fork");
-  const std::lock_guard<std::mutex> lock(engine.running);
+  const auto lock = engine.workers.reserved("model");
   check(engine, request);
   std::vector<int32_t> lengths(static_cast<size_t>(request.num_sequences));
   int longest = 0;
@@ -194,7 +186,7 @@ void run(Engine& engine, const Request& request) {
     lengths[i] = request.ends[i + 1] - request.ends[i];
     longest = std::max(longest, lengths[i]);
   }
-  const int total = request.ends[request.num_sequences], threads = engine.pool->size();
+  const int total = request.ends[request.num_sequences], threads = engine.workers.size();
   // Tiles become smaller where there would be fewer than two for each thread, down to what still fills a block.
   const int even = (total + 2 * threads - 1) / (2 * threads);
   const std::vector<Tile> tiles =
@@ -208,7 +200,7 @@ void run(Engine& engine, const Request& request) {
   reserve(engine.own, static_cast<size_t>(used), engine.unit->private_bytes(&engine.model, longest));
   std::atomic<size_t> next{0};
   std::vector<int> arrived(tiles.size(), 0);
-  engine.pool->run(used, [&](int rank) {
+  engine.workers.run(used, [&](int rank) {
     const auto thread = static_cast<size_t>(rank);
     if (together) {
       for (size_t i = 0; i < tiles.size(); i++) {
@@ -270,7 +262,7 @@ MINILM_API int minilm_kernels_has_bf16(const char* name) {
 
 MINILM_API int minilm_create(const MinilmShape* shape, const char* isa, int threads, int tile_tokens, void** handle) {
   return guarded([&] {
-    require(threads >= 1 && threads <= 1024, "threads is " + std::to_string(threads) + "; expected 1 to 1024");
+    require_threads(threads);
     require(tile_tokens >= 0, "tile tokens is negative");
     const auto within = [](const char* name, long value, long low, long high) {
       require(value >= low && value <= high, std::string(name) + " is " + std::to_string(value) + "; expected " +
@@ -311,7 +303,7 @@ MINILM_API int minilm_create(const MinilmShape* shape, const char* isa, int thre
     m.ffn_padded = round_up(m.ffn, engine->unit->column_panel);
     engine->layers.resize(static_cast<size_t>(m.num_layers));
     m.layers = engine->layers.data();
-    engine->pool = std::make_unique<Pool>(threads);
+    engine->workers.make(threads);
     engine->tile_tokens = tile_tokens ? tile_tokens : tokens_of_cache(*engine);
     *handle = engine.release();
   });
@@ -402,10 +394,9 @@ MINILM_API int minilm_tile_tokens(void* handle) { return engine_of(handle).tile_
 
 MINILM_API int minilm_relation_create(const char* isa, int threads, void** handle) {
   return guarded([&] {
-    require(threads >= 1 && threads <= 1024, "threads is " + std::to_string(threads) + "; expected 1 to 1024");
     auto engine = std::make_unique<RelationEngine>();
+    engine->workers.make(threads);
     engine->unit = &relation_unit_of(choose(isa).name);
-    engine->pool = std::make_unique<Pool>(threads);
     *handle = engine.release();
   });
 }
@@ -432,7 +423,7 @@ MINILM_API double minilm_peak(const char* isa, int precision, int threads) {
   guarded([&] {
     const Unit& unit = choose(isa);
     const auto kind = static_cast<Precision>(precision);
-    require(threads >= 1 && threads <= 1024, "threads is out of range");
+    require_threads(threads);
     if (unit.peak(kind, 1) == 0) return;
     Pool pool(threads);
     using Clock = std::chrono::steady_clock;

@@ -1,4 +1,4 @@
-// What a model holds of its machine: memory and threads.
+// What a model or the relation kernel holds of its machine: memory and threads.
 //
 // Included by api.cpp alone.
 #pragma once
@@ -7,12 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -147,6 +150,40 @@ class Pool {
   int count_ = 0, running_ = 0;
   long round_ = 0;
   bool stop_ = false;
+};
+
+void require_threads(int threads) {
+  if (threads >= 1 && threads <= 1024) return;
+  throw std::invalid_argument("threads is " + std::to_string(threads) + "; expected 1 to 1024");
+}
+
+// The threads of one owner, for one run at a time, in the process that made them.
+class Workers {
+ public:
+  Workers() = default;
+  ~Workers() {
+    if (process_ != getpid()) (void)pool_.release();  // its threads do not exist in this process
+  }
+
+  void make(int threads) {
+    require_threads(threads);
+    pool_ = std::make_unique<Pool>(threads);
+  }
+  int size() const { return pool_->size(); }
+
+  // To be kept while the threads run; another thread that wants them waits.
+  std::unique_lock<std::mutex> reserved(const char* owner) {
+    if (process_ != getpid() && size() > 1) {
+      throw std::invalid_argument(std::string("the threads of a ") + owner + " do not survive a fork");
+    }
+    return std::unique_lock<std::mutex>(mutex_);
+  }
+  void run(int count, const std::function<void(int)>& body) { pool_->run(count, body); }
+
+ private:
+  std::unique_ptr<Pool> pool_;
+  std::mutex mutex_;
+  const pid_t process_ = getpid();
 };
 
 }  // namespace

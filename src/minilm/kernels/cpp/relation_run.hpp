@@ -3,12 +3,8 @@
 // Included by api.cpp alone.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -49,14 +45,8 @@ const RelationUnit& relation_unit_of(const std::string& isa) {
 // Threads and their scratch memory.
 struct RelationEngine {
   const RelationUnit* unit;
-  std::unique_ptr<Pool> pool;
+  Workers workers;
   std::vector<Memory> scratch;
-  std::mutex running;
-  pid_t process = getpid();
-
-  ~RelationEngine() {
-    if (process != getpid()) (void)pool.release();  // its threads do not exist in this process
-  }
 };
 
 void check(const RelationPair& pair, const int32_t* ends, int num_sequences) {
@@ -71,17 +61,16 @@ void check(const RelationPair& pair, const int32_t* ends, int num_sequences) {
 // `weights` and `losses` are those of each sequence: what a row and a head of it count, and the weighted sum over them.
 void run_relation(RelationEngine& engine, const RelationPair& pair, const int32_t* ends, int num_sequences,
                   const double* weights, double* losses) {
-  require(engine.process == getpid() || engine.pool->size() == 1, "the threads of a kernel do not survive a fork");
-  const std::lock_guard<std::mutex> lock(engine.running);
+  const auto lock = engine.workers.reserved("kernel");
   check(pair, ends, num_sequences);
   int longest = 0;
   for (int i = 0; i < num_sequences; i++) longest = std::max(longest, ends[i + 1] - ends[i]);
   const auto heads = static_cast<size_t>(pair.heads), items = heads * static_cast<size_t>(num_sequences);
-  const int used = static_cast<int>(std::clamp<size_t>(items, 1, static_cast<size_t>(engine.pool->size())));
+  const int used = static_cast<int>(std::clamp<size_t>(items, 1, static_cast<size_t>(engine.workers.size())));
   reserve(engine.scratch, static_cast<size_t>(used), engine.unit->bytes(&pair, longest));
   std::vector<double> found(items);
   std::atomic<size_t> next{0};
-  engine.pool->run(used, [&](int rank) {
+  engine.workers.run(used, [&](int rank) {
     void* own = engine.scratch[static_cast<size_t>(rank)].get();
     // The last sequence first: in a sorted batch it is the longest.
     for (size_t taken = next++; taken < items; taken = next++) {
