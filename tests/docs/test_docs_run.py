@@ -101,27 +101,28 @@ def lay_out_labelled(folder: Path) -> None:
 
 
 def lay_out_files(folder: Path, model: Path) -> None:
-    """Write the files that the pages assume; Microsoft's model is a tiny one with the original names and format."""
+    """Write the files that the pages assume; teacher/ and Microsoft's model are small, with the real vocabulary."""
     import torch
 
+    from minilm.distill.student import random_student, save_student
     from minilm.files.tensors import read_safetensors
     from minilm.model.checkpoint import write_model
     from minilm.model.config import EncoderConfig
-    from minilm.model.encoder import Encoder
     from minilm.model.heads import Model
+    from minilm.text.tokenizer import Tokenizer
 
     rows = list(sentences())
     (folder / "my.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (folder / "reviews.csv").write_text("id,body\n1,The market was full.\n2,We came back.\n", encoding="utf-8")
     lay_out_labelled(folder)
-    (folder / "teacher").symlink_to(model)
+    shape = EncoderConfig(num_layers=6, hidden_size=96, num_heads=12, intermediate_size=192)
+    teacher = random_student(shape, seed=0, name="teacher")
+    save_student(teacher, folder / "teacher", teacher=model, tokenizer=Tokenizer.load(model), card="")
     (folder / "vocab.txt").symlink_to(model / "vocab.txt")
-    config = EncoderConfig(hidden_size=24, num_layers=1, num_heads=2, intermediate_size=48)
-    encoder = Encoder(config)
-    encoder.reset(torch.Generator().manual_seed(0))
+    shape = EncoderConfig(hidden_size=24, num_layers=1, num_heads=2, intermediate_size=48)
     made = folder / ".made"
     made.mkdir()
-    write_model(Model(encoder), made)
+    write_model(Model(random_student(shape, seed=0, name="original")), made)
     (made / "config.json").rename(folder / f"{BIN}-config.json")
     tensors = read_safetensors(made / "model.safetensors")
     torch.save({f"bert.{name.removeprefix('bert.')}": rows for name, rows in tensors.items()}, folder / f"{BIN}.bin")

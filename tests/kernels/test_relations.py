@@ -94,9 +94,11 @@ class Case:
         losses, gradients = self.run(threads)
         exact_losses, exact_gradients = self.exact()
         np.testing.assert_allclose(losses, exact_losses, atol=1e-6, rtol=3e-6)
+        # Where teacher and student nearly agree, the difference of their distributions is mostly rounding: such a
+        # gradient is compared with a hundredth of what one of distributions that differ would be.
+        usual = max(float(np.abs(self.student).max(initial=0)) * max(self.weights, default=0), 1e-4)
         for found, exact in zip(gradients, exact_gradients, strict=True):
-            # A gradient of nothing but rounding is compared with what one of that size would be.
-            largest = max(float(np.abs(exact).max(initial=0)), 1e-6)
+            largest = max(float(np.abs(exact).max(initial=0)), 0.01 * usual)
             assert float(np.abs(found - exact).max(initial=0)) <= 1e-5 * largest
 
 

@@ -45,7 +45,7 @@ def dry_run(loaded: Loaded[Distillation]) -> Iterator[tuple[Label, str]]:
             for sentence in _costs(stage, sample, found):
                 yield "planned", about + sentence
             tokens = recipe.train.batch_size * sample.lengths.mean
-            total += recipe.train.steps * found.step_seconds(tokens)
+            total += recipe.train.steps * found.speed.of_step(tokens)
             label, sentence = _learning(stage, found)
             yield label, about + sentence
         if len(stages) > 1:
@@ -76,7 +76,7 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
     """Tokens, time, operations and memory, each with its source."""
     train, known = stage.recipe.train, sample.lengths
     tokens = train.batch_size * known.mean
-    seconds = found.step_seconds(tokens)
+    seconds = found.speed.of_step(tokens)
     flops = step_flops(stage.recipe, stage.plan, known)
     epochs = train.steps * train.batch_size / max(known.documents, 1)
     return [
@@ -84,7 +84,7 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
         f"epochs; {known.mean:.1f} tokens a document, {known.source}",
         f"time: {duration(seconds)} a step, {_hours(seconds * train.steps)} in all, {tokens / seconds:,.0f} tokens/s; "
         f"measured here in one process, {train.precision} on {this_device()}, the teacher by {found.engine}, on "
-        f"{found.tokens:,} tokens; without held-out losses",
+        f"{found.speed.tokens:,} tokens; without held-out losses",
         f"operations: {_big(flops, 'FLOP')} a step, {_big(flops * train.steps, 'FLOP')} in all, "
         f"{_big(flops / seconds, 'FLOP/s')}; "
         "matrix products by their shapes, a backward pass as two forward passes",

@@ -53,14 +53,25 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Tokens computed, the seconds that took, and the seconds of the optimizer per step."""
+
+    tokens: int
+    seconds: float
+    update_seconds: float
+
+    def of_step(self, tokens: float) -> float:
+        """Seconds that a step of this many tokens takes."""
+        return tokens * self.seconds / self.tokens + self.update_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """What was measured.
 
     Attributes:
         engine: what computed the teacher.
-        tokens: computed while the clock ran.
-        seconds: that it showed.
-        update_seconds: of the optimizer, per step.
+        speed: of a step.
         peak_gib: of memory.
         updates: made on one batch.
         batch: its documents and tokens.
@@ -70,19 +81,13 @@ class Measured:
     """
 
     engine: str
-    tokens: int
-    seconds: float
-    update_seconds: float
+    speed: Speed
     peak_gib: float
     updates: int
     batch: tuple[int, int]
     first_loss: float
     last_loss: float
     students: Mapping[str, Encoder]
-
-    def step_seconds(self, tokens: float) -> float:
-        """Seconds that a step of this many tokens takes."""
-        return tokens * self.seconds / self.tokens + self.update_seconds
 
     @property
     def learns(self) -> bool:
@@ -149,8 +154,7 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
         parts = objective.batch(0).parts
         optimizer = make_optimizer(objective.parameters, recipe.train)
         progress.begin(len(parts) + UPDATES)
-        tokens, seconds = _timed(objective, recipe, parts, progress)
-        update_seconds = _timed_update(optimizer)
+        speed = _timed(objective, recipe, parts, optimizer, progress)
         known = _Remembering(teacher)
         batch_size = _fitting(shards.lengths[: len(shards)], recipe)
         small = _objective(recipe, plan, known, students, shards, batch_size)
@@ -161,9 +165,7 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
         last = _loss(small, batch)
     return Measured(
         engine=teacher.engine,
-        tokens=tokens,
-        seconds=seconds,
-        update_seconds=update_seconds,
+        speed=speed,
         peak_gib=_peak_gib(device),
         updates=updates,
         batch=(batch_size, batch.num_tokens),
@@ -171,6 +173,16 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
         last_loss=last,
         students=students,
     )
+
+
+def measure_speed(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: str) -> Speed:
+    """Load teacher and students, and time microbatches alone; raises as `measure`."""
+    teacher, students, plan = load_models(recipe, plan, this_device())
+    with torch.random.fork_rng(), Progress(label) as progress:
+        objective = _objective(recipe, plan, teacher, students, shards, min(_SAMPLED_DOCUMENTS, len(shards)))
+        parts = objective.batch(0).parts
+        progress.begin(len(parts))
+        return _timed(objective, recipe, parts, make_optimizer(objective.parameters, recipe.train), progress)
 
 
 class _Remembering:
@@ -207,9 +219,13 @@ def _objective(
 
 
 def _timed(
-    objective: DistillObjective, recipe: DistillRecipe, parts: Sequence[RelationBatch], progress: Progress
-) -> tuple[int, float]:
-    """Tokens and seconds of microbatches, those of other lengths in turn, until the time is up; one is not timed."""
+    objective: DistillObjective,
+    recipe: DistillRecipe,
+    parts: Sequence[RelationBatch],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> Speed:
+    """The speed of microbatches, those of other lengths in turn, until the time is up; one is not timed."""
     order = sorted(range(len(parts)), key=lambda number: number * _GOLDEN % 1, reverse=True)
     _accumulate(objective, recipe, parts[-1:])  # the longest documents: sets the peak, and warms up
     tokens, seconds = 0, 0.0
@@ -221,7 +237,7 @@ def _timed(
         progress.advance(status=f"{tokens / seconds:,.0f} tokens/s")
         if seconds > _SECONDS:
             break
-    return tokens, seconds
+    return Speed(tokens=tokens, seconds=seconds, update_seconds=_timed_update(optimizer))
 
 
 def _accumulate(objective: DistillObjective, recipe: DistillRecipe, parts: Sequence[RelationBatch]) -> None:

@@ -47,17 +47,17 @@ from minilm.model.precision import Precision
 from minilm.tally import reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
 from minilm.tasks.seq2seq.settings import MaskingSettings
-from minilm.tasks.squad.answers import Answer
-from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
 from minilm.tasks.text.settings import TextSettings
-from minilm.tasks.tokens.entities import Tagged, types_of
 from minilm.tasks.tokens.settings import TokensSettings
 from minilm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from minilm.decode.decoder import Decoder
     from minilm.infer.generate import Generated
+    from minilm.tasks.squad.answers import Answer
+    from minilm.tasks.squad.read import Question
+    from minilm.tasks.tokens.entities import Tagged
 
 _Settings = TypeVar("_Settings", bound=Settings)
 
@@ -184,6 +184,8 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         """What it is and what it does, for example at the prompt of an interpreter."""
+        from minilm.tasks.tokens.entities import types_of
+
         sizes = self.config
         does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
         if self.head == "classification":
@@ -276,6 +278,8 @@ class LoadedModel:
         Raises:
             UsageError: the model does not answer questions, or the question leaves no room for the context.
         """
+        from minilm.tasks.squad.read import Question
+
         question, context = strings_of([question, context], "answer")
         return self.answers([Question(id="0", question=question, context=context)])[0]
 

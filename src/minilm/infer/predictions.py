@@ -23,15 +23,13 @@ from minilm.model.config import require_absolute
 from minilm.model.metadata import HeadName
 from minilm.model.packed_ids import Int32s
 from minilm.tally import Tally
-from minilm.tasks.squad.answers import Answer, best_answers
-from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import AnswerSettings, SquadSettings
-from minilm.tasks.squad.windows import make_windows
-from minilm.tasks.tokens.entities import Tagged, tag_words
-from minilm.tasks.tokens.words import WordFramer
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
+    from minilm.tasks.squad.answers import Answer
+    from minilm.tasks.squad.read import Question
+    from minilm.tasks.tokens.entities import Tagged
 
 _DOES: Mapping[HeadName, tuple[str, str]] = {
     "classification": ("classify texts", "a GLUE task or labeled texts"),
@@ -107,6 +105,9 @@ def answer_part(
     model: LoadedModel, questions: Sequence[Question], *, settings: AnswerSettings | None, tally: Tally
 ) -> list[Answer]:
     """The answer to each question; `settings` replace those of training, `tally` counts what was truncated."""
+    from minilm.tasks.squad.answers import best_answers  # here and below: models that only encode start sooner
+    from minilm.tasks.squad.windows import make_windows
+
     trained = model.task_or(SquadSettings(name="squad"))
     sizes = replace(trained, max_tokens=min(trained.max_tokens, model.config.max_tokens))
     parts = make_windows(questions, model.tokenizer, sizes, tally=tally)
@@ -117,6 +118,9 @@ def answer_part(
 
 def tag_part(model: LoadedModel, items: Sequence[Part], *, locations: Sequence[str], tally: Tally) -> list[Tagged]:
     """The tags and entities of each text or list of words; `tally` counts the words that the model does not read."""
+    from minilm.tasks.tokens.entities import tag_words
+    from minilm.tasks.tokens.words import WordFramer
+
     framer = WordFramer(tokenizer=model.tokenizer, max_tokens=model.max_tokens, tally=tally)
     framed = framer.parts(items, locations)
     token_ids = [one.token_ids for one in framed]

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minilm.corpus.shards import Shards
-from minilm.distill.plan import DistillPlan, plan_distillation
-from minilm.distill.run import distill, make_objective
+from minilm.distill.measure import measure_speed
+from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation
+from minilm.distill.run import build_once, distill, make_objective
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import load_teacher
 from minilm.embedded import embedded_model
@@ -25,11 +26,13 @@ from minilm.finetune.run import finetune_once
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
 from minilm.quickstart.text import Labelled, QuickstartText
-from minilm.recipe import DistillRecipe, FinetuneRecipe, find_recipe, load_recipe, resolved_yaml
+from minilm.recipe import DistillRecipe, FinetuneRecipe, Loaded, find_recipe, load_recipe, resolved_yaml
 from minilm.report.page import write_report
+from minilm.train.folder import RECIPE
 from minilm.train.metrics import read_metrics
 
 TEACHER, DISTILLED, UNDISTILLED = "teacher", "student, distilled", "student, not distilled"
+_DISTILL_SECONDS = 130.0  # of distillation: with all else about four minutes on two cores
 _ROUNDS = 3  # of the speed measurement, alternating between the models
 
 
@@ -57,16 +60,14 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     lines = (json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled)
     atomic_write(out / "text.jsonl", "".join(lines))
     heldout = min(256, len(text.unlabelled) // 5)
-    overrides = {
-        "data.inputs.0": str(out / "text.jsonl"),
-        "out": str(out / "distill"),
-        "data.heldout_documents": heldout,
-    }
-    settings = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    loaded = load_recipe(find_recipe("distill/quickstart"), settings, kind=DistillRecipe)
+    settings = {"out": str(out / "distill"), "data.heldout_documents": heldout}
+    from_text = _load_recipe({**settings, "data.inputs.0": str(out / "text.jsonl")}).recipe
+    plan = plan_distillation(from_text, tokenizer=teacher)
+    settings |= {"data.inputs": [], "data.corpus": str(build_once(from_text.data, out, plan))}
+    steps = _num_steps(_load_recipe(settings).recipe, plan)
+    loaded = _load_recipe({**settings, "train.steps": steps})
     recipe = loaded.recipe
     result = distill(loaded)
-    plan = plan_distillation(recipe, tokenizer=teacher)
     [(student, start)] = plan.students.items()
     undistilled = make_student(start, teacher=teacher, seed=recipe.seed)
     card = "The quickstart's student before its first training step, for comparison.\n"
@@ -91,6 +92,22 @@ def quickstart(text: QuickstartText, out: Path) -> list[Row]:
     write_json(out / "summary.json", {"rows": [asdict(row) for row in rows]})
     _report(text, rows, out)
     return rows
+
+
+def _load_recipe(overrides: Mapping[str, object]) -> Loaded[DistillRecipe]:
+    settings = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    return load_recipe(find_recipe("distill/quickstart"), settings, kind=DistillRecipe)
+
+
+def _num_steps(recipe: DistillRecipe, plan: DistillPlan) -> int:
+    """The steps that fit into `_DISTILL_SECONDS` here, at least those of the recipe; once a run has begun, its own."""
+    begun = Path(recipe.out) / RECIPE
+    if begun.is_file():
+        return load_recipe(begun, [], kind=DistillRecipe).recipe.train.steps
+    shards = open_corpus(recipe, Path(recipe.data.corpus or ""), plan, verify=False)
+    speed = measure_speed(recipe, plan, shards, label="measure a step")
+    seconds = speed.of_step(recipe.train.batch_size * float(shards.lengths.mean()))
+    return max(recipe.train.steps, int(_DISTILL_SECONDS / seconds))
 
 
 def _heldout_losses(

@@ -225,10 +225,10 @@ def _protect(definition: JsonObject, tokens: Sequence[str]) -> None:
     """Mark the structural tokens as special, so that they are recognized in text and never split."""
     added = cast(list[JsonObject], definition["added_tokens"])
     known = {entry["content"] for entry in added}
-    for token_id, token in enumerate(tokens):
-        if token[:1] == "[" and token not in known and _NEVER_SPLIT.fullmatch(token):
+    for token in (token for token in tokens if token.startswith("[")):
+        if token not in known and _NEVER_SPLIT.fullmatch(token):
             flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-            added.append({"id": token_id, "content": token, **flags, "special": True})
+            added.append({"id": tokens.index(token), "content": token, **flags, "special": True})
     added.sort(key=lambda entry: cast(int, entry["id"]))
 
 
@@ -243,6 +243,8 @@ def check_ids(definition: JsonObject, *, where: Path) -> tuple[str, ...]:
             raise DataError(
                 f"{where}: token {token!r} has id {ids[token]} in the vocabulary but {token_id} as an added token"
             )
+    if list(ids.values()) == list(range(len(ids))):  # in order, as tokenizers are written
+        return tuple(ids)
     in_order = sorted(ids, key=ids.__getitem__)
     if [ids[token] for token in in_order] == list(range(len(ids))):
         return tuple(in_order)
@@ -269,8 +271,8 @@ def _model(definition: JsonObject, where: Path) -> JsonObject:
 def _model_vocab(definition: JsonObject, *, where: Path) -> dict[str, int]:
     vocab = _model(definition, where).get("vocab")
     if isinstance(vocab, dict):
-        bad = next((token for token, token_id in vocab.items() if type(token_id) is not int or token_id < 0), None)
-        if bad is not None:
+        if set(map(type, vocab.values())) - {int} or min(vocab.values(), default=0) < 0:
+            bad = next(token for token, token_id in vocab.items() if type(token_id) is not int or token_id < 0)
             raise DataError(f"{where}: token {bad!r} has id {str(vocab[bad])[:40]}, expected a non-negative integer")
         return dict(vocab)
     if not isinstance(vocab, list) or not all(isinstance(e, list) and e and isinstance(e[0], str) for e in vocab):
@@ -296,7 +298,8 @@ def _added_tokens(definition: JsonObject, *, where: Path) -> list[tuple[str, int
 def _check_same_vocab(definition: JsonObject, tokens: Sequence[str], definition_path: Path, vocab_path: Path) -> None:
     """Check that both files of a folder assign the same id to every token."""
     lines = read_vocab(vocab_path)
-    for token_id, (line, token) in enumerate(zip(lines, tokens, strict=False)):
+    differing = enumerate(zip(lines, tokens, strict=False)) if lines != list(tokens[: len(lines)]) else ()
+    for token_id, (line, token) in differing:
         if line != token:
             raise DataError(
                 f"{vocab_path}:{token_id + 1}: id {token_id} is {line!r}, but {token!r} in "

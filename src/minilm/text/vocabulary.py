@@ -42,11 +42,15 @@ def read_vocab(path: Path) -> list[str]:
         DataError: the file is unreadable, not UTF-8 or empty, or has an empty line, a NUL character or a duplicate
             token (the message names both lines).
     """
-    lines = [line.removesuffix("\r") for line in read_text(path, max_bytes=MAX_VOCAB_BYTES).split("\n")]
+    text = read_text(path, max_bytes=MAX_VOCAB_BYTES)
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
     if lines[-1] == "":
         lines.pop()
     if not lines:
         raise DataError(f"{path} is empty: expected one token per line")
+    distinct = set(lines)
+    if len(distinct) == len(lines) and "" not in distinct and "\0" not in text:
+        return lines
     first_line: dict[str, int] = {}
     for number, token in enumerate(lines, start=1):
         if token == "":

@@ -49,15 +49,19 @@ float pack_int8(const float* row, const float* smoothing, int in, int8_t* column
   }
   const float step = Vec::largest(most) / 127.f;
   const F inverse = Vec::set1(step > 0 ? 1.f / step : 0.f);
-  long sum = 0;
+  F sum = Vec::zero();  // of whole numbers, which is exact
   for (int k = 0; k < in; k += kLanes) {
-    alignas(64) float whole[kLanes];
-    Vec::store(whole, Vec::round(Vec::mul(smoothed(row, smoothing, k, in), inverse)));
-    for (int i = 0; i < kLanes; i++) sum += static_cast<long>(whole[i]);
-    const int here = in - k < kLanes ? in - k : kLanes;
-    spread<Vec::kInt8Group>(whole, k, here, column, [](float x) { return static_cast<int8_t>(x); });
+    const F whole = Vec::round(Vec::mul(smoothed(row, smoothing, k, in), inverse));
+    sum = Vec::add(sum, whole);
+    alignas(64) float numbers[kLanes];
+    Vec::store(numbers, whole);
+    int8_t bytes[kLanes];
+    for (int i = 0; i < kLanes; i++) bytes[i] = static_cast<int8_t>(static_cast<int>(numbers[i]));
+    for (int i = 0; i < kLanes; i += Vec::kInt8Group) {
+      memcpy(column + static_cast<long>(k + i) * kPanel, bytes + i, Vec::kInt8Group);
+    }
   }
-  *column_sum = static_cast<float>(sum);
+  *column_sum = Vec::sum(sum);
   return step;
 }
 

@@ -54,7 +54,7 @@ void check(const RelationPair& pair, const int32_t* ends, int num_sequences) {
   require(pair.teacher_width >= 1 && pair.student_width >= 1, "the width of a relation head is less than 1");
   require(num_sequences >= 0 && ends[0] == 0, "the first sequence does not begin at 0");
   for (int i = 0; i < num_sequences; i++) {
-    require(ends[i + 1] >= ends[i], "sequence " + std::to_string(i) + " ends before it begins");
+    if (ends[i + 1] < ends[i]) throw std::invalid_argument("sequence " + std::to_string(i) + " ends before it begins");
   }
 }
 

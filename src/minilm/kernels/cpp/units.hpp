@@ -65,6 +65,11 @@ void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
+// For literals, of which no string is made: some are checked for every weight.
+void require(bool holds, const char* message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
 struct Candidate {
   const Unit* unit;
   bool supported;
