@@ -171,6 +171,18 @@ def test_the_disk_holds_what_is_trained_besides_the_student(tiny, overrides):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("overrides", [["loss={objective: hidden, layers: all}"], SOFT], ids=lambda one: one[0])
+def test_in_bfloat16_a_run_has_about_the_same_loss(tiny, overrides):
+    tiny.give_head()
+    plain, low = (
+        run(tiny, *overrides, f"train.precision={name}", f"out={tiny.folder / name}").metrics["student.heldout_loss"]
+        for name in ("fp32", "bf16")
+    )
+    assert low == pytest.approx(plain, rel=1e-2)
+    assert low != plain
+
+
+@pytest.mark.slow
 def test_a_student_may_learn_the_distribution_of_one_before_it(tiny):
     """Planned before that exists, with a head in its stand-in; then run."""
     losses = ["loss=null", "stages.0.loss={objective: mlm}", "stages.1.loss={objective: mlm, labels: soft}"]
