@@ -167,6 +167,17 @@ class TinyDistillation:
         vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
         Tokenizer.load(vocab).save(self.teacher)
 
+    def give_head(self) -> None:
+        """Give the teacher a head for masked tokens, as published ones have."""
+        import torch
+
+        from minilm.model.checkpoint import read_model, write_model
+        from minilm.model.heads import Model, new_head
+
+        encoder = read_model(self.teacher).encoder
+        head = new_head("mlm", encoder.config, num_labels=0, generator=torch.Generator().manual_seed(7))
+        write_model(Model(encoder, head), self.teacher, head="mlm")
+
     def recipe(self, out: str | Path = "run", *, name: str = "recipe.yaml", **train: object) -> Path:
         """Write a recipe for 30 steps, saved every 3; `train` overrides values of that section."""
         import json

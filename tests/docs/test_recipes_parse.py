@@ -68,7 +68,8 @@ def stand_in(tmp_path: Path) -> Callable[..., Path]:
         )
         folder = tmp_path / "teacher"
         folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(config.to_hf()), encoding="utf-8")
+        values = {**config.to_hf(), "architectures": ["BertForMaskedLM"]}  # with its head, as published
+        (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
         write_safetensors(folder / "model.safetensors", {"none": torch.zeros(1)})
         if model_type == "bert":
             (folder / "vocab.txt").write_text("\n".join(names), encoding="utf-8")
@@ -145,6 +146,7 @@ def tiny_folder(tmp_path_factory) -> TinyDistillation:
     pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
     tiny = TinyDistillation(tmp_path_factory.mktemp("teacher")).make()
     tiny.write_teacher(num_heads=12, hidden_size=192, intermediate_size=24, initializer_range=0.05)
+    tiny.give_head()
     return tiny
 
 

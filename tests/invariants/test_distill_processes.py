@@ -11,7 +11,8 @@ import torch
 
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
-from minilm.distill.objective import DistillObjective, RelationSettings
+from minilm.distill.criterion import RelationCriterion
+from minilm.distill.objective import DistillObjective, ObjectiveSettings
 from minilm.distill.relation_loss import V2_PAIRS
 from minilm.distill.teacher import load_teacher
 from minilm.errors import UsageError
@@ -33,16 +34,22 @@ def objective(tiny, ranks: Ranks, *, normalization: str = "sequence") -> Distill
     )
     student = Encoder(config)
     student.reset(torch.Generator().manual_seed(1))
-    settings = RelationSettings(
-        pairs=V2_PAIRS,
+    criterion = RelationCriterion(
+        teacher=load_teacher(tiny.teacher),
+        students={"student": student},
+        layers={"student": ((2, 3),)},
+        pairs=dict.fromkeys(V2_PAIRS, 1.0),
         num_relation_heads=12,
+        normalization=normalization,
+    )
+    settings = ObjectiveSettings(
         normalization=normalization,
         batch_size=12,
         tokens_per_batch=40,
         num_heldout=20,
         seed=3,
     )
-    return DistillObjective(load_teacher(tiny.teacher), {"student": student}, Shards.open(folder), settings, ranks)
+    return DistillObjective(criterion, Shards.open(folder), settings, ranks)
 
 
 def loss_and_gradient(one: DistillObjective, step: int) -> tuple[float, torch.Tensor]:

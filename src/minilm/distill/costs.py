@@ -16,7 +16,7 @@ import numpy as np
 from minilm.distill.plan import DistillPlan
 from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
 from minilm.model.config import EncoderConfig
-from minilm.recipe import DistillRecipe
+from minilm.recipe import DistillRecipe, LossSection
 
 _COMPRESSED, _EXPANSION = (".gz", ".parquet"), 3
 _STATE_BYTES = 16  # of a trained weight: itself, its gradient, two moments of AdamW
@@ -56,36 +56,96 @@ class Lengths:
 def step_flops(recipe: DistillRecipe, plan: DistillPlan, lengths: Lengths) -> float:
     """Operations of the matrix products of a step; those of a backward pass count twice the forward pass.
 
-    The teacher ends, and so does each student, with the queries, keys and values of the distilled layer.
+    Where relations are compared, the teacher ends with the queries, keys and values of the last layer that is needed,
+    and so does each student.
     """
-    teacher = plan.sizes
-    pairs = len(V1_PAIRS if recipe.loss.version == "v1" else V2_PAIRS)
     rows, squares = recipe.train.batch_size * lengths.mean, recipe.train.batch_size * lengths.mean_square
-    projections = 2 * teacher.hidden_size * (teacher.query_width + 2 * teacher.key_width)
-    layer = projections + 2 * teacher.hidden_size * (teacher.query_width + 2 * teacher.intermediate_size)
-    total = rows * ((teacher.layer - 1) * layer + projections)
-    total += squares * 2 * teacher.query_width * (2 * (teacher.layer - 1) + pairs)
-    for config in plan.configs.values():
-        total += 3 * (
-            rows * _student_row(config) + squares * 2 * config.hidden_size * (2 * (config.num_layers - 1) + pairs)
-        )
+    masked = rows * (recipe.loss.masked_share or 0.0)
+    total = _teacher_flops(recipe.loss, plan, rows, squares, masked) if recipe.loss.has_teacher else 0.0
+    for name, config in plan.configs.items():
+        students = _layers(config.num_layers, _student_widths(config), recipe.loss, rows, squares)
+        students += squares * 2 * config.hidden_size * num_relations(recipe.loss, plan, name)
+        if recipe.loss.objective == "hidden":
+            students += rows * 2 * config.hidden_size * plan.sizes.hidden_size * len(plan.layers[name])
+        if recipe.loss.objective == "mlm":
+            students += masked * _head_row(config)
+        total += 3 * students
     return total
 
 
-def _student_row(config: EncoderConfig) -> int:
-    width, last = config.hidden_size, 6 * config.hidden_size**2
-    return (config.num_layers - 1) * (last + 2 * width**2 + 4 * width * config.intermediate_size) + last
+def _teacher_flops(loss: LossSection, plan: DistillPlan, rows: float, squares: float, masked: float) -> float:
+    """Those of the teacher; to hidden rows and scores of tokens it runs to its end."""
+    sizes = plan.sizes
+    widths = _Widths(
+        hidden=sizes.hidden_size, query=sizes.query_width, key=sizes.key_width, inner=sizes.intermediate_size
+    )
+    ends = max(plan.teacher_layers) if loss.objective == "relations" else sizes.num_layers
+    total = _layers(ends, widths, loss, rows, squares)
+    theirs = {name: num_relations(loss, plan, name) for name in plan.layers}
+    total += squares * 2 * sizes.query_width * max(theirs.values())
+    if loss.objective == "mlm":
+        config = next(iter(plan.configs.values()))
+        total += masked * 2 * sizes.hidden_size * (sizes.hidden_size + config.vocab_size)
+    return total
 
 
-def trained_bytes(plan: DistillPlan) -> int:
-    """Weights, gradients and optimizer state of all students."""
-    return _STATE_BYTES * sum(config.num_parameters() for config in plan.configs.values())
+def num_relations(loss: LossSection, plan: DistillPlan, name: str) -> int:
+    """Relation matrices of a student: pairs in each compared layer."""
+    if loss.objective != "relations":
+        return 0
+    return len(loss.pairs or (V1_PAIRS if loss.version == "v1" else V2_PAIRS)) * len(plan.layers[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Widths:
+    """Widths of rows in a layer: hidden, of queries, of keys and values, of the feed-forward."""
+
+    hidden: int
+    query: int
+    key: int
+    inner: int
+
+
+def _student_widths(config: EncoderConfig) -> _Widths:
+    width = config.hidden_size
+    return _Widths(hidden=width, query=width, key=width, inner=config.intermediate_size)
+
+
+def _layers(number: int, widths: _Widths, loss: LossSection, rows: float, squares: float) -> float:
+    """A forward pass of layers, the last one whole or, where relations are compared, only its projections."""
+    projections = 2 * widths.hidden * (widths.query + 2 * widths.key)
+    layer = projections + 2 * widths.hidden * (widths.query + 2 * widths.inner)
+    whole = number - (loss.objective == "relations")
+    total = whole * (rows * layer + squares * 4 * widths.query)
+    return total + (number - whole) * rows * projections
+
+
+def _head_row(config: EncoderConfig) -> int:
+    return 2 * config.embedding_width * (config.hidden_size + config.vocab_size)
+
+
+def num_trained(recipe: DistillRecipe, plan: DistillPlan) -> int:
+    """Weights of all students, with the matrices and heads that are trained with them."""
+    return sum(config.num_parameters() + _num_besides(recipe, plan, name) for name, config in plan.configs.items())
+
+
+def _num_besides(recipe: DistillRecipe, plan: DistillPlan, name: str) -> int:
+    config = plan.configs[name]
+    if recipe.loss.objective == "hidden":
+        return config.hidden_size * plan.sizes.hidden_size * len(plan.layers[name])
+    if recipe.loss.objective == "mlm":
+        return config.embedding_width * (config.hidden_size + 3) + config.vocab_size
+    return 0
+
+
+def trained_bytes(recipe: DistillRecipe, plan: DistillPlan) -> int:
+    """Weights, gradients and optimizer state of all that is trained."""
+    return _STATE_BYTES * num_trained(recipe, plan)
 
 
 def folder_bytes(recipe: DistillRecipe, plan: DistillPlan) -> dict[str, float]:
     """Bytes of a run folder by what holds them; a checkpoint and a model are complete before an older one goes."""
-    weights = sum(config.num_parameters() for config in plan.configs.values())
-    train = recipe.train
+    weights, train = num_trained(recipe, plan), recipe.train
     rows = train.steps / train.log_every + (train.steps / train.eval_every if train.eval_every else 1)
     saved = min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1
     return {

@@ -79,17 +79,19 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
     seconds = found.speed.of_step(tokens)
     flops = step_flops(stage.recipe, stage.plan, known)
     epochs = train.steps * train.batch_size / max(known.documents, 1)
+    engine = "no teacher" if found.engine is None else f"the teacher by {found.engine}"
     return [
         f"tokens: {tokens:,.0f} a step, {_big(tokens * train.steps, '')} in {train.steps:,} steps, {epochs:.3g} "
         f"epochs; {known.mean:.1f} tokens a document, {known.source}",
         f"time: {duration(seconds)} a step, {_hours(seconds * train.steps)} in all, {tokens / seconds:,.0f} tokens/s; "
-        f"measured here in one process, {train.precision} on {this_device()}, the teacher by {found.engine}, on "
+        f"measured here in one process, {train.precision} on {this_device()}, {engine}, on "
         f"{found.speed.tokens:,} tokens; without held-out losses",
         f"operations: {_big(flops, 'FLOP')} a step, {_big(flops * train.steps, 'FLOP')} in all, "
         f"{_big(flops / seconds, 'FLOP/s')}; "
         "matrix products by their shapes, a backward pass as two forward passes",
         f"memory: {found.peak_gib:.1f} GiB, the peak of this process while it measured; of these "
-        f"{trained_bytes(stage.plan) / 2**30:.2g} GiB are weights, gradients and optimizer state of the students",
+        f"{trained_bytes(stage.recipe, stage.plan) / 2**30:.2g} GiB are weights, gradients and optimizer state of the "
+        "students",
     ]
 
 
@@ -104,8 +106,9 @@ def _learning(stage: PlannedStage, found: Measured) -> tuple[Label, str]:
     if found.updates < UPDATES:
         return "warning", f"{change}; time was up before {UPDATES} updates, so this says little"
     rate = stage.recipe.train.learning_rate
+    least = "half" if stage.recipe.loss.objective == "relations" else "nine tenths"
     return "warning", (
-        f"{change}, more than half of it: train.learning_rate {rate:g} may be too low or too high, or the student "
+        f"{change}, more than {least} of it: train.learning_rate {rate:g} may be too low or too high, or the student "
         "starts close to its teacher"
     )
 

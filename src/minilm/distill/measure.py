@@ -20,27 +20,31 @@ from torch import nn
 from minilm.corpus.shards import ShardInfo, ShardManifest, Shards
 from minilm.corpus.tokenizing import tokenize_here
 from minilm.distill.costs import Lengths, text_bytes
-from minilm.distill.objective import DistillObjective, RelationBatch, RelationTeacher
+from minilm.distill.criteria import make_criterion
+from minilm.distill.criterion import Criterion, DistillBatch, LossesOf, RowCounts
+from minilm.distill.objective import DistillObjective
 from minilm.distill.plan import DistillPlan, open_corpus
 from minilm.distill.run import load_models, make_objective, this_device
 from minilm.errors import DataError
 from minilm.files.texts import read_texts
-from minilm.model.encoder import Encoder, Relations
-from minilm.model.packing import Packed
+from minilm.model.encoder import Encoder
+from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.progress import Progress
-from minilm.recipe import DistillRecipe
+from minilm.recipe import DistillRecipe, Objective
 from minilm.tally import Tally
 from minilm.train.accumulate import Microbatches
 from minilm.train.loop import accumulate_in
 from minilm.train.optim import make_optimizer
 
 UPDATES = 20
-"""At most, on one batch; fewer where its loss is soon less than half."""
+"""At most, on one batch; fewer where its loss soon is small enough."""
+LEARNS: Mapping[Objective, float] = {"relations": 0.5, "hidden": 0.9, "mlm": 0.9}
+"""The share of its loss that a batch has at most after the updates; matrices and heads start at random and are slow."""
 _SAMPLED_TEXTS = 200  # of each text file
 _SAMPLED_DOCUMENTS = 256
 _CHECKED_TOKENS = 2048
 _SECONDS = 20.0  # for the speed, and again for the updates, of each stage
-_ENOUGH = 0.4  # of the first loss: with dropout, which is seldom less than without
+_MARGIN = 0.1  # of the first loss: updates have dropout, with which the loss is seldom less than without
 _GOLDEN = 0.6180339887
 
 
@@ -70,29 +74,31 @@ class Measured:
     """What was measured.
 
     Attributes:
-        engine: what computed the teacher.
+        engine: what computed the teacher, if there is one.
         speed: of a step.
         peak_gib: of memory.
         updates: made on one batch.
         batch: its documents and tokens.
         first_loss: of that batch before the updates, without dropout.
         last_loss: after them.
-        students: after the updates.
+        enough: share of the first loss below which the student learns.
+        students: after the updates, with their heads.
     """
 
-    engine: str
+    engine: str | None
     speed: Speed
     peak_gib: float
     updates: int
     batch: tuple[int, int]
     first_loss: float
     last_loss: float
-    students: Mapping[str, Encoder]
+    enough: float
+    students: Mapping[str, Model]
 
     @property
     def learns(self) -> bool:
-        """Whether the updates lowered the loss by half."""
-        return self.last_loss <= self.first_loss / 2
+        """Whether the updates lowered the loss enough."""
+        return self.last_loss <= self.enough * self.first_loss
 
 
 def sample_corpus(recipe: DistillRecipe, plan: DistillPlan) -> Sample:
@@ -150,28 +156,29 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
     teacher, students, plan = load_models(recipe, plan, device)
     with torch.random.fork_rng(), Progress(label) as progress:
         size = min(recipe.train.batch_size, _SAMPLED_DOCUMENTS, len(shards))
-        objective = _objective(recipe, plan, teacher, students, shards, size)
+        criterion = make_criterion(recipe, plan, teacher, students)
+        objective = _objective(recipe, plan, criterion, shards, size)
         parts = objective.batch(0).parts
         optimizer = make_optimizer(objective.parameters, recipe.train)
         progress.begin(len(parts) + UPDATES)
         speed = _timed(objective, recipe, parts, optimizer, progress)
-        known = _Remembering(teacher)
         batch_size = _fitting(shards.lengths[: len(shards)], recipe)
-        small = _objective(recipe, plan, known, students, shards, batch_size)
+        small = _objective(recipe, plan, _Remembering(criterion), shards, batch_size)
         optimizer = make_optimizer(small.parameters, recipe.train)
         batch = small.batch(0)
-        first = _loss(small, batch)
-        updates = _updates(small, recipe, batch, optimizer, progress, enough=_ENOUGH * first)
+        first, enough = _loss(small, batch), LEARNS[recipe.loss.objective] - _MARGIN
+        updates = _updates(small, recipe, batch, optimizer, progress, enough=enough * first)
         last = _loss(small, batch)
     return Measured(
-        engine=teacher.engine,
+        engine=None if teacher is None else teacher.engine,
         speed=speed,
         peak_gib=_peak_gib(device),
         updates=updates,
         batch=(batch_size, batch.num_tokens),
         first_loss=first,
         last_loss=last,
-        students=students,
+        enough=LEARNS[recipe.loss.objective],
+        students={name: Model(student, criterion.head(name)) for name, student in students.items()},
     )
 
 
@@ -179,33 +186,51 @@ def measure_speed(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, l
     """Load teacher and students, and time microbatches alone; raises as `measure`."""
     teacher, students, plan = load_models(recipe, plan, this_device())
     with torch.random.fork_rng(), Progress(label) as progress:
-        objective = _objective(recipe, plan, teacher, students, shards, min(_SAMPLED_DOCUMENTS, len(shards)))
+        criterion = make_criterion(recipe, plan, teacher, students)
+        objective = _objective(recipe, plan, criterion, shards, min(_SAMPLED_DOCUMENTS, len(shards)))
         parts = objective.batch(0).parts
         progress.begin(len(parts))
         return _timed(objective, recipe, parts, make_optimizer(objective.parameters, recipe.train), progress)
 
 
 class _Remembering:
-    """A teacher that computes the relations of a batch once."""
+    """A criterion whose teacher computes each batch once."""
 
-    def __init__(self, teacher: RelationTeacher) -> None:
-        self._teacher = teacher
-        self._known: dict[int, Relations] = {}
+    def __init__(self, criterion: Criterion) -> None:
+        self._criterion = criterion
+        self._known: dict[int, LossesOf] = {}
 
-    def relations(self, packed: Packed) -> Relations:
-        """As the teacher."""
-        if id(packed) not in self._known:
-            self._known[id(packed)] = self._teacher.relations(packed)
-        return self._known[id(packed)]
+    @property
+    def students(self) -> Mapping[str, Encoder]:
+        """Those of the criterion."""
+        return self._criterion.students
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Those of the criterion."""
+        return self._criterion.modules
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """Those of the criterion."""
+        return self._criterion.parameters(name)
+
+    def head(self, name: str) -> MaskedLanguageHead | None:
+        """That of the criterion."""
+        return self._criterion.head(name)
+
+    def counted_rows(self, lengths: RowCounts) -> RowCounts:
+        """Those of the criterion."""
+        return self._criterion.counted_rows(lengths)
+
+    def prepare(self, batch: DistillBatch) -> LossesOf:
+        """What the criterion prepared before."""
+        if id(batch) not in self._known:
+            self._known[id(batch)] = self._criterion.prepare(batch)
+        return self._known[id(batch)]
 
 
 def _objective(
-    recipe: DistillRecipe,
-    plan: DistillPlan,
-    teacher: RelationTeacher,
-    students: Mapping[str, Encoder],
-    shards: Shards,
-    batch_size: int,
+    recipe: DistillRecipe, plan: DistillPlan, criterion: Criterion, shards: Shards, batch_size: int
 ) -> DistillObjective:
     """The objective of the recipe with another batch size and nothing held out."""
     changed = recipe.model_copy(
@@ -214,14 +239,13 @@ def _objective(
             "train": replace(recipe.train, batch_size=batch_size),
         }
     )
-    heads = plan.relation_heads
-    return make_objective(changed, teacher, students, shards, num_relation_heads=heads, device=this_device())
+    return make_objective(changed, plan, criterion, shards, device=this_device())
 
 
 def _timed(
     objective: DistillObjective,
     recipe: DistillRecipe,
-    parts: Sequence[RelationBatch],
+    parts: Sequence[DistillBatch],
     optimizer: torch.optim.Optimizer,
     progress: Progress,
 ) -> Speed:
@@ -240,7 +264,7 @@ def _timed(
     return Speed(tokens=tokens, seconds=seconds, update_seconds=_timed_update(optimizer))
 
 
-def _accumulate(objective: DistillObjective, recipe: DistillRecipe, parts: Sequence[RelationBatch]) -> None:
+def _accumulate(objective: DistillObjective, recipe: DistillRecipe, parts: Sequence[DistillBatch]) -> None:
     accumulate_in(recipe.train.precision, objective, Microbatches(parts=parts))
 
 
@@ -266,7 +290,7 @@ def _fitting(lengths: np.ndarray, recipe: DistillRecipe) -> int:
 def _updates(
     objective: DistillObjective,
     recipe: DistillRecipe,
-    batch: Microbatches[RelationBatch],
+    batch: Microbatches[DistillBatch],
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     *,
@@ -290,7 +314,7 @@ def _updates(
 
 
 @torch.no_grad()
-def _loss(objective: DistillObjective, batch: Microbatches[RelationBatch]) -> float:
+def _loss(objective: DistillObjective, batch: Microbatches[DistillBatch]) -> float:
     """The loss of a batch without dropout."""
     objective.module.eval()
     return sum(float(objective.loss(part).value) for part in batch.parts)

@@ -1,15 +1,14 @@
-"""Relation distillation as an objective of the training loop: one teacher pass, any number of students.
+"""A distillation as an objective of the training loop: what is learned is a criterion's, the documents are found here.
 
-In: a teacher, students, token shards. Out: the batches of each step and their weighted loss; the held-out loss.
+In: a criterion with its students, token shards. Out: the batches of each step and their loss; the held-out loss.
 
-B sequences, T packed tokens.
+B sequences, T packed tokens, M masked tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,52 +16,27 @@ from torch import Tensor, nn
 
 from minilm.corpus.order import rank_share, step_documents
 from minilm.corpus.shards import Shards
-from minilm.distill.relation_loss import Normalization, Pair, relation_loss
+from minilm.distill.criterion import Criterion, DistillBatch, MaskedRows
+from minilm.distill.masking import MaskedDocument, Masking
+from minilm.distill.relation_loss import Normalization
 from minilm.errors import DataError
-from minilm.model.encoder import Encoder, Relations
-from minilm.model.packing import Packed, pack
+from minilm.model.packing import pack
 from minilm.model.token_budget import microbatches
 from minilm.randomness import derived_seed
 from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
 from minilm.train.distributed import ALONE, Ranks, sum_over_ranks
 
 
-class RelationTeacher(Protocol):
-    """What the loss needs from a teacher; `distill/teacher.py` runs Hugging Face encoders packed."""
-
-    def relations(self, packed: Packed) -> Relations:
-        """Query, key and value of the distilled layer, `[T, H, D]` each, without gradient."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class RelationBatch:
-    """A microbatch, the sequences or tokens that the step's mean is over, and its position, which seeds dropout."""
+class ObjectiveSettings:
+    """Averaging of rows, and how documents are read."""
 
-    packed: Packed
-    total: int
-    position: tuple[int, int]  # step, index within the step
-
-    @property
-    def num_tokens(self) -> int:
-        """T."""
-        return self.packed.num_tokens
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors of its documents."""
-        return self.packed.tensors()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelationSettings:
-    """Relations to match, averaging of rows, and how documents are read."""
-
-    pairs: tuple[Pair, ...]
-    num_relation_heads: int
     normalization: Normalization
     batch_size: int
     tokens_per_batch: int
     num_heldout: int
     seed: int
+    masking: Masking | None = None
     device: str = "cpu"
 
 
@@ -77,16 +51,9 @@ def num_trained_documents(shards: Shards, num_heldout: int) -> int:
 
 
 class DistillObjective:
-    """Sum of the relation losses of all students; their weights are disjoint, so each trains as if alone."""
+    """Sum of the losses of all students; their weights are disjoint, so each trains as if alone."""
 
-    def __init__(
-        self,
-        teacher: RelationTeacher,
-        students: Mapping[str, Encoder],
-        shards: Shards,
-        settings: RelationSettings,
-        ranks: Ranks = ALONE,
-    ) -> None:
+    def __init__(self, criterion: Criterion, shards: Shards, settings: ObjectiveSettings, ranks: Ranks = ALONE) -> None:
         """Hold out the last `num_heldout` documents of the corpus; the processes share each step's documents.
 
         Raises:
@@ -95,28 +62,28 @@ class DistillObjective:
         """
         rank_share(np.arange(settings.batch_size), rank=ranks.rank, world_size=ranks.world_size)
         self._ranks = ranks
-        self._teacher, self._shards, self._settings = teacher, shards, settings
-        self._students = students
-        self._module = nn.ModuleList(students.values())
+        self._criterion, self._shards, self._settings = criterion, shards, settings
+        modules: dict[str, nn.Module] = {str(index): one for index, one in enumerate(criterion.students.values())}
+        self._module = nn.ModuleDict({**modules, **criterion.modules})
         self._num_documents = num_trained_documents(shards, settings.num_heldout)
 
     @property
     def module(self) -> nn.Module:
-        """All students, in the recipe's order."""
+        """All students by their index in the recipe, and what is trained with them."""
         return self._module
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """The parameters that the last layer's query, key and value depend on; the rest of that layer never runs."""
+        """The parameters that the loss depends on; the others never run."""
         trained = {parameter for group in self.clip_groups for parameter in group}
         return {name: parameter for name, parameter in self._module.named_parameters() if parameter in trained}
 
     @property
     def clip_groups(self) -> Sequence[Sequence[nn.Parameter]]:
         """One group per student."""
-        return [student.relation_parameters() for student in self._students.values()]
+        return [self._criterion.parameters(name) for name in self._criterion.students]
 
-    def batch(self, step: int) -> Microbatches[RelationBatch]:
+    def batch(self, step: int) -> Microbatches[DistillBatch]:
         """This process's share of the documents of `step`, sorted by length and split by the token budget."""
         documents = step_documents(
             num_documents=self._num_documents,
@@ -124,23 +91,23 @@ class DistillObjective:
             seed=self._settings.seed,
             step=step,
         )
-        own = rank_share(documents, rank=self._ranks.rank, world_size=self._ranks.world_size)
-        return Microbatches(parts=list(self._batches(own, of=documents, step=step)))
+        rank, world_size = self._ranks.rank, self._ranks.world_size
+        own = rank_share(documents, rank=rank, world_size=world_size)
+        places = [("step", step, index) for index in range(rank, len(documents), world_size)]
+        return Microbatches(parts=list(self._batches(own, places, of=documents, step=step)))
 
-    def accumulate(self, batch: Microbatches[RelationBatch], backward: Backward) -> StepLoss:
+    def accumulate(self, batch: Microbatches[DistillBatch], backward: Backward) -> StepLoss:
         """The loss of a step, microbatch by microbatch."""
         return accumulate(map(self.loss, batch.parts), backward)
 
-    def loss(self, batch: RelationBatch) -> PartLoss:
-        """Sum over students and relation pairs, the batch's share of the step's, with one teacher pass for all."""
-        teacher = self._teacher.relations(batch.packed)
+    def loss(self, batch: DistillBatch) -> PartLoss:
+        """Sum over students and parts of their loss, the batch's share of the step's, with one teacher pass for all."""
+        losses = self._criterion.prepare(batch)
         parts: dict[str, Tensor] = {}
         own = [self._ranks.rank] if self._ranks.rank else []
-        for name, student in self._students.items():
+        for name in self._criterion.students:
             torch.manual_seed(derived_seed(self._settings.seed, "dropout", name, *batch.position, *own))
-            losses = self._losses(teacher, student, batch)
-            for (a, b), value in zip(self._settings.pairs, losses, strict=True):
-                parts[f"{name}.{a}-{b}"] = value
+            parts |= {f"{name}.{part}": value for part, value in losses(name).items()}
         return PartLoss(value=torch.stack(list(parts.values())).sum(), parts=parts)
 
     @torch.no_grad()
@@ -150,34 +117,42 @@ class DistillObjective:
         Empty if no document is held out.
         """
         documents = np.arange(self._num_documents, len(self._shards))
-        totals = dict.fromkeys(self._students, 0.0)
+        totals = dict.fromkeys(self._criterion.students, 0.0)
         self._module.eval()
         own = documents[self._ranks.rank :: self._ranks.world_size]
-        for batch in self._batches(own, of=documents, step=0):
-            teacher = self._teacher.relations(batch.packed)
-            for name, student in self._students.items():
-                totals[name] += float(self._losses(teacher, student, batch).sum())
+        places = [("heldout", int(document)) for document in own]
+        for batch in self._batches(own, places, of=documents, step=0):
+            losses = self._criterion.prepare(batch)
+            for name in totals:
+                totals[name] += float(torch.stack(list(losses(name).values())).sum())
         device = torch.device(self._settings.device)
         totals = dict(zip(totals, sum_over_ranks(list(totals.values()), self._ranks, device), strict=True))
         return {f"{name}.heldout_loss": total for name, total in totals.items()} if len(documents) else {}
 
-    def _losses(self, teacher: Relations, student: Encoder, batch: RelationBatch) -> Tensor:
-        """The batch's share of the loss of one student, one value per pair."""
-        return relation_loss(
-            teacher,
-            student.relations(batch.packed),
-            batch.packed,
-            pairs=self._settings.pairs,
-            num_relation_heads=self._settings.num_relation_heads,
-            normalization=self._settings.normalization,
-            total=batch.total,
-        )
+    def _batches(
+        self, documents: np.ndarray, places: Sequence[tuple[str | int, ...]], *, of: np.ndarray, step: int
+    ) -> Iterator[DistillBatch]:
+        """Microbatches of `documents`, shares of the mean over all documents `of`; `places` decide what is masked."""
+        settings, lengths = self._settings, self._shards.lengths[documents]
+        counted = self._criterion.counted_rows(self._shards.lengths[of])
+        total = len(of) if settings.normalization == "sequence" else int(counted.sum())
+        for number, part in enumerate(microbatches(lengths, token_budget=settings.tokens_per_batch)):
+            sequences: list[np.ndarray] = [self._shards[int(document)] for document in documents[part]]
+            masked = None
+            if settings.masking is not None:
+                chosen = [settings.masking.masked(ids, *places[one]) for ids, one in zip(sequences, part, strict=True)]
+                sequences, masked = [one.token_ids for one in chosen], _masked_rows(chosen, settings.device)
+            packed = pack(sequences).to(settings.device)
+            yield DistillBatch(packed=packed, total=total, position=(step, number), masked=masked)
 
-    def _batches(self, documents: np.ndarray, *, of: np.ndarray, step: int) -> Iterator[RelationBatch]:
-        """Microbatches of `documents`, shares of the mean over all documents `of`."""
-        lengths = self._shards.lengths[documents]
-        total = len(of) if self._settings.normalization == "sequence" else int(self._shards.lengths[of].sum())
-        for number, part in enumerate(microbatches(lengths, token_budget=self._settings.tokens_per_batch)):
-            sequences = [self._shards[int(document)] for document in documents[part]]
-            packed = pack(sequences).to(self._settings.device)
-            yield RelationBatch(packed=packed, total=total, position=(step, number))
+
+def _masked_rows(documents: Sequence[MaskedDocument], device: str) -> MaskedRows:
+    """The chosen tokens of documents as rows of their batch."""
+    starts = np.cumsum([0, *(len(one.token_ids) for one in documents)])
+    rows = np.concatenate([one.places + start for one, start in zip(documents, starts, strict=False)])
+    labels = np.concatenate([one.labels for one in documents])
+    return MaskedRows(
+        rows=torch.from_numpy(rows).to(device),
+        labels=torch.from_numpy(labels).to(device),
+        counts=tuple(len(one.places) for one in documents),
+    )

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minilm.corpus.shards import Shards
+from minilm.distill.masked_language import require_trained_head
 from minilm.distill.objective import num_trained_documents
-from minilm.distill.shapes import TeacherSizes, relation_heads
+from minilm.distill.shapes import LayerPairs, TeacherSizes, compared_layers, relation_heads
 from minilm.distill.student import StudentPlan, plan_student, require_copyable_embedding
 from minilm.distill.teacher import read_sizes
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.texts import has_text
 from minilm.model.config import EncoderConfig
-from minilm.recipe import DistillRecipe
+from minilm.recipe import DistillRecipe, LossSection
 from minilm.text.tokenizer import Tokenizer
 
 
@@ -33,7 +34,8 @@ class DistillPlan:
         tokenizer: its tokenizer.
         tokenizer_folder: where that was read; a temporary folder if it was converted.
         students: by name.
-        relation_heads: R.
+        relation_heads: R; 0 if no relations are compared.
+        layers: of each student, which of its layers is compared with which of the teacher's.
     """
 
     teacher: Path
@@ -42,11 +44,17 @@ class DistillPlan:
     tokenizer_folder: Path
     students: Mapping[str, StudentPlan]
     relation_heads: int
+    layers: Mapping[str, LayerPairs]
 
     @property
     def configs(self) -> Mapping[str, EncoderConfig]:
         """The configuration of each student."""
         return {name: student.config for name, student in self.students.items()}
+
+    @property
+    def teacher_layers(self) -> tuple[int, ...]:
+        """The layers of the teacher that are compared, in order."""
+        return tuple(sorted({theirs for pairs in self.layers.values() for _, theirs in pairs}))
 
 
 def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
@@ -58,20 +66,24 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
         SystemProblem: transformers or the embedded model is not installed.
     """
     teacher = model_path(recipe.teacher.model)
-    sizes = read_sizes(teacher, layer=recipe.teacher.layer, version=recipe.loss.version)
+    sizes = read_sizes(teacher, layer=recipe.teacher.layer, version=recipe.loss.layer_rule)
     require_copyable_embedding(teacher)
+    if recipe.loss.labels == "soft":
+        require_trained_head(teacher)
     loaded = Tokenizer.load(tokenizer)
     students = {
         section.name: plan_student(section, sizes, teacher=teacher, tokenizer=loaded) for section in recipe.students
     }
     _require_outside(students, Path(recipe.out))
+    configs = {name: one.config for name, one in students.items()}
     plan = DistillPlan(
         teacher=teacher,
         sizes=sizes,
         tokenizer=loaded,
         tokenizer_folder=tokenizer,
         students=students,
-        relation_heads=relation_heads(recipe.loss, sizes, {name: one.config for name, one in students.items()}),
+        relation_heads=relation_heads(recipe.loss, sizes, configs),
+        layers=compared_layers(recipe.loss, sizes, configs),
     )
     _require_positions(recipe, plan)
     _require_text(recipe)
@@ -81,14 +93,37 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
 def described(recipe: DistillRecipe, plan: DistillPlan) -> list[str]:
     """One sentence about each model of a run, its loss and its length."""
     teacher = plan.sizes
-    heads = "attention" if recipe.loss.version == "v1" else "relation"
     return [
         f"teacher {recipe.teacher.model}: {teacher.num_layers} layers, width {teacher.hidden_size}, "
-        f"{teacher.num_heads} heads, feed-forward {teacher.intermediate_size}; layer {teacher.layer} is distilled",
+        f"{teacher.num_heads} heads, feed-forward {teacher.intermediate_size}; "
+        f"{described_layers(recipe.loss, plan)}",
         *(f"student {name!r}: {_described(student)}" for name, student in plan.students.items()),
-        f"loss {recipe.loss.version}: {plan.relation_heads} {heads} heads",
+        f"loss {described_loss(recipe.loss, plan)}",
         f"{recipe.train.steps:,} steps of {recipe.train.batch_size} documents",
     ]
+
+
+def described_layers(loss: LossSection, plan: DistillPlan) -> str:
+    """What students learn from the teacher."""
+    if not loss.has_teacher:
+        return "it is not run, students have its tokenizer"
+    if loss.objective == "mlm":
+        return "students learn what its head says of masked tokens"
+    layers = plan.teacher_layers
+    listed = ", ".join(map(str, layers))
+    return f"layer {listed} is distilled" if len(layers) == 1 else f"layers {listed} are distilled"
+
+
+def described_loss(loss: LossSection, plan: DistillPlan) -> str:
+    """A loss in a few words."""
+    masked = "" if loss.masked_share is None else f"; {loss.masked_share:.4g} of the tokens are masked"
+    if loss.objective == "mlm":
+        return f"mlm: {loss.labels} labels{masked}"
+    if loss.objective == "hidden":
+        return f"hidden: mean squared error through a learnt matrix{masked}"
+    pairs = ", ".join(f"{pair} x {weight:g}" for pair, weight in (loss.pairs or {}).items())
+    heads = f"{plan.relation_heads} {'attention' if loss.version == 'v1' else 'relation'} heads"
+    return f"{loss.version}: {heads}{pairs and f'; {pairs}'}{masked}"
 
 
 def open_corpus(recipe: DistillRecipe, folder: Path, plan: DistillPlan, *, verify: bool) -> Shards:

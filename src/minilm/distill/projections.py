@@ -1,7 +1,7 @@
-"""Queries, keys and values of one layer, taken from a padded run of a model of transformers by hooks on its modules.
+"""Queries, keys and values of layers, taken from a padded run of a model of transformers by hooks on its modules.
 
-In: a model, a layer, a padded batch. Out: `Projected`: what its attention multiplies, and its attention if asked for;
-nothing after the layer's attention is computed. Families whose attention has a common interface need no row here:
+In: a model, layers, a padded batch. Out: `Projected`: what their attention multiplies, and that attention if asked for;
+nothing after the last layer's attention is computed. Families whose attention has a common interface need no row here:
 `teacher_padded.py` records what they pass to it.
 
 B sequences, N tokens of a padded row, H heads, D head width.
@@ -10,12 +10,13 @@ B sequences, N tokens of a padded row, H heads, D head width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from minilm.errors import DataError
 
@@ -132,56 +133,73 @@ def _has(module: nn.Module, names: tuple[str, ...]) -> bool:
     return all(isinstance(getattr(module, name, None), nn.Module) for name in names)
 
 
-class HookRecorder:
-    """Runs a model padded and takes the projections of a layer by hooks."""
+@dataclass
+class _Seen:
+    """What hooks saw of a layer."""
 
-    def __init__(self, model: Any, attentions: Attentions, *, layer: int, heads: int) -> None:  # noqa: ANN401
-        """Take those of a layer (from 1) with that many heads."""
+    module: Any  # the attention of a model of transformers, which has no public static type
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    attention: Tensor | None = None
+
+
+class HookRecorder:
+    """Runs a model padded and takes the projections of layers by hooks."""
+
+    def __init__(self, model: Any, attentions: Attentions, *, layers: Sequence[int], heads: int) -> None:  # noqa: ANN401
+        """Take those of layers (from 1) with that many heads."""
         self._model, self._names, self._heads = model, attentions.names, heads
-        self._module: Any = attentions.modules[layer - 1]
+        self._modules = {layer: attentions.modules[layer - 1] for layer in sorted(layers)}
         self.terms, self.listed = attentions.names.terms, attentions.listed
 
-    def record(self, inputs: Mapping[str, Tensor], *, attention: bool = False) -> Projected:
-        """Run a padded batch up to the layer; with `attention` its probabilities too."""
-        outputs: dict[str, Tensor] = {}
-        given: dict[str, Any] = {}
-        seen: list[Tensor] = []
-        with self._watching(outputs, given, seen, attention), contextlib.suppress(LayerReached):
+    def record(self, inputs: Mapping[str, Tensor], *, attention: bool = False) -> dict[int, Projected]:
+        """Run a padded batch up to the last layer; with `attention` its probabilities too."""
+        seen = {layer: _Seen(module=module) for layer, module in self._modules.items()}
+        with self._watching(list(seen.values()), attention), contextlib.suppress(LayerReached):
             self._model(**inputs, **({"output_attentions": True} if attention else {}))
-        if len(outputs) < len(self._names.modules):
-            raise DataError(f"teacher: {type(self._module).__name__} does not run its {', '.join(self._names.modules)}")
-        ordered = {name: outputs[name] for name in self._names.modules}
-        query, key, value = self._names.finish(self._module, ordered, given, self._heads)
-        return Projected(query=query, key=key, value=value, attention=seen[0] if seen else None)
+        return {layer: self._projected(one) for layer, one in seen.items()}
+
+    def _projected(self, seen: _Seen) -> Projected:
+        if len(seen.outputs) < len(self._names.modules):
+            raise DataError(f"teacher: {type(seen.module).__name__} does not run its {', '.join(self._names.modules)}")
+        ordered = {name: seen.outputs[name] for name in self._names.modules}
+        query, key, value = self._names.finish(seen.module, ordered, seen.given, self._heads)
+        return Projected(query=query, key=key, value=value, attention=seen.attention)
 
     @contextlib.contextmanager
-    def _watching(
-        self, outputs: dict[str, Tensor], given: dict[str, Any], seen: list[Tensor], attention: bool
-    ) -> Iterator[None]:
+    def _watching(self, layers: Sequence[_Seen], attention: bool) -> Iterator[None]:
+        handles = [handle for seen in layers for handle in self._hooks(seen, attention, seen is layers[-1])]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks(self, seen: _Seen, attention: bool, is_last: bool) -> list[RemovableHandle]:
         def started(_: nn.Module, __: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            given.update(keywords)
+            seen.given.update(keywords)
 
         def projected(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(_: nn.Module, __: Any, output: Tensor) -> None:  # noqa: ANN401
-                outputs.setdefault(name, output)  # some project their embeddings of distances with the same map later
-                if len(outputs) == len(self._names.modules) and not attention:
+                # some project their embeddings of distances with the same map later
+                seen.outputs.setdefault(name, output)
+                if is_last and len(seen.outputs) == len(self._names.modules) and not attention:
                     raise LayerReached
 
             return hook
 
         def attended(_: nn.Module, __: Any, output: Any) -> None:  # noqa: ANN401
             shaped = [part for part in output if isinstance(part, Tensor)] if isinstance(output, tuple) else []
-            seen.extend(part for part in shaped[1:] if part.dim() == 4 and part.shape[-1] == part.shape[-2])
-            raise LayerReached
+            square = [part for part in shaped[1:] if part.dim() == 4 and part.shape[-1] == part.shape[-2]]
+            seen.attention = square[0] if square else None
+            if is_last:
+                raise LayerReached
 
-        handles = [self._module.register_forward_pre_hook(started, with_kwargs=True)]
-        handles += [getattr(self._module, name).register_forward_hook(projected(name)) for name in self._names.modules]
-        handles += [self._module.register_forward_hook(attended)] if attention else []
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        module = seen.module
+        handles = [module.register_forward_pre_hook(started, with_kwargs=True)]
+        handles += [getattr(module, name).register_forward_hook(projected(name)) for name in self._names.modules]
+        handles += [module.register_forward_hook(attended)] if attention else []
+        return handles
 
 
 def unlike_product(found: Projected) -> float:

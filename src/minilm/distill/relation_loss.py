@@ -13,7 +13,7 @@ M blocks (sequences x relation heads) of equal N.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +33,7 @@ __all__ = [
     "relation_loss",
     "relation_loss_reference",
     "relation_loss_torch",
+    "row_weights",
 ]
 
 Projection = Literal["query", "key", "value"]
@@ -41,6 +42,8 @@ Normalization = Literal["sequence", "token"]
 
 V1_PAIRS: tuple[Pair, ...] = (("query", "key"), ("value", "value"))
 V2_PAIRS: tuple[Pair, ...] = (("query", "query"), ("key", "key"), ("value", "value"))
+
+PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value")
 
 # Entries of one block of relation matrices: two of them fit in a core's second-level cache.
 _BLOCK_ENTRIES = {"cpu": 2**18}
@@ -78,7 +81,7 @@ def relation_loss(
             are not those of the batch.
     """
     _require_fits(num_relation_heads, pairs, packed, teacher, student)
-    weights = _weights(packed, normalization, total)
+    weights = row_weights(packed.lengths, normalization, total)
     kernel = compiled_kernel(student.query.device)
     if kernel is None:
         return _torch_losses(teacher, student, packed, pairs, num_relation_heads, weights)
@@ -102,7 +105,7 @@ def relation_loss_torch(
 ) -> Tensor:
     """The same loss in torch, on any device: the twin of the compiled kernel, and what runs where there is none."""
     _require_fits(num_relation_heads, pairs, packed, teacher, student)
-    weights = _weights(packed, normalization, total)
+    weights = row_weights(packed.lengths, normalization, total)
     return _torch_losses(teacher, student, packed, pairs, num_relation_heads, weights)
 
 
@@ -117,7 +120,7 @@ def relation_loss_reference(
 ) -> Tensor:
     """The same loss, implemented as in the papers: full matrices, one sequence at a time, autograd."""
     _require_fits(num_relation_heads, pairs, packed, teacher, student)
-    weights = _weights(packed, normalization, None)
+    weights = row_weights(packed.lengths, normalization, None)
     losses = []
     for a, b in pairs:
         total = torch.zeros(())
@@ -255,11 +258,14 @@ def _log_partition(scores: Tensor, probabilities: Tensor) -> Tensor:
     return scores.amax(-1) - probabilities.amax(-1).log_()
 
 
-def _weights(packed: Packed, normalization: Normalization, total: int | None) -> tuple[float, ...]:
-    """Weight of a query row of each sequence, before the mean over heads."""
+def row_weights(counts: Sequence[int], normalization: Normalization, total: int | None = None) -> tuple[float, ...]:
+    """Weight of a row of each sequence in the mean, given how many rows of it count.
+
+    `total` is as for `relation_loss`.
+    """
     if normalization == "token":
-        return (1.0 / (total or packed.num_tokens),) * packed.num_sequences
-    return tuple(1.0 / ((total or packed.num_sequences) * length) for length in packed.lengths)
+        return (1.0 / (total or sum(counts)),) * len(counts)
+    return tuple(1.0 / ((total or len(counts)) * max(count, 1)) for count in counts)
 
 
 def _flat(relations: Relations, part: Projection) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from minilm.corpus.shards import ShardManifest
-from minilm.distill.plan import DistillPlan
+from minilm.distill.plan import DistillPlan, described_layers, described_loss
 from minilm.distill.stages import PlannedStage
 from minilm.files.json import read_json
 from minilm.recipe import ChainRecipe, DistillRecipe, flat_values
@@ -41,8 +41,8 @@ def report_distillation(
     out = Path(recipe.out)
     metrics, extended_at = read_metrics(out), extensions(out / "checkpoints")
     notes = [
-        f"Loss {recipe.loss.version}, normalized per {recipe.loss.normalization}, {plan.relation_heads} heads.",
-        f"Teacher {recipe.teacher.model}, layer {plan.sizes.layer} of {plan.sizes.num_layers}.",
+        f"Loss {described_loss(recipe.loss, plan)}; normalized per {recipe.loss.normalization}.",
+        f"Teacher {recipe.teacher.model}, {plan.sizes.num_layers} layers; {described_layers(recipe.loss, plan)}.",
         *(f"Student {name} {student.start}." for name, student in plan.students.items()),
         *([f"This run was {extension_note(extended_at, recipe.train.steps)}."] if extended_at else []),
         f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}.",
@@ -127,13 +127,14 @@ def _side_by_side(stages: Sequence[PlannedStage]) -> _Table:
 
 def _relation_keys(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -> list[str]:
     keys = dict.fromkeys(key for row in metrics for key in row)
-    return [key for key in keys if key.rpartition(".")[0] in plan.students and "-" in key.rpartition(".")[2]]
+    found = [key for key in keys if key.rpartition(".")[0] in plan.students]
+    return [key for key in found if "-" in key.rpartition(".")[2] or key.endswith((".hidden", ".mlm"))]
 
 
 def _about_loss(recipe: DistillRecipe, plan: DistillPlan) -> str:
     return (
-        f"loss {recipe.loss.version}, normalized per {recipe.loss.normalization}, {plan.relation_heads} heads; "
-        f"teacher {recipe.teacher.model}, layer {plan.sizes.layer} of {plan.sizes.num_layers}; "
+        f"loss {described_loss(recipe.loss, plan)}; normalized per {recipe.loss.normalization}; "
+        f"teacher {recipe.teacher.model}, {plan.sizes.num_layers} layers; {described_layers(recipe.loss, plan)}; "
         + "; ".join(f"student {name} {student.start}" for name, student in plan.students.items())
         + "."
     )
@@ -196,9 +197,9 @@ def _machine(environment: Mapping[str, object]) -> dict[str, object]:
 
 
 def _hyperparameters(recipe: DistillRecipe, plan: DistillPlan) -> _Table:
-    """The values of the recipe; the number of relation heads is that in use."""
+    """The values of the recipe; the number of relation heads is that in use, if there are any."""
     values = {key: value for key, value in flat_values(recipe).items() if key.startswith(_HYPERPARAMETERS)}
-    values["loss.relation_heads"] = plan.relation_heads
+    values["loss.relation_heads"] = plan.relation_heads or None
     return _pairs({key: _NOT_SET if value is None else value for key, value in values.items()}, "key")
 
 

@@ -18,26 +18,25 @@ import torch
 
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
-from minilm.distill.objective import DistillObjective, RelationSettings, RelationTeacher
+from minilm.distill.card import student_card
+from minilm.distill.criteria import load_teacher_for, make_criterion, masking_of
+from minilm.distill.criterion import Criterion
+from minilm.distill.objective import DistillObjective, ObjectiveSettings
 from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation
 from minilm.distill.relation_kernel import loss_implementation
-from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
 from minilm.distill.report import report_distillation
 from minilm.distill.shapes import relation_heads
 from minilm.distill.student import make_student, save_student
-from minilm.distill.teacher import load_teacher, tokenizer_folder
+from minilm.distill.teacher import tokenizer_folder
 from minilm.distill.teacher_base import Teacher
 from minilm.embedded import model_path
 from minilm.errors import DataError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
-from minilm.hub import base_name
 from minilm.model.encoder import Encoder
 from minilm.model.metadata import model_checksums
-from minilm.model.precision import torch_dtype
 from minilm.recipe import DataSection, DistillRecipe, Loaded, flat_values, resolved_yaml
-from minilm.report.card import model_card
 from minilm.train.distributed import ALONE, Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, STAGES, remove_results, run_folder
 from minilm.train.loop import train
@@ -146,9 +145,9 @@ def _distill(run: _Run, *, afresh: bool) -> DistillResult:
     with first_before_others(ranks):
         folder = Path(recipe.data.corpus) if recipe.data.corpus is not None else build_once(recipe.data, out, plan)
         shards = open_corpus(recipe, folder, plan, verify=True)
-    heads = plan.relation_heads
-    objective = make_objective(recipe, teacher, students, shards, num_relation_heads=heads, device=device, ranks=ranks)
-    identity = identity_of(recipe, shards, plan, engine=teacher.engine)
+    criterion = make_criterion(recipe, plan, teacher, students)
+    objective = make_objective(recipe, plan, criterion, shards, device=device, ranks=ranks)
+    identity = identity_of(recipe, shards, plan, engine=None if teacher is None else teacher.engine)
     with first_before_others(ranks):
         if afresh and ranks.is_first:
             remove_results(out)
@@ -156,15 +155,9 @@ def _distill(run: _Run, *, afresh: bool) -> DistillResult:
         if ranks.is_first:
             atomic_write(out / RECIPE, run.resolved)
             run.on_accepted()
-    logger.info(
-        "distilling layer %d of %s into %s; %d documents; relation losses: %s",
-        teacher.layer,
-        plan.teacher,
-        ", ".join(students),
-        len(shards),
-        loss_implementation(device),
-    )
-    _say_how_it_runs(teacher, objective, plan.teacher)
+    _say_what_runs(recipe, plan, len(shards), device)
+    if teacher is not None:
+        _say_how_it_runs(teacher, objective, plan.teacher)
     section = recipe.train
     settings = train_settings(
         section,
@@ -178,13 +171,30 @@ def _distill(run: _Run, *, afresh: bool) -> DistillResult:
     folders = model_folders(out, students)
     if ranks.is_first:
         for name, student in students.items():
-            card = _card(run, name, student, extensions(out / "checkpoints"))
-            save_student(student, folders[name], teacher=plan.teacher, tokenizer=plan.tokenizer, card=card)
+            extended_at = extensions(out / "checkpoints")
+            card = student_card(recipe, plan, name, lineage=run.lineage, extended_at=extended_at)
+            save_student(
+                student,
+                folders[name],
+                teacher=plan.teacher,
+                tokenizer=plan.tokenizer,
+                card=card,
+                head=criterion.head(name),
+            )
         report_distillation(recipe, plan, shards.manifest, metrics)
     wait_for_first(ranks)
     return DistillResult(
         folders=folders, metrics=metrics, num_parameters=sizes_of(plan), shards=shards, identity=identity
     )
+
+
+def _say_what_runs(recipe: DistillRecipe, plan: DistillPlan, documents: int, device: str) -> None:
+    loss, layers = recipe.loss, ", ".join(map(str, plan.teacher_layers))
+    what = f"distilling layer{'s' * (len(plan.teacher_layers) > 1)} {layers} of {plan.teacher} into"
+    if loss.objective == "mlm":
+        what = "training as masked language models:"
+    how = f"; relation losses: {loss_implementation(device)}" if loss.objective == "relations" else ""
+    logger.info("%s %s; %d documents%s", what, ", ".join(plan.students), documents, how)
 
 
 def _say_how_it_runs(teacher: Teacher, objective: DistillObjective, folder: Path) -> None:
@@ -217,23 +227,19 @@ def sizes_of(plan: DistillPlan) -> dict[str, int]:
 
 def load_models(
     recipe: DistillRecipe, plan: DistillPlan, device: str
-) -> tuple[Teacher, dict[str, Encoder], DistillPlan]:
-    """The teacher, the students before their first step, and the plan by what the teacher computes."""
-    teacher = load_teacher(
-        plan.teacher,
-        layer=plan.sizes.layer,
-        version=recipe.loss.version,
-        precision=torch_dtype(recipe.train.precision),
-        device=device,
-    )
-    heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)  # by what it computes, not by its configuration
+) -> tuple[Teacher | None, dict[str, Encoder], DistillPlan]:
+    """The teacher if there is one, the students before their first step, and the plan by what the teacher computes."""
+    teacher = load_teacher_for(recipe, plan, device)
+    if teacher is not None:  # by what it computes, not by its configuration
+        heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)
+        plan = replace(plan, sizes=teacher.sizes, relation_heads=heads)
     students = {
         name: make_student(student, teacher=plan.teacher, seed=recipe.seed).to(device)
         for name, student in plan.students.items()
     }
     for student in students.values():
         student.attention_dropout = recipe.train.attention_dropout
-    return teacher, students, replace(plan, sizes=teacher.sizes, relation_heads=heads)
+    return teacher, students, plan
 
 
 def build_once(data: DataSection, out: Path, plan: DistillPlan) -> Path:
@@ -272,26 +278,24 @@ def _was_built_from(source: Mapping[str, object], record: Path) -> bool:
 
 def make_objective(
     recipe: DistillRecipe,
-    teacher: RelationTeacher,
-    students: Mapping[str, Encoder],
+    plan: DistillPlan,
+    criterion: Criterion,
     shards: Shards,
     *,
-    num_relation_heads: int,
     device: str,
     ranks: Ranks = ALONE,
 ) -> DistillObjective:
     """The objective of a recipe over `shards`; raises DataError if no document is left to train on."""
-    settings = RelationSettings(
-        pairs=V1_PAIRS if recipe.loss.version == "v1" else V2_PAIRS,
-        num_relation_heads=num_relation_heads,
+    settings = ObjectiveSettings(
         normalization=recipe.loss.normalization,
         batch_size=recipe.train.batch_size,
         tokens_per_batch=recipe.train.tokens_per_batch,
         num_heldout=recipe.data.heldout_documents,
         seed=recipe.seed,
+        masking=masking_of(recipe, plan),
         device=device,
     )
-    return DistillObjective(teacher, students, shards, settings, ranks)
+    return DistillObjective(criterion, shards, settings, ranks)
 
 
 def identity_of(recipe: DistillRecipe, shards: Shards, plan: DistillPlan, *, engine: object) -> Identity:
@@ -315,22 +319,3 @@ def identity_of(recipe: DistillRecipe, shards: Shards, plan: DistillPlan, *, eng
         "relation loss": loss_implementation(this_device()),
         "teacher.engine": engine,
     }
-
-
-def _card(run: _Run, name: str, student: Encoder, extended_at: Sequence[int]) -> str:
-    recipe, plan = run.recipe, run.plan
-    config, points = student.config, ", ".join(map(str, extended_at))
-    steps = f"{recipe.train.steps} steps{f' (extended at step {points})' if points else ''}"
-    teachers = run.lineage or (base_name(recipe.teacher.model),)
-    before = "".join(f", itself distilled from `{Path(teacher).name}`" for teacher in teachers[1:])
-    made = (
-        f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
-        f"Distilled with MiniLM{recipe.loss.version} from `{Path(teachers[0]).name}` "
-        f"(layer {plan.sizes.layer}){before and f'{before},'} for {steps} of {recipe.train.batch_size} documents. "
-        f"It {plan.students[name].start}."
-    )
-    advice = (
-        "The last layer's output projection and feed-forward are not trained by this objective; fine-tune before use."
-    )
-    base = base_name(teachers[-1])
-    return model_card(name, use="encode", base=base, tags=["distillation"], pairs=False, sections=[made, advice])

@@ -22,8 +22,7 @@ from minilm.errors import MinilmError
 from minilm.files.json import write_json
 from minilm.files.tensors import write_safetensors
 from minilm.model.checkpoint import write_model
-from minilm.model.config import EncoderConfig
-from minilm.model.encoder import Encoder
+from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.heads import Model
 from minilm.recipe import ChainRecipe, Distillation, DistillRecipe, Loaded
 from minilm.text.tokenizer import Tokenizer
@@ -109,7 +108,8 @@ def planned(loaded: Loaded[Distillation]) -> Iterator[list[PlannedStage]]:
             planning = one.recipe
             if stages:
                 (config,) = stages[-1].plan.configs.values()
-                folder = stack.enter_context(_stand_in(config, stages[-1].plan.tokenizer))
+                has_head = stages[-1].recipe.loss.objective == "mlm"
+                folder = stack.enter_context(_stand_in(config, stages[-1].plan.tokenizer, has_head=has_head))
                 names = {str(folder): one.recipe.teacher.model}
                 teacher = one.recipe.teacher.model_copy(update={"model": str(folder)})
                 planning = one.recipe.model_copy(update={"teacher": teacher})
@@ -128,19 +128,23 @@ def _recipes(loaded: Loaded[Distillation]) -> list[Loaded[DistillRecipe]]:
 
 
 @contextmanager
-def _stand_in(config: EncoderConfig, tokenizer: Tokenizer) -> Iterator[Path]:
-    """A temporary folder like that of a model, but without its weights, which planning does not read."""
+def _stand_in(config: EncoderConfig, tokenizer: Tokenizer, *, has_head: bool) -> Iterator[Path]:
+    """A temporary folder like that of a model, but without its weights, which planning does not read.
+
+    `has_head`: the model has one for masked tokens.
+    """
     with tempfile.TemporaryDirectory(prefix="minilm-stage-") as name:
-        folder = Path(name)
-        write_json(folder / "config.json", config.to_hf())
+        folder, architecture = Path(name), FAMILIES[config.family].architecture
+        with_head = {"architectures": [f"{architecture}ForMaskedLM"]} if has_head else {}
+        write_json(folder / "config.json", {**config.to_hf(), **with_head})
         write_safetensors(folder / "model.safetensors", {"none": torch.zeros(1)})
         tokenizer.save(folder, segments=config.num_segments > 0)
         yield folder
 
 
-def fill_stand_in(stage: PlannedStage, student: Encoder) -> None:
+def fill_stand_in(stage: PlannedStage, student: Model) -> None:
     """Give the stand-in for a stage's teacher weights, so that a step of that stage can be measured."""
-    write_model(Model(student), stage.plan.teacher)
+    write_model(student, stage.plan.teacher, head=None if student.head is None else "mlm")
 
 
 @contextmanager
@@ -159,8 +163,10 @@ def assistant_advice(stages: Sequence[PlannedStage]) -> list[str]:
     """What the paper's rule says about an assistant, for each student at the end; one note if the chain differs.
 
     The rule: an assistant where the student has at most half of the teacher's layers and at most half of its width; it
-    has the teacher's layers and the student's width.
+    has the teacher's layers and the student's width. Nothing is said of students that learn without a teacher.
     """
+    if not stages[-1].recipe.loss.has_teacher:
+        return []
     teacher, assistants = stages[0].plan.sizes, [stage.plan for stage in stages[:-1]]
     last = stages[-1].plan.configs
     found = [next(iter(plan.configs.values())) for plan in assistants]

@@ -23,8 +23,8 @@ from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import COUNTED, EncoderConfig, with_vocabulary_of
 from minilm.model.embedding_files import read_embedding, require_no_weights, write_embedding
 from minilm.model.encoder import Encoder
-from minilm.model.heads import Model
-from minilm.model.metadata import read_config, weight_files
+from minilm.model.heads import MaskedLanguageHead, Model, new_head
+from minilm.model.metadata import read_config, untied_output, weight_files
 from minilm.randomness import derived_seed
 from minilm.recipe import StudentSection
 from minilm.text.tokenizer import Tokenizer
@@ -123,6 +123,22 @@ def make_student(plan: StudentPlan, *, teacher: Path, seed: int) -> Encoder:
     return student_from_layers(student, teacher=teacher, layers=plan.layers) if plan.layers else student
 
 
+def make_head(plan: StudentPlan, *, seed: int) -> MaskedLanguageHead:
+    """Build a student's head for masked tokens: that of the model that it continues, if it has one, else a random one.
+
+    Raises:
+        DataError: the model that it continues is damaged.
+    """
+    if plan.continued is not None and not untied_output(plan.continued):
+        found = read_model(plan.continued, head="mlm", fresh_head=False).head
+        if isinstance(found, MaskedLanguageHead):
+            return found
+    generator = torch.Generator().manual_seed(derived_seed(seed, "head", plan.name))
+    made = new_head("mlm", plan.config, num_labels=0, generator=generator)
+    assert isinstance(made, MaskedLanguageHead)
+    return made
+
+
 def require_copyable_embedding(teacher: Path) -> None:
     """Require that a student can have the teacher's embedding settings, before anything is computed.
 
@@ -132,12 +148,20 @@ def require_copyable_embedding(teacher: Path) -> None:
     require_no_weights(read_embedding(teacher, model_max_tokens=sys.maxsize))
 
 
-def save_student(student: Encoder, folder: Path, *, teacher: Path, tokenizer: Tokenizer, card: str) -> None:
+def save_student(
+    student: Encoder,
+    folder: Path,
+    *,
+    teacher: Path,
+    tokenizer: Tokenizer,
+    card: str,
+    head: MaskedLanguageHead | None = None,
+) -> None:
     """Write a Hugging Face folder with the teacher's embedding settings; an existing folder is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
     with atomic_folder(folder, replace=True) as aside:
-        write_model(Model(student), aside)
+        write_model(Model(student, head), aside, head=None if head is None else "mlm")
         tokenizer.save(aside, segments=student.config.num_segments > 0)
         write_embedding(aside, embedding, hidden_size=student.config.hidden_size)
         atomic_write(aside / "README.md", card)

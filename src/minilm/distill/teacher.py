@@ -1,8 +1,9 @@
 """The teacher: any Hugging Face encoder, loaded, checked, and stopped at the distilled layer.
 
-In: a model folder. Out: a `Teacher`, which turns `Packed` batches into `Relations` of one layer, without gradient;
-later layers never run. Where it can it runs packed, on the native engine (`teacher_native.py`) or in transformers
-(`teacher_packed.py`), else padded (`teacher_padded.py`). The model's own code runs unchanged.
+In: a model folder. Out: a `Teacher`, which turns `Packed` batches into `Relations` of one layer or of several, without
+gradient, and later layers never run; or into hidden rows. Where it can it runs packed, on the native engine
+(`teacher_native.py`) or in transformers (`teacher_packed.py`), else padded (`teacher_padded.py`). The model's own code
+runs unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from minilm.distill.projections import find_attentions
 from minilm.distill.shapes import TeacherSizes
-from minilm.distill.teacher_base import Teacher, Version
+from minilm.distill.teacher_base import Teacher, Version, Wanted
 from minilm.distill.teacher_files import (
     explaining,
     first_line,
@@ -61,6 +62,7 @@ def load_teacher(
     precision: torch.dtype = torch.float32,
     device: str = "cpu",
     native: bool = True,
+    wanted: Wanted | None = None,
 ) -> Teacher:
     """Load a Hugging Face encoder from a local folder, frozen and ready for packed batches.
 
@@ -74,6 +76,7 @@ def load_teacher(
         precision: of the weights during distillation.
         device: where to run.
         native: use the native engine where it can run the model.
+        wanted: what it is to compute; None for the relations of the layer, for v1 with its own attention.
 
     Raises:
         SystemProblem: transformers is not installed.
@@ -82,12 +85,16 @@ def load_teacher(
     """
     folder = Path(folder)
     sizes = read_sizes(folder, layer=layer, version=version)
-    if native and device == "cpu":
+    wanted = wanted or Wanted(layers=(sizes.layer,), attention=version == "v1")
+    several = wanted.hidden or wanted.layers != (sizes.layer,)
+    if native and device == "cpu" and several:
+        logger.info("teacher %s: not on the native engine, which gives the relations of one layer only", folder)
+    elif native and device == "cpu":
         found = native_teacher(folder, sizes, "bf16" if precision == torch.bfloat16 else "fp32")
         if found is not None:
             return found
     model = _load_model(folder)
-    teacher = packed_teacher(model, sizes, str(folder), version) or padded_teacher(model, sizes, str(folder), version)
+    teacher = packed_teacher(model, sizes, str(folder), wanted) or padded_teacher(model, sizes, str(folder), wanted)
     model.to(device=device, dtype=precision)
     prepack(model)
     return teacher

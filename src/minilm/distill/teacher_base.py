@@ -1,17 +1,22 @@
-"""What every teacher is: the relations of one layer over packed tokens, computed in one of three ways.
+"""What every teacher is: the relations of its layers over packed tokens, computed in one of three ways.
 
-In: a `Packed` batch. Out: `Relations`, without gradient.
+In: a `Packed` batch. Out: `Relations`, or hidden rows, without gradient.
+
+T packed tokens, F hidden width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from minilm.distill.shapes import TeacherSizes
+from minilm.errors import UsageError
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed
 
@@ -19,8 +24,28 @@ Version = Literal["v1", "v2"]
 """Which relations a loss compares: v1 attention and values, v2 queries, keys and values."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a loss needs of a teacher.
+
+    Attributes:
+        layers: of the teacher, from 1; several are computed in one pass.
+        attention: query and key that give the model's own attention, whatever is in it.
+        hidden: the rows after the layers, not query, key and value.
+    """
+
+    layers: tuple[int, ...]
+    attention: bool = False
+    hidden: bool = False
+
+    @property
+    def last(self) -> int:
+        """Nothing after this layer is needed."""
+        return max(self.layers)
+
+
 class Teacher(ABC):
-    """A frozen encoder that computes `Relations` of the layer `sizes.layer`."""
+    """A frozen encoder that computes `Relations` of the layer `sizes.layer`, or of several."""
 
     def __init__(self, sizes: TeacherSizes) -> None:
         """Give it the sizes as computed."""
@@ -39,6 +64,14 @@ class Teacher(ABC):
     @abstractmethod
     def relations(self, packed: Packed) -> Relations:
         """Query, key and value of the layer, after any rotary embedding, each `[T, H, D]`."""
+
+    def relations_of(self, packed: Packed) -> Mapping[int, Relations]:
+        """The same of each of its layers, from 1."""
+        return {self.layer: self.relations(packed)}
+
+    def hidden_of(self, packed: Packed) -> Mapping[int, Tensor]:
+        """Rows after each of its layers, from 1, `[T, F]`; raises UsageError if it was not loaded for them."""
+        raise UsageError(f"the teacher ({self.engine}) was not loaded for hidden rows; load it with wanted.hidden")
 
     def share_of_padding(self, microbatches: Sequence[np.ndarray]) -> float:
         """The share of padding in what it computes for these microbatches, given the lengths of their sequences."""

@@ -1,18 +1,19 @@
 """A teacher of transformers that runs padded, for models that cannot run packed: slower, with the same numbers.
 
-In: a `Packed` batch, and a recorder that runs a padded one. Out: `Relations` of the packed tokens. Sequences of similar
-length share a padded batch; where a model reads its padding (a convolution), only those of equal length.
+In: a `Packed` batch, and a recorder that runs a padded one. Out: `Relations`, or hidden rows, of the packed tokens.
+Sequences of similar length share a padded batch; where a model reads its padding (a convolution), only those of equal
+length.
 
-B sequences, T packed tokens, N tokens of one sequence, H heads, D head width.
+B sequences, T packed tokens, N tokens of one sequence, H heads, D head width, F hidden width.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from minilm.distill.projections import LayerReached, Projected
 from minilm.distill.shapes import TeacherSizes
-from minilm.distill.teacher_base import Teacher
+from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_packed import NoInterface
 from minilm.errors import DataError
 from minilm.model.encoder import Relations
@@ -29,23 +30,27 @@ from minilm.model.packing import Packed
 _MOST_TOKENS = 8192  # of a padded batch
 _LEAST_FULL = 0.8  # the shortest sequence of a padded batch, of the longest
 _SMALLEST = 1e-30  # probability whose logarithm is taken
+_PARTS = ("query", "key", "value")
+
+K = TypeVar("K")
+Inputs = Mapping[str, Tensor]
 
 
 class Recorder(Protocol):
-    """Runs a model padded and records what a layer's attention multiplies."""
+    """Runs a model padded and records what the attention of layers multiplies."""
 
     terms: str
 
-    def record(self, inputs: Mapping[str, Tensor], *, attention: bool = False) -> Projected:
-        """Run `input_ids` and what goes with them, `[B, N]` each, up to the layer; with `attention` through it."""
+    def record(self, inputs: Inputs, *, attention: bool = False) -> Mapping[int, Projected]:
+        """Run `input_ids` and what goes with them, `[B, N]` each, up to the last layer; with `attention` through it."""
 
 
 @dataclass
 class _Recording:
-    wanted: int
+    wanted: tuple[int, ...]
     attention: bool
     calls: int = 0
-    found: Projected | None = None
+    found: dict[int, Projected] = field(default_factory=dict)
 
 
 _current: ContextVar[_Recording | None] = ContextVar("minilm_padded_recording", default=None)
@@ -59,7 +64,7 @@ def padded_attention(
     *rest: Any,  # noqa: ANN401 (what transformers passes varies by model)
     **settings: Any,  # noqa: ANN401
 ) -> tuple[Tensor, Tensor | None]:
-    """The model's own eager attention, `[B, H, N, D]`; records the requested layer and stops."""
+    """The model's own eager attention, `[B, H, N, D]`; records requested layers, stops at the last."""
     recording = _current.get()
     eager = getattr(inspect.getmodule(type(module)), "eager_attention_forward", None)
     if eager is None:
@@ -68,14 +73,17 @@ def padded_attention(
         output, weights = eager(module, query, key, value, *rest, **settings)
         return output, weights
     recording.calls += 1
-    weights = None
-    if recording.calls < recording.wanted or recording.attention:
+    output, weights = query, None
+    is_last = recording.calls == max(recording.wanted)
+    if not is_last or recording.attention:
         output, weights = eager(module, query, key, value, *rest, **settings)
-    if recording.calls < recording.wanted:
-        return output, weights
-    rows = [part.transpose(1, 2) for part in (query, key, value)]
-    recording.found = Projected(query=rows[0], key=rows[1], value=rows[2], attention=weights)
-    raise LayerReached
+    if recording.calls in recording.wanted:
+        rows = [part.transpose(1, 2) for part in (query, key, value)]
+        kept = weights if recording.attention else None
+        recording.found[recording.calls] = Projected(query=rows[0], key=rows[1], value=rows[2], attention=kept)
+    if is_last:
+        raise LayerReached
+    return output, weights
 
 
 class InterfaceRecorder:
@@ -83,13 +91,13 @@ class InterfaceRecorder:
 
     terms = ""
 
-    def __init__(self, model: Any, *, layer: int) -> None:  # noqa: ANN401 (a transformers model has no static type)
-        """Record a layer (from 1)."""
-        self._model, self._layer = model, layer
+    def __init__(self, model: Any, *, layers: Sequence[int]) -> None:  # noqa: ANN401 (a transformers model has no static type)
+        """Record layers (from 1)."""
+        self._model, self._layers = model, tuple(layers)
 
-    def record(self, inputs: Mapping[str, Tensor], *, attention: bool = False) -> Projected:
-        """Run a padded batch up to the layer."""
-        recording = _Recording(wanted=self._layer, attention=attention)
+    def record(self, inputs: Inputs, *, attention: bool = False) -> dict[int, Projected]:
+        """Run a padded batch up to the last layer."""
+        recording = _Recording(wanted=self._layers, attention=attention)
         token = _current.set(recording)
         try:
             self._model(**inputs)
@@ -97,7 +105,7 @@ class InterfaceRecorder:
             pass
         finally:
             _current.reset(token)
-        if recording.found is None:
+        if len(recording.found) < len(set(self._layers)):
             raise NoInterface(f"teacher: {type(self._model).__name__} does not use the interface of transformers")
         return recording.found
 
@@ -105,7 +113,7 @@ class InterfaceRecorder:
 class PaddedTeacher(Teacher):
     """A model of transformers that runs padded; see `load_teacher`."""
 
-    def __init__(self, model: Any, recorder: Recorder, *, sizes: TeacherSizes) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, recorder: Recorder, *, sizes: TeacherSizes, wanted: Wanted) -> None:  # noqa: ANN401
         """Wrap a model and what runs it.
 
         Attributes:
@@ -116,7 +124,7 @@ class PaddedTeacher(Teacher):
         names = ["attention_mask", *(["token_type_ids"] if getattr(model.config, "type_vocab_size", 0) else [])]
         self._names = [name for name in names if name in inspect.signature(model.forward).parameters]
         self._pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
-        self._recorder = recorder
+        self._model, self._recorder, self._wanted = model, recorder, wanted
         self.equal_lengths = self.own_attention = False
 
     @property
@@ -124,26 +132,49 @@ class PaddedTeacher(Teacher):
         """What computes it."""
         return "transformers, by length" if self.equal_lengths else "transformers, padded"
 
-    @torch.inference_mode()
     def relations(self, packed: Packed) -> Relations:
-        """Query, key and value of the layer, each `[T, H, D]`.
+        """Query, key and value of the last layer, each `[T, H, D]`."""
+        return self.relations_of(packed)[self._wanted.last]
+
+    @torch.inference_mode()
+    def relations_of(self, packed: Packed) -> dict[int, Relations]:
+        """Query, key and value of each layer, each `[T, H, D]`.
 
         With the model's own attention, `query` holds its logarithms and `key` unit vectors, so that their scaled
         product is that attention: `[T, H, W]`, W at least the length of the longest sequence.
         """
+
+        def record(inputs: Inputs) -> dict[tuple[int, str], Tensor]:
+            found = self._recorder.record(inputs, attention=self.own_attention)
+            if self.own_attention:
+                found = {layer: _own_attention(one, packed.max_len) for layer, one in found.items()}
+            return {(layer, name): getattr(one, name) for layer, one in found.items() for name in _PARTS}
+
+        rows = self._packed_rows(packed, record)
+        return {layer: Relations(**{name: rows[layer, name] for name in _PARTS}) for layer in self._wanted.layers}
+
+    @torch.inference_mode()
+    def hidden_of(self, packed: Packed) -> dict[int, Tensor]:
+        """Rows after each layer, `[T, F]`; the model runs to its end."""
+
+        def run(inputs: Inputs) -> dict[int, Tensor]:
+            return hidden_rows(self._model, inputs, self._wanted.layers)
+
+        return self._packed_rows(packed, run)
+
+    def _packed_rows(self, packed: Packed, run: Callable[[Inputs], Mapping[K, Tensor]]) -> dict[K, Tensor]:
+        """What `run` gives for padded batches, `[B, N, ...]`, without the padding: `[T, ...]`."""
         starts = packed.cu_seqlens.tolist()
-        whole: dict[str, Tensor] = {}
+        whole: dict[K, Tensor] = {}
         for group in length_groups(packed.lengths, equal=self.equal_lengths):
-            found = self._recorder.record(self._inputs(packed, starts, group), attention=self.own_attention)
-            parts = _own_attention(found, packed.max_len) if self.own_attention else found
+            found = run(self._inputs(packed, starts, group))
             rows = torch.cat([torch.arange(starts[one], starts[one + 1]) for one in group]).to(packed.token_ids.device)
-            for name in ("query", "key", "value"):
-                padded = getattr(parts, name)
+            for name, padded in found.items():
                 kept = torch.cat([padded[row, : packed.lengths[one]] for row, one in enumerate(group)])
                 if name not in whole:
                     whole[name] = kept.new_empty((packed.num_tokens, *kept.shape[1:]))
                 whole[name][rows] = kept
-        return Relations(**whole)
+        return whole
 
     def share_of_padding(self, microbatches: Sequence[np.ndarray]) -> float:
         """The share of padding in what it computes for these microbatches, given the lengths of their sequences."""
@@ -168,6 +199,20 @@ class PaddedTeacher(Teacher):
             mask[row, : packed.lengths[one]] = 1
         available = {"attention_mask": mask, "token_type_ids": segments}
         return {"input_ids": ids, **{name: available[name] for name in self._names}}
+
+
+def hidden_rows(model: Any, inputs: Inputs, layers: Sequence[int]) -> dict[int, Tensor]:  # noqa: ANN401
+    """Rows after some layers of a model of transformers, `[B, N, F]` each.
+
+    Raises:
+        DataError: it does not give them.
+    """
+    states = model(**inputs, output_hidden_states=True).hidden_states
+    if states is None or len(states) <= max(layers):
+        raise DataError(
+            f"teacher: {type(model).__name__} does not give the rows of its layers; use loss.objective relations"
+        )
+    return {layer: states[layer] for layer in layers}
 
 
 def length_groups(lengths: Sequence[int], *, equal: bool) -> list[list[int]]:

@@ -7,9 +7,10 @@ and keys alone.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,24 +20,24 @@ from torch import Tensor, nn
 
 from minilm.distill.projections import HookRecorder, Projected, find_attentions, unlike_product
 from minilm.distill.shapes import TeacherSizes
-from minilm.distill.teacher_base import Teacher, Version
+from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_files import first_line
 from minilm.distill.teacher_packed import NoInterface, PackedTeacher, masks_itself
-from minilm.distill.teacher_padded import InterfaceRecorder, PaddedTeacher, Recorder
+from minilm.distill.teacher_padded import InterfaceRecorder, PaddedTeacher, Recorder, hidden_rows
 from minilm.errors import DataError, MinilmError
-from minilm.model.encoder import Relations
 from minilm.model.packing import pack
 
 logger = logging.getLogger(__name__)
 
 PACKED, PADDED = "minilm_packed", "minilm_padded"
 """Names of our attention functions in transformers' attention interface."""
+_PARTS = ("query", "key", "value")
 _CHECKED_TOKENS = 150  # longer than the windows of local attention
 _SAME_ROWS = 1e-3
 _SAME_ATTENTION = 1e-2  # largest difference of logarithms
 
 
-def packed_teacher(model: Any, sizes: TeacherSizes, where: str, version: Version) -> Teacher | None:  # noqa: ANN401
+def packed_teacher(model: Any, sizes: TeacherSizes, where: str, wanted: Wanted) -> Teacher | None:  # noqa: ANN401
     """The model as a packed teacher, which uses the attention PACKED; None if it must run padded.
 
     Raises:
@@ -44,12 +45,13 @@ def packed_teacher(model: Any, sizes: TeacherSizes, where: str, version: Version
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return None
-    teacher = PackedTeacher(model, sizes=sizes, first_position=first_position(model))
+    teacher = PackedTeacher(model, sizes=sizes, wanted=wanted, first_position=first_position(model))
     texts = _texts(model, sizes)
     try:
-        together = teacher.relations(pack(texts))
+        together = _together(teacher, texts, wanted)
         model.set_attn_implementation(PADDED)
-        apart = _apart(model, InterfaceRecorder(model, layer=sizes.layer), texts, where)
+        apart = _apart(model, InterfaceRecorder(model, layers=wanted.layers), texts, where)
+        expected = _rows_apart(model, apart, texts, wanted, where)
     except NoInterface:
         return None
     except MinilmError:
@@ -57,47 +59,62 @@ def packed_teacher(model: Any, sizes: TeacherSizes, where: str, version: Version
     except Exception:  # of any kind: the model's code is foreign, and may reject a row of this length
         return None
     plain = _is_plain(apart)
-    if not _agree(together, apart) or (version == "v1" and not plain):
+    if not _agree(together, expected) or (wanted.attention and not plain):
         return None
-    if not plain:
+    if not plain and not wanted.hidden:
         _say_what_is_related(where, sizes.layer)
     model.set_attn_implementation(PACKED)
-    teacher.sizes = _sizes_by_rows(sizes, apart[0])
+    teacher.sizes = _sizes_by_rows(sizes, apart[0][wanted.last])
     return teacher
 
 
-def padded_teacher(model: Any, sizes: TeacherSizes, where: str, version: Version) -> Teacher:  # noqa: ANN401
+def padded_teacher(model: Any, sizes: TeacherSizes, where: str, wanted: Wanted) -> Teacher:  # noqa: ANN401
     """The model as a padded teacher, which computes attention itself.
 
     Raises:
-        DataError: its attention is causal, is not known, or does not go with the version of the loss; its code fails.
+        DataError: its attention is causal, is not known, or does not go with the loss; its code fails.
     """
     texts = _texts(model, sizes)
-    recorder, apart = _recorder(model, sizes, texts, where)
+    recorder, apart = _recorder(model, sizes, wanted, texts, where)
     if _is_causal(model, texts[0]):
         raise masks_itself(model, where)
-    plain, name = _is_plain(apart), type(model).__name__
-    if not plain and isinstance(recorder, HookRecorder) and not recorder.listed:
-        raise DataError(
-            f"teacher {where}: the attention of {name} is not the product of its queries and keys alone, and what else "
-            "is in it is not known here; choose a teacher of another family, such as BERT, RoBERTa or MPNet"
-        )
-    if version == "v1" and not plain and not all(map(_is_distribution, apart)):
-        raise DataError(
-            f"teacher {where}: loss.version v1 compares attention, and {name} does not give its own; use v2"
-        )
-    if version == "v2" and not plain:
-        _say_what_is_related(where, sizes.layer, recorder.terms)
-    teacher = PaddedTeacher(model, recorder, sizes=_sizes_by_rows(sizes, apart[0]))
-    if not _agree(teacher.relations(pack(texts)), apart):
+    name = type(model).__name__
+    plain = _is_plain(apart)
+    if not wanted.hidden and not plain:
+        _require_known_terms(name, recorder, apart, wanted, where, sizes.layer)
+    teacher = PaddedTeacher(model, recorder, sizes=_sizes_by_rows(sizes, apart[0][wanted.last]), wanted=wanted)
+    expected = _rows_apart(model, apart, texts, wanted, where)
+    if not _agree(_together(teacher, texts, wanted), expected):
         teacher.equal_lengths = True
-        if not _agree(teacher.relations(pack(texts)), apart):
+        if not _agree(_together(teacher, texts, wanted), expected):
             raise DataError(
                 f"teacher {where}: {name} gives other numbers in a batch than for single texts; choose a teacher of "
                 "another family, such as BERT"
             )
-    teacher.own_attention = version == "v1" and not plain
+    teacher.own_attention = wanted.attention and not plain
     return teacher
+
+
+def _require_known_terms(
+    name: str,
+    recorder: Recorder,
+    apart: Sequence[Mapping[int, Projected]],
+    wanted: Wanted,
+    where: str,
+    layer: int,
+) -> None:
+    """What is in an attention that is not the product of its queries and keys alone must be known, or be compared."""
+    if isinstance(recorder, HookRecorder) and not recorder.listed:
+        raise DataError(
+            f"teacher {where}: the attention of {name} is not the product of its queries and keys alone, and what else "
+            "is in it is not known here; choose a teacher of another family, such as BERT, RoBERTa or MPNet"
+        )
+    if not wanted.attention:
+        _say_what_is_related(where, layer, recorder.terms)
+    elif not all(_is_distribution(found) for one in apart for found in one.values()):
+        raise DataError(
+            f"teacher {where}: loss.version v1 compares attention, and {name} does not give its own; use v2"
+        )
 
 
 def first_position(model: nn.Module) -> int:
@@ -112,14 +129,15 @@ def first_position(model: nn.Module) -> int:
 def _recorder(
     model: Any,  # noqa: ANN401
     sizes: TeacherSizes,
+    wanted: Wanted,
     texts: Sequence[np.ndarray],
     where: str,
-) -> tuple[Recorder, list[Projected]]:
-    """What records the layer, and the texts recorded one by one: the interface, else hooks on named projections."""
+) -> tuple[Recorder, list[Mapping[int, Projected]]]:
+    """What records the layers, and the texts recorded one by one: the interface, else hooks on named projections."""
     attentions = find_attentions(model)
     if attentions is None or not attentions.listed:
         model.set_attn_implementation(PADDED)
-        recorder: Recorder = InterfaceRecorder(model, layer=sizes.layer)
+        recorder: Recorder = InterfaceRecorder(model, layers=wanted.layers)
         try:
             return recorder, _apart(model, recorder, texts, where)
         except NoInterface:
@@ -130,15 +148,27 @@ def _recorder(
             f"teacher {where}: {type(model).__name__} has {sizes.num_layers} layers and {found} modules with query, "
             "key and value, expected one for each layer; choose a teacher of another family, such as BERT"
         )
-    recorder = HookRecorder(model, attentions, layer=sizes.layer, heads=sizes.num_heads)
+    recorder = HookRecorder(model, attentions, layers=wanted.layers, heads=sizes.num_heads)
     return recorder, _apart(model, recorder, texts, where)
 
 
 @torch.inference_mode()
-def _apart(model: Any, recorder: Recorder, texts: Sequence[np.ndarray], where: str) -> list[Projected]:  # noqa: ANN401
+def _apart(
+    model: Any,  # noqa: ANN401
+    recorder: Recorder,
+    texts: Sequence[np.ndarray],
+    where: str,
+) -> list[Mapping[int, Projected]]:
     """Each text recorded by itself, with the model's attention."""
-    try:
+    with _explaining(model, where):
         return [recorder.record({"input_ids": torch.from_numpy(text)[None]}, attention=True) for text in texts]
+
+
+@contextlib.contextmanager
+def _explaining(model: nn.Module, where: str) -> Iterator[None]:
+    """One line for whatever the code of a model raises."""
+    try:
+        yield
     except MinilmError:
         raise
     except Exception as error:  # of any kind: the model's code is foreign
@@ -158,19 +188,47 @@ def _texts(model: Any, sizes: TeacherSizes) -> list[np.ndarray]:  # noqa: ANN401
     return texts
 
 
-def _agree(together: Relations, apart: Sequence[Projected]) -> bool:
+def _together(teacher: Teacher, texts: Sequence[np.ndarray], wanted: Wanted) -> list[Tensor]:
+    """The rows of a teacher for texts in one batch, `[T, ...]`: of each layer the hidden ones, or three projections."""
+    packed = pack(texts)
+    if wanted.hidden:
+        return [teacher.hidden_of(packed)[layer] for layer in wanted.layers]
+    found = teacher.relations_of(packed)
+    return [getattr(found[layer], name) for layer in wanted.layers for name in _PARTS]
+
+
+@torch.inference_mode()
+def _rows_apart(
+    model: Any,  # noqa: ANN401
+    apart: Sequence[Mapping[int, Projected]],
+    texts: Sequence[np.ndarray],
+    wanted: Wanted,
+    where: str,
+) -> list[Tensor]:
+    """What `_together` gives, for texts one by one: recorded already, except for hidden rows."""
+    if not wanted.hidden:
+        rows = [(layer, name) for layer in wanted.layers for name in _PARTS]
+        return [torch.cat([getattr(one[layer], name)[0] for one in apart]) for layer, name in rows]
+    with _explaining(model, where):
+        found = [hidden_rows(model, {"input_ids": torch.from_numpy(text)[None]}, wanted.layers) for text in texts]
+    return [torch.cat([one[layer][0] for one in found]) for layer in wanted.layers]
+
+
+def _agree(together: Sequence[Tensor], apart: Sequence[Tensor]) -> bool:
     """Whether rows of a batch are those of its texts run one by one."""
-    for name in ("query", "key", "value"):
-        expected = torch.cat([getattr(one, name)[0] for one in apart])
-        found: Tensor = getattr(together, name)
-        if found.shape != expected.shape or not torch.allclose(found, expected, atol=_SAME_ROWS, rtol=_SAME_ROWS):
-            return False
-    return True
+    return all(
+        found.shape == expected.shape and torch.allclose(found, expected, atol=_SAME_ROWS, rtol=_SAME_ROWS)
+        for found, expected in zip(together, apart, strict=True)
+    )
 
 
-def _is_plain(apart: Sequence[Projected]) -> bool:
-    """Whether the attention is softmax(QKᵀ / √D); no, where it is not given."""
-    return all(one.attention is not None and unlike_product(one) < _SAME_ATTENTION for one in apart)
+def _is_plain(apart: Sequence[Mapping[int, Projected]]) -> bool:
+    """Whether the attention of each layer is softmax(QKᵀ / √D); no, where it is not given."""
+    return all(
+        found.attention is not None and unlike_product(found) < _SAME_ATTENTION
+        for one in apart
+        for found in one.values()
+    )
 
 
 def _is_distribution(found: Projected) -> bool:
@@ -197,7 +255,7 @@ def _sizes_by_rows(sizes: TeacherSizes, found: Projected) -> TeacherSizes:
 
 def _say_what_is_related(where: str, layer: int, terms: str = "") -> None:
     logger.warning(
-        "teacher %s: the attention of layer %d is not the product of queries and keys alone (%s); loss.version v2 "
+        "teacher %s: the attention of layer %d is not the product of queries and keys alone (%s); the loss "
         "relates its queries, keys and values, without that",
         where,
         layer,

@@ -110,7 +110,19 @@ class Layer(nn.Module):
 
     def forward(self, hidden_TE: Tensor, packed: Packed, *, biases: Biases = None, dropout: float = 0.0) -> Tensor:
         """`[T, E]` -> `[T, E]`; `dropout` applies to attention probabilities."""
-        return self._finish(hidden_TE, attend(*self.project(hidden_TE), packed, biases=biases, dropout=dropout))
+        return self.forward_projected(hidden_TE, self.project(hidden_TE), packed, biases=biases, dropout=dropout)
+
+    def forward_projected(
+        self,
+        hidden_TE: Tensor,
+        projected_THD: tuple[Tensor, Tensor, Tensor],
+        packed: Packed,
+        *,
+        biases: Biases = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """`[T, E]` -> `[T, E]` where query, key and value are known."""
+        return self._finish(hidden_TE, attend(*projected_THD, packed, biases=biases, dropout=dropout))
 
     def forward_first(
         self, hidden_TE: Tensor, packed: Packed, *, biases: Biases = None, dropout: float = 0.0
@@ -218,16 +230,53 @@ class Encoder(nn.Module):
             UsageError: the layer does not exist.
         """
         layer = len(self.layers) if layer is None else layer
-        if not 1 <= layer <= len(self.layers):
-            raise UsageError(f"layer is {layer}; the encoder has layers 1 to {len(self.layers)}")
-        query, key, value = self._layer(layer).project(self._run(packed, layer - 1, self._biases(packed)))
-        return Relations(query=query, key=key, value=value)
+        return self.relations_of(packed, [layer])[layer]
+
+    def relations_of(self, packed: Packed, layers: Sequence[int]) -> dict[int, Relations]:
+        """Query, key and value of some `layers` (1-based) in one pass; what follows the last is not computed.
+
+        Raises:
+            UsageError: a layer does not exist.
+        """
+        self._require_layers(layers)
+        biases, found, last = self._biases(packed), dict[int, Relations](), max(layers)
+        hidden_TE: Tensor = self.embeddings(packed)
+        for number in range(1, last + 1):
+            layer = self._layer(number)
+            query, key, value = projected = layer.project(hidden_TE)
+            if number in layers:
+                found[number] = Relations(query=query, key=key, value=value)
+            if number < last:
+                hidden_TE = layer.forward_projected(
+                    hidden_TE, projected, packed, biases=biases, dropout=self._dropout_now()
+                )
+        return found
+
+    def hidden_of(self, packed: Packed, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Hidden rows after some `layers` (1-based) in one pass, `[T, E]` each.
+
+        Raises:
+            UsageError: a layer does not exist.
+        """
+        self._require_layers(layers)
+        biases, found = self._biases(packed), dict[int, Tensor]()
+        hidden_TE: Tensor = self.embeddings(packed)
+        for number in range(1, max(layers) + 1):
+            hidden_TE = self._layer(number)(hidden_TE, packed, biases=biases, dropout=self._dropout_now())
+            if number in layers:
+                found[number] = hidden_TE
+        return found
 
     def relation_parameters(self) -> list[nn.Parameter]:
         """The weights that `relations` of the last layer depends on; all others get no gradient from it."""
         last = self._layer(len(self.layers))
         unused = {*last.parameters()} - {*last.qkv.parameters()}
         unused |= set() if self.pooler is None else {*self.pooler.parameters()}
+        return [parameter for parameter in self.parameters() if parameter not in unused]
+
+    def hidden_parameters(self) -> list[nn.Parameter]:
+        """The weights that the rows of the last layer depend on: all but those of the pooler."""
+        unused = set() if self.pooler is None else {*self.pooler.parameters()}
         return [parameter for parameter in self.parameters() if parameter not in unused]
 
     def reset(self, generator: torch.Generator) -> None:
@@ -238,6 +287,11 @@ class Encoder(nn.Module):
 
     def _dropout_now(self) -> float:
         return self.attention_dropout if self.training else 0.0
+
+    def _require_layers(self, layers: Sequence[int]) -> None:
+        wrong = [layer for layer in layers if not 1 <= layer <= len(self.layers)]
+        if wrong:
+            raise UsageError(f"layer is {wrong[0]}; the encoder has layers 1 to {len(self.layers)}")
 
     def _layer(self, number: int) -> Layer:
         layer = self.layers[number - 1]

@@ -10,15 +10,16 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minilm.corpus.shards import Shards
+from minilm.distill.criteria import load_teacher_for, make_criterion
 from minilm.distill.measure import measure_speed
 from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation
 from minilm.distill.run import build_once, distill, make_objective
+from minilm.distill.shapes import compared_layers
 from minilm.distill.student import make_student, save_student
-from minilm.distill.teacher import load_teacher
 from minilm.embedded import embedded_model
 from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
@@ -115,9 +116,10 @@ def _heldout_losses(
 ) -> dict[str, float]:
     """Distillation loss of each model against the teacher, on the held-out documents."""
     encoders = {str(number): read_model(path).encoder for number, path in enumerate(folders.values())}
-    heads, teacher = plan.relation_heads, load_teacher(plan.teacher)
-    objective = make_objective(recipe, teacher, encoders, shards, num_relation_heads=heads, device="cpu")
-    found = objective.evaluate()
+    layers = compared_layers(recipe.loss, plan.sizes, {name: one.config for name, one in encoders.items()})
+    plan = replace(plan, layers=layers)
+    criterion = make_criterion(recipe, plan, load_teacher_for(recipe, plan, "cpu"), encoders)
+    found = make_objective(recipe, plan, criterion, shards, device="cpu").evaluate()
     return dict(zip(folders, found.values(), strict=True))
 
 

@@ -18,6 +18,27 @@ from minilm.errors import SettingsError
 from minilm.model.config import PRESETS
 from minilm.recipe.sections import Count, PositiveInt, RunRecipe, Section, Text, TrainingSection
 
+Objective = Literal["relations", "hidden", "mlm"]
+PairName = Literal[
+    "query-query",
+    "query-key",
+    "query-value",
+    "key-query",
+    "key-key",
+    "key-value",
+    "value-query",
+    "value-key",
+    "value-value",
+]
+PositiveFloat = Annotated[float, Field(gt=0)]
+MASKED_SHARE = 0.15
+"""Of the tokens that a masked language model predicts, as in BERT."""
+_OBJECTIVES_WITH: Mapping[str, tuple[Objective, ...]] = {
+    **dict.fromkeys(("version", "pairs", "relation_heads"), ("relations",)),
+    "layers": ("relations", "hidden"),
+    "labels": ("mlm",),
+}
+"""Keys of the loss that do not apply to every objective."""
 SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
 """What the shape of a student consists of; the rest comes from the teacher's vocabulary."""
 
@@ -89,17 +110,63 @@ class StudentSection(Section):
 
 
 class LossSection(Section):
-    """The relations to distill: v1 (attention, values) or v2 (queries, keys, values)."""
+    """What a student learns: relations of v1 (attention, values) or v2 (any pairs), hidden states, or masked tokens.
 
+    `layers` are those of the teacher that the student's are compared with: its distilled layer with the last one, all
+    layers at even distances, or a list with one for each layer of the student.
+    """
+
+    objective: Objective = "relations"
     version: Literal["v1", "v2"] = "v2"
+    pairs: Annotated[dict[PairName, PositiveFloat], Field(min_length=1)] | None = None
     relation_heads: PositiveInt | None = None
+    layers: Literal["last", "all"] | Annotated[list[PositiveInt], Field(min_length=1)] = "last"
+    labels: Literal["hard", "soft"] = "hard"
+    mask_tokens: Annotated[float, Field(gt=0, lt=1)] | None = None
     normalization: Literal["sequence", "token"] = "sequence"
 
+    @property
+    def layer_rule(self) -> Literal["v1", "v2"]:
+        """Whose choice of the teacher's layer is the default: that of v2 is for its relations only."""
+        return self.version if self.objective == "relations" else "v1"
+
+    @property
+    def compares_attention(self) -> bool:
+        """Whether the teacher's own attention is needed, with all that is in it."""
+        is_v1 = self.objective == "relations" and self.version == "v1"
+        return is_v1 and (self.pairs is None or "query-key" in self.pairs)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the teacher computes anything while the student trains."""
+        return self.objective != "mlm" or self.labels == "soft"
+
+    @property
+    def masked_share(self) -> float | None:
+        """The share of tokens that are masked, if any."""
+        return self.mask_tokens or (MASKED_SHARE if self.objective == "mlm" else None)
+
     @model_validator(mode="after")
-    def _heads_belong_to_v2(self) -> LossSection:
+    def _keys_belong_to_the_objective(self) -> LossSection:
+        for key, objectives in _OBJECTIVES_WITH.items():
+            if self.objective not in objectives and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"found {key} with objective {self.objective}, which does not use it: remove it or use objective "
+                    f"{' or '.join(objectives)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _v1_has_its_own_pairs_and_heads(self) -> LossSection:
         if self.version == "v1" and self.relation_heads is not None:
             raise ValueError(
                 "found relation_heads with version v1, which uses the attention heads: remove it or use v2"
+            )
+        other = [pair for pair in self.pairs or () if pair not in ("query-key", "value-value")]
+        if self.version == "v1" and other:
+            raise ValueError(
+                f"found the pair {other[0]} with version v1, which compares query-key and value-value: remove it or "
+                "use v2"
             )
         return self
 

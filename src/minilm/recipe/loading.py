@@ -154,5 +154,7 @@ def _write_section(section: object, keys: Keys, lines: list[str], origins: dict[
 def _flow(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{dump_scalar(key)}: {_flow(item)}" for key, item in value.items()) + "}"
     assert value is None or isinstance(value, (str, int, float))
     return dump_scalar(value)

@@ -27,6 +27,7 @@ _EXPECTED: Mapping[str, str] = {
     "list_type": "a list",
     "is_instance_of": "a list",
     "sequence_str": "a list",
+    "dict_type": "a section (key: value lines)",
     "dataclass_type": "a section (key: value lines)",
     "model_type": "a section (key: value lines)",
     "model_attributes_type": "a section (key: value lines)",

@@ -49,7 +49,7 @@ def test_the_folder_of_a_chain(tiny):
     page = (out / "report.html").read_text()
     assert all(f"Stage {number}: loss of each relation" in page for number in (1, 2)) or "No curves" in page
     assert "stage 2.loss" in page or "No curves" in page
-    assert f"teacher {out}/stages/1/model, layer 3 of 3; student small starts at random." in page
+    assert f"teacher {out}/stages/1/model, 3 layers; layer 3 is distilled; student small starts at random." in page
     stage = load_recipe(out / "stages" / "2" / "recipe.resolved.yaml").recipe
     assert (stage.teacher.model, stage.teacher.layer) == (str(out / "stages" / "1" / "model"), "last")
 

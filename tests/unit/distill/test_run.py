@@ -60,7 +60,7 @@ def test_the_run_folder_holds_everything(tiny):
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
     page = (out / "report.html").read_text()
     assert "<title>tiny</title>" in page
-    assert "Loss v2, normalized per sequence, 12 heads." in page
+    assert "Loss v2: 12 relation heads; normalized per sequence." in page
     assert result.folders == {"student": out / "model"}
     assert result.metrics == {"student.heldout_loss": row["student.heldout_loss"]}
     card = (out / "model" / "README.md").read_text()

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from minilm import progress
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
-from minilm.distill.objective import DistillObjective, RelationSettings
+from minilm.distill.criterion import RelationCriterion
+from minilm.distill.objective import DistillObjective, ObjectiveSettings
 from minilm.distill.relation_loss import V2_PAIRS
 from minilm.distill.teacher import load_teacher
 from minilm.errors import DataError
@@ -231,11 +232,16 @@ def objective(tiny):
             )  # fmt: skip
             students[f"s{number}"] = Encoder(config)
             students[f"s{number}"].reset(torch.Generator().manual_seed(number))
-        chosen = RelationSettings(
-            pairs=V2_PAIRS, num_relation_heads=12, normalization=normalization, batch_size=24,  # type: ignore[arg-type]
+        criterion = RelationCriterion(
+            teacher=teacher, students=students, layers=dict.fromkeys(students, ((2, 3),)),
+            pairs=dict.fromkeys(V2_PAIRS, 1.0), num_relation_heads=12,
+            normalization=normalization,  # type: ignore[arg-type]
+        )  # fmt: skip
+        chosen = ObjectiveSettings(
+            normalization=normalization, batch_size=24,  # type: ignore[arg-type]
             tokens_per_batch=tokens_per_batch, num_heldout=20, seed=1,
         )  # fmt: skip
-        return DistillObjective(teacher, students, shards, chosen)
+        return DistillObjective(criterion, shards, chosen)
 
     return make
 

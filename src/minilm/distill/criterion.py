@@ -1,0 +1,165 @@
+"""What students learn from a batch: one protocol, and the relations of MiniLM behind it.
+
+In: a batch, the teacher. Out: the losses of each student, already weighted by the batch's share of the step. Other
+criteria are in `hidden_states.py` and `masked_language.py`.
+
+B sequences, T packed tokens, M masked tokens, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from minilm.distill.relation_loss import Normalization, Pair, relation_loss
+from minilm.distill.shapes import LayerPairs
+from minilm.model.encoder import Encoder, Relations
+from minilm.model.heads import MaskedLanguageHead
+from minilm.model.packing import Packed
+
+RowCounts = npt.NDArray[np.integer]
+LossesOf = Callable[[str], Mapping[str, Tensor]]
+"""Name of a student -> its losses, by the names of their parts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedRows:
+    """The masked tokens of a batch: their rows `[M]`, what was there `[M]`, and how many are in each sequence."""
+
+    rows: Tensor
+    labels: Tensor
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillBatch:
+    """A microbatch, the sequences or rows that the step's mean is over, and its position, which seeds dropout.
+
+    `masked` are the tokens of it that were chosen, where text is masked.
+    """
+
+    packed: Packed
+    total: int
+    position: tuple[int, int]  # step, index within the step
+    masked: MaskedRows | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.packed.num_tokens
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of its documents."""
+        masked = {} if self.masked is None else {"masked_rows": self.masked.rows, "labels": self.masked.labels}
+        return {**self.packed.tensors(), **masked}
+
+
+class Criterion(Protocol):
+    """What the students learn. Their weights are disjoint."""
+
+    @property
+    def students(self) -> Mapping[str, Encoder]:
+        """By name, in the recipe's order."""
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What is trained with them and is in checkpoints too."""
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """The weights that the loss of a student depends on."""
+
+    def head(self, name: str) -> MaskedLanguageHead | None:
+        """The head that a student is saved with, if any."""
+
+    def counted_rows(self, lengths: RowCounts) -> RowCounts:
+        """How many rows of documents of these lengths the mean is over."""
+
+    def prepare(self, batch: DistillBatch) -> LossesOf:
+        """Run the teacher, once for all students."""
+
+
+class RelationTeacher(Protocol):
+    """What relation losses need from a teacher; `distill/teacher.py` runs Hugging Face encoders packed."""
+
+    def relations(self, packed: Packed) -> Relations:
+        """Query, key and value of the distilled layer, `[T, H, D]` each, without gradient."""
+
+    def relations_of(self, packed: Packed) -> Mapping[int, Relations]:
+        """The same of each of its layers, counted from 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationCriterion:
+    """The relations of the teacher's layers.
+
+    Attributes:
+        teacher: the teacher.
+        students: by name.
+        layers: of each student, which of its layers is compared with which of the teacher's.
+        pairs: the projections to relate, and the weight of each pair in the loss.
+        num_relation_heads: R.
+        normalization: how rows are averaged.
+    """
+
+    teacher: RelationTeacher
+    students: Mapping[str, Encoder]
+    layers: Mapping[str, LayerPairs]
+    pairs: Mapping[Pair, float]
+    num_relation_heads: int
+    normalization: Normalization = "sequence"
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """None besides the students."""
+        return {}
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """All but what follows the queries, keys and values of the last layer."""
+        return self.students[name].relation_parameters()
+
+    def head(self, name: str) -> None:
+        """Students have none."""
+
+    def counted_rows(self, lengths: RowCounts) -> RowCounts:
+        """All."""
+        return lengths
+
+    def prepare(self, batch: DistillBatch) -> LossesOf:
+        """Compute the teacher's relations."""
+        return partial(self._losses, batch, self._of_teacher(batch))
+
+    @cached_property
+    def _teacher_layers(self) -> set[int]:
+        return {theirs for pairs in self.layers.values() for _, theirs in pairs}
+
+    def _of_teacher(self, batch: DistillBatch) -> Mapping[int, Relations]:
+        if len(self._teacher_layers) == 1:
+            return dict.fromkeys(self._teacher_layers, self.teacher.relations(batch.packed))
+        return self.teacher.relations_of(batch.packed)
+
+    def _losses(self, batch: DistillBatch, found: Mapping[int, Relations], name: str) -> dict[str, Tensor]:
+        """One value per pair, the mean over the layers."""
+        layers = self.layers[name]
+        mine = self.students[name].relations_of(batch.packed, [own for own, _ in layers])
+        values = [
+            relation_loss(
+                found[theirs],
+                mine[own],
+                batch.packed,
+                pairs=tuple(self.pairs),
+                num_relation_heads=self.num_relation_heads,
+                normalization=self.normalization,
+                total=batch.total,
+            )
+            for own, theirs in layers
+        ]
+        mean = torch.stack(values).mean(0)
+        weighted = mean * torch.tensor(list(self.pairs.values()), device=mean.device)
+        return {f"{a}-{b}": value for (a, b), value in zip(self.pairs, weighted, strict=True)}
