@@ -118,6 +118,8 @@ def test_gradients_equal_those_of_the_padded_run(lengths, seed, family, pooled):
     for name, target in expected.items():
         if name.endswith(("key.bias", "k.bias")):  # zero up to rounding: softmax ignores a constant
             continue
+        if max(lengths) == 1 and any(part in name for part in (".query.", ".key.", ".q.", ".k.")):
+            continue  # also zero: a token that is alone gets all of the attention
         scale = max(float(target.abs().max()), 1e-3)
         assert float((found[name] - target).abs().max()) <= 2e-5 * scale, name
 
