@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.commands import fail_syncing
 
 from minilm.distill import run as run_module
 from minilm.distill.run import distill
@@ -54,19 +55,6 @@ def assert_resumes(tiny, recipe: Path) -> None:
     assert weights(out) == weights(uninterrupted)
     assert rows(out) == rows(uninterrupted)
     assert [path for path in out.rglob(".*") if path.name.startswith(".")] == []
-
-
-def fail_syncing(monkeypatch, code: int, *wanted: str) -> None:
-    """Make syncing a file fail with `code` if its path contains every text of `wanted`."""
-    original = os.fsync
-
-    def failing(handle: int) -> None:
-        name = os.readlink(f"/proc/self/fd/{handle}")
-        if all(text in name for text in wanted):
-            raise OSError(code, os.strerror(code), name)
-        original(handle)
-
-    monkeypatch.setattr(os, "fsync", failing)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])

@@ -121,3 +121,33 @@ def test_two_processes_share_a_chain(tiny, forked):
     out = tiny.folder / "run"
     weights = [folder / "model" / "model.safetensors" for folder in (out, out / "stages" / "2")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_two_processes_share_the_filling_of_a_cache(tiny, forked):
+    """Its files are those that one process writes, and both processes read them."""
+    build_shards([tiny.text], tokenizer=tiny.teacher, out=tiny.folder / "shards", max_tokens=32)
+    overrides = [f"data.corpus={tiny.folder / 'shards'}", "data.inputs=[]", "cache.precision=bf16"]
+    arguments = [
+        *("distill", str(tiny.recipe(steps=2, warmup_steps=0))),
+        *(word for one in overrides for word in ("--set", one)),
+    ]
+    script = tiny.folder / "small_files.py"
+    script.write_text(
+        "from minilm.cli.app import main\nfrom minilm.distill import cache_filling\n"
+        f"cache_filling.PART_BYTES = 150_000  # eight files\nmain({arguments!r} + __import__('sys').argv[1:])\n"
+    )
+    quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPO / "src")}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for before, name in ((launcher, "two"), ([], "one")):
+        folders = [f"out={tiny.folder / name}", f"cache.folder={tiny.folder / name}.teacher"]
+        done = subprocess.run(
+            [forked / "python", *before, script, *(word for one in folders for word in ("--set", one))],
+            **{"capture_output": True, "text": True, "check": False, "timeout": 240, "env": {**os.environ, **quiet}},
+        )
+        assert done.returncode == 0, done.stderr
+    two, one = (
+        {path.name: path.read_bytes() for path in (tiny.folder / f"{name}.teacher").glob("*/*")}
+        for name in ("two", "one")
+    )
+    assert len(one) > 6
+    assert two == one

@@ -6,6 +6,7 @@ Expected are the outputs of the projections themselves, by hooks of this file, i
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ import torch
 from minilm.distill import teacher_ways
 from minilm.distill.relation_loss import V1_PAIRS, relation_loss
 from minilm.distill.teacher import PADDED_ONLY_TEACHERS, load_teacher, read_sizes
+from minilm.distill.teacher_cache import require_storable
 from minilm.distill.teacher_padded import length_groups
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.model.encoder import Relations
 from minilm.model.packing import pack, unpack
+from minilm.recipe import LossSection
 
 transformers = pytest.importorskip("transformers")
 
@@ -154,6 +157,17 @@ def test_v1_learns_the_attention_of_the_model_itself(save, texts, name):
     student = Relations(query=relations.query, key=relations.key, value=relations.value)
     losses = relation_loss(relations, student, packed, pairs=V1_PAIRS, num_relation_heads=teacher.sizes.num_heads)
     assert float(losses.abs().max()) < 1e-5
+
+
+def test_attention_of_the_model_itself_is_not_stored(save):
+    """Its logarithms are not queries: a cache would hold as many numbers as a document has tokens, squared."""
+    folder = save("MPNet", pad_token_id=1)
+    plan = SimpleNamespace(teacher=folder, teacher_layers=(3,))
+    with pytest.raises(
+        UsageError, match=r"but loss\.version v1 compares the attention that the teacher .* itself: rem"
+    ):
+        require_storable(LossSection(version="v1"), plan, load_teacher(folder, version="v1"))
+    require_storable(LossSection(), plan, load_teacher(folder, version="v2"))
 
 
 def test_v1_is_rejected_where_the_model_does_not_give_its_attention(save, monkeypatch):

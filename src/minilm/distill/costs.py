@@ -57,11 +57,11 @@ def step_flops(recipe: DistillRecipe, plan: DistillPlan, lengths: Lengths) -> fl
     """Operations of the matrix products of a step; those of a backward pass count twice the forward pass.
 
     Where relations are compared, the teacher ends with the queries, keys and values of the last layer that is needed,
-    and so does each student.
+    and so does each student. Of a teacher whose relations are stored, only their products are computed.
     """
     rows, squares = recipe.train.batch_size * lengths.mean, recipe.train.batch_size * lengths.mean_square
     masked = rows * (recipe.loss.masked_share or 0.0)
-    total = _teacher_flops(recipe.loss, plan, rows, squares, masked) if recipe.loss.has_teacher else 0.0
+    total = _teacher_flops(recipe, plan, rows, squares, masked) if recipe.loss.has_teacher else 0.0
     for name, config in plan.configs.items():
         students = _layers(config.num_layers, _student_widths(config), recipe.loss, rows, squares)
         students += squares * 2 * config.hidden_size * num_relations(recipe.loss, plan, name)
@@ -73,14 +73,14 @@ def step_flops(recipe: DistillRecipe, plan: DistillPlan, lengths: Lengths) -> fl
     return total
 
 
-def _teacher_flops(loss: LossSection, plan: DistillPlan, rows: float, squares: float, masked: float) -> float:
+def _teacher_flops(recipe: DistillRecipe, plan: DistillPlan, rows: float, squares: float, masked: float) -> float:
     """Those of the teacher; to hidden rows and scores of tokens it runs to its end."""
-    sizes = plan.sizes
+    sizes, loss = plan.sizes, recipe.loss
     widths = _Widths(
         hidden=sizes.hidden_size, query=sizes.query_width, key=sizes.key_width, inner=sizes.intermediate_size
     )
     ends = max(plan.teacher_layers) if loss.objective == "relations" else sizes.num_layers
-    total = _layers(ends, widths, loss, rows, squares)
+    total = _layers(ends, widths, loss, rows, squares) if recipe.cache is None else 0.0
     theirs = {name: num_relations(loss, plan, name) for name in plan.layers}
     total += squares * 2 * sizes.query_width * max(theirs.values())
     if loss.objective == "mlm":
@@ -168,3 +168,17 @@ def text_bytes(files: Sequence[Path]) -> float:
 def held_bytes(folder: Path) -> int:
     """Bytes of the files that a folder has already."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def existing_folder(path: Path) -> Path:
+    """The folder itself, else the nearest above it that exists."""
+    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+
+
+def shown_size(count: float) -> str:
+    """Bytes in the largest unit of which there is one."""
+    for unit in ("MiB", "GiB"):
+        count /= 1024 if unit == "GiB" else 2**20
+        if count < 1024:
+            break
+    return f"{count:,.1f} {unit}"

@@ -46,6 +46,7 @@ class DistillBatch:
     """
 
     packed: Packed
+    documents: np.ndarray  # their numbers in the corpus, [B]
     total: int
     position: tuple[int, int]  # step, index within the step
     masked: MaskedRows | None = None
@@ -86,10 +87,15 @@ class Criterion(Protocol):
 
 
 class RelationTeacher(Protocol):
-    """What relation losses need from a teacher; `distill/teacher.py` runs Hugging Face encoders packed."""
+    """What relation losses need from a teacher: a `Teacher` computes it, a `CachedTeacher` reads it."""
 
-    def relations(self, packed: Packed) -> Relations:
-        """Query, key and value of the distilled layer, `[T, H, D]` each, without gradient."""
+    def document_relations(self, packed: Packed, documents: np.ndarray) -> Relations:
+        """Query, key and value of the distilled layer, `[T, H, D]` each, without gradient.
+
+        Args:
+            packed: the token ids.
+            documents: the numbers of its sequences in the corpus.
+        """
 
     def relations_of(self, packed: Packed) -> Mapping[int, Relations]:
         """The same of each of its layers, counted from 1."""
@@ -141,7 +147,7 @@ class RelationCriterion:
 
     def _of_teacher(self, batch: DistillBatch) -> Mapping[int, Relations]:
         if len(self._teacher_layers) == 1:
-            return dict.fromkeys(self._teacher_layers, self.teacher.relations(batch.packed))
+            return dict.fromkeys(self._teacher_layers, self.teacher.document_relations(batch.packed, batch.documents))
         return self.teacher.relations_of(batch.packed)
 
     def _losses(self, batch: DistillBatch, found: Mapping[int, Relations], name: str) -> dict[str, Tensor]:

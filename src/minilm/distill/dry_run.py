@@ -10,13 +10,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from minilm.distill.costs import corpus_bytes, folder_bytes, held_bytes, step_flops, trained_bytes
+from minilm.distill.cache_filling import require_room
+from minilm.distill.costs import (
+    corpus_bytes,
+    existing_folder,
+    folder_bytes,
+    held_bytes,
+    shown_size,
+    step_flops,
+    trained_bytes,
+)
 from minilm.distill.measure import UPDATES, Measured, Sample, measure, sample_corpus
 from minilm.distill.plan import described, described_data
 from minilm.distill.run import this_device
 from minilm.distill.stages import PlannedStage, assistant_advice, fill_stand_in, planned
+from minilm.distill.teacher_cache import cache_root, cached_teacher
 from minilm.errors import SystemProblem
-from minilm.recipe import Distillation, Loaded
+from minilm.recipe import CacheSection, Distillation, Loaded
 from minilm.report.page import duration
 from minilm.train.folder import require_run_folder
 
@@ -45,7 +55,11 @@ def dry_run(loaded: Loaded[Distillation]) -> Iterator[tuple[Label, str]]:
             for sentence in _costs(stage, sample, found):
                 yield "planned", about + sentence
             tokens = recipe.train.batch_size * sample.lengths.mean
-            total += recipe.train.steps * found.speed.of_step(tokens)
+            total += recipe.train.steps * found.speed.of_step(tokens, cached=recipe.cache is not None)
+            if recipe.cache is not None:
+                sentence, seconds = _cache(stage, sample, found, recipe.cache)
+                total += seconds
+                yield "planned", about + sentence
             label, sentence = _learning(stage, found)
             yield label, about + sentence
         if len(stages) > 1:
@@ -76,16 +90,22 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
     """Tokens, time, operations and memory, each with its source."""
     train, known = stage.recipe.train, sample.lengths
     tokens = train.batch_size * known.mean
-    seconds = found.speed.of_step(tokens)
+    cached = stage.recipe.cache is not None
+    seconds, kind = found.speed.of_step(tokens, cached=cached), "a step without the teacher" if cached else "a step"
     flops = step_flops(stage.recipe, stage.plan, known)
     epochs = train.steps * train.batch_size / max(known.documents, 1)
-    engine = "no teacher" if found.engine is None else f"the teacher by {found.engine}"
+    engine, share = "no teacher", ""
+    if found.engine is not None:
+        engine, share = (
+            f"the teacher by {found.engine}",
+            f", {found.speed.teacher_share:.0%} of the time in the teacher",
+        )
     return [
         f"tokens: {tokens:,.0f} a step, {_big(tokens * train.steps, '')} in {train.steps:,} steps, {epochs:.3g} "
         f"epochs; {known.mean:.1f} tokens a document, {known.source}",
-        f"time: {duration(seconds)} a step, {_hours(seconds * train.steps)} in all, {tokens / seconds:,.0f} tokens/s; "
+        f"time: {duration(seconds)} {kind}, {_hours(seconds * train.steps)} in all, {tokens / seconds:,.0f} tokens/s; "
         f"measured here in one process, {train.precision} on {this_device()}, {engine}, on "
-        f"{found.speed.tokens:,} tokens; without held-out losses",
+        f"{found.speed.tokens:,} tokens{share}; without held-out losses",
         f"operations: {_big(flops, 'FLOP')} a step, {_big(flops * train.steps, 'FLOP')} in all, "
         f"{_big(flops / seconds, 'FLOP/s')}; "
         "matrix products by their shapes, a backward pass as two forward passes",
@@ -93,6 +113,26 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
         f"{trained_bytes(stage.recipe, stage.plan) / 2**30:.2g} GiB are weights, gradients and optimizer state of the "
         "students",
     ]
+
+
+def _cache(stage: PlannedStage, sample: Sample, found: Measured, limits: CacheSection) -> tuple[str, float]:
+    """What is stored of the teacher, and the seconds that it takes before the first step.
+
+    Raises:
+        UsageError, SystemProblem: it is too large, see `require_room`.
+        DataError: what is stored already is damaged.
+    """
+    corpus, sizes, known = sample.shards, stage.plan.sizes, sample.lengths
+    cached = cached_teacher(
+        stage.recipe, stage.plan, corpus.manifest, corpus.lengths, engine=found.engine, device=this_device()
+    )
+    assert cached is not None
+    if cached.is_complete:
+        return f"cache: {cached.folder} is filled already", 0.0
+    tokens = known.documents * known.mean
+    room = require_room(cached, tokens=tokens, width=sizes.query_width + 2 * sizes.key_width, limits=limits)
+    seconds = found.speed.of_teacher(tokens)
+    return f"{room}; filled before the first step, in {_hours(seconds)}", seconds
 
 
 def _learning(stage: PlannedStage, found: Measured) -> tuple[Label, str]:
@@ -130,17 +170,18 @@ def _disk(recipe: Distillation, stages: Sequence[PlannedStage], sample: Sample) 
     if len(stages) > 1:  # the students of the last stage are copied
         parts["models"] += folder_bytes(stages[-1].recipe, stages[-1].plan)["models"]
     needed = sum(parts.values())
-    existing = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
-    free, held = shutil.disk_usage(existing).free, held_bytes(out)
-    listed = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
-    sentence = f"disk: at most {_size(needed)} in {out} ({listed}), by shapes and the length of the data"
+    free = shutil.disk_usage(existing_folder(out)).free
+    root = cache_root(recipe)  # what is there is neither counted nor replaced
+    held = held_bytes(out) - (held_bytes(root) if root.is_relative_to(out) else 0)
+    listed = ", ".join(f"{name} {shown_size(size)}" for name, size in parts.items())
+    sentence = f"disk: at most {shown_size(needed)} in {out} ({listed}), by shapes and the length of the data"
     if needed > free + held:
-        there = f" besides the {_size(held)} that {out} holds" if held else ""
+        there = f" besides the {shown_size(held)} that {out} holds" if held else ""
         raise SystemProblem(
-            f"{sentence}, but only {_size(free)} are free{there}: choose another out folder, or lower "
+            f"{sentence}, but only {shown_size(free)} are free{there}: choose another out folder, or lower "
             "train.keep_checkpoints"
         )
-    return "planned", f"{sentence}; {_size(free)} are free"
+    return "planned", f"{sentence}; {shown_size(free)} are free"
 
 
 def _written(recipe: Distillation, stages: Sequence[PlannedStage]) -> str:
@@ -156,15 +197,6 @@ def _written(recipe: Distillation, stages: Sequence[PlannedStage]) -> str:
 def _hours(seconds: float) -> str:
     days = f" ({seconds / 86400:,.1f} days)" if seconds > 172_800 else ""
     return duration(seconds) + days
-
-
-def _size(count: float) -> str:
-    """Bytes in the largest unit of which there is one."""
-    for unit in ("MiB", "GiB"):
-        count /= 1024 if unit == "GiB" else 2**20
-        if count < 1024:
-            break
-    return f"{count:,.1f} {unit}"
 
 
 def _big(number: float, unit: str) -> str:

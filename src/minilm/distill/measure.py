@@ -58,15 +58,26 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Tokens computed, the seconds that took, and the seconds of the optimizer per step."""
+    """Tokens computed, the seconds that took, of these the teacher's, and the seconds of the optimizer per step."""
 
     tokens: int
     seconds: float
+    teacher_seconds: float
     update_seconds: float
 
-    def of_step(self, tokens: float) -> float:
-        """Seconds that a step of this many tokens takes."""
-        return tokens * self.seconds / self.tokens + self.update_seconds
+    def of_step(self, tokens: float, *, cached: bool = False) -> float:
+        """Seconds that a step of this many tokens takes; `cached`: without the teacher."""
+        seconds = self.seconds - (self.teacher_seconds if cached else 0.0)
+        return tokens * seconds / self.tokens + self.update_seconds
+
+    def of_teacher(self, tokens: float) -> float:
+        """Seconds that the teacher takes for this many tokens."""
+        return tokens * self.teacher_seconds / self.tokens
+
+    @property
+    def teacher_share(self) -> float:
+        """The share of the teacher in a step, without the update."""
+        return self.teacher_seconds / self.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +168,12 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
     with torch.random.fork_rng(), Progress(label) as progress:
         size = min(recipe.train.batch_size, _SAMPLED_DOCUMENTS, len(shards))
         criterion = make_criterion(recipe, plan, teacher, students)
-        objective = _objective(recipe, plan, criterion, shards, size)
+        clocked = Clocked(criterion)
+        objective = _objective(recipe, plan, clocked, shards, size)
         parts = objective.batch(0).parts
         optimizer = make_optimizer(objective.parameters, recipe.train)
         progress.begin(len(parts) + UPDATES)
-        speed = _timed(objective, recipe, parts, optimizer, progress)
+        speed = _timed(objective, clocked, recipe, parts, optimizer, progress)
         batch_size = _fitting(shards.lengths[: len(shards)], recipe)
         small = _objective(recipe, plan, _Remembering(criterion), shards, batch_size)
         optimizer = make_optimizer(small.parameters, recipe.train)
@@ -187,18 +199,18 @@ def measure_speed(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, l
     teacher, students, plan = load_models(recipe, plan, this_device())
     with torch.random.fork_rng(), Progress(label) as progress:
         criterion = make_criterion(recipe, plan, teacher, students)
-        objective = _objective(recipe, plan, criterion, shards, min(_SAMPLED_DOCUMENTS, len(shards)))
+        clocked = Clocked(criterion)
+        objective = _objective(recipe, plan, clocked, shards, min(_SAMPLED_DOCUMENTS, len(shards)))
         parts = objective.batch(0).parts
         progress.begin(len(parts))
-        return _timed(objective, recipe, parts, make_optimizer(objective.parameters, recipe.train), progress)
+        return _timed(objective, clocked, recipe, parts, make_optimizer(objective.parameters, recipe.train), progress)
 
 
-class _Remembering:
-    """A criterion whose teacher computes each batch once."""
+class _Wrapped:
+    """A criterion inside another one."""
 
     def __init__(self, criterion: Criterion) -> None:
         self._criterion = criterion
-        self._known: dict[int, LossesOf] = {}
 
     @property
     def students(self) -> Mapping[str, Encoder]:
@@ -223,10 +235,46 @@ class _Remembering:
         return self._criterion.counted_rows(lengths)
 
     def prepare(self, batch: DistillBatch) -> LossesOf:
+        """What the criterion prepares."""
+        return self._criterion.prepare(batch)
+
+
+class _Remembering(_Wrapped):
+    """A criterion whose teacher computes each batch once."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        super().__init__(criterion)
+        self._known: dict[int, LossesOf] = {}
+
+    def prepare(self, batch: DistillBatch) -> LossesOf:
         """What the criterion prepared before."""
         if id(batch) not in self._known:
-            self._known[id(batch)] = self._criterion.prepare(batch)
+            self._known[id(batch)] = super().prepare(batch)
         return self._known[id(batch)]
+
+
+class Clocked(_Wrapped):
+    """A criterion with a clock for its teacher."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        """Start at 0 seconds."""
+        super().__init__(criterion)
+        self.seconds = 0.0
+
+    def prepare(self, batch: DistillBatch) -> LossesOf:
+        """What the criterion prepares."""
+        _wait_for_device()
+        started = time.perf_counter()
+        found = super().prepare(batch)
+        _wait_for_device()
+        self.seconds += time.perf_counter() - started
+        return found
+
+
+def _wait_for_device() -> None:
+    """Wait until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _objective(
@@ -244,6 +292,7 @@ def _objective(
 
 def _timed(
     objective: DistillObjective,
+    clocked: Clocked,
     recipe: DistillRecipe,
     parts: Sequence[DistillBatch],
     optimizer: torch.optim.Optimizer,
@@ -252,7 +301,7 @@ def _timed(
     """The speed of microbatches, those of other lengths in turn, until the time is up; one is not timed."""
     order = sorted(range(len(parts)), key=lambda number: number * _GOLDEN % 1, reverse=True)
     _accumulate(objective, recipe, parts[-1:])  # the longest documents: sets the peak, and warms up
-    tokens, seconds = 0, 0.0
+    tokens, seconds, before = 0, 0.0, clocked.seconds
     for number in order:
         started = time.perf_counter()
         _accumulate(objective, recipe, [parts[number]])
@@ -261,7 +310,12 @@ def _timed(
         progress.advance(status=f"{tokens / seconds:,.0f} tokens/s")
         if seconds > _SECONDS:
             break
-    return Speed(tokens=tokens, seconds=seconds, update_seconds=_timed_update(optimizer))
+    return Speed(
+        tokens=tokens,
+        seconds=seconds,
+        teacher_seconds=clocked.seconds - before,
+        update_seconds=_timed_update(optimizer),
+    )
 
 
 def _accumulate(objective: DistillObjective, recipe: DistillRecipe, parts: Sequence[DistillBatch]) -> None:

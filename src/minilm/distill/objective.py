@@ -143,7 +143,9 @@ class DistillObjective:
                 chosen = [settings.masking.masked(ids, *places[one]) for ids, one in zip(sequences, part, strict=True)]
                 sequences, masked = [one.token_ids for one in chosen], _masked_rows(chosen, settings.device)
             packed = pack(sequences).to(settings.device)
-            yield DistillBatch(packed=packed, total=total, position=(step, number), masked=masked)
+            yield DistillBatch(
+                packed=packed, documents=documents[part], total=total, position=(step, number), masked=masked
+            )
 
 
 def _masked_rows(documents: Sequence[MaskedDocument], device: str) -> MaskedRows:

@@ -23,7 +23,15 @@ from minilm.train.schedule import extension_note
 from minilm.train.state import extensions
 
 _RELATIONS = "Loss of each relation"
-_HYPERPARAMETERS = ("seed", "teacher.layer", "loss.", "train.", "data.max_tokens", "data.heldout_documents")
+_HYPERPARAMETERS = (
+    "seed",
+    "teacher.layer",
+    "cache.precision",
+    "loss.",
+    "train.",
+    "data.max_tokens",
+    "data.heldout_documents",
+)
 
 _NOT_SET = "not set"
 

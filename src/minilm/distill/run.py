@@ -18,6 +18,7 @@ import torch
 
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
+from minilm.distill.cache_filling import Filling
 from minilm.distill.card import student_card
 from minilm.distill.criteria import load_teacher_for, make_criterion, masking_of
 from minilm.distill.criterion import Criterion
@@ -29,6 +30,7 @@ from minilm.distill.shapes import relation_heads
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import tokenizer_folder
 from minilm.distill.teacher_base import Teacher
+from minilm.distill.teacher_cache import CachedTeacher, cached_teacher, require_storable
 from minilm.embedded import model_path
 from minilm.errors import DataError
 from minilm.files.atomic import atomic_folder, atomic_write
@@ -41,7 +43,7 @@ from minilm.train.distributed import ALONE, Ranks, first_before_others, process_
 from minilm.train.folder import RECIPE, STAGES, remove_results, run_folder
 from minilm.train.loop import train
 from minilm.train.settings import CADENCE, train_settings
-from minilm.train.state import AnotherRunError, Identity, extensions, require_run
+from minilm.train.state import AnotherRunError, Identity, extensions, is_finished, require_run
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,9 @@ _NOT_IDENTITY = {
     "data.workers",
     "data.max_bad_rows",
     "teacher.model",
+    "cache",  # null; what else decides the stored numbers is compared already
+    "cache.max_gib",
+    "cache.folder",
     "train.eval_every",
     "train.steps",  # compared by itself: a finished run may be made longer
     *(f"train.{key}" for key in CADENCE),
@@ -145,19 +150,18 @@ def _distill(run: _Run, *, afresh: bool) -> DistillResult:
     with first_before_others(ranks):
         folder = Path(recipe.data.corpus) if recipe.data.corpus is not None else build_once(recipe.data, out, plan)
         shards = open_corpus(recipe, folder, plan, verify=True)
-    criterion = make_criterion(recipe, plan, teacher, students)
+    engine = None if teacher is None else teacher.engine
+    cached = cached_teacher(recipe, plan, shards.manifest, shards.lengths, engine=engine, device=device)
+    criterion = make_criterion(recipe, plan, cached or teacher, students)
     objective = make_objective(recipe, plan, criterion, shards, device=device, ranks=ranks)
-    identity = identity_of(recipe, shards, plan, engine=None if teacher is None else teacher.engine)
-    with first_before_others(ranks):
-        if afresh and ranks.is_first:
-            remove_results(out)
-        require_run(out / "checkpoints", identity, total_steps=recipe.train.steps)
-        if ranks.is_first:
-            atomic_write(out / RECIPE, run.resolved)
-            run.on_accepted()
+    identity = identity_of(recipe, shards, plan, engine=engine)
+    _accept(run, identity, afresh=afresh)
     _say_what_runs(recipe, plan, len(shards), device)
     if teacher is not None:
         _say_how_it_runs(teacher, objective, plan.teacher)
+        if cached is not None and not is_finished(out / "checkpoints", identity, total_steps=recipe.train.steps):
+            _fill(run, cached, teacher, shards)
+    del teacher  # its memory, where its relations are read from now on
     section = recipe.train
     settings = train_settings(
         section,
@@ -197,6 +201,32 @@ def _say_what_runs(recipe: DistillRecipe, plan: DistillPlan, documents: int, dev
     logger.info("%s %s; %d documents%s", what, ", ".join(plan.students), documents, how)
 
 
+def _accept(run: _Run, identity: Identity, *, afresh: bool) -> None:
+    """Require that the folder is of this run; the first process then marks it."""
+    out, ranks = Path(run.recipe.out), run.ranks
+    with first_before_others(ranks):
+        if afresh and ranks.is_first:
+            remove_results(out)
+        require_run(out / "checkpoints", identity, total_steps=run.recipe.train.steps)
+        if ranks.is_first:
+            atomic_write(out / RECIPE, run.resolved)
+            run.on_accepted()
+
+
+def _fill(run: _Run, cached: CachedTeacher, teacher: Teacher, shards: Shards) -> None:
+    """Fill the cache of the run, unless it is complete, and open it."""
+    recipe, name = run.recipe, str(run.plan.teacher)
+    assert recipe.cache is not None
+    share = recipe.train.steps * recipe.train.batch_size / len(shards)
+    if share < 1 and not cached.is_complete:
+        logger.warning(
+            "the cache holds the whole corpus, of which this run reads %.1f%%: storing it takes longer than it saves, "
+            "unless other runs read it",
+            100 * share,
+        )
+    Filling(cached, teacher, shards, name=name, device=this_device(), ranks=run.ranks).run(recipe.cache)
+
+
 def _say_how_it_runs(teacher: Teacher, objective: DistillObjective, folder: Path) -> None:
     """What computes the teacher, and how much of that is padding."""
     logger.info("teacher %s: computed by %s", folder, teacher.engine)
@@ -230,6 +260,8 @@ def load_models(
 ) -> tuple[Teacher | None, dict[str, Encoder], DistillPlan]:
     """The teacher if there is one, the students before their first step, and the plan by what the teacher computes."""
     teacher = load_teacher_for(recipe, plan, device)
+    if recipe.cache is not None:
+        require_storable(recipe.loss, plan, teacher)
     if teacher is not None:  # by what it computes, not by its configuration
         heads = relation_heads(recipe.loss, teacher.sizes, plan.configs)
         plan = replace(plan, sizes=teacher.sizes, relation_heads=heads)

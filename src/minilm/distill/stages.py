@@ -17,6 +17,7 @@ import torch
 from minilm.distill.plan import DistillPlan, plan_distillation
 from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher import tokenizer_folder
+from minilm.distill.teacher_cache import cache_root
 from minilm.embedded import model_path
 from minilm.errors import MinilmError
 from minilm.files.json import write_json
@@ -70,7 +71,9 @@ def stage_recipes(loaded: Loaded[ChainRecipe]) -> list[Loaded[DistillRecipe]]:
     """The recipe of each stage, with the student of a stage as the teacher of the next one."""
     chain, stages = loaded.recipe, []
     shared = {key: origin for key, origin in loaded.origins.items() if not key.startswith("stages.")}
-    teacher = chain.teacher
+    teacher, cache = chain.teacher, chain.cache
+    if cache is not None:  # the stages have other corpora and folders by name
+        cache = cache.model_copy(update={"folder": str(cache_root(chain))})
     for number, stage in enumerate(chain.stages):
         out = Path(chain.out) / STAGES / str(number + 1)
         recipe = DistillRecipe(
@@ -80,6 +83,7 @@ def stage_recipes(loaded: Loaded[ChainRecipe]) -> list[Loaded[DistillRecipe]]:
             out=str(out),
             data=chain.data,
             teacher=teacher,
+            cache=cache,
             students=stage.students,
             loss=stage.loss,
             train=stage.train,
@@ -87,6 +91,7 @@ def stage_recipes(loaded: Loaded[ChainRecipe]) -> list[Loaded[DistillRecipe]]:
         prefix = f"stages.{number}."
         own = {key.removeprefix(prefix): value for key, value in loaded.origins.items() if key.startswith(prefix)}
         by_chain = ("name", "out", *(("teacher.model", "teacher.layer") if number else ()))
+        by_chain += ("cache.folder",) if cache is not None else ()
         stages.append(Loaded(recipe=recipe, origins={**shared, **own, **dict.fromkeys(by_chain, _BY_CHAIN)}))
         teacher = chain.teacher.model_copy(update={"model": str(out / "model"), "layer": "last"})
     return stages

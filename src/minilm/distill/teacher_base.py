@@ -47,6 +47,9 @@ class Wanted:
 class Teacher(ABC):
     """A frozen encoder that computes `Relations` of the layer `sizes.layer`, or of several."""
 
+    own_attention = False
+    """Whether its queries and keys stand for attention that the model computes itself; see `PaddedTeacher`."""
+
     def __init__(self, sizes: TeacherSizes) -> None:
         """Give it the sizes as computed."""
         self.sizes = sizes
@@ -72,6 +75,10 @@ class Teacher(ABC):
     def hidden_of(self, packed: Packed) -> Mapping[int, Tensor]:
         """Rows after each of its layers, from 1, `[T, F]`; raises UsageError if it was not loaded for them."""
         raise UsageError(f"the teacher ({self.engine}) was not loaded for hidden rows; load it with wanted.hidden")
+
+    def document_relations(self, packed: Packed, documents: np.ndarray) -> Relations:
+        """The same for documents of a corpus, which `packed` holds; their numbers do not matter here."""
+        return self.relations(packed)
 
     def share_of_padding(self, microbatches: Sequence[np.ndarray]) -> float:
         """The share of padding in what it computes for these microbatches, given the lengths of their sequences."""

@@ -12,7 +12,8 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,55 @@ def map_arrays(path: Path, *, widen_bf16: bool = False) -> dict[str, np.ndarray]
         arrays[name] = bf16_to_float32(array) if widened else array
         position = end
     return arrays
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredArray:
+    """Where an array of a safetensors file is.
+
+    Attributes:
+        dtype: its type, such as "BF16".
+        shape: its shape.
+        start: its first byte in the file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+
+def stored_arrays(path: Path) -> dict[str, StoredArray]:
+    """Where each array of a safetensors file is, for `read_pieces`.
+
+    Raises:
+        DataError: as for `map_arrays`, but BF16 is a type like the others.
+    """
+    info, _ = read_safetensors_header(path)
+    with reading(path), path.open("rb") as file:
+        position = 8 + int.from_bytes(file.read(8), "little")
+    arrays = {}
+    for name, (dtype, shape) in info.items():
+        stored = _NUMPY_TYPES.get("U16" if dtype == "BF16" else dtype)
+        if stored is None:
+            raise DataError(f"{path}: array {name!r:.80} has type {dtype}, which numpy does not have")
+        arrays[name] = StoredArray(dtype=dtype, shape=shape, start=position)
+        position += math.prod(shape) * stored.itemsize
+    return arrays
+
+
+def read_pieces(path: Path, pieces: Sequence[tuple[int, np.ndarray]]) -> None:
+    """Fill contiguous arrays with the bytes of a file from given positions on; the file stays open only meanwhile.
+
+    Unlike mapped pages, what is read does not count as memory of this process.
+
+    Raises:
+        DataError: the file cannot be read, or ends before a piece does.
+    """
+    with reading(path), path.open("rb", buffering=0) as file:
+        for position, array in pieces:
+            file.seek(position)
+            if file.readinto(array.data) != array.nbytes:
+                raise DataError(f"{path} ends before byte {position + array.nbytes:,}: it was changed while in use")
 
 
 def release_pages(arrays: Iterable[np.ndarray]) -> None:

@@ -9,6 +9,7 @@ Every problem is a one-line UsageError that names file:line or the override.
 from __future__ import annotations
 
 from minilm.recipe.distill import (
+    CacheSection,
     ChainRecipe,
     DataSection,
     Distillation,
@@ -38,6 +39,7 @@ from minilm.recipe.sections import RunRecipe, TrainingSection
 from minilm.recipe.shipped import find_recipe, recipe_names, recipe_text
 
 __all__ = [
+    "CacheSection",
     "ChainRecipe",
     "DataSection",
     "DistillRecipe",

@@ -70,6 +70,14 @@ class TeacherSection(Section):
     layer: PositiveInt | Literal["last"] | None = None
 
 
+class CacheSection(Section):
+    """The teacher's queries, keys and values, stored for further epochs and runs; null: beside the corpus."""
+
+    precision: Literal["bf16", "int8"] = "bf16"
+    max_gib: Annotated[float, Field(gt=0)] = 50.0
+    folder: Text | None = None
+
+
 class StudentSection(Section):
     """One student: its shape and where its weights start.
 
@@ -191,6 +199,7 @@ class Distillation(RunRecipe):
     kind: Literal["distill"]
     data: DataSection
     teacher: TeacherSection
+    cache: CacheSection | None = None
 
 
 class DistillRecipe(Distillation):

@@ -133,6 +133,15 @@ def require_run(folder: Path, identity: Identity, *, total_steps: int) -> None:
         _require_continued(newest[1], identity, total_steps, newest[0])
 
 
+def is_finished(folder: Path, identity: Identity, *, total_steps: int) -> bool:
+    """Whether the checkpoint in `folder` that this run would resume from is that of its last step."""
+    newest = _newest_values(folder)
+    if newest is None or cast("int", newest[1]["step"]) < total_steps:
+        return False
+    state = load_newest(folder, identity, total_steps=total_steps)
+    return state is not None and state.step >= total_steps
+
+
 def extensions(folder: Path) -> tuple[int, ...]:
     """The steps after which the run with the checkpoints in `folder` was made longer, as its newest state records."""
     newest = _newest_values(folder)
