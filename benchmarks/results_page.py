@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from distill_tables import distill_sections
 from speed_tables import speed_sections
 
 RESULTS = Path(__file__).parent / "results"
@@ -132,6 +133,7 @@ def page(results: Path) -> str:
     parts = [_HEAD]
     parts += [_section(task, _stored(results, name)) for name, task in TASKS.items()]
     parts += [_generated(task, _stored(results, name)) for name, task in GENERATED.items()]
+    parts += distill_sections(results)
     parts += speed_sections(results)
     return "\n".join(parts)
 

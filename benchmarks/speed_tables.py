@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 Table = Callable[[Mapping[str, Any]], list[str]]
-_MISSING = "Not measured yet.\n"
+MISSING = "Not measured yet.\n"
 _ENCODE = """Real weights (all-MiniLM-L6-v2), texts in, vectors out, paragraphs of Python's manual. Tokens a second, \
 latencies in
 milliseconds; `of peak` is the share of what the units of the processor can do, on all texts in one call. The workloads
@@ -48,13 +48,13 @@ def speed_sections(results: Path) -> list[str]:
     ]
 
 
-def _section(title: str, name: str, command: str, text: str, table: Table, results: Path) -> str:
+def _section(title: str, name: str, command: str, text: str, lines: Table, results: Path) -> str:
     files = sorted((results / name).glob("*.json"))
     parts = [f"## {title}\n", f"{text}Measured with `{command}`.\n"]
     for file in files:
         stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        parts += [*table(stored), "", f"{_where(stored)}\n"]
-    return "\n".join(parts if files else [*parts, _MISSING])
+        parts += [*lines(stored), "", f"{_where(stored)}\n"]
+    return "\n".join(parts if files else [*parts, MISSING])
 
 
 def _encode_table(stored: Mapping[str, Any]) -> list[str]:
@@ -70,7 +70,7 @@ def _encode_table(stored: Mapping[str, Any]) -> list[str]:
         ]
         cells = ["" if share is None else f"{share:.0%}", f"{side['least_cosine']:.6f}"]
         lines.append([side["name"], *speeds, *cells])
-    return _table(lines)
+    return table(lines)
 
 
 def _shapes_table(stored: Mapping[str, Any]) -> list[str]:
@@ -81,7 +81,7 @@ def _shapes_table(stored: Mapping[str, Any]) -> list[str]:
         own = {(r["engine"], r["tokens"], r["sequences"]): r for r in stored["rows"] if r["shape"] == shape}
         cells = [f"{1e3 * own[one]['seconds']:,.1f} ({own[one]['ratio']:.1f}x)" for one in columns]
         lines.append([shape, f"{published:.1f}x", *cells])
-    return _table(lines)
+    return table(lines)
 
 
 def _relation_loss_table(stored: Mapping[str, Any]) -> list[str]:
@@ -97,10 +97,11 @@ def _relation_loss_table(stored: Mapping[str, Any]) -> list[str]:
             *(f"{row['memory_mib']:,.0f}" for row in (twin, ours)),
         ]
         lines.append([f"{precision}, {sequences} x {tokens} tokens", *speeds, *cells])
-    return _table(lines)
+    return table(lines)
 
 
-def _table(lines: Sequence[Sequence[str]]) -> list[str]:
+def table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Markdown of rows of cells, the first of which is the head."""
     head, *rows = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines]
     return [head, "|---|" + "---:|" * (len(lines[0]) - 1), *rows]
 

@@ -132,7 +132,7 @@ def test_speeds_are_shown_per_machine(results_page, tmp_path):
     assert "| BERT-Base | 1.0x | 50.0 (1.0x) |\n" in page
     assert "Some CPU, 2 threads, kernels for avx2; peak of the units in 10^9 operations a second: fp32 190;" in page
     assert "minilm 0.1.0, torch 9.9. Other processes used at most 3% of the processors.\n" in page
-    assert page.count("Not measured yet.") == 2  # the peers, the relation loss
+    assert page.count("Not measured yet.") == 5  # the peers, the relation loss, all of distillation
 
 
 def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):
@@ -146,3 +146,27 @@ def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):
     (tmp_path / "relation_loss" / "one.json").write_text(json.dumps({**facts, "peaks": {"fp32": 190.0}, "rows": rows}))
     page = results_page.page(tmp_path)
     assert "| fp32, 4 x 512 tokens | 500 | 80 | 6.2x | 40% | 64 | 14 |\n" in page
+
+
+def test_distillations_are_shown_with_their_seeds(results_page, tmp_path):
+    rows = {
+        seed: [
+            {"name": name, "accuracy": accuracy, "heldout_loss": loss}
+            for name, accuracy, loss in (("teacher", 0.8, 0.0), ("student", student, 0.25))
+        ]
+        for seed, student in (("1", 0.74), ("2", 0.78))
+    }
+    scores = [
+        {"objective": objective, "student": "small", "task": "CoLA", "seed": seed, "score": score + seed / 100}
+        for objective, score in (("v2", 0.3), ("none", 0.1))
+        for seed in (1, 2)
+    ]
+    for name, stored in (("quickstart", {"seeds": rows}), ("ablation", {"scores": scores})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "some-cpu.json").write_text(json.dumps({"machine": MACHINE, **stored}))
+    page = results_page.page(tmp_path)
+    assert "| teacher | 80.0 ± 0.0 | 100.0% | 0.000 | 2 |\n" in page
+    assert "| student | 76.0 ± 2.8 | 95.0% | 0.250 | 2 |\n" in page
+    assert "| student, objective | CoLA | seeds |\n" in page
+    assert "| small, v2 | 31.5 ± 0.7 | 2 |\n" in page
+    assert "| small, none | 11.5 ± 0.7 | 2 |\n" in page

@@ -1,0 +1,101 @@
+"""Sections of docs/results.md about what distillation teaches, from the stored numbers.
+
+In: the folder of results, with `quickstart/MACHINE.json`, `ablation/MACHINE.json` and `teacher_cache/MACHINE.json`.
+Out: Markdown, a table per machine; a line where nothing is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speed_tables import MISSING, table
+
+_QUICKSTART = """`minilm quickstart`, accuracy on 360 held-out paragraphs, mean and sample standard deviation over \
+seeds.
+Both students start as layers 2, 4 and 6 of the teacher, and are fine-tuned like it.
+"""
+_ABLATION = """What each objective teaches small students of all-MiniLM-L6-v2, by the dev scores of fine-tuning (main \
+metric
+of the task, times 100, mean over seeds). All read the same documents; `none` is the student before its first step.
+"""
+_CACHE = """Seconds of an epoch with the teacher, and with its relations read from a cache; `limit` is what a teacher
+that costs nothing would give.
+"""
+
+
+def distill_sections(results: Path) -> list[str]:
+    """The sections, in the order of the page."""
+    return [
+        _section("The quickstart", "quickstart", _QUICKSTART, _quickstart, results),
+        _section("Objectives of distillation", "ablation", _ABLATION, _ablation, results),
+        _section("Reuse of the teacher", "teacher_cache", _CACHE, _cache, results),
+    ]
+
+
+def _section(
+    title: str, name: str, text: str, lines: Callable[[Mapping[str, Any]], Sequence[Sequence[str]]], results: Path
+) -> str:
+    parts = [f"## {title}\n", f"{text}Measured with `benchmarks/{name}.py`.\n"]
+    files = sorted((results / name).glob("*.json"))
+    for file in files:
+        stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        machine = stored["machine"]
+        parts += [
+            *table(lines(stored)),
+            "",
+            f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}.\n",
+        ]
+    return "\n".join(parts if files else [*parts, MISSING])
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
+
+
+def _quickstart(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line per model."""
+    lines = [["", "accuracy", "of the teacher's", "held-out loss", "seeds"]]
+    by_model = list(zip(*stored["seeds"].values(), strict=True))
+    best = statistics.mean(row["accuracy"] for row in by_model[0])
+    for rows in by_model:
+        accuracies = [100 * row["accuracy"] for row in rows]
+        share = statistics.mean(accuracies) / best
+        loss = abs(statistics.mean(row["heldout_loss"] for row in rows))
+        lines.append([rows[0]["name"], _spread(accuracies), f"{share:.1f}%", f"{loss:.3f}", str(len(rows))])
+    return lines
+
+
+def _ablation(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line per student and objective, a column per task."""
+    scores: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in stored["scores"]:
+        scores[row["student"], row["objective"]][row["task"]].append(100 * row["score"])
+    tasks = list(dict.fromkeys(row["task"] for row in stored["scores"]))
+    lines = [["student, objective", *tasks, "seeds"]]
+    for (student, objective), found in sorted(scores.items(), key=lambda item: item[0][0]):
+        cells = [_spread(found[task]) if found[task] else "" for task in tasks]
+        lines.append([f"{student}, {objective}", *cells, str(max(map(len, found.values())))])
+    return lines
+
+
+def _cache(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line per teacher and cache."""
+    lines = [["teacher, cache", "seconds", "ratio", "limit", "share of the teacher", "relative error of the loss"]]
+    for row in stored["rows"]:
+        lines.append(
+            [
+                f"{row['teacher']}, {row['precision']}, {row['cache']}",
+                f"{row['seconds']:.1f}",
+                f"{row['ratio']:.2f}x",
+                f"{row['limit']:.2f}x",
+                f"{row['share']:.0%}",
+                f"{row['loss_difference']:.1g}",
+            ]
+        )
+    return lines
