@@ -1,0 +1,180 @@
+"""The paper's ablation on real text: what each objective teaches small students, measured by fine-tuning on GLUE.
+
+The teacher is the embedded model, itself the ceiling. Three students per objective share one teacher pass: three layers
+of width 384, at random and as layers 2, 4 and 6 of the teacher, and six layers of width 192 at random; `none` are the
+same students before their first step. All objectives read the same documents in the same order. Fine-tuning has one
+setting for all, and each run counts with its best epoch. What the file has already is not repeated, and an interrupted
+distillation resumes, so this script can be stopped and restarted at any time.
+
+    python benchmarks/ablation.py --text text/*.jsonl.gz --glue glue --work ablation \
+        --json benchmarks/results/ablation/MACHINE.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ab import machine
+
+from minilm.distill.plan import plan_distillation
+from minilm.distill.run import build_once, distill
+from minilm.distill.student import make_student, save_student
+from minilm.embedded import embedded_model
+from minilm.files.json import read_json, write_json
+from minilm.finetune.sweep import finetune
+from minilm.recipe import DistillRecipe, FinetuneRecipe, Loaded, find_recipe, flat_values, load_recipe
+from minilm.train.allocator import keep_freed_memory
+from minilm.train.metrics import read_metrics
+
+TEACHER, UNTRAINED = "teacher", "none"
+# Objective -> its section of the recipe.
+OBJECTIVES: Mapping[str, Mapping[str, object]] = {
+    "v2": {"version": "v2", "relation_heads": 48},
+    "v1": {"version": "v1"},
+    "v1 attention": {"version": "v1", "pairs": {"query-key": 1}},
+    "mlm": {"objective": "mlm"},
+}
+STUDENTS = [
+    {"name": "l3-h384-random", "num_layers": 3, "hidden_size": 384, "num_heads": 12},
+    {"name": "l3-h384-layers", "init": "layers", "teacher_layers": [2, 4, 6]},
+    {"name": "l6-h192-random", "num_layers": 6, "hidden_size": 192, "num_heads": 12},
+]
+# Task -> epochs: of SST-2, eight times as large as any other, a part of one.
+TASKS = {"CoLA": 3.0, "MRPC": 3.0, "RTE": 3.0, "STS-B": 3.0, "SST-2": 0.3}
+BATCH, MAX_TOKENS, HELDOUT = 64, 128, 256
+DISTILL_RATE, FINETUNE_RATE = 6e-4, 1e-4
+
+
+def main() -> None:
+    """Distill and fine-tune what is missing, and store it, run by run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--text", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--glue", type=Path, required=True, help="folder with one folder per task (CoLA/train.tsv, ...)"
+    )
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    keep_freed_memory()
+    options.work.mkdir(parents=True, exist_ok=True)
+    stored = Stored(options.json, command=" ".join(["python", *sys.argv]))
+    models = {(TEACHER, TEACHER): embedded_model(), **dict(distilled(options, stored))}
+    for seed, (task, epochs) in itertools.product(options.seeds, TASKS.items()):
+        for (objective, student), folder in models.items():
+            key = {"objective": objective, "student": student, "task": task, "seed": seed}
+            if not stored.has(key):
+                stored.add({**key, "score": score(folder, options, task, epochs, seed, objective, student)})
+
+
+class Stored:
+    """The file of results: what was distilled, and a score for each objective, student, task and seed."""
+
+    def __init__(self, file: Path, *, command: str) -> None:
+        self._file = file
+        self.content: dict[str, Any] = read_json(file) if file.exists() else {"distilled": {}, "scores": []}
+        self.content |= {"machine": machine(), "command": command}
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+    def has(self, key: Mapping[str, object]) -> bool:
+        """Whether there is a score of this run."""
+        return any(key.items() <= row.items() for row in self.content["scores"])
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Store a score."""
+        self.content["scores"].append(row)
+        self.write()
+        print(row, flush=True)
+
+    def write(self) -> None:
+        """Write the file."""
+        write_json(self._file, self.content)
+
+
+def distilled(options: argparse.Namespace, stored: Stored) -> Iterator[tuple[tuple[str, str], Path]]:
+    """The folder of each objective and student; distills what is missing."""
+    common = recipe_of(options, "plan", {"inputs": [str(path) for path in options.text]}, OBJECTIVES["v2"])
+    plan = plan_distillation(common.recipe, tokenizer=embedded_model())
+    corpus = build_once(common.recipe.data, options.work, plan)
+    for name, start in plan.students.items():
+        folder = options.work / UNTRAINED / name
+        if not folder.is_dir():
+            student = make_student(start, teacher=plan.teacher, seed=common.recipe.seed)
+            save_student(student, folder, teacher=plan.teacher, tokenizer=plan.tokenizer, card="")
+        yield (UNTRAINED, name), folder
+    for objective, section in OBJECTIVES.items():
+        out = options.work / objective.replace(" ", "-")
+        loaded = recipe_of(options, str(out), {"corpus": str(corpus)}, section)
+        result = distill(loaded)
+        manifest = result.shards.manifest
+        stored.content["corpus"] = {"documents": manifest.documents, "tokens": manifest.tokens}
+        stored.content["distilled"][objective] = {
+            "loss": section,
+            "steps": loaded.recipe.train.steps,
+            "documents": loaded.recipe.train.steps * BATCH,
+            "tokens": round(loaded.recipe.train.steps * BATCH * manifest.tokens / manifest.documents),
+            "held out": dict(result.metrics),
+        }
+        stored.write()
+        yield from (((objective, name), folder) for name, folder in result.folders.items())
+
+
+def recipe_of(
+    options: argparse.Namespace, out: str, data: Mapping[str, object], loss: Mapping[str, object]
+) -> Loaded[DistillRecipe]:
+    """A distillation of the three students."""
+    file = options.work / "ablation.yaml"
+    recipe: dict[str, Any] = {
+        "kind": "distill",
+        "name": "ablation",
+        "out": out,
+        "data": {"max_tokens": MAX_TOKENS, "heldout_documents": HELDOUT},
+        "teacher": {"model": "embedded"},
+        "students": STUDENTS,
+        "train": {
+            "steps": options.steps,
+            "warmup_steps": options.steps // 10,
+            "batch_size": BATCH,
+            "learning_rate": DISTILL_RATE,
+            "checkpoint_every": 50,
+        },
+    }
+    recipe["data"] |= data
+    recipe["loss"] = loss
+    file.write_text(json.dumps(recipe))
+    return load_recipe(file, [], kind=DistillRecipe)
+
+
+def score(
+    folder: Path, options: argparse.Namespace, task: str, epochs: float, seed: int, objective: str, student: str
+) -> float:
+    """Fine-tune a model on a task, or resume that; the main metric of its best epoch."""
+    train, dev = (str(next((options.glue / task).glob(f"{part}.tsv*"))) for part in ("train", "dev"))
+    out = options.work / "glue" / f"{objective} {student} {task} {seed}".replace(" ", "-")
+    settings: dict[str, object] = {
+        "model": str(folder),
+        "out": str(out),
+        "seed": seed,
+        "task.train": [train],
+        "task.dev": [dev],
+        "train.epochs": epochs,
+        "train.learning_rate": FINETUNE_RATE,
+        "sweep": None,
+    }
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    recipe = load_recipe(find_recipe(f"glue/{task.lower()}-bert-base"), overrides, kind=FinetuneRecipe).recipe
+    metric = finetune(Loaded(recipe=recipe, origins=dict.fromkeys(flat_values(recipe), "benchmark")))[0].metric
+    return max(row[metric] for row in read_metrics(out) if metric in row) / 100
+
+
+if __name__ == "__main__":
+    main()
