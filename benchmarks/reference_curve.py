@@ -77,7 +77,7 @@ def _machine(environment: Mapping[str, object]) -> str:
     versions = facts["versions"]
     used = ", ".join(f"{name} {versions[name]}" for name in ("minilm", "torch"))
     devices = "; ".join(str(value) for value in facts["devices"].values())
-    return f"{facts['cpu']['model']}, {facts['threads']['torch threads']} threads; {devices}; {used}"
+    return f"{facts['cpu']['model']}, threads: {facts['threads']['torch threads']}, GPUs: {devices}; {used}"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -159,7 +159,7 @@ def test_the_script_stores_what_the_report_reads(script, tmp_path, real_model_di
     metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     script.main([str(run), "--text", "poems", "--out", str(tmp_path / "curves")])
     found = read_reference(tmp_path / "curves" / "tiny-embedded.json")
-    assert (found.seed, found.text, found.machine) == (7, "poems", "a cpu, 2 threads; none; minilm 1, torch 2")
+    assert (found.seed, found.text, found.machine) == (7, "poems", "a cpu, threads: 2, GPUs: none; minilm 1, torch 2")
     assert found.budget == {"steps": 200, "documents": 6400, "tokens": 2000, "seconds": 100}
     assert found.heldout_loss == [[[200, 0.5]]]
     assert found.loss[-1] == [200, 0.005]
