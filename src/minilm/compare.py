@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from minilm.distill.agreement import is_of_head
 from minilm.distill.stages import stage_recipes
 from minilm.errors import UsageError
 from minilm.recipe import ChainRecipe, DistillRecipe, FinetuneRecipe, Loaded, Recipe, flat_values, load_recipe
@@ -140,9 +141,14 @@ def number_rows(runs: Sequence[ComparedRun]) -> list[Row]:
             continue
         points = [run.points(key) for run in runs]
         rows.append([f"{key}, last", *(f"{found[-1][1]:.6g}" if found else _NONE for found in points)])
-        if key != "loss" and any(len(found) > 1 for found in points):
+        if _is_held_out(key) and any(len(found) > 1 for found in points):
             rows.append([f"{key}, best", *(_best(key, found) for found in points)])
     return rows
+
+
+def _is_held_out(key: str) -> bool:
+    """Whether a number has a best value: not the losses of training, in all and of each pair of projections."""
+    return key != "loss" and "-" not in key.rpartition(".")[2]
 
 
 def _best(key: str, points: Sequence[tuple[float, float]]) -> str:
@@ -157,8 +163,9 @@ def _count(number: float) -> str:
 
 
 def _keys(runs: Sequence[ComparedRun]) -> list[str]:
-    """What has a curve, in the order of the first run that has it."""
-    keys = dict.fromkeys(key for run in runs for row in run.metrics for key in row if key not in _COSTS)
+    """What has a curve, in the order of the first run that has it; the numbers of single heads have none."""
+    found = dict.fromkeys(key for run in runs for row in run.metrics for key in row)
+    keys = [key for key in found if key not in _COSTS and not is_of_head(key)]
     first = [key for key in _PROGRESS if key in keys]
     return [*first, *(key for key in keys if key not in first)]
 
@@ -199,7 +206,7 @@ def write_comparison(runs: Sequence[ComparedRun], file: Path) -> None:
         notes=[f"{run.label}: {run.folder}, {run.recipe.kind}, {run.state}." for run in runs],
         plots=plots,
         tables={"What differs in the recipes": recipes} if recipes else {},
-        log_axes=[key for key in plots if key.endswith("loss") or "-" in key],
+        log_axes=[key for key in plots if key.endswith(("loss", "kl")) or not _is_held_out(key)],
     )
 
 

@@ -25,6 +25,7 @@ _EXTRAS = {
     "datasets": ("hub", "hub:glue addresses"),
     "huggingface_hub": ("hub", "models by their name on the hub"),
     "matplotlib": ("plot", "curves in reports"),
+    "tensorboard": ("tensorboard", "event files of runs"),
     "pycocoevalcap": ("meteor", "METEOR"),
     "sentence_transformers": ("bench", "comparisons in benchmarks"),
     "accelerate": ("bench", "comparisons in benchmarks"),

@@ -54,8 +54,10 @@ def _run(loaded: Loaded[Recipe], resume: Literal["auto", "never"]) -> RunSummary
     recipe, folder = loaded.recipe, Path(loaded.recipe.out)
     if not isinstance(recipe, FinetuneRecipe):
         from minilm.distill.chain import run_distillation
+        from minilm.finetune.probe import GlueProbe
 
-        result = run_distillation(Loaded(recipe=recipe, origins=loaded.origins), resume=resume)
+        inner = Loaded(recipe=recipe, origins=loaded.origins)
+        result = run_distillation(inner, resume=resume, make_probe=GlueProbe)
         return RunSummary(folder=folder, models=result.folders, numbers=result.metrics)
     from minilm.finetune.result import best_point
     from minilm.finetune.sweep import finetune

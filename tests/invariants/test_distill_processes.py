@@ -103,6 +103,7 @@ def test_two_processes_share_a_run(tiny, forked):
     # dropout differs between processes, so the losses are close but not equal
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=0.1)
     assert rows[2]["student.heldout_loss"] == pytest.approx(expected[2]["student.heldout_loss"], rel=0.02)
+    assert rows[2]["student.query-query.kl"] == pytest.approx(expected[2]["student.query-query.kl"], rel=0.02)
     assert (tiny.folder / "run" / "model" / "model.safetensors").is_file()
 
 

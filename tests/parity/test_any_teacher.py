@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from minilm.distill import teacher_ways
+from minilm.distill.agreement import relation_agreement
 from minilm.distill.relation_loss import V1_PAIRS, relation_loss
 from minilm.distill.teacher import PADDED_ONLY_TEACHERS, load_teacher, read_sizes
 from minilm.distill.teacher_cache import require_storable
@@ -142,7 +143,7 @@ def own_attention(folder, text):
 
 @pytest.mark.parametrize("name", ["MPNet", "T5", "DebertaV2", "ModernBert", "RoFormer"])
 def test_v1_learns_the_attention_of_the_model_itself(save, texts, name):
-    """With its bias, its scale and its window in it: a student of the same attention has no loss."""
+    """With its bias, its scale and its window in it: a student of the same attention has no loss and agrees."""
     local = {"local_attention": 8, "global_attn_every_n_layers": 3, "pad_token_id": 0, "bos_token_id": 1,
              "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}  # fmt: skip
     folder = save(name, **(local if name == "ModernBert" else PADDED[name][0]))
@@ -157,6 +158,10 @@ def test_v1_learns_the_attention_of_the_model_itself(save, texts, name):
     student = Relations(query=relations.query, key=relations.key, value=relations.value)
     losses = relation_loss(relations, student, packed, pairs=V1_PAIRS, num_relation_heads=teacher.sizes.num_heads)
     assert float(losses.abs().max()) < 1e-5
+    heads = teacher.sizes.num_heads
+    kl, agreement = relation_agreement(relations, student, packed, pairs=V1_PAIRS, num_relation_heads=heads).unbind(1)
+    assert float(kl.abs().max()) < 1e-4
+    assert torch.equal(agreement, torch.full_like(agreement, len(texts)))
 
 
 def test_attention_of_the_model_itself_is_not_stored(save):

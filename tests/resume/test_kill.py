@@ -70,7 +70,7 @@ def test_a_killed_command_line_resumes_when_repeated(tiny, start_cli, drive, ass
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "resuming" in errors
-    assert output.splitlines()[0].split() == ["student", "parameters", "held-out", "loss", "folder"]
+    assert output.splitlines()[0].split() == ["student", "parameters", "held-out", "loss", "agreement", "folder"]
     drive(recipe, [("never", 0)], [f"out={tiny.folder / 'unbroken'}"])
     assert_same_run(out, tiny.folder / "unbroken")
 

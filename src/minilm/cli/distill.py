@@ -36,24 +36,35 @@ def distill(
     loaded = load_recipe(find_recipe(recipe), overrides or [], kind=Distillation)
     if dry_run:
         from minilm.distill.dry_run import dry_run as plan
+        from minilm.finetune.probe import GlueProbe
         from minilm.train.allocator import keep_freed_memory
 
         keep_freed_memory()  # as in the run that is measured
-        show_dry_run(resolved_yaml(loaded), lambda: plan(loaded))
+        show_dry_run(resolved_yaml(loaded), lambda: plan(loaded, make_probe=GlueProbe))
         return
     from minilm.distill.chain import run_distillation
+    from minilm.finetune.probe import GlueProbe
     from minilm.train.distributed import is_first_process
 
     with running():
-        result = run_distillation(loaded, resume=resume)
+        result = run_distillation(loaded, resume=resume, make_probe=GlueProbe)
     if is_first_process():
         typer.echo(_table(result))
 
 
 def _table(result: DistillResult) -> str:
-    """One line per student: its size, held-out loss and folder."""
-    rows = [("student", "parameters", "held-out loss", "folder")]
+    """One line per student: its size, held-out loss, agreement with the teacher, and folder."""
+    rows = [("student", "parameters", "held-out loss", "agreement", "folder")]
     for name, folder in result.folders.items():
         loss = result.metrics.get(f"{name}.heldout_loss")
-        rows.append((name, f"{result.num_parameters[name]:,}", "-" if loss is None else f"{loss:.6g}", str(folder)))
-    return aligned(rows, "<>><")
+        agreement = result.metrics.get(f"{name}.agreement")
+        rows.append(
+            (
+                name,
+                f"{result.num_parameters[name]:,}",
+                "-" if loss is None else f"{loss:.6g}",
+                "-" if agreement is None else f"{agreement:.1%}",
+                str(folder),
+            )
+        )
+    return aligned(rows, "<>>><")

@@ -19,6 +19,7 @@ from typing import Literal, cast
 
 from minilm.corpus.shards import Shards
 from minilm.distill.plan import open_corpus
+from minilm.distill.probing import MakeProbe, probe_of
 from minilm.distill.report import report_chain
 from minilm.distill.run import (
     DistillResult,
@@ -46,21 +47,32 @@ logger = logging.getLogger(__name__)
 _RESULT = "result.json"
 
 
-def run_distillation(loaded: Loaded[Distillation], *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
+def run_distillation(
+    loaded: Loaded[Distillation],
+    *,
+    resume: Literal["auto", "never"] = "auto",
+    make_probe: MakeProbe | None = None,
+) -> DistillResult:
     """Run a recipe with or without stages; see `distill` and `distill_chain`."""
     recipe, origins = loaded.recipe, loaded.origins
     if isinstance(recipe, ChainRecipe):
-        return distill_chain(Loaded(recipe=recipe, origins=origins), resume=resume)
+        return distill_chain(Loaded(recipe=recipe, origins=origins), resume=resume, make_probe=make_probe)
     assert isinstance(recipe, DistillRecipe)
-    return distill(Loaded(recipe=recipe, origins=origins), resume=resume)
+    return distill(Loaded(recipe=recipe, origins=origins), resume=resume, make_probe=make_probe)
 
 
-def distill_chain(loaded: Loaded[ChainRecipe], *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
+def distill_chain(
+    loaded: Loaded[ChainRecipe],
+    *,
+    resume: Literal["auto", "never"] = "auto",
+    make_probe: MakeProbe | None = None,
+) -> DistillResult:
     """Run all stages to completion; restarted after a kill, the chain resumes and ends with bit-identical weights.
 
     Args:
         loaded: the recipe.
         resume: `auto` continues after the last finished stage; `never` removes the results of all stages first.
+        make_probe: as for `distill`.
 
     Returns:
         The models and held-out metrics of all stages.
@@ -77,6 +89,7 @@ def distill_chain(loaded: Loaded[ChainRecipe], *, resume: Literal["auto", "never
                 _require_chain(out, len(plans))
             with first_before_others(ranks):
                 first = plans[0]
+                probe_of(first.recipe, first.plan, make_probe)  # its files must be there before the first stage
                 corpus = Path(recipe.data.corpus) if recipe.data.corpus else build_once(recipe.data, out, first.plan)
                 shards = open_corpus(first.recipe, corpus, first.plan, verify=False)
                 if resume == "never" and ranks.is_first:
@@ -86,7 +99,8 @@ def distill_chain(loaded: Loaded[ChainRecipe], *, resume: Literal["auto", "never
         wait_for_first(ranks)
         accepted = partial(atomic_write, out / RECIPE, resolved)
         for stage in stages[len(results) :]:
-            results.append(_run(stage, stages, ranks, accepted))
+            run = partial(distill_once, ranks=ranks, on_accepted=accepted, make_probe=make_probe)
+            results.append(_run(stage, stages, ranks, run))
             if ranks.is_first and stage is not stages[-1]:
                 report_chain(recipe, stages, [one.metrics for one in results], shards.manifest)
         if ranks.is_first:
@@ -145,12 +159,12 @@ def _record(stage: PlannedStage, result: DistillResult) -> dict[str, object]:
 
 
 def _run(
-    stage: PlannedStage, stages: Sequence[PlannedStage], ranks: Ranks, accepted: Callable[[], None]
+    stage: PlannedStage, stages: Sequence[PlannedStage], ranks: Ranks, run: Callable[..., DistillResult]
 ) -> DistillResult:
     """Run a stage to its end; `result.json` comes last, because it marks the stage as finished."""
     before = stages[: stage.number - 1]
     lineage = [*(next(iter(one.plan.students)) for one in reversed(before)), base_name(stages[0].recipe.teacher.model)]
-    result = distill_once(stage.loaded, ranks=ranks, label=stage.label, lineage=lineage, on_accepted=accepted)
+    result = run(stage.loaded, label=stage.label, lineage=lineage)
     if ranks.is_first:
         values = {**_record(stage, result), "metrics": storable(result.metrics)}
         write_json(Path(stage.recipe.out) / _RESULT, values)

@@ -8,7 +8,7 @@ B sequences, T packed tokens, M masked tokens, H heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from minilm.distill.agreement import agreement_numbers, relation_agreement
 from minilm.distill.relation_loss import Normalization, Pair, relation_loss
 from minilm.distill.shapes import LayerPairs
 from minilm.model.encoder import Encoder, Relations
@@ -85,6 +86,9 @@ class Criterion(Protocol):
     def prepare(self, batch: DistillBatch) -> LossesOf:
         """Run the teacher, once for all students."""
 
+    def agreement(self, batches: Iterable[DistillBatch]) -> dict[str, float]:
+        """How far relations agree with the teacher's, by name, summed over documents; nothing without relations."""
+
 
 class RelationTeacher(Protocol):
     """What relation losses need from a teacher: a `Teacher` computes it, a `CachedTeacher` reads it."""
@@ -140,6 +144,26 @@ class RelationCriterion:
     def prepare(self, batch: DistillBatch) -> LossesOf:
         """Compute the teacher's relations."""
         return partial(self._losses, batch, self._of_teacher(batch))
+
+    def agreement(self, batches: Iterable[DistillBatch]) -> dict[str, float]:
+        """That of each pair and head, of a student's last layer; see `agreement_numbers`."""
+        shape = len(self.pairs), 2, self.num_relation_heads
+        sums = {name: torch.zeros(shape, dtype=torch.float64) for name in self.students}
+        for batch in batches:
+            found = self._of_teacher(batch)
+            for name, student in self.students.items():
+                own, theirs = self.layers[name][-1]
+                mine = student.relations_of(batch.packed, [own])[own]
+                sums[name] += relation_agreement(
+                    found[theirs],
+                    mine,
+                    batch.packed,
+                    pairs=tuple(self.pairs),
+                    num_relation_heads=self.num_relation_heads,
+                )
+        return {
+            key: value for name, of in sums.items() for key, value in agreement_numbers(name, [*self.pairs], of).items()
+        }
 
     @cached_property
     def _teacher_layers(self) -> set[int]:

@@ -22,6 +22,7 @@ from minilm.distill.costs import (
 )
 from minilm.distill.measure import UPDATES, Measured, Sample, measure, sample_corpus
 from minilm.distill.plan import described, described_data
+from minilm.distill.probing import MakeProbe, probe_of
 from minilm.distill.run import this_device
 from minilm.distill.stages import PlannedStage, assistant_advice, fill_stand_in, planned
 from minilm.distill.teacher_cache import cache_root, cached_teacher
@@ -33,8 +34,12 @@ from minilm.train.folder import require_run_folder
 Label = Literal["checked", "planned", "warning"]
 
 
-def dry_run(loaded: Loaded[Distillation]) -> Iterator[tuple[Label, str]]:
+def dry_run(loaded: Loaded[Distillation], *, make_probe: MakeProbe | None = None) -> Iterator[tuple[Label, str]]:
     """Check the files, then measure a step of each stage.
+
+    Args:
+        loaded: the recipe.
+        make_probe: reads the data of the recipe's probe, if it has one.
 
     Raises:
         UsageError, DataError, SystemProblem: as for `planned`, `findings` and `load_teacher`; the disk is too small.
@@ -42,6 +47,9 @@ def dry_run(loaded: Loaded[Distillation]) -> Iterator[tuple[Label, str]]:
     with planned(loaded) as stages:
         for sentence in findings(loaded.recipe, stages):
             yield "checked", sentence
+        probe = probe_of(stages[0].recipe, stages[0].plan, make_probe)
+        if probe is not None:
+            yield "checked", probe.description
         sample = sample_corpus(stages[0].recipe, stages[0].plan)
         yield _disk(loaded.recipe, stages, sample)
         total = 0.0
@@ -105,7 +113,7 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
         f"epochs; {known.mean:.1f} tokens a document, {known.source}",
         f"time: {duration(seconds)} {kind}, {_hours(seconds * train.steps)} in all, {tokens / seconds:,.0f} tokens/s; "
         f"measured here in one process, {train.precision} on {this_device()}, {engine}, on "
-        f"{found.speed.tokens:,} tokens{share}; without held-out losses",
+        f"{found.speed.tokens:,} tokens{share}; without held-out losses and probes",
         f"operations: {_big(flops, 'FLOP')} a step, {_big(flops * train.steps, 'FLOP')} in all, "
         f"{_big(flops / seconds, 'FLOP/s')}; "
         "matrix products by their shapes, a backward pass as two forward passes",

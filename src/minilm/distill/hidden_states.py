@@ -9,7 +9,7 @@ T packed tokens, E hidden width of the student, F hidden width of the teacher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -75,6 +75,10 @@ class HiddenCriterion:
     def counted_rows(self, lengths: RowCounts) -> RowCounts:
         """All."""
         return lengths
+
+    def agreement(self, batches: Iterable[DistillBatch]) -> dict[str, float]:
+        """Nothing: no relations are compared."""
+        return {}
 
     def prepare(self, batch: DistillBatch) -> LossesOf:
         """Compute the teacher's rows."""

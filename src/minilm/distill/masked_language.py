@@ -8,7 +8,7 @@ T packed tokens, M masked tokens, E hidden width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -125,6 +125,10 @@ class MaskedLanguageCriterion:
     def counted_rows(self, lengths: RowCounts) -> RowCounts:
         """Those that are masked."""
         return self._masking.counts(lengths)
+
+    def agreement(self, batches: Iterable[DistillBatch]) -> dict[str, float]:
+        """Nothing: no relations are compared."""
+        return {}
 
     def prepare(self, batch: DistillBatch) -> LossesOf:
         """Compute the teacher's distribution, if there is one."""

@@ -9,7 +9,7 @@ import itertools
 import math
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -233,6 +233,10 @@ class _Wrapped:
     def counted_rows(self, lengths: RowCounts) -> RowCounts:
         """Those of the criterion."""
         return self._criterion.counted_rows(lengths)
+
+    def agreement(self, batches: Iterable[DistillBatch]) -> dict[str, float]:
+        """That of the criterion."""
+        return self._criterion.agreement(batches)
 
     def prepare(self, batch: DistillBatch) -> LossesOf:
         """What the criterion prepares."""

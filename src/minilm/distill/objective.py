@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minilm.corpus.order import rank_share, step_documents
 from minilm.corpus.shards import Shards
+from minilm.distill.agreement import MAX_DOCUMENTS
 from minilm.distill.criterion import Criterion, DistillBatch, MaskedRows
 from minilm.distill.masking import MaskedDocument, Masking
 from minilm.distill.relation_loss import Normalization
@@ -114,7 +115,7 @@ class DistillObjective:
     def evaluate(self) -> dict[str, float]:
         """Held-out loss of each student, `{name}.heldout_loss`, without dropout and with float32 students.
 
-        Empty if no document is held out.
+        And how far its relations agree with the teacher's, see `agreement_numbers`. Empty if no document is held out.
         """
         documents = np.arange(self._num_documents, len(self._shards))
         totals = dict.fromkeys(self._criterion.students, 0.0)
@@ -127,7 +128,20 @@ class DistillObjective:
                 totals[name] += float(torch.stack(list(losses(name).values())).sum())
         device = torch.device(self._settings.device)
         totals = dict(zip(totals, sum_over_ranks(list(totals.values()), self._ranks, device), strict=True))
-        return {f"{name}.heldout_loss": total for name, total in totals.items()} if len(documents) else {}
+        if not len(documents):
+            return {}
+        numbers = {f"{name}.heldout_loss": total for name, total in totals.items()}
+        return {**numbers, **self._agreement(documents[:: -(-len(documents) // MAX_DOCUMENTS)])}
+
+    def _agreement(self, documents: np.ndarray) -> dict[str, float]:
+        """How far each student's relations agree with the teacher's, as a mean over documents; empty without any."""
+        own = documents[self._ranks.rank :: self._ranks.world_size]
+        places = [("heldout", int(document)) for document in own]
+        sums = self._criterion.agreement(self._batches(own, places, of=documents, step=0))
+        if not sums:
+            return {}
+        totals = sum_over_ranks(list(sums.values()), self._ranks, torch.device(self._settings.device))
+        return {name: total / len(documents) for name, total in zip(sums, totals, strict=True)}
 
     def _batches(
         self, documents: np.ndarray, places: Sequence[tuple[str | int, ...]], *, of: np.ndarray, step: int

@@ -22,6 +22,7 @@ from minilm.files.texts import has_text
 from minilm.model.config import EncoderConfig
 from minilm.recipe import DistillRecipe, LossSection
 from minilm.text.tokenizer import Tokenizer
+from minilm.train.tensorboard import require_tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,9 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
     Raises:
         UsageError: sizes of teacher, students, relation heads or documents do not fit; the message names those that do.
         DataError: a file is missing or damaged, or cannot be used.
-        SystemProblem: transformers or the embedded model is not installed.
+        SystemProblem: transformers, the embedded model, or TensorBoard that the recipe wants is not installed.
     """
+    require_tensorboard(wanted=recipe.train.tensorboard)
     teacher = model_path(recipe.teacher.model)
     sizes = read_sizes(teacher, layer=recipe.teacher.layer, version=recipe.loss.layer_rule)
     require_copyable_embedding(teacher)

@@ -30,6 +30,7 @@ __all__ = [
     "V2_PAIRS",
     "Pair",
     "Relations",
+    "log_relation",
     "relation_loss",
     "relation_loss_reference",
     "relation_loss_torch",
@@ -127,8 +128,8 @@ def relation_loss_reference(
         rows = [_flat(side, part).split(packed.lengths) for side in (teacher, student) for part in (a, b)]
         for sequence, weight in enumerate(weights):
             teacher_a, teacher_b, student_a, student_b = (part[sequence] for part in rows)
-            target_RNN = _log_relation(teacher_a, teacher_b, num_relation_heads)
-            found_RNN = _log_relation(student_a, student_b, num_relation_heads)
+            target_RNN = log_relation(teacher_a, teacher_b, num_relation_heads)
+            found_RNN = log_relation(student_a, student_b, num_relation_heads)
             divergence_RN = (target_RNN.exp() * (target_RNN - found_RNN)).sum(-1)
             total = total.to(divergence_RN) + divergence_RN.mean(0).sum() * weight
         losses.append(total)
@@ -153,7 +154,8 @@ def _torch_losses(
     return torch.stack(losses)
 
 
-def _log_relation(a_NE: Tensor, b_NE: Tensor, num_heads: int) -> Tensor:
+def log_relation(a_NE: Tensor, b_NE: Tensor, num_heads: int) -> Tensor:
+    """The logarithm of softmax(a b^T / sqrt(W)) of one sequence, `[R, N, N]`."""
     a_RNW, b_RNW = (rows.unflatten(1, (num_heads, -1)).transpose(0, 1) for rows in (a_NE, b_NE))
     scores_RNN: Tensor = a_RNW @ b_RNW.mT / a_RNW.shape[-1] ** 0.5
     return torch.log_softmax(scores_RNN, dim=-1)

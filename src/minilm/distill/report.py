@@ -1,28 +1,36 @@
 """The report of a distillation.
 
 In: a recipe and its plan, or those of the stages of a chain; the corpus, the metrics in the run folders.
-Out: `report.html`: the loss of each student and relation, gradient norm, learning rate and speed over the steps; shapes
-beside the teacher's; tokens, time and hardware; hyperparameters and corpus counts.
+Out: `report.html`: the loss of each student and relation, before the reference curve if there is one, gradient norm,
+learning rate and speed over the steps; agreement of each head with the teacher; shapes beside the teacher's; tokens,
+time and hardware; hyperparameters and corpus counts.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from minilm.corpus.shards import ShardManifest
+from minilm.distill.agreement import agreement_keys
 from minilm.distill.plan import DistillPlan, described_layers, described_loss
+from minilm.distill.probing import probe_key
+from minilm.distill.reference import compare_with_reference
 from minilm.distill.stages import PlannedStage
 from minilm.files.json import read_json
 from minilm.recipe import ChainRecipe, DistillRecipe, flat_values
+from minilm.report.curves import Curve
+from minilm.report.heatmap import HeatMap
 from minilm.report.page import curves_of, duration, write_report
 from minilm.train.metrics import read_metrics
 from minilm.train.schedule import extension_note
 from minilm.train.state import extensions
 
 _RELATIONS = "Loss of each relation"
+_AGREEMENT = "Agreement with the teacher"
 _HYPERPARAMETERS = (
     "seed",
     "teacher.layer",
@@ -48,7 +56,14 @@ def report_distillation(
     """
     out = Path(recipe.out)
     metrics, extended_at = read_metrics(out), extensions(out / "checkpoints")
+    reference = compare_with_reference(recipe, metrics, teacher=plan.teacher, extended=bool(extended_at))
+    plots = {
+        _RELATIONS: curves_of(metrics, _relation_keys(metrics, plan)),
+        _AGREEMENT: curves_of(metrics, agreement_keys(metrics)),
+        **_probe_plots(recipe, metrics, plan),
+    }
     notes = [
+        reference.sentence,
         f"Loss {described_loss(recipe.loss, plan)}; normalized per {recipe.loss.normalization}.",
         f"Teacher {recipe.teacher.model}, {plan.sizes.num_layers} layers; {described_layers(recipe.loss, plan)}.",
         *(f"Student {name} {student.start}." for name, student in plan.students.items()),
@@ -61,7 +76,9 @@ def report_distillation(
         table=_results(recipe, plan, heldout),
         metrics=metrics,
         notes=notes,
-        plots={_RELATIONS: curves_of(metrics, _relation_keys(metrics, plan))},
+        plots=plots,
+        behind={"Loss": reference.curves},
+        maps=_agreement_maps(metrics, plan),
         log_axes=("Loss", _RELATIONS),
         marks=extended_at,
         tables={
@@ -139,6 +156,34 @@ def _relation_keys(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) ->
     return [key for key in found if "-" in key.rpartition(".")[2] or key.endswith((".hidden", ".mlm"))]
 
 
+def _agreement_maps(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -> list[HeatMap]:
+    """For each student and pair the agreement of each head at each evaluation."""
+    heads, maps = range(1, plan.relation_heads + 1), []
+    for key in agreement_keys(metrics):
+        rows = [row for row in metrics if row.get(key) is not None]
+        stem = key.removesuffix(".agreement")
+        maps.append(
+            HeatMap(
+                title=f"{stem}: share of tokens with the strongest relation that the teacher has, by relation head",
+                columns=("head", [str(head) for head in heads]),
+                rows=("step", [f"{row['step']:,}" for row in rows]),
+                values=[[row.get(f"{stem}.head{head}.agreement", math.nan) for head in heads] for row in rows],
+            )
+        )
+    return maps
+
+
+def _probe_plots(
+    recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]], plan: DistillPlan
+) -> dict[str, list[Curve]]:
+    """The scores of the probe, a curve for each student."""
+    if recipe.probe is None:
+        return {}
+    stems = tuple(probe_key(name, recipe.probe, "") for name in plan.students)
+    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith(stems))
+    return {f"Probe: {recipe.probe.task}": curves_of(metrics, keys)}
+
+
 def _about_loss(recipe: DistillRecipe, plan: DistillPlan) -> str:
     return (
         f"loss {described_loss(recipe.loss, plan)}; normalized per {recipe.loss.normalization}; "
@@ -155,10 +200,26 @@ def _results(recipe: DistillRecipe, plan: DistillPlan, heldout: Mapping[str, flo
             "parameters": config.num_parameters(),
             "of the teacher": f"{config.num_parameters() / plan.sizes.num_parameters:.1%}",
             "held-out loss": heldout.get(f"{name}.heldout_loss"),
+            "agreement with the teacher": _share(heldout.get(f"{name}.agreement")),
+            **_probe_scores(recipe, name, heldout),
             "steps": recipe.train.steps,
         }
         for name, config in plan.configs.items()
     ]
+
+
+def _probe_scores(recipe: DistillRecipe, student: str, heldout: Mapping[str, float]) -> dict[str, float]:
+    """The last scores of the probe, named as in `minilm score`."""
+    if recipe.probe is None:
+        return {}
+    stem = probe_key(student, recipe.probe, "")
+    return {
+        f"{recipe.probe.task} {key.removeprefix(stem)}": value for key, value in heldout.items() if key.startswith(stem)
+    }
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1%}"
 
 
 def _shapes(plan: DistillPlan) -> _Table:

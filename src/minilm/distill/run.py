@@ -18,12 +18,14 @@ import torch
 
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
+from minilm.distill.agreement import summarized
 from minilm.distill.cache_filling import Filling
 from minilm.distill.card import student_card
 from minilm.distill.criteria import load_teacher_for, make_criterion, masking_of
 from minilm.distill.criterion import Criterion
 from minilm.distill.objective import DistillObjective, ObjectiveSettings
 from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation
+from minilm.distill.probing import MakeProbe, Probe, probe_of, scores_due
 from minilm.distill.relation_kernel import loss_implementation
 from minilm.distill.report import report_distillation
 from minilm.distill.shapes import relation_heads
@@ -76,13 +78,19 @@ class DistillResult:
     identity: Identity
 
 
-def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] = "auto") -> DistillResult:
+def distill(
+    loaded: Loaded[DistillRecipe],
+    *,
+    resume: Literal["auto", "never"] = "auto",
+    make_probe: MakeProbe | None = None,
+) -> DistillResult:
     """Run a recipe to completion; restarted after a kill, it resumes and ends with bit-identical weights.
 
     Args:
         loaded: the recipe.
         resume: `auto` resumes from the newest complete checkpoint; `never` removes the results of an earlier run
             and starts from the first step.
+        make_probe: reads the data of the recipe's probe, if it has one.
 
     Raises:
         UsageError: the run folder belongs to another dataset, tokenizer or recipe; the message lists the differences.
@@ -91,7 +99,7 @@ def distill(loaded: Loaded[DistillRecipe], *, resume: Literal["auto", "never"] =
         Interrupted: Ctrl-C; the state is saved.
     """
     with process_group() as ranks:
-        return distill_once(loaded, ranks=ranks, afresh=resume == "never")
+        return distill_once(loaded, ranks=ranks, afresh=resume == "never", make_probe=make_probe)
 
 
 def distill_once(
@@ -102,6 +110,7 @@ def distill_once(
     label: str = "distill",
     lineage: Sequence[str] = (),
     on_accepted: Callable[[], None] = lambda: None,
+    make_probe: MakeProbe | None = None,
 ) -> DistillResult:
     """Run a recipe to completion, as `distill` does.
 
@@ -113,6 +122,7 @@ def distill_once(
         lineage: the names of its teacher, of the teacher of that, and so on; for the model card. Empty: that of the
             recipe.
         on_accepted: called in the first process once the folder is known to be of this run.
+        make_probe: as for `distill`.
     """
     recipe, resolved = loaded.recipe, resolved_yaml(loaded)
     with run_folder(Path(recipe.out), recipe=resolved) if ranks.is_first else contextlib.nullcontext():
@@ -121,7 +131,8 @@ def distill_once(
             plan = plan_distillation(recipe, tokenizer=tokenizer)
             if not afresh:
                 require_no_stages(Path(recipe.out))
-            return _distill(_Run(recipe, plan, resolved, ranks, label, lineage, on_accepted), afresh=afresh)
+            probe = probe_of(recipe, plan, make_probe)
+            return _distill(_Run(recipe, plan, probe, resolved, ranks, label, lineage, on_accepted), afresh=afresh)
 
 
 def require_no_stages(out: Path) -> None:
@@ -136,6 +147,7 @@ class _Run:
 
     recipe: DistillRecipe
     plan: DistillPlan
+    probe: Probe | None
     resolved: str
     ranks: Ranks
     label: str
@@ -171,7 +183,8 @@ def _distill(run: _Run, *, afresh: bool) -> DistillResult:
         seed=recipe.seed,
         label=run.label,
     )
-    metrics = train(objective, settings, folder=out, identity=identity, ranks=ranks)
+    more = scores_due(recipe, run.probe, students)
+    metrics = summarized(train(objective, settings, folder=out, identity=identity, ranks=ranks, more_scores=more))
     folders = model_folders(out, students)
     if ranks.is_first:
         for name, student in students.items():
@@ -336,6 +349,7 @@ def identity_of(recipe: DistillRecipe, shards: Shards, plan: DistillPlan, *, eng
     `engine` is what computes the teacher.
     """
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
+    values = {key: value for key, value in values.items() if not key.startswith("probe")}
     models = {"teacher": plan.teacher}
     for number, student in enumerate(plan.students.values()):
         if student.continued is not None:

@@ -87,6 +87,7 @@ def stage_recipes(loaded: Loaded[ChainRecipe]) -> list[Loaded[DistillRecipe]]:
             students=stage.students,
             loss=stage.loss,
             train=stage.train,
+            probe=chain.probe,
         )
         prefix = f"stages.{number}."
         own = {key.removeprefix(prefix): value for key, value in loaded.origins.items() if key.startswith(prefix)}

@@ -46,6 +46,7 @@ from minilm.train.folder import RECIPE, remove_results, run_folder
 from minilm.train.loop import TrainSettings, train
 from minilm.train.settings import CADENCE, train_settings
 from minilm.train.state import Identity, extensions, require_run
+from minilm.train.tensorboard import require_tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ def check_files(recipe: FinetuneRecipe, *, afresh: bool) -> list[str]:
 
 
 def _plan(recipe: FinetuneRecipe) -> _Plan:
+    require_tensorboard(wanted=recipe.train.tensorboard)
     model = model_path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)
     shape = require_trainable(model, recipe.task, config=config)

@@ -17,6 +17,7 @@ from minilm.errors import DataError, UsageError
 from minilm.finetune.task import Task
 from minilm.model.checkpoint import add_pooler, read_model
 from minilm.model.config import EncoderConfig, require_absolute
+from minilm.model.encoder import Encoder
 from minilm.model.heads import ClassificationHead, Model, TokensHead, new_head
 from minilm.model.metadata import LABELLED, label_names, read_config, read_problem, saved_head, untied_output
 from minilm.randomness import derived_seed
@@ -122,10 +123,9 @@ def start_model(
         DataError: the model cannot be read.
     """
     head = start_head(path, task, config=config) if head is None else head
-    num_labels = len(task.labels) or (2 if task.head == "span" else 1)
     fresh = derived_seed(seed, "head")
     if not head.replaced:
-        model = read_model(path, config=config, head=task.head, num_labels=num_labels, seed=fresh)
+        model = read_model(path, config=config, head=task.head, num_labels=_num_labels(task), seed=fresh)
         if head.choice == "keep" and model.has_fresh_weights:
             raise UsageError(f"task.head is 'keep', but {path} has no weights for it; set it to 'auto' or 'fresh'")
         if head.rows is not None:
@@ -136,11 +136,20 @@ def start_model(
             out.weight.data, out.bias.data = out.weight.data[rows], out.bias.data[rows]
         return model.train()
     logger.warning("the head of %s is replaced by a freshly initialized one: %s", path, head.replaced)
-    encoder = read_model(path, config=config).encoder
-    generator = torch.Generator().manual_seed(fresh)
+    return with_fresh_head(read_model(path, config=config).encoder, task, seed=fresh)
+
+
+def with_fresh_head(encoder: Encoder, task: Task, *, seed: int) -> Model:
+    """An encoder with a freshly initialized head for the task."""
+    generator = torch.Generator().manual_seed(seed)
     if encoder.pooler is None and task.head == "classification":
         add_pooler(encoder, generator)
-    return Model(encoder, new_head(task.head, encoder.config, num_labels=num_labels, generator=generator)).train()
+    head = new_head(task.head, encoder.config, num_labels=_num_labels(task), generator=generator)
+    return Model(encoder, head).train()
+
+
+def _num_labels(task: Task) -> int:
+    return len(task.labels) or (2 if task.head == "span" else 1)
 
 
 def _aligned(own: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:

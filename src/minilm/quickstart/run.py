@@ -120,7 +120,7 @@ def _heldout_losses(
     plan = replace(plan, layers=layers)
     criterion = make_criterion(recipe, plan, load_teacher_for(recipe, plan, "cpu"), encoders)
     found = make_objective(recipe, plan, criterion, shards, device="cpu").evaluate()
-    return dict(zip(folders, found.values(), strict=True))
+    return {name: found[f"{number}.heldout_loss"] for number, name in enumerate(folders)}
 
 
 def _fine_tune(name: str, folder: Path, text: QuickstartText, out: Path, seed: int) -> float:

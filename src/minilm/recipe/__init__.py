@@ -16,6 +16,7 @@ from minilm.recipe.distill import (
     DistillRecipe,
     LossSection,
     Objective,
+    ProbeSection,
     StageSection,
     StudentSection,
     TeacherSection,
@@ -36,7 +37,7 @@ from minilm.recipe.finetune import (
 from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
 from minilm.recipe.optimization import OptimizationSettings
 from minilm.recipe.sections import RunRecipe, TrainingSection
-from minilm.recipe.shipped import find_recipe, recipe_names, recipe_text
+from minilm.recipe.shipped import curve_path, find_recipe, recipe_names, recipe_text
 
 __all__ = [
     "CacheSection",
@@ -52,6 +53,7 @@ __all__ = [
     "LossSection",
     "Objective",
     "OptimizationSettings",
+    "ProbeSection",
     "Recipe",
     "RunRecipe",
     "Seq2SeqSection",
@@ -65,6 +67,7 @@ __all__ = [
     "TokensSection",
     "TrainSection",
     "TrainingSection",
+    "curve_path",
     "find_recipe",
     "flat_values",
     "load_recipe",

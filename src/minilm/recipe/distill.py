@@ -193,6 +193,21 @@ class TrainSection(TrainingSection):
             raise SettingsError(f"warmup_steps is {self.warmup_steps}, expected at most steps ({self.steps})")
 
 
+class ProbeSection(Section):
+    """A GLUE task that a copy of each student is briefly fine-tuned on every `every` steps, and after the last one.
+
+    It shows what a student has learned so far, and changes nothing in the run.
+    """
+
+    task: Text
+    train: Text
+    dev: Text
+    every: PositiveInt
+    max_rows: PositiveInt = 2000
+    steps: PositiveInt = 100
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+
+
 class Distillation(RunRecipe):
     """What a distillation and a chain of them share."""
 
@@ -208,6 +223,7 @@ class DistillRecipe(Distillation):
     students: Annotated[list[StudentSection], Field(min_length=1)]
     loss: LossSection = Field(default_factory=LossSection)
     train: TrainSection
+    probe: ProbeSection | None = None
 
     @model_validator(mode="after")
     def _sections_agree(self) -> DistillRecipe:
@@ -228,6 +244,7 @@ class ChainRecipe(Distillation):
     """Several distillations, one after the other: the student of a stage is the teacher of the next one."""
 
     stages: Annotated[list[StageSection], Field(min_length=1)]
+    probe: ProbeSection | None = None
 
     @model_validator(mode="after")
     def _stages_agree(self) -> ChainRecipe:

@@ -31,6 +31,7 @@ class OptimizationSettings(Settings):
         checkpoint_every: steps between two checkpoints.
         keep_checkpoints: how many of the newest are kept.
         max_bad_steps: steps without a finite loss that a run survives.
+        tensorboard: also write the lines of metrics as event files of TensorBoard.
     """
 
     learning_rate: Annotated[float, Gt(0)]
@@ -44,3 +45,4 @@ class OptimizationSettings(Settings):
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
     max_bad_steps: Count = 10
+    tensorboard: bool = False

@@ -1,7 +1,7 @@
 """The recipes that ship with the package.
 
 In: a name such as `distill/tiny-embedded`.
-Out: its path or text. Names are derived from the files, so adding a file adds a recipe.
+Out: its path or text, or the path of its reference curve. Names are those of the files: adding one adds a recipe.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ def find_recipe(path_or_name: str) -> Path:
     """
     path = Path(path_or_name)
     return path if path.is_file() else _shipped_path(path_or_name)
+
+
+def curve_path(name: str) -> Path | None:
+    """The reference curve of the shipped recipe `distill/NAME`; None if it has none."""
+    folder = _folder() / "distill" / "curves"
+    return next((path for path in folder.glob("*.json") if path.stem == name), None)
 
 
 def _shipped_path(name: str) -> Path:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 # matplotlib needs literal colors; these are replaced by the page's variables afterwards.
 _INK = "#010203"
@@ -28,12 +29,14 @@ class Curve:
         steps: x of each point.
         values: y of each point, finite.
         stride: number of measured points per drawn point.
+        reference_for: name of the curve that this one is a reference for; it is drawn behind that, in its color.
     """
 
     name: str
     steps: Sequence[float]
     values: Sequence[float]
     stride: int = 1
+    reference_for: str = ""
 
 
 def draw(
@@ -65,10 +68,9 @@ def draw(
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(7.2, 2.9))
         axes = figure.add_axes(_AXES)
+        names = [curve.name for curve in curves]
         for index, curve in enumerate(curves):
-            color, style = _LINES[index % len(_LINES)], _STYLES[index // len(_LINES) % len(_STYLES)]
-            marker = "o" if len(curve.steps) == 1 else None
-            axes.plot(curve.steps, curve.values, style, color=color, linewidth=1.6, marker=marker, label=curve.name)
+            axes.plot(curve.steps, curve.values, label=curve.name, **_look(curve, index, names))
         for mark in marks:
             axes.axvline(mark, color=_INK, linewidth=0.8, linestyle=":")
         if log:
@@ -87,6 +89,20 @@ def draw(
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _follow_the_page(buffer.getvalue())
+
+
+def _look(curve: Curve, index: int, names: Sequence[str]) -> dict[str, Any]:
+    """Color and style of line number `index` of a chart."""
+    is_reference = curve.reference_for in names
+    index = names.index(curve.reference_for) if is_reference else index
+    return {
+        "color": _LINES[index % len(_LINES)],
+        "linestyle": _STYLES[index // len(_LINES) % len(_STYLES)],
+        "marker": "o" if len(curve.steps) == 1 else None,
+        "linewidth": 5.0 if is_reference else 1.6,
+        "alpha": 0.3 if is_reference else 1.0,
+        "zorder": 1.5 if is_reference else 2.0,
+    }
 
 
 def _follow_the_page(svg: str) -> str:

@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML file.
 
 In: a title, rows of results, rows of metrics over steps, notes, examples.
-Out: `report.html` with a table, curves as inline SVG (drawn when matplotlib is installed) and examples.
+Out: `report.html` with a table, curves as inline SVG (drawn when matplotlib is installed), heat maps and examples.
 `page.html.j2` holds the HTML and escapes everything that comes from the run.
 """
 
@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from minilm.files.atomic import atomic_write
 from minilm.report.curves import Curve, draw
+from minilm.report.heatmap import HeatMap, draw_map
 
 # Chart title -> the metrics it shows, by name or by "<student>." plus name.
 _CHARTS: Mapping[str, tuple[str, ...]] = {
@@ -73,6 +74,8 @@ def write_report(
     scores: Sequence[str] = (),
     tables: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
     plots: Mapping[str, Sequence[Curve]] | None = None,
+    behind: Mapping[str, Sequence[Curve]] | None = None,
+    maps: Sequence[HeatMap] = (),
     examples: Sequence[Mapping[str, str]] = (),
     log_axes: Collection[str] = (),
     marks: Sequence[int] = (),
@@ -90,6 +93,8 @@ def write_report(
         scores: additional keys of `metrics`, drawn in one chart.
         tables: additional tables by title.
         plots: additional curves by title; the text after the last " over " of the title labels the x axis.
+        behind: curves that are added to a chart, by its title, if it has others.
+        maps: heat maps, below the charts.
         examples: mappings of a few named texts, such as an input and an output.
         log_axes: titles of the charts whose y axis is logarithmic.
         marks: steps that get a vertical line in every chart over steps.
@@ -98,13 +103,15 @@ def write_report(
         SystemProblem: the file cannot be written.
     """
     scored = {**_CHARTS, "Held-out scores": tuple(scores)}
-    charts = {heading: _chart_curves(metrics, names) for heading, names in scored.items()}
-    figures = _figures({**charts, **(plots or {})}, log_axes, marks)
+    charts = {heading: _chart_curves(metrics, names) for heading, names in scored.items()} | dict(plots or {})
+    shown = {heading: [*curves, *(behind or {}).get(heading, ())] for heading, curves in charts.items() if curves}
+    figures = _figures(shown, log_axes, marks)
     page = _TEMPLATES.get_template("page.html.j2").render(
         title=title,
         results=_table("Results", table),
         figures=figures,
         no_plot=_NO_PLOT if figures is None else "",
+        maps=[_Figure(caption=one.title, svg=draw_map(one)) for one in maps],
         tables=[_table(heading, rows) for heading, rows in (tables or {}).items()],
         examples=examples,
         notes=notes,
@@ -140,11 +147,9 @@ def _text(value: object) -> str:
 def _figures(
     charts: Mapping[str, Sequence[Curve]], log_axes: Collection[str], marks: Sequence[int]
 ) -> list[_Figure] | None:
-    """Draw the charts that have curves; None if matplotlib is not installed."""
+    """Draw the charts; None if matplotlib is not installed."""
     figures = []
     for title, curves in charts.items():
-        if not curves:
-            continue
         x_label = title.rpartition(" over ")[2] if " over " in title else "step"
         svg = draw(curves, x_label=x_label, log=title in log_axes, marks=marks if x_label == "step" else ())
         if svg is None:

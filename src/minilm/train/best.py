@@ -22,10 +22,10 @@ _FOLDER, _RECORD, _WEIGHTS = "best", "best.json", "model.safetensors"
 
 
 def comparable(metric: str, value: float) -> float:
-    """Map a metric to a value where higher is better: losses are negated, NaN is never better."""
+    """Map a metric to a value where higher is better: losses and divergences are negated, NaN is never better."""
     if math.isnan(value):
         return -math.inf
-    return -value if metric.rpartition(".")[2].endswith("loss") else value
+    return -value if metric.rpartition(".")[2].endswith(("loss", "kl")) else value
 
 
 @dataclass(frozen=True, kw_only=True)

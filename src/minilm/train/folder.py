@@ -29,6 +29,7 @@ _RESULTS = (
     "checkpoints",
     "best",
     "metrics.jsonl",
+    "tensorboard",
     "report.html",
     "model",
     "result.json",

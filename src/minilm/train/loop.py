@@ -41,6 +41,7 @@ from minilm.train.metrics import append_metrics, keep_metrics, means
 from minilm.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from minilm.train.schedule import extension_note, linear_schedule
 from minilm.train.state import Identity, TrainState, load_newest, save_checkpoint
+from minilm.train.tensorboard import MetricsWriter, event_writer
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,8 @@ class _Run:
     ranks: Ranks
     on_checkpoint: Callable[[int], None] | None = None
     on_event: Callable[[Event, int], None] | None = None
+    more_scores: Callable[[int], Mapping[str, float]] | None = None
+    write_events: MetricsWriter | None = None
     memory: FreedMemory = field(default_factory=FreedMemory)
     step: int = 0
     bad_steps: int = 0
@@ -156,6 +159,8 @@ def train(
     ranks: Ranks = ALONE,
     on_checkpoint: Callable[[int], None] | None = None,
     on_event: Callable[[Event, int], None] | None = None,
+    more_scores: Callable[[int], Mapping[str, float]] | None = None,
+    is_inner: bool = False,
 ) -> Mapping[str, float]:
     """Run `objective` for `settings.steps` updates; after a kill, the same call ends with bit-identical weights.
 
@@ -172,6 +177,9 @@ def train(
             the checkpoint that a run resumes from.
         on_event: called in every process at each event of a step, with the number of updates so far; what it
             raises ends the run like any other error.
+        more_scores: called in the first process after each update, with the number of updates so far; returns
+            held-out metrics besides the objective's, or nothing.
+        is_inner: this is a part of another run, which shows the progress and handles signals.
 
     Returns:
         The objective's held-out metrics after the last step.
@@ -189,23 +197,31 @@ def train(
         ranks=ranks,
         on_checkpoint=on_checkpoint,
         on_event=on_event,
+        more_scores=more_scores,
     )
     if folder is not None:
         _restore(run, objective, folder)
+    _train(run, objective, is_inner=is_inner)
+    return run.held_out or objective.evaluate()
+
+
+def _train(run: _Run, objective: Objective[B], *, is_inner: bool) -> None:
+    """All steps that are left."""
+    settings = run.settings
     with (
         torch.random.fork_rng(),  # leaves the caller's random state unchanged
-        _interruptible() as interrupted,
-        Progress(settings.label, silent=not ranks.is_first) as progress,
+        contextlib.nullcontext(_Flag()) if is_inner else _interruptible() as interrupted,
+        Progress(settings.label, silent=is_inner or not run.ranks.is_first) as progress,
+        event_writer(run.own_folder if settings.tensorboard else None, done=run.step) as run.write_events,
     ):
         progress.begin(settings.steps, run.step)
         while not run.is_over:
-            if run.interrupted or (ranks.world_size == 1 and interrupted.is_set):
+            if run.interrupted or (run.ranks.world_size == 1 and interrupted.is_set):
                 _stop(run, objective)
             loss = _step(run, objective, interrupted=interrupted.is_set)
             speed = f"{run.tokens_per_second:,.0f} tokens/s"
             progress.advance(status=f"loss {loss:.4f}  {speed}  {resident_gib():.1f} GiB")
             _after_step(run, objective)
-    return run.held_out or objective.evaluate()
 
 
 def _stop(run: _Run, objective: Objective[B]) -> NoReturn:
@@ -311,9 +327,9 @@ def _after_step(run: _Run, objective: Objective[B]) -> None:
     """Log metrics, evaluate and save a checkpoint when due."""
     settings = run.settings
     last = run.step == settings.steps
-    numbers: Mapping[str, float] = {}
+    numbers = more = run.more_scores(run.step) if run.more_scores is not None and run.ranks.is_first else {}
     if last or (settings.eval_every and run.step % settings.eval_every == 0):
-        run.held_out = numbers = objective.evaluate()
+        run.held_out = numbers = {**objective.evaluate(), **more}
         _keep_best(run, objective, numbers)
     last = run.is_over
     if last or numbers or run.step % settings.log_every == 0:
@@ -344,6 +360,8 @@ def _log(run: _Run, held_out: Mapping[str, float]) -> None:
     run.recent.clear()
     if run.own_folder is not None:
         append_metrics(run.own_folder, row)
+    if run.write_events is not None:
+        run.write_events(row)
 
 
 def _save(run: _Run, objective: Objective[B]) -> None:

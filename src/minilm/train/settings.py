@@ -15,7 +15,7 @@ from minilm.train.loop import TrainSettings
 logger = logging.getLogger(__name__)
 
 # Settings that may change when a run is resumed: how often something is written.
-CADENCE = frozenset({"log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps"})
+CADENCE = frozenset({"log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps", "tensorboard"})
 
 
 def train_settings(

@@ -121,17 +121,22 @@ def test_distill_passes_the_recipe_to_the_library(monkeypatch, capsys):
 
     calls = []
     result = types.SimpleNamespace(
-        folders={"a": "runs/a"}, metrics={"a.heldout_loss": 0.25}, num_parameters={"a": 1234}
+        folders={"a": "runs/a"}, metrics={"a.heldout_loss": 0.25, "a.agreement": 0.5}, num_parameters={"a": 1234}
     )
     module = types.ModuleType("minilm.distill.chain")
-    module.run_distillation = lambda loaded, resume: calls.append((loaded, resume)) or result  # type: ignore[attr-defined]
+
+    def run_distillation(loaded, resume, make_probe):
+        calls.append((loaded, resume))
+        return result
+
+    module.run_distillation = run_distillation  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "minilm.distill.chain", module)
     code, out, _ = exit_code(capsys, "distill", "tiny-embedded", "--set", "train.steps=3", "--resume", "never",
                              "--set", "train.warmup_steps=0")  # fmt: skip
     assert code == 0
     assert [line.split() for line in out.splitlines()] == [
-        ["student", "parameters", "held-out", "loss", "folder"],
-        ["a", "1,234", "0.25", "runs/a"],
+        ["student", "parameters", "held-out", "loss", "agreement", "folder"],
+        ["a", "1,234", "0.25", "50.0%", "runs/a"],
     ]
     assert calls[0][0].recipe.train.steps == 3
     assert calls[0][1] == "never"

@@ -42,7 +42,8 @@ def test_the_folder_of_a_chain(tiny):
     ]  # fmt: skip
     assert result.folders == {"assistant": out / "stages" / "1" / "model", "small": out / "model"}
     assert weights(out / "model") == weights(out / "stages" / "2" / "model")
-    assert set(result.metrics) == {"assistant.heldout_loss", "small.heldout_loss"}
+    names = ("assistant.heldout_loss", "assistant.agreement", "small.heldout_loss", "small.agreement")
+    assert set(result.metrics) == set(names)
     card = (out / "model" / "README.md").read_text()
     assert "from `assistant` (layer 3), itself distilled from `teacher`, for 3 steps of 4 documents" in card
     assert 'base_model: "teacher"' in card

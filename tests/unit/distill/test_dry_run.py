@@ -49,7 +49,7 @@ def test_the_plan_of_a_run(tiny):
     time = said(found, "time: ")
     assert re.fullmatch(
         r"time: \S+ m?s a step, .+ in all, [\d,]+ tokens/s; measured here in one process, fp32 on \w+, the teacher by "
-        r"[\w ,]+, on 149 tokens, \d+% of the time in the teacher; without held-out losses",
+        r"[\w ,]+, on 149 tokens, \d+% of the time in the teacher; without held-out losses and probes",
         time,
     )
     assert re.match(

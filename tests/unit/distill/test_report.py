@@ -49,6 +49,23 @@ def test_there_is_a_curve_for_each_student_and_relation(finished):
         assert all(f"{student}.{part}-{part}\n" in page for part in ("query", "key", "value"))
 
 
+def test_agreement_is_shown_by_head_and_in_the_table(finished):
+    """A heat map for each student and pair with a row per evaluation, also without matplotlib."""
+    out, page = finished
+    last = read_metrics(out)[-1]
+    for student in ("a", "b.c"):
+        for part in ("query", "key", "value"):
+            assert f"{student}.{part}-{part}: share of tokens with the strongest relation that the teacher has" in page
+        assert f"\n{last[f'{student}.agreement']:.1%}\n" in page
+    heads = [key for key in last if key.startswith("a.key-key.head") and key.endswith(".agreement")]
+    assert heads == [f"a.key-key.head{head}.agreement" for head in range(1, 13)]
+
+
+def test_the_first_note_is_about_the_reference_curve(finished):
+    notes = finished[1].partition("\nNotes\n")[2].split()
+    assert " ".join(notes).startswith("No reference curve is stored for a recipe of the name")
+
+
 def test_students_are_beside_their_teacher(finished):
     _, page = finished
     assert row_of(page, "teacher", "3", "48", "6", "96", "64", "67,296")

@@ -14,6 +14,7 @@ import torch
 from minilm.cli.distill import _table
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
+from minilm.distill.agreement import is_of_head
 from minilm.distill.relation_kernel import loss_implementation
 from minilm.distill.run import DistillResult, distill
 from minilm.errors import DataError, UsageError
@@ -51,9 +52,11 @@ def test_the_run_folder_holds_everything(tiny):
     assert read_json(out / "env.json")
     assert "distilling layer 3 of" in (out / "log.txt").read_text()
     [row] = read_metrics(out)
-    assert set(row) == {
+    assert {key for key in row if not is_of_head(key)} == {
         "step", "loss", "student.query-query", "student.key-key", "student.value-value", "gradient_norm",
-        "learning_rate", "student.heldout_loss", "tokens", "seconds", "tokens_per_second", "memory_gib", "bad_steps",
+        "learning_rate", "student.heldout_loss", "student.agreement", "student.query-query.agreement",
+        "student.query-query.kl", "student.key-key.agreement", "student.key-key.kl", "student.value-value.agreement",
+        "student.value-value.kl", "tokens", "seconds", "tokens_per_second", "memory_gib", "bad_steps",
     }  # fmt: skip
     parts = row["student.query-query"] + row["student.key-key"] + row["student.value-value"]
     assert row["loss"] == pytest.approx(parts)
@@ -62,7 +65,7 @@ def test_the_run_folder_holds_everything(tiny):
     assert "<title>tiny</title>" in page
     assert "Loss v2: 12 relation heads; normalized per sequence." in page
     assert result.folders == {"student": out / "model"}
-    assert result.metrics == {"student.heldout_loss": row["student.heldout_loss"]}
+    assert result.metrics == {name: row[name] for name in ("student.heldout_loss", "student.agreement")}
     card = (out / "model" / "README.md").read_text()
     assert card.startswith('---\nlibrary_name: "minilm"\npipeline_tag: "feature-extraction"\nbase_model: "teacher"\n')
 
@@ -149,10 +152,10 @@ def test_without_heldout_documents_there_is_no_heldout_loss(tiny):
 @pytest.mark.slow
 def test_the_table_at_the_end(tiny):
     result = run(tiny.recipe())
-    loss = result.metrics["student.heldout_loss"]
+    loss, agreement = (result.metrics[f"student.{name}"] for name in ("heldout_loss", "agreement"))
     assert [line.split() for line in _table(result).splitlines()] == [
-        ["student", "parameters", "held-out", "loss", "folder"],
-        ["student", "14,376", f"{loss:.6g}", str(tiny.folder / "run" / "model")],
+        ["student", "parameters", "held-out", "loss", "agreement", "folder"],
+        ["student", "14,376", f"{loss:.6g}", f"{agreement:.1%}", str(tiny.folder / "run" / "model")],
     ]
 
 
@@ -277,7 +280,8 @@ def test_attention_dropout_applies_to_every_student(tiny):
     for share in (0.0, 0.3):
         recipe = tiny.recipe(f"run{share}", attention_dropout=share)
         students = [{"name": name, **shape} for name in ("one", "two")]
-        losses.append(run(change(recipe, students=students)).metrics)
+        metrics = run(change(recipe, students=students)).metrics
+        losses.append({name: value for name, value in metrics.items() if name.endswith(".heldout_loss")})
     plain, dropped = losses
     assert len(plain) == 2
     assert all(plain[name] != dropped[name] for name in plain)

@@ -142,7 +142,7 @@ def test_the_resolved_recipe_says_where_each_value_comes_from(write):
     [
         ("steps: 10", "stepz: 10", "r.yaml:11: unknown key 'train.stepz': did you mean 'train.steps'? (and 1 more problem)"),
         ("name: small", "name: small\nlearning_rate: 1", "r.yaml:3: unknown key 'learning_rate': did you mean 'train.learning_rate'?"),
-        ("name: small", "name: small\nzzz: 1", "r.yaml:3: unknown key 'zzz': expected one of kind, name, seed, out, data, teacher, cache, students, loss, train"),
+        ("name: small", "name: small\nzzz: 1", "r.yaml:3: unknown key 'zzz': expected one of kind, name, seed, out, data, teacher, cache, students, loss, train, probe"),
         ("steps: 10", "steps: ten", "r.yaml:11: train.steps: found the text 'ten', expected an integer"),
         ("steps: 10", "steps: 10.5", "r.yaml:11: train.steps: found 10.5, expected an integer"),
         ("steps: 10", "steps: true", "r.yaml:11: train.steps: found true, expected an integer"),

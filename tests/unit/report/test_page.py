@@ -173,3 +173,16 @@ def test_many_curves_differ_in_color_or_style(page):
 )
 def test_a_time_is_in_the_units_that_people_use(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.slow
+def test_a_reference_is_behind_its_curve_in_the_same_color(page):
+    pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
+    known = {"steps": [0.0, 1.0], "values": [1.0, 2.0]}
+    behind = [Curve(name="reference: loss", reference_for="loss", **known)]
+    html = page(metrics=METRICS, behind={"Loss": behind, "Gradient norm": behind})
+    chart = html.partition("<svg")[2].partition("</svg>")[0]
+    assert "reference: loss" in chart
+    assert chart.index("stroke-opacity: 0.3") < chart.index("stroke-width: 1.6"), "drawn first"
+    assert len(re.findall(r"stroke: var\(--c0\)", chart)) >= 4, "both lines, in the chart and the legend"
+    assert "Gradient norm" not in html, "a chart without own curves is not drawn for a reference"
