@@ -1,4 +1,7 @@
-"""One distillation step (BERT-Base -> L6-H384, R = 48) against the padded baseline, equal loss.
+"""One distillation step (BERT-Base -> L6-H384, R = 48) against the padded baseline, equal loss; two students in one.
+
+The floor is the operations of the matrix products, a backward pass counted twice, at the peak of the units; `share` is
+how much of that peak a step reaches. In bfloat16 only where the processor has it.
 
 The padded baseline, as in public MiniLMv2 trainers: pad to the longest sequence, run all layers with attentions
 and hidden states returned, project queries, keys and values again, one KL loop over sequences. Documents are full
@@ -11,6 +14,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +26,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
+from minilm.bench.peaks import unit_peaks
 from minilm.distill.relation_loss import V2_PAIRS, relation_loss
 from minilm.distill.teacher import load_teacher
+from minilm.distill.teacher_base import Teacher
 from minilm.embedded import embedded_model
 from minilm.model.checkpoint import read_model
 from minilm.model.config import EncoderConfig
@@ -85,30 +92,43 @@ class PaddedWay:
 
 
 class Ours:
-    """Packed teacher stopped at its last projections, packed student, the relation loss of the library."""
+    """Packed teacher stopped at its last projections, packed students, the relation loss of the library."""
 
-    def __init__(self, teacher: Path, student: Encoder, *, bf16: bool) -> None:
-        self.teacher = load_teacher(teacher, precision=torch.bfloat16 if bf16 else torch.float32)
-        self.student = copy.deepcopy(student).train()
-        trained = set(self.student.relation_parameters())
-        self.optimizer = make_optimizer({n: p for n, p in self.student.named_parameters() if p in trained}, SETTINGS)
+    def __init__(self, teacher: Teacher, student: Encoder, *, bf16: bool, students: int = 1) -> None:
+        self.teacher, self.students = teacher, [copy.deepcopy(student).train() for _ in range(students)]
+        trained = [one.relation_parameters() for one in self.students]
+        named = {f"{number} {index}": p for number, part in enumerate(trained) for index, p in enumerate(part)}
+        self.optimizer = make_optimizer(named, SETTINGS)
         self.bf16 = bf16
 
     def step(self, sequences: list[np.ndarray]) -> float:
-        """One update; returns the loss."""
+        """One update; returns the loss of the first student."""
         packed = pack(sorted(sequences, key=len))
         self.optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-            loss = relation_loss(
-                self.teacher.relations(packed),
-                self.student.relations(packed),
-                packed,
-                pairs=V2_PAIRS,
-                num_relation_heads=RELATION_HEADS,
-            ).sum()
-        loss.backward()
+            known = self.teacher.relations(packed)
+            losses = [
+                relation_loss(
+                    known, one.relations(packed), packed, pairs=V2_PAIRS, num_relation_heads=RELATION_HEADS
+                ).sum()
+                for one in self.students
+            ]
+        torch.stack(losses).sum().backward()
         self.optimizer.step()
-        return float(loss)
+        return float(losses[0])
+
+
+def operations(teacher: EncoderConfig, student: EncoderConfig, sequences: list[np.ndarray]) -> float:
+    """Those of the matrix products of a step of one student."""
+    tokens, squares = sum(map(len, sequences)), sum(len(one) ** 2 for one in sequences)
+
+    def forward(config: EncoderConfig) -> float:
+        width = config.hidden_size
+        layer = tokens * (8 * width**2 + 4 * width * config.intermediate_size) + squares * 4 * width
+        relations = squares * 2 * width * len(V2_PAIRS)
+        return (config.num_layers - 1) * layer + tokens * 6 * width**2 + relations
+
+    return forward(teacher) + 3 * forward(student)
 
 
 def main() -> None:
@@ -148,35 +168,38 @@ def compare(
     student: Encoder,
 ) -> list[dict[str, object]]:
     """Ratios at one length, and the difference of the first losses."""
-    padded, padded_bf16 = PaddedWay(teacher, hf), PaddedWay(teacher, hf)
-    ours, ours_bf16 = Ours(folder, student, bf16=False), Ours(folder, student, bf16=True)
-    difference = abs(padded.step(sequences, False) - ours.step(sequences))
-    seconds = interleaved(
-        {
-            "padded fp32": lambda: padded.step(sequences, False),
-            "ours fp32": lambda: ours.step(sequences),
-            "padded bf16": lambda: padded_bf16.step(sequences, True),
-            "ours bf16": lambda: ours_bf16.step(sequences),
-        },
-        repetitions=5,
-    )
+    peaks = unit_peaks(torch.get_num_threads())
+    precisions = [name for name in ("fp32", "bf16") if name in peaks or name == "fp32"]
+    sides: dict[str, Callable[[], object]] = {}
+    differences = {}
+    for name in precisions:
+        bf16 = name == "bf16"
+        frozen = load_teacher(folder, precision=torch.bfloat16 if bf16 else torch.float32)
+        padded, ours = PaddedWay(teacher, hf), Ours(frozen, student, bf16=bf16)
+        differences[name] = abs(padded.step(sequences, bf16) - ours.step(sequences))
+        sides[f"padded {name}"] = partial(padded.step, sequences, bf16)
+        sides[f"ours {name}"] = partial(ours.step, sequences)
+        sides[f"two students {name}"] = partial(Ours(frozen, student, bf16=bf16, students=2).step, sequences)
+    seconds = interleaved(sides, repetitions=5)
     tokens = sum(map(len, sequences))
-    common = {
-        "max tokens": longest,
-        "longest": max(map(len, sequences)),
-        "mean tokens": tokens / len(sequences),
-        "real share": real_share(sequences),
-        "loss difference": difference,
-    }
+    flops = operations(EncoderConfig.preset("BERT-Base"), student.config, sequences)
     return [
         {
-            **common,
-            "precision": precision,
-            "tokens/s": tokens / seconds[f"ours {precision}"],
-            "ratio to padded fp32": seconds["padded fp32"] / seconds[f"ours {precision}"],
-            "ratio to padded same": seconds[f"padded {precision}"] / seconds[f"ours {precision}"],
+            "max tokens": longest,
+            "longest": max(map(len, sequences)),
+            "mean tokens": tokens / len(sequences),
+            "real share": real_share(sequences),
+            "precision": name,
+            "loss difference": differences[name],
+            "tokens/s": tokens / seconds[f"ours {name}"],
+            "ratio to padded fp32": seconds["padded fp32"] / seconds[f"ours {name}"],
+            "ratio to padded same": seconds[f"padded {name}"] / seconds[f"ours {name}"],
+            "two students to two runs": seconds[f"two students {name}"] / (2 * seconds[f"ours {name}"]),
+            "GFLOP": flops / 1e9,
+            "peak GFLOP/s": peaks.get(name),
+            "share of peak": flops / 1e9 / seconds[f"ours {name}"] / peaks[name] if name in peaks else None,
         }
-        for precision in ("fp32", "bf16")
+        for name in precisions
     ]
 
 
