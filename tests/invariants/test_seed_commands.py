@@ -24,7 +24,7 @@ from minilm.files.tensors import read_safetensors
 
 REPO = Path(__file__).resolve().parents[2]
 NAME = "minilm-l12-h384-uncased"  # as the commands call it, here the embedded model
-TRAINING, HELD_OUT = 8, 4
+TRAINING, HELD_OUT = 8, 2
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = 400
+SOURCES = 150
 
 
 @pytest.fixture

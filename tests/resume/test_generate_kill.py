@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-NUM_SOURCES = 6
+NUM_SOURCES = 4
 
 pytestmark = pytest.mark.slow
 
