@@ -198,7 +198,7 @@ def test_two_runs_in_one_folder_are_rejected(tiny, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "load_teacher", second)
+        patch.setattr(run_module, "load_teacher_for", second)
         with pytest.raises(KeyboardInterrupt):
             run(recipe)
     run(recipe)
@@ -225,7 +225,7 @@ def test_a_file_given_as_out_is_one_clear_error(tiny):
 
 
 def test_a_bug_leaves_its_traceback_in_the_log(tiny, monkeypatch):
-    monkeypatch.setattr(run_module, "load_teacher", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(run_module, "load_teacher_for", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tiny.recipe(steps=3))
     log = (tiny.folder / "run" / "log.txt").read_text()
