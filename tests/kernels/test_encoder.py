@@ -167,6 +167,21 @@ def test_int8_is_close_to_fp32(isa):
     assert not np.array_equal(exact, found)
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e-38, 3e-37, 1e-30])
+def test_tiny_weights_are_zeros_in_int8(isa, size):
+    """The inverse of their step may be infinite; a row of ordinary weights beside them is what it was."""
+    sizes = SIZES[FAST]
+    batch = batch_of(sizes, [5, 9])
+    found = []
+    for factor in (size, 0):
+        weights = weights_of(sizes)
+        for name in ("0.qkv.1", "0.attention_out.0", "1.ffn_in.0", "2.ffn_out.0"):
+            weights[f"{name}.weight"][1::2] *= np.float32(factor)
+        found.append(encoder_of(sizes, weights, precision="int8").pooled(*batch, ["mean"]))
+    assert np.isfinite(found[0]).all()
+    assert np.array_equal(*found)
+
+
 def test_a_weight_that_is_not_a_number_is_seen(isa):
     """In fp32 it reaches the result; int8 rejects it, and an input that overflows gives NaN, not a plausible number."""
     sizes = SIZES[FAST]
