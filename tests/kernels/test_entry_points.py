@@ -6,6 +6,7 @@ Arrays are as long as the sizes say, which is all that a caller in C has to keep
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -86,26 +87,32 @@ def test_a_shape_that_no_model_has_is_an_error(shape, isa):
     assert one.handle.value is None
 
 
+FAULTS = ("length", "start", "id", "segment", "output", "pooling", "skipped", "layer", "part", "nan")
+
+
 @st.composite
 def calls(draw):
-    """What is set and asked: mostly good, with any number of faults."""
-    rarely = st.sampled_from([False] * 5 + [True])
-    lengths = draw(st.lists(st.sampled_from([1, 2, 3, 17] * 3 + [0, 512, 513]), min_size=0, max_size=5))
-    total = sum(lengths)
-    source = np.random.default_rng(draw(st.integers(0, 9)))
+    """What is set and asked, with up to two faults."""
+    faults = draw(st.lists(st.sampled_from(FAULTS), max_size=2))
+
+    def one_of(name: str, good: Sequence[int], bad: Sequence[int]) -> int:
+        return draw(st.sampled_from(bad if name in faults else good))
+
+    lengths = draw(st.lists(st.sampled_from([1, 2, 3, 17, 512]), min_size=1, max_size=4))
+    if "length" in faults:
+        lengths = draw(st.sampled_from([[], [*lengths, 0], [0, *lengths], [*lengths, 513]]))
+    total, source = sum(lengths), np.random.default_rng(0)
     ids, segments = source.integers(0, 11, total).astype(np.int32), source.integers(0, 2, total).astype(np.int32)
-    faults = {name for name in ("id", "segment", "part", "nan", "start") if draw(rarely)}
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    if "start" in faults:
-        ends[0] = draw(st.sampled_from([-1, 1, 2**31 - 1, -(2**31)]))
+    ends[0] = one_of("start", [0], [-1, 1, 2**31 - 1, -(2**31)])
     for name, array, most in (("id", ids, 11), ("segment", segments, 2)):
         if name in faults and total:
             array[draw(st.integers(0, total - 1))] = draw(st.sampled_from([-1, most, 2**31 - 1, -(2**31)]))
     asked = {
-        "output": draw(st.sampled_from([POOLED, CLASSIFY, TOKENS, RELATIONS] * 3 + [-1, 4])),
-        "pooling": draw(st.lists(st.sampled_from([*range(6)] * 3 + [-1, 6]), max_size=3)),
-        "skipped": draw(st.sampled_from([0, 0, 1, 600, 2**31 - 1, -1])),
-        "layer": draw(st.sampled_from([0, 1, 0, 1, -1, 2, 2**31 - 1])),
+        "output": one_of("output", [POOLED, CLASSIFY, RELATIONS], [-1, TOKENS, 4, 2**31 - 1]),
+        "pooling": [one_of("pooling", range(6), [-1, 6]) for _ in range(draw(st.integers("pooling" not in faults, 3)))],
+        "skipped": one_of("skipped", [0, 1, 600, 2**31 - 1], [-1]),
+        "layer": one_of("layer", [0, 1], [-1, 2, 2**31 - 1]),
     }
     lacking = draw(st.sampled_from(PARTS)) if "part" in faults else None
     return lengths, (ids, segments, ends), asked, lacking, "nan" in faults
@@ -123,9 +130,8 @@ def expected_to_work(lengths, arrays, asked, lacking) -> bool:
     question = {
         POOLED: bool(modes) and all(0 <= mode < 6 for mode in modes) and asked["skipped"] >= 0,
         CLASSIFY: True,
-        TOKENS: False,  # the head has a pooler
         RELATIONS: 0 <= layer < 2,
-    }.get(output, False)
+    }.get(output, False)  # no scores of tokens: the head has a pooler
     return bool(rows and values and question and there)
 
 
