@@ -14,7 +14,7 @@ from tests.kernels.conftest import batch_of, encoder_of, runnable, weights_of
 
 from minilm.errors import UsageError
 from minilm.kernels import encoder as kernels
-from minilm.kernels.encoder import ACTIVATIONS, POOLING, Sizes
+from minilm.kernels.encoder import ACTIVATIONS, LINEARS, NORMS, POOLING, Sizes
 
 SIZES = {
     "one head of 8": Sizes(hidden=8, heads=1, ffn=8, layers=1, vocab=11, positions=40, segments=0, labels=1),
@@ -167,6 +167,21 @@ def test_int8_is_close_to_fp32(isa):
     assert not np.array_equal(exact, found)
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e-38, 3e-37, 1e-30])
+def test_tiny_weights_are_zeros_in_int8(isa, size):
+    """The inverse of their step may be infinite; a row of ordinary weights beside them is what it was."""
+    sizes = SIZES[FAST]
+    batch = batch_of(sizes, [5, 9])
+    found = []
+    for factor in (size, 0):
+        weights = weights_of(sizes)
+        for name in ("0.qkv.1", "0.attention_out.0", "1.ffn_in.0", "2.ffn_out.0"):
+            weights[f"{name}.weight"][1::2] *= np.float32(factor)
+        found.append(encoder_of(sizes, weights, precision="int8").pooled(*batch, ["mean"]))
+    assert np.isfinite(found[0]).all()
+    assert np.array_equal(*found)
+
+
 def test_a_weight_that_is_not_a_number_is_seen(isa):
     """In fp32 it reaches the result; int8 rejects it, and an input that overflows gives NaN, not a plausible number."""
     sizes = SIZES[FAST]
@@ -204,6 +219,7 @@ BAD = {
     "a falling end": (dict(ends=[0, 5, 3]), "sequence 1 is empty"),
     "no sequence": (dict(ids=[], segments=[], ends=[0]), "expected the number of tokens"),
     "ends of another batch": (dict(ends=[0, 2]), "expected the number of tokens, 3"),
+    "fewer segments than tokens": (dict(segments=[0, 0]), "there are 2 segment ids of 3 tokens"),
     "a late start": (dict(ends=[1, 3]), "the first sequence does not begin at 0"),
 }
 
@@ -238,6 +254,27 @@ def test_what_an_encoder_lacks_is_an_error(isa):
         encoder_of(sizes, weights, pooler=False).classify(*batch)
     with pytest.raises(UsageError, match="no such layer"):
         encoder_of(sizes, weights).relations(*batch, layer=3)
+
+
+@pytest.mark.parametrize("lacking", ["the embeddings", *(f"{name} of layer 1" for name in (*LINEARS, *NORMS))])
+def test_an_encoder_without_all_weights_does_not_run(isa, lacking, monkeypatch):
+    """It says which; relations of the layer before need no more than what comes before them."""
+    sizes = SIZES[FAST]
+    name = lacking.split()[0]
+    kind = "set_embeddings" if name == "the" else "set_linear" if name in LINEARS else "set_norm"
+    set_part = getattr(kernels.NativeEncoder, kind)
+
+    def all_but_one(encoder, *given_):
+        if name != "the" and given_[:2] != (1, name):
+            set_part(encoder, *given_)
+
+    monkeypatch.setattr(kernels.NativeEncoder, kind, all_but_one)
+    one, batch = encoder_of(sizes, weights_of(sizes)), batch_of(sizes, [5, 2])
+    for run in (lambda: one.pooled(*batch, ["mean"]), lambda: one.relations(*batch, layer=2)):
+        with pytest.raises(UsageError, match=f"the model has no weights for {lacking}"):
+            run()
+    if name != "the":
+        assert np.isfinite(one.relations(*batch, layer=0)).all()
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025])

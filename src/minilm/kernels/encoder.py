@@ -274,6 +274,10 @@ class NativeEncoder:
             )
         if len(cu_seqlens) < 2 or int(cu_seqlens[-1]) != len(token_ids):
             raise UsageError(f"cu_seqlens ends at {cu_seqlens[-1:]}; expected the number of tokens, {len(token_ids)}")
+        if segment_ids is not None and len(segment_ids) != len(token_ids):
+            raise UsageError(
+                f"there are {len(segment_ids)} segment ids of {len(token_ids)} tokens; expected one of each"
+            )
         ids, ends = np.ascontiguousarray(token_ids, np.int32), np.ascontiguousarray(cu_seqlens, np.int32)
         segments = None if segment_ids is None else np.ascontiguousarray(segment_ids, np.int32)
         addresses = [_address(out) for out in outs] + [None] * (3 - len(outs))

@@ -63,12 +63,13 @@ void require_moderate(const float* values, size_t count) {
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-void make_linear(Engine& engine, Linear& l, Precision precision, const float* weights, const float* bias, int in,
-                 int out, const float* smoothing) {
+Linear make_linear(Engine& engine, Precision precision, const float* weights, const float* bias, int in, int out,
+                   const float* smoothing) {
   require(precision == kFp32 || precision == kInt8 || (precision == kBf16 && engine.unit->has_bf16),
           std::string("the instruction set ") + engine.unit->name + " has no products of this precision");
   if (precision == kInt8) require_moderate(weights, static_cast<size_t>(in) * static_cast<size_t>(out));
   const auto padded = static_cast<size_t>(round_up(out, engine.unit->column_panel));
+  Linear l{};
   l.precision = precision;
   l.weights = engine.zeros<char>(engine.unit->linear_bytes(precision, in, out));
   l.bias = engine.zeros<float>(padded);
@@ -83,6 +84,7 @@ void make_linear(Engine& engine, Linear& l, Precision precision, const float* we
     l.smoothing = const_cast<float*>(engine.padded(smoothing, in, round_up(in, 64)));
   }
   engine.unit->pack(&l, weights, bias, in, out);
+  return l;
 }
 
 // Rows of `heads` heads of `size`, each padded to `stride` rows of zeros: [heads * size, in] -> [heads * stride, in].
@@ -118,6 +120,24 @@ struct Request {
   float *out, *keys_out, *values_out;
 };
 
+// Everything that a run reads; relations end in the layer that they are of.
+void require_weights(const Model& m, const Wanted& wanted) {
+  const auto there = [](const void* weights, const char* what, int layer) {
+    if (!weights) throw std::invalid_argument("the model has no weights for " + std::string(what) + " of layer " + std::to_string(layer));
+  };
+  require(m.word && m.position && m.embedding_norm.weight, "the model has no weights for the embeddings");
+  for (int i = 0; i < m.num_layers; i++) {
+    const Layer& layer = m.layers[i];
+    there(layer.qkv.weights, "qkv", i);
+    if (wanted.output == kRelations && wanted.layer == i) return;
+    there(layer.attention_out.weights, "attention_out", i);
+    there(layer.attention_norm.weight, "attention_norm", i);
+    there(layer.ffn_in.weights, "ffn_in", i);
+    there(layer.ffn_out.weights, "ffn_out", i);
+    there(layer.ffn_norm.weight, "ffn_norm", i);
+  }
+}
+
 void check(const Engine& engine, const Request& request) {
   const Model& m = engine.model;
   require(request.num_sequences >= 1, "expected at least one sequence");
@@ -152,6 +172,7 @@ void check(const Engine& engine, const Request& request) {
   if (wanted.output == kClassify) require(m.pooler.weights && m.head.weights, "the model has no classifier");
   if (wanted.output == kTokens) require(m.head.weights && !m.pooler.weights, "the model has no head for tokens");
   if (wanted.output == kRelations) require(wanted.layer >= 0 && wanted.layer < m.num_layers, "no such layer");
+  require_weights(m, wanted);
 }
 
 // Whole sequences, in order, in tiles of at most `most` tokens; a longer sequence is a separate tile.
@@ -340,7 +361,7 @@ MINILM_API int minilm_set_linear(void* handle, int layer, int which, int precisi
         spread_rows(weights[part], m.heads, m.head_size, m.head_stride, m.hidden, rows.data() + static_cast<long>(part) * width * m.hidden);
         spread_rows(biases[part], m.heads, m.head_size, m.head_stride, 1, bias.data() + static_cast<long>(part) * width);
       }
-      make_linear(engine, to.qkv, kind, rows.data(), bias.data(), m.hidden, 3 * width, smoothing);
+      to.qkv = make_linear(engine, kind, rows.data(), bias.data(), m.hidden, 3 * width, smoothing);
     } else if (which == 1) {
       // The columns of a head begin where its values do.
       std::vector<float> rows(static_cast<size_t>(width) * static_cast<size_t>(m.hidden)), factors(static_cast<size_t>(width), 1.f);
@@ -348,10 +369,10 @@ MINILM_API int minilm_set_linear(void* handle, int layer, int which, int precisi
         spread_rows(weights[0] + static_cast<long>(row) * m.hidden, m.heads, m.head_size, m.head_stride, 1, rows.data() + static_cast<long>(row) * width);
       }
       if (smoothing) spread_rows(smoothing, m.heads, m.head_size, m.head_stride, 1, factors.data());
-      make_linear(engine, to.attention_out, kind, rows.data(), biases[0], width, m.hidden, smoothing ? factors.data() : nullptr);
+      to.attention_out = make_linear(engine, kind, rows.data(), biases[0], width, m.hidden, smoothing ? factors.data() : nullptr);
     } else {
-      make_linear(engine, which == 2 ? to.ffn_in : to.ffn_out, kind, weights[0], biases[0], which == 2 ? m.hidden : m.ffn,
-                  which == 2 ? m.ffn : m.hidden, smoothing);
+      (which == 2 ? to.ffn_in : to.ffn_out) = make_linear(engine, kind, weights[0], biases[0], which == 2 ? m.hidden : m.ffn,
+                                                          which == 2 ? m.ffn : m.hidden, smoothing);
     }
     if (kind != kFp32 && engine.unit->has_bf16) engine.model.attention_bf16 = 1;
   });
@@ -376,8 +397,8 @@ MINILM_API int minilm_set_head(void* handle, const float* pooler, const float* p
     Engine& engine = engine_of(handle);
     Model& m = engine.model;
     require(m.labels >= 1, "the model has no labels");
-    if (pooler) make_linear(engine, m.pooler, kFp32, pooler, pooler_bias, m.hidden, m.hidden, nullptr);
-    make_linear(engine, m.head, kFp32, weights, bias, m.hidden, m.labels, nullptr);
+    if (pooler) m.pooler = make_linear(engine, kFp32, pooler, pooler_bias, m.hidden, m.hidden, nullptr);
+    m.head = make_linear(engine, kFp32, weights, bias, m.hidden, m.labels, nullptr);
   });
 }
 
@@ -449,9 +470,8 @@ MINILM_API int minilm_test_int8_product(const char* isa, const uint8_t* rows, in
     require(in > 0 && in <= 4096 && in % 64 == 0 && out > 0 && out % 64 == 0, "a size is not a multiple of 64");
     Engine engine;
     engine.unit = &choose(isa);
-    Linear l{};
     const std::vector<float> bias(static_cast<size_t>(out));
-    make_linear(engine, l, kInt8, weights, bias.data(), in, out, nullptr);
+    const Linear l = make_linear(engine, kInt8, weights, bias.data(), in, out, nullptr);
     engine.unit->int8_product(rows, &l, num_rows, sums);
   });
 }

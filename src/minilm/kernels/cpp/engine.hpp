@@ -14,6 +14,9 @@
 
 namespace minilm {
 
+// A row of int8 weights whose step is smaller counts as zeros: the inverse of a smaller one may be infinite.
+constexpr float kLeastStep = 1e-30f;
+
 enum Precision : int32_t { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
 enum Activation : int32_t { kGelu = 0, kGeluTanh = 1, kRelu = 2, kTanh = 3 };
 enum Pooling : int32_t { kCls = 0, kLastToken = 1, kMax = 2, kMean = 3, kMeanSqrtLength = 4, kWeightedMean = 5 };

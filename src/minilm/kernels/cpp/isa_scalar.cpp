@@ -243,7 +243,7 @@ void pack(Linear* l, const float* weights, const float* bias, int in, int out) {
       const float weight = fabsf(l->smoothing ? weights[n * in + k] / l->smoothing[k] : weights[n * in + k]);
       largest = weight > largest ? weight : largest;
     }
-    l->scale[n] = largest / 127.f;
+    l->scale[n] = largest / 127.f >= kLeastStep ? largest / 127.f : 0.f;
     const float inverse = l->scale[n] > 0 ? 1.f / l->scale[n] : 0.f;
     long sum = 0;
     for (int k = 0; k < in; k++) {

@@ -47,7 +47,8 @@ float pack_int8(const float* row, const float* smoothing, int in, int8_t* column
     const F x = smoothed(row, smoothing, k, in);
     most = Vec::max(most, Vec::max(x, Vec::sub(Vec::zero(), x)));
   }
-  const float step = Vec::largest(most) / 127.f;
+  float step = Vec::largest(most) / 127.f;
+  if (!(step >= minilm::kLeastStep)) step = 0;
   const F inverse = Vec::set1(step > 0 ? 1.f / step : 0.f);
   F sum = Vec::zero();  // of whole numbers, which is exact
   for (int k = 0; k < in; k += kLanes) {

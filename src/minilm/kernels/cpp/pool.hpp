@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -157,13 +158,40 @@ void require_threads(int threads) {
   throw std::invalid_argument("threads is " + std::to_string(threads) + "; expected 1 to 1024");
 }
 
+// Whose run it is, in one process. A forked child has its own: the thread that holds its parent's may not exist there.
+struct Turn {
+  const bool broken;  // the fork came while a thread of the parent ran: what it left is half done
+  const pid_t process = getpid();
+  std::mutex mutex;
+  std::atomic<bool> running{false};
+
+  explicit Turn(const Turn* parent) : broken(parent && (parent->broken || parent->running)) {}
+};
+
+// A turn that is taken; the next thread has it when this one is gone.
+class Reserved {
+ public:
+  explicit Reserved(Turn& turn) : turn_(turn), lock_(turn.mutex) { turn_.running = true; }
+  ~Reserved() { turn_.running = false; }
+  Reserved(const Reserved&) = delete;
+  Reserved& operator=(const Reserved&) = delete;
+
+ private:
+  Turn& turn_;
+  const std::lock_guard<std::mutex> lock_;
+};
+
 // The threads of one owner, for one run at a time, in the process that made them.
 class Workers {
  public:
-  Workers() = default;
+  Workers() : turn_(new Turn(nullptr)) {}
   ~Workers() {
     if (process_ != getpid()) (void)pool_.release();  // its threads do not exist in this process
+    const Turn* turn = turn_.load();
+    if (turn->process == getpid()) delete turn;
   }
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
 
   void make(int threads) {
     require_threads(threads);
@@ -172,17 +200,31 @@ class Workers {
   int size() const { return pool_->size(); }
 
   // To be kept while the threads run; another thread that wants them waits.
-  std::unique_lock<std::mutex> reserved(const char* owner) {
+  Reserved reserved(const char* owner) {
     if (process_ != getpid() && size() > 1) {
       throw std::invalid_argument(std::string("the threads of a ") + owner + " do not survive a fork");
     }
-    return std::unique_lock<std::mutex>(mutex_);
+    Turn& turn = turn_here();
+    if (turn.broken) {
+      throw std::invalid_argument(std::string("the ") + owner + " was running when this process was forked: " +
+                                  "make another one in the child, or start the child with 'spawn'");
+    }
+    return Reserved(turn);
   }
   void run(int count, const std::function<void(int)>& body) { pool_->run(count, body); }
 
  private:
+  // The turn of a parent is left as it is: its mutex may be held for ever.
+  Turn& turn_here() {
+    Turn* turn = turn_.load();
+    if (turn->process == getpid()) return *turn;
+    auto own = std::make_unique<Turn>(turn);
+    // Where another thread of this process was first, `turn` becomes that one's.
+    return turn_.compare_exchange_strong(turn, own.get()) ? *own.release() : *turn;
+  }
+
   std::unique_ptr<Pool> pool_;
-  std::mutex mutex_;
+  std::atomic<Turn*> turn_;
   const pid_t process_ = getpid();
 };
 
