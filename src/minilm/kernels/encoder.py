@@ -117,7 +117,7 @@ def chosen_isa() -> str:
     return chosen.decode()
 
 
-def has_bf16() -> bool:
+def kernels_have_bf16() -> bool:
     """Whether the chosen instruction set has products of bfloat16; raises as `chosen_isa`."""
     return bool(_functions().minilm_kernels_has_bf16(chosen_isa().encode()))
 

@@ -57,9 +57,9 @@ def load_engine(
         try:
             return ENGINES[one](folder, head, precision, threads)
         except CannotRun as reason:
+            if precision == "bf16" and not has_bf16():  # torch would emulate it, which is slow
+                raise UsageError("precision is 'bf16', which this processor does not have; use 'fp32'") from None
             logger.info("engine %s cannot run %s: %s; %s runs it", one, folder, reason, names[-1])
-    if name == "auto" and precision == "bf16" and not has_bf16():
-        raise UsageError("precision is 'bf16', which this processor does not have; use 'fp32'")
     try:
         return ENGINES[names[-1]](folder, head, precision, threads)
     except CannotRun as reason:

@@ -18,7 +18,16 @@ from minilm.files.tensors import release_pages
 from minilm.infer.engines.int8 import Int8Maps, read_int8, require_same_weights
 from minilm.infer.engines.protocol import CannotRun, Float32s
 from minilm.infer.engines.threads import usable_threads
-from minilm.kernels.encoder import ACTIVATIONS, LINEARS, NORMS, Map, NativeEncoder, Sizes, has_bf16, library_reason
+from minilm.kernels.encoder import (
+    ACTIVATIONS,
+    LINEARS,
+    NORMS,
+    Map,
+    NativeEncoder,
+    Sizes,
+    kernels_have_bf16,
+    library_reason,
+)
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.embedding import PoolingMode
 from minilm.model.metadata import HeadName, num_scores, read_config
@@ -113,7 +122,7 @@ def unsupported(config: EncoderConfig, head: HeadName | None, precision: Precisi
         return f"its embeddings have the width {config.embedding_width}, not {config.hidden_size}"
     if head == "mlm":
         return "it generates texts"
-    if precision == "bf16" and not has_bf16():
+    if precision == "bf16" and not kernels_have_bf16():
         return "this processor has no products of bfloat16 (AVX-512 BF16)"
     return _sizes(config, labels=0).unsupported()
 
@@ -141,7 +150,7 @@ def _map(
     smoothing = None
     if int8 is not None:
         smoothing = int8.smoothing.get(name.removeprefix("encoder."))
-        precision = "int8" if smoothing is not None else "bf16" if has_bf16() else "fp32"
+        precision = "int8" if smoothing is not None else "bf16" if kernels_have_bf16() else "fp32"
     return Map(weights=found[f"{name}.weight"], biases=found[f"{name}.bias"], precision=precision, smoothing=smoothing)
 
 
