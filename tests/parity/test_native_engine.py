@@ -18,7 +18,6 @@ from minilm.errors import UsageError
 from minilm.files.json import read_json, write_json
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.native import NativeEngine
-from minilm.infer.engines.threads import usable_threads
 from minilm.infer.engines.torch import TorchEngine
 from minilm.kernels.encoder import POOLING, library_reason
 from minilm.kernels.library import find_library
@@ -231,17 +230,8 @@ def test_a_model_is_used_after_a_fork_only_where_its_threads_are(tmp_path):
     assert used() == "True", "the parent goes on"
 
 
-@pytest.mark.parametrize(
-    ("content", "most"), [("max 100000\n", None), ("150000 100000\n", 2), ("10000 100000\n", 1), ("nonsense", None)]
-)
-def test_threads_follow_the_quota_of_the_control_group(tmp_path, content, most):
-    file = tmp_path / "cpu.max"
-    file.write_text(content)
-    allowed = len(os.sched_getaffinity(0))
-    assert usable_threads(file) == (allowed if most is None else min(most, allowed))
-    assert usable_threads(tmp_path / "none") == allowed
-
-
-def test_threads_are_at_least_one(tmp_path):
-    with pytest.raises(UsageError, match="threads is 0; expected at least 1"):
-        load_engine("auto", tmp_path, head=None, precision="fp32", threads=0)
+@pytest.mark.parametrize("threads", [0, 1025])
+def test_a_bad_number_of_threads_is_an_error_with_any_engine(tmp_path, threads):
+    for name in ("auto", "native", "torch"):
+        with pytest.raises(UsageError, match=f"threads is {threads}; expected 1 to 1024"):
+            load_engine(name, tmp_path, head=None, precision="fp32", threads=threads)
