@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from minilm.errors import UsageError
 from minilm.files.json import read_json, write_json
 from minilm.infer.engines import load_engine
+from minilm.infer.engines import native as native_engine
 from minilm.infer.engines.native import NativeEngine
 from minilm.infer.engines.torch import TorchEngine
 from minilm.kernels.encoder import POOLING, library_reason
@@ -173,6 +175,24 @@ def test_what_it_cannot_run_goes_to_torch_with_one_line(tmp_path, caplog, case):
     assert lines == [f"engine native cannot run {folder}: {reason}; torch runs it"]
     with pytest.raises(UsageError, match=f"engine 'native' cannot run .*{reason}; load it with engine='auto'"):
         load_engine("native", folder, head=head, precision="fp32")
+
+
+def test_a_limit_that_only_the_kernels_know_goes_to_torch_too(tmp_path, caplog, monkeypatch):
+    """Such as the number of scores of a head, whose weights would be too large for a test."""
+    folder, sizes_of = write(tmp_path / "m"), native_engine._sizes
+    monkeypatch.setattr(native_engine, "_sizes", lambda *args, **named: replace(sizes_of(*args, **named), layers=1001))
+    with caplog.at_level(logging.INFO, logger="minilm"):
+        assert isinstance(load_engine("auto", folder, head=None, precision="fp32"), TorchEngine)
+    assert "cannot run" in caplog.text
+    assert "layers is 1001; expected 1 to 1000; torch runs it" in caplog.text
+    with pytest.raises(UsageError, match="layers is 1001; expected 1 to 1000; load it with engine='auto'"):
+        load_engine("native", folder, head=None, precision="fp32")
+
+
+def test_an_instruction_set_that_does_not_exist_is_an_error_with_auto_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINILM_ISA", "avx9")
+    with pytest.raises(UsageError, match="MINILM_ISA: no instruction set avx9"):
+        load_engine("auto", write(tmp_path / "m"), head=None, precision="fp32")
 
 
 def test_a_head_without_weights_goes_to_torch_which_reports_it(tmp_path, caplog):

@@ -131,10 +131,14 @@ def peak(precision: LinearPrecision, threads: int) -> float:
     return found
 
 
+class Refused(UsageError):
+    """The kernels reject what they are given; the message is the reason."""
+
+
 class NativeEncoder:
     """An encoder in the layout of the kernels, with its threads.
 
-    Raises (all methods): UsageError with the reason why the kernels reject what they are given.
+    Raises (all methods): Refused, or UsageError where an array does not have the shape that belongs to the sizes.
     """
 
     def __init__(self, sizes: Sizes, *, threads: int, tile_tokens: int = 0) -> None:
@@ -295,7 +299,7 @@ class NativeEncoder:
 
     def _check(self, failed: int) -> None:
         if failed:
-            raise UsageError(f"the native engine: {error_of(self._functions)}")
+            raise Refused(f"the native engine: {error_of(self._functions)}")
 
 
 def _exact(array: np.ndarray, shape: tuple[int, ...]) -> Float32s:

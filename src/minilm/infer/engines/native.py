@@ -24,6 +24,7 @@ from minilm.kernels.encoder import (
     NORMS,
     Map,
     NativeEncoder,
+    Refused,
     Sizes,
     kernels_have_bf16,
     library_reason,
@@ -73,7 +74,11 @@ def _loaded(
     found = encoder_arrays(transformer_folder(folder), config, head, num_labels=num_labels)
     if missing := [name for name in expected_shapes(config, head, num_labels=num_labels) if name not in found]:
         raise CannotRun(f"the file lacks {len(missing)} weights, such as {missing[0]}")
-    encoder = NativeEncoder(_sizes(config, labels=num_labels), threads=usable_threads() if threads is None else threads)
+    threads = usable_threads() if threads is None else threads
+    try:
+        encoder = NativeEncoder(_sizes(config, labels=num_labels), threads=threads)
+    except Refused as reason:  # a limit that `Sizes.unsupported` does not name
+        raise CannotRun(str(reason)) from None
     _set_weights(encoder, found, config, precision, int8)
     if head is not None:
         pooler = _map(found, "encoder.pooler") if head == "classification" else None
