@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent
 KERNELS = ROOT / "src" / "minilm" / "kernels"
 LIBRARY, LOG = "libminilm_kernels.so", "build.log"
 LINES_SHOWN = 15
+LONGEST = 3600  # seconds of a command
 MODES = ("", "require", "off")
 
 
@@ -147,17 +148,23 @@ def program(name: str) -> str | None:
         try:
             if found and subprocess.run([found, "--version"], capture_output=True, timeout=60).returncode == 0:
                 return found
-        except OSError:  # not for this machine
+        except (OSError, subprocess.TimeoutExpired):  # not for this machine, or it hangs
             continue
     return None
 
 
 def run(command: list[str]) -> str:
     """Return what a command prints, after the command itself."""
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=3600
-    )
-    said = f"$ {shlex.join(command)}\n{done.stdout}"
+    said = f"$ {shlex.join(command)}\n"
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired as error:
+        printed = error.stdout or ""  # bytes, even where text is asked for
+        said += printed.decode(errors="replace") if isinstance(printed, bytes) else printed
+        raise BuildFailed(f"{said}\nit was stopped: it ran for {LONGEST} seconds") from None
+    said += done.stdout
     if done.returncode:
         raise BuildFailed(f"{said}exit status {done.returncode}")
     return said

@@ -117,7 +117,7 @@ def chosen_isa() -> str:
     return chosen.decode()
 
 
-def has_bf16() -> bool:
+def kernels_have_bf16() -> bool:
     """Whether the chosen instruction set has products of bfloat16; raises as `chosen_isa`."""
     return bool(_functions().minilm_kernels_has_bf16(chosen_isa().encode()))
 
@@ -131,10 +131,14 @@ def peak(precision: LinearPrecision, threads: int) -> float:
     return found
 
 
+class Refused(UsageError):
+    """The kernels reject what they are given; the message is the reason."""
+
+
 class NativeEncoder:
     """An encoder in the layout of the kernels, with its threads.
 
-    Raises (all methods): UsageError with the reason why the kernels reject what they are given.
+    Raises (all methods): Refused, or UsageError where an array does not have the shape that belongs to the sizes.
     """
 
     def __init__(self, sizes: Sizes, *, threads: int, tile_tokens: int = 0) -> None:
@@ -299,7 +303,7 @@ class NativeEncoder:
 
     def _check(self, failed: int) -> None:
         if failed:
-            raise UsageError(f"the native engine: {error_of(self._functions)}")
+            raise Refused(f"the native engine: {error_of(self._functions)}")
 
 
 def _exact(array: np.ndarray, shape: tuple[int, ...]) -> Float32s:

@@ -13,6 +13,7 @@ from typing import get_args
 from minilm.errors import UsageError
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines.protocol import CannotRun, Engine
+from minilm.infer.engines.threads import MOST_THREADS
 from minilm.model.metadata import HeadName
 from minilm.model.precision import Precision, has_bf16
 
@@ -48,8 +49,8 @@ def load_engine(
     """
     if name not in get_args(EngineName):
         raise UsageError(f"engine is {name!r}; expected {', '.join(map(repr, get_args(EngineName)))}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}; expected at least 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads is {threads}; expected 1 to {MOST_THREADS}")
     names: list[EngineName] = list(ENGINES) if name == "auto" else [name]
     if name == "auto" and precision == "int8":
         names = ["native"]  # the only one that computes it
@@ -57,9 +58,9 @@ def load_engine(
         try:
             return ENGINES[one](folder, head, precision, threads)
         except CannotRun as reason:
+            if precision == "bf16" and not has_bf16():  # torch would emulate it, which is slow
+                raise UsageError("precision is 'bf16', which this processor does not have; use 'fp32'") from None
             logger.info("engine %s cannot run %s: %s; %s runs it", one, folder, reason, names[-1])
-    if name == "auto" and precision == "bf16" and not has_bf16():
-        raise UsageError("precision is 'bf16', which this processor does not have; use 'fp32'")
     try:
         return ENGINES[names[-1]](folder, head, precision, threads)
     except CannotRun as reason:

@@ -18,7 +18,17 @@ from minilm.files.tensors import release_pages
 from minilm.infer.engines.int8 import Int8Maps, read_int8, require_same_weights
 from minilm.infer.engines.protocol import CannotRun, Float32s
 from minilm.infer.engines.threads import usable_threads
-from minilm.kernels.encoder import ACTIVATIONS, LINEARS, NORMS, Map, NativeEncoder, Sizes, has_bf16, library_reason
+from minilm.kernels.encoder import (
+    ACTIVATIONS,
+    LINEARS,
+    NORMS,
+    Map,
+    NativeEncoder,
+    Refused,
+    Sizes,
+    kernels_have_bf16,
+    library_reason,
+)
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.embedding import PoolingMode
 from minilm.model.metadata import HeadName, num_scores, read_config
@@ -64,7 +74,11 @@ def _loaded(
     found = encoder_arrays(transformer_folder(folder), config, head, num_labels=num_labels)
     if missing := [name for name in expected_shapes(config, head, num_labels=num_labels) if name not in found]:
         raise CannotRun(f"the file lacks {len(missing)} weights, such as {missing[0]}")
-    encoder = NativeEncoder(_sizes(config, labels=num_labels), threads=usable_threads() if threads is None else threads)
+    threads = usable_threads() if threads is None else threads
+    try:
+        encoder = NativeEncoder(_sizes(config, labels=num_labels), threads=threads)
+    except Refused as reason:  # a limit that `Sizes.unsupported` does not name
+        raise CannotRun(str(reason)) from None
     _set_weights(encoder, found, config, precision, int8)
     if head is not None:
         pooler = _map(found, "encoder.pooler") if head == "classification" else None
@@ -113,7 +127,7 @@ def unsupported(config: EncoderConfig, head: HeadName | None, precision: Precisi
         return f"its embeddings have the width {config.embedding_width}, not {config.hidden_size}"
     if head == "mlm":
         return "it generates texts"
-    if precision == "bf16" and not has_bf16():
+    if precision == "bf16" and not kernels_have_bf16():
         return "this processor has no products of bfloat16 (AVX-512 BF16)"
     return _sizes(config, labels=0).unsupported()
 
@@ -141,7 +155,7 @@ def _map(
     smoothing = None
     if int8 is not None:
         smoothing = int8.smoothing.get(name.removeprefix("encoder."))
-        precision = "int8" if smoothing is not None else "bf16" if has_bf16() else "fp32"
+        precision = "int8" if smoothing is not None else "bf16" if kernels_have_bf16() else "fp32"
     return Map(weights=found[f"{name}.weight"], biases=found[f"{name}.bias"], precision=precision, smoothing=smoothing)
 
 

@@ -1,23 +1,54 @@
 """How many threads may compute.
 
-In: the affinity of this process and the CPU quota of its control group. Out: a number, at least 1.
+In: the affinity of this process and the CPU quotas of its control groups. Out: a number, at least 1.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+MOST_THREADS = 1024
+"""As many as the kernels take; torch would try any number."""
+
+_QUOTA_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))  # version 2, version 1
 
 
-def usable_threads(quota_file: Path = _QUOTA) -> int:
-    """The processors that this process may use, and no more than its control group's share of time."""
+def usable_threads(root: Path = Path("/")) -> int:
+    """The processors that this process may use, and no more than the share of time of any of its control groups.
+
+    Args:
+        root: of the file system.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(allowed, MOST_THREADS, *map(_share, _groups(root)))))
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """The folders of the control groups, of both versions, from the outermost to that of this process."""
+    tops = {"": root / "sys/fs/cgroup", "cpu": root / "sys/fs/cgroup/cpu"}
+    yield from tops.values()  # in a container they are often its own group, whatever the path says
     try:
-        quota, _, period = quota_file.read_text(encoding="ascii").partition(" ")
-        share = math.ceil(int(quota) / int(period))
-    except (OSError, ValueError, ZeroDivisionError):  # no control group, or no limit: "max"
-        return allowed
-    return max(1, min(allowed, share))
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:  # not Linux
+        return
+    for controllers, path in (line.split(":", 2)[1:] for line in lines if line.count(":") >= 2):
+        for name, folder in tops.items():
+            if name in controllers.split(","):
+                for part in path.strip("/").split("/"):
+                    folder /= part
+                    yield folder
+
+
+def _share(group: Path) -> float:
+    """How many processors' time a control group has; infinite without a limit."""
+    for names in _QUOTA_FILES:
+        try:
+            quota, period = (int(word) for name in names for word in (group / name).read_text(encoding="ascii").split())
+            if quota > 0:
+                return quota / period
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, or no limit: "max"
+            continue
+    return math.inf

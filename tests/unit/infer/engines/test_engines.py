@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -123,10 +125,17 @@ def test_skipped_rows_are_pooled_in_no_mode_but_count_as_positions():
     assert short == [5, float("-inf"), 0, 0, 0, 0]  # as sentence-transformers, where the prompt takes all tokens
 
 
-def test_bf16_is_rejected_where_the_processor_lacks_it_unless_torch_is_asked_to_emulate_it(tmp_path, monkeypatch):
+def test_bf16_is_rejected_where_the_processor_lacks_it_unless_torch_is_asked_to_emulate_it(
+    tmp_path, monkeypatch, caplog
+):
+    """And the log does not say that torch runs it."""
     write(tmp_path, None)
     monkeypatch.setattr(minilm.infer.engines, "has_bf16", lambda: False)
     monkeypatch.setenv("MINILM_ISA", "scalar")
-    with pytest.raises(UsageError, match="precision is 'bf16', which this processor does not have; use 'fp32'"):
+    with (
+        caplog.at_level(logging.INFO, logger="minilm"),
+        pytest.raises(UsageError, match="precision is 'bf16', which this processor does not have; use 'fp32'"),
+    ):
         load_engine("auto", tmp_path, head=None, precision="bf16")
+    assert "torch runs it" not in caplog.text
     assert isinstance(load_engine("torch", tmp_path, head=None, precision="bf16"), TorchEngine)
