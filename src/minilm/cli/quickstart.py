@@ -74,7 +74,7 @@ def _table(rows: Sequence[Row]) -> str:
             f"{row.parameters / 1e6:.1f} M",
             f"{row.megabytes:.1f}",
             f"{row.sentences_per_second:,.0f}",
-            f"{row.heldout_loss:.3f}",
+            f"{max(row.heldout_loss, 0.0):.3f}",
             f"{row.accuracy:.1%}",
         )
         for row in rows
