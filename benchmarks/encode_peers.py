@@ -6,7 +6,7 @@ The embedded model is exported to each peer's format: mean pooling and length 1 
 and, for int8, quantized dynamically per channel; OpenVINO's int8 is quantized with nncf on other paragraphs of the same
 kind. Peers that are not installed are left out with a line. For all of them:
 
-    pip install 'minilm[embedded,hf,bench]' openvino onnxruntime ctranslate2 onnx nncf
+    pip install 'minilm[embedded,hf,bench]'
     python benchmarks/encode_peers.py --json benchmarks/results/encode_peers/MACHINE.json
 """
 

@@ -16,6 +16,7 @@ from pathlib import Path
 Report = dict[str, dict[str, object]]
 
 _CORE = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "pydantic")
+_PEERS = ("openvino", "nncf", "onnxruntime", "onnx", "ctranslate2")
 # Optional package -> the extra that installs it, and what it is for.
 _EXTRAS = {
     "transformers": ("hf", "teachers of any family"),
@@ -29,6 +30,7 @@ _EXTRAS = {
     "pycocoevalcap": ("meteor", "METEOR"),
     "sentence_transformers": ("bench", "comparisons in benchmarks"),
     "accelerate": ("bench", "comparisons in benchmarks"),
+    **{peer: ("bench", "comparisons in benchmarks") for peer in _PEERS},
 }
 _ABSENT = "not installed"
 _FEATURES = {

@@ -18,7 +18,7 @@ from minilm.files.formats import ROW_READERS
 from minilm.files.texts import TEXT_READERS
 from minilm.infer.predictions import _DOES
 from minilm.model.activations import Activation
-from minilm.model.config import _ALIASES, _SAME_FUNCTIONS, FAMILIES, SUPPORTED_VALUES, Family
+from minilm.model.config import _ALIASES, _SAME_FUNCTIONS, FAMILIES, SUPPORTED_VALUES, Family, FeedForwardActivation
 from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
 from minilm.model.metadata import ARCHITECTURES, WEIGHTS, ProblemType
@@ -86,11 +86,9 @@ def table() -> str:
         if key not in everywhere
     ]
 
-    def allowed(value: object) -> str:
-        names = [json.dumps(value).strip('"'), *(name for name, same in _SAME_FUNCTIONS.items() if same == value)]
-        return " or ".join(f"`{name}`" for name in names)
-
-    keys = ", ".join(f"`{key}` other than {allowed(value)}{where}" for key, value, where in fixed)
+    shown = [f"`{key}` other than `{json.dumps(value).strip(chr(34))}`{where}" for key, value, where in fixed]
+    activations = ", ".join(f"`{name}`" for name in (*get_args(FeedForwardActivation), *_SAME_FUNCTIONS))
+    keys = ", ".join([*shown, f"`hidden_act` (`activation` in `distilbert`) other than {activations}"])
     rows = [
         (
             "weights",

@@ -309,6 +309,21 @@ def test_an_instruction_set_that_is_not_there_is_an_error(monkeypatch):
             kernels.chosen_isa()
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "many", "65537", "9999999999999"])
+def test_a_size_of_tiles_that_is_not_one_is_an_error(monkeypatch, value):
+    monkeypatch.setenv("MINILM_TILE_TOKENS", value)
+    with pytest.raises(UsageError, match=f"MINILM_TILE_TOKENS is '{value}'; expected a number from 1 to 65536"):
+        kernels.NativeEncoder(SIZES[FAST], threads=1)
+
+
+def test_the_size_of_tiles_can_be_set(monkeypatch):
+    monkeypatch.setenv("MINILM_TILE_TOKENS", "77")
+    assert kernels.NativeEncoder(SIZES[FAST], threads=1).tile_tokens == 77
+    assert kernels.NativeEncoder(SIZES[FAST], threads=1, tile_tokens=5).tile_tokens == 5
+    monkeypatch.delenv("MINILM_TILE_TOKENS")
+    assert kernels.NativeEncoder(SIZES[FAST], threads=1).tile_tokens not in (5, 77)
+
+
 def test_two_threads_may_call_at_once(isa):
     sizes = SIZES["heads of 64, relu"]
     one = encoder_of(sizes, weights_of(sizes), threads=2)

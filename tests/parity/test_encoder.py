@@ -123,11 +123,34 @@ def same_after_changes(folder, ids, padded, family, **values):
 @pytest.mark.parametrize(("family", "key"), [("bert", "hidden_act"), ("distilbert", "activation")])
 def test_an_activation_is_computed_as_theirs_or_rejected(tmp_path, ids, padded, make_theirs, family, key, name):
     make_theirs(family, None).save_pretrained(tmp_path)
-    if name in ("gelu", "gelu_python"):
+    if name in ("gelu", "gelu_python", "gelu_new", "gelu_pytorch_tanh", "relu"):
         assert same_after_changes(tmp_path, ids, padded, family, **{key: name})
         return
-    with pytest.raises(DataError, match=f"{key} is '{name}'; this encoder supports 'gelu' only"):
+    with pytest.raises(DataError, match=f"{key} is '{name}'; this encoder supports 'gelu', 'gelu_py"):
         EncoderConfig.from_hf({"model_type": family, key: name})
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "relu"])
+@pytest.mark.parametrize("head", [None, "mlm"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_activations_of_every_family_and_its_mlm_head(
+    tmp_path, ids, padded, make_theirs, family, head, activation
+):
+    """Some families have erf GELU in the mlm head whatever the rest has; the activation is kept in a folder."""
+    key = "activation" if family == "distilbert" else "hidden_act"
+    theirs = make_theirs(family, head, **{key: activation})
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = read_model(tmp_path / "theirs", head=head)
+    kinds = kinds_of(ids, family)
+    with torch.no_grad():
+        expected = their_scores(theirs, padded(ids, kinds, theirs.config.pad_token_id))
+        found = ours(pack(ids, segments=kinds))
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+    (tmp_path / "ours").mkdir()
+    write_model(ours, tmp_path / "ours", head=head)
+    written = json.loads((tmp_path / "ours" / "config.json").read_text())[key]
+    assert written == {"gelu_new": "gelu_pytorch_tanh"}.get(activation, activation)
+    assert read_config(tmp_path / "ours") == read_config(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(

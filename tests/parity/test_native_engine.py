@@ -111,6 +111,15 @@ def test_relations_of_a_layer(tmp_path):
             np.testing.assert_allclose(ours, theirs.flatten(1).numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["gelu_pytorch_tanh", "relu"])
+def test_other_activations(tmp_path, activation):
+    native, torch_engine = engines(write(tmp_path / "m", hidden_act=activation))
+    found, expected = (one.pooled(batch(), ("mean",)) for one in (native, torch_engine))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    usual = engines(write(tmp_path / "usual"))[0].pooled(batch(), ("mean",))
+    assert np.abs(found - usual).max() > 1e-4
+
+
 @pytest.mark.parametrize(("precision", "least_cosine", "furthest"), [("fp32", 1 - 1e-6, 1e-5), ("bf16", 0.9999, 0.1)])
 def test_the_real_model(real_model_dir, precision, least_cosine, furthest):
     """MiniLM-L6-H384: cosines with fp32 in torch for texts of all lengths, also beyond its 256 tokens."""

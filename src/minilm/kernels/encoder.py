@@ -27,6 +27,8 @@ Int32s = NDArray[np.int32]
 LinearPrecision = Literal["fp32", "bf16", "int8"]
 
 ISA_VARIABLE = "MINILM_ISA"
+TILE_VARIABLE = "MINILM_TILE_TOKENS"
+_MOST_TILE_TOKENS = 1 << 16
 POOLING = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "tanh")
 LINEARS = ("qkv", "attention_out", "ffn_in", "ffn_out")
@@ -131,6 +133,16 @@ def peak(precision: LinearPrecision, threads: int) -> float:
     return found
 
 
+def _tile_tokens_wanted() -> int:
+    """What the environment variable says; 0 if it is not set."""
+    value = os.environ.get(TILE_VARIABLE, "")
+    if not value:
+        return 0
+    if not value.isdecimal() or not 1 <= int(value[:9]) <= _MOST_TILE_TOKENS:
+        raise UsageError(f"{TILE_VARIABLE} is {value!r:.40}; expected a number from 1 to {_MOST_TILE_TOKENS}")
+    return int(value)
+
+
 class Refused(UsageError):
     """The kernels reject what they are given; the message is the reason."""
 
@@ -147,13 +159,14 @@ class NativeEncoder:
         Args:
             sizes: its sizes.
             threads: how many threads compute.
-            tile_tokens: tokens that one thread takes through all layers at once; 0: as its cache allows.
+            tile_tokens: tokens that one thread takes through all layers at once; 0: as the environment variable says,
+                else as its cache allows.
         """
         self._handle: int | None = None
         self.sizes, self.threads, self.isa = sizes, threads, chosen_isa()
         self._functions, self._process = _functions(), os.getpid()
         self._kept: list[Float32s] = []
-        handle = ctypes.c_void_p()
+        handle, tile_tokens = ctypes.c_void_p(), tile_tokens or _tile_tokens_wanted()
         self._check(
             self._functions.minilm_create(
                 ctypes.byref(_Shape(*astuple(sizes))), self.isa.encode(), threads, tile_tokens, ctypes.byref(handle)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from minilm.errors import DataError, UsageError
 from minilm.model.activations import Activation
@@ -35,11 +35,14 @@ _HF_KEYS: Mapping[str, str] = {
     "initializer_range": "initializer_range",
     "pad_token_id": "pad_token_id",
 }
-_SAME_FUNCTIONS: Mapping[str, str] = {"gelu_python": "gelu"}
-"""Names of activations in Hugging Face's library that stand for the same function."""
+FeedForwardActivation = Literal["gelu", "gelu_pytorch_tanh", "relu"]
+"""What is computed between the two maps of a feed-forward network, by Hugging Face's names."""
+
+_SAME_FUNCTIONS: Mapping[str, FeedForwardActivation] = {"gelu_python": "gelu", "gelu_new": "gelu_pytorch_tanh"}
+"""Other names of activations in Hugging Face's library that stand for the same function."""
 NUM_BUCKETS = 32
 """Buckets of the distance of two tokens in models with relative positions."""
-_ABSOLUTE: Mapping[str, object] = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
+_ABSOLUTE: Mapping[str, object] = {"position_embedding_type": "absolute"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +58,9 @@ class Family:
         pooler: activation of the dense map that a classifier reads.
         dropout_before_pooler: the dropout of a classifier also applies to the first rows before that map.
         classifier_dropout_of_tokens: the dropout of a classifier is also that of a head for tokens.
+        activation_in_mlm_head: the mlm head has the activation of the feed-forward networks, not always erf GELU.
         dropout_after_attention: hidden dropout applies after the output map of attention.
+        activation_key: the key of the activation of the feed-forward networks.
         keys: our field -> key, where the key is not BERT's; None: there is no such key.
         bert_keys: our fields whose BERT key, where a file has it, wins over `keys` (`attribute_map` in transformers).
         fixed: keys whose only value computed here is this one; they are written.
@@ -71,6 +76,8 @@ class Family:
     dropout_before_pooler: bool = False
     classifier_dropout_of_tokens: bool = True
     dropout_after_attention: bool = True
+    activation_in_mlm_head: bool = False
+    activation_key: str = "hidden_act"
     keys: Mapping[str, str | None] = field(default_factory=dict)
     bert_keys: tuple[str, ...] = ()
     fixed: Mapping[str, object] = field(default_factory=lambda: _ABSOLUTE)
@@ -96,7 +103,7 @@ def _roberta(architecture: str) -> Family:
 
 
 FAMILIES: Mapping[FamilyName, Family] = {
-    "bert": Family(architecture="Bert"),
+    "bert": Family(architecture="Bert", activation_in_mlm_head=True),
     "roberta": _roberta("Roberta"),
     "xlm-roberta": _roberta("XLMRoberta"),
     "camembert": _roberta("Camembert"),
@@ -107,6 +114,8 @@ FAMILIES: Mapping[FamilyName, Family] = {
         pooler="ReLU",
         classifier_dropout_of_tokens=False,
         dropout_after_attention=False,
+        activation_in_mlm_head=True,
+        activation_key="activation",
         keys={
             "hidden_size": "dim",
             "num_layers": "n_layers",
@@ -120,7 +129,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
             "layer_norm_eps": None,
         },
         bert_keys=("hidden_size", "num_layers", "num_heads"),
-        fixed={"activation": "gelu"},
+        fixed={},
         defaults={"classifier_dropout": 0.2, "span_dropout": 0.1},
     ),
     "electra": Family(
@@ -138,7 +147,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
         segments=False,
         dropout_before_pooler=True,
         keys={"num_segments": None, "classifier_dropout": None},
-        fixed={"hidden_act": "gelu", "relative_attention_num_buckets": NUM_BUCKETS, "pad_token_id": 1},
+        fixed={"relative_attention_num_buckets": NUM_BUCKETS, "pad_token_id": 1},
         defaults={"pad_token_id": 1},
     ),
 }
@@ -155,6 +164,7 @@ SUPPORTED_VALUES: Mapping[str, object] = {
 }
 """Keys of a configuration that change the computation, and their only value that is computed here in any family."""
 
+_ACTIVATIONS = ", ".join(map(repr, get_args(FeedForwardActivation)))
 _OPTIONAL = ("embedding_size", "classifier_dropout")
 _REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
 # Our field -> type, smallest and largest value. The upper bounds are far above any published model; they keep products
@@ -180,7 +190,7 @@ _RANGES: Mapping[str, tuple[type, float, float]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
-    """Sizes of a post-norm BERT-style encoder (erf GELU).
+    """Sizes of a post-norm BERT-style encoder.
 
     `attention_dropout` is the published value, preserved in the files. Training ignores it and applies
     `train.attention_dropout` of the recipe (default 0), because fused attention kernels do not support dropout and a
@@ -192,6 +202,7 @@ class EncoderConfig:
         num_segments: rows of the segment table; 0 in families without segments.
         classifier_dropout: dropout of a classification head; None: `hidden_dropout`.
         span_dropout: dropout of a question answering head.
+        hidden_act: activation of the feed-forward networks; "gelu" is that with erf.
     """
 
     vocab_size: int = 30522
@@ -210,6 +221,7 @@ class EncoderConfig:
     initializer_range: float = 0.02
     pad_token_id: int = 0
     family: FamilyName = "bert"
+    hidden_act: FeedForwardActivation = "gelu"
 
     def __post_init__(self) -> None:
         """Check the type and range of each value, and the rules between them.
@@ -222,6 +234,8 @@ class EncoderConfig:
             expected = self._expected(name)
             if expected:
                 raise UsageError(f"{name} is {getattr(self, name)!r:.60}; expected {expected}")
+        if self.hidden_act not in get_args(FeedForwardActivation):
+            raise UsageError(f"hidden_act is {self.hidden_act!r:.80}; expected {_ACTIVATIONS}")
         if self.hidden_size % self.num_heads:
             raise UsageError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; change one of the two"
@@ -304,8 +318,10 @@ class EncoderConfig:
             del found["embedding_size"]
         if not family.segments:
             found["num_segments"] = 0
+        if (activation := values.get(family.activation_key)) is not None:
+            found["hidden_act"] = _SAME_FUNCTIONS.get(str(activation), activation)
         try:
-            return cls(**cast("dict[str, int]", found), family=name)
+            return cls(**cast("dict[str, Any]", found), family=name)
         except UsageError as error:
             raise DataError(f"{where}: {error}") from None
 
@@ -324,6 +340,7 @@ class EncoderConfig:
             "architectures": [f"{family.architecture}Model"],
             "model_type": self.family,
             **family.fixed,
+            family.activation_key: self.hidden_act,
             **{theirs: ours[name] for name, theirs in family.hf_keys().items() if ours[name] is not None},
         }
 
@@ -401,8 +418,11 @@ def _reject_other_computations(values: Mapping[str, object], family: Family, whe
         fixed["embedding_size"] = values.get(family.keys_in(values)["hidden_size"])
     for key, supported in fixed.items():
         found = values.get(key)
-        if found is not None and _SAME_FUNCTIONS.get(str(found), found) != supported:
+        if found is not None and found != supported:
             raise DataError(f"{where}: {key} is {found!r:.80}; this encoder supports {supported!r} only")
+    found = values.get(family.activation_key)
+    if found is not None and found not in (*get_args(FeedForwardActivation), *_SAME_FUNCTIONS):
+        raise DataError(f"{where}: {family.activation_key} is {found!r:.80}; this encoder supports {_ACTIVATIONS}")
 
 
 def _bert(hidden_size: int, num_layers: int) -> EncoderConfig:
@@ -420,7 +440,8 @@ PRESETS: Mapping[str, EncoderConfig] = {
 def with_vocabulary_of(config: EncoderConfig, other: EncoderConfig) -> EncoderConfig:
     """`config` with the values of `other` that belong to tokenizer or family (a student reads its teacher's ids).
 
-    The width of the embeddings is that of `other` if the hidden widths are equal, else the hidden width.
+    The activation is that of `other` too, whose layers may be copied. So is the width of the embeddings if the hidden
+    widths are equal; else it is the hidden width.
     """
     return replace(
         config,
@@ -430,6 +451,7 @@ def with_vocabulary_of(config: EncoderConfig, other: EncoderConfig) -> EncoderCo
         num_segments=other.num_segments,
         family=other.family,
         layer_norm_eps=other.layer_norm_eps,
+        hidden_act=other.hidden_act,
         embedding_size=other.embedding_size if config.hidden_size == other.hidden_size else None,
         classifier_dropout=other.classifier_dropout,
         span_dropout=other.span_dropout,

@@ -21,7 +21,7 @@ from minilm.errors import DataError, UsageError
 from minilm.model.activations import Activation
 from minilm.model.attention import attend, attend_first, attend_seq2seq, attend_seq2seq_read
 from minilm.model.compact import CompactTable
-from minilm.model.config import FAMILIES, EncoderConfig, require_absolute
+from minilm.model.config import FAMILIES, EncoderConfig, FeedForwardActivation, require_absolute
 from minilm.model.packing import Packed
 from minilm.model.relative import RelativeBias
 from minilm.model.seq2seq import PackedSeq2Seq
@@ -47,12 +47,24 @@ class Relations:
     value: Tensor
 
 
-class LinearGelu(nn.Linear):
-    """A linear map followed by erf GELU, `[T, in]` -> `[T, out]`; a single module so that engines can fuse it."""
+ACTIVATIONS_INSIDE: Mapping[FeedForwardActivation, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+}
+
+
+class ActivatedLinear(nn.Linear):
+    """A linear map and what follows it, `[T, in]` -> `[T, out]`; a single module so that engines can fuse them."""
+
+    def __init__(self, inside: int, out: int, activation: FeedForwardActivation = "gelu") -> None:
+        """Create the weights."""
+        super().__init__(inside, out)
+        self.activation = activation
 
     def forward(self, input: Tensor) -> Tensor:  # named as in nn.Linear
         """Apply both."""
-        return functional.gelu(super().forward(input))
+        return ACTIVATIONS_INSIDE[self.activation](super().forward(input))
 
 
 class Embeddings(nn.Module):
@@ -95,7 +107,7 @@ class Layer(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.ffn_in = LinearGelu(width, config.intermediate_size)
+        self.ffn_in = ActivatedLinear(width, config.intermediate_size, config.hidden_act)
         self.ffn_out = nn.Linear(config.intermediate_size, width)
         self.ffn_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from minilm.model.config import FAMILIES, EncoderConfig
-from minilm.model.encoder import Encoder, LinearGelu, reset_weights
+from minilm.model.encoder import ActivatedLinear, Encoder, reset_weights
 from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
 
 
 class MaskedLanguageHead(nn.Module):
-    """Dense, GELU, LayerNorm, then the tied word table plus a bias: `[T, E]` -> `[T, V]`."""
+    """Dense, activation, LayerNorm, then the tied word table plus a bias: `[T, E]` -> `[T, V]`."""
 
     def __init__(self, config: EncoderConfig, num_labels: int = 0) -> None:
         """Create the transform; the output matrix is the encoder's word table (tied). `num_labels` is unused."""
         super().__init__()
-        self.dense = LinearGelu(config.hidden_size, config.embedding_width)
+        activation = config.hidden_act if FAMILIES[config.family].activation_in_mlm_head else "gelu"
+        self.dense = ActivatedLinear(config.hidden_size, config.embedding_width, activation)
         self.norm = nn.LayerNorm(config.embedding_width, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 

@@ -144,6 +144,7 @@ def _sizes(config: EncoderConfig, *, labels: int) -> Sizes:
         segments=config.num_segments if family.segments else 0,
         first_position=config.first_position,
         labels=labels,
+        activation=ACTIVATIONS.index(config.hidden_act.replace("pytorch_", "")),
         pooler_activation=ACTIVATIONS.index(family.pooler.lower()),
         eps=config.layer_norm_eps,
     )
