@@ -1,9 +1,11 @@
-"""What tests of several folders share: the command line in this process, the rows that it writes, a full disk."""
+"""What tests of several folders share: the command line in this process, the rows it writes, a full disk, a fork."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,23 @@ def fail_syncing(monkeypatch, code: int, *wanted: str) -> None:
         original(handle)
 
     monkeypatch.setattr(os, "fsync", failing)
+
+
+def in_a_child(work: Callable[[], str]) -> str:
+    """What `work` returns, or the message of its error, in a forked process; a child that hangs is killed."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            said = work()
+        except BaseException as error:
+            said = str(error)
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "the child hung or crashed"
+    return said

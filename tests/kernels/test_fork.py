@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
+from tests.commands import in_a_child
 from tests.kernels.conftest import batch_of, encoder_of, weights_of
 
 from minilm.kernels.encoder import NativeEncoder, Sizes
@@ -16,26 +16,6 @@ from minilm.kernels.relations import PairOfRows, RelationKernel, Rows
 
 SIZES = Sizes(hidden=64, heads=2, ffn=256, layers=2, vocab=20, positions=520, segments=0)
 IN_USE = "the model was running when this process was forked: make another one in the child"
-
-
-def in_a_child(work: Callable[[], str]) -> str:
-    """What `work` returns, or the message of its error, in a forked process; a child that hangs is killed."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(20)
-        try:
-            said = work()
-        except BaseException as error:
-            said = str(error)
-        os.write(writing, said.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "the child hung or crashed"
-    return said
 
 
 def test_the_kernels_notice_a_fork_themselves(isa):

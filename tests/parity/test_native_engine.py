@@ -6,7 +6,6 @@ The torch engine is compared with transformers elsewhere.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.commands import in_a_child
 
 from minilm.errors import UsageError
 from minilm.files.json import read_json, write_json
@@ -227,24 +227,6 @@ def test_no_kernels_are_a_reason(tmp_path, monkeypatch):
     finally:
         monkeypatch.undo()
         find_library.cache_clear()
-
-
-def in_a_child(work) -> str:
-    """What `work` returns, or the message of its error, in a forked process."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            said = work()
-        except BaseException as error:
-            said = str(error)
-        os.write(writing, said.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    return said
 
 
 def test_a_model_is_used_after_a_fork_only_where_its_threads_are(tmp_path):

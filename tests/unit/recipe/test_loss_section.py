@@ -6,25 +6,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.unit.recipe.conftest import RECIPE
 
 from minilm.errors import UsageError
 from minilm.recipe import load_recipe, resolved_yaml
-
-RECIPE = """\
-kind: distill
-name: small
-out: runs/small
-data:
-  inputs: [a.txt]
-teacher:
-  model: embedded
-students:
-  - preset: L6-H384
-train:
-  steps: 10
-  batch_size: 4
-  learning_rate: 1e-4
-"""
 
 
 @pytest.fixture

@@ -8,28 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.recipe.conftest import RECIPE
 
 from minilm.errors import UsageError
 from minilm.model.config import PRESETS
 from minilm.recipe import StudentSection, find_recipe, load_recipe, recipe_names, recipe_text, resolved_yaml
 from minilm.recipe.distill import SIZES
 from minilm.recipe.strict_yaml import dump_scalar, parse_document, parse_value
-
-RECIPE = """\
-kind: distill
-name: small
-out: runs/small
-data:
-  inputs: [a.txt]
-teacher:
-  model: embedded
-students:
-  - preset: L6-H384
-train:
-  steps: 10
-  batch_size: 4
-  learning_rate: 1e-4
-"""
 
 
 @pytest.fixture
