@@ -401,7 +401,8 @@ def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definiti
     if names is None or frame[1] != ids.get(names["sep"]):
         around = [definition.tokens[token_id] for token_id in frame]
         raise DataError(
-            f"{definition.where}: it frames a text with {around}, expected [CLS] and [SEP], or <s> and </s>"
+            f"{definition.where}: it frames a text with {around}, expected [CLS] and [SEP], or <s> and </s>: use a "
+            "model that reads such texts, such as BERT or RoBERTa, or change post_processor if the file is wrong"
         )
     model = definition.json["model"]
     unk = model.get("unk_token") if isinstance(model, dict) else None
