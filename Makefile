@@ -28,10 +28,11 @@ help:
 
 venv: $(STAMP)
 
+# Packages are compiled when they are first imported: most of their modules never are, and pip takes minutes for all.
 $(STAMP): requirements.lock pyproject.toml hatch_build.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "minilm needs Python >= 3.10, found " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.lock
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e .
 	touch $(STAMP)
 
