@@ -176,7 +176,7 @@ class Filling:
                 yield progress
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped by the user while filling {folder}; run the same command to go on after the last finished "
+                f"stopped by the user while filling {folder}; run the same command to resume after the last finished "
                 "file"
             ) from None
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minilm.distill.criteria import pair_weights
 from minilm.distill.plan import DistillPlan
-from minilm.distill.relation_loss import V1_PAIRS, V2_PAIRS
 from minilm.model.config import EncoderConfig
 from minilm.recipe import DistillRecipe, LossSection
 
@@ -93,7 +93,7 @@ def num_relations(loss: LossSection, plan: DistillPlan, name: str) -> int:
     """Relation matrices of a student: pairs in each compared layer."""
     if loss.objective != "relations":
         return 0
-    return len(loss.pairs or (V1_PAIRS if loss.version == "v1" else V2_PAIRS)) * len(plan.layers[name])
+    return len(pair_weights(loss)) * len(plan.layers[name])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,8 +153,8 @@ def relation_heads(loss: LossSection, teacher: TeacherSizes, students: Mapping[s
     if unequal and teacher.query_width != teacher.key_width:
         raise UsageError(
             f"loss.pairs: the teacher's queries have width {teacher.query_width} but its keys and values "
-            f"{teacher.key_width} (shared key heads), so {unequal[0]} is no relation; use pairs of equal widths, such "
-            "as key-value"
+            f"{teacher.key_width} (shared key heads), so {unequal[0]} is not a relation; use pairs of equal widths, "
+            "such as key-value"
         )
     widths = {
         "the teacher": teacher.query_width,

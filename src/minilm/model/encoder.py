@@ -9,7 +9,8 @@ B sequences, T packed tokens, R rows that the loss reads, H heads, D head width,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -271,13 +272,8 @@ class Encoder(nn.Module):
             UsageError: a layer does not exist.
         """
         self._require_layers(layers)
-        biases, found = self._biases(packed), dict[int, Tensor]()
-        hidden_TE: Tensor = self.embeddings(packed)
-        for number in range(1, max(layers) + 1):
-            hidden_TE = self._layer(number)(hidden_TE, packed, biases=biases, dropout=self._dropout_now())
-            if number in layers:
-                found[number] = hidden_TE
-        return found
+        after_each = enumerate(self._after_each(packed, max(layers), self._biases(packed)))
+        return {number: hidden_TE for number, hidden_TE in after_each if number in layers}
 
     def relation_parameters(self) -> list[nn.Parameter]:
         """The weights that `relations` of the last layer depends on; all others get no gradient from it."""
@@ -315,10 +311,15 @@ class Encoder(nn.Module):
         return None if self.relative is None else self.relative(packed)
 
     def _run(self, packed: Packed, num_layers: int, biases: Biases = None) -> Tensor:
+        return deque(self._after_each(packed, num_layers, biases), maxlen=1).pop()  # one at a time in memory
+
+    def _after_each(self, packed: Packed, num_layers: int, biases: Biases) -> Iterator[Tensor]:
+        """Hidden rows before the first layer, then after each."""
         hidden_TE: Tensor = self.embeddings(packed)
+        yield hidden_TE
         for number in range(1, num_layers + 1):
             hidden_TE = self._layer(number)(hidden_TE, packed, biases=biases, dropout=self._dropout_now())
-        return hidden_TE
+            yield hidden_TE
 
 
 def reset_weights(module: nn.Module, initializer_range: float, generator: torch.Generator) -> None:

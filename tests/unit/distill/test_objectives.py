@@ -250,7 +250,7 @@ def test_a_pair_whose_sides_differ_in_width_is_rejected():
         relation_heads(LossSection(pairs={"key-value": 1, "value-query": 1}), shared, {"a": student(3)})
     assert str(caught.value) == (
         "loss.pairs: the teacher's queries have width 64 but its keys and values 16 (shared key heads), so value-query "
-        "is no relation; use pairs of equal widths, such as key-value"
+        "is not a relation; use pairs of equal widths, such as key-value"
     )
     assert relation_heads(LossSection(pairs={"key-value": 1}), shared, {"a": student(3)}) == 16
     assert relation_heads(LossSection(objective="hidden"), shared, {"a": student(3)}) == 0
