@@ -16,6 +16,7 @@ import argparse
 import itertools
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,7 +74,8 @@ def main() -> None:
         for (objective, student), folder in models.items():
             key = {"objective": objective, "student": student, "task": task, "seed": seed}
             if not stored.has(key):
-                stored.add({**key, "score": score(folder, options, task, epochs, seed, objective, student)})
+                out = options.work / "glue" / f"{objective} {student} {task} {seed}".replace(" ", "-")
+                stored.add({**key, "score": score(folder, options.glue / task, out, epochs=epochs, seed=seed)})
 
 
 class Stored:
@@ -81,7 +83,8 @@ class Stored:
 
     def __init__(self, file: Path, *, command: str) -> None:
         self._file = file
-        self.content: dict[str, Any] = read_json(file) if file.exists() else {"distilled": {}, "scores": []}
+        start: dict[str, Any] = {"distilled": {}, "scores": []}
+        self.content = read_json(file) if file.exists() else start
         self.content |= {"machine": machine(), "command": command}
         file.parent.mkdir(parents=True, exist_ok=True)
 
@@ -154,14 +157,14 @@ def recipe_of(
     return load_recipe(file, [], kind=DistillRecipe)
 
 
-def score(
-    folder: Path, options: argparse.Namespace, task: str, epochs: float, seed: int, objective: str, student: str
-) -> float:
-    """Fine-tune a model on a task, or resume that; the main metric of its best epoch."""
-    train, dev = (str(next((options.glue / task).glob(f"{part}.tsv*"))) for part in ("train", "dev"))
-    out = options.work / "glue" / f"{objective} {student} {task} {seed}".replace(" ", "-")
+def score(model: Path, task: Path, out: Path, *, epochs: float, seed: int) -> float:
+    """Fine-tune a model on the files of a task, or resume that; the main metric of its best epoch.
+
+    The run folder `out` is removed at the end: hundreds of them would fill a disk.
+    """
+    train, dev = (str(next(task.glob(f"{part}.tsv*"))) for part in ("train", "dev"))
     settings: dict[str, object] = {
-        "model": str(folder),
+        "model": str(model),
         "out": str(out),
         "seed": seed,
         "task.train": [train],
@@ -171,9 +174,11 @@ def score(
         "sweep": None,
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    recipe = load_recipe(find_recipe(f"glue/{task.lower()}-bert-base"), overrides, kind=FinetuneRecipe).recipe
+    recipe = load_recipe(find_recipe(f"glue/{task.name.lower()}-bert-base"), overrides, kind=FinetuneRecipe).recipe
     metric = finetune(Loaded(recipe=recipe, origins=dict.fromkeys(flat_values(recipe), "benchmark")))[0].metric
-    return max(row[metric] for row in read_metrics(out) if metric in row) / 100
+    best = max(row[metric] for row in read_metrics(out) if metric in row)
+    shutil.rmtree(out)
+    return best / 100
 
 
 if __name__ == "__main__":

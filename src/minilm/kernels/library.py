@@ -87,13 +87,13 @@ def error_of(functions: CDLL) -> str:
 
 
 def load(path: Path, folder: Path = FOLDER) -> Library:
-    """Load a library whose log, and in a checkout its sources, are in a folder."""
+    """Load a library whose sources, in a checkout, are in a folder, as is the log of the build that puts it there."""
     sources, log = folder / "cpp", folder / "build.log"
     again = "run 'make kernels'"
     if not sources.is_dir():
         again = "install a C++ compiler, then minilm again with pip install --force-reinstall --no-cache-dir"
     if not path.is_file():
-        if log.is_file():
+        if log.is_file() and path.parent == folder:
             return Library(reason=f"they could not be built, see the end of {log}; to try again, {again}", log=log)
         return Library(reason=f"there is no {path}: {again}")
     from ctypes import CDLL

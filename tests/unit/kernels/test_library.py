@@ -49,6 +49,12 @@ def test_an_installation_without_sources_says_how_to_install_again(tmp_path):
     assert library.load(path, tmp_path).reason == f"there is no {path}: {again}"
 
 
+def test_a_build_log_says_nothing_about_a_library_elsewhere(tmp_path):
+    (tmp_path / "build.log").touch()
+    path = tmp_path / "elsewhere" / "a.so"
+    assert library.load(path, tmp_path).reason.startswith(f"there is no {path}: ")
+
+
 @pytest.mark.usefixtures("fresh")
 def test_doctor_shows_the_end_of_the_build_log(monkeypatch, tmp_path):
     log = tmp_path / "build.log"
