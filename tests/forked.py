@@ -18,7 +18,8 @@ import socket
 import sys
 
 LIBRARIES = (
-    *("numpy", "tokenizers", "pydantic", "typer", "rich", "jinja2", "matplotlib.backends.backend_svg"),
+    *("numpy", "safetensors.numpy", "tokenizers", "pydantic.main", "pydantic.types", "typer", "rich", "jinja2"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg"),
     *("torch", "torch._dynamo", "torch.distributed.run", "transformers.models.bert.modeling_bert"),
 )
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
