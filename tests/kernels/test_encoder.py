@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import threading
 from itertools import pairwise
 
@@ -15,6 +17,7 @@ from tests.kernels.conftest import batch_of, encoder_of, runnable, weights_of
 from minilm.errors import UsageError
 from minilm.kernels import encoder as kernels
 from minilm.kernels.encoder import ACTIVATIONS, LINEARS, NORMS, POOLING, Sizes
+from minilm.kernels.relations import RelationKernel
 
 SIZES = {
     "one head of 8": Sizes(hidden=8, heads=1, ffn=8, layers=1, vocab=11, positions=40, segments=0, labels=1),
@@ -284,6 +287,21 @@ def test_an_encoder_without_all_weights_does_not_run(isa, lacking, monkeypatch):
 def test_a_bad_number_of_threads_is_an_error(isa, threads):
     with pytest.raises(UsageError, match=f"threads is {threads}; expected 1 to 1024"):
         kernels.NativeEncoder(SIZES[FAST], threads=threads)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_holds_memory_of_the_library_is_not_copied(copied):
+    """A copy would free the same memory again."""
+    sizes = SIZES[FAST]
+    for one in (encoder_of(sizes, weights_of(sizes)), RelationKernel(threads=1)):
+        with pytest.raises(UsageError, match="cannot be copied or pickled: load it again where it is needed"):
+            copied(one)
+
+
+def test_a_name_of_an_instruction_set_that_is_no_text(monkeypatch):
+    monkeypatch.setenv("MINILM_ISA", "\udcff")  # how Python shows the byte 255
+    with pytest.raises(UsageError, match="MINILM_ISA: no instruction set \ufffd in this library; it has"):
+        kernels.chosen_isa()
 
 
 def test_sizes_that_the_kernels_do_not_have_are_named():

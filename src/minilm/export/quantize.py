@@ -28,7 +28,7 @@ from minilm.export.folder import copy_model
 from minilm.export.gate import POINTS_LOST, GateFailed, Measure, best_seconds, compare
 from minilm.export.labelled import require_scored, task_score
 from minilm.export.rows import read_rows
-from minilm.files.atomic import atomic_folder, reject_existing
+from minilm.files.atomic import atomic_folder, reject_existing, require_writable
 from minilm.files.sentence_modules import transformer_folder
 from minilm.files.source import Source
 from minilm.infer.api import LoadedModel, load
@@ -91,8 +91,10 @@ def quantize(
         UsageError: `out` exists, the native engine cannot run the model, or it has no task for labeled files.
         GateFailed: the tolerance is missed, or int8 is slower; nothing was written.
         DataError: a file is damaged or has too few texts.
+        SystemProblem: `out` cannot be written.
     """
     reject_existing(out)
+    require_writable(out)
     trial = _Trial(_fp32(model, threads), threads)
     if labelled:
         require_scored(trial.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from tests.commands import minilm
@@ -96,6 +97,14 @@ def test_mistakes_are_found_before_anything_is_measured(arguments, code, message
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_found_before_anything_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    for command, module in (("encode", encode), ("model", model)):
+        monkeypatch.setattr(module, f"bench_{command}", lambda *_, **__: pytest.fail("measured"))
+        assert minilm("bench", command, "--json", tmp_path / "out.json") == 4
+        assert "out.json: permission denied: choose another folder" in capsys.readouterr().err
 
 
 def test_a_plot_without_matplotlib_is_an_error_at_once(monkeypatch, capsys):

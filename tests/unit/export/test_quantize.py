@@ -189,6 +189,8 @@ def test_a_folder_in_the_way_is_found_before_anything_is_computed(task, tmp_path
     (tmp_path / "int8" / "mine.txt").write_text("")
     with pytest.raises(UsageError, match=r"int8 already exists \(a folder that is not empty\)"):
         run(task, tmp_path / "int8")
+    with pytest.raises(SystemProblem, match=r"cannot write .*: a part of the path is a file, not a folder"):
+        run(task, tmp_path / "int8" / "mine.txt" / "int8")
 
 
 @pytest.mark.slow

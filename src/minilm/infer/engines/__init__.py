@@ -49,8 +49,8 @@ def load_engine(
     """
     if name not in get_args(EngineName):
         raise UsageError(f"engine is {name!r}; expected {', '.join(map(repr, get_args(EngineName)))}")
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UsageError(f"threads is {threads}; expected 1 to {MOST_THREADS}")
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+        raise UsageError(f"threads is {threads!r:.40}; expected a whole number from 1 to {MOST_THREADS}")
     names: list[EngineName] = list(ENGINES) if name == "auto" else [name]
     if name == "auto" and precision == "int8":
         names = ["native"]  # the only one that computes it
