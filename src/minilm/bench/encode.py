@@ -19,7 +19,7 @@ from minilm.bench.sides import RunningSides, Side, our_sides, peer_sides
 from minilm.bench.workloads import MOST_TOKENS, Workload, encode_workloads, work_of
 from minilm.environment import machine
 from minilm.infer.engines.protocol import Float32s
-from minilm.infer.engines.threads import usable_threads
+from minilm.infer.engines.threads import require_threads, usable_threads
 from minilm.infer.vectors import normalized
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding_files import read_embedding
@@ -87,8 +87,9 @@ def bench_encode(
 
     Raises:
         DataError: the folder is not a model, or its files are inconsistent.
-        UsageError: no engine can run it.
+        UsageError: no engine can run it, or with so many threads.
     """
+    require_threads(threads)
     config = read_config(folder)
     limit = min(MOST_TOKENS, config.max_tokens)
     workloads = workloads_of(folder, texts, max_tokens=limit)

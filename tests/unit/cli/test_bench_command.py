@@ -88,6 +88,7 @@ def test_the_shapes_are_shown_beside_the_published_speeds(monkeypatch, capsys, t
         (["--input", "a.txt", "--json", "a.txt"], 2, "--input and --json are the same file, a.txt"),
         (["--input", "gone.txt"], 2, "gone.txt"),
         (["gone"], 3, "gone"),
+        (["--threads", "5000"], 2, "threads is 5000; expected a whole number from 1 to 1024"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_measured(arguments, code, message, monkeypatch, tmp_path, capsys):
@@ -97,6 +98,12 @@ def test_mistakes_are_found_before_anything_is_measured(arguments, code, message
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_shapes_are_not_measured_with_more_threads_than_an_engine_takes(monkeypatch, capsys):
+    monkeypatch.setattr(model, "unit_peaks", lambda _: pytest.fail("measured"))
+    assert minilm("bench", "model", "--threads", 5000) == 2
+    assert "threads is 5000; expected a whole number from 1 to 1024" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_written_is_found_before_anything_is_measured(monkeypatch, tmp_path, capsys):

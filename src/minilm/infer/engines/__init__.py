@@ -13,7 +13,7 @@ from typing import get_args
 from minilm.errors import UsageError
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines.protocol import CannotRun, Engine
-from minilm.infer.engines.threads import MOST_THREADS
+from minilm.infer.engines.threads import require_threads
 from minilm.model.metadata import HeadName
 from minilm.model.precision import Precision, has_bf16
 
@@ -49,8 +49,7 @@ def load_engine(
     """
     if name not in get_args(EngineName):
         raise UsageError(f"engine is {name!r}; expected {', '.join(map(repr, get_args(EngineName)))}")
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
-        raise UsageError(f"threads is {threads!r:.40}; expected a whole number from 1 to {MOST_THREADS}")
+    require_threads(threads)
     names: list[EngineName] = list(ENGINES) if name == "auto" else [name]
     if name == "auto" and precision == "int8":
         names = ["native"]  # the only one that computes it
