@@ -163,6 +163,16 @@ def test_softmax_and_layer_norm_are_within_a_millionth(isa, width):
     assert np.max(np.abs(found - exact) / np.maximum(1, np.abs(exact))) <= 1e-6
 
 
+def test_a_layer_norm_of_numbers_whose_squares_overflow_is_nan(isa):
+    """As in torch; 1 / sqrt(infinity) would leave the bias, which looks like a result."""
+    rows = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
+    rows[1] *= 1e25
+    rows[2, 3] = 1e30
+    found = rowwise(isa, 2, 0, rows, np.ones(24), np.ones(24))
+    assert np.isnan(found).all(1).tolist() == [False, True, True]
+    assert np.isfinite(found[0]).all()
+
+
 def test_int8_is_close_to_fp32(isa):
     sizes = SIZES["MiniLM"]
     weights, batch = weights_of(sizes), batch_of(sizes, [3, 50, 100, 7])

@@ -66,4 +66,4 @@ def load_engine(
         way_out = "" if name == "auto" else "; load it with engine='auto'"
         if precision == "int8":
             way_out = "; load it with " + ("engine='native'" if name == "torch" else "precision='fp32'")
-        raise UsageError(f"engine {names[-1]!r} cannot run {folder}: {reason}{way_out}") from None
+        raise UsageError(f"engine {names[-1]!r} cannot run {folder}: {reason}{way_out}") from reason
