@@ -131,7 +131,7 @@ def sides_table(sides: Sequence[Mapping[str, Any]]) -> str:
             side["name"],
             f"{side['start_seconds']:.2f} s",
             "" if side["memory_mb"] is None else f"{side['memory_mb']:.0f} MB",
-            f"{side['least_cosine']:.6f}",
+            "not a number" if side["least_cosine"] is None else f"{side['least_cosine']:.6f}",
         ]
         for side in sides
     ]

@@ -217,7 +217,8 @@ def _require_finite(folder: Path, what: str, numbers: NDArray[np.floating]) -> N
 
 def _require(measures: Sequence[Measure], folder: Path) -> None:
     """Raise GateFailed, with the table, if a measure misses its limit."""
-    missed = [f"{one.name} is {one.value:.5f}, expected {one.limit}" for one in measures if not one.passes]
+    failed = [one for one in measures if not one.passes]
+    missed = [f"{one.name} is {one.value:.5f}, expected {one.limit or 'a number'}" for one in failed]
     if missed:
         raise GateFailed(
             f"{folder} is not written in int8: {'; '.join(missed)}; use fp32, or calibrate with texts like those the "

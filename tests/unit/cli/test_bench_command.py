@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 import pytest
 from tests.commands import minilm
 
 from minilm.bench import encode, model, plot
+from minilm.cli.bench import sides_table
 
 ROW = {"workload": "400 in one call", "side": "native fp32", "seconds": 2.0, "tokens_per_second": 12345.6}
 LATENCY = {"workload": "10 tokens, p50", "side": "native fp32", "seconds": 0.1, "tokens_per_second": 4000.0}
@@ -50,6 +52,15 @@ def test_the_table_shows_speed_share_of_peak_and_ratio(measured, capsys):
     assert ["native", "bf16", "is", "left", "out:", "no", "unit"] in lines
     assert measured["threads"] == 2
     assert len(measured["texts"]) == 400
+
+
+def test_vectors_that_are_not_finite_are_shown():
+    """The numbers are JSON, and so are stored, after minutes; JSON has no NaN."""
+    vectors = np.array([[1, 0], [np.nan, 1]], dtype=np.float32)
+    assert encode._least_cosine(vectors, vectors) is None
+    assert encode._least_cosine(vectors[:1], vectors[:1]) == 1
+    side = {**ENCODED["sides"][0], "least_cosine": None}
+    assert "not a number" in sides_table([side])
 
 
 def test_json_and_plot_are_written(measured, tmp_path):
