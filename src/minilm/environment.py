@@ -12,6 +12,9 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+
+from minilm.errors import one_line
 
 Report = dict[str, dict[str, object]]
 
@@ -129,12 +132,20 @@ def _threads() -> dict[str, object]:
     return facts
 
 
-def _torch_threads() -> object:
+def _import_torch() -> ModuleType | str:
+    """torch, or why there is none."""
     if find_spec("torch") is None:
         return "torch is not installed"
-    import torch
+    try:
+        import torch
+    except Exception as error:  # of a broken installation; it differs with what is broken
+        return f"torch cannot be imported: {one_line(error)}"
+    return torch
 
-    return torch.get_num_threads()
+
+def _torch_threads() -> object:
+    torch = _import_torch()
+    return torch if isinstance(torch, str) else torch.get_num_threads()
 
 
 def _memory() -> dict[str, object]:
@@ -154,10 +165,9 @@ def _gib(text: str) -> str:
 
 
 def _devices() -> dict[str, object]:
-    if find_spec("torch") is None:
-        return {"cuda": "torch is not installed"}
-    import torch
-
+    torch = _import_torch()
+    if isinstance(torch, str):
+        return {"cuda": torch}
     if not torch.cuda.is_available():
         return {"cuda": "none"}
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]

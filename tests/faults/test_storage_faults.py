@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from minilm.errors import SystemProblem
+from minilm.errors import SystemProblem, UsageError
 from minilm.files import atomic
-from minilm.files.atomic import atomic_folder, atomic_write
+from minilm.files.atomic import atomic_folder, atomic_write, require_writable
 from minilm.files.json import write_json
 from minilm.files.tensors import write_arrays, write_safetensors
 from minilm.text.tokenizer import Tokenizer
@@ -153,6 +153,31 @@ def test_a_path_below_a_file_is_a_clear_error(tmp_path: Path, name: str) -> None
     with pytest.raises(SystemProblem, match=r"cannot write .*: a part of the path is a file|File exists"):
         writers()[name](tmp_path / "file" / "f")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_cannot_be_written_is_found_before_long_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the nearest folder that exists: below a file, in a protected folder, on a read-only disk."""
+    (tmp_path / "file").touch()
+    require_writable(tmp_path / "new" / "folder" / "f")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(SystemProblem, match=r"cannot write .*/file/f: a part of the path is a file, not a folder"):
+        require_writable(tmp_path / "file" / "f")
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)
+    with pytest.raises(SystemProblem, match=r"cannot write .*/new/f: permission denied: choose another folder"):
+        require_writable(tmp_path / "new" / "f")
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(SystemProblem, match=r"cannot write .*/new/f: the disk is read-only"):
+        require_writable(tmp_path / "new" / "f")
+
+
+def test_a_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null"), Path("/dev/stdout")):
+        for write in (require_writable, lambda path: atomic_write(path, "x")):
+            with pytest.raises(UsageError, match=f"{path} is a device or a pipe, which a file would replace: choose"):
+                write(path)
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 def test_a_missing_folder_and_a_folder_in_the_way_are_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ ROOMS = {
     "recipe": "files corpus model tasks",
     "report": "files",
     "infer": "files text kernels model tasks decode",
-    "bench": "files text corpus kernels model infer",
+    "bench": "files text kernels model infer",
     "train": "files model recipe",
     "distill": "files text corpus kernels model recipe report infer train",
     "finetune": "files text corpus model score tasks decode recipe report infer train",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import threading
 from itertools import pairwise
 
@@ -15,6 +17,7 @@ from tests.kernels.conftest import batch_of, encoder_of, runnable, weights_of
 from minilm.errors import UsageError
 from minilm.kernels import encoder as kernels
 from minilm.kernels.encoder import ACTIVATIONS, LINEARS, NORMS, POOLING, Sizes
+from minilm.kernels.relations import RelationKernel
 
 SIZES = {
     "one head of 8": Sizes(hidden=8, heads=1, ffn=8, layers=1, vocab=11, positions=40, segments=0, labels=1),
@@ -160,6 +163,16 @@ def test_softmax_and_layer_norm_are_within_a_millionth(isa, width):
     assert np.max(np.abs(found - exact) / np.maximum(1, np.abs(exact))) <= 1e-6
 
 
+def test_a_layer_norm_of_numbers_whose_squares_overflow_is_nan(isa):
+    """As in torch; 1 / sqrt(infinity) would leave the bias, which looks like a result."""
+    rows = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
+    rows[1] *= 1e25
+    rows[2, 3] = 1e30
+    found = rowwise(isa, 2, 0, rows, np.ones(24), np.ones(24))
+    assert np.isnan(found).all(1).tolist() == [False, True, True]
+    assert np.isfinite(found[0]).all()
+
+
 def test_int8_is_close_to_fp32(isa):
     sizes = SIZES["MiniLM"]
     weights, batch = weights_of(sizes), batch_of(sizes, [3, 50, 100, 7])
@@ -284,6 +297,21 @@ def test_an_encoder_without_all_weights_does_not_run(isa, lacking, monkeypatch):
 def test_a_bad_number_of_threads_is_an_error(isa, threads):
     with pytest.raises(UsageError, match=f"threads is {threads}; expected 1 to 1024"):
         kernels.NativeEncoder(SIZES[FAST], threads=threads)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_holds_memory_of_the_library_is_not_copied(copied):
+    """A copy would free the same memory again."""
+    sizes = SIZES[FAST]
+    for one in (encoder_of(sizes, weights_of(sizes)), RelationKernel(threads=1)):
+        with pytest.raises(UsageError, match="cannot be copied or pickled: load it again where it is needed"):
+            copied(one)
+
+
+def test_a_name_of_an_instruction_set_that_is_no_text(monkeypatch):
+    monkeypatch.setenv("MINILM_ISA", "\udcff")  # how Python shows the byte 255
+    with pytest.raises(UsageError, match="MINILM_ISA: no instruction set \ufffd in this library; it has"):
+        kernels.chosen_isa()
 
 
 def test_sizes_that_the_kernels_do_not_have_are_named():

@@ -6,8 +6,10 @@ The torch engine is compared with transformers elsewhere.
 from __future__ import annotations
 
 import logging
+import resource
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,8 +247,29 @@ def test_a_model_is_used_after_a_fork_only_where_its_threads_are(tmp_path):
     assert used() == "True", "the parent goes on"
 
 
-@pytest.mark.parametrize("threads", [0, 1025])
+def test_threads_that_the_system_does_not_start_are_an_error(tmp_path):
+    """A child may not take the memory of so many stacks; another model goes on."""
+    folder = write(tmp_path / "m")
+
+    def limited() -> str:
+        many, few = (load_engine("native", folder, head=None, precision="fp32", threads=count) for count in (1000, 2))
+        taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + 2**28, resource.RLIM_INFINITY))
+        try:
+            many.pooled(batch(), ("mean",))
+        except UsageError as error:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            return f"{error} {few.pooled(batch(), ('mean',)).shape}"
+        return "no error"
+
+    said = in_a_child(limited)
+    assert "the native engine: the system starts " in said
+    assert " of 1000 threads, then no more (Resource temporarily unavailable): use fewer threads" in said
+    assert said.endswith(f"({len(LENGTHS)}, 48)")
+
+
+@pytest.mark.parametrize("threads", [0, 1025, "all", 1.5])
 def test_a_bad_number_of_threads_is_an_error_with_any_engine(tmp_path, threads):
     for name in ("auto", "native", "torch"):
-        with pytest.raises(UsageError, match=f"threads is {threads}; expected 1 to 1024"):
+        with pytest.raises(UsageError, match=f"threads is {threads!r}; expected a whole number from 1 to 1024"):
             load_engine(name, tmp_path, head=None, precision="fp32", threads=threads)

@@ -48,6 +48,15 @@ def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch):
     assert environment._devices() == {"cuda": "torch is not installed"}
 
 
+def test_a_torch_that_cannot_be_imported_is_shown(monkeypatch):
+    """A broken installation is what `minilm doctor` is run for."""
+    monkeypatch.setattr(environment, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    facts = environment.examine()
+    for found in (facts["devices"]["cuda"], facts["threads"]["torch threads"]):
+        assert found == "torch cannot be imported: import of torch halted; None in sys.modules"
+
+
 def test_malloc_settings_are_shown(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert environment._malloc()["MALLOC_ARENA_MAX"] == "2"

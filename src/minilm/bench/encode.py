@@ -5,6 +5,7 @@ In: a model folder, texts. Out: a row per workload and side, and what it was mea
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from minilm.bench.sides import RunningSides, Side, our_sides, peer_sides
 from minilm.bench.workloads import MOST_TOKENS, Workload, encode_workloads, work_of
 from minilm.environment import machine
 from minilm.infer.engines.protocol import Float32s
-from minilm.infer.engines.threads import usable_threads
+from minilm.infer.engines.threads import require_threads, usable_threads
 from minilm.infer.vectors import normalized
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding_files import read_embedding
@@ -64,7 +65,7 @@ class SideFacts:
         name: its name.
         start_seconds: of a new process until its first vector, Python's start included.
         memory_mb: of the process then.
-        least_cosine: of its vectors with those of the first side.
+        least_cosine: of its vectors with those of the first side; None where one is not a finite number.
     """
 
     name: str
@@ -87,8 +88,9 @@ def bench_encode(
 
     Raises:
         DataError: the folder is not a model, or its files are inconsistent.
-        UsageError: no engine can run it.
+        UsageError: no engine can run it, or with so many threads.
     """
+    require_threads(threads)
     config = read_config(folder)
     limit = min(MOST_TOKENS, config.max_tokens)
     workloads = workloads_of(folder, texts, max_tokens=limit)
@@ -208,8 +210,9 @@ def _described(workload: Workload, measured: Measured, operations: int) -> dict[
     }
 
 
-def _least_cosine(vectors_BE: Float32s, reference_BE: Float32s) -> float:
-    return float((normalized(vectors_BE) * normalized(reference_BE)).sum(1, dtype=np.float64).min())
+def _least_cosine(vectors_BE: Float32s, reference_BE: Float32s) -> float | None:
+    least = float((normalized(vectors_BE) * normalized(reference_BE)).sum(1, dtype=np.float64).min())
+    return least if math.isfinite(least) else None
 
 
 def _lines(value: object) -> list[str]:

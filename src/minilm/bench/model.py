@@ -18,7 +18,7 @@ from minilm.bench.workloads import work_of
 from minilm.environment import machine
 from minilm.files.atomic import make_folder
 from minilm.infer.engines import ENGINES
-from minilm.infer.engines.threads import usable_threads
+from minilm.infer.engines.threads import require_threads, usable_threads
 from minilm.model.config import PRESETS, EncoderConfig
 from minilm.progress import Progress
 
@@ -64,7 +64,9 @@ def bench_model(
 
     Raises:
         SystemProblem: the temporary folder is full.
+        UsageError: no engine can run with so many threads.
     """
+    require_threads(threads)
     threads = usable_threads() if threads is None else threads
     peaks = unit_peaks(threads)
     rows: list[Row] = []

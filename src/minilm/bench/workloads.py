@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from minilm.corpus.settings import CorpusSettings
 from minilm.errors import DataError
 from minilm.files.texts import read_texts
 from minilm.model.config import EncoderConfig
@@ -97,7 +96,7 @@ def texts_of_file(path: Path) -> list[str]:
         DataError: it is damaged or has no text.
     """
     tally = Tally()
-    found = list(islice(read_texts([path], max_bad_rows=CorpusSettings.max_bad_rows, tally=tally), MOST_TEXTS))
+    found = list(islice(read_texts([path], max_bad_rows=1.0, tally=tally), MOST_TEXTS))
     tally.report()
     if not found:
         raise DataError(f"{path} has no text; expected at least one")

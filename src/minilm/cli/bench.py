@@ -131,7 +131,7 @@ def sides_table(sides: Sequence[Mapping[str, Any]]) -> str:
             side["name"],
             f"{side['start_seconds']:.2f} s",
             "" if side["memory_mb"] is None else f"{side['memory_mb']:.0f} MB",
-            f"{side['least_cosine']:.6f}",
+            "not a number" if side["least_cosine"] is None else f"{side['least_cosine']:.6f}",
         ]
         for side in sides
     ]
@@ -167,14 +167,19 @@ def _threads(count: int) -> str:
 
 
 def _require_files(files: Mapping[str, Path | None]) -> None:
-    """Check where results go before minutes are spent on them; raises UsageError."""
+    """Check where results go before minutes are spent on them; raises UsageError, or SystemProblem."""
+    from minilm.files.atomic import require_writable
+
     seen: dict[Path, str] = {}
     for option, path in files.items():
         if path is None:
             continue
         if (other := seen.setdefault(path.resolve(), option)) != option:
             raise UsageError(f"{other} and {option} are the same file, {path}; use different files")
-        if option != "--input" and path.is_dir():
+        if option == "--input":
+            continue
+        if path.is_dir():
             raise UsageError(f"{option} {path} is a folder; expected the name of a file")
-        if option != "--input" and not path.parent.is_dir():
+        if not path.parent.is_dir():
             raise UsageError(f"{option} {path}: the folder {path.parent} does not exist: create it first")
+        require_writable(path)

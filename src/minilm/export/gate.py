@@ -8,6 +8,7 @@ B texts, E width of a vector.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Measure:
     @property
     def passes(self) -> bool:
         """Whether it is within its limits; NaN is not."""
-        above = self.least is None or self.value >= self.least
+        above = self.value >= (-math.inf if self.least is None else self.least)
         return above and (self.most is None or self.value <= self.most)
 
     @property

@@ -19,24 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm import __version__
-from minilm.embedded import model_path
 from minilm.environment import examine
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.export.answers import Answers, Inputs, answers_of, inputs_of, run
 from minilm.export.calibration import all_smoothing, largest_inputs
 from minilm.export.folder import copy_model
 from minilm.export.gate import POINTS_LOST, GateFailed, Measure, best_seconds, compare
 from minilm.export.labelled import require_scored, task_score
 from minilm.export.rows import read_rows
-from minilm.files.atomic import atomic_folder, reject_existing
+from minilm.files.atomic import atomic_folder, reject_existing, require_writable
 from minilm.files.sentence_modules import transformer_folder
 from minilm.files.source import Source
 from minilm.infer.api import LoadedModel, load
 from minilm.infer.engines.int8 import Int8Maps, write_int8
-from minilm.infer.engines.native import load_native_engine, unsupported
+from minilm.infer.engines.native import load_native_engine
+from minilm.infer.engines.protocol import CannotRun
 from minilm.infer.engines.threads import usable_threads
 from minilm.kernels.encoder import chosen_isa
-from minilm.model.metadata import num_scores, read_config, saved_head
+from minilm.model.metadata import num_scores
 from minilm.model.weights import encoder_arrays
 from minilm.progress import Progress
 from minilm.tally import Tally, reporting_tally
@@ -91,8 +91,10 @@ def quantize(
         UsageError: `out` exists, the native engine cannot run the model, or it has no task for labeled files.
         GateFailed: the tolerance is missed, or int8 is slower; nothing was written.
         DataError: a file is damaged or has too few texts.
+        SystemProblem: `out` cannot be written.
     """
     reject_existing(out)
+    require_writable(out)
     trial = _Trial(_fp32(model, threads), threads)
     if labelled:
         require_scored(trial.model)
@@ -103,6 +105,8 @@ def quantize(
         calibration, compared = (inputs_of(trial.model, part, tally) for part in (rows.calibration, rows.compared))
     smoothing = trial.smoothing(calibration)
     expected = answers_of(trial.model, compared)
+    numbers = expected.numbers if expected.vectors is None else expected.vectors
+    _require_finite(trial.model.folder, "its answers", numbers)
     kept, measures = trial.passing(smoothing, calibration, compared, expected)
     maps = Int8Maps(smoothing={name: smoothing[name] for name in smoothing if name not in kept}, kept=kept)
     int8 = trial.int8(maps)
@@ -126,10 +130,14 @@ def quantize(
 
 def _fp32(model: Path | str, threads: int | None) -> LoadedModel:
     """The model on the native engine; raises UsageError if that cannot run it."""
-    folder = model_path(model)
-    if folder.is_dir() and (reason := unsupported(read_config(folder), saved_head(folder), "fp32")):
-        raise UsageError(f"{folder} cannot be quantized: int8 needs the native engine, which cannot run it: {reason}")
-    return load(model, engine="native", threads=threads)
+    try:
+        return load(model, engine="native", threads=threads)
+    except UsageError as error:
+        if not isinstance(error.__cause__, CannotRun):
+            raise
+        raise UsageError(
+            f"{model} cannot be quantized: int8 needs the native engine, which cannot run it: {error.__cause__}"
+        ) from None
 
 
 class _Trial:
@@ -146,9 +154,11 @@ class _Trial:
         return changed
 
     def smoothing(self, calibration: Inputs) -> Smoothing:
-        """The factors of every map."""
+        """The factors of every map; raises DataError if fp32 gives numbers that are not finite."""
         folder, head = self.model.folder, self.model.head
         largest = largest_inputs(folder, calibration.token_ids, calibration.segment_ids)
+        for name, inputs in largest.items():
+            _require_finite(folder, f"the inputs of {name}", inputs)
         arrays = encoder_arrays(
             transformer_folder(folder), self.model.config, head, num_labels=num_scores(folder, head)
         )
@@ -197,9 +207,18 @@ def _few(inputs: Inputs) -> int:
     return len(inputs.first(_SENSITIVITY_TOKENS).token_ids)
 
 
+def _require_finite(folder: Path, what: str, numbers: NDArray[np.floating]) -> None:
+    if not np.isfinite(numbers).all():
+        raise DataError(
+            f"{folder} cannot be quantized: in fp32 {what} are not all finite numbers, because weights before them are "
+            "damaged or too large"
+        )
+
+
 def _require(measures: Sequence[Measure], folder: Path) -> None:
     """Raise GateFailed, with the table, if a measure misses its limit."""
-    missed = [f"{one.name} is {one.value:.5f}, expected {one.limit}" for one in measures if not one.passes]
+    failed = [one for one in measures if not one.passes]
+    missed = [f"{one.name} is {one.value:.5f}, expected {one.limit or 'a number'}" for one in failed]
     if missed:
         raise GateFailed(
             f"{folder} is not written in int8: {'; '.join(missed)}; use fp32, or calibrate with texts like those the "

@@ -54,6 +54,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
     Raises:
         SystemProblem: the disk is full, read-only, ...; an older file at `path` is untouched.
+        UsageError: `path` is a device or a pipe.
     """
     with writing_aside(path) as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
@@ -64,6 +65,7 @@ def writing_aside(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that becomes `path` when the block succeeds and is deleted when it fails."""
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
     try:
+        _require_no_device(path)
         _remove_leftovers(path)
         with aside.open("wb") as file:
             yield file
@@ -120,6 +122,25 @@ def reject_existing(path: Path, *, replace: bool = False) -> None:
     if path.exists() or path.is_symlink():
         what = "folder that is not empty" if path.is_dir() else "file"
         raise UsageError(f"{path} already exists (a {what}): remove it or choose another output path")
+
+
+def require_writable(path: Path) -> None:
+    """Find before long work that `path` cannot be written; raises SystemProblem, or UsageError for a device."""
+    with reporting_writes(path):
+        _require_no_device(path)
+        folder = next(part for part in path.absolute().parents if part.exists())
+        if not folder.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, os.strerror(code))
+
+
+def _require_no_device(path: Path) -> None:
+    """Raise UsageError for /dev/null and the like, whose place a file would take."""
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    if is_special or path.absolute().parent == Path("/dev"):
+        raise UsageError(f"{path} is a device or a pipe, which a file would replace: choose another path")
 
 
 def _publish(aside: Path, path: Path, *, replace: bool) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import UsageError
-from minilm.kernels.library import declared, error_of, find_library
+from minilm.kernels.library import NotCopied, declared, error_of, find_library
 
 Float32s = NDArray[np.float32]
 Int32s = NDArray[np.int32]
@@ -112,7 +112,7 @@ def chosen_isa() -> str:
         SystemProblem: there are no kernels.
     """
     functions = _functions()
-    name = functions.minilm_kernels_selected(os.environ.get(ISA_VARIABLE, "").encode())
+    name = functions.minilm_kernels_selected(os.fsencode(os.environ.get(ISA_VARIABLE, "")))
     if name is None:
         raise UsageError(f"{ISA_VARIABLE}: {error_of(functions)}")
     chosen: bytes = name
@@ -147,7 +147,7 @@ class Refused(UsageError):
     """The kernels reject what they are given; the message is the reason."""
 
 
-class NativeEncoder:
+class NativeEncoder(NotCopied):
     """An encoder in the layout of the kernels, with its threads.
 
     Raises (all methods): Refused, or UsageError where an array does not have the shape that belongs to the sizes.

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from minilm.errors import SystemProblem, UsageError, one_line
 
@@ -80,10 +80,21 @@ def declared(what: str, *, results: Mapping[str, Any], arguments: Mapping[str, S
     return functions
 
 
+class NotCopied:
+    """What holds memory of the library, which is freed once, and threads of this process: there are no copies of it."""
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled, alone or with what it is part of."""
+        raise UsageError(
+            "a model or kernel that the compiled kernels run cannot be copied or pickled: load it again where it is "
+            "needed, in another process too"
+        )
+
+
 def error_of(functions: CDLL) -> str:
     """What the last function that failed in this thread says."""
     message: bytes = functions.minilm_error()
-    return message.decode()
+    return message.decode(errors="replace")
 
 
 def load(path: Path, folder: Path = FOLDER) -> Library:
@@ -121,7 +132,10 @@ def source_hash(folder: Path) -> str:
 
 def facts() -> dict[str, object]:
     """What `minilm doctor` shows: the library, its instruction sets and the chosen one, or the end of the build log."""
-    library = find_library()
+    try:
+        library = find_library()
+    except UsageError as error:
+        return {"library": f"none: {error}"}
     if library.functions is None:
         found: dict[str, object] = {"library": f"none: {library.reason}"}
         if library.log is not None:

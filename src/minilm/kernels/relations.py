@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from minilm.errors import UsageError
 from minilm.kernels.encoder import chosen_isa
-from minilm.kernels.library import declared, error_of, find_library
+from minilm.kernels.library import NotCopied, declared, error_of, find_library
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class _Pair(ctypes.Structure):
     ]
 
 
-class RelationKernel:
+class RelationKernel(NotCopied):
     """The kernel with its threads.
 
     Raises (all methods): UsageError with the reason why the kernel rejects what it is given.

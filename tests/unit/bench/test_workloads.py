@@ -75,9 +75,12 @@ def test_paragraphs_are_many_and_in_a_fixed_order():
     assert len(set(found)) == len(found)
 
 
-def test_texts_of_a_file(tmp_path):
+def test_texts_of_a_file(tmp_path, caplog):
     (tmp_path / "texts.txt").write_text("one\n\ntwo\n")
     assert texts_of_file(tmp_path / "texts.txt") == ["one", "two"]
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n" * 9 + b"tea\n")
+    assert texts_of_file(tmp_path / "latin.txt") == ["tea"], "bad rows are skipped and counted, however many"
+    assert "9 bad rows were skipped" in caplog.text
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(DataError, match=r"empty\.txt has no text; expected at least one"):
         texts_of_file(tmp_path / "empty.txt")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
+import numpy as np
 import pytest
 from tests.commands import minilm
 
 from minilm.bench import encode, model, plot
+from minilm.cli.bench import sides_table
 
 ROW = {"workload": "400 in one call", "side": "native fp32", "seconds": 2.0, "tokens_per_second": 12345.6}
 LATENCY = {"workload": "10 tokens, p50", "side": "native fp32", "seconds": 0.1, "tokens_per_second": 4000.0}
@@ -51,6 +54,15 @@ def test_the_table_shows_speed_share_of_peak_and_ratio(measured, capsys):
     assert len(measured["texts"]) == 400
 
 
+def test_vectors_that_are_not_finite_are_shown():
+    """The numbers are JSON, and so are stored, after minutes; JSON has no NaN."""
+    vectors = np.array([[1, 0], [np.nan, 1]], dtype=np.float32)
+    assert encode._least_cosine(vectors, vectors) is None
+    assert encode._least_cosine(vectors[:1], vectors[:1]) == 1
+    side = {**ENCODED["sides"][0], "least_cosine": None}
+    assert "not a number" in sides_table([side])
+
+
 def test_json_and_plot_are_written(measured, tmp_path):
     pytest.importorskip("matplotlib", reason="plots need it: pip install 'minilm[plot]'")
     (tmp_path / "mine.txt").write_text("one\ntwo\n")
@@ -87,6 +99,7 @@ def test_the_shapes_are_shown_beside_the_published_speeds(monkeypatch, capsys, t
         (["--input", "a.txt", "--json", "a.txt"], 2, "--input and --json are the same file, a.txt"),
         (["--input", "gone.txt"], 2, "gone.txt"),
         (["gone"], 3, "gone"),
+        (["--threads", "5000"], 2, "threads is 5000; expected a whole number from 1 to 1024"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_measured(arguments, code, message, monkeypatch, tmp_path, capsys):
@@ -96,6 +109,20 @@ def test_mistakes_are_found_before_anything_is_measured(arguments, code, message
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_shapes_are_not_measured_with_more_threads_than_an_engine_takes(monkeypatch, capsys):
+    monkeypatch.setattr(model, "unit_peaks", lambda _: pytest.fail("measured"))
+    assert minilm("bench", "model", "--threads", 5000) == 2
+    assert "threads is 5000; expected a whole number from 1 to 1024" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_found_before_anything_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    for command, module in (("encode", encode), ("model", model)):
+        monkeypatch.setattr(module, f"bench_{command}", lambda *_, **__: pytest.fail("measured"))
+        assert minilm("bench", command, "--json", tmp_path / "out.json") == 4
+        assert "out.json: permission denied: choose another folder" in capsys.readouterr().err
 
 
 def test_a_plot_without_matplotlib_is_an_error_at_once(monkeypatch, capsys):

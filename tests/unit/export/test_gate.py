@@ -28,6 +28,7 @@ def test_a_measure_at_its_limit_passes_and_nan_does_not():
     assert Measure(name="a", value=float("inf")).passes
     assert not Measure(name="a", value=float("nan"), least=0.97).passes
     assert not Measure(name="a", value=float("nan"), most=0.5).passes
+    assert not Measure(name="a", value=float("nan")).passes
 
 
 def test_cosines_of_vectors():

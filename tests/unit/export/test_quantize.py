@@ -8,16 +8,15 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tests.unit.export.conftest import write_texts
 
 import minilm
-from minilm.errors import SystemProblem, UsageError
+from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.export import gate, quantize
 from minilm.export.gate import GateFailed
 from minilm.export.quantize import _Trial
 from minilm.infer.engines.int8 import FACTS, SCALES, map_names
-from minilm.model.config import EncoderConfig
 
 
 def run(task, out, model=None, **options):
@@ -174,13 +173,19 @@ def test_labelled_rows_need_a_task(task, tmp_path):
         run(task, tmp_path / "int8", labelled=[task.folder / "dev.jsonl"])
 
 
-def test_a_model_that_only_torch_runs_is_rejected(tmp_path, monkeypatch):
-    config = EncoderConfig(hidden_size=12, num_heads=2, num_layers=1, intermediate_size=24)
-    monkeypatch.setattr(quantize, "read_config", lambda _: config)
-    monkeypatch.setattr(quantize, "saved_head", lambda _: None)
-    (tmp_path / "m").mkdir()
-    with pytest.raises(UsageError, match=r"m cannot be quantized: int8 needs the native engine, which cannot run it: "):
-        quantize.quantize(tmp_path / "m", tmp_path / "int8")
+def test_a_model_that_only_torch_runs_is_rejected(task, tmp_path):
+    """The way out is not that of loading: the command has no --engine."""
+    shutil.copytree(task.model, tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    values, message = json.loads(config.read_text()), "cannot be quantized: int8 needs the native engine, which cannot"
+    for change, reason in (
+        ({"hidden_size": 12, "num_attention_heads": 2}, "its hidden size is 12; expected a multiple of 8 up to 1024"),
+        ({"architectures": ["BertForTokenClassification"]}, "the file lacks 2 weights, such as head.out.weight"),
+    ):
+        config.write_text(json.dumps(values | change))
+        with pytest.raises(UsageError) as caught:
+            quantize.quantize(tmp_path / "m", tmp_path / "int8")
+        assert str(caught.value) == f"{tmp_path / 'm'} {message} run it: {reason}"
 
 
 def test_a_folder_in_the_way_is_found_before_anything_is_computed(task, tmp_path, monkeypatch):
@@ -189,6 +194,8 @@ def test_a_folder_in_the_way_is_found_before_anything_is_computed(task, tmp_path
     (tmp_path / "int8" / "mine.txt").write_text("")
     with pytest.raises(UsageError, match=r"int8 already exists \(a folder that is not empty\)"):
         run(task, tmp_path / "int8")
+    with pytest.raises(SystemProblem, match=r"cannot write .*: a part of the path is a file, not a folder"):
+        run(task, tmp_path / "int8" / "mine.txt" / "int8")
 
 
 @pytest.mark.slow
@@ -217,3 +224,15 @@ def test_the_texts_that_ship(real_model_dir, tmp_path):
 
 def test_few_texts_of_other_words_are_enough(task, tmp_path):
     assert run(task, tmp_path / "int8", texts=write_texts(tmp_path / "few.txt", 40, seed=5)).calibrated == 20
+
+
+@pytest.mark.parametrize(("value", "found"), [(np.nan, r"the inputs of layers\.0\.qkv"), (1e30, "its answers")])
+def test_a_model_whose_numbers_are_not_finite_is_rejected(task, tmp_path, value, found):
+    """A square of the second one overflows in the norm of the embeddings, where torch may continue with the bias."""
+    shutil.copytree(task.model, tmp_path / "m")
+    tensors = {name: np.array(tensor) for name, tensor in load_file(tmp_path / "m" / "model.safetensors").items()}
+    tensors["embeddings.position_embeddings.weight"][1, 2] = value
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(DataError, match=f"m cannot be quantized: in fp32 {found} are not all finite numbers, because"):
+        run(task, tmp_path / "int8", model=tmp_path / "m")
+    assert not (tmp_path / "int8").exists()

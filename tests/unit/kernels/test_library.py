@@ -33,8 +33,11 @@ def test_off_is_off(monkeypatch):
 @pytest.mark.usefixtures("fresh")
 def test_another_value_is_rejected(monkeypatch):
     monkeypatch.setenv("MINILM_KERNELS", "of")
-    with pytest.raises(UsageError, match="MINILM_KERNELS is 'of'; expected 'off', 'require' or nothing"):
+    message = "the environment variable MINILM_KERNELS is 'of'; expected 'off', 'require' or nothing"
+    with pytest.raises(UsageError) as caught:
         library.find_library()
+    assert str(caught.value) == message
+    assert library.facts() == {"library": f"none: {message}"}, "what minilm doctor shows"
 
 
 @pytest.mark.usefixtures("fresh")

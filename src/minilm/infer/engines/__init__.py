@@ -13,7 +13,7 @@ from typing import get_args
 from minilm.errors import UsageError
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines.protocol import CannotRun, Engine
-from minilm.infer.engines.threads import MOST_THREADS
+from minilm.infer.engines.threads import require_threads
 from minilm.model.metadata import HeadName
 from minilm.model.precision import Precision, has_bf16
 
@@ -49,8 +49,7 @@ def load_engine(
     """
     if name not in get_args(EngineName):
         raise UsageError(f"engine is {name!r}; expected {', '.join(map(repr, get_args(EngineName)))}")
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UsageError(f"threads is {threads}; expected 1 to {MOST_THREADS}")
+    require_threads(threads)
     names: list[EngineName] = list(ENGINES) if name == "auto" else [name]
     if name == "auto" and precision == "int8":
         names = ["native"]  # the only one that computes it
@@ -67,4 +66,4 @@ def load_engine(
         way_out = "" if name == "auto" else "; load it with engine='auto'"
         if precision == "int8":
             way_out = "; load it with " + ("engine='native'" if name == "torch" else "precision='fp32'")
-        raise UsageError(f"engine {names[-1]!r} cannot run {folder}: {reason}{way_out}") from None
+        raise UsageError(f"engine {names[-1]!r} cannot run {folder}: {reason}{way_out}") from reason

@@ -10,10 +10,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from minilm.errors import UsageError
+
 MOST_THREADS = 1024
 """As many as the kernels take; torch would try any number."""
 
 _QUOTA_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))  # version 2, version 1
+
+
+def require_threads(threads: int | None) -> None:
+    """Raise UsageError for a number of threads that not all engines take; None stands for `usable_threads`."""
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+        raise UsageError(f"threads is {threads!r:.40}; expected a whole number from 1 to {MOST_THREADS}")
 
 
 def usable_threads(root: Path = Path("/")) -> int:

@@ -35,7 +35,8 @@ void layer_norm(float* row, int width, const float* weight, const float* bias, f
   for (int k = 0; k < width; k++) mean += row[k];
   mean /= static_cast<float>(width);
   for (int k = 0; k < width; k++) variance += (row[k] - mean) * (row[k] - mean);
-  const float factor = 1.f / sqrtf(variance / static_cast<float>(width) + eps);
+  // Squares that overflow give NaN, not the bias alone.
+  const float factor = 1.f / sqrtf(variance / static_cast<float>(width) + eps) + 0.f * variance;
   for (int k = 0; k < width; k++) row[k] = (row[k] - mean) * factor * weight[k] + bias[k];
 }
 

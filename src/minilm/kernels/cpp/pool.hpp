@@ -17,6 +17,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -102,10 +103,7 @@ class Pool {
   // Calls body(0) to body(count - 1), each in its own thread; `count` is at most the size of the pool.
   void run(int count, const std::function<void(int)>& body) {
     if (count > 1) {
-      while (static_cast<int>(threads_.size()) < size_ - 1) {
-        const int number = static_cast<int>(threads_.size()) + 1;
-        threads_.emplace_back([this, number] { work(number); });
-      }
+      start_threads();
       const std::lock_guard<std::mutex> lock(mutex_);
       body_ = &body;
       count_ = count;
@@ -124,6 +122,19 @@ class Pool {
   }
 
  private:
+  void start_threads() {
+    while (static_cast<int>(threads_.size()) < size_ - 1) {
+      const int number = static_cast<int>(threads_.size()) + 1;
+      try {
+        threads_.emplace_back([this, number] { work(number); });
+      } catch (const std::system_error& error) {
+        throw std::runtime_error("the system starts " + std::to_string(number) + " of " + std::to_string(size_) +
+                                 " threads, then no more (" + error.code().message() +
+                                 "): use fewer threads, or raise the limit of threads or of memory (ulimit)");
+      }
+    }
+  }
+
   void work(int number) {
     const FlushDenormals flush;
     long seen = 0;

@@ -104,7 +104,8 @@ MINILM_INLINE void layer_norm(float* row, int width, const float* weight, const 
     squares = Vec::fma(d, d, squares);
   }
   const float variance = Vec::sum(squares) / static_cast<float>(width);
-  const F factor = Vec::set1(1.f / __builtin_sqrtf(variance + eps));
+  // Squares that overflow give NaN, not the bias alone.
+  const F factor = Vec::set1(1.f / __builtin_sqrtf(variance + eps) + 0.f * variance);
   for (int k = 0; k < padded; k += kLanes) {
     const F normal = Vec::mul(Vec::sub(Vec::load(row + k), mean), factor);
     Vec::store(row + k, Vec::fma(normal, Vec::load(weight + k), Vec::load(bias + k)));
