@@ -3,7 +3,8 @@
 In: a folder, or scales to write. Out: `Int8Maps`, checked against the configuration and the weights they belong to.
 
 `minilm_int8.safetensors` holds one float32 vector `[in]` for each int8 map of the encoder; `minilm_int8.json` states
-the rest: the version of the format, the hash of the weights, the maps that are not int8, and what the gate measured.
+the rest: the version of the format, the hashes of the weights and the scales, the maps that are not int8, and what the
+gate measured.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json, write_json
+from minilm.files.regular import sha256_file
 from minilm.files.tensors import map_arrays, write_arrays
 from minilm.kernels.encoder import LINEARS
 from minilm.model.config import EncoderConfig
@@ -65,8 +67,8 @@ def write_int8(folder: Path, maps: Int8Maps, gate: Mapping[str, object]) -> None
         SystemProblem: a file cannot be written.
     """
     write_arrays(folder / SCALES, {f"{name}{_SUFFIX}": factors for name, factors in maps.smoothing.items()})
-    facts = {"version": _VERSION, "weights": weights_checksum(folder), "kept": list(maps.kept), "gate": gate}
-    write_json(folder / FACTS, facts)
+    hashes = {"weights": weights_checksum(folder), "scales": sha256_file(folder / SCALES)}
+    write_json(folder / FACTS, {"version": _VERSION, **hashes, "kept": list(maps.kept), "gate": gate})
 
 
 def read_int8(folder: Path, config: EncoderConfig) -> Int8Maps:
@@ -108,6 +110,8 @@ def read_int8(folder: Path, config: EncoderConfig) -> Int8Maps:
             raise DataError(
                 f"{folder / SCALES}: {name} has the factor {odd_ones[0]}; expected {_LEAST:g} to {_MOST:g}: {_AGAIN}"
             )
+    if facts.get("scales") != sha256_file(folder / SCALES):
+        raise DataError(f"{folder / SCALES} is not the file that was written with {FACTS}: {_AGAIN}")
     smoothing = {name.removesuffix(_SUFFIX): np.array(factors) for name, factors in arrays.items()}
     return Int8Maps(smoothing=smoothing, kept=tuple(kept), weights=facts.get("weights"))
 

@@ -173,6 +173,13 @@ def test_a_hash_of_something_else(folder, value):
         engine(folder)
 
 
+def test_scales_of_another_calibration(folder):
+    """They fit, so that only their hash tells them apart."""
+    save_file(load_file(folder / SCALES) | {"layers.0.ffn_in.smoothing": one_bad(2.0)}, folder / SCALES)
+    with pytest.raises(DataError, match=rf"{SCALES} is not the file that was written with {FACTS}: run minilm quant"):
+        engine(folder)
+
+
 def test_an_array_of_another_name(folder):
     save_file({**load_file(folder / SCALES), "layers.0.qkv": np.ones(16, np.float32)}, folder / SCALES)
     with pytest.raises(DataError, match=r"the scales of 8 maps and 1 kept ones.*first difference: layers\.0\.qkv\)"):
