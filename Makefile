@@ -82,10 +82,12 @@ check: lint kernels
 
 MACHINE ?= this-machine
 bench: kernels
-	@mkdir -p benchmarks/results/encode benchmarks/results/shapes
+	@mkdir -p $(addprefix benchmarks/results/,encode shapes distill_step relation_loss teacher_cache)
 	.venv/bin/minilm bench encode --json benchmarks/results/encode/$(MACHINE).json
 	.venv/bin/minilm bench model --json benchmarks/results/shapes/$(MACHINE).json
-	@for name in distill_step decode seq2seq_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
+	@for name in distill_step relation_loss teacher_cache; do echo "== $$name"; \
+	$(PY) benchmarks/$$name.py --json benchmarks/results/$$name/$(MACHINE).json || exit 1; done
+	@for name in decode seq2seq_step startup; do echo "== $$name"; $(PY) benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

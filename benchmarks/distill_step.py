@@ -7,30 +7,33 @@ The padded baseline, as in public MiniLMv2 trainers: pad to the longest sequence
 and hidden states returned, project queries, keys and values again, one KL loop over sequences. Documents are full
 docstrings truncated to 128 or 512 tokens; the batch is the middle one of a hundred by its longest document.
 
-    python benchmarks/distill_step.py
+    python benchmarks/distill_step.py --json benchmarks/results/distill_step/MACHINE.json
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from ab import interleaved, save
+from ab import interleaved
 from texts import documents, median_batch, real_share
 from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from minilm.bench.peaks import unit_peaks
+from minilm.bench.peaks import instruction_set, unit_peaks
 from minilm.distill.relation_loss import V2_PAIRS, relation_loss
 from minilm.distill.teacher import load_teacher
 from minilm.distill.teacher_base import Teacher
 from minilm.embedded import embedded_model
+from minilm.environment import machine
+from minilm.files.json import write_json
 from minilm.model.checkpoint import read_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
@@ -133,6 +136,13 @@ def operations(teacher: EncoderConfig, student: EncoderConfig, sequences: list[n
 
 def main() -> None:
     """Measure both lengths in fp32 and bf16; every side runs under the same allocator settings."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    if not options.json.parent.is_dir():
+        parser.error(f"--json {options.json}: expected a file in a folder that exists")
+    threads = torch.get_num_threads()
+    peaks = unit_peaks(threads)
     print("glibc keeps freed memory, for every side:", keep_freed_memory())
     torch.manual_seed(0)
     teacher = BertModel(BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False)
@@ -155,8 +165,12 @@ def main() -> None:
         texts = documents()
         for longest, size in ((128, 32), (512, 24)):
             sequences = median_batch(tokenizer.encode(texts, max_length=longest), size=size)
-            rows += compare(longest, sequences, teacher, hf_student, Path(folder) / "teacher", student)
-    save("distill_step", rows)
+            rows += compare(longest, sequences, teacher, hf_student, Path(folder) / "teacher", student, peaks)
+    for row in rows:
+        shown = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+        print("  ".join(shown))
+    facts = {"machine": machine(["torch", "numpy", "transformers"]), "threads": threads}
+    write_json(options.json, {**facts, "instruction set": instruction_set(), "peaks": peaks, "rows": rows})
 
 
 def compare(
@@ -166,9 +180,9 @@ def compare(
     hf: BertModel,
     folder: Path,
     student: Encoder,
+    peaks: Mapping[str, float],
 ) -> list[dict[str, object]]:
     """Ratios at one length, and the difference of the first losses."""
-    peaks = unit_peaks(torch.get_num_threads())
     precisions = [name for name in ("fp32", "bf16") if name in peaks or name == "fp32"]
     sides: dict[str, Callable[[], object]] = {}
     differences = {}
@@ -196,7 +210,6 @@ def compare(
             "ratio to padded same": seconds[f"padded {name}"] / seconds[f"ours {name}"],
             "two students to two runs": seconds[f"two students {name}"] / (2 * seconds[f"ours {name}"]),
             "GFLOP": flops / 1e9,
-            "peak GFLOP/s": peaks.get(name),
             "share of peak": flops / 1e9 / seconds[f"ours {name}"] / peaks[name] if name in peaks else None,
         }
         for name in precisions

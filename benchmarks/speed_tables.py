@@ -1,7 +1,7 @@
 """Sections of docs/results.md about speed, from the stored numbers.
 
-In: the folder of results, with `encode/MACHINE.json`, `encode_peers/MACHINE.json`, `shapes/MACHINE.json` and
-`relation_loss/MACHINE.json`.
+In: the folder of results, with `encode/MACHINE.json`, `encode_peers/MACHINE.json`, `shapes/MACHINE.json`,
+`relation_loss/MACHINE.json` and `distill_step/MACHINE.json`.
 Out: Markdown, a table per machine; a line where nothing is stored.
 """
 
@@ -27,6 +27,12 @@ loss and gradients:
 milliseconds, and MiB of memory in addition. `of peak` is the share of what the units of the processor can do, for the
 products that the loss needs; exponentials come on top.
 """
+_STEP = """A teacher of BERT-Base's shape into L6-H384, v2 with 48 relation heads: tokens a second of a whole step, \
+and ratios to
+the padded way of public trainers (every layer, all attentions returned, a loss for each sequence) at equal loss.
+`of peak` is the share of what the units of the processor can do, for the matrix products that a step needs; `two
+students` is the time of a step of two students that share their teacher, as a share of two steps.
+"""
 
 
 def speed_sections(results: Path) -> list[str]:
@@ -44,6 +50,9 @@ def speed_sections(results: Path) -> list[str]:
             _RELATION_LOSS,
             _relation_loss_table,
             results,
+        ),
+        _section(
+            "Speed of a distillation step", "distill_step", "benchmarks/distill_step.py", _STEP, _step_table, results
         ),
     ]
 
@@ -97,6 +106,27 @@ def _relation_loss_table(stored: Mapping[str, Any]) -> list[str]:
             *(f"{row['memory_mib']:,.0f}" for row in (twin, ours)),
         ]
         lines.append([f"{precision}, {sequences} x {tokens} tokens", *speeds, *cells])
+    return table(lines)
+
+
+def _step_table(stored: Mapping[str, Any]) -> list[str]:
+    """A line per length and precision."""
+    lines = [
+        ["documents", "tokens of the positions", "tokens/s", "to padded", "to padded fp32", "of peak", "two students"]
+    ]
+    for row in stored["rows"]:
+        share = row["share of peak"]
+        lines.append(
+            [
+                f"at most {row['max tokens']} tokens, {row['precision']}",
+                f"{row['real share']:.0%}",
+                f"{row['tokens/s']:,.0f}",
+                f"{row['ratio to padded same']:.1f}x",
+                f"{row['ratio to padded fp32']:.1f}x",
+                "" if share is None else f"{share:.0%}",
+                f"{row['two students to two runs']:.2f}x",
+            ]
+        )
     return table(lines)
 
 

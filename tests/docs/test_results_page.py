@@ -132,7 +132,7 @@ def test_speeds_are_shown_per_machine(results_page, tmp_path):
     assert "| BERT-Base | 1.0x | 50.0 (1.0x) |\n" in page
     assert "Some CPU, 2 threads, kernels for avx2; peak of the units in 10^9 operations a second: fp32 190;" in page
     assert "minilm 0.1.0, torch 9.9. Other processes used at most 3% of the processors.\n" in page
-    assert page.count("Not measured yet.") == 5  # the peers, the relation loss, all of distillation
+    assert page.count("Not measured yet.") == 6  # the peers, the relation loss, a step, all of distillation
 
 
 def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):
@@ -146,6 +146,16 @@ def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):
     (tmp_path / "relation_loss" / "one.json").write_text(json.dumps({**facts, "peaks": {"fp32": 190.0}, "rows": rows}))
     page = results_page.page(tmp_path)
     assert "| fp32, 4 x 512 tokens | 500 | 80 | 6.2x | 40% | 64 | 14 |\n" in page
+
+
+def test_a_distillation_step_is_shown_beside_the_padded_way(results_page, tmp_path):
+    own = {"max tokens": 128, "real share": 0.396, "precision": "fp32", "tokens/s": 1234.5, "share of peak": None}
+    row = {**own, "ratio to padded same": 3.94, "ratio to padded fp32": 3.94, "two students to two runs": 0.655}
+    facts = {"machine": {"cpu": "Some CPU", "versions": {"torch": "9.9"}}, "threads": 2, "instruction set": "avx2"}
+    (tmp_path / "distill_step").mkdir()
+    (tmp_path / "distill_step" / "one.json").write_text(json.dumps({**facts, "peaks": {}, "rows": [row]}))
+    page = results_page.page(tmp_path)
+    assert "| at most 128 tokens, fp32 | 40% | 1,234 | 3.9x | 3.9x | | 0.66x |\n" in page
 
 
 def test_distillations_are_shown_with_their_seeds(results_page, tmp_path):

@@ -17,6 +17,7 @@ from minilm.decode.traces import Trace, read_traces, write_traces
 from minilm.errors import UsageError
 from minilm.files.tensors import read_safetensors
 from minilm.infer import generate as generate_module
+from minilm.model.precision import has_bf16
 
 # spec.md, section 2.5
 DEFAULTS = {
@@ -133,7 +134,7 @@ def test_greedy_ignores_beam_flags_as_the_original_does(decoding, here, caplog):
 
 
 def test_fp16_is_bfloat16_where_the_cpu_has_it(decoding, here, caplog):
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    supported = has_bf16()
     with caplog.at_level(logging.WARNING):
         decoding.main(flags("--model_path out/ckpt-500 --output_file a.txt --fp16"))
     said = "computed in bfloat16, not in float16" if supported else "this CPU has no bfloat16, so computed in float32"

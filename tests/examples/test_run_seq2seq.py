@@ -101,7 +101,7 @@ def test_every_flag_of_both_versions_is_there_with_its_default(parse):
 
 
 def test_the_published_command_sets_the_published_recipe(script, monkeypatch):
-    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr("minilm.model.precision._cpu_has_bf16", lambda: True)
     args = script.parser().parse_args(shlex.split(README))
     loaded = script._recipe(args, Ranks(rank=0, world_size=4))
     recipe = loaded.recipe

@@ -112,7 +112,7 @@ def recipe_of(script, line, *, processes=1):
 
 
 def test_the_command_of_the_readme_is_this_recipe(script, monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr("minilm.model.precision._cpu_has_bf16", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     loaded = recipe_of(script, README, processes=4)
     recipe, task, train = loaded.recipe, loaded.recipe.task, loaded.recipe.train
@@ -170,7 +170,7 @@ def test_a_data_folder_alone_means_the_official_names(script, parse):
 
 @pytest.mark.parametrize("supported", [True, False])
 def test_fp16_is_bfloat16_where_the_cpu_has_it(supported, script, monkeypatch, caplog):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr("minilm.model.precision._cpu_has_bf16", lambda: supported)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert recipe_of(script, README.replace("--fp16", "")).recipe.train.precision == "fp32"
     caplog.clear()

@@ -5,6 +5,7 @@ In: a precision, or a device. Out: the torch dtype, whether the device has it; t
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -30,4 +31,12 @@ def has_bf16(device: str = "cpu") -> bool:
 
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return _cpu_has_bf16()
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    if platform.machine() in ("x86_64", "AMD64"):  # oneDNN says yes to all of AVX-512, and emulates it on most of that
+        return bool(torch.cpu._is_avx512_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
