@@ -38,6 +38,7 @@ _EXTRAS = {
 _ABSENT = "not installed"
 _FEATURES = {
     "avx2": "avx2",
+    "avx_vnni": "avx_vnni",
     "avx512": "avx512f",
     "avx512_vnni": "avx512_vnni",
     "avx512_bf16": "avx512_bf16",

@@ -88,7 +88,7 @@ def paragraphs() -> list[str]:
     return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 
 
-def texts_of_file(path: Path) -> list[str]:
+def texts_of_file(path: Path, *, field: str = "text") -> list[str]:
     """The first texts of the user's file.
 
     Raises:
@@ -96,7 +96,7 @@ def texts_of_file(path: Path) -> list[str]:
         DataError: it is damaged or has no text.
     """
     tally = Tally()
-    found = list(islice(read_texts([path], max_bad_rows=1.0, tally=tally), MOST_TEXTS))
+    found = list(islice(read_texts([path], field=field, max_bad_rows=1.0, tally=tally), MOST_TEXTS))
     tally.report()
     if not found:
         raise DataError(f"{path} has no text; expected at least one")

@@ -41,6 +41,7 @@ def encode(
             show_default="400 paragraphs of Python's manual",
         ),
     ] = None,
+    field: Annotated[str, typer.Option(metavar="NAME", help="Name of the text in formats with names.")] = "text",
     json_file: _Json = None,
     plot: Annotated[
         Path | None,
@@ -68,7 +69,7 @@ def encode(
     if plot is not None:
         require_plot("--plot", plot)
     folder = model_path(model)
-    texts = paragraphs()[:NUM_PASSAGES] if source is None else texts_of_file(source)
+    texts = paragraphs()[:NUM_PASSAGES] if source is None else texts_of_file(source, field=field)
     found: Any = bench_encode(folder, texts=texts, name=model, threads=threads)
     rows = [Row(**row) for row in found["rows"]]
     _echo_facts(found)

@@ -22,8 +22,8 @@ from minilm.model.precision import Precision
 PrecisionOption = Annotated[
     Precision,
     typer.Option(
-        help="bf16 is faster, and rejected on a processor that does not have it; int8 needs a folder that minilm "
-        "quantize wrote."
+        help="bf16 is faster, and rejected on a processor that does not have it (torch emulates it, which is slow); "
+        "int8 needs a folder that minilm quantize wrote."
     ),
 ]
 EngineOption = Annotated[

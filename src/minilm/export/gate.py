@@ -53,8 +53,8 @@ class Measure:
     def limit(self) -> str:
         """The limit for a reader."""
         if self.least is not None:
-            return f"at least {self.least:.4g}"
-        return "" if self.most is None else f"at most {self.most:.4g}"
+            return f"at least {self.least:.5g}"
+        return "" if self.most is None else f"at most {self.most:.5g}"
 
     def row(self) -> list[str]:
         """The cells of a table."""

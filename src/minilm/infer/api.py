@@ -289,7 +289,12 @@ class LoadedModel:
         Raises:
             UsageError: the model does not answer questions, or a question leaves no room for the context.
         """
+        from minilm.tasks.squad.read import Question
+
         require_head(self, "span")
+        for number, one in enumerate(questions):
+            if not isinstance(one, Question):
+                raise UsageError(f"question {number}: found {type(one).__name__}; answers expects minilm.Question")
         with reporting_tally(self._reported) as tally:
             return answer_part(self, questions, settings=settings, tally=tally)
 

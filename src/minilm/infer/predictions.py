@@ -78,7 +78,8 @@ def require_head(model: LoadedModel, head: HeadName) -> None:
     if model.head != head:
         what, task = _DOES[head]
         found = "it has no trained head" if model.head is None else f"its {model.head} head can {_DOES[model.head][0]}"
-        raise UsageError(f"{model.folder} cannot {what}: {found}; train a model with minilm finetune and {task}")
+        also = "; for vectors of texts use encode, in Python" if (model.head, head) == (None, "classification") else ""
+        raise UsageError(f"{model.folder} cannot {what}: {found}; train a model with minilm finetune and {task}{also}")
 
 
 def classify_part(

@@ -74,6 +74,12 @@ def test_json_and_plot_are_written(measured, tmp_path):
     assert measured["texts"] == ["one", "two"]
 
 
+def test_the_name_of_the_text_can_be_given(measured, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"body": "one"}\n')
+    assert minilm("bench", "encode", "--input", tmp_path / "mine.jsonl", "--field", "body") == 0
+    assert measured["texts"] == ["one"]
+
+
 def test_the_shapes_are_shown_beside_the_published_speeds(monkeypatch, capsys, tmp_path):
     row = {"engine": "native", "tokens": 128, "sequences": 8, "share": 0.8}
     rows = [

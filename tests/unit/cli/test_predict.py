@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from tests.commands import minilm, rows_of
 
+from minilm.errors import UsageError
 from minilm.infer.api import load
 from minilm.tasks.saved import read_task, write_task
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
+from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.text.glue import glue_text_task
 from minilm.tasks.text.rows import read_text_rows
@@ -325,7 +327,9 @@ def test_a_model_without_the_head_is_rejected(trained, capsys):
     assert minilm("predict", trained.folder / "run", *arguments) == 3
     assert f"; use {trained.folder / 'run/model'}\n" in capsys.readouterr().err
     assert minilm("predict", trained.model, *arguments) == 2
-    assert "it has no trained head; train a model with minilm finetune" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "it has no trained head; train a model with minilm finetune" in line
+    assert "for vectors of texts use encode, in Python" in line
     assert minilm("predict", trained.folder / "run/model", "--task", "squad", *arguments) == 2
     assert "cannot answer questions: its classification head can classify texts" in capsys.readouterr().err
     assert minilm("predict", trained.folder / "run/model", "--task", "colla", *arguments) == 2
@@ -343,6 +347,8 @@ def test_answers_are_those_of_the_run(reader):
     answer = load(model).answer("word21", context)
     assert answer.text == ("" if answer.start is None else context[answer.start : answer.end])
     assert load(model).task.stride == 4
+    with pytest.raises(UsageError, match=r"question 1: found tuple; answers expects minilm\.Question"):
+        load(model).answers([Question(id="0", question="word21", context=context), ("word21", context)])
 
 
 @pytest.mark.slow

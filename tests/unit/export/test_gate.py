@@ -31,6 +31,11 @@ def test_a_measure_at_its_limit_passes_and_nan_does_not():
     assert not Measure(name="a", value=float("nan")).passes
 
 
+def test_a_limit_is_shown_with_the_digits_that_tell_it_from_the_number():
+    """74 of 75 labels pass: `0.98667, at least 0.9867` would look missed."""
+    assert Measure(name="a", value=74 / 75, least=74 / 75).row() == ["a", "0.98667", "at least 0.98667", ""]
+
+
 def test_cosines_of_vectors():
     """One of three vectors is at 60 degrees; lengths do not matter."""
     found = compare(vectors([[2, 0], [0, 3], [0.5, 0.75**0.5]]), vectors([[1, 0], [0, 1], [1, 0]]))

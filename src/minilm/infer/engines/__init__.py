@@ -63,7 +63,13 @@ def load_engine(
     try:
         return ENGINES[names[-1]](folder, head, precision, threads)
     except CannotRun as reason:
-        way_out = "" if name == "auto" else "; load it with engine='auto'"
-        if precision == "int8":
-            way_out = "; load it with " + ("engine='native'" if name == "torch" else "precision='fp32'")
-        raise UsageError(f"engine {names[-1]!r} cannot run {folder}: {reason}{way_out}") from reason
+        raise UsageError(f"engine {names[-1]!r} cannot run {folder}: {reason}{_way_out(name, precision)}") from reason
+
+
+def _way_out(name: EngineName, precision: Precision) -> str:
+    """What to load a model with that the engine `name` cannot run in `precision`; it must work where this is read."""
+    if precision == "int8" and name != "native":
+        return "; load it with " + ("engine='native'" if name == "torch" else "precision='fp32'")
+    if precision == "int8" or (precision == "bf16" and not has_bf16()):  # `auto` would reject it too
+        return "; load it with engine='auto' and precision='fp32'"
+    return "" if name == "auto" else "; load it with engine='auto'"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import minilm
-import minilm.infer.engines
+import minilm.infer.engines.native
 from minilm.errors import UsageError
 from minilm.infer.engines import ENGINES, load_engine
 from minilm.infer.engines.pooling import pool_rows
@@ -139,3 +139,24 @@ def test_bf16_is_rejected_where_the_processor_lacks_it_unless_torch_is_asked_to_
         load_engine("auto", tmp_path, head=None, precision="bf16")
     assert "torch runs it" not in caplog.text
     assert isinstance(load_engine("torch", tmp_path, head=None, precision="bf16"), TorchEngine)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "way_out"),
+    [
+        ("native", "fp32", "engine='auto'"),
+        ("native", "bf16", "engine='auto' and precision='fp32'"),
+        ("native", "int8", "engine='auto' and precision='fp32'"),
+        ("auto", "int8", "precision='fp32'"),
+    ],
+)
+def test_the_way_out_of_an_engine_that_cannot_run_a_model_works(tmp_path, monkeypatch, engine, precision, way_out):
+    """On a processor without bfloat16: `auto` alone would reject it as well."""
+    write(tmp_path, None)
+    monkeypatch.setattr(minilm.infer.engines, "has_bf16", lambda: False)
+    monkeypatch.setattr(minilm.infer.engines.native, "library_reason", lambda: "there are none")
+    with pytest.raises(UsageError, match=f"; load it with {way_out}$"):
+        load_engine(engine, tmp_path, head=None, precision=precision)
+    changed = {"engine": engine, "precision": precision}
+    changed |= dict(part.split("=") for part in way_out.replace("'", "").split(" and "))
+    assert isinstance(load_engine(changed.pop("engine"), tmp_path, head=None, **changed), TorchEngine)
