@@ -21,11 +21,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from ab import interleaved
+from ab import interleaved, machine
 from texts import documents
 from transformers import BertConfig, BertModel
 
-from minilm.bench.peaks import instruction_set
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill.cache_filling import Filling
@@ -36,7 +35,6 @@ from minilm.distill.run import load_models, make_objective
 from minilm.distill.stages import planned
 from minilm.distill.teacher_cache import cached_teacher
 from minilm.embedded import embedded_model
-from minilm.environment import machine
 from minilm.files.json import write_json
 from minilm.model.precision import has_bf16
 from minilm.recipe import Distillation, DistillRecipe, load_recipe
@@ -63,8 +61,7 @@ def main() -> None:
         for teacher, folder in folders.items():
             for precision in ("fp32", "bf16") if has_bf16() else ("fp32",):
                 rows += compare(teacher, recipe_of(Path(name), folder, STUDENTS[teacher], precision))
-    facts = {"machine": machine(["torch", "numpy"]), "threads": torch.get_num_threads()}
-    write_json(options.json, {**facts, "instruction set": instruction_set(), "rows": rows})
+    write_json(options.json, {"machine": machine(), "rows": rows})
 
 
 @contextmanager
