@@ -111,9 +111,7 @@ def _relation_loss_table(stored: Mapping[str, Any]) -> list[str]:
 
 def _step_table(stored: Mapping[str, Any]) -> list[str]:
     """A line per length and precision."""
-    lines = [
-        ["documents", "not padding", "tokens/s", "to padded", "to padded fp32", "of peak", "two students"]
-    ]
+    lines = [["documents", "not padding", "tokens/s", "to padded", "to padded fp32", "of peak", "two students"]]
     for row in stored["rows"]:
         share = row["share of peak"]
         lines.append(
