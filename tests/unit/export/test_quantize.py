@@ -47,7 +47,7 @@ def test_what_is_in_the_files(task, tmp_path):
     assert {name: array.shape for name, array in scales.items()} == shapes
     assert shapes["layers.2.ffn_out.smoothing"] == (96,)
     facts = json.loads((tmp_path / "int8" / FACTS).read_text())
-    assert list(facts) == ["version", "weights", "kept", "gate"]
+    assert list(facts) == ["version", "weights", "scales", "kept", "gate"]
     assert facts["gate"]["texts"] == {"calibrated": 60, "compared": 60}
     measured = facts["gate"]["measures"]
     assert list(measured) == [
