@@ -25,7 +25,8 @@ _Metrics = Annotated[
     typer.Option(
         "--metric",
         metavar="NAME@K",
-        help="ndcg, mrr, map, recall or precision of the first K documents; without @K of all. May be repeated.",
+        help="ndcg, mrr, map, recall or precision of the first K documents; without @K of all (precision needs it). "
+        "May be repeated.",
         show_default="ndcg@10, mrr@10, map, recall@100, precision@10",
     ),
 ]

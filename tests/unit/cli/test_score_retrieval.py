@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from minilm import __version__
+from minilm.cli.score_retrieval import _Metrics
+from minilm.score.retrieval import DEFAULT_METRICS
 
 RUN = "1 Q0 a 1 0.9 t\n1 Q0 b 2 0.8 t\n2 Q0 a 1 0.7 t\n2 Q0 c 2 0.9 t\n"
 QRELS = "1 0 b 1\n2 0 c 2\n2 0 a 1\n"
@@ -57,6 +60,11 @@ def test_json_holds_everything_and_the_default_metrics(score):
     assert list(found["signature"]) == list(found["confidence"]) == names
     assert found["confidence"]["mrr@10"] == [0.5, 1.0]
     assert (found["queries"], found["queries_without_results"]) == (2, 0)
+
+
+def test_the_help_names_the_default_metrics():
+    """The command starts without numpy, so its help cannot take them from the room that has it."""
+    assert get_args(_Metrics)[1].show_default == ", ".join(DEFAULT_METRICS)
 
 
 def test_gains_change_which_document_is_best(score):
