@@ -112,6 +112,8 @@ def make_inputs(folder: Path) -> None:
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "rows.csv").write_text("id,text,label\n" + "".join(f"{row['id']},{row['text']},yes\n" for row in rows))
     (folder / "lines.txt").write_text("".join(f"{row['text']}\n" for row in rows))
+    (folder / "run.trec").write_text("".join(f"q{number % 2} Q0 d{number} 1 {number / 7} t\n" for number in range(6)))
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td2\t1\nq1\td1\t-1\nq1\td3\t2\n")
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
     task = {"kind": "text", "train": ["rows.jsonl"], "dev": ["rows.csv"], "text": "text", "label": "label"}
     recipe = {"kind": "finetune", "name": "f", "out": "run", "model": "absent", "task": task, "train": {"steps": 2}}
@@ -128,6 +130,7 @@ def use_inputs(folder: Path) -> None:
             [*build, "--input", *map(str, [folder / "rows.jsonl", folder / "lines.txt"]), "--out", folder / "corpus"],
             [*build, "--input", folder / "rows.csv", "--out", folder / "corpus2"],
             ["score", "rouge", "--predictions", folder / "lines.txt", "--references", folder / "lines.txt"],
+            ["score", "retrieval", "--predictions", folder / "run.trec", "--references", folder / "qrels.tsv"],
             ["finetune", folder / "recipe.json", "--dry-run"],
         ):
             try:

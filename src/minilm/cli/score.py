@@ -3,7 +3,8 @@
 In: two files matched by id. Out: a small table, or one JSON object with `--json`; ids without a counterpart are
 reported on stderr. `minilm.files` and `minilm.tasks` read the files, `minilm.score` computes the numbers.
 A user's own labels are scored by `score_labels.py`, tags of words by `score_tokens.py`, generated texts, matched by
-position, by `score_text.py`; `score_output.py` prints the numbers.
+position, by `score_text.py`, similarities by `score_sts.py`, rankings by `score_retrieval.py`; `score_output.py` prints
+the numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from minilm.cli import completion
 from minilm.cli.score_labels import text
 from minilm.cli.score_options import AsJson, about, column, warn
 from minilm.cli.score_output import show
+from minilm.cli.score_retrieval import retrieval
+from minilm.cli.score_sts import sts
 from minilm.cli.score_text import qg, rouge
 from minilm.cli.score_tokens import tokens
 from minilm.cli.streams import InputFormatOption, sources_of
@@ -33,6 +36,8 @@ app.command()(text)
 app.command()(tokens)
 app.command()(rouge)
 app.command()(qg)
+app.command()(sts)
+app.command()(retrieval)
 
 _OFFICIAL_THRESHOLD = 1.0
 _Task = Annotated[

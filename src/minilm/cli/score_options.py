@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Confidence = Annotated[
+    bool, typer.Option("--confidence", help="Add 95% intervals from 1,000 samples drawn with replacement.")
+]
 TaskRecipe = Annotated[
     str | None,
     typer.Option("--task", metavar="RECIPE", help="Recipe whose task says columns and labels.", show_default="none"),

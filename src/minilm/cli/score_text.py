@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from minilm.cli.score_options import AsJson, column
+from minilm.cli.score_options import AsJson, Confidence, column
+from minilm.cli.score_output import Report, show_report
 from minilm.cli.streams import InputFormatOption, sources_of
-from minilm.cli.table import aligned
 from minilm.errors import DataError, SystemProblem, UsageError
 
 if TYPE_CHECKING:
@@ -39,28 +38,6 @@ _PredictionField = Annotated[str | None, column("text in rows", "prediction or o
 _ReferenceField = Annotated[
     str | None, column("reference in rows; a list holds several references", "reference or references")
 ]
-_Confidence = Annotated[
-    bool, typer.Option("--confidence", help="Add 95% intervals from 1,000 samples drawn with replacement.")
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Report:
-    """The numbers to print.
-
-    Attributes:
-        values: by metric, times 100; NaN if there is none.
-        counts: of what was scored, for JSON.
-        signatures: by metric.
-        intervals: by metric; empty if not requested.
-        parts: by column, more numbers for each metric.
-    """
-
-    values: Mapping[str, float]
-    counts: Mapping[str, int]
-    signatures: Mapping[str, str]
-    intervals: Mapping[str, tuple[float, float]]
-    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def rouge(
@@ -91,7 +68,7 @@ def rouge(
     cut_references: Annotated[
         bool, typer.Option("--cut-references", help="Ignore the references after the last prediction.")
     ] = False,
-    confidence: _Confidence = False,
+    confidence: Confidence = False,
     input_format: InputFormatOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -116,7 +93,9 @@ def rouge(
     texts, golds = _prepared(given, expected, task, trunc_len=trunc_len, duplicate_rate=duplicate_rate)
     report_wordless(texts, golds, what="pairs")
     scores = rouge_scores(texts, golds, stem=rouge_stem)
-    _show(_rouge_report(scores, _preparation(task, trunc_len, duplicate_rate), confidence=confidence), as_json=as_json)
+    show_report(
+        _rouge_report(scores, _preparation(task, trunc_len, duplicate_rate), confidence=confidence), as_json=as_json
+    )
 
 
 def qg(
@@ -135,7 +114,7 @@ def qg(
     prediction_field: _PredictionField = None,
     reference_field: _ReferenceField = None,
     source_field: Annotated[str | None, column("source in rows", "source or src")] = None,
-    confidence: _Confidence = False,
+    confidence: Confidence = False,
     input_format: InputFormatOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -167,7 +146,7 @@ def qg(
     _warn_of_items(given, expected, items)
     rows = sums_of(items, _meteor(items))
     counts = {"rows": len(given.texts), "items": len(items)}
-    _show(_qg_report(rows, counts, pooled=keys is not None, confidence=confidence), as_json=as_json)
+    show_report(_qg_report(rows, counts, pooled=keys is not None, confidence=confidence), as_json=as_json)
 
 
 def _warn_of_items(given: AlignedTexts, expected: AlignedTexts, items: Sequence[ScoredText]) -> None:
@@ -293,7 +272,7 @@ def _preparation(task: str | None, trunc_len: int | None, duplicate_rate: float 
     )
 
 
-def _rouge_report(scores: NDArray[np.float64], preparation: str, *, confidence: bool) -> _Report:
+def _rouge_report(scores: NDArray[np.float64], preparation: str, *, confidence: bool) -> Report:
     from minilm import __version__
     from minilm.score.bootstrap import interval, resampled_sums
     from minilm.score.rouge.scores import ROUGE_METRICS, ROUGE_PARTS, rouge_metrics
@@ -308,7 +287,7 @@ def _rouge_report(scores: NDArray[np.float64], preparation: str, *, confidence: 
     if confidence:
         means = 100.0 * resampled_sums(scores[:, :, ROUGE_PARTS.index("f")]) / len(scores)
         intervals = {name: interval(means[:, column]) for column, name in enumerate(ROUGE_METRICS)}
-    return _Report(
+    return Report(
         values={name: metrics[name] for name in ROUGE_METRICS},
         counts={"pairs": len(scores)},
         signatures={name: f"{common}{sentences.get(name, '')}" for name in ROUGE_METRICS},
@@ -328,7 +307,7 @@ def _meteor(items: Sequence[ScoredText]) -> NDArray[np.float64] | None:
         return None
 
 
-def _qg_report(rows: NDArray[np.float64], counts: Mapping[str, int], *, pooled: bool, confidence: bool) -> _Report:
+def _qg_report(rows: NDArray[np.float64], counts: Mapping[str, int], *, pooled: bool, confidence: bool) -> Report:
     from minilm import __version__
     from minilm.score.bootstrap import interval, resampled_sums
     from minilm.score.generation import generation_metrics
@@ -344,45 +323,9 @@ def _qg_report(rows: NDArray[np.float64], counts: Mapping[str, int], *, pooled: 
         "ROUGE_L": f"{own}|f:beta 1.2, best precision and recall",
     }
     bleu = f"{own}|corpus:clipped, closest reference length"
-    return _Report(
+    return Report(
         values=values,
         counts=counts,
         signatures={name: f"{how.get(name, bleu)}|{scope}" for name in known},
         intervals={name: interval([sample[name] for sample in samples]) for name in known} if samples else {},
     )
-
-
-def _show(report: _Report, *, as_json: bool) -> None:
-    typer.echo(_json(report) if as_json else _table(report))
-
-
-def _json(report: _Report) -> str:
-    import json
-
-    found: dict[str, object] = {name: None if math.isnan(value) else value for name, value in report.values.items()}
-    for part, values in report.parts.items():
-        found |= {f"{name}_{part}": value for name, value in values.items()}
-    found |= report.counts
-    if report.intervals:
-        found["confidence"] = {name: list(ends) for name, ends in report.intervals.items()}
-    signatures = dict(report.signatures)
-    for part in report.parts:
-        signatures |= {f"{name}_{part}": signature for name, signature in report.signatures.items()}
-    return json.dumps({**found, "signature": signatures})
-
-
-def _table(report: _Report) -> str:
-    """A line for each metric, then the signatures."""
-    head = ["", "F" if report.parts else "score", *report.parts, *(["95% interval"] if report.intervals else [])]
-    rows = [head]
-    for name, value in report.values.items():
-        row = [name, "none" if math.isnan(value) else f"{value:.4f}"]
-        row += [f"{values[name]:.4f}" for values in report.parts.values()]
-        if name in report.intervals:
-            row.append("{:.4f} to {:.4f}".format(*report.intervals[name]))
-        rows.append(row + [""] * (len(head) - len(row)))
-    names: dict[str, list[str]] = {}
-    for name, signature in report.signatures.items():
-        names.setdefault(signature, []).append(name)
-    signatures = [f"{', '.join(those)}: {signature}" for signature, those in names.items()]
-    return "\n".join([aligned(rows), "", *signatures])

@@ -1,7 +1,8 @@
 """Read values by id: predictions, labels, no-answer scores.
 
 In: .json (one object, id to value), or rows with an id and a value: .jsonl, .csv, .tsv, each optionally .gz, .parquet,
-or standard input; a .json file with one object per line is read as .jsonl.
+or standard input; a .json file with one object per line is read as .jsonl. Where ids may be missing, also text with one
+value per line.
 Out: values by id, in file order. Nothing is skipped: anything unreadable is a `DataError` with its location.
 """
 
@@ -15,9 +16,9 @@ from typing import Generic, TypeVar
 
 from minilm.errors import DataError
 from minilm.files.fields import kind_of, no_field
-from minilm.files.formats import read_file, require_kind
+from minilm.files.formats import read_file, require_file, require_kind
 from minilm.files.regular import decode
-from minilm.files.rows import read_rows
+from minilm.files.rows import is_table, read_lines, read_rows
 from minilm.files.source import Source, suffix_of
 
 logger = logging.getLogger(__name__)
@@ -33,10 +34,11 @@ _LARGEST = 1e308
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry(Generic[_T]):
-    """One value, its id, and its location."""
+    """One value, its id, or its number from 0 if it has none, and its location."""
 
     location: str
     id: str
+    has_id: bool
     value: _T
 
 
@@ -66,29 +68,78 @@ def read_by_id(
         DataError: a row cannot be read, an id is repeated, or the file has no values.
         SystemProblem: the file cannot be read.
     """
-    from_cell = _from_cell(parse) if suffix_of(path) in _UNTYPED else parse
-
-    def entries() -> Iterator[_Entry[_T]]:
-        for location, key, value in _pairs(path, fields, id_fields):
-            try:
-                yield _Entry(location=location, id=key, value=from_cell(value))
-            except ValueError as error:
-                raise DataError(f"{location}: id {_short(key)}: {error}") from None
-
-    return _collect(path, entries(), allow_equal_repeats=allow_equal_repeats)
+    entries = _entries(path, parse, _pairs(path, fields, id_fields, optional_id=False))
+    return _collect(path, entries, allow_equal_repeats=allow_equal_repeats)
 
 
-def _pairs(path: Source, fields: Sequence[str], id_fields: Sequence[str]) -> Iterator[tuple[str, str, object]]:
-    """Yield (location, id, value) in file order."""
-    require_kind(path, (*_JSON, *_TABLES))
-    if suffix_of(path) in _TABLES:
-        for row in read_rows(path):
-            location = f"{path}:{row.line}"
-            row.require_fit(location)
-            yield location, _id(location, row.values, id_fields), _field(location, row.values, fields)
-        return
-    text, by_line = read_json_text(path)
-    yield from _row_pairs(path, text, fields, id_fields) if by_line else _document_pairs(path, text)
+@dataclass(frozen=True, kw_only=True)
+class ValuesInOrder(Generic[_T]):
+    """The values of a file in order, at least one, and their ids, all different; None if it has no ids."""
+
+    values: Sequence[_T]
+    ids: Sequence[str] | None
+
+
+def read_in_order(
+    path: Source, parse: Callable[[object], _T], *, fields: Sequence[str], id_fields: Sequence[str]
+) -> ValuesInOrder[_T]:
+    """Read values that may lack ids.
+
+    Args:
+        path: as for `read_by_id`; a file of any other kind is text with one value per line.
+        parse: as for `read_by_id`, also for lines of text.
+        fields: as for `read_by_id`.
+        id_fields: the same; if the first row has none of them, the file has no ids.
+
+    Raises:
+        UsageError, DataError, SystemProblem: as for `read_by_id`.
+    """
+    entries = list(_entries(path, parse, _pairs(path, fields, id_fields, optional_id=True)))
+    values = _collect(path, entries, allow_equal_repeats=False)
+    return ValuesInOrder(values=list(values.values()), ids=list(values) if entries[0].has_id else None)
+
+
+def _entries(
+    path: Source, parse: Callable[[object], _T], pairs: Iterable[tuple[str, str | None, object]]
+) -> Iterator[_Entry[_T]]:
+    from_cell = parse if suffix_of(path) in (*_JSON, ".parquet") else _from_cell(parse)
+    for number, (location, key, value) in enumerate(pairs):
+        try:
+            parsed = from_cell(value)
+        except ValueError as error:
+            raise DataError(f"{location}: {'' if key is None else f'id {_short(key)}: '}{error}") from None
+        yield _Entry(location=location, id=str(number) if key is None else key, has_id=key is not None, value=parsed)
+
+
+def _pairs(
+    path: Source, fields: Sequence[str], id_fields: Sequence[str], *, optional_id: bool
+) -> Iterator[tuple[str, str | None, object]]:
+    """Yield (location, id, value) in file order; if the id is optional and the first row has none, all are None."""
+    if suffix_of(path) in _JSON:
+        text, by_line = read_json_text(path)
+        if not by_line:
+            yield from _document_pairs(path, text)
+            return
+        rows = _rows(path, text)
+    elif optional_id and not is_table(path):
+        require_file(path)
+        rows = ((f"{path}:{line}", {fields[0]: text}) for line, text in read_lines(path))
+    else:
+        require_kind(path, (*_JSON, *_TABLES))
+        rows = _table_rows(path)
+    has_ids = True
+    for number, (location, row) in enumerate(rows):
+        if optional_id and number == 0:
+            has_ids = isinstance(row, Mapping) and any(name in row for name in id_fields)
+        yield location, row_id(location, row, id_fields) if has_ids else None, row_field(location, row, fields)
+
+
+def _table_rows(path: Source) -> Iterator[tuple[str, object]]:
+    """Yield (file:line, row) of a table."""
+    for row in read_rows(path):
+        location = f"{path}:{row.line}"
+        row.require_fit(location)
+        yield location, row.values
 
 
 def _from_cell(parse: Callable[[object], _T]) -> Callable[[object], _T]:
@@ -120,6 +171,21 @@ def as_number(value: object) -> float:
     if not abs(value) < _LARGEST:  # also false for NaN
         raise ValueError(f"found {str(value)[:20]}, expected a finite number")
     return float(value)
+
+
+def as_score(value: object) -> float:
+    """Return a finite number, given as one or as its text.
+
+    Raises:
+        ValueError: the value is not a finite number.
+    """
+    if not isinstance(value, str):
+        return as_number(value)
+    try:
+        number = float(value.replace("_", "?"))  # Python also reads 1_000
+    except ValueError:
+        raise ValueError(f"found {value[:20]!r}, expected a number") from None
+    return as_number(number)
 
 
 def _short(text: str) -> str:
@@ -198,13 +264,6 @@ def _rows(path: Source, text: str) -> Iterator[tuple[str, object]]:
             yield f"{path}:{number}", _parse(str(path), line, line=number)
 
 
-def _row_pairs(
-    path: Source, text: str, fields: Sequence[str], id_fields: Sequence[str]
-) -> Iterator[tuple[str, str, object]]:
-    for location, row in _rows(path, text):
-        yield location, _id(location, row, id_fields), _field(location, row, fields)
-
-
 def _document_pairs(path: Source, text: str) -> Iterator[tuple[str, str, object]]:
     """Yield (file, id, value) of one JSON object, parsed as pairs because a dict would hide repeated ids."""
     if not text.strip():
@@ -216,7 +275,7 @@ def _document_pairs(path: Source, text: str) -> Iterator[tuple[str, str, object]
         yield str(path), key, value
 
 
-def _field(location: str, row: object, names: Sequence[str]) -> object:
+def row_field(location: str, row: object, names: Sequence[str]) -> object:
     """Return the value of the first of these fields that the row has."""
     if not isinstance(row, Mapping):
         raise DataError(f"{location}: found {kind_of(row)}, expected an object with {' or '.join(map(repr, names))}")
@@ -226,8 +285,9 @@ def _field(location: str, row: object, names: Sequence[str]) -> object:
     raise DataError(f"{location}: {no_field(names, row, fix='add the field or correct its name')}")
 
 
-def _id(location: str, row: object, names: Sequence[str]) -> str:
-    value = _field(location, row, names)
+def row_id(location: str, row: object, names: Sequence[str]) -> str:
+    """Return the id of a row, from the first of these fields that it has; a whole number becomes its digits."""
+    value = row_field(location, row, names)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise DataError(f"{location}: the id is {kind_of(value)}, expected a string or a whole number")
     return str(value)
