@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parent
 LINES_SHOWN = 15  # of the build log
+SWITCHED_OFF = "MINILM_KERNELS=off is set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,8 @@ class Library:
         return None if value is None else value.decode()
 
 
-@cache
-def find_library() -> Library:
-    """Load the kernels once per process.
+def is_switched_off() -> bool:
+    """Whether MINILM_KERNELS=off is set.
 
     Raises:
         UsageError: MINILM_KERNELS has another value than those that it can have.
@@ -54,8 +54,18 @@ def find_library() -> Library:
     value = os.environ.get("MINILM_KERNELS", "")
     if value not in ("", "require", "off"):
         raise UsageError(f"the environment variable MINILM_KERNELS is {value!r}; expected 'off', 'require' or nothing")
-    if value == "off":
-        return Library(reason="MINILM_KERNELS=off is set")
+    return value == "off"
+
+
+@cache
+def find_library() -> Library:
+    """Load the kernels once per process.
+
+    Raises:
+        UsageError: MINILM_KERNELS has another value than those that it can have.
+    """
+    if is_switched_off():
+        return Library(reason=SWITCHED_OFF)
     named = os.environ.get("MINILM_KERNELS_LIBRARY")
     return load(Path(named) if named else FOLDER / "libminilm_kernels.so")
 
