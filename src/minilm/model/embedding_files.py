@@ -16,13 +16,13 @@ from minilm.files.json import read_json, write_json
 from minilm.files.sentence_modules import MODULES, ModuleEntry, read_modules, transformer_folder, write_modules
 from minilm.model.embedding import EmbeddingSettings, PoolingMode
 from minilm.model.vector_modules import (
-    Normalize,
     VectorModule,
     flag,
     read_dense,
     read_layer_norm,
     read_normalize,
     require_keys,
+    write_module,
 )
 
 logger = logging.getLogger(__name__)
@@ -114,15 +114,18 @@ def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: i
     """Write the settings next to a model in `folder`, in the format that every sentence-transformers release reads.
 
     Raises:
-        DataError: a module has weights, which belong to the model they were trained with.
+        DataError: a module does not fit the width before it.
     """
-    require_no_weights(settings)
+    settings.width(hidden_size)
     entries = [ModuleEntry(kind="Transformer", path=""), ModuleEntry(kind="Pooling", path="1_Pooling")]
     entries += [
-        ModuleEntry(kind="Normalize", path=f"{number}_Normalize") for number, _ in enumerate(settings.modules, start=2)
+        ModuleEntry(kind=type(module).__name__, path=f"{number}_{type(module).__name__}")
+        for number, module in enumerate(settings.modules, start=2)
     ]
     write_modules(folder, entries)
     write_json(folder / "1_Pooling" / "config.json", _pooling_values(settings, hidden_size))
+    for entry, module in zip(entries[2:], settings.modules, strict=True):
+        write_module(folder / entry.path, module)
     encoder: dict[str, object] = {"max_seq_length": settings.max_tokens, "do_lower_case": settings.lowercase}
     write_json(folder / _ENCODER_FILE, encoder)
     values: dict[str, object] = {
@@ -133,20 +136,6 @@ def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: i
     }
     if any(values.values()):
         write_json(folder / _MODEL_FILE, values)
-
-
-def require_no_weights(settings: EmbeddingSettings) -> None:
-    """Require that another model can have these settings.
-
-    Raises:
-        DataError: a module has weights that were trained together with the model they come from.
-    """
-    for module in settings.modules:
-        if not isinstance(module, Normalize):
-            raise DataError(
-                f"{module.where}: {type(module).__name__} has weights for the vectors of its own model and cannot be "
-                f"copied to another; use a copy of the folder without this module in {MODULES}"
-            )
 
 
 def _pooling_values(settings: EmbeddingSettings, hidden_size: int) -> dict[str, object]:
