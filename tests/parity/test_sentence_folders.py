@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from dataclasses import replace
-from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import minilm
 from minilm.errors import DataError, UsageError
-from minilm.model.activations import Activation
-from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding, write_embedding
-from minilm.model.vector_modules import Dense, LayerNorm, Normalize
 
 sentence_transformers = pytest.importorskip(
     "sentence_transformers", reason="sentence-transformers is not installed: pip install sentence-transformers"
 )
-transformers = pytest.importorskip("transformers")
 modules = pytest.importorskip("sentence_transformers.models")
 
 WORDS = ["a", "b", "c", "d", "e", "f", "query", ":", "A", "B", "##b", "##y", "quer"]
@@ -36,16 +26,9 @@ WIDTH = 16
 
 
 @pytest.fixture(scope="module")
-def encoder_dir(tmp_path_factory):
+def encoder_dir(tmp_path_factory, write_encoder):
     """A tiny random BERT of transformers whose tokenizer keeps upper case."""
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
-    config = transformers.BertConfig(**sizes, vocab_size=len(VOCAB), max_position_embeddings=32, initializer_range=0.5)
-    transformers.BertModel(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB))
-    transformers.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False).save_pretrained(folder)
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("encoder"), vocabulary=VOCAB, width=WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -495,72 +478,3 @@ def test_what_is_written_back_gives_the_same_vectors_in_both_libraries(saved, en
     assert read_embedding(second, model_max_tokens=32) == settings
     np.testing.assert_allclose(assert_same(second), assert_same(first), atol=1e-6)
     assert theirs_of(second).similarity_fn_name == "euclidean"
-
-
-@st.composite
-def chains(draw):
-    """Settings with random modules after the pooling, which fit each other."""
-    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
-
-    def weights(*shape):
-        return generator.standard_normal(shape, dtype=np.float32)
-
-    pooling = tuple(draw(st.lists(st.sampled_from(MODES), min_size=1, max_size=2, unique=True)))
-    width, chain = WIDTH * len(pooling), []
-    for kind in draw(st.lists(st.sampled_from(["Dense", "LayerNorm", "Normalize"]), max_size=4)):
-        if kind == "Dense":
-            out = draw(st.sampled_from([width, 1, 5]))
-            residual = draw(st.sampled_from([None, "identity" if out == width else weights(out, width)]))
-            bias, activation = draw(st.sampled_from([None, weights(out)])), draw(st.sampled_from(get_args(Activation)))
-            matrix = weights(width, out).T  # not contiguous, as after training
-            chain.append(Dense(weight=matrix, bias=bias, activation=activation, residual=residual))
-            width = out
-        else:
-            chain.append(Normalize() if kind == "Normalize" else LayerNorm(weight=weights(width), bias=weights(width)))
-    prompts = draw(st.dictionaries(st.sampled_from(["query", "document", "sts"]), st.sampled_from(["a b ", ""])))
-    return EmbeddingSettings(
-        pooling=pooling,
-        modules=tuple(chain),
-        max_tokens=draw(st.integers(3, 32)),
-        lowercase=draw(st.booleans()),
-        include_prompt=draw(st.booleans()),
-        prompts=prompts,
-        default_prompt_name=draw(st.sampled_from([None, *prompts])),
-        truncate_dim=draw(st.sampled_from([None, 2])),
-        similarity=draw(st.sampled_from([None, "cosine", "dot", "euclidean", "manhattan"])),
-    )
-
-
-def plain(settings):
-    """What compares by value."""
-
-    def value(part):
-        return part.tolist() if isinstance(part, np.ndarray) else part
-
-    listed = [
-        [type(module), *(value(getattr(module, name)) for name in module.__slots__ if name != "where")]
-        for module in settings.modules
-    ]
-    return listed, replace(settings, modules=())
-
-
-@given(settings=chains())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_written_reads_back_identically_and_has_the_same_vectors_there(encoder_dir, settings):
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(shutil.copytree(encoder_dir, Path(parent) / "written"))
-        write_embedding(folder, settings, hidden_size=WIDTH)
-        assert plain(read_embedding(folder, model_max_tokens=32)) == plain(settings)
-        theirs = theirs_of(folder)
-        assert theirs.similarity_fn_name == (settings.similarity or "cosine")
-        assert theirs.get_embedding_dimension() == settings.width(WIDTH)
-        assert_same(folder, theirs.encode)
-        if "sts" in settings.prompts:
-            assert_same(folder, lambda texts: theirs.encode(texts, prompt_name="sts"), role="sts")
-
-
-def test_modules_that_do_not_fit_are_not_written(tmp_path):
-    settings = EmbeddingSettings(modules=(Dense(weight=np.ones((4, WIDTH + 1), np.float32)),))
-    with pytest.raises(DataError, match="this model: Dense expects vectors of width 17, but those before it have wid"):
-        write_embedding(tmp_path, settings, hidden_size=WIDTH)
-    assert not (tmp_path / "modules.json").exists()
