@@ -77,9 +77,10 @@ def ranges_of(vectors_BD: Float32s) -> Float32s:
     return np.stack([vectors_BD.min(0), vectors_BD.max(0)])
 
 
-def count_outside(vectors_BD: Float32s, ranges_2D: Float32s) -> int:
-    """How many values int8 cannot tell from the ends of their ranges."""
-    return int(np.count_nonzero((vectors_BD < ranges_2D[0]) | (vectors_BD > ranges_2D[1])))
+def is_outside(vectors_BD: Float32s, ranges_2D: Float32s) -> NDArray[np.bool_]:
+    """Whether a value is outside its range, so that int8 turns it into the end of it, `[B, D]`."""
+    outside_BD: NDArray[np.bool_] = (vectors_BD < ranges_2D[0]) | (vectors_BD > ranges_2D[1])
+    return outside_BD
 
 
 def _required(ranges_2D: Float32s | None, dimensions: int) -> Float32s:
