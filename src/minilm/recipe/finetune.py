@@ -1,7 +1,7 @@
 """The sections of a fine-tuning recipe: task, training, and a sweep over settings and seeds.
 
 In: plain values from YAML, without coercion: text is not a number, a number is not text.
-Out: frozen pydantic models; the task is one of four dataclasses, selected by `task.kind`.
+Out: frozen pydantic models; the task is one of several dataclasses, selected by `task.kind`.
 A violated constraint raises ValueError inside pydantic; `problems.py` adds the location.
 """
 
@@ -26,6 +26,7 @@ from minilm.recipe.sections import (
     Text,
     TrainingSection,
 )
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.tasks.settings import TaskSettings
 from minilm.tasks.squad.settings import SquadSettings
@@ -76,7 +77,12 @@ class Seq2SeqSection(Seq2SeqSettings, TaskFiles):
     """Sequence-to-sequence generation."""
 
 
-TaskSection = TextSection | TokensSection | SquadSection | Seq2SeqSection
+@dataclass(frozen=True, kw_only=True)
+class RerankSection(LabelledSection, RerankSettings, TaskFiles):
+    """Scores of pairs of a query and a text."""
+
+
+TaskSection = TextSection | TokensSection | SquadSection | Seq2SeqSection | RerankSection
 
 
 @dataclass(frozen=True, kw_only=True)
