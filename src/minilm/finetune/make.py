@@ -12,14 +12,18 @@ from pathlib import Path
 
 from minilm.errors import UsageError
 from minilm.finetune.multi_label import MultiLabelTask
+from minilm.finetune.rerank import SELECTABLE as RERANK_METRICS
+from minilm.finetune.rerank import RerankTask
 from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
 from minilm.finetune.text import ClassificationTask, selectable
-from minilm.finetune.tokens import SELECTABLE, TokensTask
-from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection, TokensSection
+from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
+from minilm.finetune.tokens import TokensTask
+from minilm.recipe import RerankSection, Seq2SeqSection, SquadSection, TaskSection, TextSection, TokensSection
 from minilm.score.rouge.scores import report_wordless
+from minilm.tasks.rerank.rows import read_lists
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import GLUE, text_task
@@ -49,6 +53,8 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
         return _seq2seq(section, tokenizer)
     if isinstance(section, TokensSection):
         return _tokens(section, tokenizer)
+    if isinstance(section, RerankSection):
+        return _rerank(section, tokenizer)
     return _text(section, tokenizer)
 
 
@@ -90,14 +96,28 @@ def _squad(section: SquadSection, tokenizer: Tokenizer) -> Task:
 
 
 def _tokens(section: TokensSection, tokenizer: Tokenizer) -> Task:
-    if section.metric is not None and section.metric not in SELECTABLE:
-        raise UsageError(f"task.metric is {section.metric!r}, expected one of {', '.join(SELECTABLE)}")
+    _require_metric(section.metric, TOKENS_METRICS)
     train = [sentence for name in section.train for sentence in read_tagged(Path(name), section)]
     dev = {name: read_tagged(Path(file), section) for name, file in dev_files(section.dev).items()}
     labels = labels_of(train, section)
     for sentences in (train, *dev.values()):
         require_known(sentences, labels)
     return TokensTask(train, dev, tokenizer, labels=labels, settings=section)
+
+
+def _rerank(section: RerankSection, tokenizer: Tokenizer) -> Task:
+    _require_metric(section.metric, RERANK_METRICS)
+    return RerankTask(
+        [one for name in section.train for one in read_lists(Path(name), section)],
+        {name: read_lists(Path(file), section) for name, file in dev_files(section.dev).items()},
+        tokenizer,
+        settings=section,
+    )
+
+
+def _require_metric(metric: str | None, known: Sequence[str]) -> None:
+    if metric is not None and metric not in known:
+        raise UsageError(f"task.metric is {metric!r}, expected one of {', '.join(known)}")
 
 
 def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:

@@ -35,7 +35,7 @@ from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import model_checksums
-from minilm.recipe import FinetuneRecipe, LabelledSection, TextSection, flat_values
+from minilm.recipe import FinetuneRecipe, LabelledSection, RerankSection, TextSection, flat_values
 from minilm.report.card import Use, model_card
 from minilm.tasks.saved import write_task
 from minilm.tasks.text.glue import text_columns
@@ -54,7 +54,13 @@ logger = logging.getLogger(__name__)
 _PATHS = {"out", "model", "config", "tokenizer", "task.train", "task.dev"}
 _LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
 _NOT_IDENTITY = {"name", *_LENGTH, *_PATHS, *(f"train.{key}" for key in CADENCE)}
-_USES: Mapping[str, Use] = {"text": "classify", "tokens": "tag", "squad": "answer", "seq2seq": "generate"}
+_USES: Mapping[str, Use] = {
+    "text": "classify",
+    "tokens": "tag",
+    "squad": "answer",
+    "seq2seq": "generate",
+    "rerank": "rank",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,8 +278,11 @@ def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path
     task = plan.task
     with whole_table(model.encoder.embeddings):
         problem = task.problem or "single_label_classification"
-        write_model(model, folder, head=task.head, labels=task.labels, problem=problem)
-    plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0)
+        ranks = recipe.task if isinstance(recipe.task, RerankSection) else None
+        activation = None if ranks is None else ranks.activation
+        write_model(model, folder, head=task.head, labels=task.labels, problem=problem, activation=activation)
+    limit = None if ranks is None else ranks.max_tokens  # where sentence-transformers truncates pairs, too
+    plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0, max_length=limit)
     write_task(folder, recipe.task)
 
 
