@@ -1,7 +1,7 @@
 """`minilm predict`: run a fine-tuned model over a file.
 
-In: a model folder and a file of texts, pairs, candidates, questions or sentences. Out: one row each with `id`, `prediction` and, of
-a classifier, all probabilities, in a format that `minilm score` reads.
+In: a model folder and a file of texts, pairs, candidates, questions or sentences. Out: one row each with `id`,
+`prediction` and, of a classifier, all probabilities, in a format that `minilm score` reads; a run from candidates.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _Output = Annotated[
 _Task = Annotated[
     str | None,
     typer.Option(
-        help="A GLUE task (its columns), `squad`, `tokens`, `rerank` or `text`; by default, what the model was trained for.",
+        help="A GLUE task (its columns), `squad`, `tokens`, `rerank` or `text`; by default, that of the model.",
         show_default="of the model",
         autocompletion=completion.tasks,
     ),

@@ -89,7 +89,8 @@ def _scores(model: Model, chunks: Sequence[Packed]) -> Tensor:
         found_B1 = model(chunks[0])
     else:
         found_B1 = torch.cat([cast("Tensor", checkpoint(model, chunk, use_reentrant=False)) for chunk in chunks])
-    return (found_B1 if found_B1.dtype == torch.float64 else found_B1.float()).squeeze(-1)
+    scores_B: Tensor = (found_B1 if found_B1.dtype == torch.float64 else found_B1.float()).squeeze(-1)
+    return scores_B
 
 
 class RerankTask(PackedTask):
@@ -197,14 +198,7 @@ class RerankTask(PackedTask):
             curves={},
             examples=[_example(lists[index], gains[index], scores[index]) for index in worst],
             predictions=[
-                {
-                    "id": f"{one.id} {doc}",
-                    "prediction": score,
-                    "query": one.id,
-                    "doc": doc,
-                    "score": score,
-                    "grade": gain,
-                }
+                {"query": one.id, "doc": doc, "score": score, "grade": gain}
                 for one, found, own in zip(lists, scores, gains, strict=True)
                 for doc, score, gain in zip(one.doc_ids, found, own, strict=True)
             ],
@@ -265,6 +259,5 @@ def _report_unused(lists: Sequence[RankedList], settings: RerankSettings) -> Non
         return
     with reporting_tally() as tally:
         unused = [one.location for one in lists if one.labels is not None and one.scores is not None]
-        tally.add(
-            f"lists have scores, which loss {settings.loss} does not use: it learns labels", unused, of=len(lists)
-        )
+        what = f"lists have scores, which loss {settings.loss} does not use: it learns labels"
+        tally.add(what, unused, of=len(lists))

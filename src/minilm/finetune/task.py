@@ -33,7 +33,8 @@ class Analysis:
         tables: title -> rows, such as a confusion matrix.
         curves: title -> name of a line -> its points (x, y).
         examples: incorrect examples, each as named texts.
-        predictions: one row per held-out example, starting with `id` and `prediction`, as `minilm score` expects.
+        predictions: one row per held-out example, starting with `id` and `prediction`, or a run with its grades, as
+            `minilm score` expects.
     """
 
     tables: Mapping[str, Sequence[Mapping[str, object]]]

@@ -276,10 +276,9 @@ class LoadedModel:
         found = [np.empty(0, dtype=np.float32)]
         with reporting_tally(self._reported) as tally:
             for chunk in chunked(enumerate(items_of(pairs, "score_pairs")), TEXTS_PER_CHUNK):
-                for number, pair in chunk:
-                    _require_pair(pair, f"pair {number}")
                 locations = [f"pair {number}" for number, _ in chunk]
-                queries, texts = ([pair[side] for _, pair in chunk] for side in (0, 1))
+                checked = [_pair(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
+                queries, texts = ([pair[side] for pair in checked] for side in (0, 1))
                 found.append(score_part(self, queries, texts, locations=locations, tally=tally))
         return np.concatenate(found)
 
@@ -405,9 +404,10 @@ def _listed(names: Sequence[str]) -> str:
     return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
 
 
-def _require_pair(pair: object, what: str) -> None:
-    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-        raise UsageError(f"{what} is {pair!r:.80}; score_pairs expects pairs of two texts, a query and a text")
+def _pair(value: object, what: str) -> Sequence[str]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(text, str) for text in value):
+        raise UsageError(f"{what} is {value!r:.80}; score_pairs expects pairs of two texts, a query and a text")
+    return value
 
 
 def _sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:

@@ -163,7 +163,7 @@ class _Reading:
             labels = self._numbers(row, "label", len(texts))
         if labels and min(labels) < 0:
             raise self._error(row, f"found the label {min(labels):g}, expected 0 (not relevant) or more")
-        ids = self._ids(row) if shape == "text" else (str(number), *map(str, range(len(texts))))
+        ids = self._ids(row) if shape == "text" else [str(number), *map(str, range(len(texts)))]
         scores = self._numbers(row, "score", len(texts))
         return RankedList(
             query=query,
@@ -176,11 +176,10 @@ class _Reading:
             location=self._at(row),
         )
 
-    def _ids(self, row: Row) -> tuple[str, str]:
+    def _ids(self, row: Row) -> list[str]:
         """The ids of query and text of a row; empty where there are none."""
         names = (self.settings.query_id, self.settings.doc_id)
-        first, second = (row_id(self._at(row), row.values, [name]) if name in row.values else "" for name in names)
-        return first, second
+        return [row_id(self._at(row), row.values, [name]) if name in row.values else "" for name in names]
 
     def _texts(self, row: Row, key: str, *, many: bool = True) -> list[str]:
         value, name = self._value(row, key), self.columns[key]
