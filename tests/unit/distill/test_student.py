@@ -7,12 +7,13 @@ import json
 import pytest
 import torch
 
-from minilm.distill.shapes import TeacherSizes
-from minilm.distill.student import plan_student, random_student, student_config, student_from_layers
+from minilm.distill.student import plan_student, random_student, student_config
 from minilm.errors import UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.config import EncoderConfig
+from minilm.model.inherited import inherit_layers
 from minilm.recipe import StudentSection
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 
 
@@ -61,8 +62,8 @@ def test_random_students_depend_only_on_seed_and_name(config):
 
 
 def test_layers_are_copied_by_number(tiny, config):
-    student = student_from_layers(random_student(config, seed=1, name="a"), teacher=tiny.teacher, layers=[3, 1])
-    teacher = read_model(tiny.teacher).encoder
+    student, teacher = random_student(config, seed=1, name="a"), read_model(tiny.teacher).encoder
+    inherit_layers(student, teacher, [3, 1])
     for ours, theirs in [
         (student.embeddings, teacher.embeddings),
         (student.layers[0], teacher.layers[2]),

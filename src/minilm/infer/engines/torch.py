@@ -19,7 +19,7 @@ from torch import Tensor
 from minilm.decode.decoder import Decoder, PosShift
 from minilm.errors import UsageError
 from minilm.infer.batching import TOKENS_PER_BATCH
-from minilm.infer.engines.pooling import pool_rows
+from minilm.model.pooling import pool_rows
 from minilm.infer.engines.protocol import CannotRun, Float32s
 from minilm.model.checkpoint import read_model
 from minilm.model.embedding import PoolingMode

@@ -12,7 +12,7 @@ import minilm
 import minilm.infer.engines.native
 from minilm.errors import UsageError
 from minilm.infer.engines import ENGINES, load_engine
-from minilm.infer.engines.pooling import pool_rows
+from minilm.model.pooling import pool_rows
 from minilm.infer.engines.protocol import GenerationEngine
 from minilm.infer.engines.torch import TorchEngine
 from minilm.kernels.encoder import library_reason
