@@ -52,8 +52,10 @@ def training_rows(paths: Sequence[str], settings: EmbedSettings) -> Iterator[Emb
         for row in read_rows(Path(path)):
             location = f"{path}:{row.line}"
             row.require_fit(location)
-            yield _scored_pair(row, location, settings) if settings.rows == "scored pairs" else _pair(
-                row, location, settings
+            yield (
+                _scored_pair(row, location, settings)
+                if settings.rows == "scored pairs"
+                else _pair(row, location, settings)
             )
 
 
