@@ -81,7 +81,7 @@ def key_dropout(encoder: Encoder, rate: float | None) -> KeyedDropout:
     """Replace all dropout of hidden rows by one `KeyedDropout`, of `rate` or that of the encoder's configuration."""
     dropout = KeyedDropout(encoder.config.hidden_dropout if rate is None else rate)
     for module in encoder.modules():
-        for name, child in list(module.named_children()):
+        for name, child in list(module._modules.items()):  # unlike named_children, with both names of a shared one
             if isinstance(child, nn.Dropout):
                 setattr(module, name, dropout)
     return dropout
