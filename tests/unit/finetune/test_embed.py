@@ -101,7 +101,7 @@ def test_every_loss_falls_and_its_folder_has_the_scored_vectors(loss, tiny_task)
     losses = [row["loss"] for row in read_metrics(result.folder)]
     assert losses[-1] < losses[0]
     model = minilm.load(result.folder / "model")
-    rows = [json.loads(line) for line in (tiny_task.folder / "vectors-dev.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tiny_task.folder / "vectors-dev.jsonl").open()]
     sides = [model.encode([row[side] for row in rows]) for side in ("sentence1", "sentence2")]
     predicted = [
         json.loads(line)["prediction"] for line in (result.folder / "predictions" / "vectors-dev.jsonl").open()
@@ -180,7 +180,7 @@ def stored(tiny_task, monkeypatch) -> tuple[TinyFinetune, EmbedTask]:
 
 def test_stored_vectors_are_those_of_the_teacher(stored):
     tiny, task = stored
-    texts = [json.loads(line)["text"] for line in (tiny.folder / "vectors-train.jsonl").read_text().splitlines()]
+    texts = [json.loads(line)["text"] for line in (tiny.folder / "vectors-train.jsonl").open()]
     expected = minilm.load(tiny.model).encode(texts)
     found = task.teacher.rows(np.arange(60)[::-1].copy())[::-1]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
