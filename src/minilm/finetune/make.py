@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from minilm.errors import UsageError
+from minilm.finetune.embed import EmbedTask
+from minilm.finetune.embed_data import trained_embedding
 from minilm.finetune.multi_label import MultiLabelTask
 from minilm.finetune.rerank import SELECTABLE as RERANK_METRICS
 from minilm.finetune.rerank import RerankTask
@@ -18,11 +20,23 @@ from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
+from minilm.finetune.teacher_vectors import TeacherVectors, cache_root, texts_checksum
 from minilm.finetune.text import ClassificationTask, selectable
 from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
 from minilm.finetune.tokens import TokensTask
-from minilm.recipe import RerankSection, Seq2SeqSection, SquadSection, TaskSection, TextSection, TokensSection
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import read_embedding
+from minilm.recipe import (
+    EmbedSection,
+    RerankSection,
+    Seq2SeqSection,
+    SquadSection,
+    TaskSection,
+    TextSection,
+    TokensSection,
+)
 from minilm.score.rouge.scores import report_wordless
+from minilm.tasks.embed.rows import training_rows
 from minilm.tasks.rerank.rows import read_lists
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
@@ -39,8 +53,14 @@ def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) 
     return tokenizer.for_words if isinstance(section, TokensSection) else tokenizer
 
 
-def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
+def make_task(section: TaskSection, tokenizer: Tokenizer, *, model: Path | None = None, seed: int = 0) -> Task:
     """Read and tokenize the data files of a task section.
+
+    Args:
+        section: of a recipe.
+        tokenizer: of the model.
+        model: the folder that says how its vectors are made, for text vectors; None: mean pooling.
+        seed: decides new weights that belong to the task.
 
     Raises:
         UsageError: the name looks like a misspelled GLUE task, the task does not have the requested metric, or two
@@ -55,6 +75,8 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
         return _tokens(section, tokenizer)
     if isinstance(section, RerankSection):
         return _rerank(section, tokenizer)
+    if isinstance(section, EmbedSection):
+        return _embed(section, tokenizer, model, seed)
     return _text(section, tokenizer)
 
 
@@ -138,6 +160,33 @@ def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:
         dev=dev,
         tokenizer=tokenizer,
         settings=section,
+    )
+
+
+def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed: int) -> EmbedTask:
+    """Vectors as the model makes them, except for what the section changes."""
+    own = EmbeddingSettings()
+    if model is not None and model.is_dir():
+        own = read_embedding(model, model_max_tokens=section.max_tokens)
+    embedding, dense = trained_embedding(section, own, where=str(model))
+    teacher = None
+    if section.teacher is not None:
+        teacher = TeacherVectors(
+            section.teacher,
+            cache_root(section.cache, section.train),
+            texts=texts_checksum(text for row in training_rows(section.train, section) for text in row.texts),
+            prompt_role=section.role,
+            max_tokens=section.max_tokens,
+        )
+    return EmbedTask(
+        section,
+        section.train,
+        dev_files(section.dev),
+        tokenizer.lowercased() if embedding.lowercase else tokenizer,
+        embedding=embedding,
+        dense=dense,
+        teacher=teacher,
+        seed=seed,
     )
 
 

@@ -23,6 +23,7 @@ from minilm.recipe.distill import (
     TrainSection,
 )
 from minilm.recipe.finetune import (
+    EmbedSection,
     FinetuneRecipe,
     FinetuneTrainSection,
     HeadChoice,
@@ -46,6 +47,7 @@ __all__ = [
     "DataSection",
     "DistillRecipe",
     "Distillation",
+    "EmbedSection",
     "FinetuneRecipe",
     "FinetuneTrainSection",
     "HeadChoice",
