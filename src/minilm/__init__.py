@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel as LoadedModel
     from minilm.infer.api import load as load
     from minilm.infer.predictions import Classified as Classified
+    from minilm.infer.predictions import Ranked as Ranked
     from minilm.model.checkpoint import read_model as read_model
     from minilm.model.checkpoint import write_model as write_model
     from minilm.model.config import EncoderConfig as EncoderConfig
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Answer": "minilm.tasks.squad.answers",
     "Classified": "minilm.infer.predictions",
+    "Ranked": "minilm.infer.predictions",
     "Encoder": "minilm.model.encoder",
     "EncoderConfig": "minilm.model.config",
     "Entity": "minilm.tasks.tokens.entities",

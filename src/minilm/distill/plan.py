@@ -13,7 +13,7 @@ from pathlib import Path
 from minilm.corpus.shards import Shards
 from minilm.distill.masked_language import require_trained_head
 from minilm.distill.objective import num_trained_documents
-from minilm.distill.shapes import LayerPairs, TeacherSizes, compared_layers, relation_heads
+from minilm.distill.shapes import LayerPairs, compared_layers, relation_heads
 from minilm.distill.student import StudentPlan, copyable_embedding, plan_student
 from minilm.distill.teacher import read_sizes
 from minilm.embedded import model_path
@@ -21,6 +21,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.texts import has_text
 from minilm.model.config import EncoderConfig
 from minilm.recipe import DistillRecipe, LossSection
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.tensorboard import require_tensorboard
 

@@ -7,13 +7,12 @@ configurations alone; an `Encoder` ready to train; after training, a Hugging Fac
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from minilm.distill.shapes import TeacherSizes, copied_layers, student_shape
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
@@ -25,10 +24,12 @@ from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
+from minilm.model.inherited import inherit_layers
 from minilm.model.metadata import read_config, untied_output, weight_files
 from minilm.model.vector_modules import Normalize
 from minilm.randomness import derived_seed
 from minilm.recipe import StudentSection
+from minilm.recipe.student_shape import TeacherSizes, copied_layers, student_shape
 from minilm.text.tokenizer import Tokenizer
 
 _OF_THE_TEACHER = ("family", "vocab_size", "pad_token_id", "max_positions", "num_segments", "layer_norm_eps")
@@ -122,7 +123,9 @@ def make_student(plan: StudentPlan, *, teacher: Path, seed: int) -> Encoder:
     if plan.continued is not None:
         return read_model(plan.continued).encoder
     student = random_student(plan.config, seed=seed, name=plan.name)
-    return student_from_layers(student, teacher=teacher, layers=plan.layers) if plan.layers else student
+    if plan.layers:
+        inherit_layers(student, read_model(teacher).encoder, plan.layers)
+    return student
 
 
 def make_head(plan: StudentPlan, *, seed: int) -> MaskedLanguageHead:
@@ -200,14 +203,3 @@ def random_student(config: EncoderConfig, *, seed: int, name: str) -> Encoder:
     encoder = Encoder(config)
     encoder.reset(torch.Generator().manual_seed(derived_seed(seed, "student", name)))
     return encoder
-
-
-def student_from_layers(student: Encoder, *, teacher: Path, layers: Sequence[int]) -> Encoder:
-    """`student` with the teacher's embeddings and the given layers (1-based, in order)."""
-    source = read_model(teacher).encoder
-    student.embeddings.load_state_dict(source.embeddings.state_dict())
-    for target, number in zip(student.layers, layers, strict=True):
-        target.load_state_dict(source.layers[number - 1].state_dict())
-    if source.pooler is not None and student.pooler is not None:
-        student.pooler.load_state_dict(source.pooler.state_dict())
-    return student

@@ -26,7 +26,16 @@ from minilm.infer.containers import items_of, strings_of
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
-from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
+from minilm.infer.predictions import (
+    Classified,
+    Ranked,
+    answer_part,
+    classify_part,
+    require_head,
+    require_one_score,
+    score_part,
+    tag_part,
+)
 from minilm.infer.similarity import similarities
 from minilm.infer.sources import GenerationSource, Part
 from minilm.infer.vector_precision import StoredVectors, VectorPrecision, quantized
@@ -50,6 +59,7 @@ from minilm.model.routes import read_routes
 from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
 from minilm.progress import Progress
 from minilm.tally import reporting_tally
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.saved import SavedTask, read_task
 from minilm.tasks.seq2seq.settings import MaskingSettings
 from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
@@ -187,7 +197,7 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int:
         """Longest input of the model's task: the training value, if the folder records it."""
-        if isinstance(self.task, TokensSettings):  # the default exceeds the positions of a small model
+        if isinstance(self.task, TokensSettings | RerankSettings):  # the default exceeds the positions of a small model
             return min(self.task.max_tokens, self.config.max_tokens)
         return (
             self.task.max_tokens if isinstance(self.task, TextSettings | WindowSettings) else self.embedding.max_tokens
@@ -200,7 +210,8 @@ class LoadedModel:
         sizes = self.config
         does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
         if self.head == "classification":
-            does = f"classifies texts as {_listed(self.labels)}" if self.labels else "predicts a number"
+            number = "ranks texts" if isinstance(self.task, RerankSettings) else "predicts a number"
+            does = f"classifies texts as {_listed(self.labels)}" if self.labels else number
         elif self.head == "tokens":
             does = f"tags words as {_listed(types_of(self.labels))}"
         elif self.head is not None:
@@ -344,6 +355,43 @@ class LoadedModel:
             raise UsageError(f"found more second texts than the {len(found)} first texts; expected one for each")
         return found
 
+    def score_pairs(self, pairs: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+        """The score of each pair of a query and a text, `[number of pairs]` float32, in order.
+
+        The activation that the folder states has been applied: a sigmoid if the model was trained with labels of 0 and
+        1, none if it learned scores or rankings.
+
+        Raises:
+            UsageError: the model has no score for a pair, or an item is not a pair of texts.
+        """
+        require_one_score(self)
+        found = [np.empty(0, dtype=np.float32)]
+        with reporting_tally(self._reported) as tally:
+            for chunk in chunked(enumerate(items_of(pairs, "score_pairs")), TEXTS_PER_CHUNK):
+                locations = [f"pair {number}" for number, _ in chunk]
+                checked = [_pair(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
+                queries, texts = ([pair[side] for pair in checked] for side in (0, 1))
+                found.append(score_part(self, queries, texts, locations=locations, tally=tally))
+        return np.concatenate(found)
+
+    def rank(self, query: str, texts: Iterable[str], *, top_k: int | None = None) -> list[Ranked]:
+        """The texts with their scores, the best first; texts with equal scores keep their order.
+
+        Args:
+            query: the query.
+            texts: the texts, such as those that a search has found.
+            top_k: how many of the best are returned; None: all.
+
+        Raises:
+            UsageError: the model has no score for a pair, these are not texts, or `top_k` is less than 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise UsageError(f"top_k is {top_k}; expected 1 or more, or None for all")
+        kept, query = list(strings_of(texts, "rank")), next(strings_of([query], "rank"))
+        scores = self.score_pairs([(query, text) for text in kept]).tolist()
+        order = sorted(range(len(kept)), key=lambda index: -scores[index])
+        return [Ranked(index=index, score=scores[index], text=kept[index]) for index in order[:top_k]]
+
     def tag(self, texts: Iterable[Part]) -> list[Tagged]:
         """The entities of each text, in order, with their characters; and the tag of each of its words.
 
@@ -446,6 +494,12 @@ class LoadedModel:
 
 def _listed(names: Sequence[str]) -> str:
     return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
+
+
+def _pair(value: object, what: str) -> Sequence[str]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(text, str) for text in value):
+        raise UsageError(f"{what} is {value!r:.80}; score_pairs expects pairs of two texts, a query and a text")
+    return value
 
 
 def _sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:

@@ -8,21 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.distill.shapes import TeacherSizes
-from minilm.distill.student import (
-    copyable_embedding,
-    plan_student,
-    random_student,
-    student_config,
-    student_from_layers,
-)
+from minilm.distill.student import copyable_embedding, plan_student, random_student, student_config
 from minilm.errors import DataError, UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
+from minilm.model.inherited import inherit_layers
 from minilm.model.vector_modules import Dense, LayerNorm
 from minilm.recipe import StudentSection
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 
 ONES = np.ones(48, np.float32)
@@ -73,8 +68,8 @@ def test_random_students_depend_only_on_seed_and_name(config):
 
 
 def test_layers_are_copied_by_number(tiny, config):
-    student = student_from_layers(random_student(config, seed=1, name="a"), teacher=tiny.teacher, layers=[3, 1])
-    teacher = read_model(tiny.teacher).encoder
+    student, teacher = random_student(config, seed=1, name="a"), read_model(tiny.teacher).encoder
+    inherit_layers(student, teacher, [3, 1])
     for ours, theirs in [
         (student.embeddings, teacher.embeddings),
         (student.layers[0], teacher.layers[2]),
