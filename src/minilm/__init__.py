@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from minilm.distill.relation_loss import V2_PAIRS as V2_PAIRS
     from minilm.distill.relation_loss import relation_loss as relation_loss
     from minilm.errors import MinilmError as MinilmError
+    from minilm.export.asymmetric import write_asymmetric as write_asymmetric
     from minilm.infer.api import LoadedModel as LoadedModel
     from minilm.infer.api import load as load
     from minilm.infer.predictions import Classified as Classified
@@ -63,6 +64,7 @@ _HOME = {
     "read_model": "minilm.model.checkpoint",
     "relation_loss": "minilm.distill.relation_loss",
     "run": "minilm.run_recipe",
+    "write_asymmetric": "minilm.export.asymmetric",
     "write_model": "minilm.model.checkpoint",
 }
 

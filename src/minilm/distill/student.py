@@ -17,14 +17,16 @@ from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json
-from minilm.files.sentence_modules import transformer_folder
+from minilm.files.sentence_modules import MODULES, transformer_folder
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import COUNTED, EncoderConfig, with_vocabulary_of
-from minilm.model.embedding_files import read_embedding, require_no_weights, write_embedding
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
 from minilm.model.inherited import inherit_layers
 from minilm.model.metadata import read_config, untied_output, weight_files
+from minilm.model.vector_modules import Normalize
 from minilm.randomness import derived_seed
 from minilm.recipe import StudentSection
 from minilm.recipe.student_shape import TeacherSizes, copied_layers, student_shape
@@ -142,13 +144,21 @@ def make_head(plan: StudentPlan, *, seed: int) -> MaskedLanguageHead:
     return made
 
 
-def require_copyable_embedding(teacher: Path) -> None:
-    """Require that a student can have the teacher's embedding settings, before anything is computed.
+def copyable_embedding(teacher: Path, *, max_tokens: int = sys.maxsize) -> EmbeddingSettings:
+    """The teacher's embedding settings, for a student; called before anything is computed, too.
 
     Raises:
-        DataError: a module has weights, or the folder has settings that are not supported.
+        DataError: a module has weights that were trained together with the teacher, or the folder has settings that
+            are not supported.
     """
-    require_no_weights(read_embedding(teacher, model_max_tokens=sys.maxsize))
+    settings = read_embedding(teacher, model_max_tokens=max_tokens)
+    for module in settings.modules:
+        if not isinstance(module, Normalize):
+            raise DataError(
+                f"{module.where}: {type(module).__name__} has weights for the vectors of its own model and cannot be "
+                f"copied to another; use a copy of the folder without this module in {MODULES}"
+            )
+    return settings
 
 
 def save_student(
@@ -160,9 +170,13 @@ def save_student(
     card: str,
     head: MaskedLanguageHead | None = None,
 ) -> None:
-    """Write a Hugging Face folder with the teacher's embedding settings; an existing folder is replaced."""
+    """Write a Hugging Face folder with the teacher's embedding settings; an existing folder is replaced.
+
+    Raises:
+        DataError: as for `copyable_embedding`.
+    """
+    embedding = copyable_embedding(teacher, max_tokens=student.config.max_tokens)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
     with atomic_folder(folder, replace=True) as aside:
         write_model(Model(student, head), aside, head=None if head is None else "mlm")
         tokenizer.save(aside, segments=student.config.num_segments > 0)

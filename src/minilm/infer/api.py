@@ -44,6 +44,7 @@ from minilm.model.metadata import (
     saved_head,
 )
 from minilm.model.precision import Precision
+from minilm.model.routes import read_routes
 from minilm.tally import reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
 from minilm.tasks.seq2seq.settings import MaskingSettings
@@ -72,6 +73,8 @@ def load(
 ) -> LoadedModel:
     """Load a Hugging Face, sentence-transformers or minilm model folder.
 
+    Of an asymmetric model, each encoder is loaded when `encode` first gets texts of its role.
+
     Args:
         path: a local folder, `embedded`, or the name of a model in Hugging Face's cache, such as
             `sentence-transformers/all-MiniLM-L6-v2`.
@@ -92,6 +95,10 @@ def load(
         folder = model_path(path)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder")
+    if (routes := read_routes(folder)) is not None:
+        from minilm.infer.asymmetric import AsymmetricModel
+
+        return AsymmetricModel(folder, routes, engine=engine, precision=precision, threads=threads)
     config = read_config(folder)
     embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
     embedding.width(config.hidden_size)
