@@ -22,7 +22,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.checked import Settings, from_options
 from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
-from minilm.infer.containers import items_of, strings_of
+from minilm.infer.containers import items_of, pair_of, strings_of
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
@@ -37,7 +37,7 @@ from minilm.infer.predictions import (
     tag_part,
 )
 from minilm.infer.similarity import similarities
-from minilm.infer.sources import GenerationSource, Part
+from minilm.infer.sources import Part, generation_sources, parts_of
 from minilm.infer.vector_precision import StoredVectors, VectorPrecision, quantized
 from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
@@ -369,7 +369,7 @@ class LoadedModel:
         with reporting_tally(self._reported) as tally:
             for chunk in chunked(enumerate(items_of(pairs, "score_pairs")), TEXTS_PER_CHUNK):
                 locations = [f"pair {number}" for number, _ in chunk]
-                checked = [_pair(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
+                checked = [pair_of(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
                 queries, texts = ([pair[side] for pair in checked] for side in (0, 1))
                 found.append(score_part(self, queries, texts, locations=locations, tally=tally))
         return np.concatenate(found)
@@ -404,7 +404,7 @@ class LoadedModel:
         require_head(self, "tokens")
         found: list[Tagged] = []
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(_parts(texts, "tag"), TEXTS_PER_CHUNK):
+            for chunk in chunked(parts_of(texts, "tag"), TEXTS_PER_CHUNK):
                 locations = [f"text {number}" for number in range(len(found), len(found) + len(chunk))]
                 found += tag_part(self, chunk, locations=locations, tally=tally)
         return found
@@ -471,7 +471,7 @@ class LoadedModel:
         generation = generation_of(self, settings)
         found: list[Generated] = []
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(_sources(texts), TEXTS_PER_CHUNK):
+            for chunk in chunked(generation_sources(texts), TEXTS_PER_CHUNK):
                 finished: dict[int, Generated] = {}
                 framed = generation.encode(chunk, tally)
                 for batch in generation.run(framed, range(len(found), len(found) + len(chunk))):
@@ -489,32 +489,8 @@ class LoadedModel:
 
         if not options.get("sample"):
             options.setdefault("beam_size", 1)
-        return generation_of(self, from_options(GenerationSettings, options)).stream(next(_sources([text])))
+        return generation_of(self, from_options(GenerationSettings, options)).stream(next(generation_sources([text])))
 
 
 def _listed(names: Sequence[str]) -> str:
     return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
-
-
-def _pair(value: object, what: str) -> Sequence[str]:
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(text, str) for text in value):
-        raise UsageError(f"{what} is {value!r:.80}; score_pairs expects pairs of two texts, a query and a text")
-    return value
-
-
-def _sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:
-    """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
-    for number, part in enumerate(_parts(texts, "generate")):
-        if not (part.strip() if isinstance(part, str) else part):
-            raise UsageError(f"text {number} is empty, so there is nothing to generate from; remove it")
-        yield GenerationSource(parts=[part], id=str(number), location=f"text {number}")
-
-
-def _parts(texts: Iterable[Part], what: str) -> Iterator[Part]:
-    """Texts and lists of tokens, for the method `what`; raises UsageError for an item that is neither."""
-    for number, text in enumerate(items_of(texts, what)):
-        if not isinstance(text, str | list | tuple):
-            raise UsageError(f"text {number}: found {type(text).__name__}; {what} expects texts or token lists")
-        if not isinstance(text, str) and not all(isinstance(token, str) for token in text):
-            raise UsageError(f"text {number} contains a non-string; {what} expects texts or token lists")
-        yield text if isinstance(text, str) else list(text)

@@ -227,7 +227,8 @@ def _as_list(value: object) -> list[object]:
     """A list, also one that a cell of .csv spells; a single value as a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
+            parsed = json.loads(value)
         except (ValueError, RecursionError):
             raise ValueError(f"found {value[:40]!r}, expected a list of numbers") from None
+        return list(parsed)
     return list(value) if isinstance(value, (list, tuple)) else [value]
