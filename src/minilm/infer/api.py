@@ -26,6 +26,7 @@ from minilm.infer.containers import items_of, pair_of, strings_of
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
+from minilm.infer.engines.scorer import PooledScorer
 from minilm.infer.predictions import (
     Classified,
     Ranked,
@@ -43,7 +44,7 @@ from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
-from minilm.model.embedding_files import read_embedding
+from minilm.model.embedding_files import read_embedding, read_scorer
 from minilm.model.metadata import (
     LABELLED,
     HeadName,
@@ -116,17 +117,23 @@ def load(
     config = read_config(folder)
     embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
     embedding.width(config.hidden_size)
-    loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision, threads=threads)
+    scorer = read_scorer(folder, model_max_tokens=config.max_tokens)
+    head = saved_head(folder) if scorer is None else None
+    loaded = load_engine(engine, folder, head=head, precision=precision, threads=threads)
+    if scorer is not None:
+        loaded = PooledScorer(loaded, scorer)
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
-    problem = read_problem(folder) if loaded.head == "classification" else None
+    problem: ProblemType | None = None
+    if loaded.head == "classification":
+        problem = "regression" if scorer is not None else read_problem(folder)
     return LoadedModel(
         folder=folder,
         engine=loaded,
         config=config,
         tokenizer=tokenizer,
         embedding=embedding,
-        labels=label_names(folder) if loaded.head in LABELLED else (),
+        labels=label_names(folder) if loaded.head in LABELLED and scorer is None else (),
         problem=problem,
         activation="Identity" if problem is None else read_activation(folder, problem),
         task=read_task(folder),
