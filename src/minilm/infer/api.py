@@ -7,14 +7,14 @@ B sequences, T packed tokens, N tokens of one sequence, E hidden width, C labels
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from minilm.decode.settings import GenerationSettings
 from minilm.embedded import model_path
@@ -27,8 +27,10 @@ from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
 from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
+from minilm.infer.similarity import similarities
 from minilm.infer.sources import GenerationSource, Part
-from minilm.infer.vectors import embed_part
+from minilm.infer.vector_precision import StoredVectors, VectorPrecision, quantized
+from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
@@ -44,6 +46,8 @@ from minilm.model.metadata import (
     saved_head,
 )
 from minilm.model.precision import Precision
+from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
+from minilm.progress import Progress
 from minilm.tally import reporting_tally
 from minilm.tasks.saved import SavedTask, read_task
 from minilm.tasks.seq2seq.settings import MaskingSettings
@@ -201,34 +205,110 @@ class LoadedModel:
             f"{parameters} parameters, {does}, up to {self.max_tokens} tokens>"
         )
 
+    @overload
     def encode(
-        self, texts: Iterable[str], *, prompt: str | None = None, role: str | None = None
-    ) -> NDArray[np.float32]:
-        """One vector per text, `[number of texts, E]` float32, in the order of `texts`; of one text its vector, `[E]`.
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        role: str | None = None,
+        dimensions: int | None = None,
+        vectors: Literal["fp32"] = "fp32",
+        progress: bool = False,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        role: str | None = None,
+        dimensions: int | None = None,
+        vectors: VectorPrecision,
+        progress: bool = False,
+    ) -> StoredVectors: ...
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        role: str | None = None,
+        dimensions: int | None = None,
+        vectors: VectorPrecision = "fp32",
+        progress: bool = False,
+    ) -> StoredVectors:
+        """One vector per text, `[number of texts, D]`, in the order of `texts`; of one text its vector, `[D]`.
 
         Prompts, pooling, the modules after it and the max length come from the model folder. Any iterable with an order
-        is accepted and read in chunks; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
+        is accepted and read in chunks; an empty one gives `[0, D]`, an empty string the vector of its special tokens.
 
         Args:
             texts: a list, or a column of numpy, pandas, pyarrow or datasets; or one text.
             prompt: text to put before each text; "" for none.
             role: the folder's prompt of this name, such as `query` or `document`; those two have no prompt where the
                 folder has none. Without `prompt` and `role`, the folder's default prompt, if any.
+            dimensions: keep the first so many values; if the folder normalizes, they are scaled to length 1 again.
+            vectors: `fp32`; `fp16`; `int8`, within the ranges of the folder's `vector_ranges.json`; `binary`, one bit
+                per value, eight in a byte.
+            progress: show it on standard error.
 
         Raises:
-            UsageError: `texts` is not a list of texts, there is no such role, or both `prompt` and `role` are given.
+            UsageError: `texts` is not a list of texts, there is no such role, both `prompt` and `role` are given,
+                `dimensions` are too many, or the folder has no ranges for `int8`.
         """
+        options = vector_options(self, prompt=prompt, role=role, dimensions=dimensions, precision=vectors)
+        ranges = self.vector_ranges(options.dimensions) if vectors == "int8" else None
         if isinstance(texts, str):
-            vector: NDArray[np.float32] = self.encode([texts], prompt=prompt, role=role)[0]
+            vector: StoredVectors = self._encode([texts], options, ranges, progress=progress)[0]
             return vector
-        put_before = self.embedding.prompt_of(prompt=prompt, role=role)
-        vectors = [np.empty((0, self.embedding.width(self.config.hidden_size)), dtype=np.float32)]
-        with reporting_tally(self._reported) as tally:
+        return self._encode(texts, options, ranges, progress=progress)
+
+    def _encode(
+        self, texts: Iterable[str], options: VectorOptions, ranges: NDArray[np.float32] | None, *, progress: bool
+    ) -> StoredVectors:
+        total = len(texts) if isinstance(texts, Sized) else None
+        no_vector = np.empty((0, options.dimensions), dtype=np.float32)
+        found = [quantized(no_vector, options.precision, ranges)]
+        with (
+            reporting_tally(self._reported) as tally,
+            Progress("encode", unit="texts", silent=not progress).begin(total) as shown,
+        ):
             for chunk in chunked(enumerate(strings_of(texts, "encode")), TEXTS_PER_CHUNK):
                 locations = [f"text {number}" for number, _ in chunk]
                 whole = [text for _, text in chunk]
-                vectors.append(embed_part(self, whole, prompt=put_before, locations=locations, tally=tally))
-        return np.concatenate(vectors)
+                found.append(
+                    stored_part(self, whole, options=options, ranges_2D=ranges, locations=locations, tally=tally)
+                )
+                shown.advance(len(chunk))
+        return np.concatenate(found)
+
+    def vector_ranges(self, dimensions: int) -> NDArray[np.float32]:
+        """The lowest and the highest value of each of D dimensions that int8 vectors hold, `[2, D]`.
+
+        Raises:
+            UsageError: the folder has no `vector_ranges.json`.
+            DataError: the file is damaged, or its ranges are for other dimensions.
+        """
+        file = self.folder / VECTOR_RANGES
+        if not file.is_file():
+            raise UsageError(
+                f"{self.folder} has no {VECTOR_RANGES}, which int8 vectors need; minilm embed --vectors int8 "
+                "--calibrate TEXTS writes such a file beside its output, to use again or to copy there"
+            )
+        return read_vector_ranges(file, dimensions=dimensions)
+
+    def similarity(self, first: ArrayLike, second: ArrayLike) -> NDArray[np.float32]:
+        """The similarity of each vector of `first` with each of `second`, `[A, B]`; a larger one is closer.
+
+        It is what the folder names: cosine (also if it names none), dot, euclidean or manhattan, the latter two as
+        negative distances.
+
+        Raises:
+            UsageError: these are not float vectors of one width, or the folder names another similarity.
+        """
+        return similarities(first, second, self.embedding.similarity)
 
     def classify(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Classified]:
         """The label of each text, or of each pair of texts, in order; all labels that apply with a multi-label model.
