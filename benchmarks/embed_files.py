@@ -122,7 +122,22 @@ def memory(folder: Path, count: int, threads: int) -> dict[str, object]:
     """Peak memory of a few rows, of many with a long one among them, and the bound."""
     model = folder / "one-layer"
     write_random_model(model)
-    words = "the river waits near an old bridge while small dogs slowly pass empty houses".split()
+    words = [
+        "the",
+        "river",
+        "waits",
+        "near",
+        "an",
+        "old",
+        "bridge",
+        "while",
+        "small",
+        "dogs",
+        "slowly",
+        "pass",
+        "empty",
+        "houses",
+    ]
     draw = np.random.default_rng(0)
     peaks = []
     for rows, longest in ((FEW, 0), (count, MIB)):

@@ -15,6 +15,7 @@ from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import ActivatedLinear, Encoder, reset_weights
 from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
+from minilm.model.vector_head import VectorHead
 
 
 class MaskedLanguageHead(nn.Module):
@@ -88,7 +89,7 @@ class TokensHead(nn.Module):
         return logits_TC
 
 
-Head = MaskedLanguageHead | ClassificationHead | SpanHead | TokensHead
+Head = MaskedLanguageHead | ClassificationHead | SpanHead | TokensHead | VectorHead
 HEADS: dict[HeadName, type[MaskedLanguageHead | ClassificationHead | SpanHead | TokensHead]] = {
     "mlm": MaskedLanguageHead,
     "classification": ClassificationHead,
@@ -111,7 +112,7 @@ class Model(nn.Module):
         self.has_fresh_weights = False
 
     def forward(self, packed: Packed) -> Tensor:
-        """Scores of the head: `[T, V]`, `[B, C]`, `[T, 2]` or `[T, C]`; `[T, E]` without a head."""
+        """Scores of the head: `[T, V]`, `[B, C]`, `[T, 2]` or `[T, C]`; vectors, `[B, W]`; `[T, E]` without a head."""
         scores: Tensor = self.encoder(packed) if self.head is None else self.head(self.encoder, packed)
         return scores
 
