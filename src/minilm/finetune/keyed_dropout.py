@@ -59,7 +59,7 @@ class KeyedDropout(nn.Module):
         """
         super().__init__()
         self.rate = round(rate * _LEVELS) / _LEVELS
-        self._texts = _Texts() if beside is None else beside._texts
+        self._texts: _Texts = _Texts() if beside is None else beside._texts
 
     def forward(self, rows_TE: Tensor) -> Tensor:
         """The rows with zeros, the others scaled up; unchanged in evaluation."""

@@ -220,6 +220,7 @@ class RerankTask(PackedTask):
         encoder = model.encoder
         dropout = key_dropout(encoder, None)
         if isinstance(model.head, ClassificationHead):
+            assert isinstance(model.head.dropout, nn.Dropout)
             model.head.dropout = KeyedDropout(model.head.dropout.p, beside=dropout)
         else:
             model.head = VectorHead("mean", self._map(encoder.config)).to(encoder.embeddings.word.weight.device)

@@ -48,7 +48,7 @@ class ClassificationHead(nn.Module):
         """Create a head for `num_labels` classes (1 for regression)."""
         super().__init__()
         rate = config.hidden_dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(rate)
+        self.dropout: nn.Module = nn.Dropout(rate)
         self.is_dropped_before = FAMILIES[config.family].dropout_before_pooler
         self.out = nn.Linear(config.hidden_size, num_labels)
 
