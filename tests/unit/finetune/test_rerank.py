@@ -22,7 +22,7 @@ from minilm.finetune.result import RunResult
 from minilm.finetune.run import finetune_once
 from minilm.finetune.start import start_model
 from minilm.finetune.task import StepRows
-from minilm.recipe import FinetuneRecipe, load_recipe
+from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe, recipe_names
 from minilm.tasks.rerank.settings import RerankSettings
 
 LOSSES = ("bce", "mse", "margin-mse", "kl", "lambda")
@@ -157,3 +157,20 @@ def test_a_bad_row_is_named(row, problem, tiny_task):
     (tiny_task.folder / "lists.jsonl").write_text(json.dumps(row))
     with pytest.raises(DataError, match=problem):
         run(recipe)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("rerank/")])
+def test_a_shipped_recipe_runs_in_small(name, tiny_task):
+    found = load_recipe(find_recipe(name), kind=FinetuneRecipe).recipe
+    assert (found.name, found.out) == (name.removeprefix("rerank/"), f"runs/{found.name}")
+    write_lists(tiny_task.folder, "lists.jsonl", seed=1, loss=found.task.loss)
+    overrides = [
+        f"model={tiny_task.model}",
+        f"out={tiny_task.folder / 'run'}",
+        f"task.train=[{tiny_task.folder / 'lists.jsonl'}]",
+        "task.dev=[]",
+        "task.max_tokens=16",
+        "train.steps=2",
+        "train.batch_size=4",
+    ]
+    assert finetune_once(load_recipe(find_recipe(name), overrides, kind=FinetuneRecipe).recipe, resolved="").steps == 2
