@@ -1,16 +1,17 @@
 """Side-by-side timing in one process: A B A B …, medians, disturbed repetitions dropped.
 
-In: named callables that do the same work. Out: seconds per call of each, ratios against the first, JSON.
+In: named callables that do the same work. Out: seconds per call of each; JSON and lines of what was measured.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -59,6 +60,18 @@ def save(name: str, rows: list[dict[str, object]]) -> None:
     folder.mkdir(exist_ok=True)
     text = json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n"
     (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    show(rows)
+
+
+def json_file(parser: argparse.ArgumentParser, path: Path) -> Path:
+    """The value of `--json`, checked before minutes are spent on what is written there."""
+    if not path.parent.is_dir():
+        parser.error(f"--json {path}: expected a file in a folder that exists")
+    return path
+
+
+def show(rows: Iterable[Mapping[str, object]]) -> None:
+    """Print a line per row."""
     for row in rows:
         print("  ".join(f"{key} {_short(value)}" for key, value in row.items()))
 

@@ -18,13 +18,13 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ab import machine
 
-from minilm.distill.plan import plan_distillation
+from minilm.distill.plan import DistillPlan, plan_distillation
 from minilm.distill.run import build_once, distill
 from minilm.distill.student import make_student, save_student
 from minilm.embedded import embedded_model
@@ -55,31 +55,56 @@ DISTILL_RATE, FINETUNE_RATE = 6e-4, 1e-4
 
 def main() -> None:
     """Distill and fine-tune what is missing, and store it, run by run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options, stored = begin(evidence_parser(__doc__, steps=200))
+    models = {(TEACHER, TEACHER): embedded_model(), **dict(distilled(options, stored))}
+    named = [({"objective": objective, "student": student}, folder) for (objective, student), folder in models.items()]
+    score_all(named, TASKS, options, stored)
+
+
+def evidence_parser(doc: str | None, *, steps: int) -> argparse.ArgumentParser:
+    """The options of every script that distills on text and scores on GLUE."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--text", type=Path, nargs="+", required=True)
-    parser.add_argument(
-        "--glue", type=Path, required=True, help="folder with one folder per task (CoLA/train.tsv, ...)"
-    )
+    parser.add_argument("--glue", type=Path, required=True, help="folder with one folder per task (MRPC/train.tsv)")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    return parser
+
+
+def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Stored]:
+    """The options and the file of results, in a process that is ready to train."""
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     keep_freed_memory()
     options.work.mkdir(parents=True, exist_ok=True)
-    stored = Stored(options.json, command=" ".join(["python", *sys.argv]))
-    models = {(TEACHER, TEACHER): embedded_model(), **dict(distilled(options, stored))}
-    for seed, (task, epochs) in itertools.product(options.seeds, TASKS.items()):
-        for (objective, student), folder in models.items():
-            key = {"objective": objective, "student": student, "task": task, "seed": seed}
-            if not stored.has(key):
-                out = options.work / "glue" / f"{objective} {student} {task} {seed}".replace(" ", "-")
-                stored.add({**key, "score": score(folder, options.glue / task, out, epochs=epochs, seed=seed)})
+    return options, Stored(options.json, command=" ".join(["python", *sys.argv]))
+
+
+def score_all(
+    models: Iterable[tuple[Mapping[str, str], Path]],
+    tasks: Mapping[str, float],
+    options: argparse.Namespace,
+    stored: Stored,
+) -> None:
+    """Fine-tune each model on each task with each seed, and store the scores that are missing.
+
+    Args:
+        models: what names a model in the file, and its folder.
+        tasks: name -> epochs.
+        options: of the command line.
+        stored: the file.
+    """
+    for seed, (task, epochs), (names, folder) in itertools.product(options.seeds, tasks.items(), models):
+        key = {**names, "task": task, "seed": seed}
+        if not stored.has(key):
+            out = options.work / "glue" / "-".join(map(str, key.values())).replace(" ", "-")
+            stored.add({**key, "score": score(folder, options.glue / task, out, epochs=epochs, seed=seed)})
 
 
 class Stored:
-    """The file of results: what was distilled, and a score for each objective, student, task and seed."""
+    """The file of results: what was distilled, and a score for each model, task and seed."""
 
     def __init__(self, file: Path, *, command: str) -> None:
         self._file = file
@@ -108,11 +133,7 @@ def distilled(options: argparse.Namespace, stored: Stored) -> Iterator[tuple[tup
     common = recipe_of(options, "plan", {"inputs": [str(path) for path in options.text]}, OBJECTIVES["v2"])
     plan = plan_distillation(common.recipe, tokenizer=embedded_model())
     corpus = build_once(common.recipe.data, options.work, plan)
-    for name, start in plan.students.items():
-        folder = options.work / UNTRAINED / name
-        if not folder.is_dir():
-            student = make_student(start, teacher=plan.teacher, seed=common.recipe.seed)
-            save_student(student, folder, teacher=plan.teacher, tokenizer=plan.tokenizer, card="")
+    for name, folder in untrained(plan, options.work, seed=common.recipe.seed):
         yield (UNTRAINED, name), folder
     for objective, section in OBJECTIVES.items():
         out = options.work / objective.replace(" ", "-")
@@ -129,6 +150,16 @@ def distilled(options: argparse.Namespace, stored: Stored) -> Iterator[tuple[tup
         }
         stored.write()
         yield from (((objective, name), folder) for name, folder in result.folders.items())
+
+
+def untrained(plan: DistillPlan, work: Path, *, seed: int) -> Iterator[tuple[str, Path]]:
+    """The folder of each student before its first step; writes what is missing."""
+    for name, start in plan.students.items():
+        folder = work / UNTRAINED / name
+        if not folder.is_dir():
+            student = make_student(start, teacher=plan.teacher, seed=seed)
+            save_student(student, folder, teacher=plan.teacher, tokenizer=plan.tokenizer, card="")
+        yield name, folder
 
 
 def recipe_of(

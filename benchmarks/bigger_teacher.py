@@ -17,59 +17,40 @@ import argparse
 import gzip
 import itertools
 import json
-import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ablation import MAX_TOKENS, Stored, score
+from ablation import MAX_TOKENS, UNTRAINED, Stored, begin, evidence_parser, score_all, untrained
 
 from minilm.distill.chain import run_distillation
 from minilm.distill.plan import plan_distillation
 from minilm.distill.run import build_once
-from minilm.distill.student import make_student, save_student
 from minilm.files.atomic import atomic_write
 from minilm.finetune.probe import GlueProbe
 from minilm.recipe import ChainRecipe, Distillation, DistillRecipe, Loaded, load_recipe
-from minilm.train.allocator import keep_freed_memory
 from minilm.train.folder import STAGES
 from minilm.train.metrics import read_metrics
 
 STUDENT = {"name": "student", "preset": "L6-H384"}
 ASSISTANT = {"name": "assistant", "preset": "L12-H384"}
 WAYS: dict[str, list[list[dict[str, str]]]] = {"direct": [[STUDENT]], "by an assistant": [[ASSISTANT], [STUDENT]]}
+PROBE = "sst-2"
 TASKS = {"MRPC": 3.0, "STS-B": 3.0, "SST-2": 0.3}
 BATCH, HELDOUT, RATE = 32, 256, 6e-4
 
 
 def main() -> None:
     """Distill and fine-tune what is missing, and store it, run by run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = evidence_parser(__doc__, steps=1500)
     parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--text", type=Path, nargs="+", required=True)
-    parser.add_argument(
-        "--glue", type=Path, required=True, help="folder with one folder per task (MRPC/train.tsv, ...)"
-    )
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=40, help="of the documents, read one in so many")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO)
-    keep_freed_memory()
-    options.work.mkdir(parents=True, exist_ok=True)
-    stored = Stored(options.json, command=" ".join(["python", *sys.argv]))
-    models = dict(distilled(options, stored))
-    for seed, (task, epochs), (name, folder) in itertools.product(options.seeds, TASKS.items(), models.items()):
-        key = {"student": name, "task": task, "seed": seed}
-        if not stored.has(key):
-            out = options.work / "glue" / f"{name} {task} {seed}".replace(" ", "-")
-            stored.add({**key, "score": score(folder, options.glue / task, out, epochs=epochs, seed=seed)})
+    parser.add_argument("--every", type=int, default=40, metavar="N", help="read every Nth document")
+    options, stored = begin(parser)
+    models = [({"student": name}, folder) for name, folder in distilled(options, stored)]
+    score_all(models, TASKS, options, stored)
 
 
 def sample(options: argparse.Namespace) -> Path:
-    """A file with every so manyth document of the text, whose teacher's relations fit a disk."""
+    """A file with every Nth document of the text, so that the teacher's relations fit a disk."""
     out: Path = options.work / f"one-in-{options.every}.jsonl"
     if not out.exists():
         atomic_write(out, "".join(itertools.islice(lines_of(options.text), 0, None, options.every)))
@@ -89,11 +70,8 @@ def distilled(options: argparse.Namespace, stored: Stored) -> Iterator[tuple[str
     assert isinstance(single, DistillRecipe)
     plan = plan_distillation(single, tokenizer=options.teacher)
     corpus = build_once(single.data, options.work, plan)
-    untrained = options.work / "none"
-    if not untrained.is_dir():
-        student = make_student(plan.students["student"], teacher=plan.teacher, seed=single.seed)
-        save_student(student, untrained, teacher=plan.teacher, tokenizer=plan.tokenizer, card="")
-    yield "none", untrained
+    for _, folder in untrained(plan, options.work, seed=single.seed):
+        yield UNTRAINED, folder
     for way, stages in WAYS.items():
         out = options.work / way.replace(" ", "-")
         loaded = recipe_of(options, str(out), {"corpus": str(corpus)}, stages)
@@ -103,7 +81,7 @@ def distilled(options: argparse.Namespace, stored: Stored) -> Iterator[tuple[str
         is_chain = isinstance(loaded.recipe, ChainRecipe)
         folders = [out / STAGES / str(number + 1) for number in range(len(stages))] if is_chain else [out]
         stored.content["distilled"][way] = {
-            students[0]["name"]: {"steps": options.steps, "curve": curve(folder)}
+            students[0]["name"]: {"steps": options.steps, "curve": curve(folder, students[0]["name"])}
             for students, folder in zip(stages, folders, strict=True)
         }
         stored.content["held out"] = {**stored.content.get("held out", {}), way: dict(result.metrics)}
@@ -111,12 +89,13 @@ def distilled(options: argparse.Namespace, stored: Stored) -> Iterator[tuple[str
         yield way, result.folders["student"]
 
 
-def curve(run: Path) -> list[dict[str, float]]:
+def curve(run: Path, student: str) -> list[dict[str, float]]:
     """The tokens read at each held-out loss, with that and what the probe found."""
     tokens, points = 0.0, []
     for row in read_metrics(run):
         tokens += row["tokens"]
-        found = {key.partition(".")[2]: value for key, value in row.items() if "SST-2" in key or "heldout" in key}
+        wanted = (f"{student}.heldout_loss", f"{student}.{PROBE}.")
+        found = {key.removeprefix(f"{student}."): value for key, value in row.items() if key.startswith(wanted)}
         if found:
             points.append({"step": row["step"], "tokens": tokens, **found})
     return points
@@ -137,7 +116,7 @@ def recipe_of(
         "teacher": {"model": str(options.teacher)},
         "loss": {"version": "v2", "relation_heads": 48},
         "cache": {"folder": str(options.work / "teacher")},
-        "probe": {"task": "sst-2", "train": train, "dev": dev, "every": every, "max_rows": 6400, "steps": 200},
+        "probe": {"task": PROBE, "train": train, "dev": dev, "every": every, "max_rows": 6400, "steps": 200},
         "train": {
             "steps": options.steps,
             "warmup_steps": options.steps // 10,

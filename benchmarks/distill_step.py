@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ab import interleaved
+from ab import interleaved, json_file, show
 from texts import documents, median_batch, real_share
 from torch import Tensor
 from torch.nn import functional
@@ -139,8 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    if not options.json.parent.is_dir():
-        parser.error(f"--json {options.json}: expected a file in a folder that exists")
+    file = json_file(parser, options.json)
     threads = torch.get_num_threads()
     peaks = unit_peaks(threads)
     print("glibc keeps freed memory, for every side:", keep_freed_memory())
@@ -166,11 +165,9 @@ def main() -> None:
         for longest, size in ((128, 32), (512, 24)):
             sequences = median_batch(tokenizer.encode(texts, max_length=longest), size=size)
             rows += compare(longest, sequences, teacher, hf_student, Path(folder) / "teacher", student, peaks)
-    for row in rows:
-        shown = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
-        print("  ".join(shown))
+    show(rows)
     facts = {"machine": machine(["torch", "numpy", "transformers"]), "threads": threads}
-    write_json(options.json, {**facts, "instruction set": instruction_set(), "peaks": peaks, "rows": rows})
+    write_json(file, {**facts, "instruction set": instruction_set(), "peaks": peaks, "rows": rows})
 
 
 def compare(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ab import interleaved
+from ab import interleaved, json_file, show
 
 from minilm.bench.peaks import instruction_set, unit_peaks
 from minilm.distill.relation_loss import V2_PAIRS, Relations, relation_loss, relation_loss_torch
@@ -43,20 +43,16 @@ def main() -> None:
         side, precision, tokens, sequences = options.child
         print(json.dumps(growth(work(side, precision, int(tokens), int(sequences)))))
         return
-    if options.json is None or not options.json.parent.is_dir():
-        parser.error(f"--json {options.json}: expected a file in a folder that exists")
+    if options.json is None:
+        parser.error("--json: expected a file")
+    file = json_file(parser, options.json)
     keep_freed_memory()
     threads = torch.get_num_threads()
     peaks = unit_peaks(threads)
     rows = [row for tokens, sequences in BATCHES for row in compare(tokens, sequences, peaks["fp32"])]
-    for row in rows:
-        print(
-            "  ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
+    show(rows)
     facts = {"machine": machine(["torch", "numpy"]), "threads": threads, "instruction set": instruction_set()}
-    write_json(options.json, {**facts, "peaks": peaks, "rows": rows})
+    write_json(file, {**facts, "peaks": peaks, "rows": rows})
 
 
 def compare(tokens: int, sequences: int, peak: float) -> list[dict[str, object]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from ab import interleaved, machine
+from ab import interleaved, json_file, machine, show
 from texts import documents
 from transformers import BertConfig, BertModel
 
@@ -53,15 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    if not options.json.parent.is_dir():
-        parser.error(f"--json {options.json}: expected a file in a folder that exists")
+    file = json_file(parser, options.json)
     keep_freed_memory()
     rows = []
     with tempfile.TemporaryDirectory() as name, teachers(Path(name)) as folders:
         for teacher, folder in folders.items():
             for precision in ("fp32", "bf16") if has_bf16() else ("fp32",):
                 rows += compare(teacher, recipe_of(Path(name), folder, STUDENTS[teacher], precision))
-    write_json(options.json, {"machine": machine(), "rows": rows})
+    write_json(file, {"machine": machine(), "rows": rows})
 
 
 @contextmanager
@@ -160,9 +159,7 @@ def compare(teacher: str, path: Path) -> list[dict[str, object]]:
         }
         for cache in sides
     ]
-    for row in rows:
-        shown = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
-        print("  ".join(shown))
+    show(rows)
     return rows
 
 

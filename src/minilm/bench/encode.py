@@ -88,7 +88,7 @@ def bench_encode(
 
     Raises:
         DataError: the folder is not a model, or its files are inconsistent.
-        UsageError: no engine can run it, or with so many threads.
+        UsageError: no engine can run it, or not with that many threads.
     """
     require_threads(threads)
     config = read_config(folder)

@@ -64,7 +64,7 @@ def bench_model(
 
     Raises:
         SystemProblem: the temporary folder is full.
-        UsageError: no engine can run with so many threads.
+        UsageError: no engine can run with that many threads.
     """
     require_threads(threads)
     threads = usable_threads() if threads is None else threads

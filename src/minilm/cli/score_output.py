@@ -1,7 +1,7 @@
 """What the score commands print: numbers and tables, aligned for people or as one JSON object.
 
-In: numbers by name, tables as rows, numbers with their signatures and intervals. Out: text on standard
-output. A number that is undefined is NaN, in JSON null.
+In: numbers by name, tables as rows, numbers with their signatures and intervals. Out: text on standard output. A
+number that is undefined is NaN, in JSON null.
 """
 
 from __future__ import annotations

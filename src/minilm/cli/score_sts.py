@@ -41,8 +41,7 @@ def sts(
     """Score similarities of pairs of texts by Spearman and Pearson correlation, times 100, as in the papers.
 
     Rows are .jsonl, .csv, .tsv or .parquet, or {id: number} as .json; any other file has one number per line; all but
-    .parquet may be .gz; - is standard input. Unless both files have ids, numbers
-    belong together by position.
+    .parquet may be .gz; - is standard input. Unless both files have ids, numbers belong together by position.
 
     Examples:
       minilm score sts --predictions cosines.txt --references stsb/test.jsonl

@@ -348,8 +348,11 @@ def identity_of(recipe: DistillRecipe, shards: Shards, plan: DistillPlan, *, eng
 
     `engine` is what computes the teacher.
     """
-    values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
-    values = {key: value for key, value in values.items() if not key.startswith("probe")}
+    values = {
+        key: value
+        for key, value in flat_values(recipe).items()
+        if key not in _NOT_IDENTITY and not key.startswith("probe")
+    }
     models = {"teacher": plan.teacher}
     for number, student in enumerate(plan.students.values()):
         if student.continued is not None:

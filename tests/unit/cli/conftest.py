@@ -8,6 +8,12 @@ from minilm.cli import app
 
 
 @pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """Files are named without their folder, so that whole errors can be compared."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def score(capsys, caplog):
     """`score(kind, predictions, references, *options)`: exit code, stdout, and the error or the warnings."""
 

@@ -17,11 +17,7 @@ SQUAD_ROWS = [
 ]
 ANSWERS = {"q1": "Broncos", "q2": "10th", "q3": ""}
 
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path, monkeypatch):
-    """Files are named without their folder, so that whole errors can be compared."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 def write(name: str, content: object) -> str:

@@ -13,11 +13,7 @@ import pytest
 
 LABELS = ("bad", "fair", "good")
 
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path, monkeypatch):
-    """Files are named without their folder, so that whole errors can be compared."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture

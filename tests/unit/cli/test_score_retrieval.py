@@ -19,11 +19,7 @@ SIGNATURE = (
     f"minilm:{__version__}|as:trec_eval 9, {{}}|gain:{{}}|ties:score in single precision, then id, both descending"
 )
 
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path, monkeypatch):
-    """Files are named without their folder, so that whole errors can be compared."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture

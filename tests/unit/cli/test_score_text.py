@@ -14,11 +14,7 @@ from minilm.errors import SystemProblem
 from minilm.files import meteor_java as meteor
 from minilm.score.generation import METEOR_NUMBERS
 
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path, monkeypatch):
-    """Files are named without their folder, so that whole errors can be compared."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture(autouse=True)

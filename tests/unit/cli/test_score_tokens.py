@@ -14,10 +14,7 @@ import pytest
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
