@@ -57,7 +57,7 @@ def test_files_have_a_docstring_and_a_specific_name(shipped):
 
 
 def test_functions_stay_small(shipped):
-    """Under 60 lines and at most 6 positional parameters (a command's parameters are its flags)."""
+    """Under 60 lines and at most 6 positional parameters; but for commands and Triton code."""
     wrong = []
     for file in shipped:
         for node in ast.walk(file.tree):
@@ -67,7 +67,7 @@ def test_functions_stay_small(shipped):
             own = names[1:] if names[:1] in (["self"], ["cls"]) else names
             if (node.end_lineno or 0) - node.lineno >= 60:
                 wrong.append(f"{file.name}: {node.name} is too long")
-            if file.path.parent.name != "cli" and len(own) > 6:
+            if file.path.parent.name != "cli" and "triton" not in file.roots and len(own) > 6:
                 wrong.append(f"{file.name}: {node.name} has {len(own)} positional parameters")
     assert not wrong, wrong
 

@@ -46,7 +46,7 @@ class Case:
     def part(self, first, last):
         """The case of some of its sequences."""
         begin, end = sum(self.lengths[:first]), sum(self.lengths[:last])
-        found = Case([], self.heads, self.widths, bf16=self.bf16)
+        found = type(self)([], self.heads, self.widths, bf16=self.bf16)
         found.lengths, found.weights = self.lengths[first:last], self.weights[first:last]
         found.teacher, found.student = ([rows[begin:end] for rows in both] for both in (self.teacher, self.student))
         return found

@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tests.interpreted import WHY_NOT
 
 from minilm.distill import relation_kernel
-from minilm.distill.relation_kernel import loss_implementation
+from minilm.distill import relation_loss as loss_module
+from minilm.distill.relation_kernel import loss_implementation, triton_losses
 from minilm.distill.relation_loss import (
     V1_PAIRS,
     V2_PAIRS,
@@ -32,8 +34,20 @@ from minilm.model.tensor_names import hf_names, to_hf
 
 PARTS = {"q": "query", "k": "key", "v": "value"}
 GOLDEN_CASES = ("base_right_padded", "arbitrary_mask", "large_teacher")
+
+
+def relation_loss_triton(*arguments, **settings):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_module, "kernel_for", lambda device: triton_losses)
+        return relation_loss(*arguments, **settings)
+
+
 # The first is the compiled kernel where there is one.
 LOSSES = {"default": relation_loss, "torch": relation_loss_torch, "reference": relation_loss_reference}
+GOLDEN_LOSSES = [
+    *LOSSES.values(),
+    pytest.param(relation_loss_triton, marks=pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)),
+]
 
 
 def batch_of(lengths):
@@ -71,7 +85,7 @@ def golden_case(golden_dir, golden_file, case):
     return batch_of(mask.sum(1).tolist()), *sides, lines, {name: grad[mask] for name, grad in grads.items()}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", GOLDEN_LOSSES)
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_golden_losses_and_gradients_are_reproduced(golden_dir, golden_file, case, loss):
     packed, teacher, student, lines, expected = golden_case(golden_dir, golden_file, case)
@@ -79,7 +93,7 @@ def test_golden_losses_and_gradients_are_reproduced(golden_dir, golden_file, cas
     for line in lines:
         pair = tuple(PARTS[letter] for letter in line["pair"])
         mine = requiring_grad(student)
-        values = LOSSES[loss](teacher, mine, packed, pairs=(pair,), num_relation_heads=line["heads"])
+        values = loss(teacher, mine, packed, pairs=(pair,), num_relation_heads=line["heads"])
         assert values.tolist() == pytest.approx([line["value"]], abs=2e-6)
         values.sum().backward()
         for letter in set(line["pair"]):
@@ -88,14 +102,14 @@ def test_golden_losses_and_gradients_are_reproduced(golden_dir, golden_file, cas
             assert float((found - gradient).abs().max()) <= 1e-5 * float(gradient.abs().max())
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", GOLDEN_LOSSES)
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_golden_token_means_are_reproduced(golden_dir, golden_file, case, loss):
     packed, teacher, student, lines, _ = golden_case(golden_dir, golden_file, case)
     for line in lines:
         pair = tuple(PARTS[letter] for letter in line["pair"])
         settings = {"pairs": (pair,), "num_relation_heads": line["heads"], "normalization": "token"}
-        value = LOSSES[loss](teacher, student, packed, **settings)
+        value = loss(teacher, student, packed, **settings)
         assert value.tolist() == pytest.approx([line["token_mean_value"]], abs=2e-6)
 
 

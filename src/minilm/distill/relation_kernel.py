@@ -1,23 +1,24 @@
-"""The relation loss of a pair by the compiled kernel, as a function of torch.
+"""The relation loss of a pair by a kernel, as a function of torch: compiled C++ on CPUs, Triton on GPUs.
 
-In: the projections of teacher and student on a CPU, as for `relation_loss`. Out: the loss, with its gradient.
+In: the projections of teacher and student on one device, as for `relation_loss`. Out: the loss, with its gradient.
 
-T packed tokens, R relation heads, E width of a projection.
+T packed tokens, B sequences, R relation heads, E width of a projection.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from functools import cache, partial
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from minilm.kernels.library import find_library
+from minilm.kernels.relation_cuda import relation_loss_of_pair, why_not
 from minilm.kernels.relations import PairOfRows, RelationKernel, Rows, shared_kernel
 
 logger = logging.getLogger(__name__)
@@ -25,23 +26,48 @@ logger = logging.getLogger(__name__)
 _READ = (torch.float32, torch.bfloat16)
 
 
-def loss_implementation(device: torch.device | str) -> Literal["compiled", "torch"]:
-    """What computes relation losses on a device; the two agree within rounding."""
-    return "torch" if compiled_kernel(torch.device(device)) is None else "compiled"
+@dataclass(frozen=True, kw_only=True)
+class PairOfSides:
+    """A pair of projections, of one with itself if there is one of each side.
+
+    Attributes:
+        teacher: `[T, E]`, one or two; rows are contiguous, in float32 or bfloat16, as are the student's.
+        student: `[T, E]`, as many.
+        lengths: of the sequences.
+        weights: what a row of one head of each sequence counts.
+        heads: R.
+    """
+
+    teacher: Sequence[Tensor]
+    student: Sequence[Tensor]
+    lengths: tuple[int, ...]
+    weights: tuple[float, ...]
+    heads: int
 
 
-def compiled_kernel(device: torch.device) -> RelationKernel | None:
-    """The kernel with as many threads as torch has; None on other devices, and where there are no kernels.
+Kernel: TypeAlias = Callable[[PairOfSides, bool], tuple[Tensor, list[Tensor]]]
+"""Maps a pair, and whether gradients are wanted, to the loss, a float32 scalar, and float32 gradients `[T, E]`."""
+
+
+def loss_implementation(device: torch.device | str) -> Literal["compiled", "triton", "torch"]:
+    """What computes relation losses on a device; all agree within rounding."""
+    if kernel_for(torch.device(device)) is None:
+        return "torch"
+    return "compiled" if torch.device(device).type == "cpu" else "triton"
+
+
+def kernel_for(device: torch.device) -> Kernel | None:
+    """The kernel of a device, on CPUs with as many threads as torch has; None, and a line in the log, where is none.
 
     Raises:
         UsageError: an environment variable asks for kernels or an instruction set that do not exist.
     """
+    if device.type == "cuda":
+        return triton_losses if not (reason := why_not(device)) else _report(reason)
     if device.type != "cpu":
         return None
     kernel = shared_kernel(torch.get_num_threads())
-    if kernel is None:
-        _report(find_library().reason)
-    return kernel
+    return partial(_compiled_losses, kernel) if kernel is not None else _report(find_library().reason)
 
 
 @cache
@@ -49,8 +75,8 @@ def _report(reason: str) -> None:
     logger.info("relation losses are computed in torch, which is slower: there are no compiled kernels (%s)", reason)
 
 
-def compiled_loss(
-    kernel: RelationKernel,
+def kernel_loss(
+    kernel: Kernel,
     students: Sequence[Tensor],
     teachers: Sequence[Tensor],
     lengths: Sequence[int],
@@ -67,52 +93,67 @@ def compiled_loss(
         row_weights: what a row of each sequence counts, before the mean over heads.
         num_heads: R.
     """
-    plan = _Plan(kernel=kernel, teachers=teachers, lengths=lengths, row_weights=row_weights, num_heads=num_heads)
-    loss: Tensor = _CompiledKL.apply(plan, *students)  # type: ignore[no-untyped-call]
+    pair = PairOfSides(
+        teacher=[_readable(rows) for rows in teachers],
+        student=[_readable(rows) for rows in students],
+        lengths=tuple(lengths),
+        weights=tuple(weight / num_heads for weight in row_weights),
+        heads=num_heads,
+    )
+    loss: Tensor = _KernelKL.apply(kernel, pair, *students)  # type: ignore[no-untyped-call]
     return loss
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    kernel: RelationKernel
-    teachers: Sequence[Tensor]
-    lengths: Sequence[int]
-    row_weights: Sequence[float]
-    num_heads: int
-
-
-class _CompiledKL(torch.autograd.Function):
+class _KernelKL(torch.autograd.Function):
     """Loss and gradients in one call; the backward pass only scales them."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, plan: _Plan, *students: Tensor) -> Tensor:
-        sides = [[_readable(rows) for rows in both] for both in (plan.teachers, students)]
-        wants_gradient = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
-        gradients = [torch.empty(rows.shape) for rows in sides[1]] if wants_gradient else []
-        teacher, student = ([_address(rows) for rows in both] for both in sides)
-        pair = PairOfRows(
-            teacher=teacher,
-            student=student,
-            heads=plan.num_heads,
-            widths=(sides[0][0].shape[1] // plan.num_heads, sides[1][0].shape[1] // plan.num_heads),
-            gradients=[rows.data_ptr() for rows in gradients],
-        )
-        ends = np.cumsum([0, *plan.lengths], dtype=np.int32)
-        losses = plan.kernel.run(pair, ends, np.array(plan.row_weights) / plan.num_heads)
-        if wants_gradient:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, kernel: Kernel, pair: PairOfSides, *students: Tensor
+    ) -> Tensor:
+        wants_gradients = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
+        loss, gradients = kernel(pair, wants_gradients)
+        if wants_gradients:
             ctx.save_for_backward(*gradients)
             ctx.dtypes = [rows.dtype for rows in students]  # type: ignore[attr-defined]
-        return torch.tensor(sum(losses.tolist()))
+        return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         saved, dtypes = ctx.saved_tensors, ctx.dtypes  # type: ignore[attr-defined]
-        return None, *((rows * upstream).to(dtype) for rows, dtype in zip(saved, dtypes, strict=True))
+        return None, None, *((rows * upstream).to(dtype) for rows, dtype in zip(saved, dtypes, strict=True))
+
+
+def _compiled_losses(kernel: RelationKernel, pair: PairOfSides, wants_gradients: bool) -> tuple[Tensor, list[Tensor]]:
+    """The loss of sequences is added up in the order of the batch in float64."""
+    gradients = [torch.empty(rows.shape) for rows in pair.student] if wants_gradients else []
+    rows_of_pair = PairOfRows(
+        teacher=[_address(rows) for rows in pair.teacher],
+        student=[_address(rows) for rows in pair.student],
+        heads=pair.heads,
+        widths=(pair.teacher[0].shape[1] // pair.heads, pair.student[0].shape[1] // pair.heads),
+        gradients=[rows.data_ptr() for rows in gradients],
+    )
+    losses = kernel.run(rows_of_pair, np.cumsum([0, *pair.lengths], dtype=np.int32), np.array(pair.weights))
+    return torch.tensor(sum(losses.tolist())), gradients
+
+
+def triton_losses(pair: PairOfSides, wants_gradients: bool) -> tuple[Tensor, list[Tensor]]:
+    """As on CPUs, by the kernels in Triton; on CPUs in its interpreter alone."""
+    found = relation_loss_of_pair(
+        pair.teacher,
+        pair.student,
+        lengths=pair.lengths,
+        weights=pair.weights,
+        heads=pair.heads,
+        wants_gradients=wants_gradients,
+    )
+    return found.of_sequences.sum().float(), found.gradients
 
 
 def _readable(rows: Tensor) -> Tensor:
-    """The rows as the kernel reads them, without a copy where they are: numbers of a row one after the other."""
+    """The rows as a kernel reads them, without a copy where they are: numbers of a row one after the other."""
     rows = rows.detach()
     rows = rows if rows.dtype in _READ else rows.float()
     return rows if rows.stride(1) == 1 else rows.contiguous()

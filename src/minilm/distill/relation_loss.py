@@ -4,8 +4,8 @@ In: the `Relations` of a teacher layer and of the student's last layer, over the
 Out: one loss per relation pair; pure functions of tensors.
 
 The softmax-relation matrices `[R, N, N]` are never stored: one sweep computes the loss and its gradient, and keeps only
-gradients of the size of the projections. On CPUs the compiled kernel does it, where there is one; `relation_loss_torch`
-is its twin in torch, for a block of heads at a time.
+gradients of the size of the projections. A kernel does it, compiled for CPUs or in Triton for GPUs, where there is one;
+`relation_loss_torch` is its twin in torch, for a block of heads at a time.
 
 B sequences, T packed tokens, N tokens of one sequence, R relation heads, W width of one relation head,
 M blocks (sequences x relation heads) of equal N.
@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minilm.distill.relation_kernel import compiled_kernel, compiled_loss
+from minilm.distill.relation_kernel import kernel_for, kernel_loss
 from minilm.errors import UsageError
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed
@@ -83,14 +83,14 @@ def relation_loss(
     """
     _require_fits(num_relation_heads, pairs, packed, teacher, student)
     weights = row_weights(packed.lengths, normalization, total)
-    kernel = compiled_kernel(student.query.device)
+    kernel = kernel_for(student.query.device)
     if kernel is None:
         return _torch_losses(teacher, student, packed, pairs, num_relation_heads, weights)
     losses = []
     for a, b in pairs:
         parts = (a,) if a == b else (a, b)
         students, teachers = ([_flat(side, part) for part in parts] for side in (student, teacher))
-        losses.append(compiled_loss(kernel, students, teachers, packed.lengths, weights, num_relation_heads))
+        losses.append(kernel_loss(kernel, students, teachers, packed.lengths, weights, num_relation_heads))
     return torch.stack(losses)
 
 
@@ -104,7 +104,7 @@ def relation_loss_torch(
     normalization: Normalization = "sequence",
     total: int | None = None,
 ) -> Tensor:
-    """The same loss in torch, on any device: the twin of the compiled kernel, and what runs where there is none."""
+    """The same loss in torch, on any device: the twin of the kernels, and what runs where there is none."""
     _require_fits(num_relation_heads, pairs, packed, teacher, student)
     weights = row_weights(packed.lengths, normalization, total)
     return _torch_losses(teacher, student, packed, pairs, num_relation_heads, weights)

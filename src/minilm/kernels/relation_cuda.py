@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _ROWS = 64  # of a block
 _COLUMNS = 64  # that a block meets at a time
 _CHUNKS = (16, 64)  # numbers of a head that are multiplied at a time: the fewest that a product takes, and the most
+# Of the compiler: with two tiles on their way at a time, shared memory suffices on any GPU from `_OLDEST` on.
+_OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 _OLDEST = (8, 0)  # compute capability, which bfloat16 needs
 _KEPT = 5  # numbers of each row and head between the kernels
 
@@ -102,6 +104,7 @@ def relation_loss_of_pair(
     sides = (teacher[0], teacher[-1], student[0], student[-1])
     sizes = _sizes(sides[0].shape[1] // heads, sides[2].shape[1] // heads)
     grid = len(layout.blocks), heads
+    grid_of_chunks = (*grid, math.ceil(sizes["W_S"] / sizes["C_S"]))
     with torch.cuda.device(device) if device.type == "cuda" else torch.device(device):
         kernels.statistics[grid](
             *sides,
@@ -113,6 +116,7 @@ def relation_loss_of_pair(
             block_losses,
             total,
             **sizes,
+            **_OPTIONS,
         )
         kernels.sequence_losses[(len(lengths),)](
             block_losses, layout.first_blocks, of_sequences, heads, HEADS=_power_of_two(heads)
@@ -122,7 +126,7 @@ def relation_loss_of_pair(
             own, other = (teacher[number], student[number]), (teacher[-1 - number], student[-1 - number])
             ordered = (own[0], other[0], own[1], other[1])
             found = torch.empty(own[1].shape, device=device)
-            kernels.gradient[*grid, math.ceil(sizes["W_S"] / sizes["C_S"])](
+            kernels.gradient[grid_of_chunks](
                 *ordered,
                 *(side.stride(0) for side in ordered),
                 layout.blocks,
@@ -133,6 +137,7 @@ def relation_loss_of_pair(
                 **sizes,
                 IS_A=number == 0,
                 IS_B=number == len(student) - 1,
+                **_OPTIONS,
             )
             gradients.append(found)
     return Loss(of_sequences=of_sequences, gradients=gradients)

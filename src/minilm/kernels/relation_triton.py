@@ -53,32 +53,13 @@ def own_scores(a, b, stride_a, stride_b, rows, end, head, scale, W: tl.constexpr
 
 @triton.jit(do_not_specialize=["total"])
 def statistics(
-    a_t,
-    b_t,
-    a_s,
-    b_s,
-    stride_a_t,
-    stride_b_t,
-    stride_a_s,
-    stride_b_s,
-    blocks,
-    ends,
-    weights,
-    kept,
-    losses,
-    total,
-    scale_t,
-    scale_s,
-    W_T: tl.constexpr,
-    W_S: tl.constexpr,
-    C_T: tl.constexpr,
-    C_S: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-):
+    a_t, b_t, a_s, b_s, stride_a_t, stride_b_t, stride_a_s, stride_b_s,
+    blocks, ends, weights, kept, losses, total, scale_t, scale_s,
+    W_T: tl.constexpr, W_S: tl.constexpr, C_T: tl.constexpr, C_S: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
     """What the gradient needs of each row of a block, and the loss of the block in one head.
 
-    The sides are `[T, R * W]`. `blocks` `[blocks, 2]` are the sequence and the first row of each block, `ends` `[B + 1]`
+    The sides are `[T, R * W]`. `blocks` `[blocks, 2]` are the sequence and the first row of each, `ends` `[B + 1]` are
     where sequences begin, then `total` = T; `weights` `[B]` are what one row of one head counts. Written are `losses`
     `[blocks, R]` and `kept` `[5, R, T]`: the largest score of the teacher, weight / sum of exponentials of the teacher,
     both of the student, and the slope of the row's score with itself.
@@ -150,31 +131,12 @@ def add_product(slopes, numbers, found):
 
 @triton.jit(do_not_specialize=["total"])
 def gradient(
-    own_t,
-    other_t,
-    own_s,
-    other_s,
-    stride_own_t,
-    stride_other_t,
-    stride_own_s,
-    stride_other_s,
-    blocks,
-    ends,
-    kept,
-    found,
-    total,
-    scale_t,
-    scale_s,
-    W_T: tl.constexpr,
-    W_S: tl.constexpr,
-    C_T: tl.constexpr,
-    C_S: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    IS_A: tl.constexpr,
-    IS_B: tl.constexpr,
-):
-    """The gradient of one of the student's sides: with G = weight (P_s - P_t), G b of a, G^T a of b, (G + G^T) x of both.
+    own_t, other_t, own_s, other_s, stride_own_t, stride_other_t, stride_own_s, stride_other_s,
+    blocks, ends, kept, found, total, scale_t, scale_s,
+    W_T: tl.constexpr, W_S: tl.constexpr, C_T: tl.constexpr, C_S: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    IS_A: tl.constexpr, IS_B: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a side of the student: with G = weight (P_s - P_t), G b of a, G^T a of b, (G + G^T) x of both.
 
     `own` is the side whose gradient is `found`, `[T, R * W]`, and whose rows the `blocks` are; IS_A and IS_B say which
     it is. The last axis of the programs goes over the chunks of a head. All else is as for `statistics`.
@@ -210,7 +172,7 @@ def gradient(
 def sequence_losses(losses, first_blocks, found, heads, HEADS: tl.constexpr):
     """The loss of each sequence in float64, `found` `[B]`: its rows of `losses` `[blocks, R]`, one after the other.
 
-    `first_blocks` `[B + 1]` are the first block of each sequence, then their number; HEADS is the power of two from R on.
+    `first_blocks` `[B + 1]` are the first block of each sequence, then their number; HEADS is a power of two from R on.
     """
     sequence, own = tl.program_id(0), tl.arange(0, HEADS)
     sums = tl.zeros((HEADS,), tl.float64)
