@@ -8,7 +8,7 @@ MINILM_KERNELS ?= $(if $(COMPILER),require)
 export MINILM_KERNELS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart kernels test test-fast test-install check-kernels check-emulated mutants fuzz lint check bench clean
+.PHONY: help venv quickstart kernels test test-fast test-install check-kernels check-emulated check-triton mutants fuzz lint check bench clean
 
 help:
 	@echo "make venv          create .venv with the tested package versions"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-install  install the wheel, the sdist and the lowest supported versions in new environments (needs a package index)"
 	@echo "make check-kernels run the tests of the kernels with AddressSanitizer and UBSan (needs g++)"
 	@echo "make check-emulated  run them for instruction sets that this processor lacks (needs g++ and AVX2)"
+	@echo "make check-triton  run the tests of the kernels for GPUs in Triton's interpreter, and compile them (needs a package index)"
 	@echo "make mutants       change the code in 60 places, one at a time, and count the changes that tests catch"
 	@echo "make fuzz          damage model folders, data files and recipes at random for a minute each; SEED=N SECONDS=N"
 	@echo "make bench         run the benchmarks; MACHINE=NAME names the files of their results"
@@ -62,6 +63,13 @@ check-emulated: venv
 	CXX=g++ $(PY) hatch_build.py --emulated
 	MINILM_KERNELS_LIBRARY=build/emulated/libminilm_kernels.so $(PY) -m pytest \
 	tests/kernels tests/parity/test_native_engine.py tests/unit/infer/engines tests/unit/export
+
+# PyTorch for CUDA brings Triton; that for CPUs does not. It compiles for GPUs that are not there.
+TRITON = build/triton
+check-triton: kernels
+	test -d $(TRITON)/triton || $(PY) -m pip install --disable-pip-version-check --quiet --target $(TRITON) triton==3.9.0
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(PY) -m pytest tests/kernels/test_relations_triton.py tests/parity/test_relations.py
+	PYTHONPATH=$(TRITON) $(PY) -m pytest -n0 tests/kernels/test_relations_triton.py -k compiles
 
 mutants: kernels
 	$(PY) tests/mutants/run.py

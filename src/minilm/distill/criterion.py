@@ -190,6 +190,6 @@ class RelationCriterion:
             )
             for own, theirs in layers
         ]
-        mean = torch.stack(values).mean(0)
-        weighted = mean * torch.tensor(list(self.pairs.values()), device=mean.device)
-        return {f"{a}-{b}": value for (a, b), value in zip(self.pairs, weighted, strict=True)}
+        means = torch.stack(values).mean(0).unbind()
+        weighted = zip(self.pairs.items(), means, strict=True)
+        return {f"{a}-{b}": mean * weight for ((a, b), weight), mean in weighted}

@@ -20,7 +20,7 @@ from minilm.distill.criterion import DistillBatch, LossesOf, RowCounts
 from minilm.distill.relation_loss import Normalization, row_weights
 from minilm.distill.shapes import LayerPairs
 from minilm.model.encoder import Encoder, reset_weights
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 from minilm.randomness import derived_seed
 
 
@@ -89,7 +89,7 @@ class HiddenCriterion:
         packed, layers, values = batch.packed, self._layers[name], []
         lengths = torch.tensor(packed.lengths)
         weights_T = torch.tensor(row_weights(packed.lengths, self._normalization, batch.total))
-        weights_T = weights_T.repeat_interleave(lengths).to(packed.token_ids.device)
+        weights_T = on_device(weights_T.repeat_interleave(lengths), packed.token_ids.device)
         mine = self.students[name].hidden_of(packed, [own for own, _ in layers])
         for own, theirs in layers:
             guess_TF = self._projections[name][str(own)](mine[own])

@@ -27,7 +27,7 @@ from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder, Relations
 from minilm.model.heads import MaskedLanguageHead
 from minilm.model.metadata import config_file, saved_head, untied_output
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 from minilm.recipe.student_shape import TeacherSizes
 
 
@@ -147,5 +147,5 @@ class MaskedLanguageCriterion:
         else:
             loss_M = (known_MV.exp() * (known_MV - torch.log_softmax(scores_MV, dim=-1))).sum(-1)
         weights = torch.tensor(row_weights(masked.counts, self._normalization, batch.total))
-        weights_M = weights.repeat_interleave(torch.tensor(masked.counts)).to(loss_M)
+        weights_M = on_device(weights.repeat_interleave(torch.tensor(masked.counts)), loss_M.device)
         return {"mlm": (loss_M * weights_M).sum()}

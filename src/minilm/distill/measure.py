@@ -324,6 +324,7 @@ def _timed(
 
 def _accumulate(objective: DistillObjective, recipe: DistillRecipe, parts: Sequence[DistillBatch]) -> None:
     accumulate_in(recipe.train.precision, objective, Microbatches(parts=parts))
+    _wait_for_device()
 
 
 def _timed_update(optimizer: torch.optim.Optimizer) -> float:
@@ -359,7 +360,7 @@ def _updates(
     for number in range(UPDATES):
         optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(number)
-        loss = accumulate_in(recipe.train.precision, objective, batch).value
+        loss = float(accumulate_in(recipe.train.precision, objective, batch).value)
         for group in objective.clip_groups:
             nn.utils.clip_grad_norm_(group, recipe.train.max_grad_norm or math.inf)
         if math.isfinite(loss):

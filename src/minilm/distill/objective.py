@@ -118,16 +118,17 @@ class DistillObjective:
         And how far its relations agree with the teacher's, see `agreement_numbers`. Empty if no document is held out.
         """
         documents = np.arange(self._num_documents, len(self._shards))
-        totals = dict.fromkeys(self._criterion.students, 0.0)
+        found: dict[str, list[Tensor]] = {name: [] for name in self._criterion.students}
         self._module.eval()
         own = documents[self._ranks.rank :: self._ranks.world_size]
         places = [("heldout", int(document)) for document in own]
         for batch in self._batches(own, places, of=documents, step=0):
             losses = self._criterion.prepare(batch)
-            for name in totals:
-                totals[name] += float(torch.stack(list(losses(name).values())).sum())
+            for name, values in found.items():
+                values.append(torch.stack(list(losses(name).values())).sum())
         device = torch.device(self._settings.device)
-        totals = dict(zip(totals, sum_over_ranks(list(totals.values()), self._ranks, device), strict=True))
+        own_totals = [sum(torch.stack(values).tolist()) if values else 0.0 for values in found.values()]
+        totals = dict(zip(found, sum_over_ranks(own_totals, self._ranks, device), strict=True))
         if not len(documents):
             return {}
         numbers = {f"{name}.heldout_loss": total for name, total in totals.items()}

@@ -23,7 +23,7 @@ from torch import Tensor
 from minilm.distill.relation_kernel import kernel_for, kernel_loss
 from minilm.errors import UsageError
 from minilm.model.encoder import Relations
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 
 __all__ = [
     "V1_PAIRS",
@@ -197,7 +197,7 @@ class _BlockwiseKL(torch.autograd.Function):
         with torch.autocast(student_a_TE.device.type, enabled=False):
             for rows, count, length, weights_M in plan.sections():
                 blocks = [_to_blocks(part[rows], count, length, plan.num_heads) for part in inputs]
-                value, found = _sweep(blocks, weights_M.to(total.device), wants_gradient)
+                value, found = _sweep(blocks, on_device(weights_M, total.device), wants_gradient)
                 total += value
                 for gradient, block in zip(gradients, found, strict=False):
                     _from_blocks(block, count, gradient[rows])

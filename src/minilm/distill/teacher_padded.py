@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_packed import NoInterface
 from minilm.errors import DataError
 from minilm.model.encoder import Relations
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 from minilm.recipe.student_shape import TeacherSizes
 
 _MOST_TOKENS = 8192  # of a padded batch
@@ -164,11 +165,12 @@ class PaddedTeacher(Teacher):
 
     def _packed_rows(self, packed: Packed, run: Callable[[Inputs], Mapping[K, Tensor]]) -> dict[K, Tensor]:
         """What `run` gives for padded batches, `[B, N, ...]`, without the padding: `[T, ...]`."""
-        starts = packed.cu_seqlens.tolist()
+        starts = [0, *accumulate(packed.lengths)]
         whole: dict[K, Tensor] = {}
         for group in length_groups(packed.lengths, equal=self.equal_lengths):
             found = run(self._inputs(packed, starts, group))
-            rows = torch.cat([torch.arange(starts[one], starts[one + 1]) for one in group]).to(packed.token_ids.device)
+            rows = torch.cat([torch.arange(starts[one], starts[one + 1]) for one in group])
+            rows = on_device(rows, packed.token_ids.device)
             for name, padded in found.items():
                 kept = torch.cat([padded[row, : packed.lengths[one]] for row, one in enumerate(group)])
                 if name not in whole:

@@ -13,7 +13,6 @@ B texts of a part, M texts of the whole batch, W width of a vector.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -138,12 +137,8 @@ class WholeBatch:
             whole[self.order] = vectors
         with torch.enable_grad():
             loss = self.loss_of(whole.requires_grad_(), self.targets)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                return StepLoss(value=value)
             (gradients,) = torch.autograd.grad(loss, whole)
         own_gradients = gradients[self.order[first : first + own_texts]]
         for part in self.parts:
-            if not math.isfinite(backward((part.vectors(model) * own_gradients[part.places]).sum())):
-                return StepLoss(value=math.nan)
-        return StepLoss(value=value / self.ranks.world_size)
+            backward((part.vectors(model) * own_gradients[part.places]).sum())
+        return StepLoss(value=loss.detach() / self.ranks.world_size)

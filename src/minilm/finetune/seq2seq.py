@@ -239,11 +239,12 @@ class Seq2SeqTask:
             scores_RV = moved.scores(model)
             correct = scores_RV.argmax(1) == moved.labels
             sizes = list(batch.seq2seq.read_lengths)
-            for number, loss, hits in zip(
-                numbers, moved.losses(scores_RV).split(sizes), correct.split(sizes), strict=True
-            ):
-                one = _Found(loss=float(loss.sum()), tokens=len(loss), correct=int(hits.sum()))
-                found.append((own[number], one))
+            losses, hits = (
+                torch.stack([part.sum() for part in rows.split(sizes)]).tolist()
+                for rows in (moved.losses(scores_RV), correct)
+            )
+            for number, loss, count, size in zip(numbers, losses, hits, sizes, strict=True):
+                found.append((own[number], _Found(loss=loss, tokens=size, correct=count)))
         return gathered_in_order(found, ranks)
 
     def _generated(self, model: Model, dev_set: str, ranks: Ranks) -> dict[int, str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
@@ -102,11 +103,8 @@ def relation_loss_of_pair(
     block_losses = torch.empty((len(layout.blocks), heads), device=device)
     of_sequences = torch.empty(len(lengths), dtype=torch.float64, device=device)
     sides = (teacher[0], teacher[-1], student[0], student[-1])
-    sizes = _sizes(sides[0].shape[1] // heads, sides[2].shape[1] // heads)
-    grid = len(layout.blocks), heads
-    grid_of_chunks = (*grid, math.ceil(sizes["W_S"] / sizes["C_S"]))
-    with torch.cuda.device(device) if device.type == "cuda" else torch.device(device):
-        kernels.statistics[grid](
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernels.statistics[(len(layout.blocks), heads)](
             *sides,
             *(side.stride(0) for side in sides),
             layout.blocks,
@@ -115,32 +113,44 @@ def relation_loss_of_pair(
             kept,
             block_losses,
             total,
-            **sizes,
+            **_sizes(teacher[0].shape[1] // heads, student[0].shape[1] // heads),
             **_OPTIONS,
         )
         kernels.sequence_losses[(len(lengths),)](
             block_losses, layout.first_blocks, of_sequences, heads, HEADS=_power_of_two(heads)
         )
-        gradients = []
-        for number in range(len(student) if wants_gradients else 0):
-            own, other = (teacher[number], student[number]), (teacher[-1 - number], student[-1 - number])
-            ordered = (own[0], other[0], own[1], other[1])
-            found = torch.empty(own[1].shape, device=device)
-            kernels.gradient[grid_of_chunks](
-                *ordered,
-                *(side.stride(0) for side in ordered),
-                layout.blocks,
-                layout.ends,
-                kept,
-                found,
-                total,
-                **sizes,
-                IS_A=number == 0,
-                IS_B=number == len(student) - 1,
-                **_OPTIONS,
-            )
-            gradients.append(found)
+        numbers = range(len(student)) if wants_gradients else ()
+        gradients = [_gradient(number, teacher, student, layout, kept) for number in numbers]
     return Loss(of_sequences=of_sequences, gradients=gradients)
+
+
+def _gradient(
+    number: int, teacher: Sequence[Tensor], student: Sequence[Tensor], layout: _Layout, kept: Tensor
+) -> Tensor:
+    """That of one projection of the student, from what `statistics` kept."""
+    import torch
+
+    from minilm.kernels import relation_triton as kernels
+
+    heads, total = kept.shape[1:]
+    sides = (teacher[number], teacher[-1 - number], student[number], student[-1 - number])
+    sizes = _sizes(sides[0].shape[1] // heads, sides[2].shape[1] // heads)
+    found = torch.empty(student[number].shape, device=kept.device)
+    grid = len(layout.blocks), heads, math.ceil(sizes["W_S"] / sizes["C_S"])
+    kernels.gradient[grid](
+        *sides,
+        *(side.stride(0) for side in sides),
+        layout.blocks,
+        layout.ends,
+        kept,
+        found,
+        total,
+        **sizes,
+        IS_A=number == 0,
+        IS_B=number == len(student) - 1,
+        **_OPTIONS,
+    )
+    return found
 
 
 def _sizes(width_t: int, width_s: int) -> dict[str, float]:

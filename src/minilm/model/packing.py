@@ -82,12 +82,19 @@ class Packed:
     def to(self, device: torch.device | str) -> Packed:
         """The same batch on `device`."""
         return Packed(
-            token_ids=self.token_ids.to(device),
-            position_ids=self.position_ids.to(device),
-            segment_ids=self.segment_ids.to(device),
-            cu_seqlens=self.cu_seqlens.to(device),
+            token_ids=on_device(self.token_ids, device),
+            position_ids=on_device(self.position_ids, device),
+            segment_ids=on_device(self.segment_ids, device),
+            cu_seqlens=on_device(self.cu_seqlens, device),
             lengths=self.lengths,
         )
+
+
+def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on `device`; a copy to a GPU is from pinned memory, so that the host does not wait for it."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def pack(sequences: Sequence[np.ndarray], *, segments: Sequence[np.ndarray] | None = None) -> Packed:

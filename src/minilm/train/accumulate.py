@@ -1,28 +1,28 @@
 """Gradient accumulation: split a step into parts that fit in memory and sum their losses and gradients.
 
 In: the parts, the loss of each (already weighted by its share of the step), and the loop's backward function.
-Out: the loss of the step; its gradient is in the parameters.
+Out: the loss of the step, on the device: nothing here waits for a GPU; its gradient is in the parameters.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-Backward = Callable[[Tensor], float]
-"""Runs the backward pass of a loss and returns its value; skips the backward pass if the loss is not finite."""
+Backward = Callable[[Tensor], Tensor]
+"""Runs the backward pass of a loss, and returns the loss without its graph."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoss:
-    """This process's share of the loss of a step, and its components for logging."""
+    """This process's share of the loss of a step, and its components for logging: scalars, which are read together."""
 
-    value: float
-    parts: Mapping[str, float] = field(default_factory=dict)
+    value: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Batch(Protocol):
@@ -75,14 +75,16 @@ def accumulate(losses: Iterable[PartLoss], backward: Backward) -> StepLoss:
         backward: see `Backward`.
 
     Returns:
-        the sums. If the loss of a part is not finite, only that loss is returned and later parts are not computed.
+        the sums in float64, in the order of the parts.
     """
-    total, parts = 0.0, dict[str, float]()
+    values: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = {}
     for loss in losses:
-        value = backward(loss.value)
-        if not math.isfinite(value):
-            return StepLoss(value=value)
-        total += value
+        values.append(backward(loss.value))
         for name, part in loss.parts.items():
-            parts[name] = parts.get(name, 0.0) + float(part.detach())
-    return StepLoss(value=total, parts=parts)
+            parts.setdefault(name, []).append(part.detach())
+    return StepLoss(value=_sum(values), parts={name: _sum(found) for name, found in parts.items()})
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).double().cumsum(0)[-1]

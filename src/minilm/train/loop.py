@@ -244,10 +244,9 @@ def _step(run: _Run, objective: Objective[B], *, interrupted: bool) -> float:
     run.emit("batch")
     loss = accumulate_in(settings.precision, objective, batch)
     run.emit("accumulated")
-    total, parts, tokens = _summed(run, loss, batch.num_tokens, interrupted=interrupted)
-    if math.isfinite(total):
-        sum_gradients(list(objective.parameters.values()), run.ranks)
-    norms = _clip(objective.clip_groups, settings.max_grad_norm)
+    sum_gradients(list(objective.parameters.values()), run.ranks)
+    found, norms = _read(loss, _clip(objective.clip_groups, settings.max_grad_norm))
+    total, parts, tokens = _summed(run, found, batch.num_tokens, interrupted=interrupted)
     if math.isfinite(total) and all(math.isfinite(norm) for norm in norms):
         run.optimizer.step()
         decay_rows_not_in_use(objective.module, 1 - learning_rate * settings.weight_decay)
@@ -265,34 +264,50 @@ def accumulate_in(precision: FloatPrecision, objective: Objective[B], batch: B) 
     device = next(iter(objective.parameters.values())).device.type
     autocast = partial(torch.autocast, device, dtype=torch.bfloat16)
 
-    def backward(loss: Tensor) -> float:
-        value = float(loss.detach())
-        if math.isfinite(value):
-            with autocast(enabled=False):
-                loss.backward()
-            torch.clear_autocast_cache()  # cached bf16 weights belong to one graph
-        return value
+    def backward(loss: Tensor) -> Tensor:
+        with autocast(enabled=False):
+            loss.backward()
+        torch.clear_autocast_cache()  # cached bf16 weights belong to one graph
+        return loss.detach()
 
     objective.module.train()
     with autocast(enabled=precision == "bf16"):
         return objective.accumulate(batch, backward)
 
 
-def _summed(run: _Run, loss: StepLoss, tokens: int, *, interrupted: bool) -> tuple[float, Mapping[str, float], int]:
-    """Loss, its components and tokens summed over all processes; also shares whether any was interrupted."""
-    if run.ranks.world_size == 1:
-        return loss.value, loss.parts, tokens
-    device = run.optimizer.param_groups[0]["params"][0].device
-    total, all_tokens, stops = sum_over_ranks([loss.value, tokens, float(interrupted)], run.ranks, device)
-    run.interrupted = stops > 0
-    parts = loss.parts
-    if math.isfinite(total):  # otherwise some process has no components
-        parts = dict(zip(parts, sum_over_ranks(list(parts.values()), run.ranks, device), strict=True))
-    return total, parts, int(all_tokens)
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    """What is read of a step: its loss and components, of this process."""
+
+    loss: float
+    parts: Mapping[str, float]
 
 
-def _clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> list[float]:
-    return [float(nn.utils.clip_grad_norm_(group, max_norm or math.inf)) for group in groups]
+def _read(loss: StepLoss, norms: Sequence[Tensor]) -> tuple[_Numbers, list[float]]:
+    """The numbers of a step and the norms of its gradient, in one transfer: the only one that a step waits for."""
+    scalars = [loss.value, *loss.parts.values(), *norms]
+    value, *others = torch.stack([scalar.double() for scalar in scalars]).tolist()
+    parts = dict(zip(loss.parts, others, strict=False))
+    return _Numbers(loss=value, parts=parts), others[len(parts) :]
+
+
+def _summed(run: _Run, found: _Numbers, tokens: int, *, interrupted: bool) -> tuple[float, Mapping[str, float], int]:
+    """Loss, its components and tokens summed over all processes; also shares whether any was interrupted.
+
+    A loss that is not finite has no components.
+    """
+    total, parts, all_tokens = found.loss, found.parts, tokens
+    if run.ranks.world_size > 1:
+        device = run.optimizer.param_groups[0]["params"][0].device
+        own = [total, tokens, float(interrupted), *parts.values()]
+        total, summed, stops, *others = sum_over_ranks(own, run.ranks, device)
+        run.interrupted = stops > 0
+        parts, all_tokens = dict(zip(parts, others, strict=True)), int(summed)
+    return total, parts if math.isfinite(total) else {}, all_tokens
+
+
+def _clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> list[Tensor]:
+    return [nn.utils.clip_grad_norm_(group, max_norm or math.inf) for group in groups]
 
 
 def _skip(run: _Run, batch: Batch, loss: float) -> None:

@@ -55,13 +55,13 @@ def gradients(task: EmbedTask, model: Model, *, token_budget: int, step: int = 0
     batch = task.batch(StepRows(rows=rows, own=np.arange(16), step=step, seed=5), token_budget=token_budget)
     model.zero_grad()
 
-    def backward(loss: torch.Tensor) -> float:
+    def backward(loss: torch.Tensor) -> torch.Tensor:
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
     loss = batch.accumulate(model, backward)
     flat = [weight.grad.flatten() for weight in task.parameters(model).values() if weight.grad is not None]
-    return loss.value, torch.cat(flat)
+    return float(loss.value), torch.cat(flat)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

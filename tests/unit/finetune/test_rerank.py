@@ -120,7 +120,9 @@ def test_the_gradient_does_not_depend_on_the_cut(loss, tiny_task):
         rows = np.arange(8, dtype=np.int64)
         chosen = StepRows(rows=rows, own=np.arange(8), step=3, seed=5)
         model.zero_grad()
-        task.batch(chosen, token_budget=token_budget).accumulate(model, lambda part: (part.backward(), part.item())[1])
+        task.batch(chosen, token_budget=token_budget).accumulate(
+            model, lambda part: (part.backward(), part.detach())[1]
+        )
         return torch.cat([one.grad.flatten() for one in task.parameters(model).values() if one.grad is not None])
 
     whole = gradient(100_000)

@@ -57,7 +57,7 @@ def test_the_table_is_the_one_that_adamw_makes_of_the_full_table(recipe, monkeyp
 
     def fourth_is_infinite(*arguments):
         calls.append(real(*arguments))
-        return [math.inf] if len(calls) % DECAY["steps"] == 4 else calls[-1]
+        return [torch.tensor(math.inf)] if len(calls) % DECAY["steps"] == 4 else calls[-1]
 
     monkeypatch.setattr(loop, "_clip", fourth_is_infinite)
     compact = words_after(recipe, "compact")
@@ -119,9 +119,9 @@ def test_every_trained_weight_gets_a_gradient(kind, tiny_task):
     assert model.encoder.pooler is not None or kind in ("seq2seq", "tokens")
     objective = FinetuneObjective(model, task, batch_size=4, tokens_per_batch=64, seed=1)
 
-    def backward(loss: torch.Tensor) -> float:
+    def backward(loss: torch.Tensor) -> torch.Tensor:
         loss.backward()
-        return float(loss.detach())
+        return loss.detach()
 
     objective.accumulate(objective.batch(0), backward)
     missing = [name for name, weight in objective.parameters.items() if weight.grad is None]

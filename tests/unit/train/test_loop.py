@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minilm import progress
 from minilm.corpus.build import build_shards
@@ -291,8 +292,8 @@ def test_any_split_into_microbatches_gives_the_same_gradient(objective, normaliz
         batch = made.batch(3)
         counts.append(len(batch.parts))
         loss = accumulate_in("fp32", made, batch)
-        assert sum(loss.parts.values()) == pytest.approx(loss.value)
-        totals.append(loss.value)
+        assert float(sum(loss.parts.values())) == pytest.approx(float(loss.value))
+        totals.append(float(loss.value))
         gradients.append({name: parameter.grad for name, parameter in made.parameters.items()})
     assert counts[0] == 1 < counts[1] < counts[2]
     for total, found in zip(totals[1:], gradients[1:], strict=True):
@@ -320,8 +321,8 @@ def test_only_what_is_trained_gets_a_gradient(objective):
 @pytest.mark.slow
 def test_bf16_trains_in_its_precision_with_weights_in_float32(objective):
     exact, rounded = objective(10_000), objective(10_000)
-    first = accumulate_in("fp32", exact, exact.batch(0)).value
-    second = accumulate_in("bf16", rounded, rounded.batch(0)).value
+    first = accumulate_in("fp32", exact, exact.batch(0)).value.item()
+    second = accumulate_in("bf16", rounded, rounded.batch(0)).value.item()
     assert second != first
     assert second == pytest.approx(first, rel=0.05)
     assert all(parameter.grad.dtype == torch.float32 for parameter in rounded.parameters.values())
@@ -334,3 +335,33 @@ def test_the_heldout_loss_goes_down(objective, tmp_path: Path):
     after = train(made, settings(steps=12, learning_rate=2e-2), folder=tmp_path)
     losses = ("s0.heldout_loss", "s1.heldout_loss")
     assert all(after[name] < 0.99 * before[name] for name in losses), (before, after)
+
+
+class _Reads(TorchDispatchMode):
+    """Counts the numbers that the host reads, which on a GPU it would wait for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.slow
+def test_no_number_is_read_while_a_step_is_accumulated(objective):
+    """However many microbatches it has: all are read together, after the norms of the gradient."""
+    made = objective(32)
+    batch = made.batch(3)
+    assert len(batch.parts) > 3
+    with _Reads() as reads:
+        float(torch.ones(()))
+        assert reads.count == 1
+        accumulate_in("fp32", made, batch)
+    assert reads.count == 1
+
+
+def test_the_numbers_of_a_step_are_sums_in_double_precision_in_the_order_of_its_parts():
+    values = torch.tensor([1e8, 1.0, -1e8, 3.0])
+    loss = accumulate((PartLoss(value=value, parts={"a": 2 * value}) for value in values), lambda value: value)
+    assert loss.value.item() == sum(values.tolist()) == 4.0
+    assert loss.parts["a"].item() == 8.0
