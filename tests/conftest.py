@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -314,6 +314,54 @@ class TinyFinetune:
             lines.append(json.dumps({"id": f"{name}-{number}", "text": text, "label": label}) + "\n")
         path = self.folder / name
         path.write_text("".join(lines))
+        return path
+
+    def write_vector_rows(self, name: str, count: int, *, seed: int) -> Path:
+        """Write rows with the columns of every loss of text vectors."""
+        import json
+        import random
+
+        draw = random.Random(seed)
+
+        def text() -> str:
+            return " ".join(f"word{word}" for word in draw.choices(range(95), k=draw.randint(2, 12)))
+
+        lines = []
+        for _ in range(count):
+            query, negatives = text(), [text() for _ in range(draw.randint(1, 3))]
+            positive = f"{query} {text()}"
+            pair = {"query": query, "positive": positive, "negatives": negatives}
+            scores = [draw.uniform(-2, 2) for _ in range(len(negatives) + 1)]
+            scored = {"sentence1": query, "sentence2": draw.choice([positive, negatives[0]]), "score": draw.random()}
+            lines.append(json.dumps({"text": text(), **pair, "scores": scores, **scored}) + "\n")
+        path = self.folder / name
+        path.write_text("".join(lines))
+        return path
+
+    def embed_recipe(
+        self,
+        loss: str = "vectors",
+        out: str | Path = "run",
+        *,
+        name: str = "embed.yaml",
+        task: Mapping[str, object] | None = None,
+        student: object = None,
+        **train: object,
+    ) -> Path:
+        """Write rows and a recipe for text vectors as `recipe` does; `task` overrides values of that section."""
+        import json
+
+        path = self.recipe(out, name=name, **train)
+        values = json.loads(path.read_text())
+        files = {
+            part: [str(self.write_vector_rows(f"vectors-{part}.jsonl", count, seed=seed))]
+            for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
+        }
+        teacher = {"teacher": str(self.model)} if loss in ("vectors", "similarities") else {}
+        values["task"] = {"kind": "embed", "name": "vectors", "loss": loss, "max_tokens": 32, **files, **teacher}
+        values["task"] |= task or {}
+        values["student"] = student
+        path.write_text(json.dumps(values, indent=1))
         return path
 
     def recipe(

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from minilm.distill.relation_loss import V2_PAIRS as V2_PAIRS
     from minilm.distill.relation_loss import relation_loss as relation_loss
     from minilm.errors import MinilmError as MinilmError
+    from minilm.export.asymmetric import write_asymmetric as write_asymmetric
     from minilm.infer.api import LoadedModel as LoadedModel
     from minilm.infer.api import load as load
     from minilm.infer.predictions import Classified as Classified
+    from minilm.infer.predictions import Ranked as Ranked
     from minilm.model.checkpoint import read_model as read_model
     from minilm.model.checkpoint import write_model as write_model
     from minilm.model.config import EncoderConfig as EncoderConfig
@@ -41,6 +43,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Answer": "minilm.tasks.squad.answers",
     "Classified": "minilm.infer.predictions",
+    "Ranked": "minilm.infer.predictions",
     "Encoder": "minilm.model.encoder",
     "EncoderConfig": "minilm.model.config",
     "Entity": "minilm.tasks.tokens.entities",
@@ -63,6 +66,7 @@ _HOME = {
     "read_model": "minilm.model.checkpoint",
     "relation_loss": "minilm.distill.relation_loss",
     "run": "minilm.run_recipe",
+    "write_asymmetric": "minilm.export.asymmetric",
     "write_model": "minilm.model.checkpoint",
 }
 

@@ -260,7 +260,7 @@ def rows_between(begin: str, end: str) -> list[tuple[str, str]]:
     """Keys and defaults in the part of the reference between two headings."""
     text = (REPO / "docs" / "reference.md").read_text(encoding="utf-8")
     table = text[text.index(f"\n{begin}\n") : text.index(f"\n{end}\n")]
-    return re.findall(r"^\| `([a-zN_.]+)` \|[^|]*\| ([^|]*?) \|", table, flags=re.MULTILINE)
+    return re.findall(r"^\| `([a-zN0-9_.]+)` \|[^|]*\| ([^|]*?) \|", table, flags=re.MULTILINE)
 
 
 def test_the_tables_of_recipe_keys_match_the_schemas() -> None:

@@ -15,6 +15,7 @@ import pytest
 from minilm.decode.traces import TRACE_SUFFIXES
 from minilm.distill.teacher import PACKED_ONLY_TEACHERS, PADDED_ONLY_TEACHERS
 from minilm.files.formats import ROW_READERS
+from minilm.files.sentence_modules import ROUTER
 from minilm.files.texts import TEXT_READERS
 from minilm.infer.predictions import _DOES
 from minilm.model.activations import Activation
@@ -22,6 +23,7 @@ from minilm.model.config import _ALIASES, _SAME_FUNCTIONS, FAMILIES, SUPPORTED_V
 from minilm.model.embedding import PoolingMode
 from minilm.model.embedding_files import _READERS
 from minilm.model.metadata import ARCHITECTURES, WEIGHTS, ProblemType
+from minilm.model.routes import ROLES
 from minilm.tasks.tokens.conll import CONLL_SUFFIXES
 from minilm.tasks.tokens.rows import TABLES
 from minilm.tasks.tokens.schemes import Scheme
@@ -122,6 +124,7 @@ def table() -> str:
         ),
         ("pooling", code(get_args(PoolingMode)) + ", and several of them", "any other mode"),
         ("modules after pooling", f"{code(_READERS)}, `Dropout` (no effect)", "any other module or key; adapters"),
+        ("asymmetric models", f"a `{ROUTER}` with the routes {code(ROLES)}", "any other route; `route_mappings`"),
         ("activation of `Dense`, of a cross-encoder with one score", code(get_args(Activation)), "any other"),
         (
             "texts of a corpus",

@@ -30,6 +30,7 @@ ROOMS = {
 FILES = {
     "distill/relation_loss.py": "model",
     "distill/relation_kernel.py": "kernels",
+    "finetune/embed_losses.py": "",
     **{
         f"model/{name}.py": ""
         for name in (
@@ -39,17 +40,19 @@ FILES = {
                 "config",
                 "encoder",
                 "heads",
+                "inherited",
                 "tensor_names",
                 "packing",
+                "pooling",
                 "positions",
                 "precision",
             ),
-            *("prepacked", "seq2seq", "token_budget", "without_weights"),
+            *("prepacked", "seq2seq", "token_budget", "vector_head", "without_weights"),
         )
     },
     **{f"decode/{name}.py": "model text" for name in ("beam", "cache", "search_rules", "decoder", "sampling")},
 }
-PURE = ("model/", "score/", "decode/", "distill/relation_loss.py")
+PURE = ("model/", "score/", "decode/", "distill/relation_loss.py", "finetune/embed_losses.py")
 TOUCH_FILES = {"model/checkpoint.py", "model/embedding.py", "decode/traces.py"}
 IO_MODULES = {"io", "os", "shutil", "socket", "subprocess", "tempfile", "urllib", "http", "json", "pickle"}
 TORCH_IS_SLOW = ("text", "corpus", "kernels", "recipe", "cli")  # these start without it

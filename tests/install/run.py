@@ -1,7 +1,8 @@
 """Install the shipped packages in new environments, once with the lowest versions that `pyproject.toml` allows.
 
 In: this checkout and a package index. Out: exit status 0 if the wheel without extras, the sdist, and the lower bounds
-of all dependencies work; otherwise the failed command. `make test-install` runs it; it takes a few minutes.
+of all dependencies work, and an older sentence-transformers reads what minilm writes; otherwise the failed command.
+`make test-install` runs it; it takes a few minutes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 1200  # per command
 UNTESTED = {"openvino", "nncf", "onnxruntime", "onnx", "ctranslate2"}  # engines of other houses, for benchmarks
 TESTED_BOUNDS_OF_DEV = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "scikit-learn", "scipy")
+LAST_RELEASE_5 = "sentence-transformers>=5,<6"  # the tests have the locked release, a later one
 SMOKE_TESTS = ("tests/unit/text", "tests/unit/score", "tests/unit/report", "tests/unit/files", "tests/unit/model")
 
 
@@ -38,11 +40,13 @@ def main() -> None:
         run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "minilm", cwd=work)
         install(python, "--no-deps", sdist)
         use(python, work)
+        install(python, LAST_RELEASE_5)
+        run(python, ROOT / "tests" / "install" / "sentence_folders.py", cwd=work)
         python = new_environment(work / "lowest")
         install(python, *lowest_versions(), wheel)
         use(python, work)
         run(python, "-m", "pytest", "-q", "-m", "not slow and not gpu", *SMOKE_TESTS, cwd=ROOT)
-    print("wheel, sdist and lowest versions: all work")
+    print("wheel, sdist, sentence-transformers 5 and lowest versions: all work")
 
 
 def use(python: Path, work: Path) -> None:

@@ -71,3 +71,18 @@ def test_one_process_equals_two(recipe, finish, largest_difference, tmp_path):
     for ours, theirs in zip(*rows, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     assert rows[0][-1]["loss"] < rows[0][0]["loss"]
+
+
+@pytest.mark.parametrize("loss", ["infonce", "margin_mse", "similarities"])
+def test_text_vectors_are_the_same_with_one_process_and_two(loss, tiny_task, finish, largest_difference):
+    """With dropout and in parts; the negatives are those of both processes."""
+    first, second = (
+        tiny_task.embed_recipe(loss, out, name=f"{out}.yaml", steps=6, eval_every=3, tokens_per_batch=40)
+        for out in ("alone", "shared")
+    )
+    finish(["-m", "minilm.cli.app", "finetune", str(first)])
+    finish(["-m", "minilm.cli.app", "finetune", str(second)], by="torch.distributed.run")
+    alone, shared = tiny_task.folder / "alone", tiny_task.folder / "shared"
+    assert largest_difference(alone / "model", shared / "model", besides=("self.key.bias",)) < 1e-5
+    rows = [[row["loss"] for row in read_metrics(out)] for out in (alone, shared)]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-5)

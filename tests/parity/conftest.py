@@ -73,6 +73,30 @@ def save(tmp_path, sizes, randomized):
 
 
 @pytest.fixture(scope="session")
+def write_encoder():
+    """`write_encoder(folder, ...)`: a tiny random BERT of transformers whose tokenizer keeps upper case."""
+
+    def write(folder, *, vocabulary, width, seed=0, max_tokens=32):
+        torch.manual_seed(seed)
+        config = transformers.BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=24,
+            max_position_embeddings=max_tokens,
+            initializer_range=0.5,
+        )
+        transformers.BertModel(config).save_pretrained(folder)
+        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary))
+        tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def padded():
     """The sequences as transformers expects them: `input_ids`, `attention_mask`, `token_type_ids` [B, S]."""
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import minilm
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.model.activations import Activation
+from minilm.model.checkpoint import read_model, write_model
 
 transformers = pytest.importorskip("transformers")
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -123,6 +124,25 @@ def test_without_modules_json_the_settings_of_the_folder_are_ignored_as_theirs_a
     state(folder, "config_sentence_transformers.json", "torch.nn.Tanh")
     (folder / "modules.json").unlink()
     assert same_scores(folder)
+
+
+@pytest.mark.parametrize("name", get_args(Activation))
+def test_what_is_written_here_has_the_scores_of_predict(folder, tmp_path, name):
+    write_model(
+        read_model(folder, head="classification"), folder, head="classification", problem="regression", activation=name
+    )
+    assert same_scores(folder)
+    assert minilm.load(folder).activation == name
+    sentence_transformers.CrossEncoder(str(folder), device="cpu").save_pretrained(str(tmp_path / "saved"))
+    assert minilm.load(tmp_path / "saved").activation == name
+
+
+def test_an_activation_is_of_one_score(tiny_task, tmp_path):
+    folder = tiny_task.write_classifier("several", seed=3, num_labels=2)
+    with pytest.raises(
+        UsageError, match=r"activation is 'Tanh' and problem is 'single_.*'; expected 'regression', one"
+    ):
+        write_model(read_model(folder, head="classification"), tmp_path, head="classification", activation="Tanh")
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from minilm.model.embedding_files import read_embedding, write_embedding
 sentence_transformers = pytest.importorskip(
     "sentence_transformers", reason="sentence-transformers is not installed: pip install sentence-transformers"
 )
-transformers = pytest.importorskip("transformers")
 modules = pytest.importorskip("sentence_transformers.models")
 
 WORDS = ["a", "b", "c", "d", "e", "f", "query", ":", "A", "B", "##b", "##y", "quer"]
@@ -27,16 +26,9 @@ WIDTH = 16
 
 
 @pytest.fixture(scope="module")
-def encoder_dir(tmp_path_factory):
+def encoder_dir(tmp_path_factory, write_encoder):
     """A tiny random BERT of transformers whose tokenizer keeps upper case."""
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
-    config = transformers.BertConfig(**sizes, vocab_size=len(VOCAB), max_position_embeddings=32, initializer_range=0.5)
-    transformers.BertModel(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB))
-    transformers.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False).save_pretrained(folder)
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("encoder"), vocabulary=VOCAB, width=WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -486,14 +478,3 @@ def test_what_is_written_back_gives_the_same_vectors_in_both_libraries(saved, en
     assert read_embedding(second, model_max_tokens=32) == settings
     np.testing.assert_allclose(assert_same(second), assert_same(first), atol=1e-6)
     assert theirs_of(second).similarity_fn_name == "euclidean"
-
-
-@pytest.mark.parametrize("kind", ["Dense", "LayerNorm"])
-def test_modules_with_weights_are_never_lost_in_silence(saved, tmp_path, kind):
-    folder = saved(modules.Dense(WIDTH, WIDTH) if kind == "Dense" else modules.LayerNorm(WIDTH))
-    settings = read_embedding(folder, model_max_tokens=32)
-    with pytest.raises(
-        DataError, match=rf"2_{kind}: {kind} has weights for the vectors of its own model and cannot be"
-    ):
-        write_embedding(tmp_path, settings, hidden_size=WIDTH)
-    assert not (tmp_path / "modules.json").exists()

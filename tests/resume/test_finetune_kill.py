@@ -45,3 +45,20 @@ def test_a_sweep_resumes_where_it_was_killed(tiny_task, drive):
     assert sum(status == -signal.SIGKILL for status, _ in results) >= 3
     for name in ("results.json", "model/model.safetensors", "model/task.json"):
         assert (tiny_task.folder / "run" / name).read_bytes() == (unbroken / name).read_bytes()
+
+
+def test_kills_of_text_vectors_change_no_bit(tiny_task, drive, assert_same_run):
+    """Kills while the teacher's vectors are stored, in steps over a whole batch, and while the model is written."""
+    student = {"init": "layers", "teacher_layers": [1, 3]}
+    recipe = tiny_task.embed_recipe("similarities", student=student, steps=12)
+    unbroken = tiny_task.folder / "unbroken"
+    [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}", f"task.cache={tiny_task.folder / 'other'}"])
+    plan = [("call", number) for number in (4, 7, 10, 13)]
+    plan += [("call", calls * part // 6) for part in range(1, 6)] + [("steps", 2), ("steps", 4)]
+    results = drive(recipe, [*plan, ("never", 0)])
+    assert sum(status == -signal.SIGKILL for status, _ in results) >= 7
+    assert results[-1][0] == 0
+    assert_same_run(tiny_task.folder / "run", unbroken)
+    (ours,) = (tiny_task.folder / "vectors-train.jsonl.teacher").iterdir()
+    for file in ours.iterdir():
+        assert file.read_bytes() == (tiny_task.folder / "other" / ours.name / file.name).read_bytes()

@@ -42,8 +42,8 @@ def glue_tasks(incomplete: str) -> list[str]:
 
 
 def tasks(incomplete: str) -> list[str]:
-    """What `minilm predict` knows: GLUE tasks, `squad`, `tokens` and `text`."""
-    return _beginning_with(incomplete, [*glue_tasks(""), "squad", "tokens", "text"])
+    """What `minilm predict` knows: GLUE tasks, `squad`, `tokens`, `rerank` and `text`."""
+    return _beginning_with(incomplete, [*glue_tasks(""), "squad", "tokens", "rerank", "text"])
 
 
 def _beginning_with(start: str, words: Iterable[str]) -> list[str]:

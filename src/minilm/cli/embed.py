@@ -108,7 +108,7 @@ def embed(
     require_output("--output", output)
     target = None if output == STREAM else Path(output)
     _check(given, target, vectors, calibrate, columns={"--text": text, "--id": id_column})
-    loaded = load(model, engine=engine, precision=precision, threads=threads)
+    loaded = load(model, engine=engine, precision=precision, threads=threads).route(role)
     options = vector_options(loaded, prompt=prompt, role=role, dimensions=dimensions, precision=vectors)
     job = EmbedJob(
         source=given,

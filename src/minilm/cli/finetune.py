@@ -54,7 +54,7 @@ def finetune(
 
 def _table(points: Sequence[SettingRuns]) -> str:
     """One line per setting: the mean and deviation of its scores over the seeds."""
-    from minilm.finetune.result import best_point
+    from minilm.finetune.result import best_point, verdict
 
     if not any(run.numbers for point in points for run in point.runs):
         return "\n".join(f"{point.describe()}: not scored, task.dev names no held-out data" for point in points)
@@ -67,4 +67,5 @@ def _table(points: Sequence[SettingRuns]) -> str:
         rows.append((point.describe(), str(len(point.runs)), *numbers))
     others = [name for name in chosen.best.numbers if name != chosen.metric]
     rest = ", ".join(f"{name} {chosen.best.numbers[name]:.4g}" for name in others)
-    return aligned(rows, "<>>><") + (f"\nbest run: {rest}" if rest else "")
+    said = verdict(chosen.best)
+    return "\n".join([aligned(rows, "<>>><"), *([f"best run: {rest}"] if rest else []), *([said] if said else [])])

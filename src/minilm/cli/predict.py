@@ -1,7 +1,7 @@
 """`minilm predict`: run a fine-tuned model over a file.
 
-In: a model folder and a file of texts, pairs, questions or sentences. Out: one row each with `id`, `prediction` and, of
-a classifier, all probabilities, in a format that `minilm score` reads.
+In: a model folder and a file of texts, pairs, candidates, questions or sentences. Out: one row each with `id`,
+`prediction` and, of a classifier, all probabilities, in a format that `minilm score` reads; a run from candidates.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _Output = Annotated[
 _Task = Annotated[
     str | None,
     typer.Option(
-        help="A GLUE task (its columns), `squad`, `tokens` or `text`; by default, what the model was trained for.",
+        help="A GLUE task (its columns), `squad`, `tokens`, `rerank` or `text`; by default, that of the model.",
         show_default="of the model",
         autocompletion=completion.tasks,
     ),
@@ -95,14 +95,16 @@ def predict(
     precision: PrecisionOption = "fp32",
     threads: ThreadsOption = None,
 ) -> None:
-    """Predict labels, numbers, answers or entities for every row of a file, in order.
+    """Predict labels, numbers, scores of pairs, answers or entities for every row of a file, in order.
 
-    A classifier also gives the probability of every label: an object in .jsonl, a column each in tables.
+    A classifier also gives the probability of every label: an object in .jsonl, a column each in tables. A reranker
+    scores a query and a text; where rows have a query_id and a doc_id, the output is a run for minilm score retrieval.
 
     Examples:
       minilm predict runs/cola/model --input dev.jsonl --output predictions.jsonl
       minilm predict runs/reviews/model --input reviews.txt --output predictions.csv
       minilm predict runs/squad/model --task squad --input dev-v2.0.json --output answers.jsonl
+      minilm predict runs/reranker/model --input candidates.jsonl --output run.jsonl
       minilm predict runs/ner/model --input test.conll --output entities.jsonl
       zcat reviews.jsonl.gz | minilm predict runs/sst-2/model --input - --output - | head
     """
@@ -125,6 +127,9 @@ def predict(
         names = ("--text-pair", "--null-threshold", "--postprocess")
         _reject(given, names, "apply to pairs and questions, but this model tags words")
         rows, total = _plan_tags(loaded, path, text, id_column)
+    elif task == "rerank" or (task is None and _is_reranker(loaded)):
+        _reject(given, ("--null-threshold", "--postprocess"), "apply to questions, but this model ranks texts")
+        rows, total = _plan_scores(loaded, path, query=text, text=text_pair, id_column=id_column)
     else:
         _reject(given, ("--null-threshold", "--postprocess"), "apply to questions, but this model labels texts")
         rows, total = _plan(loaded, path, task, text=text, text_pair=text_pair, id_column=id_column)
@@ -181,6 +186,27 @@ def _plan_tags(
     return tagged(model, sentences), len(sentences)
 
 
+def _is_reranker(model: LoadedModel) -> bool:
+    from minilm.tasks.rerank.settings import RerankSettings
+
+    return isinstance(model.task, RerankSettings)
+
+
+def _plan_scores(
+    model: LoadedModel, source: Source, *, query: str | None, text: str | None, id_column: str | None
+) -> tuple[Generator[list[Prediction], None, None], int]:
+    """The scores, chunk by chunk, and the number of pairs; every row is checked before the first is computed."""
+    from minilm.infer.bulk.predict import InputColumns, read_candidates, scored
+    from minilm.infer.predictions import require_one_score
+    from minilm.tasks.rerank.settings import RerankSettings
+
+    require_one_score(model)
+    trained = model.task_or(RerankSettings(name="rerank"))
+    columns = InputColumns(text=query or trained.query, text_pair=text or trained.text or "text", id=id_column)
+    candidates = read_candidates(source, columns, (trained.query_id, trained.doc_id))
+    return scored(model, candidates), len(candidates)
+
+
 def _plan(
     model: LoadedModel,
     source: Source,
@@ -221,7 +247,7 @@ def _columns(model: LoadedModel, task: str | None) -> InputColumns:
         own = text_columns(trained)
         return InputColumns(text=own.text, text_pair=own.text_pair, id=own.id, official=official)
     if known is None:
-        raise UsageError(f"--task is {task!r}; expected squad, tokens, text, or one of {', '.join(GLUE)}")
+        raise UsageError(f"--task is {task!r}; expected squad, tokens, rerank, text, or one of {', '.join(GLUE)}")
     return InputColumns(text=known.columns.text, text_pair=known.columns.text_pair, official=official)
 
 

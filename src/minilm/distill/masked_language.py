@@ -19,7 +19,6 @@ from torch.nn import functional
 from minilm.distill.criterion import DistillBatch, LossesOf, RowCounts
 from minilm.distill.masking import Masking
 from minilm.distill.relation_loss import Normalization, row_weights
-from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher_base import Teacher
 from minilm.errors import DataError
 from minilm.files.json import read_json
@@ -29,6 +28,7 @@ from minilm.model.encoder import Encoder, Relations
 from minilm.model.heads import MaskedLanguageHead
 from minilm.model.metadata import config_file, saved_head, untied_output
 from minilm.model.packing import Packed
+from minilm.recipe.student_shape import TeacherSizes
 
 
 class LanguageTeacher(Teacher):

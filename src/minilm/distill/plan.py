@@ -13,14 +13,15 @@ from pathlib import Path
 from minilm.corpus.shards import Shards
 from minilm.distill.masked_language import require_trained_head
 from minilm.distill.objective import num_trained_documents
-from minilm.distill.shapes import LayerPairs, TeacherSizes, compared_layers, relation_heads
-from minilm.distill.student import StudentPlan, plan_student, require_copyable_embedding
+from minilm.distill.shapes import LayerPairs, compared_layers, relation_heads
+from minilm.distill.student import StudentPlan, copyable_embedding, plan_student
 from minilm.distill.teacher import read_sizes
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.texts import has_text
 from minilm.model.config import EncoderConfig
 from minilm.recipe import DistillRecipe, LossSection
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.tensorboard import require_tensorboard
 
@@ -69,7 +70,7 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
     require_tensorboard(wanted=recipe.train.tensorboard)
     teacher = model_path(recipe.teacher.model)
     sizes = read_sizes(teacher, layer=recipe.teacher.layer, version=recipe.loss.layer_rule)
-    require_copyable_embedding(teacher)
+    copyable_embedding(teacher)
     if recipe.loss.labels == "soft":
         require_trained_head(teacher)
     loaded = Tokenizer.load(tokenizer)

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from minilm.distill.plan import DistillPlan, plan_distillation
-from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher import tokenizer_folder
 from minilm.distill.teacher_cache import cache_root
 from minilm.embedded import model_path
@@ -26,6 +25,7 @@ from minilm.model.checkpoint import write_model
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.heads import Model
 from minilm.recipe import ChainRecipe, Distillation, DistillRecipe, Loaded
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.folder import STAGES
 

@@ -7,26 +7,29 @@ configurations alone; an `Encoder` ready to train; after training, a Hugging Fac
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from minilm.distill.shapes import TeacherSizes, copied_layers, student_shape
 from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json
-from minilm.files.sentence_modules import transformer_folder
+from minilm.files.sentence_modules import MODULES, transformer_folder
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import COUNTED, EncoderConfig, with_vocabulary_of
-from minilm.model.embedding_files import read_embedding, require_no_weights, write_embedding
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import read_embedding, write_embedding
 from minilm.model.encoder import Encoder
 from minilm.model.heads import MaskedLanguageHead, Model, new_head
+from minilm.model.inherited import inherit_layers
 from minilm.model.metadata import read_config, untied_output, weight_files
+from minilm.model.vector_modules import Normalize
 from minilm.randomness import derived_seed
 from minilm.recipe import StudentSection
+from minilm.recipe.student_shape import TeacherSizes, copied_layers, student_shape
 from minilm.text.tokenizer import Tokenizer
 
 _OF_THE_TEACHER = ("family", "vocab_size", "pad_token_id", "max_positions", "num_segments", "layer_norm_eps")
@@ -120,7 +123,9 @@ def make_student(plan: StudentPlan, *, teacher: Path, seed: int) -> Encoder:
     if plan.continued is not None:
         return read_model(plan.continued).encoder
     student = random_student(plan.config, seed=seed, name=plan.name)
-    return student_from_layers(student, teacher=teacher, layers=plan.layers) if plan.layers else student
+    if plan.layers:
+        inherit_layers(student, read_model(teacher).encoder, plan.layers)
+    return student
 
 
 def make_head(plan: StudentPlan, *, seed: int) -> MaskedLanguageHead:
@@ -139,13 +144,21 @@ def make_head(plan: StudentPlan, *, seed: int) -> MaskedLanguageHead:
     return made
 
 
-def require_copyable_embedding(teacher: Path) -> None:
-    """Require that a student can have the teacher's embedding settings, before anything is computed.
+def copyable_embedding(teacher: Path, *, max_tokens: int = sys.maxsize) -> EmbeddingSettings:
+    """The teacher's embedding settings, for a student; called before anything is computed, too.
 
     Raises:
-        DataError: a module has weights, or the folder has settings that are not supported.
+        DataError: a module has weights that were trained together with the teacher, or the folder has settings that
+            are not supported.
     """
-    require_no_weights(read_embedding(teacher, model_max_tokens=sys.maxsize))
+    settings = read_embedding(teacher, model_max_tokens=max_tokens)
+    for module in settings.modules:
+        if not isinstance(module, Normalize):
+            raise DataError(
+                f"{module.where}: {type(module).__name__} has weights for the vectors of its own model and cannot be "
+                f"copied to another; use a copy of the folder without this module in {MODULES}"
+            )
+    return settings
 
 
 def save_student(
@@ -157,9 +170,13 @@ def save_student(
     card: str,
     head: MaskedLanguageHead | None = None,
 ) -> None:
-    """Write a Hugging Face folder with the teacher's embedding settings; an existing folder is replaced."""
+    """Write a Hugging Face folder with the teacher's embedding settings; an existing folder is replaced.
+
+    Raises:
+        DataError: as for `copyable_embedding`.
+    """
+    embedding = copyable_embedding(teacher, max_tokens=student.config.max_tokens)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    embedding = read_embedding(teacher, model_max_tokens=student.config.max_tokens)
     with atomic_folder(folder, replace=True) as aside:
         write_model(Model(student, head), aside, head=None if head is None else "mlm")
         tokenizer.save(aside, segments=student.config.num_segments > 0)
@@ -186,14 +203,3 @@ def random_student(config: EncoderConfig, *, seed: int, name: str) -> Encoder:
     encoder = Encoder(config)
     encoder.reset(torch.Generator().manual_seed(derived_seed(seed, "student", name)))
     return encoder
-
-
-def student_from_layers(student: Encoder, *, teacher: Path, layers: Sequence[int]) -> Encoder:
-    """`student` with the teacher's embeddings and the given layers (1-based, in order)."""
-    source = read_model(teacher).encoder
-    student.embeddings.load_state_dict(source.embeddings.state_dict())
-    for target, number in zip(student.layers, layers, strict=True):
-        target.load_state_dict(source.layers[number - 1].state_dict())
-    if source.pooler is not None and student.pooler is not None:
-        student.pooler.load_state_dict(source.pooler.state_dict())
-    return student

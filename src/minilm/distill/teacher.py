@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 
 from minilm.distill.projections import find_attentions
-from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher_base import Teacher, Version, Wanted
 from minilm.distill.teacher_files import (
     explaining,
@@ -37,6 +36,7 @@ from minilm.errors import DataError, SystemProblem, UsageError, one_line
 from minilm.files.sentence_modules import transformer_folder
 from minilm.model.prepacked import prepack
 from minilm.model.without_weights import without_weights
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.sentencepiece_layout import has_known_layout
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from minilm.distill.shapes import TeacherSizes
 from minilm.errors import UsageError
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed
+from minilm.recipe.student_shape import TeacherSizes
 
 Version = Literal["v1", "v2"]
 """Which relations a loss compares: v1 attention and values, v2 queries, keys and values."""

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher_base import Teacher
 from minilm.errors import MinilmError
 from minilm.files.json import read_json
@@ -25,6 +24,7 @@ from minilm.model.metadata import config_file
 from minilm.model.packed_ids import PackedIds
 from minilm.model.packing import Packed
 from minilm.model.precision import Precision
+from minilm.recipe.student_shape import TeacherSizes
 
 logger = logging.getLogger(__name__)
 

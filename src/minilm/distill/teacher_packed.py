@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from minilm.distill.projections import LayerReached
-from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.errors import DataError, UsageError
 from minilm.model.attention import attend
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed
+from minilm.recipe.student_shape import TeacherSizes
 
 
 @dataclass

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from minilm.distill.projections import LayerReached, Projected
-from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_packed import NoInterface
 from minilm.errors import DataError
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed
+from minilm.recipe.student_shape import TeacherSizes
 
 _MOST_TOKENS = 8192  # of a padded batch
 _LEAST_FULL = 0.8  # the shortest sequence of a padded batch, of the longest

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from minilm.distill.projections import HookRecorder, Projected, find_attentions, unlike_product
-from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_files import first_line
 from minilm.distill.teacher_packed import NoInterface, PackedTeacher, masks_itself
 from minilm.distill.teacher_padded import InterfaceRecorder, PaddedTeacher, Recorder, hidden_rows
 from minilm.errors import DataError, MinilmError
 from minilm.model.packing import pack
+from minilm.recipe.student_shape import TeacherSizes
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from minilm.files.atomic import make_folder
 from minilm.files.copying import copy_file
-from minilm.files.sentence_modules import read_modules, transformer_folder
+from minilm.files.sentence_modules import MODULES, read_modules, transformer_folder
 from minilm.infer.engines.int8 import FACTS, SCALES
 from minilm.model.metadata import weight_files
 
 _WEIGHTS = (".safetensors", ".bin")
+_OF_THE_WHOLE = (MODULES, "config_sentence_transformers.json", "task.json", "README.md")
 _OF_OTHERS = (".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".py", ".pyc", ".tflite", ".xml")
 
 
@@ -34,10 +35,28 @@ def copy_model(folder: Path, target: Path) -> None:
         inside = target / part.relative_to(folder)
         make_folder(inside)
         for file in sorted(part.iterdir()) if part.is_dir() else []:
-            is_weight = file.suffix in _WEIGHTS or file.name.endswith(".index.json")
-            left_out = part == encoder and is_weight and file not in read
+            left_out = part == encoder and _is_weight(file) and file not in read
             if _is_kept(file) and not left_out:
                 copy_file(file, inside / file.name)
+
+
+def copy_encoder(folder: Path, target: Path) -> None:
+    """Copy configuration, tokenizer and weights of a model's encoder, without its modules, into the folder `target`.
+
+    Raises:
+        DataError: a file cannot be read.
+        SystemProblem: a file cannot be written.
+    """
+    encoder = transformer_folder(folder)
+    index, weights = weight_files(encoder)
+    for file in sorted(encoder.iterdir()):
+        is_settings = file.name in _OF_THE_WHOLE or file.match("sentence_*_config.json")
+        if _is_kept(file) and not is_settings and (file in {index, *weights} or not _is_weight(file)):
+            copy_file(file, target / file.name)
+
+
+def _is_weight(file: Path) -> bool:
+    return file.suffix in _WEIGHTS or file.name.endswith(".index.json")
 
 
 def _is_kept(file: Path) -> bool:

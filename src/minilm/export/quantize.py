@@ -129,15 +129,17 @@ def quantize(
 
 
 def _fp32(model: Path | str, threads: int | None) -> LoadedModel:
-    """The model on the native engine; raises UsageError if that cannot run it."""
+    """The model on the native engine; raises UsageError if that cannot run it, DataError if it has two encoders."""
     try:
-        return load(model, engine="native", threads=threads)
+        loaded = load(model, engine="native", threads=threads)
     except UsageError as error:
         if not isinstance(error.__cause__, CannotRun):
             raise
         raise UsageError(
             f"{model} cannot be quantized: int8 needs the native engine, which cannot run it: {error.__cause__}"
         ) from None
+    transformer_folder(loaded.folder)  # raises for an asymmetric model
+    return loaded
 
 
 class _Trial:

@@ -7,7 +7,7 @@ which is not always the root (`0_Transformer/`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +16,8 @@ from minilm.files.atomic import atomic_write
 from minilm.files.regular import read_text
 
 MODULES = "modules.json"
+ROUTER = "Router"
+"""The module of an asymmetric model, which has an encoder for each role."""
 
 _LIBRARY = "sentence_transformers."
 _KEYS = {"idx", "name", "path", "type"}
@@ -55,10 +57,11 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{file}: two modules have the name {twice!r}; give each module its own name")
-    return [_entry(value, file) for value in values]
+    return [module_entry(value, file) for value in values]
 
 
-def _entry(value: dict[str, object], file: Path) -> ModuleEntry:
+def module_entry(value: Mapping[str, object], file: Path) -> ModuleEntry:
+    """A module from its `type` and `path`; raises DataError if they are none, or the path leads out of the folder."""
     kind, path = value.get("type"), value.get("path", "")
     if not isinstance(kind, str) or not isinstance(path, str):
         raise DataError(f"{file}: module {value!r:.80}; expected a text for each of type and path")
@@ -74,7 +77,7 @@ def _entry(value: dict[str, object], file: Path) -> ModuleEntry:
 def write_modules(folder: Path, modules: Sequence[ModuleEntry]) -> None:
     """Write `modules.json` in the format that every sentence-transformers release reads, and the modules' folders."""
     values = [
-        {"idx": index, "name": str(index), "path": entry.path, "type": f"{_LIBRARY}models.{entry.kind}"}
+        {"idx": index, "name": str(index), "path": entry.path, "type": module_type(entry.kind)}
         for index, entry in enumerate(modules)
     ]
     atomic_write(folder / MODULES, json.dumps(values, indent=2) + "\n")
@@ -82,10 +85,21 @@ def write_modules(folder: Path, modules: Sequence[ModuleEntry]) -> None:
         (folder / entry.path).mkdir(exist_ok=True)
 
 
+def module_type(kind: str) -> str:
+    """The path of a module's class that every sentence-transformers release knows."""
+    return f"{_LIBRARY}models.{kind}"
+
+
 def transformer_folder(path: Path) -> Path:
     """The folder of the encoder's configuration, weights and tokenizer: `path` unless `modules.json` names another.
 
     Raises:
-        DataError: as for `read_modules`.
+        DataError: as for `read_modules`, or the model has an encoder for each role.
     """
-    return next((path / entry.path for entry in read_modules(path) if entry.kind == "Transformer"), path)
+    modules = read_modules(path)
+    if any(entry.kind == ROUTER for entry in modules):
+        raise DataError(
+            f"{path / MODULES}: an asymmetric model (Router), which has several encoders; expected a model with one; "
+            "from Python, minilm.load(DIR).encode(texts, role='query' or 'document') runs it"
+        )
+    return next((path / entry.path for entry in modules if entry.kind == "Transformer"), path)

@@ -11,15 +11,34 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from minilm.errors import UsageError
+from minilm.finetune.embed import EmbedTask
+from minilm.finetune.embed_data import trained_embedding
 from minilm.finetune.multi_label import MultiLabelTask
+from minilm.finetune.rerank import SELECTABLE as RERANK_METRICS
+from minilm.finetune.rerank import RerankTask
 from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
+from minilm.finetune.teacher_vectors import TeacherVectors, cache_root, texts_checksum
 from minilm.finetune.text import ClassificationTask, selectable
-from minilm.finetune.tokens import SELECTABLE, TokensTask
-from minilm.recipe import Seq2SeqSection, SquadSection, TaskSection, TextSection, TokensSection
+from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
+from minilm.finetune.tokens import TokensTask
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import read_embedding, read_scorer
+from minilm.model.vector_modules import Dense
+from minilm.recipe import (
+    EmbedSection,
+    RerankSection,
+    Seq2SeqSection,
+    SquadSection,
+    TaskSection,
+    TextSection,
+    TokensSection,
+)
 from minilm.score.rouge.scores import report_wordless
+from minilm.tasks.embed.rows import training_rows
+from minilm.tasks.rerank.rows import read_lists
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import GLUE, text_task
@@ -35,8 +54,14 @@ def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) 
     return tokenizer.for_words if isinstance(section, TokensSection) else tokenizer
 
 
-def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
+def make_task(section: TaskSection, tokenizer: Tokenizer, *, model: Path | None = None, seed: int = 0) -> Task:
     """Read and tokenize the data files of a task section.
+
+    Args:
+        section: of a recipe.
+        tokenizer: of the model.
+        model: the folder that says how its vectors are made, for text vectors; None: mean pooling.
+        seed: decides new weights that belong to the task.
 
     Raises:
         UsageError: the name looks like a misspelled GLUE task, the task does not have the requested metric, or two
@@ -49,6 +74,10 @@ def make_task(section: TaskSection, tokenizer: Tokenizer) -> Task:
         return _seq2seq(section, tokenizer)
     if isinstance(section, TokensSection):
         return _tokens(section, tokenizer)
+    if isinstance(section, RerankSection):
+        return _rerank(section, tokenizer, model, seed)
+    if isinstance(section, EmbedSection):
+        return _embed(section, tokenizer, model, seed)
     return _text(section, tokenizer)
 
 
@@ -90,14 +119,41 @@ def _squad(section: SquadSection, tokenizer: Tokenizer) -> Task:
 
 
 def _tokens(section: TokensSection, tokenizer: Tokenizer) -> Task:
-    if section.metric is not None and section.metric not in SELECTABLE:
-        raise UsageError(f"task.metric is {section.metric!r}, expected one of {', '.join(SELECTABLE)}")
+    _require_metric(section.metric, TOKENS_METRICS)
     train = [sentence for name in section.train for sentence in read_tagged(Path(name), section)]
     dev = {name: read_tagged(Path(file), section) for name, file in dev_files(section.dev).items()}
     labels = labels_of(train, section)
     for sentences in (train, *dev.values()):
         require_known(sentences, labels)
     return TokensTask(train, dev, tokenizer, labels=labels, settings=section)
+
+
+def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, seed: int) -> Task:
+    """With mean pooling, the map from the mean to the score is that of the model if it is such a reranker."""
+    _require_metric(section.metric, RERANK_METRICS)
+    scorer = None
+    if model is not None and model.is_dir() and section.pooling == "mean" and section.head != "fresh":
+        scorer = read_scorer(model, model_max_tokens=section.max_tokens)
+    own = scorer.modules[0] if scorer is not None and scorer.pooling == ("mean",) and len(scorer.modules) == 1 else None
+    dense = own if isinstance(own, Dense) and own.activation == "Identity" and own.residual is None else None
+    if section.head == "keep" and section.pooling == "mean" and dense is None:
+        raise UsageError(
+            f"task.head is 'keep', but {model} does not score the mean of its tokens with one linear map; set it to "
+            "'auto' or 'fresh'"
+        )
+    return RerankTask(
+        [one for name in section.train for one in read_lists(Path(name), section)],
+        {name: read_lists(Path(file), section) for name, file in dev_files(section.dev).items()},
+        tokenizer,
+        settings=section,
+        dense=dense,
+        seed=seed,
+    )
+
+
+def _require_metric(metric: str | None, known: Sequence[str]) -> None:
+    if metric is not None and metric not in known:
+        raise UsageError(f"task.metric is {metric!r}, expected one of {', '.join(known)}")
 
 
 def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:
@@ -118,6 +174,33 @@ def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:
         dev=dev,
         tokenizer=tokenizer,
         settings=section,
+    )
+
+
+def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed: int) -> EmbedTask:
+    """Vectors as the model makes them, except for what the section changes."""
+    own = EmbeddingSettings()
+    if model is not None and model.is_dir():
+        own = read_embedding(model, model_max_tokens=section.max_tokens)
+    embedding, dense = trained_embedding(section, own, where=str(model))
+    teacher = None
+    if section.teacher is not None:
+        teacher = TeacherVectors(
+            section.teacher,
+            cache_root(section.cache, section.train),
+            texts=texts_checksum(text for row in training_rows(section.train, section) for text in row.texts),
+            prompt_role=section.role,
+            max_tokens=section.max_tokens,
+        )
+    return EmbedTask(
+        section,
+        section.train,
+        dev_files(section.dev),
+        tokenizer.lowercased() if embedding.lowercase else tokenizer,
+        embedding=embedding,
+        dense=dense,
+        teacher=teacher,
+        seed=seed,
     )
 
 

@@ -75,7 +75,7 @@ class FinetuneObjective:
             step=step,
             reshuffle=self._task.reshuffles,
         )
-        chosen = StepRows(rows=rows, own=self._own_rows, step=step, seed=self._seed)
+        chosen = StepRows(rows=rows, own=self._own_rows, step=step, seed=self._seed, ranks=self._ranks)
         return self._task.batch(chosen, token_budget=self._tokens_per_batch).to(self._device)
 
     def accumulate(self, batch: StepBatch, backward: Backward) -> StepLoss:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from minilm.files.json import read_json
-from minilm.finetune.result import ANALYSIS, RunResult, SettingRuns, best_point
+from minilm.finetune.result import ANALYSIS, RunResult, SettingRuns, best_point, verdict
 from minilm.recipe import FinetuneRecipe
 from minilm.report.curves import Curve
 from minilm.report.page import curve_of, duration, write_report
@@ -27,7 +27,11 @@ def report_run(recipe: FinetuneRecipe, result: RunResult) -> None:
     write_report(
         result.folder,
         title=recipe.name,
-        table=[{"number": name, "value": value} for name, value in result.numbers.items()],
+        table=[
+            {"number": name, "value": value}
+            | {of: numbers[name] for of, numbers in result.references.items() if name in numbers}
+            for name, value in result.numbers.items()
+        ],
         metrics=read_metrics(result.folder),
         notes=_notes(recipe, result),
         marks=result.extended_at,
@@ -130,6 +134,7 @@ def _notes(recipe: FinetuneRecipe, result: RunResult) -> list[str]:
         f"The metrics are those of the checkpoint with the best {result.main_metric} on {recipe.task.dev[0]}."
         if recipe.task.dev
         else "There is no held-out data, so no checkpoint was selected.",
+        *filter(None, [verdict(result)]),
         *([f"This run was {extension_note(result.extended_at, result.steps)}."] if result.extended_at else []),
         f"Finished {time.strftime('%Y-%m-%d %H:%M:%S')}; this run took {duration(result.seconds)}.",
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -18,11 +18,17 @@ from minilm.train.best import comparable
 from minilm.train.state import Identity, require_same
 
 RESULT, ANALYSIS = "result.json", "analysis.json"
+EQUAL = 0.1
+"""A smaller difference of a metric is called equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A finished run: its folder, its setting and the held-out metrics of its best evaluation."""
+    """A finished run: its folder, its setting and the held-out metrics of its best evaluation.
+
+    `references` are metrics to compare them with, by name: those of the `base` model, of the `start` of the run if that
+    is a smaller one, and of a `teacher`.
+    """
 
     folder: Path
     seed: int
@@ -37,11 +43,25 @@ class RunResult:
     parameters: int
     seconds: float
     extended_at: Sequence[int] = ()
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def main(self) -> float:
         """The main metric; NaN without held-out data."""
         return self.numbers.get(self.main_metric, math.nan)
+
+
+def verdict(result: RunResult) -> str:
+    """Whether the run is better than its base model, and by how much; "" if it was not compared."""
+    metric, base = result.main_metric, result.references.get("base", {})
+    if metric not in base or math.isnan(result.main):
+        return ""
+    difference = comparable(metric, result.main) - comparable(metric, base[metric])
+    compared = f"{'better' if difference > 0 else 'worse'} than the base model by {abs(difference):.2f}"
+    if abs(difference) < EQUAL:
+        compared = f"equal to the base model within {EQUAL:g}"
+    numbers = [f"{name} {found[metric]:.2f}" for name, found in result.references.items() if metric in found]
+    return f"verdict: {compared} ({metric} {result.main:.2f}, {', '.join(numbers)})"
 
 
 @dataclass(frozen=True, kw_only=True)

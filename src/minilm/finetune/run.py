@@ -23,19 +23,23 @@ from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.row_writer import writing_rows
+from minilm.finetune.embed import EmbedTask
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective, require_examples
 from minilm.finetune.report import report_run
-from minilm.finetune.result import ANALYSIS, RunResult, read_result, write_result
+from minilm.finetune.rerank import RerankTask
+from minilm.finetune.result import ANALYSIS, RunResult, read_result, verdict, write_result
+from minilm.finetune.smaller import Smaller, make_smaller, smaller_of
 from minilm.finetune.start import StartHead, require_trainable, start_head, start_model
 from minilm.finetune.task import Analysis, Task
 from minilm.hub import base_name
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
+from minilm.model.embedding_files import write_embedding
 from minilm.model.heads import Model
 from minilm.model.metadata import model_checksums
-from minilm.recipe import FinetuneRecipe, LabelledSection, TextSection, flat_values
+from minilm.recipe import EmbedSection, FinetuneRecipe, LabelledSection, RerankSection, TextSection, flat_values
 from minilm.report.card import Use, model_card
 from minilm.tasks.saved import write_task
 from minilm.tasks.text.glue import text_columns
@@ -51,10 +55,17 @@ from minilm.train.tensorboard import require_tensorboard
 logger = logging.getLogger(__name__)
 
 # Values that may change when a run is resumed: names, paths and how often something is written.
-_PATHS = {"out", "model", "config", "tokenizer", "task.train", "task.dev"}
+_PATHS = {"out", "model", "config", "tokenizer", "task.train", "task.dev", "task.teacher", "task.cache"}
 _LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
 _NOT_IDENTITY = {"name", *_LENGTH, *_PATHS, *(f"train.{key}" for key in CADENCE)}
-_USES: Mapping[str, Use] = {"text": "classify", "tokens": "tag", "squad": "answer", "seq2seq": "generate"}
+_USES: Mapping[str, Use] = {
+    "text": "classify",
+    "tokens": "tag",
+    "squad": "answer",
+    "seq2seq": "generate",
+    "embed": "encode",
+    "rerank": "rank",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +78,7 @@ class _Plan:
     config: Path | None
     shape: EncoderConfig
     head: StartHead
+    smaller: Smaller | None
     steps: int
     steps_per_epoch: int
     epochs: float
@@ -136,6 +148,7 @@ def check_files(recipe: FinetuneRecipe, *, afresh: bool) -> list[str]:
     scored = f", scored every {settings.eval_every:,}" if settings.eval_every else ""
     return [
         f"model {plan.model}: {plan.shape.num_layers} layers, width {plan.shape.hidden_size}{head}",
+        *([_described(plan.smaller)] if plan.smaller else []),
         *(f"{name}: {found}" for name, found in plan.task.contents().items()),
         f"{plan.steps:,} steps of {recipe.train.batch_size}, {plan.epochs:.3g} epochs{scored}, into {recipe.out}",
     ]
@@ -149,8 +162,9 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     checksums = {f"model {part}": checksum for part, checksum in model_checksums(model, config=config).items()}
     tokenizer = task_tokenizer(recipe.task, tokenizer_path(recipe.tokenizer, model), lowercase=recipe.lowercase)
     tokenizer.require_vocab_size(shape.vocab_size, where=str(model))
-    task = make_task(recipe.task, tokenizer)
-    task.require_fit(shape)
+    smaller = None if recipe.student is None else smaller_of(recipe.student, shape, where=str(model))
+    task = make_task(recipe.task, tokenizer, model=model, seed=recipe.seed)
+    task.require_fit(shape if smaller is None else smaller.config)
     require_examples(task)
     section = recipe.train
     choice = recipe.task.head if isinstance(recipe.task, LabelledSection) else "auto"
@@ -159,6 +173,8 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
     values = {key: value for key, value in values.items() if not key.startswith("sweep")}
     files = {f"{part} file {path.name}": sha256_file(path) for part, path in _files(recipe)}
+    if isinstance(task, EmbedTask) and task.teacher is not None:
+        files |= task.teacher.identity
     return _Plan(
         task=task,
         tokenizer=tokenizer,
@@ -166,11 +182,17 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
         config=config,
         shape=shape,
         head=start_head(model, task, choice=choice, config=config),
+        smaller=smaller,
         steps=steps,
         steps_per_epoch=math.ceil(examples / section.batch_size),
         epochs=section.epochs if section.steps is None else section.steps * section.batch_size / examples,
         identity={**values, **files, **checksums, "tokenizer": tokenizer.fingerprint, "device": _device()},
     )
+
+
+def _described(smaller: Smaller) -> str:
+    shape = smaller.config
+    return f"student: {shape.num_layers} layers, width {shape.hidden_size}, {smaller.start}"
 
 
 def _files(recipe: FinetuneRecipe) -> list[tuple[str, Path]]:
@@ -190,7 +212,15 @@ def _device() -> str:
 
 def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: Path | None) -> RunResult:
     out, task = Path(recipe.out), plan.task
-    model = start_model(plan.model, task, seed=recipe.seed, config=plan.config, head=plan.head).to(_device())
+    if isinstance(task, EmbedTask):
+        task.store_teacher(ranks)
+    model = start_model(plan.model, task, seed=recipe.seed, config=plan.config, head=plan.head)
+    references: dict[str, Mapping[str, float]] = {}
+    if isinstance(task, EmbedTask | RerankTask):
+        references = task.references(model.to(_device()), token_budget=recipe.train.tokens_per_batch, ranks=ranks)
+    if plan.smaller is not None:
+        model = make_smaller(plan.smaller, model, task, seed=recipe.seed)
+    model = model.to(_device())
     model.encoder.attention_dropout = recipe.train.attention_dropout
     task.prepare(model)
     objective = FinetuneObjective(
@@ -201,6 +231,10 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
         seed=recipe.seed,
         ranks=ranks,
     )
+    if references and plan.smaller is not None:
+        references["start"] = objective.evaluate()
+    for name, found in references.items():
+        logger.info("%s: %s: %s", label, name, ", ".join(f"{key} {value:.2f}" for key, value in found.items()))
     logger.info("%s: %d examples, %d steps, model %s", label, task.num_examples, plan.steps, plan.model)
     started = time.monotonic()
     settings = _settings(recipe, plan, label)
@@ -226,7 +260,10 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
         parameters=model.encoder.config.num_parameters(),
         seconds=time.monotonic() - started,
         extended_at=extensions(out / "checkpoints"),
+        references=references,
     )
+    if verdict(result):
+        logger.info("%s: %s", label, verdict(result))
     if ranks.is_first:
         _write(recipe, plan, model, result, analyses)
     wait_for_first(ranks)
@@ -270,10 +307,21 @@ def _write(
 def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path) -> None:
     """Write everything needed to load the model elsewhere."""
     task = plan.task
+    if isinstance(task, EmbedTask):
+        with whole_table(model.encoder.embeddings):
+            write_model(Model(model.encoder), folder)
+        plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0)
+        write_embedding(folder, task.written_settings(model), hidden_size=model.encoder.config.hidden_size)
+        return
     with whole_table(model.encoder.embeddings):
-        problem = task.problem or "single_label_classification"
-        write_model(model, folder, head=task.head, labels=task.labels, problem=problem)
-    plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0)
+        if isinstance(task, RerankTask):
+            task.write(model, folder)
+        else:
+            problem = task.problem or "single_label_classification"
+            write_model(model, folder, head=task.head, labels=task.labels, problem=problem)
+    limit = recipe.task.max_tokens if isinstance(recipe.task, RerankSection) else None  # where others truncate pairs
+    plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0, max_length=limit)
+    assert not isinstance(recipe.task, EmbedSection)
     write_task(folder, recipe.task)
 
 
@@ -300,5 +348,5 @@ def _card(recipe: FinetuneRecipe, result: RunResult) -> str:
         base=base_name(recipe.model),
         tags=[recipe.task.name],
         pairs=isinstance(recipe.task, TextSection) and text_columns(recipe.task).text_pair is not None,
-        sections=[made, *([f"Held-out data:\n\n{numbers}"] if numbers else [])],
+        sections=[made, *filter(None, [verdict(result)]), *([f"Held-out data:\n\n{numbers}"] if numbers else [])],
     )

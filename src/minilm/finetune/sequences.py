@@ -1,4 +1,4 @@
-"""Base class of tasks whose examples are single sequences with a target.
+"""Base classes of tasks on sequences, and of those whose examples are single sequences with a target.
 
 In: sequences of token ids with their targets. Out: the `Task` protocol, except for losses, outputs and metrics, which
 subclasses define.
@@ -47,8 +47,11 @@ class Sequences:
     def batches(self, rows: NDArray[np.int64], *, token_budget: int) -> Iterator[tuple[NDArray[np.int64], Packed]]:
         """The sequences of `rows` in packed batches of similar lengths, each with its rows."""
         for part in microbatches(np.array([len(self.token_ids[row]) for row in rows]), token_budget=token_budget):
-            own = rows[part]
-            yield own, pack([self.token_ids[row] for row in own], segments=[self.segment_ids[row] for row in own])
+            yield rows[part], self.packed(rows[part])
+
+    def packed(self, rows: NDArray[np.int64]) -> Packed:
+        """The sequences of `rows` in one batch."""
+        return pack([self.token_ids[row] for row in rows], segments=[self.segment_ids[row] for row in rows])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,35 +82,17 @@ class TargetBatch:
         return losses_B.sum() / self.step_size
 
 
-class SequenceTask(ABC):
-    """A task on single sequences; the head's scores are `[B, C]` (classification), `[T, 2]` (span) or `[T, C]`."""
+class PackedTask(ABC):
+    """A task on sequences, of which a batch holds any; the head's scores are `[B, C]`, `[T, 2]` or `[T, C]`."""
 
     reshuffles = True
     unit = "rows"  # what one sequence is
     problem: ProblemType | None = None
 
-    def __init__(
-        self,
-        train: Sequences,
-        targets: NDArray[np.generic] | Sequence[NDArray[np.generic]],
-        dev: Mapping[str, Sequences],
-        *,
-        max_tokens: int,
-    ) -> None:
-        """Store the tokenized data.
-
-        Args:
-            train: training sequences.
-            targets: one row per training sequence, `[n, ...]`; or where tokens have targets, `[N]` for each sequence.
-            dev: held-out sets by name.
-            max_tokens: the configured max sequence length, for messages.
-        """
-        self.train, self.targets, self.dev = train, targets, dev
+    def __init__(self, train: Sequences, dev: Mapping[str, Sequences], *, max_tokens: int) -> None:
+        """Store the tokenized data; `max_tokens` is the configured max sequence length, for messages."""
+        self.train, self.dev = train, dev
         self._max_tokens = max_tokens
-
-    @abstractmethod
-    def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
-        """Loss of each sequence, `[B]`, given the head's scores in float32; a step's is their sum per target."""
 
     @abstractmethod
     def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
@@ -125,11 +110,6 @@ class SequenceTask(ABC):
     def _parts(self) -> Sequence[Sequences]:
         """All sets."""
         return (self.train, *self.dev.values())
-
-    @property
-    def num_examples(self) -> int:
-        """Number of training sequences."""
-        return len(self.train)
 
     @property
     def dev_sets(self) -> Sequence[str]:
@@ -162,6 +142,54 @@ class SequenceTask(ABC):
         """All weights."""
         return dict(model.named_parameters())
 
+    def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
+        """Metrics of a held-out set."""
+        outputs = self.predict(model, self.dev[dev_set], token_budget=token_budget, ranks=ranks)
+        return Scored(numbers=partial(self.metrics, dev_set, outputs), analyse=partial(self.analyse, dev_set, outputs))
+
+    @torch.no_grad()
+    def predict(self, model: Model, sequences: Sequences, *, token_budget: int, ranks: Ranks = ALONE) -> list[Array]:
+        """Outputs of a model in evaluation mode for `sequences`, in order; the processes divide the work."""
+        rows = np.arange(len(sequences))[ranks.rank :: ranks.world_size]
+        device = next(model.parameters()).device
+        own: list[tuple[int, Array]] = []
+        for chosen, packed in sequences.batches(rows, token_budget=token_budget):
+            moved = packed.to(device)
+            own += zip(chosen.tolist(), self.outputs(model(moved).float(), moved), strict=True)
+        return gathered_in_order(own, ranks)
+
+
+class SequenceTask(PackedTask):
+    """A task on single sequences; the head's scores are `[B, C]` (classification), `[T, 2]` (span) or `[T, C]`."""
+
+    def __init__(
+        self,
+        train: Sequences,
+        targets: NDArray[np.generic] | Sequence[NDArray[np.generic]],
+        dev: Mapping[str, Sequences],
+        *,
+        max_tokens: int,
+    ) -> None:
+        """Store the tokenized data.
+
+        Args:
+            train: training sequences.
+            targets: one row per training sequence, `[n, ...]`; or where tokens have targets, `[N]` for each sequence.
+            dev: held-out sets by name.
+            max_tokens: the configured max sequence length, for messages.
+        """
+        super().__init__(train, dev, max_tokens=max_tokens)
+        self.targets = targets
+
+    @abstractmethod
+    def losses(self, scores: Tensor, packed: Packed, targets: Tensor) -> Tensor:
+        """Loss of each sequence, `[B]`, given the head's scores in float32; a step's is their sum per target."""
+
+    @property
+    def num_examples(self) -> int:
+        """Number of training sequences."""
+        return len(self.train)
+
     def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:
         """This process's sequences of a step, with their targets."""
         step_size = self.num_targets(chosen.rows)
@@ -180,19 +208,3 @@ class SequenceTask(ABC):
     def num_targets(self, rows: NDArray[np.int64]) -> int:
         """How many targets the loss of these training sequences is the mean of: one each."""
         return len(rows)
-
-    def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
-        """Metrics of a held-out set."""
-        outputs = self.predict(model, self.dev[dev_set], token_budget=token_budget, ranks=ranks)
-        return Scored(numbers=partial(self.metrics, dev_set, outputs), analyse=partial(self.analyse, dev_set, outputs))
-
-    @torch.no_grad()
-    def predict(self, model: Model, sequences: Sequences, *, token_budget: int, ranks: Ranks = ALONE) -> list[Array]:
-        """Outputs of a model in evaluation mode for `sequences`, in order; the processes divide the work."""
-        rows = np.arange(len(sequences))[ranks.rank :: ranks.world_size]
-        device = next(model.parameters()).device
-        own: list[tuple[int, Array]] = []
-        for chosen, packed in sequences.batches(rows, token_budget=token_budget):
-            moved = packed.to(device)
-            own += zip(chosen.tolist(), self.outputs(model(moved).float(), moved), strict=True)
-        return gathered_in_order(own, ranks)

@@ -124,6 +124,8 @@ def start_model(
     """
     head = start_head(path, task, config=config) if head is None else head
     fresh = derived_seed(seed, "head")
+    if task.head is None:
+        return read_model(path, config=config, head=None).train()
     if not head.replaced:
         model = read_model(path, config=config, head=task.head, num_labels=_num_labels(task), seed=fresh)
         if head.choice == "keep" and model.has_fresh_weights:
@@ -140,7 +142,8 @@ def start_model(
 
 
 def with_fresh_head(encoder: Encoder, task: Task, *, seed: int) -> Model:
-    """An encoder with a freshly initialized head for the task."""
+    """An encoder with a freshly initialized head for the task, which has one."""
+    assert task.head is not None
     generator = torch.Generator().manual_seed(seed)
     if encoder.pooler is None and task.head == "classification":
         add_pooler(encoder, generator)

@@ -19,7 +19,7 @@ from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.train.accumulate import Backward, Batch, Microbatches, PartLoss, StepLoss, accumulate
-from minilm.train.distributed import Ranks
+from minilm.train.distributed import ALONE, Ranks
 
 POOLER = "encoder.pooler."  # its weights; a head that does not read the pooler leaves them out of the trained ones
 NUM_EXAMPLES = 20  # incorrect examples shown in a report
@@ -33,7 +33,8 @@ class Analysis:
         tables: title -> rows, such as a confusion matrix.
         curves: title -> name of a line -> its points (x, y).
         examples: incorrect examples, each as named texts.
-        predictions: one row per held-out example, starting with `id` and `prediction`, as `minilm score` expects.
+        predictions: one row per held-out example, starting with `id` and `prediction`, or a run with its grades, as
+            `minilm score` expects.
     """
 
     tables: Mapping[str, Sequence[Mapping[str, object]]]
@@ -59,12 +60,14 @@ class StepRows:
         own: indices into `rows` of this process's examples.
         step: number of the step.
         seed: seed of the run; with `step` and the index of an example it determines everything random about it.
+        ranks: this process among those that share the step.
     """
 
     rows: NDArray[np.int64]
     own: NDArray[np.int64]
     step: int
     seed: int
+    ranks: Ranks = ALONE
 
 
 class StepBatch(Batch, Protocol):
@@ -103,8 +106,8 @@ class Task(Protocol):
     """A task to fine-tune on."""
 
     @property
-    def head(self) -> HeadName:
-        """The head on top of the encoder."""
+    def head(self) -> HeadName | None:
+        """The head on top of the encoder that a model folder holds; None: none."""
 
     @property
     def labels(self) -> Sequence[str]:

@@ -22,19 +22,29 @@ from minilm.errors import DataError, UsageError
 from minilm.files.checked import Settings, from_options
 from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
-from minilm.infer.containers import items_of, strings_of
+from minilm.infer.containers import items_of, listed, pair_of, strings_of
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
-from minilm.infer.predictions import Classified, answer_part, classify_part, require_head, tag_part
+from minilm.infer.engines.scorer import PooledScorer
+from minilm.infer.predictions import (
+    Classified,
+    Ranked,
+    answer_part,
+    classify_part,
+    require_head,
+    require_one_score,
+    score_part,
+    tag_part,
+)
 from minilm.infer.similarity import similarities
-from minilm.infer.sources import GenerationSource, Part
+from minilm.infer.sources import Part, generation_sources, parts_of
 from minilm.infer.vector_precision import StoredVectors, VectorPrecision, quantized
 from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
-from minilm.model.embedding_files import read_embedding
+from minilm.model.embedding_files import read_embedding, read_scorer
 from minilm.model.metadata import (
     LABELLED,
     HeadName,
@@ -46,9 +56,11 @@ from minilm.model.metadata import (
     saved_head,
 )
 from minilm.model.precision import Precision
+from minilm.model.routes import read_routes
 from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
 from minilm.progress import Progress
 from minilm.tally import reporting_tally
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.saved import SavedTask, read_task
 from minilm.tasks.seq2seq.settings import MaskingSettings
 from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
@@ -76,6 +88,8 @@ def load(
 ) -> LoadedModel:
     """Load a Hugging Face, sentence-transformers or minilm model folder.
 
+    Of an asymmetric model, each encoder is loaded when `encode` first gets texts of its role.
+
     Args:
         path: a local folder, `embedded`, or the name of a model in Hugging Face's cache, such as
             `sentence-transformers/all-MiniLM-L6-v2`.
@@ -96,20 +110,30 @@ def load(
         folder = model_path(path)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such model folder")
+    if (routes := read_routes(folder)) is not None:
+        from minilm.infer.asymmetric import AsymmetricModel
+
+        return AsymmetricModel(folder, routes, engine=engine, precision=precision, threads=threads)
     config = read_config(folder)
     embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
     embedding.width(config.hidden_size)
-    loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision, threads=threads)
+    scorer = read_scorer(folder, model_max_tokens=config.max_tokens)
+    head = saved_head(folder) if scorer is None else None
+    loaded = load_engine(engine, folder, head=head, precision=precision, threads=threads)
+    if scorer is not None:
+        loaded = PooledScorer(loaded, scorer)
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
-    problem = read_problem(folder) if loaded.head == "classification" else None
+    problem: ProblemType | None = None
+    if loaded.head == "classification":
+        problem = "regression" if scorer is not None else read_problem(folder)
     return LoadedModel(
         folder=folder,
         engine=loaded,
         config=config,
         tokenizer=tokenizer,
         embedding=embedding,
-        labels=label_names(folder) if loaded.head in LABELLED else (),
+        labels=label_names(folder) if loaded.head in LABELLED and scorer is None else (),
         problem=problem,
         activation="Identity" if problem is None else read_activation(folder, problem),
         task=read_task(folder),
@@ -180,7 +204,7 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int:
         """Longest input of the model's task: the training value, if the folder records it."""
-        if isinstance(self.task, TokensSettings):  # the default exceeds the positions of a small model
+        if isinstance(self.task, TokensSettings | RerankSettings):  # the default exceeds the positions of a small model
             return min(self.task.max_tokens, self.config.max_tokens)
         return (
             self.task.max_tokens if isinstance(self.task, TextSettings | WindowSettings) else self.embedding.max_tokens
@@ -193,9 +217,10 @@ class LoadedModel:
         sizes = self.config
         does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
         if self.head == "classification":
-            does = f"classifies texts as {_listed(self.labels)}" if self.labels else "predicts a number"
+            number = "ranks texts" if isinstance(self.task, RerankSettings) else "predicts a number"
+            does = f"classifies texts as {listed(self.labels)}" if self.labels else number
         elif self.head == "tokens":
-            does = f"tags words as {_listed(types_of(self.labels))}"
+            does = f"tags words as {listed(types_of(self.labels))}"
         elif self.head is not None:
             does = {"span": "answers questions", "mlm": "generates texts"}[self.head]
         count = sizes.num_parameters()
@@ -258,12 +283,17 @@ class LoadedModel:
             UsageError: `texts` is not a list of texts, there is no such role, both `prompt` and `role` are given,
                 `dimensions` are too many, or the folder has no ranges for `int8`.
         """
-        options = vector_options(self, prompt=prompt, role=role, dimensions=dimensions, precision=vectors)
-        ranges = self.vector_ranges(options.dimensions) if vectors == "int8" else None
+        model = self.route(role)
+        options = vector_options(model, prompt=prompt, role=role, dimensions=dimensions, precision=vectors)
+        ranges = model.vector_ranges(options.dimensions) if vectors == "int8" else None
         if isinstance(texts, str):
-            vector: StoredVectors = self._encode([texts], options, ranges, progress=progress)[0]
+            vector: StoredVectors = model._encode([texts], options, ranges, progress=progress)[0]
             return vector
-        return self._encode(texts, options, ranges, progress=progress)
+        return model._encode(texts, options, ranges, progress=progress)
+
+    def route(self, role: str | None) -> LoadedModel:
+        """The model that encodes texts of this role: this one, if it is not asymmetric."""
+        return self
 
     def _encode(
         self, texts: Iterable[str], options: VectorOptions, ranges: NDArray[np.float32] | None, *, progress: bool
@@ -332,6 +362,43 @@ class LoadedModel:
             raise UsageError(f"found more second texts than the {len(found)} first texts; expected one for each")
         return found
 
+    def score_pairs(self, pairs: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+        """The score of each pair of a query and a text, `[number of pairs]` float32, in order.
+
+        The activation that the folder states has been applied: a sigmoid if the model was trained with labels of 0 and
+        1, none if it learned scores or rankings.
+
+        Raises:
+            UsageError: the model has no score for a pair, or an item is not a pair of texts.
+        """
+        require_one_score(self)
+        found = [np.empty(0, dtype=np.float32)]
+        with reporting_tally(self._reported) as tally:
+            for chunk in chunked(enumerate(items_of(pairs, "score_pairs")), TEXTS_PER_CHUNK):
+                locations = [f"pair {number}" for number, _ in chunk]
+                checked = [pair_of(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
+                queries, texts = ([pair[side] for pair in checked] for side in (0, 1))
+                found.append(score_part(self, queries, texts, locations=locations, tally=tally))
+        return np.concatenate(found)
+
+    def rank(self, query: str, texts: Iterable[str], *, top_k: int | None = None) -> list[Ranked]:
+        """The texts with their scores, the best first; texts with equal scores keep their order.
+
+        Args:
+            query: the query.
+            texts: the texts, such as those that a search has found.
+            top_k: how many of the best are returned; None: all.
+
+        Raises:
+            UsageError: the model has no score for a pair, these are not texts, or `top_k` is less than 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise UsageError(f"top_k is {top_k}; expected 1 or more, or None for all")
+        kept, query = list(strings_of(texts, "rank")), next(strings_of([query], "rank"))
+        scores = self.score_pairs([(query, text) for text in kept]).tolist()
+        order = sorted(range(len(kept)), key=lambda index: -scores[index])
+        return [Ranked(index=index, score=scores[index], text=kept[index]) for index in order[:top_k]]
+
     def tag(self, texts: Iterable[Part]) -> list[Tagged]:
         """The entities of each text, in order, with their characters; and the tag of each of its words.
 
@@ -344,7 +411,7 @@ class LoadedModel:
         require_head(self, "tokens")
         found: list[Tagged] = []
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(_parts(texts, "tag"), TEXTS_PER_CHUNK):
+            for chunk in chunked(parts_of(texts, "tag"), TEXTS_PER_CHUNK):
                 locations = [f"text {number}" for number in range(len(found), len(found) + len(chunk))]
                 found += tag_part(self, chunk, locations=locations, tally=tally)
         return found
@@ -411,7 +478,7 @@ class LoadedModel:
         generation = generation_of(self, settings)
         found: list[Generated] = []
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(_sources(texts), TEXTS_PER_CHUNK):
+            for chunk in chunked(generation_sources(texts), TEXTS_PER_CHUNK):
                 finished: dict[int, Generated] = {}
                 framed = generation.encode(chunk, tally)
                 for batch in generation.run(framed, range(len(found), len(found) + len(chunk))):
@@ -429,26 +496,4 @@ class LoadedModel:
 
         if not options.get("sample"):
             options.setdefault("beam_size", 1)
-        return generation_of(self, from_options(GenerationSettings, options)).stream(next(_sources([text])))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
-
-
-def _sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:
-    """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
-    for number, part in enumerate(_parts(texts, "generate")):
-        if not (part.strip() if isinstance(part, str) else part):
-            raise UsageError(f"text {number} is empty, so there is nothing to generate from; remove it")
-        yield GenerationSource(parts=[part], id=str(number), location=f"text {number}")
-
-
-def _parts(texts: Iterable[Part], what: str) -> Iterator[Part]:
-    """Texts and lists of tokens, for the method `what`; raises UsageError for an item that is neither."""
-    for number, text in enumerate(items_of(texts, what)):
-        if not isinstance(text, str | list | tuple):
-            raise UsageError(f"text {number}: found {type(text).__name__}; {what} expects texts or token lists")
-        if not isinstance(text, str) and not all(isinstance(token, str) for token in text):
-            raise UsageError(f"text {number} contains a non-string; {what} expects texts or token lists")
-        yield text if isinstance(text, str) else list(text)
+        return generation_of(self, from_options(GenerationSettings, options)).stream(next(generation_sources([text])))

@@ -67,6 +67,15 @@ class Classified:
         return f"<Classified {what}>"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranked:
+    """One text of a ranking: its number among the texts that were ranked, its score, and the text."""
+
+    index: int
+    score: float
+    text: str
+
+
 def require_head(model: LoadedModel, head: HeadName) -> None:
     """Require that the model was trained with `head`.
 
@@ -86,15 +95,40 @@ def classify_part(
     model: LoadedModel, texts: Sequence[str], pairs: Sequence[str] | None, *, locations: Sequence[str], tally: Tally
 ) -> list[Classified]:
     """The label of each text or pair of texts; `tally` counts those that were truncated, with their `locations`."""
-    truncated: list[int] = []
-    rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
-    tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
-    token_ids, segment_ids = [ids for ids, _ in rows], [segments for _, segments in rows]
-    scores = in_order(token_ids, segment_ids, model.engine.classify, tokens_per_batch=model.engine.tokens_per_batch)
+    scores = _head_scores(model, texts, pairs, locations=locations, tally=tally)
     multi_label = is_multi_label(model)
     return [
         classification_of(row, model.labels, multi_label=multi_label, activation=model.activation) for row in scores
     ]
+
+
+def score_part(
+    model: LoadedModel, queries: Sequence[str], texts: Sequence[str], *, locations: Sequence[str], tally: Tally
+) -> Float32s:
+    """The score of each pair, `[B]`, after the activation of the folder; `tally` as for `classify_part`."""
+    scores_B1 = np.stack(_head_scores(model, queries, texts, locations=locations, tally=tally))
+    return ACTIVATIONS[model.activation](scores_B1)[:, 0]
+
+
+def require_one_score(model: LoadedModel) -> None:
+    """Require a model with one score for a pair, such as a reranker; raises UsageError for any other."""
+    require_head(model, "classification")
+    if model.problem != "regression":
+        raise UsageError(
+            f"{model.folder} has {len(model.labels)} labels, expected a model with one score; train one with minilm "
+            "finetune and the task rerank"
+        )
+
+
+def _head_scores(
+    model: LoadedModel, texts: Sequence[str], pairs: Sequence[str] | None, *, locations: Sequence[str], tally: Tally
+) -> list[Float32s]:
+    """The scores of the head for each text or pair, `[C]` each."""
+    truncated: list[int] = []
+    rows = model.tokenizer.encode_pairs(texts, pairs, max_length=model.max_tokens, truncated=truncated)
+    tally.add_truncated(truncated, locations, max_tokens=model.max_tokens)
+    token_ids, segment_ids = [ids for ids, _ in rows], [segments for _, segments in rows]
+    return in_order(token_ids, segment_ids, model.engine.classify, tokens_per_batch=model.engine.tokens_per_batch)
 
 
 def is_multi_label(model: LoadedModel) -> bool:

@@ -1,6 +1,6 @@
 """Activations under the names of their classes in `torch.nn`, as in the files of sentence-transformers. Needs no torch.
 
-In: a dotted path from a model folder. Out: one of the names that are computed here.
+In: a dotted path from a model folder. Out: one of the names that are computed here; the path of a name.
 """
 
 from __future__ import annotations
@@ -34,3 +34,8 @@ def activation_at(
         expected = ", ".join(among)
         raise DataError(f"{file}: {key} is {path!r:.80}; expected one of torch.nn: {expected}{remedy}")
     return cast("Activation", name)
+
+
+def activation_path(name: Activation) -> str:
+    """The path of an activation as sentence-transformers writes it; other readers know no shorter one."""
+    return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"

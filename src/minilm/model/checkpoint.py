@@ -19,6 +19,7 @@ from minilm.files.json import write_json
 from minilm.files.sentence_modules import transformer_folder
 from minilm.files.tensors import read_safetensors, write_safetensors
 from minilm.files.torch_bin import read_torch_bin
+from minilm.model.activations import Activation
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import Encoder, reset_weights
 from minilm.model.heads import HEADS, ClassificationHead, Model, TokensHead, new_head
@@ -26,6 +27,7 @@ from minilm.model.metadata import (
     ARCHITECTURES,
     HeadName,
     ProblemType,
+    activation_values,
     is_microsoft,
     num_scores,
     read_config,
@@ -105,14 +107,20 @@ def write_model(
     head: HeadName | None = None,
     labels: Sequence[str] = (),
     problem: ProblemType = "single_label_classification",
+    activation: Activation | None = None,
 ) -> None:
     """Write `config.json` and `model.safetensors` with Hugging Face names; `folder` must exist.
 
-    `labels` and `problem` (what the scores of a classification head are) go into the configuration.
+    `labels` and `problem` (what the scores of a classification head are) go into the configuration. So does the
+    `activation` of a reranker's one score, which every release of sentence-transformers reads there; None for a model
+    that is no reranker.
 
     Raises:
-        UsageError: `head` is not the head of `model`, or `labels` does not have one name per class.
+        UsageError: `head` is not the head of `model`, `labels` does not have one name per class, or there is an
+            `activation` without one score.
     """
+    if activation is not None and problem != "regression":
+        raise UsageError(f"activation is {activation!r} and problem is {problem!r}; expected 'regression', one score")
     if type(model.head) is not (HEADS[head] if head else type(None)):
         raise UsageError(f"head is {head!r}, but the model has {type(model.head).__name__}; pass the model's own head")
     if isinstance(model.head, ClassificationHead | TokensHead):
@@ -131,6 +139,8 @@ def write_model(
         values["label2id"] = {label: index for index, label in enumerate(labels)}
     if problem != "single_label_classification":  # the default of Hugging Face's library for several labels
         values["problem_type"] = problem
+    if activation is not None:
+        values |= activation_values(activation)
     tensors = to_hf(model.state_dict(), family=config.family, head=head)
     write_safetensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
     write_json(folder / "config.json", values)

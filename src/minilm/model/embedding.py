@@ -58,8 +58,8 @@ class EmbeddingSettings:
             expected = module.weight.shape[-1]
             if width != expected:
                 raise DataError(
-                    f"{module.where}: {type(module).__name__} expects vectors of width {expected}, but those before "
-                    f"it have width {width}; the folder combines files of two models"
+                    f"{module.where or 'this model'}: {type(module).__name__} expects vectors of width {expected}, but "
+                    f"those before it have width {width}; the folder combines files of two models"
                 )
             width = len(module.weight)
         return width if self.truncate_dim is None else min(width, self.truncate_dim)

@@ -7,26 +7,30 @@ Out: `EmbeddingSettings`; the same files, written so that both libraries compute
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
 from minilm.errors import DataError
 from minilm.files.json import read_json, write_json
 from minilm.files.sentence_modules import MODULES, ModuleEntry, read_modules, transformer_folder, write_modules
+from minilm.model.activations import Activation, activation_path
 from minilm.model.embedding import EmbeddingSettings, PoolingMode
 from minilm.model.vector_modules import (
-    Normalize,
+    SCORES,
     VectorModule,
     flag,
     read_dense,
     read_layer_norm,
     read_normalize,
     require_keys,
+    write_module,
 )
 
 logger = logging.getLogger(__name__)
 
+_CROSS_ENCODER = "CrossEncoder"
 _MODEL_FILE = "config_sentence_transformers.json"
 _ENCODER_FILE = "sentence_bert_config.json"
 _ENCODER_FILES = (
@@ -79,16 +83,25 @@ def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
     """
     encoder = transformer_folder(folder)
     _reject_adapter(encoder)
-    values, file = _read_model_file(folder)
-    kind = values.get("model_type") or "SentenceTransformer"
-    if kind not in ("SentenceTransformer", "CrossEncoder"):
-        raise DataError(f"{file}: model_type is {kind!r:.80}; expected SentenceTransformer; use sentence-transformers")
+    values, _ = _read_model_file(folder)
     modules = read_modules(folder)
-    if not modules or kind == "CrossEncoder":
+    if not modules or values.get("model_type") == _CROSS_ENCODER:
         _report_ignored(folder, modules)
         limits = _read_scorer(folder, modules) if modules else {}
         return EmbeddingSettings(max_tokens=_max_tokens(limits, encoder / _ENCODER_FILE, model_max_tokens))
+    return read_chain(folder, modules, model_max_tokens=model_max_tokens)
+
+
+def read_chain(folder: Path, modules: Sequence[ModuleEntry], *, model_max_tokens: int) -> EmbeddingSettings:
+    """The settings of an encoder and the modules after it, with those of the whole model at `folder`.
+
+    Raises:
+        DataError: as for `read_embedding`.
+    """
     _require_order(modules, folder / MODULES)
+    encoder = folder / modules[0].path
+    _reject_adapter(encoder)
+    values, file = _read_model_file(folder)
     pooling, include_prompt = _read_pooling(folder / modules[1].path / "config.json")
     encoder_values, encoder_file = _read_encoder_file(encoder)
     prompts = _prompts(values, file)
@@ -114,17 +127,33 @@ def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: i
     """Write the settings next to a model in `folder`, in the format that every sentence-transformers release reads.
 
     Raises:
-        DataError: a module has weights, which belong to the model they were trained with.
+        DataError: a module does not fit the width before it.
     """
-    require_no_weights(settings)
-    entries = [ModuleEntry(kind="Transformer", path=""), ModuleEntry(kind="Pooling", path="1_Pooling")]
-    entries += [
-        ModuleEntry(kind="Normalize", path=f"{number}_Normalize") for number, _ in enumerate(settings.modules, start=2)
-    ]
+    settings.width(hidden_size)
+    encoder, *after = chain_of(settings)
+    entries = [replace(encoder, path=""), *after]
     write_modules(folder, entries)
-    write_json(folder / "1_Pooling" / "config.json", _pooling_values(settings, hidden_size))
-    encoder: dict[str, object] = {"max_seq_length": settings.max_tokens, "do_lower_case": settings.lowercase}
-    write_json(folder / _ENCODER_FILE, encoder)
+    write_chain(folder, entries, settings, hidden_size=hidden_size)
+    write_model_file(folder, settings)
+
+
+def chain_of(settings: EmbeddingSettings, *, prefix: str = "") -> list[ModuleEntry]:
+    """The encoder and the modules after it, each in a folder whose name starts with `prefix`."""
+    kinds = ["Transformer", "Pooling", *(type(module).__name__ for module in settings.modules)]
+    return [ModuleEntry(kind=kind, path=f"{prefix}{number}_{kind}") for number, kind in enumerate(kinds)]
+
+
+def write_chain(folder: Path, entries: Sequence[ModuleEntry], settings: EmbeddingSettings, *, hidden_size: int) -> None:
+    """Write the files of an encoder's settings and of the modules after it, whose folders must exist."""
+    encoder, pooling, *after = (folder / entry.path for entry in entries)
+    write_json(encoder / _ENCODER_FILE, {"max_seq_length": settings.max_tokens, "do_lower_case": settings.lowercase})
+    write_json(pooling / "config.json", _pooling_values(settings, hidden_size))
+    for inner, module in zip(after, settings.modules, strict=True):
+        write_module(inner, module)
+
+
+def write_model_file(folder: Path, settings: EmbeddingSettings) -> None:
+    """Write what is of the whole model: prompts, similarity, truncation; no file where all are the defaults."""
     values: dict[str, object] = {
         "prompts": dict(settings.prompts),
         "default_prompt_name": settings.default_prompt_name,
@@ -135,18 +164,40 @@ def write_embedding(folder: Path, settings: EmbeddingSettings, *, hidden_size: i
         write_json(folder / _MODEL_FILE, values)
 
 
-def require_no_weights(settings: EmbeddingSettings) -> None:
-    """Require that another model can have these settings.
+def read_scorer(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings | None:
+    """How a reranker makes its score from pooled rows: modules for vectors, the last of which has width 1.
+
+    None if its score is that of a head, or the folder is no reranker.
 
     Raises:
-        DataError: a module has weights that were trained together with the model they come from.
+        DataError: as for `read_embedding`, or the last module does not give one score.
     """
-    for module in settings.modules:
-        if not isinstance(module, Normalize):
-            raise DataError(
-                f"{module.where}: {type(module).__name__} has weights for the vectors of its own model and cannot be "
-                f"copied to another; use a copy of the folder without this module in {MODULES}"
-            )
+    values, _ = _read_model_file(folder)
+    modules = read_modules(folder)
+    if values.get("model_type") != _CROSS_ENCODER or not _is_pooled_scorer(modules):
+        return None
+    chain = read_chain(folder, modules[:-1], model_max_tokens=model_max_tokens)
+    last = read_dense(folder / modules[-1].path, output=SCORES)
+    if len(last.weight) != 1:
+        raise DataError(f"{last.where}: Dense gives {len(last.weight)} scores; expected one; use sentence-transformers")
+    return replace(chain, modules=(*chain.modules, last))
+
+
+def write_scorer(folder: Path, settings: EmbeddingSettings, *, activation: Activation, hidden_size: int) -> None:
+    """Write how a reranker makes its score from pooled rows; sentence-transformers reads it from version 5.4 on.
+
+    Raises:
+        DataError: a module does not fit the width before it.
+    """
+    write_embedding(folder, settings, hidden_size=hidden_size)
+    last = settings.modules[-1]
+    write_module(folder / f"{len(settings.modules) + 1}_{type(last).__name__}", last, output=SCORES)
+    write_json(folder / _MODEL_FILE, {"model_type": _CROSS_ENCODER, "activation_fn": activation_path(activation)})
+
+
+def _is_pooled_scorer(modules: Sequence[ModuleEntry]) -> bool:
+    kinds = [entry.kind for entry in modules]
+    return kinds[:2] == ["Transformer", "Pooling"] and len(kinds) > 2 and kinds[-1] == "Dense"
 
 
 def _pooling_values(settings: EmbeddingSettings, hidden_size: int) -> dict[str, object]:
@@ -173,8 +224,11 @@ def _read_model_file(folder: Path) -> tuple[Mapping[str, object], Path]:
     if not file.is_file():
         return {}, file
     values = read_json(file)
-    if values.get("model_type") == "CrossEncoder":
-        return {"model_type": "CrossEncoder"}, file  # the rest is read where its scores are
+    kind = values.get("model_type") or "SentenceTransformer"
+    if kind not in ("SentenceTransformer", _CROSS_ENCODER):
+        raise DataError(f"{file}: model_type is {kind!r:.80}; expected SentenceTransformer; use sentence-transformers")
+    if kind == _CROSS_ENCODER:
+        return {"model_type": kind}, file  # the rest is read where its scores are
     used = ("__version__", "model_type", "requirements", "similarity_fn_name")
     vector = ("prompts", "default_prompt_name", "truncate_dim")
     require_keys(values, file, used=(*used, *vector), defaults={})
@@ -194,7 +248,7 @@ def _report_ignored(folder: Path, modules: list[ModuleEntry]) -> None:
 def _read_scorer(folder: Path, modules: list[ModuleEntry]) -> Mapping[str, object]:
     """Encoder settings of a cross-encoder with `modules.json`; raises DataError if its head is not the whole score."""
     found = [entry.kind for entry in modules]
-    if found != ["Transformer"]:
+    if found != ["Transformer"] and not _is_pooled_scorer(modules):
         raise DataError(
             f"{folder / MODULES}: modules {', '.join(found)} of a CrossEncoder; expected one Transformer, whose head "
             "gives the scores; use sentence-transformers"
@@ -206,7 +260,8 @@ def _read_scorer(folder: Path, modules: list[ModuleEntry]) -> Mapping[str, objec
             f"{file}: default_prompt_name is {default!r:.80} for a CrossEncoder; expected null, because pairs have no "
             "prompts here; use sentence-transformers"
         )
-    values, _ = _read_encoder_file(transformer_folder(folder), defaults=_SCORER_DEFAULTS)
+    defaults = _SCORER_DEFAULTS if len(modules) == 1 else _ENCODER_DEFAULTS
+    values, _ = _read_encoder_file(transformer_folder(folder), defaults=defaults)
     return values
 
 
@@ -216,7 +271,7 @@ def _reject_adapter(encoder: Path) -> None:
         raise DataError(f"{file}: adapters are not supported; merge it into the model with peft's merge_and_unload")
 
 
-def _require_order(modules: list[ModuleEntry], file: Path) -> None:
+def _require_order(modules: Sequence[ModuleEntry], file: Path) -> None:
     """Require an encoder, one pooling, then modules for vectors."""
     expected = ["Transformer", "Pooling"]
     found = [entry.kind for entry in modules]

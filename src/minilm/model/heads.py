@@ -15,6 +15,7 @@ from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.encoder import ActivatedLinear, Encoder, reset_weights
 from minilm.model.metadata import HeadName
 from minilm.model.packing import Packed
+from minilm.model.vector_head import VectorHead
 
 
 class MaskedLanguageHead(nn.Module):
@@ -47,13 +48,14 @@ class ClassificationHead(nn.Module):
         """Create a head for `num_labels` classes (1 for regression)."""
         super().__init__()
         rate = config.hidden_dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(rate)
-        self.dropout_before = rate if FAMILIES[config.family].dropout_before_pooler else 0.0
+        self.dropout: nn.Module = nn.Dropout(rate)
+        self.is_dropped_before = FAMILIES[config.family].dropout_before_pooler
         self.out = nn.Linear(config.hidden_size, num_labels)
 
     def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
         """Logits of each sequence."""
-        logits_BC: Tensor = self.out(self.dropout(encoder.pooled(packed, dropout=self.dropout_before)))
+        before = self.dropout if self.is_dropped_before else None
+        logits_BC: Tensor = self.out(self.dropout(encoder.pooled(packed, dropout=before)))
         return logits_BC
 
 
@@ -88,7 +90,7 @@ class TokensHead(nn.Module):
         return logits_TC
 
 
-Head = MaskedLanguageHead | ClassificationHead | SpanHead | TokensHead
+Head = MaskedLanguageHead | ClassificationHead | SpanHead | TokensHead | VectorHead
 HEADS: dict[HeadName, type[MaskedLanguageHead | ClassificationHead | SpanHead | TokensHead]] = {
     "mlm": MaskedLanguageHead,
     "classification": ClassificationHead,
@@ -111,7 +113,7 @@ class Model(nn.Module):
         self.has_fresh_weights = False
 
     def forward(self, packed: Packed) -> Tensor:
-        """Scores of the head: `[T, V]`, `[B, C]`, `[T, 2]` or `[T, C]`; `[T, E]` without a head."""
+        """Scores of the head: `[T, V]`, `[B, C]`, `[T, 2]` or `[T, C]`; vectors, `[B, W]`; `[T, E]` without a head."""
         scores: Tensor = self.encoder(packed) if self.head is None else self.head(self.encoder, packed)
         return scores
 

@@ -14,7 +14,7 @@ from minilm.errors import DataError
 from minilm.files.json import read_json
 from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.sentence_modules import read_modules, transformer_folder
-from minilm.model.activations import Activation, activation_at
+from minilm.model.activations import Activation, activation_at, activation_path
 from minilm.model.config import EncoderConfig
 
 HeadName = Literal["mlm", "classification", "span", "tokens"]
@@ -24,6 +24,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, each also in shards with an index, in the order of Hugging Face's library."""
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """What the scores of a classification head are: one label of several, each label or not, one number."""
+_CROSS_ENCODER = "sentence_transformers"  # what `config.json` says about a cross-encoder
+_ACTIVATION = "activation_fn"
 _OLD_ACTIVATION = "sbert_ce_default_activation_function"  # of cross-encoders before sentence-transformers 4
 
 ARCHITECTURES: Mapping[str, HeadName | None] = {
@@ -125,12 +127,12 @@ def read_activation(path: Path, problem: ProblemType) -> Activation:
     settings = read_json(outer) if outer.is_file() else {}
     is_cross_encoder = settings.get("model_type") == "CrossEncoder"
     config = read_json(file)
-    inner = config.get("sentence_transformers")
+    inner = config.get(_CROSS_ENCODER)
     inner = inner if isinstance(inner, dict) else None
-    if is_cross_encoder and settings.get("activation_fn") is not None and read_modules(path):
-        where, key, stated = outer, "activation_fn", settings["activation_fn"]
-    elif inner is not None and "activation_fn" in inner:
-        where, key, stated = file, "activation_fn", inner["activation_fn"]
+    if is_cross_encoder and settings.get(_ACTIVATION) is not None and read_modules(path):
+        where, key, stated = outer, _ACTIVATION, settings[_ACTIVATION]
+    elif inner is not None and _ACTIVATION in inner:
+        where, key, stated = file, _ACTIVATION, inner[_ACTIVATION]
     else:
         where, key, stated = file, _OLD_ACTIVATION, config.get(_OLD_ACTIVATION)
     if stated is None:
@@ -143,6 +145,12 @@ def read_activation(path: Path, problem: ProblemType) -> Activation:
     else:
         activation_at(stated, key=key, file=where, among=("Identity", "Sigmoid"), remedy=" with several labels")
     return "Identity"
+
+
+def activation_values(activation: Activation) -> dict[str, object]:
+    """What `config.json` of a cross-encoder says about the activation of its one score."""
+    path = activation_path(activation)
+    return {_CROSS_ENCODER: {_ACTIVATION: path}, _OLD_ACTIVATION: path}
 
 
 def saved_head(path: Path | str, *, config: Path | None = None) -> HeadName | None:

@@ -1,7 +1,7 @@
 """Modules after pooling in a sentence-transformers folder: Dense, LayerNorm, Normalize.
 
-In: the folder of a module, `config.json` and weights. Out: a `VectorModule`, arrays in numpy; `infer/vectors.py`
-computes them.
+In: the folder of a module, `config.json` and weights. Out: a `VectorModule`, arrays in numpy, which `infer/vectors.py`
+computes; the same files, written as every release of sentence-transformers reads them.
 
 I width in, O width out.
 """
@@ -17,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import DataError
-from minilm.files.json import read_json
-from minilm.files.tensors import map_arrays
+from minilm.files.json import read_json, write_json
+from minilm.files.tensors import map_arrays, write_arrays
 from minilm.files.torch_bin import read_torch_bin_arrays
-from minilm.model.activations import Activation, activation_at
+from minilm.model.activations import Activation, activation_at, activation_path
 
 _ACTIVATION_KEY = "activation_function"
-_ON_VECTORS: Mapping[str, object] = {
-    "module_input_name": "sentence_embedding",
-    "module_output_name": "sentence_embedding",
-}
+_WEIGHTS = "model.safetensors"
+_VECTORS = "sentence_embedding"
+_ON_VECTORS: Mapping[str, object] = {"module_input_name": _VECTORS, "module_output_name": _VECTORS}
+SCORES = "scores"
+"""What the last Dense module of a reranker gives, under this name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,14 +39,14 @@ class Dense:
         bias: `[O]`, if any.
         activation: class name in `torch.nn`.
         residual: `[O, I]`: the map of the residual connection; `identity`: the input itself; None: no connection.
-        where: its folder, for messages.
+        where: its folder, for messages; None before it has one.
     """
 
     weight: NDArray[np.float32]
-    bias: NDArray[np.float32] | None
-    activation: Activation
-    residual: NDArray[np.float32] | Literal["identity"] | None
-    where: Path
+    bias: NDArray[np.float32] | None = None
+    activation: Activation = "Identity"
+    residual: NDArray[np.float32] | Literal["identity"] | None = None
+    where: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,7 +55,7 @@ class LayerNorm:
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    where: Path
+    where: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ def flag(values: Mapping[str, object], key: str, file: Path, *, default: bool) -
     return value
 
 
-def read_dense(folder: Path) -> Dense:
-    """Read a Dense module.
+def read_dense(folder: Path, *, output: str = _VECTORS) -> Dense:
+    """Read a Dense module, whose `output` has this name.
 
     Raises:
         DataError: the configuration asks for something that is not computed, or does not match the weights.
@@ -109,7 +110,9 @@ def read_dense(folder: Path) -> Dense:
     file = folder / "config.json"
     values = read_json(file)
     used = ("in_features", "out_features", "bias", _ACTIVATION_KEY, "use_residual")
-    require_keys(values, file, used=used, defaults=_ON_VECTORS)
+    if output != _VECTORS and values.get("module_output_name") != output:
+        raise DataError(f"{file}: module_output_name is {values.get('module_output_name')!r:.80}; expected {output!r}")
+    require_keys(values, file, used=used, defaults={**_ON_VECTORS, "module_output_name": output})
     width_in, width_out = _size(values, "in_features", file), _size(values, "out_features", file)
     has_bias = flag(values, "bias", file, default=True)
     has_residual = flag(values, "use_residual", file, default=False)
@@ -146,6 +149,33 @@ def read_normalize(folder: Path) -> Normalize:
     return Normalize()
 
 
+def write_module(folder: Path, module: VectorModule, *, output: str = _VECTORS) -> None:
+    """Write the files of a module into its folder, which must exist; Normalize needs none.
+
+    `output` is the name of what a Dense module gives.
+
+    Raises:
+        SystemProblem: a file cannot be written.
+    """
+    if isinstance(module, Dense):
+        width_out, width_in = module.weight.shape
+        values = {"in_features": width_in, "out_features": width_out, "bias": module.bias is not None}
+        values[_ACTIVATION_KEY] = activation_path(module.activation)
+        if output != _VECTORS:
+            values |= {**_ON_VECTORS, "module_output_name": output}
+        if module.residual is not None:  # a key that older releases do not know
+            values["use_residual"] = True
+        arrays = {"linear.weight": module.weight, "linear.bias": module.bias, "residual.weight": module.residual}
+    elif isinstance(module, LayerNorm):
+        values = {"dimension": len(module.weight)}
+        arrays = {"norm.weight": module.weight, "norm.bias": module.bias}
+    else:
+        return
+    write_json(folder / "config.json", values)
+    found = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    write_arrays(folder / _WEIGHTS, {name: array.astype(np.float32) for name, array in found.items()})
+
+
 def _size(values: Mapping[str, object], key: str, file: Path) -> int:
     value = values.get(key)
     if type(value) is not int or value < 1:
@@ -155,7 +185,7 @@ def _size(values: Mapping[str, object], key: str, file: Path) -> int:
 
 def _read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
     """The tensors of a module as float32; raises DataError unless there are exactly those of `shapes`."""
-    file = folder / "model.safetensors"
+    file = folder / _WEIGHTS
     if file.is_file():
         arrays = map_arrays(file, widen_bf16=True)
     else:

@@ -23,10 +23,12 @@ from minilm.recipe.distill import (
     TrainSection,
 )
 from minilm.recipe.finetune import (
+    EmbedSection,
     FinetuneRecipe,
     FinetuneTrainSection,
     HeadChoice,
     LabelledSection,
+    RerankSection,
     Seq2SeqSection,
     SquadSection,
     SweepSection,
@@ -45,6 +47,7 @@ __all__ = [
     "DataSection",
     "DistillRecipe",
     "Distillation",
+    "EmbedSection",
     "FinetuneRecipe",
     "FinetuneTrainSection",
     "HeadChoice",
@@ -55,6 +58,7 @@ __all__ = [
     "OptimizationSettings",
     "ProbeSection",
     "Recipe",
+    "RerankSection",
     "RunRecipe",
     "Seq2SeqSection",
     "SquadSection",

@@ -81,7 +81,7 @@ class CacheSection(Section):
 class StudentSection(Section):
     """One student: its shape and where its weights start.
 
-    Sizes that are not given follow from the teacher, see `distill/shapes.py`. `init` is `random`, `layers` (embeddings
+    Sizes that are not given follow from the teacher, see `student_shape.py`. `init` is `random`, `layers` (embeddings
     and layers of the teacher) or a model folder, whose training is continued.
     """
 

@@ -1,7 +1,7 @@
 """The sections of a fine-tuning recipe: task, training, and a sweep over settings and seeds.
 
 In: plain values from YAML, without coercion: text is not a number, a number is not text.
-Out: frozen pydantic models; the task is one of four dataclasses, selected by `task.kind`.
+Out: frozen pydantic models; the task is one of several dataclasses, selected by `task.kind`.
 A violated constraint raises ValueError inside pydantic; `problems.py` adds the location.
 """
 
@@ -15,6 +15,7 @@ from annotated_types import MinLen
 from pydantic import Field, model_validator
 
 from minilm.errors import SettingsError
+from minilm.recipe.distill import StudentSection
 from minilm.recipe.sections import (
     Count,
     DataclassSection,
@@ -26,6 +27,8 @@ from minilm.recipe.sections import (
     Text,
     TrainingSection,
 )
+from minilm.tasks.embed.settings import EmbedSettings
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.tasks.settings import TaskSettings
 from minilm.tasks.squad.settings import SquadSettings
@@ -76,7 +79,17 @@ class Seq2SeqSection(Seq2SeqSettings, TaskFiles):
     """Sequence-to-sequence generation."""
 
 
-TaskSection = TextSection | TokensSection | SquadSection | Seq2SeqSection
+@dataclass(frozen=True, kw_only=True)
+class EmbedSection(EmbedSettings, TaskFiles):
+    """Text vectors; held-out files have scored pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankSection(LabelledSection, RerankSettings, TaskFiles):
+    """Scores of pairs of a query and a text."""
+
+
+TaskSection = TextSection | TokensSection | SquadSection | Seq2SeqSection | EmbedSection | RerankSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +145,8 @@ class FinetuneRecipe(RunRecipe):
     """The complete definition of a fine-tuning run or a sweep.
 
     `model` is a model folder, a Microsoft `.bin` or `embedded`; `config` and `tokenizer` are for models that do not
-    include them; `lowercase` overrides the tokenizer's own setting.
+    include them; `lowercase` overrides the tokenizer's own setting. `student` is a smaller encoder with the
+    vocabulary of `model`, which is trained instead of it: random, or of some of its layers.
     """
 
     kind: Literal["finetune"]
@@ -140,6 +154,7 @@ class FinetuneRecipe(RunRecipe):
     config: Text | None = None
     tokenizer: Text | None = None
     lowercase: bool | None = None
+    student: StudentSection | None = None
     task: Annotated[TaskSection, Field(discriminator="kind")]
     train: FinetuneTrainSection
     sweep: SweepSection | None = None
@@ -153,6 +168,15 @@ class FinetuneRecipe(RunRecipe):
                 f"train.tokens_per_batch is {self.train.tokens_per_batch}, expected at least {what}"
                 f" ({self.task.longest}): an example must fit into a batch"
             )
+        if self.student is not None and self.student.init not in ("random", "layers"):
+            raise ValueError(
+                f"student.init is {self.student.init!r}, expected random or layers; to train a model further, name it "
+                "in model"
+            )
+        if isinstance(self.task, EmbedSection) and self.train.attention_dropout:
+            raise ValueError("found train.attention_dropout with task kind embed, which has task.dropout; remove it")
+        if isinstance(self.task, RerankSection) and self.train.attention_dropout:
+            raise ValueError("found train.attention_dropout with task kind rerank, expected only that of hidden rows")
         if self.train.patience and not self.task.dev:
             raise ValueError("train.patience requires task.dev: early stopping needs held-out data")
         if self.train.steps is not None and self.sweep is not None and self.sweep.epochs:

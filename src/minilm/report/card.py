@@ -9,13 +9,14 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-Use = Literal["encode", "classify", "tag", "answer", "generate"]
+Use = Literal["encode", "classify", "tag", "answer", "generate", "rank"]
 # Use -> the hub's name of it, and a call.
 _USES: dict[Use, tuple[str, str]] = {
     "encode": ("feature-extraction", 'model.encode(["a text", "another text"])'),
     "classify": ("text-classification", 'model.classify(["a text"])'),
     "tag": ("token-classification", 'model.tag(["a text"])'),
     "answer": ("question-answering", 'model.answer("a question", "a text with its answer")'),
+    "rank": ("text-ranking", 'model.rank("a query", ["a text", "another text"])'),
     "generate": ("text-generation", 'model.generate(["a text"])'),
 }
 

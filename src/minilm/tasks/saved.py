@@ -12,16 +12,17 @@ from pathlib import Path
 from minilm.errors import DataError
 from minilm.files.checked import from_json
 from minilm.files.json import read_json, write_json
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.text.settings import TextSettings
 from minilm.tasks.tokens.settings import TokensSettings
 
-SavedTask = TextSettings | TokensSettings | SquadSettings | Seq2SeqSettings
+SavedTask = TextSettings | TokensSettings | SquadSettings | Seq2SeqSettings | RerankSettings
 
 _FILE = "task.json"
 _KINDS: Mapping[str, type[SavedTask]] = {
-    one.kind: one for one in (TextSettings, TokensSettings, SquadSettings, Seq2SeqSettings)
+    one.kind: one for one in (TextSettings, TokensSettings, SquadSettings, Seq2SeqSettings, RerankSettings)
 }
 _REMEDY = "was the model saved by a newer minilm? Upgrade it"
 

@@ -341,22 +341,22 @@ class Tokenizer:
             )
         logger.warning("%s has %d rows for the %d tokens of %s: the rest are unused", where, expected, size, source)
 
-    def save(self, folder: Path, *, segments: bool = True) -> None:
+    def save(self, folder: Path, *, segments: bool = True, max_length: int | None = None) -> None:
         """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt into a folder.
 
         They load in `transformers.AutoTokenizer` and here, with equal ids. Without `segments` the model takes no
-        segment ids, and the files say so.
+        segment ids, and the files say so. `max_length` replaces the length at which these libraries truncate.
 
         Raises:
             SystemProblem: the folder cannot be written.
         """
         make_folder(folder)
         atomic_write(folder / "tokenizer.json", self._backend.to_str(pretty=True) + "\n")
-        write_json(folder / "tokenizer_config.json", self._config(segments=segments))
+        write_json(folder / "tokenizer_config.json", self._config(segments=segments, max_length=max_length))
         if self._definition.is_wordpiece:
             atomic_write(folder / "vocab.txt", "".join(f"{token}\n" for token in self._definition.tokens))
 
-    def _config(self, *, segments: bool) -> dict[str, object]:
+    def _config(self, *, segments: bool, max_length: int | None) -> dict[str, object]:
         names = {
             "cls": self.cls_id,
             "sep": self.sep_id,
@@ -374,7 +374,7 @@ class Tokenizer:
         config: dict[str, object] = {
             "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json unchanged
             "model_input_names": inputs,
-            "model_max_length": self._definition.max_length,
+            "model_max_length": self._definition.max_length if max_length is None else max_length,
             **{f"{name}_token": self.id_to_token(token_id) for name, token_id in names.items()},
         }
         if self._definition.lowercase is not None:

@@ -117,6 +117,23 @@ def gathered(value: V, ranks: Ranks) -> list[V]:
     return [one for one in values if one is not None]
 
 
+def gathered_rows(own: Tensor, ranks: Ranks) -> tuple[Tensor, int]:
+    """Gather rows `[n, ...]` of all processes, whose numbers may differ, without a graph.
+
+    Returns:
+        the rows of all processes in rank order, and the index of this process's first row.
+    """
+    if ranks.world_size == 1:
+        return own, 0
+    counts = gathered(len(own), ranks)
+    padded = own.new_zeros((max(counts), *own.shape[1:]))
+    padded[: len(own)] = own
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    rows = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return rows, sum(counts[: ranks.rank])
+
+
 def gathered_in_order(own: Sequence[tuple[int, V]], ranks: Ranks) -> list[V]:
     """Gather the numbered values of all processes in order of their numbers; every process gets the result."""
     everyones = [pair for part in gathered(own, ranks) for pair in part]

@@ -15,7 +15,7 @@ from minilm.distill.chain import run_distillation
 from minilm.distill.costs import Lengths, folder_bytes, step_flops
 from minilm.distill.dry_run import dry_run
 from minilm.distill.run import DistillResult, distill
-from minilm.distill.shapes import TeacherSizes, compared_layers, relation_heads
+from minilm.distill.shapes import compared_layers, relation_heads
 from minilm.distill.stages import planned
 from minilm.distill.student import make_student
 from minilm.errors import DataError, UsageError
@@ -25,6 +25,7 @@ from minilm.model.config import EncoderConfig
 from minilm.model.heads import new_head
 from minilm.model.packing import pack
 from minilm.recipe import Distillation, LossSection, load_recipe
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.metrics import read_metrics
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from minilm.distill.shapes import TeacherSizes, copied_layers, relation_heads, student_shape
+from minilm.distill.shapes import relation_heads
 from minilm.errors import UsageError
 from minilm.model.config import EncoderConfig
 from minilm.recipe import LossSection, StudentSection
+from minilm.recipe.student_shape import TeacherSizes, copied_layers, student_shape
 
 
 def teacher(width: int = 384, heads: int = 12, **changes: int) -> TeacherSizes:

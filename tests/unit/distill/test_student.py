@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from minilm.distill.shapes import TeacherSizes
-from minilm.distill.student import plan_student, random_student, student_config, student_from_layers
-from minilm.errors import UsageError
+from minilm.distill.student import copyable_embedding, plan_student, random_student, student_config
+from minilm.errors import DataError, UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.config import EncoderConfig
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_embedding
+from minilm.model.inherited import inherit_layers
+from minilm.model.vector_modules import Dense, LayerNorm
 from minilm.recipe import StudentSection
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
+
+ONES = np.ones(48, np.float32)
 
 
 def shape(**changes: int) -> EncoderConfig:
@@ -61,8 +68,8 @@ def test_random_students_depend_only_on_seed_and_name(config):
 
 
 def test_layers_are_copied_by_number(tiny, config):
-    student = student_from_layers(random_student(config, seed=1, name="a"), teacher=tiny.teacher, layers=[3, 1])
-    teacher = read_model(tiny.teacher).encoder
+    student, teacher = random_student(config, seed=1, name="a"), read_model(tiny.teacher).encoder
+    inherit_layers(student, teacher, [3, 1])
     for ours, theirs in [
         (student.embeddings, teacher.embeddings),
         (student.layers[0], teacher.layers[2]),
@@ -72,3 +79,11 @@ def test_layers_are_copied_by_number(tiny, config):
         for name, value in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[name], value), name
     assert student.layers[0].qkv.weight.data_ptr() != teacher.layers[2].qkv.weight.data_ptr()
+
+
+@pytest.mark.parametrize("module", [Dense(weight=np.eye(48, dtype=np.float32)), LayerNorm(weight=ONES, bias=ONES)])
+def test_modules_with_weights_of_the_teacher_are_never_lost_in_silence(tiny, module):
+    write_embedding(tiny.teacher, EmbeddingSettings(modules=(module,)), hidden_size=48)
+    kind = type(module).__name__
+    with pytest.raises(DataError, match=f"2_{kind}: {kind} has weights for the vectors of its own model and cannot be"):
+        copyable_embedding(tiny.teacher)

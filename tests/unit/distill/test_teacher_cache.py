@@ -21,7 +21,6 @@ from minilm.distill.cache_filling import Filling
 from minilm.distill.chain import run_distillation
 from minilm.distill.dry_run import dry_run
 from minilm.distill.run import distill
-from minilm.distill.shapes import TeacherSizes
 from minilm.distill.teacher_base import Teacher
 from minilm.distill.teacher_cache import CachedTeacher, CacheKey, decode, encode, first_documents, row_bytes
 from minilm.errors import DataError, SystemProblem, UsageError
@@ -30,6 +29,7 @@ from minilm.files.lock import locked_folder
 from minilm.model.encoder import Relations
 from minilm.model.packing import pack
 from minilm.recipe import CacheSection, Distillation, load_recipe
+from minilm.recipe.student_shape import TeacherSizes
 from minilm.train.distributed import ALONE
 
 HEADS, WIDTH = (6, 2, 2), 8  # of query, key and value: as where heads share keys

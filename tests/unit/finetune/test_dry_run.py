@@ -14,7 +14,7 @@ from minilm.finetune.sweep import check_recipe, finetune
 from minilm.recipe import FinetuneRecipe, Loaded, find_recipe, load_recipe, recipe_names
 from minilm.tasks.text.glue import GLUE
 
-NAMES = [name for name in recipe_names() if not name.startswith("distill/")]
+NAMES = [name for name in recipe_names() if not name.startswith(("distill/", "embed/"))]
 
 
 def loaded(recipe: Path, *overrides: str) -> Loaded[FinetuneRecipe]:

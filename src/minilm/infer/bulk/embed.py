@@ -300,14 +300,21 @@ def _calibrated(model: LoadedModel, job: EmbedJob, path: Path) -> Float32s:
     return found[0]
 
 
+def vector_identity(model: LoadedModel) -> dict[str, object]:
+    """JSON values by name: what a text's vector depends on in the model."""
+    return {
+        "model": model_checksums(model.folder),
+        "tokenizer": model.embedding_tokenizer.fingerprint,
+        "embedding": _fingerprint(model.embedding),
+    }
+
+
 def _identity(model: LoadedModel, job: EmbedJob) -> dict[str, object]:
     """JSON values by name: what the vectors depend on besides the input."""
     options = job.options
     ranges_file = job.calibrate or model.folder / VECTOR_RANGES
     return {
-        "model": model_checksums(model.folder),
-        "tokenizer": model.embedding_tokenizer.fingerprint,
-        "embedding": _fingerprint(model.embedding),
+        **vector_identity(model),
         "engine": type(model.engine).__name__,
         "precision": job.precision,
         "prompt": options.prompt,

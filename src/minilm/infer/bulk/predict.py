@@ -1,7 +1,7 @@
 """Predictions for the rows of a file, in order.
 
 In: a loaded model with a head; a file of texts (also one per line), pairs, questions or sentences. Out: chunks of rows
-with `id` and `prediction`.
+with `id` and `prediction`; of candidates with ids, rows of a run.
 
 The file is read once, before the first row is computed; its texts stay in memory.
 """
@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from minilm.errors import DataError, UsageError
+from minilm.files.by_id import row_id
 from minilm.files.fields import no_field
 from minilm.files.formats import ROW_READERS, require_kind
 from minilm.files.rows import Row, read_rows
 from minilm.files.source import Source, suffix_of
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
-from minilm.infer.predictions import answer_part, classify_part, is_multi_label, prediction_row, tag_part
+from minilm.infer.predictions import answer_part, classify_part, is_multi_label, prediction_row, score_part, tag_part
 from minilm.infer.sources import Part
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
@@ -78,7 +79,18 @@ class SentenceInput:
     location: str
 
 
-_Input = TypeVar("_Input", TextInput, Question, SentenceInput)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CandidateInput:
+    """A query and a text to score, with the ids of both if the file has them, and its location for messages."""
+
+    id: str
+    query: str
+    text: str
+    ids: tuple[str, str] | None
+    location: str
+
+
+_Input = TypeVar("_Input", TextInput, Question, SentenceInput, CandidateInput)
 
 
 def read_text_inputs(path: Source, columns: InputColumns) -> list[TextInput]:
@@ -125,6 +137,32 @@ def read_questions(path: Source, columns: InputColumns) -> list[Question]:
     def parse(row: Row, number: int, location: str) -> Question:
         question, context = _text(row, "question", location), _text(row, "context", location)
         return Question(id=str(number), question=question, context=context, location=location)
+
+    return _read(path, columns, parse)
+
+
+def read_candidates(path: Source, columns: InputColumns, id_columns: tuple[str, str]) -> list[CandidateInput]:
+    """Read pairs of a query and a text once; if the first row has both `id_columns`, every row needs them.
+
+    Args:
+        path: the file, or standard input.
+        columns: the columns of the query (`text`), the text (`text_pair`) and the id of a row.
+        id_columns: the columns of the ids of the query and of the text.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind.
+        DataError: a row cannot be read, lacks a text or an id, or has an invalid id; names file and line.
+    """
+    has_ids: bool | None = None
+
+    def parse(row: Row, number: int, location: str) -> CandidateInput:
+        nonlocal has_ids
+        if has_ids is None:
+            has_ids = {*id_columns} <= row.values.keys()
+        query, text = _text(row, columns.text, location), _text(row, str(columns.text_pair), location)
+        first, second = (row_id(location, row.values, [name]) if has_ids else "" for name in id_columns)
+        ids = (first, second) if has_ids else None
+        return CandidateInput(id=str(number), query=query, text=text, ids=ids, location=location)
 
     return _read(path, columns, parse)
 
@@ -219,6 +257,22 @@ def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[
             yield [
                 {"id": row.id, **prediction_row(one, model.labels, multi_label=is_multi_label(model))}
                 for row, one in zip(chunk, found, strict=True)
+            ]
+
+
+def scored(model: LoadedModel, rows: Iterable[CandidateInput]) -> Generator[list[Prediction], None, None]:
+    """The score of each pair, chunk by chunk; with ids in the form of a run, which `minilm score retrieval` reads."""
+    with reporting_tally() as tally:
+        for chunk in chunked(rows, _ROWS_PER_CHUNK):
+            locations = [row.location for row in chunk]
+            tally.add("texts are empty", [row.location for row in chunk if not row.text.strip()], of=len(chunk))
+            queries, texts = [row.query for row in chunk], [row.text for row in chunk]
+            scores = score_part(model, queries, texts, locations=locations, tally=tally).tolist()
+            yield [
+                {"id": row.id, "prediction": score}
+                if row.ids is None
+                else {"query": row.ids[0], "doc": row.ids[1], "score": score}
+                for row, score in zip(chunk, scores, strict=True)
             ]
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from minilm.decode.decoder import Decoder, PosShift
 from minilm.errors import UsageError
 from minilm.infer.batching import TOKENS_PER_BATCH
-from minilm.infer.engines.pooling import pool_rows
 from minilm.infer.engines.protocol import CannotRun, Float32s
 from minilm.model.checkpoint import read_model
 from minilm.model.embedding import PoolingMode
@@ -27,6 +26,7 @@ from minilm.model.heads import HEADS, Model
 from minilm.model.metadata import HeadName, untied_output
 from minilm.model.packed_ids import PackedIds
 from minilm.model.packing import Packed
+from minilm.model.pooling import pool_rows
 from minilm.model.precision import FloatPrecision, Precision, torch_dtype
 from minilm.model.prepacked import prepack
 from minilm.text.tokenizer import Tokenizer

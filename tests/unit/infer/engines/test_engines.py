@@ -12,7 +12,6 @@ import minilm
 import minilm.infer.engines.native
 from minilm.errors import UsageError
 from minilm.infer.engines import ENGINES, load_engine
-from minilm.infer.engines.pooling import pool_rows
 from minilm.infer.engines.protocol import GenerationEngine
 from minilm.infer.engines.torch import TorchEngine
 from minilm.kernels.encoder import library_reason
@@ -22,6 +21,7 @@ from minilm.model.encoder import Encoder
 from minilm.model.heads import Model, new_head
 from minilm.model.packed_ids import pack_ids
 from minilm.model.packing import pack
+from minilm.model.pooling import pool_rows
 from minilm.text.tokenizer import Tokenizer
 
 SEQUENCES = [np.array(ids) for ids in ([2, 5, 3], [2, 6, 7, 8, 3], [2, 9, 3], [2], [2, 5, 6, 7, 8, 9, 3])]

@@ -1,4 +1,4 @@
-"""Pooling of the torch engine: the rows of each sequence to one vector.
+"""Pooling in torch: the rows of each sequence to one vector.
 
 In: last hidden rows of a packed batch. Out: one vector per sequence; several modes are concatenated.
 

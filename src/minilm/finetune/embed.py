@@ -1,0 +1,373 @@
+"""The task of training text vectors.
+
+In: plain texts with a teacher, pairs, scored pairs or scored lists; a model without a head. Out: per step, this
+process's share of the batch and its loss; the correlation of cosines and scores of held-out pairs.
+
+B sequences, E hidden width, W width of a vector, R rows of a batch, M texts of a batch, K candidates of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from minilm.corpus.order import rank_share
+from minilm.errors import UsageError
+from minilm.finetune.embed_batch import RowsPart, TextPart, WholeBatch
+from minilm.finetune.embed_data import EncodedRows, Int64s, Prompts, encode_rows, positives_of
+from minilm.finetune.embed_objectives import ROW_SUMS, loss_of, targets_of
+from minilm.finetune.keyed_dropout import TextKeys, key_dropout
+from minilm.finetune.sequences import Array
+from minilm.finetune.task import (
+    NUM_EXAMPLES,
+    POOLER,
+    Analysis,
+    IndependentParts,
+    Scored,
+    StepBatch,
+    StepRows,
+    numbers_of_sets,
+)
+from minilm.finetune.teacher_vectors import TeacherVectors
+from minilm.infer.api import LoadedModel
+from minilm.infer.vectors import normalized
+from minilm.model.compact import hold_rows
+from minilm.model.config import EncoderConfig
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.heads import Model
+from minilm.model.metadata import HeadName, ProblemType
+from minilm.model.packing import pack
+from minilm.model.token_budget import microbatches
+from minilm.model.vector_head import VectorHead
+from minilm.model.vector_modules import Dense, Normalize, VectorModule
+from minilm.randomness import derived_seed
+from minilm.score.glue import compute_metrics
+from minilm.tasks.embed.rows import EmbedRow, scored_pairs, training_rows
+from minilm.tasks.embed.settings import EmbedSettings
+from minilm.text.tokenizer import Tokenizer
+from minilm.train.distributed import ALONE, Ranks, gathered_in_order
+
+_METRICS = ("spearmanr", "pearson")
+
+
+class EmbedTask:
+    """Training of text vectors; `store_teacher` comes before the first step."""
+
+    head: HeadName | None = None
+    labels: Sequence[str] = ()
+    problem: ProblemType | None = None
+    reshuffles = True
+
+    def __init__(
+        self,
+        settings: EmbedSettings,
+        train: Sequence[str],
+        dev: Mapping[str, str],
+        tokenizer: Tokenizer,
+        *,
+        embedding: EmbeddingSettings,
+        dense: Dense | None = None,
+        teacher: TeacherVectors | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Read and tokenize the files.
+
+        Args:
+            settings: of the task.
+            train: training files.
+            dev: held-out files of scored pairs, by name.
+            tokenizer: of the model.
+            embedding: of the trained model, without modules.
+            dense: the map after pooling that the model already has.
+            teacher: of the losses that have one.
+            seed: decides a new map.
+
+        Raises:
+            UsageError, DataError, SystemProblem: as for `training_rows`.
+        """
+        self._settings, self._files, self._embedding = settings, list(train), embedding
+        self._start_dense, self.teacher, self._seed = dense, teacher, seed
+        prompts = Prompts.of(settings, embedding)
+        self._rows = encode_rows(
+            training_rows(train, settings),
+            tokenizer,
+            prompts=prompts,
+            kind=settings.rows,
+            max_tokens=settings.max_tokens,
+        )
+        self._lengths, self._row_tokens = self._rows.lengths, np.diff(self._rows.starts[self._rows.firsts])
+        self._positives = positives_of(self._rows) if settings.loss == "infonce" else {}
+        self._pairs = {name: scored_pairs(file, settings) for name, file in dev.items()}
+        self._dev = {
+            name: encode_rows(rows, tokenizer, prompts=prompts, kind="scored pairs", max_tokens=settings.max_tokens)
+            for name, rows in self._pairs.items()
+        }
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that selects the best checkpoint."""
+        return self._settings.metric
+
+    @property
+    def num_examples(self) -> int:
+        """Number of training rows."""
+        return len(self._rows)
+
+    @property
+    def dev_sets(self) -> Sequence[str]:
+        """Names of the held-out sets."""
+        return list(self._dev)
+
+    def contents(self) -> dict[str, str]:
+        """The rows of each set, and the teacher."""
+        training = f"{len(self._rows):,} {self._settings.rows}, {len(self._rows.token_ids):,} tokens"
+        found = {"training": training, **{name: f"{len(rows):,} scored pairs" for name, rows in self._dev.items()}}
+        return found if self.teacher is None else {**found, "teacher": self.teacher.description()}
+
+    def require_fit(self, config: EncoderConfig) -> None:
+        """Check the texts against the position table, the dimensions against the width of a vector.
+
+        Raises:
+            UsageError: the model is too small.
+        """
+        longest = max((int(rows.lengths.max(initial=0)) for rows in (self._rows, *self._dev.values())), default=0)
+        if longest > config.max_tokens:
+            raise UsageError(
+                f"task.max_tokens is {self._settings.max_tokens}, but the model has positions for {config.max_tokens} "
+                f"tokens; set it to at most {config.max_tokens}"
+            )
+        width = self._trained_width(config.hidden_size)
+        if wrong := [size for size in self._settings.dimensions if size > width]:
+            raise UsageError(f"task.dimensions has {wrong[0]}, but vectors have width {width}; leave it out")
+
+    def store_teacher(self, ranks: Ranks) -> None:
+        """Compute the vectors of the teacher that are not stored yet; raises as `TeacherVectors.fill`."""
+        if self.teacher is not None:
+            self.teacher.fill((text for row in training_rows(self._files, self._settings) for text in row.texts), ranks)
+
+    def prepare(self, model: Model) -> None:
+        """Give the model its head and dropout, and reduce its word table to the rows in use."""
+        encoder, hidden_size = model.encoder, model.encoder.config.hidden_size
+        device = encoder.embeddings.word.weight.device
+        head = VectorHead(self._embedding.pooling[0], self._new_dense(hidden_size))
+        model.head = head.to(device)
+        key_dropout(encoder, self._settings.dropout)
+        parts = (self._rows, *self._dev.values())
+        hold_rows(encoder.embeddings, np.unique(np.concatenate([rows.token_ids for rows in parts])).astype(np.int64))
+
+    def parameters(self, model: Model) -> dict[str, nn.Parameter]:
+        """All weights but those of the pooler, which no vector depends on."""
+        return {name: weight for name, weight in model.named_parameters() if not name.startswith(POOLER)}
+
+    def batch(self, chosen: StepRows, *, token_budget: int) -> StepBatch:
+        """This process's rows of a step with their targets."""
+        make = self._row_parts if self._settings.loss in ROW_SUMS else self._whole
+        return make(chosen, token_budget)
+
+    def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
+        """Correlations of a held-out set, times 100; the processes divide the work."""
+        vectors = self._encode(model, self._dev[dev_set], token_budget, ranks, without_dense=self._is_dropped)
+        cosines = _cosines(vectors)
+        rows = self._pairs[dev_set]
+        return Scored(numbers=partial(_numbers, rows, cosines), analyse=partial(_analysis, rows, cosines))
+
+    def references(self, base: Model, *, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
+        """Held-out numbers of the model as it is, and of the teacher; none without held-out sets."""
+        if not self._pairs:
+            return {}
+        dense = _linear(self._start_dense) if self._start_dense is not None else None
+        base = Model(base.encoder, VectorHead(self._embedding.pooling[0], dense)).eval()
+        base = base.to(next(base.encoder.parameters()).device)
+        found = {
+            name: _numbers(self._pairs[name], _cosines(self._encode(base, rows, token_budget, ranks)))
+            for name, rows in self._dev.items()
+        }
+        numbers: dict[str, Mapping[str, float]] = {"base": numbers_of_sets(found)}
+        if self.teacher is not None:
+            numbers["teacher"] = numbers_of_sets(self._teacher_numbers(self.teacher.load_teacher()))
+        return numbers
+
+    def _teacher_numbers(self, teacher: LoadedModel) -> dict[str, dict[str, float]]:
+        """The numbers of the teacher on each held-out set."""
+        return {
+            name: _numbers(rows, _cosines(teacher.encode([text for row in rows for text in row.texts])))
+            for name, rows in self._pairs.items()
+        }
+
+    def written_settings(self, model: Model) -> EmbeddingSettings:
+        """How the trained model makes vectors, for its folder."""
+        modules: list[VectorModule] = []
+        head = model.head
+        if isinstance(head, VectorHead) and head.dense is not None and not self._is_dropped:
+            weights = {name: weight.cpu().numpy() for name, weight in head.dense.state_dict().items()}
+            modules.append(
+                Dense(
+                    weight=weights["weight"],
+                    bias=weights.get("bias"),
+                    activation="Identity",
+                    residual=None,
+                    where=Path("2_Dense"),
+                )
+            )
+        if self._settings.normalize:
+            modules.append(Normalize())
+        return replace(self._embedding, modules=tuple(modules))
+
+    # --- the head ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_dropped(self) -> bool:
+        return self._settings.projection == "drop"
+
+    def _trained_width(self, hidden_size: int) -> int:
+        """W in training."""
+        if self._settings.loss == "vectors" and self.teacher is not None:
+            return self.teacher.width
+        return hidden_size if self._start_dense is None else len(self._start_dense.weight)
+
+    def _new_dense(self, hidden_size: int) -> nn.Linear | None:
+        """The map that the model already has, else a new one if a loss needs it."""
+        width, own = self._trained_width(hidden_size), self._start_dense
+        if own is not None and own.weight.shape == (width, hidden_size):
+            return _linear(own)
+        if width == hidden_size and (self._settings.loss != "vectors" or self._settings.projection != "keep"):
+            return None
+        dense = nn.Linear(hidden_size, width)
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, "projection"))
+        with torch.no_grad():
+            dense.weight.normal_(0.0, hidden_size**-0.5, generator=generator)
+            dense.bias.zero_()
+        return dense
+
+    # --- batches -----------------------------------------------------------------------------------------------------
+
+    def _row_parts(self, chosen: StepRows, token_budget: int) -> IndependentParts:
+        sizes = np.diff(self._rows.firsts)
+        own = chosen.rows[chosen.own]
+        count = self._count(chosen.rows)
+        tokens = self._row_tokens[own]
+        parts = []
+        for group in microbatches(tokens, token_budget=token_budget):
+            rows, places = own[group], chosen.own[group]
+            texts = [text for row in rows for text in self._rows.texts_of(row)]
+            keys = [
+                (int(place), number) for place, row in zip(places, rows, strict=True) for number in range(sizes[row])
+            ]
+            parts.append(
+                RowsPart(
+                    texts=self._part(np.array(texts), np.arange(len(texts)), keys, chosen),
+                    targets=targets_of(self._settings, self._rows, rows, teacher=self.teacher),
+                    loss_of=loss_of(self._settings, count=count),
+                )
+            )
+        return IndependentParts(parts=parts)
+
+    def _count(self, rows: Int64s) -> int:
+        """How many terms the loss of a step is the mean of."""
+        if self._settings.loss != "margin_mse":
+            return len(rows)
+        return int(sum(len(self._rows.texts_of(row)) - 2 for row in rows))
+
+    def _whole(self, chosen: StepRows, token_budget: int) -> WholeBatch:
+        ranks, rows = chosen.ranks, chosen.rows
+        sizes = np.diff(self._rows.firsts)[rows]
+        begins = np.cumsum(sizes) - sizes  # the place of the first text of each row in the global batch
+        shares = [
+            rank_share(np.arange(len(rows)), rank=rank, world_size=ranks.world_size) for rank in range(ranks.world_size)
+        ]
+        order = np.concatenate([begins[index] + np.arange(sizes[index]) for share in shares for index in share])
+        own = [(int(index), number) for index in chosen.own for number in range(sizes[index])]
+        texts = np.array([self._rows.firsts[rows[index]] + number for index, number in own])
+        parts = []
+        for group in microbatches(self._lengths[texts], token_budget=token_budget):
+            parts.append(self._part(texts[group], group, [own[place] for place in group], chosen))
+        return WholeBatch(
+            parts=[*parts],
+            order=torch.from_numpy(order),
+            targets=targets_of(self._settings, self._rows, rows, teacher=self.teacher, positives=self._positives),
+            loss_of=loss_of(self._settings, count=len(rows)),
+            ranks=ranks,
+        )
+
+    def _part(self, texts: Int64s, places: Int64s, keys: Sequence[tuple[int, int]], chosen: StepRows) -> TextPart:
+        """Texts as a part, shortest first."""
+        order = np.argsort(self._lengths[texts], kind="stable")
+        return TextPart(
+            packed=pack([self._rows.text(texts[index]) for index in order]),
+            places=torch.from_numpy(places[order]),
+            keys=TextKeys(seed=chosen.seed, step=chosen.step, texts=[keys[index] for index in order]),
+        )
+
+    # --- held-out pairs ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _encode(
+        self, model: Model, rows: EncodedRows, token_budget: int, ranks: Ranks, *, without_dense: bool = False
+    ) -> Array:
+        """The vectors of all texts, in order."""
+        device = next(model.parameters()).device
+        own = np.arange(len(rows.starts) - 1)[ranks.rank :: ranks.world_size]
+        found: list[tuple[int, Array]] = []
+        for group in microbatches(rows.lengths[own], token_budget=token_budget):
+            packed = pack([rows.text(text) for text in own[group]]).to(device)
+            head = model.head
+            assert isinstance(head, VectorHead), "the task has prepared the model"
+            vectors = head.pooled(model.encoder, packed) if without_dense else model(packed)
+            found += zip(own[group].tolist(), vectors.float().cpu().numpy(), strict=True)
+        return np.stack(gathered_in_order(found, ranks))
+
+
+def _linear(dense: Dense) -> nn.Linear:
+    """A module with the weights of a folder."""
+    made = nn.Linear(dense.weight.shape[1], dense.weight.shape[0], bias=dense.bias is not None)
+    with torch.no_grad():
+        made.weight.copy_(torch.from_numpy(dense.weight))
+        if dense.bias is not None:
+            made.bias.copy_(torch.from_numpy(dense.bias))
+    return made
+
+
+def _cosines(vectors: Array) -> Array:
+    """Those of texts 0 and 1, 2 and 3, ..."""
+    cosines: Array = (normalized(vectors[0::2]) * normalized(vectors[1::2])).sum(1)
+    return cosines
+
+
+def _numbers(rows: Sequence[EmbedRow], cosines: Array) -> dict[str, float]:
+    return compute_metrics(_METRICS, [row.scores[0] for row in rows], cosines.astype(np.float64).tolist())
+
+
+def _analysis(rows: Sequence[EmbedRow], cosines: Array) -> Analysis:
+    """The pairs whose rank by cosine is furthest from their rank by score, and all cosines."""
+    scores = np.array([row.scores[0] for row in rows])
+    ranks = [_ranks(values) for values in (scores, cosines.astype(np.float64))]
+    shown = np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")[:NUM_EXAMPLES]
+    return Analysis(
+        tables={},
+        curves={},
+        examples=[
+            {
+                "first text": rows[index].texts[0],
+                "second text": rows[index].texts[1],
+                "score": f"{scores[index]:g}",
+                "cosine": f"{cosines[index]:.3f}",
+                "location": rows[index].location,
+            }
+            for index in shown
+        ],
+        predictions=[
+            {"id": str(number), "prediction": round(float(cosine), 6)} for number, cosine in enumerate(cosines)
+        ],
+    )
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The place of each value in their order."""
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable")

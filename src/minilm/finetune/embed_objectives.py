@@ -1,0 +1,135 @@
+"""What the vectors of a batch are compared with, for each loss: tensors of its rows, and the loss as a function.
+
+In: settings, encoded rows, the rows of a batch, whose texts are consecutive. Out: targets by name, a `VectorLoss`.
+
+R rows, W width of a vector, M documents of the batch, K candidates of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minilm.finetune.embed_batch import VectorLoss
+from minilm.finetune.embed_data import EncodedRows, Int64s
+from minilm.finetune.embed_losses import (
+    cosent,
+    cosine_mse,
+    infonce,
+    list_kl,
+    margin_mse,
+    similarity_distance,
+    unit,
+    vector_distance,
+)
+from minilm.finetune.teacher_vectors import TeacherVectors
+from minilm.tasks.embed.settings import EmbedSettings, LossName
+
+ROW_SUMS: Set[LossName] = {"vectors", "cosine", "margin_mse", "kl"}
+"""Losses that are a sum over rows; the others are of all vectors of a batch."""
+
+Targets = dict[str, Tensor]
+
+
+def targets_of(
+    settings: EmbedSettings,
+    rows: EncodedRows,
+    chosen: Int64s,
+    *,
+    teacher: TeacherVectors | None = None,
+    positives: Mapping[int, set[int]] | None = None,
+) -> Targets:
+    """The targets of the chosen rows, by name."""
+    if settings.rows == "texts":
+        assert teacher is not None, "the settings require a teacher"
+        return {"teacher": torch.from_numpy(teacher.rows(rows.firsts[chosen]))}
+    if settings.rows == "scored pairs":
+        return {"scores": torch.from_numpy(rows.scores[rows.score_firsts[chosen]])}
+    sizes = np.diff(rows.firsts)[chosen]
+    begins = np.cumsum(sizes) - sizes
+    if settings.rows == "pairs":
+        return _pair_targets(rows, chosen, begins, positives or {})
+    candidates = np.zeros((len(chosen), int(sizes.max()) - 1), dtype=np.int64)
+    scores = np.full(candidates.shape, np.nan, dtype=np.float32)
+    for place, (row, begin, size) in enumerate(zip(chosen, begins, sizes, strict=True)):
+        candidates[place, : size - 1] = begin + 1 + np.arange(size - 1)
+        scores[place, : size - 1] = rows.scores_of(row)
+    found = {"queries": begins, "candidates": candidates, "scores": scores}
+    return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+def _pair_targets(rows: EncodedRows, chosen: Int64s, begins: Int64s, positives: Mapping[int, set[int]]) -> Targets:
+    """Places of queries and documents, and the documents that are no negatives of a query: its known positives."""
+    texts = [np.array(rows.texts_of(row)) for row in chosen]
+    negatives = [begin + 2 + np.arange(len(numbers) - 2) for begin, numbers in zip(begins, texts, strict=True)]
+    documents = np.concatenate([begins + 1, *negatives])
+    identities = rows.identities[np.concatenate(texts)]
+    queries_R, documents_M = identities[begins], identities[documents]
+    own = np.arange(len(chosen))
+    excluded_RM = (documents_M == documents_M[own, None]) | (documents_M == queries_R[:, None])
+    for place, query in enumerate(queries_R.tolist()):
+        known = positives.get(query, set())
+        if len(known) > 1:
+            excluded_RM[place] |= np.isin(documents_M, list(known))
+    excluded_RM[own, own] = False
+    found = {"queries": begins, "documents": documents, "excluded": excluded_RM}
+    return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+def loss_of(settings: EmbedSettings, *, count: int) -> VectorLoss:
+    """The loss as a function of vectors and targets; with `dimensions`, summed over vectors cut to each.
+
+    Args:
+        settings: of the task.
+        count: of how many terms the loss of a step is the mean, for those in `ROW_SUMS`.
+    """
+
+    def whole(vectors: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        return _loss(settings, vectors, targets, count)
+
+    def summed(vectors: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        cut = settings.loss == "vectors"  # the teacher's vectors too, but its similarities stay whole
+        return torch.stack(
+            [
+                _loss(
+                    settings,
+                    vectors[:, :size],
+                    {**targets, "teacher": targets["teacher"][:, :size]} if cut else targets,
+                    count,
+                )
+                for size in settings.dimensions
+            ]
+        ).sum()
+
+    return summed if settings.dimensions else whole
+
+
+def _loss(settings: EmbedSettings, vectors: Tensor, targets: Mapping[str, Tensor], count: int) -> Tensor:
+    if settings.rows == "texts":
+        teacher = targets["teacher"].to(vectors.dtype)
+        if settings.loss == "similarities":
+            return similarity_distance(vectors, teacher)
+        return vector_distance(vectors, teacher, squared=settings.distance == "l2", count=count)
+    if settings.rows == "scored pairs":
+        scores = targets["scores"].to(vectors.dtype)
+        cosines = (unit(vectors[0::2]) * unit(vectors[1::2])).sum(1)
+        if settings.loss == "cosine":
+            return cosine_mse(cosines, scores, count=count)
+        return cosent(cosines, scores, temperature=settings.divisor)
+    if settings.rows == "pairs":
+        return infonce(
+            vectors[targets["queries"]],
+            vectors[targets["documents"]],
+            targets["excluded"],
+            temperature=settings.divisor,
+            symmetric=settings.symmetric,
+        )
+    made = unit(vectors) if settings.normalize else vectors
+    similarities_RK = torch.einsum("rw,rkw->rk", made[targets["queries"]], made[targets["candidates"]])
+    scores = targets["scores"].to(vectors.dtype)
+    if settings.loss == "margin_mse":
+        return margin_mse(similarities_RK, scores, count=count)
+    return list_kl(similarities_RK, scores, temperature=settings.divisor, count=count)

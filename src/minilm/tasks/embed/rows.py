@@ -1,0 +1,168 @@
+"""Rows to train text vectors with: plain texts, pairs with negatives, scored pairs, scored lists.
+
+In: .txt (plain texts only), .tsv, .jsonl, .json, .csv (each optionally .gz) or .parquet files; the columns in
+`EmbedSettings`.
+Out: checked rows in file order, each with its location. An unusable row is an error that names it; only empty plain
+texts are skipped, counted and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minilm.errors import DataError
+from minilm.files.by_id import as_score
+from minilm.files.fields import kind_of, no_field
+from minilm.files.rows import Row, read_rows
+from minilm.tally import reporting_tally
+from minilm.tasks.embed.settings import EmbedSettings
+
+_EMPTY = "empty texts were skipped"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedRow:
+    """One training example, or one held-out pair.
+
+    Attributes:
+        texts: one plain text; two of a scored pair; the query, the positive and the negatives of a pair or list.
+        scores: one of a scored pair; those of the positive and the negatives of a list; else none.
+        location: where it was read, for messages.
+    """
+
+    texts: tuple[str, ...]
+    scores: tuple[float, ...] = ()
+    location: str
+
+
+def training_rows(paths: Sequence[str], settings: EmbedSettings) -> Iterator[EmbedRow]:
+    """Read the rows that the loss of the settings takes.
+
+    Raises:
+        UsageError: a path is missing or of an unknown kind.
+        DataError: a file is damaged, or a row cannot be used; names the line.
+        SystemProblem: a file cannot be read.
+    """
+    if settings.rows == "texts":
+        yield from _plain_texts(paths, settings)
+        return
+    for path in paths:
+        for row in read_rows(Path(path)):
+            location = f"{path}:{row.line}"
+            row.require_fit(location)
+            yield (
+                _scored_pair(row, location, settings)
+                if settings.rows == "scored pairs"
+                else _pair(row, location, settings)
+            )
+
+
+def scored_pairs(path: str, settings: EmbedSettings) -> list[EmbedRow]:
+    """Read a held-out file of scored pairs.
+
+    Raises:
+        UsageError, DataError, SystemProblem: as for `training_rows`; or the scores are all equal.
+    """
+    rows = []
+    for row in read_rows(Path(path)):
+        row.require_fit(f"{path}:{row.line}")
+        rows.append(_scored_pair(row, f"{path}:{row.line}", settings))
+    if len({row.scores for row in rows}) < 2:
+        found = f"{len(rows):,} pairs with the same score" if rows else "no pair"
+        raise DataError(f"{path}: found {found}; a correlation needs at least two different scores")
+    return rows
+
+
+def _plain_texts(paths: Sequence[str], settings: EmbedSettings) -> Iterator[EmbedRow]:
+    with reporting_tally() as tally:
+        for path in paths:
+            for row in read_rows(Path(path), text_column=settings.texts[0]):
+                location = f"{path}:{row.line}"
+                row.require_fit(location)
+                found = [name for name in settings.texts if name in row.values]
+                if not found:
+                    raise DataError(f"{location}: {no_field(settings.texts, row.values, fix=_fix('texts'))}")
+                for name in found:
+                    text = _text(row.values[name], f"column {name!r}", location)
+                    if text.strip():
+                        yield EmbedRow(texts=(text,), location=location)
+                    else:
+                        tally.add(_EMPTY, [location])
+
+
+def _scored_pair(row: Row, location: str, settings: EmbedSettings) -> EmbedRow:
+    texts = tuple(_full_text(row, key, location, settings) for key in ("sentence1", "sentence2"))
+    value = _value(row, "score", location, settings)
+    return EmbedRow(texts=texts, scores=(_number(value, f"column {settings.score!r}", location),), location=location)
+
+
+def _pair(row: Row, location: str, settings: EmbedSettings) -> EmbedRow:
+    texts = [_full_text(row, key, location, settings) for key in ("query", "positive")]
+    for name in settings.negatives:
+        texts += _negatives(row.values, name, location)
+    if settings.rows == "pairs":
+        return EmbedRow(texts=tuple(texts), location=location)
+    if len(texts) < 3:
+        raise DataError(
+            f"{location}: found no negative in {', '.join(map(repr, settings.negatives))}; a list needs at least one "
+            f"besides the positive: add one, remove the row, or {_fix('negatives')}"
+        )
+    what = f"column {settings.scores!r}"
+    value = _value(row, "scores", location, settings)
+    if not isinstance(value, list):
+        raise DataError(f"{location}: {what} is {kind_of(value)}, expected a list of numbers; correct the row")
+    scores = tuple(_number(one, what, location) for one in value)
+    if len(scores) != len(texts) - 1:
+        raise DataError(
+            f"{location}: {what} has {len(scores)} scores for {len(texts) - 1} texts, the positive and the negatives; "
+            "expected one for each"
+        )
+    return EmbedRow(texts=tuple(texts), scores=scores, location=location)
+
+
+def _negatives(values: Mapping[str, object], name: str, location: str) -> list[str]:
+    """The texts of a column, which may hold one text, a list of texts, or nothing."""
+    value = values.get(name)
+    if value is None:
+        return []
+    several = value if isinstance(value, list) else [value]
+    texts = [_text(one, f"column {name!r}", location) for one in several]
+    if isinstance(value, list) and not all(text.strip() for text in texts):
+        raise DataError(f"{location}: column {name!r} contains an empty text; correct the row")
+    return [text for text in texts if text.strip()]
+
+
+def _full_text(row: Row, key: str, location: str, settings: EmbedSettings) -> str:
+    """The text of a column that must not be empty."""
+    what = f"column {getattr(settings, key)!r}"
+    text = _text(_value(row, key, location, settings), what, location)
+    if not text.strip():
+        raise DataError(f"{location}: {what} is empty, expected a text; correct the row or remove it")
+    return text
+
+
+def _value(row: Row, key: str, location: str, settings: EmbedSettings) -> object:
+    """The value of the column that the settings name for `key`."""
+    name: str = getattr(settings, key)
+    if name not in row.values:
+        raise DataError(f"{location}: {no_field([name], row.values, fix=_fix(key))}")
+    return row.values[name]
+
+
+def _text(value: object, what: str, location: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{location}: {what} is {kind_of(value)}, expected a text; correct the row")
+    return value
+
+
+def _number(value: object, what: str, location: str) -> float:
+    try:
+        return as_score(value)
+    except ValueError as error:
+        raise DataError(f"{location}: {what}: {error}; correct the row") from None
+
+
+def _fix(key: str) -> str:
+    return f"name the file's own columns with --set task.{key}=COLUMN, or rename them"

@@ -1,0 +1,1 @@
+"""Ranking the texts of a query: its rows and settings."""

@@ -1,0 +1,234 @@
+"""Reads the lists of texts to rank, each for one query: from rows with a text, with a list, or with a positive.
+
+In: a .jsonl, .json, .csv, .tsv (all but .parquet optionally .gz) or .parquet file. Out: `RankedList`s in file order.
+A row that cannot be used is a DataError that names it; nothing is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from minilm.errors import DataError
+from minilm.files.by_id import as_score, row_id
+from minilm.files.fields import as_text, no_field
+from minilm.files.rows import Row, read_rows
+from minilm.tasks.rerank.settings import RerankSettings
+
+_Shape = Literal["text", "list", "positive"]
+_KEYS = "task.query, task.text, task.positive, task.label or task.score"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankedList:
+    """The texts of one query, and what is known of them.
+
+    Attributes:
+        query: the query.
+        texts: its texts, at least one.
+        labels: how relevant each is, 0 for not relevant; None if unknown. A positive has 1, a negative 0.
+        scores: the score of each; None if there are none.
+        num_positives: how many of the first texts are the positives of a row; 0 where labels are those of the file.
+        id: of the query, else the number of the list in its file.
+        doc_ids: of the texts, else their numbers in the list; all different.
+        location: where it begins, for messages.
+    """
+
+    query: str
+    texts: tuple[str, ...]
+    labels: tuple[float, ...] | None
+    scores: tuple[float, ...] | None
+    num_positives: int
+    id: str
+    doc_ids: tuple[str, ...]
+    location: str
+
+
+def read_lists(path: Path, settings: RerankSettings) -> list[RankedList]:
+    """Read the lists of a file; rows with one text become one list for each query, in the order of their first rows.
+
+    Raises:
+        UsageError: the path is missing or of an unknown kind.
+        DataError: a column is missing, a text is empty, a label or score is not a finite number, their number is not
+            that of the texts, a text of a query is repeated, or the file has no row; names the line.
+        SystemProblem: the file cannot be read.
+    """
+    reading = _Reading(path=path, settings=settings)
+    found: list[RankedList] = []
+    for row in read_rows(path):
+        row.require_fit(f"{path}:{row.line}")
+        if shape := reading.shape_of(row):
+            found.append(reading.list_of(row, shape, number=len(found)))
+    if not found:
+        raise DataError(f"{path}: found no row, expected at least one query with a text")
+    return joined(found) if reading.shape == "text" else found
+
+
+def joined(parts: Sequence[RankedList]) -> list[RankedList]:
+    """Join the lists of one text each that are of the same query."""
+    groups: dict[str, list[RankedList]] = {}
+    for part in parts:
+        groups.setdefault(part.id or f" {part.query}", []).append(part)  # no id begins with a space
+    return [_join(group, number) for number, group in enumerate(groups.values())]
+
+
+def _join(group: Sequence[RankedList], number: int) -> RankedList:
+    first = group[0]
+    where: dict[str, str] = {}
+    for position, one in enumerate(group):
+        name = one.doc_ids[0] or str(position)
+        if name in where:
+            raise DataError(
+                f"{one.location}: text {name!r:.60} of query {first.id or first.query!r:.60} is already at "
+                f"{where[name]}; keep one of the two"
+            )
+        where[name] = one.location
+        if one.query != first.query:
+            raise DataError(
+                f"{one.location}: query {one.id!r:.60} has the text {one.query!r:.60}, at {first.location} "
+                f"{first.query!r:.60}; expected the same"
+            )
+    return RankedList(
+        query=first.query,
+        texts=tuple(one.texts[0] for one in group),
+        labels=_of_all([one.labels for one in group]),
+        scores=_of_all([one.scores for one in group]),
+        num_positives=0,
+        id=first.id or str(number),
+        doc_ids=tuple(where),
+        location=first.location,
+    )
+
+
+def _of_all(parts: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    known = [part[0] for part in parts if part is not None]
+    return tuple(known) if len(known) == len(parts) else None
+
+
+@dataclass(kw_only=True)
+class _Reading:
+    """One file being read; the first row determines which columns it has."""
+
+    path: Path
+    settings: RerankSettings
+    shape: _Shape | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def shape_of(self, row: Row) -> _Shape:
+        """The shape of the file's rows."""
+        if self.shape is None:
+            self._find_columns(row)
+        assert self.shape is not None
+        return self.shape
+
+    def _find_columns(self, row: Row) -> None:
+        chosen = self.settings
+        usual = {
+            "query": (chosen.query,),
+            "text": (chosen.text,) if chosen.text else ("text", "texts"),
+            "positive": (chosen.positive,),
+            "negatives": (chosen.negatives,) if chosen.negatives else ("negatives", "negative"),
+            "label": (chosen.label,) if chosen.label else ("label", "labels"),
+            "score": (chosen.score,) if chosen.score else ("score", "scores"),
+        }
+        found = {key: next((name for name in names if name in row.values), "") for key, names in usual.items()}
+        self.columns = {key: name for key, name in found.items() if name}
+        needed = ("query", "text") if "text" in self.columns else ("query", "positive", "negatives")
+        for key in needed:
+            if key not in self.columns:
+                names = [*usual["text"], *usual["positive"]] if key == "positive" else usual[key]
+                raise self._error(row, no_field(names, row.values, fix=f"name the columns with {_KEYS}"))
+        for key in ("label", "score"):
+            if getattr(chosen, key) and key not in self.columns:
+                raise self._error(row, no_field(usual[key], row.values, fix=f"correct task.{key}"))
+        self.shape = "positive"
+        if "text" in self.columns:
+            self.shape = "list" if isinstance(self._value(row, "text"), (list, tuple)) else "text"
+            if not {"label", "score"} & {*self.columns}:
+                names = [*usual["label"], *usual["score"]]
+                raise self._error(row, no_field(names, row.values, fix=f"name the columns with {_KEYS}"))
+
+    def list_of(self, row: Row, shape: _Shape, *, number: int) -> RankedList:
+        """The list of a row; of one with a single text, `id` and `doc_ids` are empty where there are none."""
+        query = self._texts(row, "query", many=False)[0]
+        if shape == "positive":
+            positives, negatives = self._texts(row, "positive"), self._texts(row, "negatives")
+            texts = [*positives, *negatives]
+            labels: list[float] | None = [1.0] * len(positives) + [0.0] * len(negatives)
+        else:
+            positives, texts = [], self._texts(row, "text", many=shape == "list")
+            labels = self._numbers(row, "label", len(texts))
+        if labels and min(labels) < 0:
+            raise self._error(row, f"found the label {min(labels):g}, expected 0 (not relevant) or more")
+        ids = self._ids(row) if shape == "text" else [str(number), *map(str, range(len(texts)))]
+        scores = self._numbers(row, "score", len(texts))
+        return RankedList(
+            query=query,
+            texts=tuple(texts),
+            labels=None if labels is None else tuple(labels),
+            scores=None if scores is None else tuple(scores),
+            num_positives=len(positives),
+            id=ids[0],
+            doc_ids=tuple(ids[1:]),
+            location=self._at(row),
+        )
+
+    def _ids(self, row: Row) -> list[str]:
+        """The ids of query and text of a row; empty where there are none."""
+        names = (self.settings.query_id, self.settings.doc_id)
+        return [row_id(self._at(row), row.values, [name]) if name in row.values else "" for name in names]
+
+    def _texts(self, row: Row, key: str, *, many: bool = True) -> list[str]:
+        value, name = self._value(row, key), self.columns[key]
+        parts = list(value) if many and isinstance(value, (list, tuple)) else [value]
+        if not parts:
+            raise self._error(row, f"column {name!r} is an empty list, expected at least one text")
+        try:
+            texts = [as_text(part, f"column {name!r} {'has' if len(parts) > 1 else 'is'}") for part in parts]
+        except ValueError as error:
+            raise self._error(row, str(error)) from None
+        if not all(text.strip() for text in texts):
+            raise self._error(row, f"column {name!r} {'has' if len(parts) > 1 else 'is'} an empty text")
+        return texts
+
+    def _numbers(self, row: Row, key: str, count: int) -> list[float] | None:
+        """The numbers of a column, one for each of `count` texts; None if the file has no such column."""
+        if key not in self.columns:
+            return None
+        name = self.columns[key]
+        try:
+            parts = _as_list(self._value(row, key))
+            numbers = [as_score(part) for part in parts]
+        except ValueError as error:
+            raise self._error(row, f"column {name!r}: {error}") from None
+        if len(numbers) != count:
+            order = ", that of the positive first" if self.shape == "positive" else ""
+            found = f"{len(parts)} number{'s' * (len(parts) != 1)} for {count} text{'s' * (count != 1)}"
+            raise self._error(row, f"column {name!r} has {found}, expected one for each{order}")
+        return numbers
+
+    def _value(self, row: Row, key: str) -> object:
+        name = self.columns[key]
+        if name not in row.values:
+            raise self._error(row, no_field([name], row.values, fix="every row needs the columns of the first one"))
+        return row.values[name]
+
+    def _at(self, row: Row) -> str:
+        return f"{self.path}:{row.line}"
+
+    def _error(self, row: Row, problem: str) -> DataError:
+        return DataError(f"{self._at(row)}: {problem}; correct the row or remove it")
+
+
+def _as_list(value: object) -> list[object]:
+    """A list, also one that a cell of .csv spells; a single value as a list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(f"found {value[:40]!r}, expected a list of numbers") from None
+        return list(parsed)
+    return list(value) if isinstance(value, (list, tuple)) else [value]

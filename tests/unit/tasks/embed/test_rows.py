@@ -1,0 +1,108 @@
+"""Rows of training text vectors: each kind is read from its columns; what cannot be used is named with its line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from minilm.errors import DataError, SettingsError
+from minilm.tasks.embed.rows import scored_pairs, training_rows
+from minilm.tasks.embed.settings import EmbedSettings
+
+
+def settings(loss: str, **values: object) -> EmbedSettings:
+    teacher = {"teacher": "t"} if loss in ("vectors", "similarities") else {}
+    return EmbedSettings(name="n", loss=loss, **{**teacher, **values})  # type: ignore[arg-type]
+
+
+def written(folder: Path, *rows: object, name: str = "rows.jsonl") -> str:
+    path = folder / name
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return str(path)
+
+
+def test_plain_texts_come_from_every_named_column_and_from_lines(tmp_path, caplog):
+    table = written(tmp_path, {"text": "a"}, {"q1": "b", "q2": " "}, {"q1": "c", "q2": "d"})
+    lines = tmp_path / "lines.txt.gz"
+    lines.write_bytes(gzip.compress(b"e\n\nf\n"))
+    rows = list(training_rows([table, str(lines)], settings("vectors", texts=["text", "q1", "q2"])))
+    assert [row.texts for row in rows] == [("a",), ("b",), ("c",), ("d",), ("e",), ("f",)]
+    assert [row.location.rpartition(":")[2] for row in rows] == ["1", "2", "3", "3", "1", "3"]
+    assert "2 empty texts were skipped" in caplog.text
+
+
+def test_pairs_have_any_number_of_negatives(tmp_path):
+    path = written(
+        tmp_path,
+        {"query": "q", "positive": "p"},
+        {"query": "q", "positive": "p", "negatives": ["a", "b"], "negative": "c"},
+        {"query": "q", "positive": "p", "negatives": None, "negative": ""},
+    )
+    rows = training_rows([path], settings("infonce", negatives=["negatives", "negative"]))
+    assert [row.texts for row in rows] == [("q", "p"), ("q", "p", "a", "b", "c"), ("q", "p")]
+
+
+def test_lists_have_the_score_of_the_positive_first(tmp_path):
+    path = written(tmp_path, {"query": "q", "positive": "p", "negatives": ["a"], "scores": [2, -1.5]})
+    (row,) = training_rows([path], settings("kl"))
+    assert (row.texts, row.scores) == (("q", "p", "a"), (2.0, -1.5))
+
+
+def test_scores_of_a_csv_file_are_numbers(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b,s\nx,y,0.5\n")
+    (row,) = training_rows([str(path)], settings("cosent", sentence1="a", sentence2="b", score="s"))
+    assert (row.texts, row.scores) == (("x", "y"), (0.5,))
+
+
+LIST = {"query": "q", "positive": "p", "negatives": ["a"], "scores": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("loss", "row", "expected"),
+    [
+        ("vectors", {"texts": "a"}, r"rows.jsonl:2: no field 'text', found 'texts'; .*--set task.texts=COLUMN"),
+        ("vectors", {"text": 1}, r":2: column 'text' is a whole number, expected a text"),
+        ("infonce", {"query": "q"}, r":2: no field 'positive', found 'query'"),
+        ("infonce", {"query": " ", "positive": "p"}, r":2: column 'query' is empty"),
+        ("infonce", {"query": "q", "positive": "p", "negatives": ["a", ""]}, r":2: .*'negatives' contains an empty"),
+        ("cosent", {"sentence1": "a", "sentence2": "b", "score": None}, r":2: column 'score': found null, expected a"),
+        ("cosent", '{"sentence1": "a", "sentence2": "b", "score": NaN}', r":2: .*found nan, expected a finite number"),
+        ("kl", {**LIST, "negatives": []}, r":2: found no negative in 'negatives'; a list needs at least one"),
+        ("kl", {**LIST, "scores": [1]}, r":2: column 'scores' has 1 scores for 2 texts"),
+        ("kl", {**LIST, "scores": 1}, r":2: column 'scores' is a whole number, expected a list of numbers"),
+        ("margin_mse", '{"query": "q", "positive": "p", "negatives": ["a"], "scores": [1, NaN]}', r":2: .*found nan"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(loss, row, expected, tmp_path):
+    good = {"text": "t", "sentence1": "a", "sentence2": "b", "score": 1, **LIST}
+    with pytest.raises(DataError, match=expected):
+        list(training_rows([written(tmp_path, good, row)], settings(loss)))
+
+
+def test_held_out_pairs_need_two_different_scores(tmp_path):
+    pair = {"sentence1": "a", "sentence2": "b", "score": 1}
+    with pytest.raises(DataError, match="found 2 pairs with the same score; a correlation needs at least two"):
+        scored_pairs(written(tmp_path, pair, pair), settings("vectors"))
+    with pytest.raises(DataError, match="found no pair"):
+        scored_pairs(written(tmp_path), settings("vectors"))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"loss": "vectors"}, "loss vectors learns from a teacher; set teacher to a model folder"),
+        ({"loss": "infonce", "teacher": "t"}, "found teacher with loss infonce; it is for vectors, similarities"),
+        ({"loss": "kl", "symmetric": True}, "found symmetric with loss kl; it is for infonce: remove it"),
+        ({"loss": "infonce", "role": "query"}, "found role with loss infonce, whose rows have both roles"),
+        ({"loss": "infonce", "temperature": 0}, "temperature is 0; expected more than 0"),
+        ({"loss": "infonce", "dimensions": [8, 8]}, "dimensions is .8, 8.; expected each length once"),
+        ({"loss": "vectors", "teacher": "t", "texts": []}, "texts is empty; name at least one column"),
+    ],
+)
+def test_keys_that_do_not_fit_the_loss_are_refused(values, expected):
+    with pytest.raises(SettingsError, match=expected):
+        EmbedSettings(name="n", **values)
