@@ -364,6 +364,48 @@ class TinyFinetune:
         path.write_text(json.dumps(values, indent=1))
         return path
 
+    def write_lists(self, name: str, count: int, *, seed: int) -> Path:
+        """Write rows with a query, a positive, which contains word7, its negatives and scores of all."""
+        import json
+        import random
+
+        draw = random.Random(seed)
+
+        def text(*words: str) -> str:
+            return " ".join([*words, *(f"word{word}" for word in draw.choices(range(10, 95), k=draw.randint(1, 9)))])
+
+        lines = []
+        for _ in range(count):
+            negatives = [text() for _ in range(draw.randint(1, 4))]
+            scores = [draw.uniform(2, 5), *(draw.uniform(-5, -2) for _ in negatives)]
+            row = {"query": text(), "positive": text("word7"), "negatives": negatives, "scores": scores}
+            lines.append(json.dumps(row) + "\n")
+        path = self.folder / name
+        path.write_text("".join(lines))
+        return path
+
+    def rerank_recipe(
+        self,
+        loss: str = "bce",
+        out: str | Path = "run",
+        *,
+        name: str = "rerank.yaml",
+        task: Mapping[str, object] | None = None,
+        **train: object,
+    ) -> Path:
+        """Write lists and a recipe for a reranker as `recipe` does; `task` overrides values of that section."""
+        import json
+
+        path = self.recipe(out, name=name, **train)
+        values = json.loads(path.read_text())
+        files = {
+            part: [str(self.write_lists(f"lists-{part}.jsonl", count, seed=seed))]
+            for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
+        }
+        values["task"] = {"kind": "rerank", "name": "lists", "loss": loss, "max_tokens": 32, **files, **(task or {})}
+        path.write_text(json.dumps(values, indent=1))
+        return path
+
     def recipe(
         self, out: str | Path = "run", *, name: str = "finetune.yaml", sweep: object = None, **train: object
     ) -> Path:
