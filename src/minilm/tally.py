@@ -43,6 +43,10 @@ class Tally:
         found.of += of
         found.first += locations[: _KEPT_LOCATIONS - len(found.first)]
 
+    def __iter__(self) -> Iterator[tuple[str, Found]]:
+        """Yield each kind that was looked for, with what was found."""
+        return iter(self._found.items())
+
     def add_truncated(self, truncated: Sequence[int], locations: Sequence[str], *, max_tokens: int) -> None:
         """Add the truncated texts of another part, as indices `truncated` into its `locations`."""
         what = f"texts were longer than {max_tokens} tokens and were truncated"

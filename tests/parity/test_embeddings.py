@@ -183,3 +183,22 @@ def test_a_roberta_style_folder_gives_the_same_vectors_there(tmp_path, theirs_of
     assert model.embedding.max_tokens == 62
     texts = [text for text in TEXTS if "\x00" not in text]
     np.testing.assert_allclose(model.encode(texts), theirs_of(tmp_path).encode(texts), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dimensions", [1, 24, 384])
+def test_the_cut_is_that_of_truncate_dim_then_normalized(real_model_dir, theirs_of, dimensions):
+    theirs = theirs_of(real_model_dir).encode(TEXTS, truncate_dim=dimensions, normalize_embeddings=True)
+    ours = minilm.load(real_model_dir).encode(TEXTS, dimensions=dimensions)
+    np.testing.assert_allclose(ours, theirs, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "dot", "euclidean", "manhattan", None])
+def test_similarity(written, theirs_of, kind):
+    folder = written(EmbeddingSettings(similarity=kind))
+    model, theirs = minilm.load(folder), theirs_of(folder)
+    vectors = model.encode(TEXTS)
+    for first, second in ((vectors, vectors[:4]), (vectors[0], vectors), (vectors.astype(np.float16), vectors)):
+        expected = theirs.similarity(first, second).numpy()
+        found = model.similarity(first, second)
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()), rtol=1e-5)

@@ -31,8 +31,11 @@ class Fixed(cross_encoder.CrossEncoder):
         return {"scores": self.scores[features["texts"]][:, None]}
 
 
+SIZES = st.lists(st.integers(2, 7), min_size=1, max_size=4)
+
+
 @st.composite
-def steps(draw, *, sizes=st.lists(st.integers(2, 7), min_size=1, max_size=4), labels=None):
+def steps(draw, *, sizes=SIZES, labels=None):
     """Scores and targets of some lists; no two scores are equal, so that there is one order."""
     chosen = draw(sizes)
     count = sum(chosen)

@@ -50,6 +50,20 @@ def start_cli(forked: Path) -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
+@pytest.fixture
+def start_bulk(forked: Path) -> Callable[[Sequence[tuple[list[str], int]]], list[list[int]]]:
+    """`start_bulk([(command line, kill at call), ...])`: exit status, rows computed and calls; see bulk_driver.py."""
+
+    def start(plan: Sequence[tuple[list[str], int]]) -> list[list[int]]:
+        command = [forked / "python", HERE / "bulk_driver.py", json.dumps(plan)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        results: list[list[int]] = json.loads(done.stdout)
+        return results
+
+    return start
+
+
 def _content(out: Path) -> dict[str, object]:
     """Everything in a run that must be bit-identical."""
     newest = max((out / "checkpoints").iterdir())

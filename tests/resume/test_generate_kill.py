@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
 NUM_SOURCES = 4
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def drive(generator_dir, tmp_path, forked):
+def drive(generator_dir, tmp_path, start_bulk):
     """`drive([(folder, kill at call), ...])`: exit status, searched sources and calls of each start."""
     source = tmp_path / "in.txt"
     source.write_text("".join(f"w{n} w{2 * n} w{n + 3}\n" for n in range(NUM_SOURCES)))
@@ -28,21 +23,7 @@ def drive(generator_dir, tmp_path, forked):
         outputs = ["--output", str(folder / "out.jsonl"), "--traces", str(folder / "t.safetensors")]
         return ["generate", str(generator_dir), "--input", str(source), *outputs, *settings]
 
-    def start(plan):
-        job = json.dumps([[words(folder), kill_at] for folder, kill_at in plan])
-        quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1] / "src")}
-        done = subprocess.run(
-            [forked / "python", HERE / "generate_driver.py", job],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **quiet},
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return start
+    return lambda plan: start_bulk([(words(folder), kill_at) for folder, kill_at in plan])
 
 
 def contents(folder):

@@ -30,7 +30,7 @@ from minilm.train.shared_errors import code_of_others, has_company, text_to_prin
 _INTERRUPTED = 130
 _ANYWHERE = ("--debug", "--allow-download")
 VERBS = (
-    *("quickstart", "corpus", "distill", "finetune", "compare", "predict", "generate", "score"),
+    *("quickstart", "corpus", "distill", "finetune", "compare", "predict", "generate", "embed", "score"),
     *("quantize", "bench", "recipes", "doctor"),
 )
 

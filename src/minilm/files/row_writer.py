@@ -35,7 +35,11 @@ def require_output_name(path: Path, *, option: str, more: Sequence[str] = ()) ->
 
     So too for the name of a folder: the file that is written in the end would not replace it.
     """
-    known = (*_WRITERS, *more)
+    require_suffix(path, (*_WRITERS, *more), option=option)
+
+
+def require_suffix(path: Path, known: Sequence[str], *, option: str) -> None:
+    """Raise UsageError unless the name of a file ends in one of several suffixes, and is not that of a folder."""
     if path.suffix.lower() not in known:
         raise UsageError(f"{option} is {path}; expected a name that ends in {', '.join(known[:-1])} or {known[-1]}")
     if path.is_dir():

@@ -49,6 +49,13 @@ class Row:
         if self.misfit:
             raise DataError(f"{location}: {self.misfit} (a text may contain a tab); correct the row")
 
+    def text(self, name: str, location: str, *, named_by: str) -> str:
+        """The value of a field, a text; arguments and errors as for `text_or_tokens`."""
+        value = self._value(name, location, named_by)
+        if not isinstance(value, str):
+            raise DataError(f"{location}: {name} is {kind_of(value)}, expected a string; correct the row")
+        return value
+
     def text_or_tokens(self, name: str, location: str, *, named_by: str) -> str | list[str]:
         """The value of a field: a text or a list of tokens.
 
@@ -60,11 +67,7 @@ class Row:
         Raises:
             DataError: the row or the field cannot be read.
         """
-        self.require_fit(location)
-        if name not in self.values:
-            fix = f"correct the row, or name its fields with {named_by}"
-            raise DataError(f"{location}: {no_field([name], self.values, fix=fix)}")
-        value = self.values[name]
+        value = self._value(name, location, named_by)
         if isinstance(value, str):
             return value
         if isinstance(value, list) and all(isinstance(token, str) for token in value):
@@ -74,11 +77,20 @@ class Row:
             kind = "a list that contains something other than texts"
         raise DataError(f"{location}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
 
+    def _value(self, name: str, location: str, named_by: str) -> object:
+        self.require_fit(location)
+        if name not in self.values:
+            fix = f"correct the row, or name its fields with {named_by}"
+            raise DataError(f"{location}: {no_field([name], self.values, fix=fix)}")
+        return self.values[name]
+
 
 _TableReader = Callable[[OpenFile], Iterator[Row]]
 
 
-def read_rows(path: Source, *, unnamed: Sequence[str] = (), text_column: str | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Source, *, unnamed: Sequence[str] = (), text_column: str | None = None, meter: ByteMeter | None = None
+) -> Iterator[Row]:
     """Yield the rows of a file or of standard input.
 
     Args:
@@ -86,6 +98,7 @@ def read_rows(path: Source, *, unnamed: Sequence[str] = (), text_column: str | N
         unnamed: names for the columns of a .tsv file without a header. If the first line contains one of them,
             that line is a header after all.
         text_column: also read .txt: every line, empty ones too, is a row with this column.
+        meter: counts the bytes of the file that have been read.
 
     Raises:
         UsageError: the path is missing, is not a file, or has an unknown suffix.
@@ -98,7 +111,7 @@ def read_rows(path: Source, *, unnamed: Sequence[str] = (), text_column: str | N
     }
     if text_column is not None:
         readers[".txt"] = partial(_line_rows, column=text_column)
-    return _rows(path, reader_for(path, readers))
+    return _rows(path, reader_for(path, readers), meter or ByteMeter())
 
 
 def is_table(path: Source) -> bool:
@@ -113,17 +126,17 @@ def read_lines(path: Source) -> Iterator[tuple[int, str]]:
         DataError: the file is damaged or not UTF-8; names the line.
         SystemProblem: the file cannot be read.
     """
-    for row in _rows(path, partial(_line_rows, column="text")):
+    for row in _rows(path, partial(_line_rows, column="text"), ByteMeter()):
         yield row.line, str(row.values["text"])
 
 
-def _rows(path: Source, reader: _TableReader) -> Iterator[Row]:
+def _rows(path: Source, reader: _TableReader, meter: ByteMeter) -> Iterator[Row]:
     def reject(line: int, reason: str) -> None:
         hint = ", or say its format with --input-format" if isinstance(path, StandardInput) else ""
         raise DataError(f"{path}:{line}: {reason}; correct the row or remove it{hint}")
 
-    with damage_is_data_error(path), opened(path, ByteMeter()) as stream:
-        yield from reader(OpenFile(path=path, stream=stream, report=reject, meter=ByteMeter()))
+    with damage_is_data_error(path), opened(path, meter) as stream:
+        yield from reader(OpenFile(path=path, stream=stream, report=reject, meter=meter))
 
 
 def _line_rows(source: OpenFile, *, column: str) -> Iterator[Row]:

@@ -7,14 +7,14 @@ B sequences, T packed tokens, N tokens of one sequence, E hidden width, C labels
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from minilm.decode.settings import GenerationSettings
 from minilm.embedded import model_path
@@ -22,7 +22,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.checked import Settings, from_options
 from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
-from minilm.infer.containers import items_of, strings_of
+from minilm.infer.containers import items_of, pair_of, strings_of
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
@@ -37,8 +37,10 @@ from minilm.infer.predictions import (
     score_part,
     tag_part,
 )
-from minilm.infer.sources import GenerationSource, Part
-from minilm.infer.vectors import embed_part
+from minilm.infer.similarity import similarities
+from minilm.infer.sources import Part, generation_sources, parts_of
+from minilm.infer.vector_precision import StoredVectors, VectorPrecision, quantized
+from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
@@ -55,6 +57,8 @@ from minilm.model.metadata import (
 )
 from minilm.model.precision import Precision
 from minilm.model.routes import read_routes
+from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
+from minilm.progress import Progress
 from minilm.tally import reporting_tally
 from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.saved import SavedTask, read_task
@@ -226,34 +230,115 @@ class LoadedModel:
             f"{parameters} parameters, {does}, up to {self.max_tokens} tokens>"
         )
 
+    @overload
     def encode(
-        self, texts: Iterable[str], *, prompt: str | None = None, role: str | None = None
-    ) -> NDArray[np.float32]:
-        """One vector per text, `[number of texts, E]` float32, in the order of `texts`; of one text its vector, `[E]`.
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        role: str | None = None,
+        dimensions: int | None = None,
+        vectors: Literal["fp32"] = "fp32",
+        progress: bool = False,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        role: str | None = None,
+        dimensions: int | None = None,
+        vectors: VectorPrecision,
+        progress: bool = False,
+    ) -> StoredVectors: ...
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        role: str | None = None,
+        dimensions: int | None = None,
+        vectors: VectorPrecision = "fp32",
+        progress: bool = False,
+    ) -> StoredVectors:
+        """One vector per text, `[number of texts, D]`, in the order of `texts`; of one text its vector, `[D]`.
 
         Prompts, pooling, the modules after it and the max length come from the model folder. Any iterable with an order
-        is accepted and read in chunks; an empty one gives `[0, E]`, an empty string the vector of its special tokens.
+        is accepted and read in chunks; an empty one gives `[0, D]`, an empty string the vector of its special tokens.
 
         Args:
             texts: a list, or a column of numpy, pandas, pyarrow or datasets; or one text.
             prompt: text to put before each text; "" for none.
             role: the folder's prompt of this name, such as `query` or `document`; those two have no prompt where the
                 folder has none. Without `prompt` and `role`, the folder's default prompt, if any.
+            dimensions: keep the first so many values; if the folder normalizes, they are scaled to length 1 again.
+            vectors: `fp32`; `fp16`; `int8`, within the ranges of the folder's `vector_ranges.json`; `binary`, one bit
+                per value, eight in a byte.
+            progress: show it on standard error.
 
         Raises:
-            UsageError: `texts` is not a list of texts, there is no such role, or both `prompt` and `role` are given.
+            UsageError: `texts` is not a list of texts, there is no such role, both `prompt` and `role` are given,
+                `dimensions` are too many, or the folder has no ranges for `int8`.
         """
+        model = self.route(role)
+        options = vector_options(model, prompt=prompt, role=role, dimensions=dimensions, precision=vectors)
+        ranges = model.vector_ranges(options.dimensions) if vectors == "int8" else None
         if isinstance(texts, str):
-            vector: NDArray[np.float32] = self.encode([texts], prompt=prompt, role=role)[0]
+            vector: StoredVectors = model._encode([texts], options, ranges, progress=progress)[0]
             return vector
-        put_before = self.embedding.prompt_of(prompt=prompt, role=role)
-        vectors = [np.empty((0, self.embedding.width(self.config.hidden_size)), dtype=np.float32)]
-        with reporting_tally(self._reported) as tally:
+        return model._encode(texts, options, ranges, progress=progress)
+
+    def route(self, role: str | None) -> LoadedModel:
+        """The model that encodes texts of this role: this one, if it is not asymmetric."""
+        return self
+
+    def _encode(
+        self, texts: Iterable[str], options: VectorOptions, ranges: NDArray[np.float32] | None, *, progress: bool
+    ) -> StoredVectors:
+        total = len(texts) if isinstance(texts, Sized) else None
+        no_vector = np.empty((0, options.dimensions), dtype=np.float32)
+        found = [quantized(no_vector, options.precision, ranges)]
+        with (
+            reporting_tally(self._reported) as tally,
+            Progress("encode", unit="texts", silent=not progress).begin(total) as shown,
+        ):
             for chunk in chunked(enumerate(strings_of(texts, "encode")), TEXTS_PER_CHUNK):
                 locations = [f"text {number}" for number, _ in chunk]
                 whole = [text for _, text in chunk]
-                vectors.append(embed_part(self, whole, prompt=put_before, locations=locations, tally=tally))
-        return np.concatenate(vectors)
+                found.append(
+                    stored_part(self, whole, options=options, ranges_2D=ranges, locations=locations, tally=tally)
+                )
+                shown.advance(len(chunk))
+        return np.concatenate(found)
+
+    def vector_ranges(self, dimensions: int) -> NDArray[np.float32]:
+        """The lowest and the highest value of each of D dimensions that int8 vectors hold, `[2, D]`.
+
+        Raises:
+            UsageError: the folder has no `vector_ranges.json`.
+            DataError: the file is damaged, or its ranges are for other dimensions.
+        """
+        file = self.folder / VECTOR_RANGES
+        if not file.is_file():
+            raise UsageError(
+                f"{self.folder} has no {VECTOR_RANGES}, which int8 vectors need; minilm embed --vectors int8 "
+                "--calibrate TEXTS writes such a file beside its output, to use again or to copy there"
+            )
+        return read_vector_ranges(file, dimensions=dimensions)
+
+    def similarity(self, first: ArrayLike, second: ArrayLike) -> NDArray[np.float32]:
+        """The similarity of each vector of `first` with each of `second`, `[A, B]`; a larger one is closer.
+
+        It is what the folder names: cosine (also if it names none), dot, euclidean or manhattan, the latter two as
+        negative distances.
+
+        Raises:
+            UsageError: these are not float vectors of one width, or the folder names another similarity.
+        """
+        return similarities(first, second, self.embedding.similarity)
 
     def classify(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Classified]:
         """The label of each text, or of each pair of texts, in order; all labels that apply with a multi-label model.
@@ -291,7 +376,7 @@ class LoadedModel:
         with reporting_tally(self._reported) as tally:
             for chunk in chunked(enumerate(items_of(pairs, "score_pairs")), TEXTS_PER_CHUNK):
                 locations = [f"pair {number}" for number, _ in chunk]
-                checked = [_pair(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
+                checked = [pair_of(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
                 queries, texts = ([pair[side] for pair in checked] for side in (0, 1))
                 found.append(score_part(self, queries, texts, locations=locations, tally=tally))
         return np.concatenate(found)
@@ -326,7 +411,7 @@ class LoadedModel:
         require_head(self, "tokens")
         found: list[Tagged] = []
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(_parts(texts, "tag"), TEXTS_PER_CHUNK):
+            for chunk in chunked(parts_of(texts, "tag"), TEXTS_PER_CHUNK):
                 locations = [f"text {number}" for number in range(len(found), len(found) + len(chunk))]
                 found += tag_part(self, chunk, locations=locations, tally=tally)
         return found
@@ -393,7 +478,7 @@ class LoadedModel:
         generation = generation_of(self, settings)
         found: list[Generated] = []
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(_sources(texts), TEXTS_PER_CHUNK):
+            for chunk in chunked(generation_sources(texts), TEXTS_PER_CHUNK):
                 finished: dict[int, Generated] = {}
                 framed = generation.encode(chunk, tally)
                 for batch in generation.run(framed, range(len(found), len(found) + len(chunk))):
@@ -411,32 +496,8 @@ class LoadedModel:
 
         if not options.get("sample"):
             options.setdefault("beam_size", 1)
-        return generation_of(self, from_options(GenerationSettings, options)).stream(next(_sources([text])))
+        return generation_of(self, from_options(GenerationSettings, options)).stream(next(generation_sources([text])))
 
 
 def _listed(names: Sequence[str]) -> str:
     return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
-
-
-def _pair(value: object, what: str) -> Sequence[str]:
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(text, str) for text in value):
-        raise UsageError(f"{what} is {value!r:.80}; score_pairs expects pairs of two texts, a query and a text")
-    return value
-
-
-def _sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:
-    """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
-    for number, part in enumerate(_parts(texts, "generate")):
-        if not (part.strip() if isinstance(part, str) else part):
-            raise UsageError(f"text {number} is empty, so there is nothing to generate from; remove it")
-        yield GenerationSource(parts=[part], id=str(number), location=f"text {number}")
-
-
-def _parts(texts: Iterable[Part], what: str) -> Iterator[Part]:
-    """Texts and lists of tokens, for the method `what`; raises UsageError for an item that is neither."""
-    for number, text in enumerate(items_of(texts, what)):
-        if not isinstance(text, str | list | tuple):
-            raise UsageError(f"text {number}: found {type(text).__name__}; {what} expects texts or token lists")
-        if not isinstance(text, str) and not all(isinstance(token, str) for token in text):
-            raise UsageError(f"text {number} contains a non-string; {what} expects texts or token lists")
-        yield text if isinstance(text, str) else list(text)

@@ -6,11 +6,7 @@ used: a program that only encodes queries never reads the other one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from minilm.errors import UsageError
 from minilm.infer.api import LoadedModel
@@ -25,7 +21,7 @@ _OF_AN_ENCODER = ("engine", "config", "tokenizer", "embedding", "labels", "probl
 
 
 class AsymmetricModel(LoadedModel):
-    """A `LoadedModel` whose `encode` takes the encoder of the role.
+    """A `LoadedModel` whose `encode` takes the encoder of the role, by its `route`.
 
     Its other attributes (`config`, `tokenizer`, `engine`, ...) are those of the encoder of texts without a role.
 
@@ -99,9 +95,3 @@ class AsymmetricModel(LoadedModel):
             problem=None,
             task=None,
         )
-
-    def encode(
-        self, texts: Iterable[str], *, prompt: str | None = None, role: str | None = None
-    ) -> NDArray[np.float32]:
-        """One vector per text by the encoder of `role`; see `LoadedModel.encode`."""
-        return self.route(role).encode(texts, prompt=prompt, role=role)

@@ -8,7 +8,7 @@ column of numpy, pandas, pyarrow or datasets is as good as a list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, KeysView, Mapping, Set
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
 
 from minilm.errors import UsageError
 
@@ -55,3 +55,10 @@ def _rejection(texts: object, what: str) -> str | None:
     if not isinstance(texts, Iterable):
         return f"not {kind}" if texts is not None else "but found None"
     return None
+
+
+def pair_of(value: object, what: str) -> Sequence[str]:
+    """The two texts of the pair `what`; raises UsageError if it is not a pair of texts."""
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(text, str) for text in value):
+        raise UsageError(f"{what} is {value!r:.80}; score_pairs expects pairs of two texts, a query and a text")
+    return value

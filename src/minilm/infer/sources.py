@@ -7,10 +7,11 @@ Long sources are truncated and unknown tokens become [UNK]; both are counted and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
+from minilm.infer.containers import items_of
 from minilm.tally import Tally
 from minilm.tasks.seq2seq.parts import join_parts, look_up
 from minilm.text.pairs import Int32s
@@ -86,3 +87,21 @@ class SourceEncoder:
         tally.add(what, [source.location] if is_truncated else [], of=1)
         tally.add(_LOST_PART, [source.location] if loses_part else [], of=1)
         return self.frame(ids)
+
+
+def generation_sources(texts: Iterable[Part]) -> Iterator[GenerationSource]:
+    """Texts as sources; raises UsageError for an item that is empty, or neither a text nor a list of tokens."""
+    for number, part in enumerate(parts_of(texts, "generate")):
+        if not (part.strip() if isinstance(part, str) else part):
+            raise UsageError(f"text {number} is empty, so there is nothing to generate from; remove it")
+        yield GenerationSource(parts=[part], id=str(number), location=f"text {number}")
+
+
+def parts_of(texts: Iterable[Part], what: str) -> Iterator[Part]:
+    """Texts and lists of tokens, for the method `what`; raises UsageError for an item that is neither."""
+    for number, text in enumerate(items_of(texts, what)):
+        if not isinstance(text, str | list | tuple):
+            raise UsageError(f"text {number}: found {type(text).__name__}; {what} expects texts or token lists")
+        if not isinstance(text, str) and not all(isinstance(token, str) for token in text):
+            raise UsageError(f"text {number} contains a non-string; {what} expects texts or token lists")
+        yield text if isinstance(text, str) else list(text)

@@ -2,23 +2,26 @@
 
 In: a loaded model and the texts of one part of an input. Out: one vector per text, in order.
 
-B sequences, E width of a vector.
+B sequences, E width of a vector, D its dimensions after the cut.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
+from minilm.infer.vector_precision import STORED_TYPES, StoredVectors, VectorPrecision, is_outside, quantized
 from minilm.model.activations import Activation
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.packed_ids import PackedIds
-from minilm.model.vector_modules import Dense, LayerNorm
+from minilm.model.vector_modules import Dense, LayerNorm, Normalize
 from minilm.tally import Tally
 
 if TYPE_CHECKING:
@@ -26,6 +29,56 @@ if TYPE_CHECKING:
 
 _LEAST_NORM = 1e-12  # a zero vector stays zero, as with torch.nn.functional.normalize
 _NORM_EPS = 1e-5  # of torch.nn.LayerNorm
+_OUTSIDE = "vectors had a value outside the ranges of int8, which became the end of its range"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorOptions:
+    """What the caller chooses about vectors; checked against the model by `vector_options`.
+
+    Attributes:
+        prompt: is put before each text.
+        dimensions: D, the number of values that are kept.
+        renormalize: scale what is kept to length 1.
+        precision: of the result.
+    """
+
+    prompt: str
+    dimensions: int
+    renormalize: bool
+    precision: VectorPrecision
+
+    def cut(self, vectors_BE: Float32s) -> Float32s:
+        """The first D values of each vector, `[B, D]`; of length 1 again if they were."""
+        kept_BD = vectors_BE[:, : self.dimensions]
+        return normalized(kept_BD) if self.renormalize else kept_BD
+
+
+def vector_options(
+    model: LoadedModel,
+    *,
+    prompt: str | None = None,
+    role: str | None = None,
+    dimensions: int | None = None,
+    precision: VectorPrecision = "fp32",
+) -> VectorOptions:
+    """The options of a call, for this model.
+
+    Raises:
+        UsageError: there is no such role or precision, both prompt and role are given, or the vectors have fewer
+            dimensions.
+    """
+    if precision not in STORED_TYPES:
+        raise UsageError(f"vectors is {precision!r:.60}; expected {', '.join(map(repr, STORED_TYPES))}")
+    width = model.embedding.width(model.config.hidden_size)
+    if dimensions is not None and not (type(dimensions) is int and 1 <= dimensions <= width):
+        raise UsageError(f"dimensions is {dimensions!r:.60}; expected 1 to {width}, which this model's vectors have")
+    return VectorOptions(
+        prompt=model.embedding.prompt_of(prompt=prompt, role=role),
+        dimensions=width if dimensions is None else dimensions,
+        renormalize=dimensions is not None and any(isinstance(one, Normalize) for one in model.embedding.modules[-1:]),
+        precision=precision,
+    )
 
 
 def embed_part(
@@ -46,6 +99,43 @@ def embed_part(
         return after_pooling(model.engine.pooled(batch, settings.pooling, skipped=skipped), settings)
 
     return np.stack(in_order(token_ids, None, embed, tokens_per_batch=model.engine.tokens_per_batch))
+
+
+def stored_part(
+    model: LoadedModel,
+    texts: Sequence[str],
+    *,
+    options: VectorOptions,
+    ranges_2D: Float32s | None,
+    locations: Sequence[str],
+    tally: Tally,
+) -> StoredVectors:
+    """The vector of each text after the cut and in the precision of the options, `[B, ...]`.
+
+    `tally` counts truncated texts, and the vectors that have a value outside the ranges of int8, `ranges_2D`.
+
+    Raises:
+        DataError: the model gives a value that is not finite.
+    """
+    vectors_BD = cut_part(model, texts, options=options, locations=locations, tally=tally)
+    if ranges_2D is not None:
+        outside = np.flatnonzero(is_outside(vectors_BD, ranges_2D).any(1))
+        tally.add(_OUTSIDE, [locations[number] for number in outside.tolist()], of=len(locations))
+    return quantized(vectors_BD, options.precision, ranges_2D)
+
+
+def cut_part(
+    model: LoadedModel, texts: Sequence[str], *, options: VectorOptions, locations: Sequence[str], tally: Tally
+) -> Float32s:
+    """The vector of each text after the cut, `[B, D]`; `tally` and errors as for `stored_part`."""
+    vectors_BD = options.cut(embed_part(model, texts, prompt=options.prompt, locations=locations, tally=tally))
+    bad = np.flatnonzero(~np.isfinite(vectors_BD).all(1))
+    if len(bad):
+        raise DataError(
+            f"{locations[bad[0]]}: its vector has a value that is not finite; the weights of {model.folder} are "
+            "damaged, or too large for this precision"
+        )
+    return vectors_BD
 
 
 def after_pooling(vectors_BE: Float32s, settings: EmbeddingSettings) -> Float32s:

@@ -294,7 +294,7 @@ def test_a_bad_row_is_named_and_nothing_is_written(trained, capsys):
     source.write_text('{"text": "word1"}\n{"body": "word2"}\n')
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
     assert (
-        f"{source}:2: no field 'text', found 'body'; correct the row, or name the right column "
+        f"{source}:2: no field 'text', found 'body'; correct the row, or name its fields "
         "with --text, --text-pair or --id" in capsys.readouterr().err
     )
     arguments = ("--input", trained.folder / "dev.jsonl", "--output", out, "--id", "nr")

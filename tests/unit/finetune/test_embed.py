@@ -143,6 +143,24 @@ def test_a_narrow_random_student_is_taught_through_a_map_that_is_dropped(tiny_ta
     assert (model.config.hidden_size, model.encode("word1").shape) == (24, (24,))
 
 
+def test_a_map_that_is_kept_gives_the_teachers_width_and_is_trained_further(tiny_task):
+    """Its folder can be joined with the teacher, and loads in sentence-transformers."""
+    library = pytest.importorskip("sentence_transformers", reason="the reference: pip install 'minilm[dev]'")
+    result = run(tiny_task.embed_recipe("vectors", student={"num_layers": 1, "hidden_size": 24}))
+    folder = result.folder / "model"
+    texts = ["word1 word2", "word5"]
+    ours = minilm.load(folder).encode(texts)
+    assert ours.shape == (2, 48)
+    np.testing.assert_allclose(ours, library.SentenceTransformer(str(folder), device="cpu").encode(texts), atol=1e-5)
+    minilm.write_asymmetric(query=folder, document=tiny_task.model, out=tiny_task.folder / "both")
+    both = minilm.load(tiny_task.folder / "both")
+    np.testing.assert_allclose(both.encode(texts, role="query"), ours, atol=1e-6)
+    further = tiny_task.embed_recipe("infonce", out="further", name="further.yaml", steps=1)
+    found = run(further, f"model={folder}")
+    assert found.references["base"] == pytest.approx(result.numbers, abs=0.01)
+    assert minilm.load(found.folder / "model").encode(texts).shape == (2, 48)
+
+
 @pytest.mark.parametrize(
     ("main", "expected"),
     [

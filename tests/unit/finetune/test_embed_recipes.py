@@ -32,7 +32,6 @@ def test_a_recipe_runs_in_small(name, tiny_task):
         f"out={tiny_task.folder / 'run'}",
         f"task.train=[{tiny.task.train[0]}]",
         f"task.dev=[{tiny.task.dev[0]}]",
-        "task.projection=auto" if found.task.loss == "vectors" else "task.max_tokens=32",
         "task.max_tokens=32",
         "train.steps=2",
         "train.batch_size=4",

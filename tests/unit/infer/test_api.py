@@ -13,6 +13,7 @@ import torch
 import minilm
 from minilm.errors import DataError, UsageError
 from minilm.files.json import write_json
+from minilm.infer.vector_precision import STORED_TYPES
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
@@ -22,6 +23,7 @@ from minilm.model.heads import Model, new_head
 from minilm.model.metadata import read_config
 from minilm.model.packing import pack
 from minilm.model.vector_modules import Normalize
+from minilm.model.vector_ranges import VECTOR_RANGES, write_vector_ranges
 from minilm.text.tokenizer import Tokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnop"]
@@ -70,6 +72,70 @@ def test_the_rest_of_a_batch_does_not_change_a_vector(model):
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 9))
     vectors = model.encode([TEXTS[index] for index in order])
     np.testing.assert_allclose(vectors, model.encode(TEXTS)[order], atol=1e-5)
+
+
+def test_dimensions_cut_and_scale_again_only_where_the_folder_normalizes(folder, model):
+    cut = model.encode(TEXTS, dimensions=5)
+    whole = model.encode(TEXTS)[:, :5]
+    np.testing.assert_allclose(cut, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
+    write_embedding(folder, EmbeddingSettings(max_tokens=12), hidden_size=16)
+    bare = minilm.load(folder)
+    np.testing.assert_array_equal(bare.encode(TEXTS, dimensions=5), bare.encode(TEXTS)[:, :5])
+
+
+@pytest.mark.parametrize("dimensions", [0, 17, True, 2.0])
+def test_dimensions_that_the_vectors_do_not_have(model, dimensions):
+    with pytest.raises(UsageError, match=f"dimensions is {dimensions}; expected 1 to 16"):
+        model.encode(TEXTS, dimensions=dimensions)
+
+
+@pytest.mark.parametrize(("vectors", "width"), [("fp16", 16), ("int8", 16), ("binary", 2)])
+def test_each_precision_of_one_text_several_and_none(folder, model, vectors, width):
+    write_vector_ranges(folder / VECTOR_RANGES, np.stack([np.full(16, -1), np.full(16, 1)]).astype(np.float32))
+    several = model.encode(TEXTS, vectors=vectors)
+    assert several.shape == (8, width)
+    assert several.dtype == STORED_TYPES[vectors]
+    np.testing.assert_array_equal(model.encode(TEXTS[0], vectors=vectors), several[0])
+    none = model.encode([], vectors=vectors)
+    assert (none.shape, none.dtype) == ((0, width), several.dtype)
+
+
+def test_a_precision_that_does_not_exist(model):
+    with pytest.raises(UsageError, match="vectors is 'int4'; expected 'fp32', 'fp16', 'int8', 'binary'"):
+        model.encode(TEXTS, vectors="int4")
+
+
+def test_int8_needs_ranges(model):
+    with pytest.raises(UsageError, match=r"has no vector_ranges.json, which int8 vectors need; minilm embed"):
+        model.encode(TEXTS, vectors="int8")
+
+
+def test_progress_is_shown_on_request(model, capsys, monkeypatch):
+    monkeypatch.setattr("minilm.progress._SECONDS_BETWEEN_LINES", 0)
+    model.encode(TEXTS)
+    assert capsys.readouterr().err == ""
+    model.encode(TEXTS, progress=True)
+    assert "encode 8/8" in capsys.readouterr().err
+
+
+def test_similarity_rejects_what_has_none(folder, model):
+    vectors = model.encode(TEXTS)
+    with pytest.raises(UsageError, match="found uint8 of shape"):
+        model.similarity(vectors, model.encode(TEXTS, vectors="binary"))
+    with pytest.raises(UsageError, match="found vectors of 16 and of 5 dimensions"):
+        model.similarity(vectors, vectors[:, :5])
+    write_embedding(folder, EmbeddingSettings(similarity="maxsim"), hidden_size=16)
+    with pytest.raises(UsageError, match="similarity is 'maxsim'; expected 'cosine', 'dot', 'euclidean', 'manhattan'"):
+        minilm.load(folder).similarity(vectors, vectors)
+
+
+def test_a_vector_that_is_not_finite_is_an_error(folder):
+    broken = read_model(folder)
+    with torch.no_grad():
+        broken.encoder.embeddings.norm.bias[0] = float("nan")
+    write_model(broken, folder)
+    with pytest.raises(DataError, match="text 0: its vector has a value that is not finite"):
+        minilm.load(folder).encode(TEXTS)
 
 
 MANY = 9000  # texts: several chunks that are tokenized together, each of several batches of tokens

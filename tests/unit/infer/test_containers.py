@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from minilm.errors import UsageError
-from minilm.infer.api import _sources
 from minilm.infer.containers import strings_of
+from minilm.infer.sources import generation_sources
 
 pandas = pytest.importorskip("pandas")
 pyarrow = pytest.importorskip("pyarrow")
@@ -20,7 +20,7 @@ TABLE = {"text": TEXTS, "other": TEXTS}
 
 
 def _generate(texts):
-    return [source.parts[0] for source in _sources(texts)]
+    return [source.parts[0] for source in generation_sources(texts)]
 
 
 METHODS = {

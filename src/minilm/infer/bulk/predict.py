@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from minilm.errors import DataError, UsageError
 from minilm.files.by_id import row_id
-from minilm.files.fields import kind_of, no_field
+from minilm.files.fields import no_field
 from minilm.files.formats import ROW_READERS, require_kind
 from minilm.files.rows import Row, read_rows
 from minilm.files.source import Source, suffix_of
@@ -31,6 +31,7 @@ from minilm.tasks.tokens.rows import EMPTY, TEXT, is_lines, sentence_rows
 
 _ROWS_PER_CHUNK = 1024  # rows computed together
 _QUESTIONS_PER_CHUNK = 64  # each question becomes several windows of tokens
+_NAMED_BY = "--text, --text-pair or --id"
 
 Prediction = Mapping[str, object]
 
@@ -302,13 +303,9 @@ def answered(
 
 def _require(row: Row, column: str, location: str) -> None:
     if column not in row.values:
-        fix = "correct the row, or name the right column with --text, --text-pair or --id"
+        fix = f"correct the row, or name its fields with {_NAMED_BY}"
         raise DataError(f"{location}: {no_field([column], row.values, fix=fix)}")
 
 
 def _text(row: Row, column: str, location: str) -> str:
-    _require(row, column, location)
-    value = row.values[column]
-    if not isinstance(value, str):
-        raise DataError(f"{location}: {column} is {kind_of(value)}, expected a string; correct the row")
-    return value
+    return row.text(column, location, named_by=_NAMED_BY)

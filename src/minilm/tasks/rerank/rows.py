@@ -226,9 +226,9 @@ class _Reading:
 def _as_list(value: object) -> list[object]:
     """A list, also one that a cell of .csv spells; a single value as a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        text = value
         try:
-            value = json.loads(text)
+            parsed = json.loads(value)
         except (ValueError, RecursionError):
-            raise ValueError(f"found {text[:40]!r}, expected a list of numbers") from None
+            raise ValueError(f"found {value[:40]!r}, expected a list of numbers") from None
+        return list(parsed)
     return list(value) if isinstance(value, (list, tuple)) else [value]

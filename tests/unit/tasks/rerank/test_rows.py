@@ -96,7 +96,7 @@ def test_tables_hold_the_same_rows(tmp_path):
         ),
         (
             [TRIPLE | {"scores": [1, 0, 0]}, TRIPLE | {"scores": [1, NAN, 0]}],
-            ":2: column 'scores': found nan, expected a",
+            ":2: column 'scores': found nan, expe",
         ),
         ([{**LIST, "labels": [1]}], ":1: column 'labels' has 1 number for 2 texts, expected one for each; correct"),
         ([{**LIST, "labels": [1, -1]}], ":1: found the label -1, expected 0 (not relevant) or more"),

@@ -1,8 +1,9 @@
-"""Runs `minilm generate` in forked children, kills and restarts them; torch is imported once.
+"""Runs `minilm generate` or `embed` in forked children, kills and restarts them; torch is imported once.
 
-Usage: python generate_driver.py JSON, with [[[word, ..], number], ..]: the command line and where to kill it. One
+Usage: python bulk_driver.py JSON, with [[[word, ..], number], ..]: the command line and where to kill it. One
 child per entry, one after the other; it kills itself at its n-th call of `_CALLS` (before it or, every other time,
-after it); 0 runs to the end. Prints one JSON list: [exit status, sources searched, calls] each.
+after it); 0 runs to the end. Prints one JSON list: [exit status, rows computed, calls] each.
+`embed` reads two rows per chunk.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from minilm.cli.app import main
 from minilm.infer import api
 from minilm.infer import generate as generate_module
+from minilm.infer.bulk import embed as embed_file
 from minilm.infer.bulk import generate as generate_file
 
 _CALLS = ("fsync", "replace", "unlink")
@@ -32,10 +34,10 @@ def die() -> None:
 
 
 def child(words: list[str], kill_at: int, report: int) -> None:
-    calls = searched = 0
+    calls = computed = 0
 
     def write_counts() -> None:
-        os.pwrite(report, f"{searched:8d}{calls:8d}".encode(), 0)
+        os.pwrite(report, f"{computed:8d}{calls:8d}".encode(), 0)
 
     def counted(original):
         def call(*arguments, **keywords):
@@ -52,16 +54,19 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 
         return call
 
-    search = generate_module.search
+    def watched(original):
+        def call(*arguments, **keywords):
+            nonlocal computed
+            found = original(*arguments, **keywords)
+            computed += len(arguments[1])
+            write_counts()
+            return found
 
-    def watched(*arguments):
-        nonlocal searched
-        found = search(*arguments)
-        searched += len(arguments[1])
-        write_counts()
-        return found
+        return call
 
-    generate_module.search = watched
+    generate_module.search = watched(generate_module.search)
+    embed_file.stored_part = watched(embed_file.stored_part)
+    embed_file.TEXTS_PER_CHUNK = 2
     for name in _CALLS:
         setattr(os, name, counted(getattr(os, name)))
     status = 1
@@ -76,7 +81,9 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 def drive() -> None:
     with torch.device("meta"):
         torch.nn.Embedding(2, 2)  # imports what reading a model needs
-    assert all((rich.progress, safetensors.torch, tokenizers, api, generate_file)), "imported before the first fork"
+    assert all((rich.progress, safetensors.torch, tokenizers, api, embed_file, generate_file)), (
+        "imported before the first fork"
+    )
     report = os.memfd_create("report")
     results = []
     for words, kill_at in json.loads(sys.argv[1]):
