@@ -22,7 +22,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.checked import Settings, from_options
 from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
-from minilm.infer.containers import items_of, pair_of, strings_of
+from minilm.infer.containers import items_of, listed, pair_of, strings_of
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
@@ -218,9 +218,9 @@ class LoadedModel:
         does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
         if self.head == "classification":
             number = "ranks texts" if isinstance(self.task, RerankSettings) else "predicts a number"
-            does = f"classifies texts as {_listed(self.labels)}" if self.labels else number
+            does = f"classifies texts as {listed(self.labels)}" if self.labels else number
         elif self.head == "tokens":
-            does = f"tags words as {_listed(types_of(self.labels))}"
+            does = f"tags words as {listed(types_of(self.labels))}"
         elif self.head is not None:
             does = {"span": "answers questions", "mlm": "generates texts"}[self.head]
         count = sizes.num_parameters()
@@ -497,7 +497,3 @@ class LoadedModel:
         if not options.get("sample"):
             options.setdefault("beam_size", 1)
         return generation_of(self, from_options(GenerationSettings, options)).stream(next(generation_sources([text])))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
