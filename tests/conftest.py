@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from tests import tiny_rows
 
 if TYPE_CHECKING:
     from minilm.recipe import Distillation, Loaded
@@ -316,28 +317,6 @@ class TinyFinetune:
         path.write_text("".join(lines))
         return path
 
-    def write_vector_rows(self, name: str, count: int, *, seed: int) -> Path:
-        """Write rows with the columns of every loss of text vectors."""
-        import json
-        import random
-
-        draw = random.Random(seed)
-
-        def text() -> str:
-            return " ".join(f"word{word}" for word in draw.choices(range(95), k=draw.randint(2, 12)))
-
-        lines = []
-        for _ in range(count):
-            query, negatives = text(), [text() for _ in range(draw.randint(1, 3))]
-            positive = f"{query} {text()}"
-            pair = {"query": query, "positive": positive, "negatives": negatives}
-            scores = [draw.uniform(-2, 2) for _ in range(len(negatives) + 1)]
-            scored = {"sentence1": query, "sentence2": draw.choice([positive, negatives[0]]), "score": draw.random()}
-            lines.append(json.dumps({"text": text(), **pair, "scores": scores, **scored}) + "\n")
-        path = self.folder / name
-        path.write_text("".join(lines))
-        return path
-
     def embed_recipe(
         self,
         loss: str = "vectors",
@@ -354,7 +333,7 @@ class TinyFinetune:
         path = self.recipe(out, name=name, **train)
         values = json.loads(path.read_text())
         files = {
-            part: [str(self.write_vector_rows(f"vectors-{part}.jsonl", count, seed=seed))]
+            part: [str(tiny_rows.write(self.folder / f"vectors-{part}.jsonl", tiny_rows.vector_rows(count, seed=seed)))]
             for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
         }
         teacher = {"teacher": str(self.model)} if loss in ("vectors", "similarities") else {}
@@ -362,26 +341,6 @@ class TinyFinetune:
         values["task"] |= task or {}
         values["student"] = student
         path.write_text(json.dumps(values, indent=1))
-        return path
-
-    def write_lists(self, name: str, count: int, *, seed: int) -> Path:
-        """Write rows with a query, a positive, which contains word7, its negatives and scores of all."""
-        import json
-        import random
-
-        draw = random.Random(seed)
-
-        def text(*words: str) -> str:
-            return " ".join([*words, *(f"word{word}" for word in draw.choices(range(10, 95), k=draw.randint(1, 9)))])
-
-        lines = []
-        for _ in range(count):
-            negatives = [text() for _ in range(draw.randint(1, 4))]
-            scores = [draw.uniform(2, 5), *(draw.uniform(-5, -2) for _ in negatives)]
-            row = {"query": text(), "positive": text("word7"), "negatives": negatives, "scores": scores}
-            lines.append(json.dumps(row) + "\n")
-        path = self.folder / name
-        path.write_text("".join(lines))
         return path
 
     def rerank_recipe(
@@ -399,7 +358,7 @@ class TinyFinetune:
         path = self.recipe(out, name=name, **train)
         values = json.loads(path.read_text())
         files = {
-            part: [str(self.write_lists(f"lists-{part}.jsonl", count, seed=seed))]
+            part: [str(tiny_rows.write(self.folder / f"lists-{part}.jsonl", tiny_rows.ranked_rows(count, seed=seed)))]
             for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
         }
         values["task"] = {"kind": "rerank", "name": "lists", "loss": loss, "max_tokens": 32, **files, **(task or {})}

@@ -91,7 +91,7 @@ def test_a_run_learns_and_its_numbers_are_those_of_the_command(folder, capsys):
     path = folder.rerank_recipe(loss, loss, name=f"{loss}.yaml", steps=50, eval_every=25, task={"pooling": "mean"})
     result = run(path)
     assert result.main_metric == "ndcg@10"
-    assert result.main > 85
+    assert result.main > 75
     assert set(result.numbers) == {"ndcg@10", "mrr@10", "map", "heldout_loss"}
     predictions = str(folder.folder / loss / "predictions" / "lists-dev.jsonl")
     metrics = [word for name in ("ndcg@10", "mrr@10", "map") for word in ("--metric", name)]

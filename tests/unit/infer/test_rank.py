@@ -78,7 +78,7 @@ def test_candidates_become_a_run_that_score_retrieval_reads(reranker, tmp_path, 
     ]
     code, output = predict(tmp_path, rows, str(reranker))
     assert code == 0
-    found = [json.loads(line) for line in output.read_text().splitlines()]
+    found = [json.loads(line) for line in output.read_text().split("\n") if line]
     scores = load(reranker).score_pairs([(row["query"], row["text"]) for row in rows])
     assert [(one["query"], one["doc"]) for one in found] == [(row["query_id"], row["doc_id"]) for row in rows]
     assert [one["score"] for one in found] == pytest.approx(scores.tolist(), abs=1e-6)
@@ -93,12 +93,12 @@ def test_candidates_become_a_run_that_score_retrieval_reads(reranker, tmp_path, 
 
 def test_pairs_without_ids_are_numbered_and_columns_can_be_named(reranker, tmp_path):
     code, output = predict(tmp_path, [{"query": "word1", "text": text} for text in TEXTS], str(reranker))
-    found = [json.loads(line) for line in output.read_text().splitlines()]
+    found = [json.loads(line) for line in output.read_text().split("\n") if line]
     assert code == 0
     assert [one["id"] for one in found] == ["0", "1", "2", "3"]
     renamed = [{"id": f"x{number}", "q": "word1", "d": text} for number, text in enumerate(TEXTS)]
     predict(tmp_path, renamed, str(reranker), "--text", "q", "--text-pair", "d")
-    again = [json.loads(line) for line in output.read_text().splitlines()]
+    again = [json.loads(line) for line in output.read_text().split("\n") if line]
     assert [one["prediction"] for one in again] == [one["prediction"] for one in found]
     assert [one["id"] for one in again] == ["x0", "x1", "x2", "x3"]
 
