@@ -274,7 +274,7 @@ class LoadedModel:
             prompt: text to put before each text; "" for none.
             role: the folder's prompt of this name, such as `query` or `document`; those two have no prompt where the
                 folder has none. Without `prompt` and `role`, the folder's default prompt, if any.
-            dimensions: keep the first so many values; if the folder normalizes, they are scaled to length 1 again.
+            dimensions: keep this many values, the first ones; if the folder normalizes, they get length 1 again.
             vectors: `fp32`; `fp16`; `int8`, within the ranges of the folder's `vector_ranges.json`; `binary`, one bit
                 per value, eight in a byte.
             progress: show it on standard error.
