@@ -15,7 +15,7 @@ from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
 from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
 from minilm.errors import UsageError
 from minilm.files.source import STREAM
-from minilm.infer.vector_precision import VectorPrecision
+from minilm.model.precision import VectorPrecision
 
 if TYPE_CHECKING:
     from minilm.files.source import Source

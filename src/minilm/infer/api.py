@@ -39,7 +39,7 @@ from minilm.infer.predictions import (
 )
 from minilm.infer.similarity import similarities
 from minilm.infer.sources import Part, generation_sources, parts_of
-from minilm.infer.vector_precision import StoredVectors, VectorPrecision, quantized
+from minilm.infer.vector_precision import StoredVectors, quantized
 from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
@@ -55,7 +55,7 @@ from minilm.model.metadata import (
     read_problem,
     saved_head,
 )
-from minilm.model.precision import Precision
+from minilm.model.precision import Precision, VectorPrecision
 from minilm.model.routes import read_routes
 from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
 from minilm.progress import Progress
