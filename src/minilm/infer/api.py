@@ -22,7 +22,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.checked import Settings, from_options
 from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
-from minilm.infer.containers import items_of, pair_of, strings_of
+from minilm.infer.containers import items_of, listed, pair_of, strings_of
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
@@ -39,7 +39,7 @@ from minilm.infer.predictions import (
 )
 from minilm.infer.similarity import similarities
 from minilm.infer.sources import Part, generation_sources, parts_of
-from minilm.infer.vector_precision import StoredVectors, VectorPrecision, quantized
+from minilm.infer.vector_precision import StoredVectors, quantized
 from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
@@ -55,7 +55,7 @@ from minilm.model.metadata import (
     read_problem,
     saved_head,
 )
-from minilm.model.precision import Precision
+from minilm.model.precision import Precision, VectorPrecision
 from minilm.model.routes import read_routes
 from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
 from minilm.progress import Progress
@@ -218,9 +218,9 @@ class LoadedModel:
         does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
         if self.head == "classification":
             number = "ranks texts" if isinstance(self.task, RerankSettings) else "predicts a number"
-            does = f"classifies texts as {_listed(self.labels)}" if self.labels else number
+            does = f"classifies texts as {listed(self.labels)}" if self.labels else number
         elif self.head == "tokens":
-            does = f"tags words as {_listed(types_of(self.labels))}"
+            does = f"tags words as {listed(types_of(self.labels))}"
         elif self.head is not None:
             does = {"span": "answers questions", "mlm": "generates texts"}[self.head]
         count = sizes.num_parameters()
@@ -274,7 +274,7 @@ class LoadedModel:
             prompt: text to put before each text; "" for none.
             role: the folder's prompt of this name, such as `query` or `document`; those two have no prompt where the
                 folder has none. Without `prompt` and `role`, the folder's default prompt, if any.
-            dimensions: keep the first so many values; if the folder normalizes, they are scaled to length 1 again.
+            dimensions: keep this many values, the first ones; if the folder normalizes, they get length 1 again.
             vectors: `fp32`; `fp16`; `int8`, within the ranges of the folder's `vector_ranges.json`; `binary`, one bit
                 per value, eight in a byte.
             progress: show it on standard error.
@@ -497,7 +497,3 @@ class LoadedModel:
         if not options.get("sample"):
             options.setdefault("beam_size", 1)
         return generation_of(self, from_options(GenerationSettings, options)).stream(next(generation_sources([text])))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
