@@ -21,7 +21,7 @@ from minilm.distill.criterion import Criterion, DistillBatch, MaskedRows
 from minilm.distill.masking import MaskedDocument, Masking
 from minilm.distill.relation_loss import Normalization
 from minilm.errors import DataError
-from minilm.model.packing import pack
+from minilm.model.packing import on_device, pack
 from minilm.model.token_budget import microbatches
 from minilm.randomness import derived_seed
 from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
@@ -169,7 +169,7 @@ def _masked_rows(documents: Sequence[MaskedDocument], device: str) -> MaskedRows
     rows = np.concatenate([one.places + start for one, start in zip(documents, starts, strict=False)])
     labels = np.concatenate([one.labels for one in documents])
     return MaskedRows(
-        rows=torch.from_numpy(rows).to(device),
-        labels=torch.from_numpy(labels).to(device),
+        rows=on_device(torch.from_numpy(rows), device),
+        labels=on_device(torch.from_numpy(labels), device),
         counts=tuple(len(one.places) for one in documents),
     )

@@ -32,7 +32,7 @@ from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import StoredArray, read_pieces, stored_arrays
 from minilm.model.encoder import Relations
 from minilm.model.metadata import model_checksums
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 from minilm.progress import BYTES, Progress
 from minilm.recipe import Distillation, DistillRecipe, LossSection
 from minilm.train.distributed import Ranks
@@ -320,7 +320,7 @@ class CachedTeacher:
     def document_relations(self, packed: Packed, documents: np.ndarray) -> Relations:
         """Query, key and value of documents, `[T, H, D]` each: bfloat16, or float32 if they are stored as int8."""
         assert self._manifest is not None, "opened before"
-        stored = {name: rows.to(packed.token_ids.device) for name, rows in self._read(documents).items()}
+        stored = {name: on_device(rows, packed.token_ids.device) for name, rows in self._read(documents).items()}
         parts = decode(stored, self._manifest.sizes)
         query, key, value = (
             part.unflatten(1, (heads, -1)) for part, heads in zip(parts, self._manifest.heads, strict=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys
 from minilm.model.heads import Model
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 from minilm.train.accumulate import Backward, StepLoss
 from minilm.train.distributed import Ranks, gathered_rows
 
@@ -45,7 +45,7 @@ class TextPart:
 
     def to(self, device: torch.device) -> TextPart:
         """The same part on `device`."""
-        return replace(self, packed=self.packed.to(device), places=self.places.to(device))
+        return replace(self, packed=self.packed.to(device), places=on_device(self.places, device))
 
     def vectors(self, model: Model) -> Tensor:
         """The vector of each text, `[B, W]`, in the order of the part."""
@@ -84,7 +84,7 @@ class RowsPart:
 
     def to(self, device: torch.device) -> RowsPart:
         """The same part on `device`."""
-        targets = {name: tensor.to(device) for name, tensor in self.targets.items()}
+        targets = {name: on_device(tensor, device) for name, tensor in self.targets.items()}
         return replace(self, texts=self.texts.to(device), targets=targets)
 
     def loss(self, model: Model) -> Tensor:
@@ -122,9 +122,9 @@ class WholeBatch:
 
     def to(self, device: torch.device) -> WholeBatch:
         """The same batch on `device`."""
-        targets = {name: tensor.to(device) for name, tensor in self.targets.items()}
+        targets = {name: on_device(tensor, device) for name, tensor in self.targets.items()}
         parts = [part.to(device) for part in self.parts]
-        return replace(self, parts=parts, order=self.order.to(device), targets=targets)
+        return replace(self, parts=parts, order=on_device(self.order, device), targets=targets)
 
     def accumulate(self, model: Model, backward: Backward) -> StepLoss:
         """Loss and gradient, in one pass if all texts fit into one part of one process, else in two."""
@@ -145,4 +145,4 @@ class WholeBatch:
         own_gradients = gradients[self.order[first : first + own_texts]]
         for part in self.parts:
             backward((part.vectors(model) * own_gradients[part.places]).sum())
-        return StepLoss(value=loss.detach() / self.ranks.world_size)
+        return StepLoss(value=loss.detach().double() / self.ranks.world_size)

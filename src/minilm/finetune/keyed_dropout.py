@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.model.encoder import Encoder
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 from minilm.randomness import bit_generator
 
 _LEVELS = 2**16  # of a random number
@@ -74,7 +74,7 @@ class KeyedDropout(nn.Module):
             for stream, length in zip(texts.streams, lengths, strict=True)
         ]
         kept = torch.from_numpy(np.concatenate(drawn) >= round(self.rate * _LEVELS)).view(rows_TE.shape)
-        return rows_TE * kept.to(rows_TE.device, rows_TE.dtype).mul_(1 / (1 - self.rate))
+        return rows_TE * on_device(kept, rows_TE.device).to(rows_TE.dtype).mul_(1 / (1 - self.rate))
 
     @contextmanager
     def keyed(self, packed: Packed, keys: TextKeys) -> Iterator[None]:

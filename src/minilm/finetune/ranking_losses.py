@@ -87,4 +87,4 @@ def lambda_total(scores_L: Tensor, labels_L: Tensor) -> Tensor:
     at_distance_LL = 1 / torch.log2(1 + distance_LL) - 1 / torch.log2(2 + distance_LL)
     weights_LL = gains_LL * (_MU * at_distance_LL.fill_diagonal_(0) + (discounts_L[:, None] - discounts_L).abs())
     logs_LL = functional.logsigmoid(scores_L[:, None] - scores_L) / math.log(2)
-    return -(weights_LL * logs_LL)[labels_L[:, None] > labels_L].sum()
+    return -(weights_LL * logs_LL).where(labels_L[:, None] > labels_L, 0.0).sum()

@@ -33,7 +33,7 @@ from minilm.model.embedding_files import write_scorer
 from minilm.model.encoder import reset_weights
 from minilm.model.heads import ClassificationHead, Model
 from minilm.model.metadata import HeadName, ProblemType
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 from minilm.model.token_budget import microbatches
 from minilm.model.vector_head import VectorHead, dense_of
 from minilm.model.vector_modules import Dense
@@ -81,7 +81,7 @@ class ListBatch:
 
     def to(self, device: torch.device) -> ListBatch:
         """The same batch on `device`."""
-        return replace(self, parts=[part.to(device) for part in self.parts], targets=self.targets.to(device))
+        return replace(self, parts=[part.to(device) for part in self.parts], targets=on_device(self.targets, device))
 
     def loss(self, model: Model) -> Tensor:
         """Sum of the terms of all lists, divided by the number of terms in the step."""

@@ -22,6 +22,7 @@ from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis, IndependentPart
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.model.metadata import HeadName, ProblemType
+from minilm.model.packing import on_device
 from minilm.model.positions import grow_positions
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 from minilm.model.token_budget import microbatches
@@ -65,7 +66,7 @@ class Seq2SeqBatch:
 
     def to(self, device: torch.device) -> Seq2SeqBatch:
         """The same batch on `device`."""
-        return replace(self, seq2seq=self.seq2seq.to(device), labels=self.labels.to(device))
+        return replace(self, seq2seq=self.seq2seq.to(device), labels=on_device(self.labels, device))
 
     def scores(self, model: Model) -> Tensor:
         """Logits at the predicted tokens in float32, `[R, V]`."""

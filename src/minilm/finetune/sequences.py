@@ -24,7 +24,7 @@ from minilm.model.compact import hold_rows
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import ProblemType
-from minilm.model.packing import Packed, pack
+from minilm.model.packing import Packed, on_device, pack
 from minilm.model.token_budget import microbatches
 from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 
@@ -74,7 +74,7 @@ class TargetBatch:
 
     def to(self, device: torch.device) -> TargetBatch:
         """The same batch on `device`."""
-        return replace(self, packed=self.packed.to(device), targets=self.targets.to(device))
+        return replace(self, packed=self.packed.to(device), targets=on_device(self.targets, device))
 
     def loss(self, model: Model) -> Tensor:
         """Sum of the losses of the sequences, divided by the number of targets in the step."""

@@ -13,6 +13,7 @@ B sequences, T packed tokens, N tokens of one sequence, H heads, D head width, Q
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import repeat
 
 import torch
@@ -201,7 +202,10 @@ def _attend_cuda(
     from torch.nn.attention.varlen import varlen_attn
 
     reach = -1 if window is None else window - 1
-    attended = varlen_attn(
+    attention = varlen_attn
+    if query_THD.shape[1] != key_THD.shape[1]:  # not always given, as PyTorch 2.11 does not know it
+        attention = partial(varlen_attn, enable_gqa=True)
+    attended = attention(
         query_THD,
         key_THD,
         value_THD,
@@ -211,7 +215,6 @@ def _attend_cuda(
         packed.max_len,
         scale=scale,
         window_size=(reach, reach),
-        enable_gqa=query_THD.shape[1] != key_THD.shape[1],
     )
     assert isinstance(attended, Tensor)
     return attended

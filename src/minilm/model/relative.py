@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.model.config import NUM_BUCKETS
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 
 # Distance from which each bucket of one direction holds, after bucket 0: one bucket per distance, then by logarithm
 # (8 * 2^(k / 2), rounded up); the last bucket holds all larger distances.
@@ -39,5 +39,5 @@ class RelativeBias(nn.Module):
 
 def buckets(offsets: Tensor) -> Tensor:
     """The bucket of each offset from query to key: 0 to 15 for keys up to the query, 16 to 31 for keys after it."""
-    starts = torch.tensor(_FROM, device=offsets.device)
+    starts = on_device(torch.tensor(_FROM), offsets.device)
     return torch.bucketize(offsets.abs(), starts, right=True) + NUM_BUCKETS // 2 * (offsets > 0)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from minilm.errors import UsageError
-from minilm.model.packing import Packed
+from minilm.model.packing import Packed, on_device
 
 Ids = NDArray[np.int32]
 _Offsets = NDArray[np.int64]
@@ -78,7 +78,7 @@ class PackedSeq2Seq:
         """True where a tail token may attend to a token of its sequence: `[tail, S + tail]` for each sequence."""
         device = self.packed.token_ids.device
         return tuple(
-            _tail_mask(source, target, self.has_pseudo).to(device)
+            on_device(_tail_mask(source, target, self.has_pseudo), device)
             for source, target in zip(self.source_lengths, self.target_lengths, strict=True)
         )
 
@@ -106,7 +106,9 @@ class PackedSeq2Seq:
         mask[..., 0] = True
         for number, own in enumerate(masks):
             mask[number, 0, : own.shape[0], : own.shape[1]] = own
-        return PaddedRows(queries=queries.to(device), keys=keys.to(device), mask=mask, kept=kept.to(device))
+        return PaddedRows(
+            queries=on_device(queries, device), keys=on_device(keys, device), mask=mask, kept=on_device(kept, device)
+        )
 
     @cached_property
     def sources(self) -> Packed:
@@ -117,7 +119,7 @@ class PackedSeq2Seq:
             token_ids=self.packed.token_ids[keep],
             position_ids=self.packed.position_ids[keep],
             segment_ids=self.packed.segment_ids[keep],
-            cu_seqlens=starts.to(keep.device),
+            cu_seqlens=on_device(starts, keep.device),
             lengths=self.source_lengths,
         )
 
@@ -140,15 +142,15 @@ class PackedSeq2Seq:
         """Indices of part of each sequence: `lengths` tokens after the first `skipped`."""
         starts = np.cumsum([0, *self.packed.lengths[:-1]]) + skipped
         rows = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-        return _int64(rows).to(self.packed.token_ids.device)
+        return on_device(_int64(rows), self.packed.token_ids.device)
 
     def to(self, device: torch.device | str) -> PackedSeq2Seq:
         """The same batch on `device`."""
         return replace(
             self,
             packed=self.packed.to(device),
-            read_offsets=self.read_offsets.to(device),
-            read_rows=self.read_rows.to(device),
+            read_offsets=on_device(self.read_offsets, device),
+            read_rows=on_device(self.read_rows, device),
         )
 
 

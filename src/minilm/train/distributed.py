@@ -86,7 +86,8 @@ def sum_over_ranks(values: Sequence[float], ranks: Ranks, device: torch.device) 
         return list(values)
     total = torch.tensor(values, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
     dist.all_reduce(total)
-    return [float(value) for value in total]
+    found: list[float] = total.tolist()
+    return found
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
