@@ -6,18 +6,18 @@ one part at most. A part that fails is recorded with its error, and the next one
     PYTHONPATH=src python benchmarks/gpu/checks.py --json benchmarks/results/gpu/MACHINE.json
     PYTHONPATH=src python benchmarks/gpu/checks.py --json tiny.json --device cpu --tiny  # the same code, in a minute
 
-A machine that has PyTorch for CUDA (2.11 at least) but no package index needs no installation of minilm: copy this
-repository there. `pip show` tells which of pyproject.toml's dependencies, and transformers, it lacks; for each of them
-(often pydantic, pydantic-core, annotated-types, typing-inspection) take a wheel along: where there is an index,
+A machine that has PyTorch for CUDA (2.11 at least), transformers and tokenizers, but no package index, needs no
+installation of minilm: copy this repository there. If it lacks pydantic, take its wheels along (3 MB); where there is
+an index, and then there:
 
-    pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 -d wheels NAME
-
-and on the machine `pip install --no-index --no-deps --target site wheels/*.whl` and `PYTHONPATH=src:site`.
+    pip download --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 -d wheels pydantic
+    pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=src:site
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -75,15 +75,16 @@ def run(cases: Cases, file: Path, facts: Mapping[str, object], *, started: float
     errors: dict[str, str] = {}
     left_out: list[str] = []
     for part, work in PARTS.items():
+        before = len(rows)
         if time.perf_counter() - started > LIMIT:
             left_out.append(part)
-            continue
-        before = len(rows)
-        try:
-            rows.extend({"part": part, **row} for row in work(cases))
-        except Exception as error:  # whatever one part meets, the others are still worth their minutes
-            traceback.print_exc()
-            errors[part] = f"{type(error).__name__}: {error}"
+        else:
+            try:
+                for row in work(cases):
+                    rows.append({"part": part, **{name: _in_json(value) for name, value in row.items()}})
+            except Exception as error:  # whatever one part meets, the others are still worth their minutes
+                traceback.print_exc()
+                errors[part] = f"{type(error).__name__}: {error}"
         show(rows[before:])
         seconds = time.perf_counter() - started
         print(f"-- {part}: {seconds:.0f} s so far", flush=True)
@@ -91,6 +92,11 @@ def run(cases: Cases, file: Path, facts: Mapping[str, object], *, started: float
     broken = [row for row in rows if row.get("holds") is False]
     print(f"{len(rows)} rows, {len(broken)} beyond their bound; parts that failed: {[*errors]}; left out: {left_out}")
     return int(bool(broken or errors or left_out))
+
+
+def _in_json(value: object) -> object:
+    """None for what is not a number, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":
