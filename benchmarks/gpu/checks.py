@@ -3,7 +3,7 @@
 The JSON is written after every part, and no part begins after eight minutes, so that a batch which is cut off loses
 one part at most. A part that fails is recorded with its error, and the next one runs.
 
-    PYTHONPATH=src python benchmarks/gpu/checks.py --json benchmarks/results/gpu/MACHINE.json
+    PYTHONPATH=src python benchmarks/gpu/checks.py --json gpu.json
     PYTHONPATH=src python benchmarks/gpu/checks.py --json tiny.json --device cpu --tiny  # the same code, in a minute
 
 A machine that has PyTorch for CUDA (2.11 at least), transformers and tokenizers, but no package index, needs no
