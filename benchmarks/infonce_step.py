@@ -77,7 +77,7 @@ def our_step(pairs: list[dict[str, str]]) -> Step:
         optimizer.zero_grad()
         loss = accumulate_in("fp32", objective, objective.batch(0))
         optimizer.step()
-        return loss.value
+        return float(loss.value)
 
     return step
 

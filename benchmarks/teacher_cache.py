@@ -112,7 +112,7 @@ class Side:
             batch = self.objective.batch(len(self.losses))
             loss = accumulate_in(self.recipe.train.precision, self.objective, batch)
             self.optimizer.step()
-            self.losses.append(loss.value)
+            self.losses.append(float(loss.value))
         self.shares.append((self.clock.seconds - before) / (time.perf_counter() - started))
 
 

@@ -111,7 +111,7 @@ def run(recipe: Path):
 
 
 def step_loss(objective: FinetuneObjective, step: int) -> float:
-    return objective.accumulate(objective.batch(step), lambda loss: float(loss.detach())).value
+    return float(objective.accumulate(objective.batch(step), torch.Tensor.detach).value)
 
 
 @pytest.mark.slow
