@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import TinyFinetune
+from tests.host_reads import HostReads
 
 import minilm
 from minilm.errors import DataError, UsageError
@@ -59,7 +60,9 @@ def gradients(task: EmbedTask, model: Model, *, token_budget: int, step: int = 0
         loss.backward()
         return loss.detach()
 
-    loss = batch.accumulate(model, backward)
+    with HostReads() as reads:
+        loss = batch.accumulate(model, backward)
+    assert reads.count == 0
     flat = [weight.grad.flatten() for weight in task.parameters(model).values() if weight.grad is not None]
     return float(loss.value), torch.cat(flat)
 

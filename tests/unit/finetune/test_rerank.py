@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tests.host_reads import HostReads
 
 from minilm.cli import app
 from minilm.errors import DataError, UsageError
@@ -55,7 +56,10 @@ def gradient(task, model, own, token_budget: int):
         loss.backward()
         return loss.detach()
 
-    value = float(batch.accumulate(model, backward).value)
+    with HostReads() as reads:
+        found = batch.accumulate(model, backward).value
+    assert reads.count == 0
+    value = float(found)
     return value, {name: weight.grad for name, weight in task.parameters(model).items()}, batch
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.host_reads import HostReads
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from minilm import progress
 from minilm.corpus.build import build_shards
@@ -337,23 +337,13 @@ def test_the_heldout_loss_goes_down(objective, tmp_path: Path):
     assert all(after[name] < 0.99 * before[name] for name in losses), (before, after)
 
 
-class _Reads(TorchDispatchMode):
-    """Counts the numbers that the host reads, which on a GPU it would wait for."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), named=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*arguments, **(named or {}))
-
-
 @pytest.mark.slow
 def test_no_number_is_read_while_a_step_is_accumulated(objective):
     """However many microbatches it has: all are read together, after the norms of the gradient."""
     made = objective(32)
     batch = made.batch(3)
     assert len(batch.parts) > 3
-    with _Reads() as reads:
+    with HostReads() as reads:
         float(torch.ones(()))
         assert reads.count == 1
         accumulate_in("fp32", made, batch)
