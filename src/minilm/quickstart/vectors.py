@@ -113,7 +113,7 @@ def correlation(found_BE: NDArray[np.float32], expected_BE: NDArray[np.float32])
 
 def _recipe_of(texts: Sequence[str], run: Path, **train: int) -> Loaded[FinetuneRecipe]:
     """The recipe of a run in the folder `run`; what it reads is beside that, each text once if there are enough."""
-    file, shipped = run.with_suffix(".jsonl"), find_recipe("embed/quickstart")
+    file, shipped = run.with_suffix(".jsonl"), find_recipe("embed/quickstart-vectors")
     values = {"out": str(run), "task.train": [str(file)], **train}
     loaded = load_recipe(shipped, [f"{key}={json.dumps(value)}" for key, value in values.items()], kind=FinetuneRecipe)
     section = loaded.recipe.train
