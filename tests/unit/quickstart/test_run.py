@@ -40,7 +40,7 @@ def short(monkeypatch, repo_dir, tmp_path):
 
     monkeypatch.setattr(quickstart_run, "load_recipe", load_short)
     monkeypatch.setattr(vectors, "load_recipe", lambda *args, kind: load_recipe(*_few(*args), kind=kind))
-    monkeypatch.setattr(vectors, "_num_steps", lambda texts, run, seed: 24)
+    monkeypatch.setattr(vectors, "_num_steps", lambda texts, run, seed: 12)
     monkeypatch.setattr(vectors, "quantize", quantize_some)
     pages = [shutil.copy(page, tmp_path / f"{page.stem}.txt") for page in sorted((repo_dir / "docs").glob("*.md"))]
     whole = text_of_files(pages)
@@ -91,7 +91,7 @@ def test_steps_fit_the_time_until_the_run_has_begun(real_model_dir, monkeypatch,
     texts = [f"text number {number}" for number in range(40)]
     assert vectors._num_steps(texts, tmp_path / "run", seed=1) > 100
     assert list(tmp_path.iterdir()) == []
-    begun = vectors._recipe_of(texts, tmp_path / "run", **{"train.steps": 3})
+    begun = vectors._recipe_of(texts, tmp_path / "run", **{"train.steps": 3})  # reads 24 texts
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.resolved.yaml").write_text(resolved_yaml(begun), encoding="utf-8")
     assert vectors._num_steps(texts, tmp_path / "run", seed=1) == 3
