@@ -36,8 +36,9 @@ def main() -> None:
     found: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {"seeds": {}}
     for seed in map(str, options.seeds):
         if seed not in found["seeds"]:
-            rows = quickstart(text, options.work / seed, seed=int(seed))
-            found["seeds"][seed] = [asdict(row) for row in rows]
+            tables = quickstart(text, options.work / seed, seed=int(seed))
+            found["seeds"][seed] = [asdict(row) for row in tables.rows]
+            found.setdefault("vectors", {})[seed] = [asdict(row) for row in tables.vectors]
             write_json(options.json, {"machine": machine(), "text": text.source, **found})
     for rows in zip(*found["seeds"].values(), strict=True):
         accuracies = [row["accuracy"] for row in rows]

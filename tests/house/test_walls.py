@@ -23,7 +23,7 @@ ROOMS = {
     "export": "files text kernels model score tasks decode infer",
     "run_recipe": "recipe distill finetune",
     "compare": "files recipe report train distill",
-    "quickstart": "files text corpus model tasks recipe report infer train distill finetune",
+    "quickstart": "files text corpus model score tasks recipe report infer train distill finetune export",
     "cli": "files text corpus kernels model score tasks decode recipe report infer bench train distill finetune export "
     "quickstart run_recipe compare",
 }

@@ -1,6 +1,6 @@
-"""`minilm quickstart`: the whole path with what is installed, offline, ending in one table.
+"""`minilm quickstart`: the whole path with what is installed, offline, ending in two tables.
 
-In: nothing, or the user's text files. Out: the table on stdout; run folders and `summary.json` under `--out`.
+In: nothing, or the user's text files. Out: the tables on stdout; run folders and `summary.json` under `--out`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from minilm.cli.table import aligned
 if TYPE_CHECKING:
     from minilm.quickstart.run import Row
     from minilm.quickstart.text import QuickstartText
+    from minilm.quickstart.vectors import VectorsRow
 
 
 def quickstart(
@@ -34,7 +35,7 @@ def quickstart(
         list[Path] | None, typer.Argument(metavar="FILE", help="More text files.", show_default=False)
     ] = None,
 ) -> None:
-    """Distill a 3-layer student from a real MiniLM, fine-tune both on one task, and compare.
+    """Distill a 3-layer student from a real MiniLM, fine-tune both on one task, and compare; then their text vectors.
 
     Takes minutes on two CPU cores, offline. Needs the extras hf and embedded.
 
@@ -51,8 +52,9 @@ def quickstart(
     with suppress(BrokenPipeError):  # nobody reads this; the work is done nevertheless
         typer.echo(_describe(material))
     keep_freed_memory()
-    rows = run(material, out)
-    typer.echo(_table(rows))
+    tables = run(material, out)
+    typer.echo(_table(tables.rows))
+    typer.echo(_vectors_table(tables.vectors))
     typer.echo(f"everything is in {out} (summary.json, report.html, run folders)")
 
 
@@ -66,7 +68,7 @@ def _describe(material: QuickstartText) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """The comparison, as plain text in columns."""
+    """The comparison on the task, as plain text in columns."""
     heading = ("", "parameters", "MB", "sentences/s", "held-out loss", "accuracy")
     lines = [heading] + [
         (
@@ -80,3 +82,20 @@ def _table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return f"\n{aligned(lines)}\n"
+
+
+def _vectors_table(rows: Sequence[VectorsRow]) -> str:
+    """Agreement with the teacher's text vectors, and texts per second; a dash where nothing was measured."""
+    heading = ("text vectors", "parameters", "rank correlation", "top-10 overlap")
+    speeds = ("texts/s fp32", "texts/s int8", "sentence-transformers")
+    lines = [(*heading, *speeds)] + [
+        (
+            row.name,
+            f"{row.parameters / 1e6:.1f} M",
+            f"{row.correlation:.3f}",
+            f"{row.nearest:.1%}",
+            *("-" if speed is None else f"{speed:,.0f}" for speed in (row.fp32, row.int8, row.sentence_transformers)),
+        )
+        for row in rows
+    ]
+    return f"{aligned(lines)}\n"

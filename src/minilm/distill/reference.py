@@ -4,7 +4,9 @@ In: the recipe and the metrics of a run, `recipes/distill/curves/NAME.json`. Out
 run, and a sentence that says whether the run is near them.
 
 Curves are comparable where what decides them is the same: the teacher, the shapes and the start of the students, the
-loss, the optimization. Text, seed, hardware and precision may differ: they move a healthy run by less than `NEAR`.
+loss, the optimization. Text, seed, hardware and precision may differ: they move a healthy run by less than `NEAR`. So
+may the number of steps, up to `MOST_LONGER`: the learning rate follows the share of the run that is done, and curves
+are then drawn over that share.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from minilm.train.settings import CADENCE
 
 NEAR = 1.25
 """A loss that is this many times the reference, or less, is near it."""
+
+MOST_LONGER = 2.0
+"""A run is comparable whose steps, and those of the reference, differ by at most this factor."""
 
 _SECTIONS = ("teacher.layer", "students.", "loss.", "train.", "data.max_tokens")
 _WITHOUT_EFFECT = {f"train.{key}" for key in (*CADENCE, "eval_every", "tokens_per_batch", "precision")}
@@ -54,7 +59,7 @@ class Reference:
     seed: int
     text: str
     machine: str
-    budget: Mapping[str, float]
+    budget: Mapping[str, int]
     loss: Points
     heldout_loss: Sequence[Points]
 
@@ -123,7 +128,10 @@ def compare_with_reference(
             sentence=f"No reference curve is stored for a recipe of the name {recipe.name!r}, so this page cannot say "
             "whether the run is healthy."
         )
-    stored, differing = read_reference(path), differences(recipe)
+    stored = read_reference(path)
+    factor = recipe.train.steps / stored.budget["steps"]
+    stretches = 1 / MOST_LONGER <= factor <= MOST_LONGER
+    differing = differences(_with_steps(recipe, stored.budget["steps"]) if stretches else recipe)
     if stored.teacher != model_checksums(teacher):
         differing.insert(0, "the teacher has other weights")
     if extended:
@@ -134,10 +142,30 @@ def compare_with_reference(
             sentence=f"Not comparable with the reference curve of {recipe.name}: {'; '.join(differing[:3])}{more}."
         )
     names = [student.name for student in recipe.students]
+    stored = _stretched(stored, recipe.train.steps)
     known = {"loss": stored.loss}
     known |= {f"{name}.heldout_loss": points for name, points in zip(names, stored.heldout_loss, strict=True)}
     curves = [replace(curve_of(f"reference: {key}", points), reference_for=key) for key, points in known.items()]
-    return Compared(sentence=_verdict(names, metrics, stored), curves=curves)
+    sentence = _verdict(names, metrics, stored)
+    if factor != 1:
+        sentence += (
+            f" It made {recipe.train.steps:,} steps, the reference {stored.budget['steps']:,}: the reference is drawn "
+            "over the share of the run."
+        )
+    return Compared(sentence=sentence, curves=curves)
+
+
+def _with_steps(recipe: DistillRecipe, steps: int) -> DistillRecipe:
+    return recipe.model_copy(update={"train": replace(recipe.train, steps=steps)})
+
+
+def _stretched(stored: Reference, steps: int) -> Reference:
+    """The reference as if it had made so many steps: each point at the same share of the run."""
+
+    def moved(points: Points) -> Points:
+        return [(step * steps / stored.budget["steps"], value) for step, value in points]
+
+    return replace(stored, loss=moved(stored.loss), heldout_loss=[moved(points) for points in stored.heldout_loss])
 
 
 def _verdict(names: Sequence[str], metrics: Sequence[Mapping[str, float]], stored: Reference) -> str:

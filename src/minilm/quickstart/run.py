@@ -1,16 +1,16 @@
-"""`minilm quickstart`: distill a 3-layer student, fine-tune teacher and students, compare them in one table.
+"""`minilm quickstart`: distill a 3-layer student, fine-tune teacher and students, compare them; then text vectors.
 
 In: installed text (or the user's files) and the embedded teacher. Out: a folder with the run folders and
-`summary.json`; one row each for the teacher, the distilled student and the same student without distillation.
+`summary.json`; two tables with a row each for the teacher, the distilled student and the same student without
+distillation: one of a classification task, one of text vectors.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from minilm.corpus.shards import Shards
@@ -26,20 +26,21 @@ from minilm.files.json import write_json
 from minilm.finetune.run import finetune_once
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
+from minilm.quickstart.speeds import texts_per_second
 from minilm.quickstart.text import Labelled, QuickstartText
+from minilm.quickstart.vectors import DISTILLED, TEACHER, UNDISTILLED, VectorsRow, compare_vectors
 from minilm.recipe import DistillRecipe, FinetuneRecipe, Loaded, find_recipe, load_recipe, resolved_yaml
 from minilm.report.page import write_report
 from minilm.train.folder import RECIPE
 from minilm.train.metrics import read_metrics
 
-TEACHER, DISTILLED, UNDISTILLED = "teacher", "student, distilled", "student, not distilled"
-_DISTILL_SECONDS = 140.0  # of distillation: with all else about four minutes on two cores
-_ROUNDS = 3  # of the speed measurement, alternating between the models
+_DISTILL_SECONDS = 140.0  # of distillation: with all else of the first table about four minutes on two cores
+_LEAST_STEPS = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the table."""
+    """One row of the table of the classification task."""
 
     name: str
     parameters: int
@@ -49,7 +50,15 @@ class Row:
     accuracy: float
 
 
-def quickstart(text: QuickstartText, out: Path, *, seed: int = 42) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The rows of both tables, each in the order teacher, distilled, not distilled."""
+
+    rows: Sequence[Row]
+    vectors: Sequence[VectorsRow]
+
+
+def quickstart(text: QuickstartText, out: Path, *, seed: int = 42) -> Tables:
     """Run all steps below `out`; after an interruption, a call with the same text and seed resumes.
 
     Raises:
@@ -58,11 +67,11 @@ def quickstart(text: QuickstartText, out: Path, *, seed: int = 42) -> list[Row]:
     """
     make_folder(out)
     teacher = embedded_model()
-    lines = (json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled)
-    atomic_write(out / "text.jsonl", "".join(lines))
+    file = out / "text.jsonl"
+    atomic_write(file, "".join(json.dumps({"text": paragraph}) + "\n" for paragraph in text.unlabelled))
     heldout = min(256, len(text.unlabelled) // 5)
     settings = {"out": str(out / "distill"), "data.heldout_documents": heldout, "seed": seed}
-    from_text = _load_recipe({**settings, "data.inputs.0": str(out / "text.jsonl")}).recipe
+    from_text = _load_recipe({**settings, "data.inputs.0": str(file)}).recipe
     plan = plan_distillation(from_text, tokenizer=teacher)
     settings |= {"data.inputs": [], "data.corpus": str(build_once(from_text.data, out, plan))}
     steps = _num_steps(_load_recipe(settings).recipe, plan)
@@ -75,11 +84,26 @@ def quickstart(text: QuickstartText, out: Path, *, seed: int = 42) -> list[Row]:
     save_student(undistilled, out / "undistilled", teacher=teacher, tokenizer=plan.tokenizer, card=card)
     folders = {TEACHER: teacher, DISTILLED: result.folders[student], UNDISTILLED: out / "undistilled"}
     losses = _heldout_losses(recipe, plan, folders, result.shards)
+    rows = _rows(text, folders, losses, out, seed)
+    texts = [row.text for row in text.heldout]
+    vectors = compare_vectors(text.unlabelled, texts, out, teacher=teacher, start=folders[UNDISTILLED], seed=seed)
+    tables = Tables(rows=rows, vectors=vectors)
+    write_json(out / "summary.json", asdict(tables))
+    _report(text, tables, out)
+    return tables
+
+
+def _rows(
+    text: QuickstartText, folders: Mapping[str, Path], losses: Mapping[str, float], out: Path, seed: int
+) -> list[Row]:
+    """Fine-tune each model on the task, and measure it."""
     _write_labelled(text.train, text.labels, out / "train.jsonl")
     _write_labelled(text.heldout, text.labels, out / "heldout.jsonl")
     accuracies = {name: _fine_tune(name, folder, text, out, seed) for name, folder in folders.items()}
-    speeds = _speeds(folders, [row.text for row in text.heldout])
-    rows = [
+    texts = [row.text for row in text.heldout]
+    sides = {name: partial(load(folder).encode, texts) for name, folder in folders.items()}
+    speeds = texts_per_second(sides, num_texts=len(texts))
+    return [
         Row(
             name=name,
             parameters=read_model(folder).encoder.config.num_parameters(),
@@ -90,9 +114,6 @@ def quickstart(text: QuickstartText, out: Path, *, seed: int = 42) -> list[Row]:
         )
         for name, folder in folders.items()
     ]
-    write_json(out / "summary.json", {"rows": [asdict(row) for row in rows]})
-    _report(text, rows, out)
-    return rows
 
 
 def _load_recipe(overrides: Mapping[str, object]) -> Loaded[DistillRecipe]:
@@ -101,14 +122,14 @@ def _load_recipe(overrides: Mapping[str, object]) -> Loaded[DistillRecipe]:
 
 
 def _num_steps(recipe: DistillRecipe, plan: DistillPlan) -> int:
-    """The steps that fit into `_DISTILL_SECONDS` here, at least those of the recipe; once a run has begun, its own."""
+    """The steps that fit into `_DISTILL_SECONDS` here, at least `_LEAST_STEPS`; once a run has begun, its own."""
     begun = Path(recipe.out) / RECIPE
     if begun.is_file():
         return load_recipe(begun, [], kind=DistillRecipe).recipe.train.steps
     shards = open_corpus(recipe, Path(recipe.data.corpus or ""), plan, verify=False)
     speed = measure_speed(recipe, plan, shards, label="measure a step")
     seconds = speed.of_step(recipe.train.batch_size * float(shards.lengths.mean()))
-    return max(recipe.train.steps, int(_DISTILL_SECONDS / seconds))
+    return max(_LEAST_STEPS, int(_DISTILL_SECONDS / seconds))
 
 
 def _heldout_losses(
@@ -144,24 +165,19 @@ def _write_labelled(rows: Sequence[Labelled], labels: Sequence[str], file: Path)
     atomic_write(file, "".join(lines))
 
 
-def _report(text: QuickstartText, rows: Sequence[Row], out: Path) -> None:
-    """Write one page with the table, the distillation curves, and the data used."""
+def _report(text: QuickstartText, tables: Tables, out: Path) -> None:
+    """Write one page with the tables, the distillation curves, and the data used."""
     notes = [
         f"Text: {text.source}; {len(text.unlabelled)} paragraphs for distillation.",
         f"Task: {text.question} {len(text.train)} training paragraphs, {len(text.heldout)} held out.",
         f"Classes: {', '.join(text.labels)}.",
+        "Text vectors: another student learned those of the teacher from the same paragraphs, without labels.",
     ]
-    metrics = read_metrics(out / "distill")
-    write_report(out, title="minilm quickstart", table=[asdict(row) for row in rows], metrics=metrics, notes=notes)
-
-
-def _speeds(folders: Mapping[str, Path], texts: Sequence[str]) -> dict[str, float]:
-    """Sentences per second of `encode` in float32, alternating between the models; median of the rounds."""
-    models = {name: load(folder) for name, folder in folders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(_ROUNDS):
-        for name, model in models.items():
-            started = time.perf_counter()
-            model.encode(texts)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: len(texts) / statistics.median(found) for name, found in seconds.items()}
+    write_report(
+        out,
+        title="minilm quickstart",
+        table=[asdict(row) for row in tables.rows],
+        tables={"Text vectors": [asdict(row) for row in tables.vectors]},
+        metrics=read_metrics(out / "distill"),
+        notes=notes,
+    )

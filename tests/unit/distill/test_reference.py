@@ -84,6 +84,17 @@ def test_what_does_not_matter_may_differ(stored):
     assert differences(recipe("students.0.name=other")) == []
 
 
+def test_another_length_is_drawn_over_the_share_of_the_run(stored):
+    """With half the steps, everything happens at half the step; the ends are compared with each other."""
+    rows = [{"step": 25, "loss": 3.0}, {"step": 100, "loss": 2.0, "l3-h384.heldout_loss": 0.6}]
+    found = compare_with_reference(recipe("train.steps=100"), rows, teacher=Path("w"), extended=False)
+    assert "at the end is 0.6, 1.20 times that of the reference" in found.sentence
+    assert found.sentence.endswith(
+        "It made 100 steps, the reference 200: the reference is drawn over the share of the run."
+    )
+    assert [list(curve.steps) for curve in found.curves] == [[2.5, 100], [50, 100]]
+
+
 def test_without_held_out_documents_the_training_loss_is_compared(stored):
     assert "Its training loss at the end is 2, 1.00 times" in compared(loss=None).sentence
 
@@ -91,7 +102,8 @@ def test_without_held_out_documents_the_training_loss_is_compared(stored):
 @pytest.mark.parametrize(
     ("overrides", "options", "reason"),
     [
-        (["train.steps=20"], {}, "train.steps is 20, not 200."),
+        (["train.steps=99"], {}, "train.steps is 99, not 200."),
+        (["train.steps=401"], {}, "train.steps is 401, not 200."),
         (["loss.version=v1", "loss.relation_heads=null"], {},
          "loss.version is v1, not v2; loss.relation_heads is unset, not 48."),
         (["students.0.init=random", "students.0.teacher_layers=[]"], {}, "students.0.init is random, not layers; "),
