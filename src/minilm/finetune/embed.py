@@ -36,7 +36,6 @@ from minilm.finetune.task import (
     numbers_of_sets,
 )
 from minilm.finetune.teacher_vectors import TeacherVectors
-from minilm.infer.api import LoadedModel
 from minilm.infer.vectors import normalized
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import hold_rows
@@ -197,13 +196,15 @@ class EmbedTask:
         }
         numbers: dict[str, Mapping[str, float]] = {"base": numbers_of_sets(found)}
         if self.teacher is not None:
-            numbers["teacher"] = numbers_of_sets(self._teacher_numbers(self.teacher.load_teacher()))
+            numbers["teacher"] = numbers_of_sets(self._teacher_numbers(self.teacher))
         return numbers
 
-    def _teacher_numbers(self, teacher: LoadedModel) -> dict[str, dict[str, float]]:
-        """The numbers of the teacher on each held-out set."""
+    def _teacher_numbers(self, teacher: TeacherVectors) -> dict[str, dict[str, float]]:
+        """The numbers of the teacher on each held-out set, whose texts have the role of the training texts."""
+        model = teacher.load_teacher()
+        texts = {name: [text for row in rows for text in row.texts] for name, rows in self._pairs.items()}
         return {
-            name: _numbers(rows, _cosines(teacher.encode([text for row in rows for text in row.texts])))
+            name: _numbers(rows, _cosines(model.encode(texts[name], prompt=teacher.prompt)))
             for name, rows in self._pairs.items()
         }
 

@@ -190,7 +190,7 @@ def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed
             section.teacher,
             cache_root(section.cache, section.train),
             texts=sha256_texts(text for row in training_rows(section.train, section) for text in row.texts),
-            prompt_role=section.role,
+            role=section.role,
             max_tokens=section.max_tokens,
         )
     return EmbedTask(

@@ -32,11 +32,10 @@ from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
 from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import map_arrays, write_arrays
-from minilm.infer.api import LoadedModel, load
-from minilm.model.embedding_files import read_embedding
-from minilm.model.metadata import model_checksums, read_config
+from minilm.finetune.embed_teacher import EncodesTexts, find_teacher
+from minilm.model.metadata import model_checksums
+from minilm.model.routes import Role
 from minilm.progress import Progress
-from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered, wait_for_first
 
 logger = logging.getLogger(__name__)
@@ -113,35 +112,32 @@ class VectorsManifest:
 class TeacherVectors:
     """The vectors of a teacher for the training texts; `fill` computes those that are missing, `rows` reads them."""
 
-    def __init__(
-        self, teacher: str, root: Path, *, texts: tuple[str, int], prompt_role: str | None, max_tokens: int
-    ) -> None:
+    def __init__(self, teacher: str, root: Path, *, texts: tuple[str, int], role: Role | None, max_tokens: int) -> None:
         """Name a teacher and the folder of all its vectors; nothing is computed.
 
         Args:
             teacher: a model folder, or another name that `minilm.load` knows.
             root: folder of the vectors of all teachers.
             texts: checksum and number of the texts, of `sha256_texts`.
-            prompt_role: the role whose prompt of the teacher is put before the texts.
+            role: of the texts; it decides the prompt, and the encoder of an asymmetric teacher.
             max_tokens: of a text; the teacher's own limit may be lower.
 
         Raises:
-            DataError: the teacher cannot be read.
-            UsageError: it has no such role.
+            DataError, UsageError, SystemProblem: as for `find_teacher`.
         """
         self.path = model_path(teacher)
-        self._name, self._role, self._max_tokens = teacher, prompt_role, max_tokens
-        config = read_config(self.path)
-        own = read_embedding(self.path, model_max_tokens=config.max_tokens)
+        self._name = teacher
+        self._teacher = find_teacher(self.path, role)
+        own = self._teacher.embedding
         self._steps = replace(own, max_tokens=min(own.max_tokens, max_tokens))
-        self._prompt = own.prompt_of(prompt=None, role=prompt_role)
-        self.width = own.width(config.hidden_size)
-        sums = model_checksums(self.path)
+        self.prompt = own.prompt_of(prompt=None, role=role)
+        self.width = own.width(self._teacher.hidden_size)
+        sums = model_checksums(self._teacher.encoder)
         self._key = VectorsKey(
             teacher_config=sums["config"],
             teacher_weights=sums["weights"],
-            steps=sha256_text(json.dumps([self._prompt, self._steps.checksum()])),
-            tokenizer=Tokenizer.load(self.path).fingerprint,
+            steps=sha256_text(json.dumps([self.prompt, self._steps.checksum()])),
+            tokenizer=self._teacher.tokenizer.fingerprint,
             texts=texts[0],
         )
         self._texts = texts[1]
@@ -163,11 +159,9 @@ class TeacherVectors:
             f"{self.folder}"
         )
 
-    def load_teacher(self) -> LoadedModel:
-        """The teacher as it computes the stored vectors; raises as `minilm.load`."""
-        model = load(self.path)
-        model.embedding = self._steps
-        return model
+    def load_teacher(self) -> EncodesTexts:
+        """The teacher as it computes the stored vectors, with `prompt`; raises as `minilm.load` or `load_teacher`."""
+        return self._teacher.loaded(self._steps)
 
     def fill(self, texts: Iterable[str], ranks: Ranks) -> None:
         """Compute and store the vectors of `texts`, all of them in order, unless that is done; then open the files.
@@ -273,8 +267,8 @@ class TeacherVectors:
                 "finished file"
             ) from None
 
-    def _write(self, number: int, texts: Sequence[str], teacher: LoadedModel) -> VectorsFile:
-        vectors = teacher.encode(texts, prompt=self._prompt)
+    def _write(self, number: int, texts: Sequence[str], teacher: EncodesTexts) -> VectorsFile:
+        vectors = teacher.encode(texts, prompt=self.prompt)
         stored, change = _stored(vectors)
         path = self.folder / _file_name(number)
         write_arrays(path, {_ARRAY: stored})
