@@ -17,6 +17,7 @@ import minilm
 from minilm.bench.encode import bench_encode
 from minilm.errors import DataError, UsageError
 from minilm.export.quantize import quantize
+from minilm.finetune.teacher_vectors import TeacherVectors
 from minilm.kernels.library import find_library
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
@@ -142,6 +143,23 @@ def test_without_a_default_a_role_is_required(saved):
         model.encode(TEXTS)
     with pytest.raises(ValueError, match="Could not determine route"):
         theirs_of(folder).encode(TEXTS)
+
+
+@pytest.mark.parametrize("default", ["query", None])
+def test_as_a_teacher_it_has_the_encoder_and_prompt_of_the_role(saved, tmp_path, default):
+    """A role is required: a default route would make one text vectors that another role is for."""
+    folder = saved(default=default, prompts=PROMPTS)
+    theirs = theirs_of(folder)
+
+    def teacher(role):
+        return TeacherVectors(str(folder), tmp_path, texts=("sum", len(TEXTS)), role=role, max_tokens=64)
+
+    query, document = teacher("query"), teacher("document")
+    assert_equal(query.load_teacher().encode(TEXTS, prompt=query.prompt), theirs.encode_query(TEXTS))
+    assert_equal(document.load_teacher().encode(TEXTS, prompt=document.prompt), theirs.encode_document(TEXTS))
+    assert query.folder != document.folder
+    with pytest.raises(UsageError, match=r"saved has an encoder for queries .*; set task.role to query or document"):
+        teacher(None)
 
 
 def test_only_the_encoder_of_the_role_is_read(written):
