@@ -8,6 +8,7 @@ B sequences, E hidden width, W width of a vector, R rows of a batch, M texts of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,7 +37,8 @@ from minilm.finetune.task import (
     numbers_of_sets,
 )
 from minilm.finetune.teacher_vectors import TeacherVectors
-from minilm.infer.vectors import normalized
+from minilm.infer.batching import TOKENS_PER_BATCH
+from minilm.infer.vectors import after_pooling, normalized
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import hold_rows
 from minilm.model.config import EncoderConfig
@@ -48,6 +50,7 @@ from minilm.model.packing import pack
 from minilm.model.token_budget import microbatches
 from minilm.model.vector_head import VectorHead, dense_of
 from minilm.model.vector_modules import Dense, Normalize, VectorModule
+from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
 from minilm.randomness import derived_seed
 from minilm.score.glue import compute_metrics
 from minilm.tasks.embed.rows import EmbedRow, scored_pairs, training_rows
@@ -56,6 +59,7 @@ from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 
 _METRICS = ("spearmanr", "pearson")
+_TEXTS_FOR_RANGE = 1024
 
 
 class EmbedTask:
@@ -209,9 +213,23 @@ class EmbedTask:
         }
 
     def write(self, model: Model, folder: Path) -> None:
-        """Write the encoder, and how it makes vectors."""
+        """Write the encoder, how it makes vectors, and the range of int8 vectors."""
+        settings = self.written_settings(model)
         write_model(Model(model.encoder), folder)
-        write_embedding(folder, self.written_settings(model), hidden_size=model.encoder.config.hidden_size)
+        write_embedding(folder, settings, hidden_size=model.encoder.config.hidden_size)
+        largest = self._largest(model, settings)
+        if math.isfinite(largest):  # else no vector can be used
+            write_symmetric_range(folder / VECTOR_RANGES, largest)
+
+    def _largest(self, model: Model, settings: EmbeddingSettings) -> float:
+        """The largest absolute value in the vectors of up to 1,024 training texts, evenly spread over the files."""
+        count = len(self._lengths)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, _TEXTS_FOR_RANGE)).astype(np.int64))
+        was_training = model.training
+        model.eval()
+        pooled = self._encode(model, self._rows, TOKENS_PER_BATCH, ALONE, chosen=chosen, without_dense=True)
+        model.train(was_training)
+        return float(np.abs(after_pooling(pooled, settings)).max())
 
     def written_settings(self, model: Model) -> EmbeddingSettings:
         """How the trained model makes vectors, for its folder."""
@@ -312,11 +330,18 @@ class EmbedTask:
 
     @torch.no_grad()
     def _encode(
-        self, model: Model, rows: EncodedRows, token_budget: int, ranks: Ranks, *, without_dense: bool = False
+        self,
+        model: Model,
+        rows: EncodedRows,
+        token_budget: int,
+        ranks: Ranks,
+        *,
+        chosen: Int64s | None = None,
+        without_dense: bool = False,
     ) -> Array:
-        """The vectors of all texts, in order."""
+        """The vectors of the chosen texts, of all by default, in order."""
         device = next(model.parameters()).device
-        own = np.arange(len(rows.starts) - 1)[ranks.rank :: ranks.world_size]
+        own = (np.arange(len(rows.starts) - 1) if chosen is None else chosen)[ranks.rank :: ranks.world_size]
         found: list[tuple[int, Array]] = []
         for group in microbatches(rows.lengths[own], token_budget=token_budget):
             packed = pack([rows.text(text) for text in own[group]]).to(device)

@@ -15,6 +15,7 @@ from minilm.infer.engines import load_engine
 from minilm.model.metadata import HeadName
 from minilm.model.precision import Precision
 from minilm.model.routes import ROLES, Role, Routes
+from minilm.model.vector_ranges import VECTOR_RANGES
 from minilm.text.tokenizer import Tokenizer
 
 _OF_AN_ENCODER = ("engine", "config", "tokenizer", "embedding", "labels", "problem", "activation", "task")
@@ -85,7 +86,7 @@ class AsymmetricModel(LoadedModel):
         )
         tokenizer = Tokenizer.load(found.encoder)
         tokenizer.require_vocab_size(found.config.vocab_size, where=str(found.encoder))
-        return LoadedModel(
+        model = LoadedModel(
             folder=found.encoder,
             engine=engine,
             config=found.config,
@@ -95,3 +96,5 @@ class AsymmetricModel(LoadedModel):
             problem=None,
             task=None,
         )
+        model.ranges_file = self.folder / VECTOR_RANGES  # vectors of both are compared
+        return model

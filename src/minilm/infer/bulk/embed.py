@@ -35,7 +35,7 @@ from minilm.infer.vector_precision import STORED_TYPES, Float32s, StoredVectors,
 from minilm.infer.vectors import VectorOptions, cut_part, stored_part
 from minilm.model.metadata import model_checksums
 from minilm.model.precision import Precision
-from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector_ranges, write_vector_ranges
+from minilm.model.vector_ranges import RANGES_SUFFIX, read_vector_ranges, write_vector_ranges
 from minilm.progress import BYTES, Progress
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.text.rows import usual_id_column
@@ -335,7 +335,7 @@ def vector_identity(model: LoadedModel) -> dict[str, object]:
 def _identity(model: LoadedModel, job: EmbedJob) -> dict[str, object]:
     """JSON values by name: what the vectors depend on besides the input."""
     options = job.options
-    ranges_file = job.calibrate or model.folder / VECTOR_RANGES
+    ranges_file = job.calibrate or model.ranges_file
     return {
         **vector_identity(model),
         "engine": type(model.engine).__name__,
