@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minilm.errors import DataError, UsageError
-from minilm.finetune.embed_teacher import TransformersEncoder
+from minilm.finetune.embed_teacher import TransformersEncoder, find_teacher
 from minilm.finetune.teacher_vectors import TeacherVectors
 from minilm.infer.api import LoadedModel
 from minilm.train.distributed import ALONE
@@ -58,8 +58,8 @@ def saved(tmp_path, sizes, randomized):
 
 
 def teacher_of(folder: Path, root: Path, **more) -> TeacherVectors:
-    settings = {"texts": ("checksum", len(TEXTS)), "role": None, "max_tokens": 64, **more}
-    return TeacherVectors(str(folder), root, **settings)
+    teacher = find_teacher(str(folder), more.pop("role", None))
+    return TeacherVectors(teacher, root, texts=("checksum", len(TEXTS)), **{"max_tokens": 64, **more})
 
 
 @pytest.mark.parametrize("name", FAMILIES)

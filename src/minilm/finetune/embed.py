@@ -9,7 +9,7 @@ B sequences, E hidden width, W width of a vector, R rows of a batch, M texts of 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,11 @@ from torch import nn
 
 from minilm.corpus.order import rank_share
 from minilm.errors import UsageError
+from minilm.files.regular import TextsDigest
 from minilm.finetune.embed_batch import RowsPart, TextPart, WholeBatch
 from minilm.finetune.embed_data import EncodedRows, Int64s, Prompts, encode_rows, positives_of
 from minilm.finetune.embed_objectives import ROW_SUMS, loss_of, targets_of
+from minilm.finetune.embed_teacher import VectorTeacher
 from minilm.finetune.keyed_dropout import TextKeys, key_dropout
 from minilm.finetune.sequences import Array
 from minilm.finetune.task import (
@@ -36,7 +38,7 @@ from minilm.finetune.task import (
     StepRows,
     numbers_of_sets,
 )
-from minilm.finetune.teacher_vectors import TeacherVectors
+from minilm.finetune.teacher_vectors import TeacherVectors, cache_root
 from minilm.infer.batching import TOKENS_PER_BATCH
 from minilm.infer.vectors import after_pooling, normalized
 from minilm.model.checkpoint import write_model
@@ -79,7 +81,7 @@ class EmbedTask:
         *,
         embedding: EmbeddingSettings,
         dense: Dense | None = None,
-        teacher: TeacherVectors | None = None,
+        teacher: VectorTeacher | None = None,
         seed: int = 0,
     ) -> None:
         """Read and tokenize the files.
@@ -98,15 +100,19 @@ class EmbedTask:
             UsageError, DataError, SystemProblem: as for `training_rows`.
         """
         self._settings, self._files, self._embedding = settings, list(train), embedding
-        self._start_dense, self.teacher, self._seed = dense, teacher, seed
+        self._start_dense, self._seed, digest = dense, seed, TextsDigest()
         prompts = Prompts.of(settings, embedding)
         self._rows = encode_rows(
-            training_rows(train, settings),
+            _digested(training_rows(train, settings), digest),
             tokenizer,
             prompts=prompts,
             kind=settings.rows,
             max_tokens=settings.max_tokens,
         )
+        self.teacher = None
+        if teacher is not None:
+            root = cache_root(settings.cache, train)
+            self.teacher = TeacherVectors(teacher, root, texts=digest.result(), max_tokens=settings.max_tokens)
         self._lengths, self._row_tokens = self._rows.lengths, np.diff(self._rows.starts[self._rows.firsts])
         self._positives = positives_of(self._rows) if settings.loss == "infonce" else {}
         self._pairs = {name: scored_pairs(file, settings) for name, file in dev.items()}
@@ -350,6 +356,14 @@ class EmbedTask:
             vectors = head.pooled(model.encoder, packed) if without_dense else model(packed)
             found += zip(own[group].tolist(), vectors.float().cpu().numpy(), strict=True)
         return np.stack(gathered_in_order(found, ranks))
+
+
+def _digested(rows: Iterable[EmbedRow], digest: TextsDigest) -> Iterator[EmbedRow]:
+    """The rows; their texts are added to `digest`."""
+    for row in rows:
+        for text in row.texts:
+            digest.add(text)
+        yield row
 
 
 def _linear(dense: Dense) -> nn.Linear:

@@ -20,6 +20,7 @@ import torch
 
 from minilm.distill.teacher import load_teacher, read_sizes, tokenizer_folder
 from minilm.distill.teacher_base import Teacher, Wanted, say_how_it_runs
+from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.json import read_json
 from minilm.infer.api import load
@@ -50,43 +51,65 @@ class VectorTeacher:
     """A teacher that is not loaded yet.
 
     Attributes:
+        name: as the recipe has it.
+        folder: where it is.
         encoder: the folder of its encoder, whose checksums identify it.
         hidden_size: E.
         embedding: how a text becomes a vector.
         tokenizer: as it is in the folder.
+        prompt: put before the texts.
         loaded: load it with other embedding settings.
     """
 
+    name: str
+    folder: Path
     encoder: Path
     hidden_size: int
     embedding: EmbeddingSettings
     tokenizer: Tokenizer
+    prompt: str
     loaded: Callable[[EmbeddingSettings], EncodesTexts]
 
+    @property
+    def width(self) -> int:
+        """W; raises DataError if the modules do not fit each other."""
+        return self.embedding.width(self.hidden_size)
 
-def find_teacher(folder: Path, role: Role | None) -> VectorTeacher:
-    """The teacher in a folder; of an asymmetric model the encoder of `role`.
+
+def find_teacher(name: str, role: Role | None) -> VectorTeacher:
+    """The teacher in a folder, or of another name that `minilm.load` knows, for texts of a role.
+
+    The role decides the prompt, and the encoder of an asymmetric model.
 
     Raises:
         DataError: it cannot be read, or would be computed differently here.
-        UsageError: it is asymmetric, and there is no role.
+        UsageError: it has no such role, or it is asymmetric and there is none.
         SystemProblem: it needs transformers, which is not installed.
     """
+    folder = model_path(name)
     if (routes := read_routes(folder)) is not None:
-        return _of_role(folder, routes, role)
-    if not EncoderConfig.is_family(read_json(config_file(folder))):
-        return _of_transformers(folder)
+        return _of_role(name, folder, routes, role)
+    if EncoderConfig.is_family(read_json(config_file(folder))):
+        return _of_family(name, folder, role)
+    return _of_transformers(name, folder, role)
+
+
+def _of_family(name: str, folder: Path, role: Role | None) -> VectorTeacher:
     config = read_config(folder)
+    embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
     return VectorTeacher(
+        name=name,
+        folder=folder,
         encoder=folder,
         hidden_size=config.hidden_size,
-        embedding=read_embedding(folder, model_max_tokens=config.max_tokens),
+        embedding=embedding,
         tokenizer=Tokenizer.load(folder),
+        prompt=embedding.prompt_of(prompt=None, role=role),
         loaded=partial(_load, folder, None),
     )
 
 
-def _of_role(folder: Path, routes: Routes, role: Role | None) -> VectorTeacher:
+def _of_role(name: str, folder: Path, routes: Routes, role: Role | None) -> VectorTeacher:
     if role is None:
         raise UsageError(
             f"task.teacher {folder} has an encoder for queries and another for documents; set task.role to query or "
@@ -94,6 +117,9 @@ def _of_role(folder: Path, routes: Routes, role: Role | None) -> VectorTeacher:
         )
     route = routes.by_role[role]
     return VectorTeacher(
+        name=name,
+        folder=folder,
+        prompt=route.embedding.prompt_of(prompt=None, role=role),
         encoder=route.encoder,
         hidden_size=route.config.hidden_size,
         embedding=route.embedding,
@@ -108,18 +134,22 @@ def _load(folder: Path, role: Role | None, settings: EmbeddingSettings) -> Encod
     return model
 
 
-def _of_transformers(folder: Path) -> VectorTeacher:
+def _of_transformers(name: str, folder: Path, role: Role | None) -> VectorTeacher:
     sizes = read_sizes(folder, layer="last")
     with tokenizer_folder(folder) as found:
         tokenizer = Tokenizer.load(found)
     rows = read_json(config_file(folder)).get("vocab_size")
     if isinstance(rows, int):
         tokenizer.require_vocab_size(rows, where=str(folder))
+    embedding = read_embedding(folder, model_max_tokens=sizes.max_tokens)
     return VectorTeacher(
+        name=name,
+        folder=folder,
         encoder=folder,
         hidden_size=sizes.hidden_size,
-        embedding=read_embedding(folder, model_max_tokens=sizes.max_tokens),
+        embedding=embedding,
         tokenizer=tokenizer,
+        prompt=embedding.prompt_of(prompt=None, role=role),
         loaded=partial(_load_transformers, folder, sizes.num_layers, tokenizer),
     )
 

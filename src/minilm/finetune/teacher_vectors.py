@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.embedded import model_path
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
 from minilm.files.checked import Count, PositiveInt, from_json
@@ -32,9 +31,8 @@ from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
 from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import map_arrays, write_arrays
-from minilm.finetune.embed_teacher import EncodesTexts, find_teacher
+from minilm.finetune.embed_teacher import EncodesTexts, VectorTeacher
 from minilm.model.metadata import model_checksums
-from minilm.model.routes import Role
 from minilm.progress import Progress
 from minilm.train.distributed import Ranks, gathered, wait_for_first
 
@@ -112,32 +110,28 @@ class VectorsManifest:
 class TeacherVectors:
     """The vectors of a teacher for the training texts; `fill` computes those that are missing, `rows` reads them."""
 
-    def __init__(self, teacher: str, root: Path, *, texts: tuple[str, int], role: Role | None, max_tokens: int) -> None:
-        """Name a teacher and the folder of all its vectors; nothing is computed.
+    def __init__(self, teacher: VectorTeacher, root: Path, *, texts: tuple[str, int], max_tokens: int) -> None:
+        """Name the folder of its vectors; nothing is computed.
 
         Args:
-            teacher: a model folder, or another name that `minilm.load` knows.
+            teacher: the teacher.
             root: folder of the vectors of all teachers.
             texts: checksum and number of the texts, of `sha256_texts`.
-            role: of the texts; it decides the prompt, and the encoder of an asymmetric teacher.
             max_tokens: of a text; the teacher's own limit may be lower.
 
         Raises:
-            DataError, UsageError, SystemProblem: as for `find_teacher`.
+            DataError: its weights are missing, or its modules do not fit each other.
         """
-        self.path = model_path(teacher)
-        self._name = teacher
-        self._teacher = find_teacher(self.path, role)
-        own = self._teacher.embedding
+        self._teacher = teacher
+        own = teacher.embedding
         self._steps = replace(own, max_tokens=min(own.max_tokens, max_tokens))
-        self.prompt = own.prompt_of(prompt=None, role=role)
-        self.width = own.width(self._teacher.hidden_size)
-        sums = model_checksums(self._teacher.encoder)
+        self.prompt, self.width = teacher.prompt, teacher.width
+        sums = model_checksums(teacher.encoder)
         self._key = VectorsKey(
             teacher_config=sums["config"],
             teacher_weights=sums["weights"],
             steps=sha256_text(json.dumps([self.prompt, self._steps.checksum()])),
-            tokenizer=self._teacher.tokenizer.fingerprint,
+            tokenizer=teacher.tokenizer.fingerprint,
             texts=texts[0],
         )
         self._texts = texts[1]
@@ -155,7 +149,7 @@ class TeacherVectors:
         found = self._manifest()
         stored = 0 if found is None else sum(one.texts for one in found.files)
         return (
-            f"{self.path}, vectors of width {self.width}; {stored:,} of {self._texts:,} texts are stored in "
+            f"{self._teacher.folder}, vectors of width {self.width}; {stored:,} of {self._texts:,} texts are stored in "
             f"{self.folder}"
         )
 
@@ -231,7 +225,7 @@ class TeacherVectors:
         """Write the files that are not listed; the processes take turns."""
         manifest = self._manifest() or VectorsManifest(
             key=self._key,
-            teacher=self._name,
+            teacher=self._teacher.name,
             texts=self._texts,
             width=self.width,
             texts_per_file=TEXTS_PER_FILE,

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from minilm.errors import UsageError
 from minilm.infer.api import LoadedModel
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
+from minilm.infer.similarity import similarities
 from minilm.model.metadata import HeadName
 from minilm.model.precision import Precision
 from minilm.model.routes import ROLES, Role, Routes
@@ -78,6 +82,10 @@ class AsymmetricModel(LoadedModel):
         if chosen not in self._loaded:
             self._loaded[chosen] = self._load(chosen)
         return self._loaded[chosen]
+
+    def similarity(self, first: ArrayLike, second: ArrayLike) -> NDArray[np.float32]:
+        """As for any model; the similarity is that of the whole folder, so no encoder is loaded."""
+        return similarities(first, second, self.routes.by_role["query"].embedding.similarity)
 
     def _load(self, role: Role) -> LoadedModel:
         found = self.routes.by_role[role]
