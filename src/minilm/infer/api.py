@@ -57,7 +57,7 @@ from minilm.model.metadata import (
 )
 from minilm.model.precision import Precision, VectorPrecision
 from minilm.model.routes import read_routes
-from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
+from minilm.model.vector_ranges import VECTOR_RANGES, read_model_ranges
 from minilm.progress import Progress
 from minilm.tally import reporting_tally
 from minilm.tasks.rerank.settings import RerankSettings
@@ -323,13 +323,7 @@ class LoadedModel:
             UsageError: there is no such file, `vector_ranges.json` of the folder.
             DataError: the file is damaged, or its ranges are for other dimensions.
         """
-        file = self.ranges_file
-        if not file.is_file():
-            raise UsageError(
-                f"{file.parent} has no {VECTOR_RANGES}, which int8 vectors need; minilm embed --vectors int8 "
-                "--calibrate TEXTS writes such a file beside its output, to use again or to copy there"
-            )
-        return read_vector_ranges(file, dimensions=dimensions)
+        return read_model_ranges(self.ranges_file, dimensions=dimensions)
 
     def similarity(self, first: ArrayLike, second: ArrayLike) -> NDArray[np.float32]:
         """The similarity of each vector of `first` with each of `second`, `[A, B]`; a larger one is closer.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json, write_json
 
 VECTOR_RANGES = "vector_ranges.json"
@@ -40,6 +40,16 @@ def read_vector_ranges(file: Path, *, dimensions: int) -> NDArray[np.float32]:
         low, high = ranges_2D[:, wrong[0]].tolist()
         raise DataError(f"{file}: low is {low:g} and high {high:g} in dimension {wrong[0]}; expected low <= high")
     return ranges_2D
+
+
+def read_model_ranges(file: Path, *, dimensions: int) -> NDArray[np.float32]:
+    """The ranges of a model folder, as `read_vector_ranges`; raises UsageError if it has none."""
+    if not file.is_file():
+        raise UsageError(
+            f"{file.parent} has no {VECTOR_RANGES}, which int8 vectors need; minilm embed --vectors int8 "
+            "--calibrate TEXTS writes such a file beside its output, to use again or to copy there"
+        )
+    return read_vector_ranges(file, dimensions=dimensions)
 
 
 def write_vector_ranges(file: Path, ranges_2D: NDArray[np.float32]) -> None:
