@@ -17,10 +17,14 @@ import minilm
 from minilm.bench.encode import bench_encode
 from minilm.errors import DataError, UsageError
 from minilm.export.quantize import quantize
+from minilm.finetune.embed_teacher import find_teacher
+from minilm.finetune.teacher_vectors import TeacherVectors
+from minilm.infer.vector_precision import quantized
 from minilm.kernels.library import find_library
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
 from minilm.model.vector_modules import Dense, LayerNorm, Normalize
+from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 modules = pytest.importorskip("sentence_transformers.models")
@@ -142,6 +146,42 @@ def test_without_a_default_a_role_is_required(saved):
         model.encode(TEXTS)
     with pytest.raises(ValueError, match="Could not determine route"):
         theirs_of(folder).encode(TEXTS)
+    fresh, vectors = minilm.load(folder), np.eye(TEACHER_WIDTH, dtype=np.float32)
+    assert_equal(fresh.similarity(vectors, vectors), theirs_of(folder).similarity(vectors, vectors).numpy())
+    assert not fresh._loaded, "the similarity is that of the folder"
+
+
+@pytest.mark.parametrize("default", ["query", None])
+def test_as_a_teacher_it_has_the_encoder_and_prompt_of_the_role(saved, tmp_path, default):
+    """A role is required: a default route would make one text vectors that another role is for."""
+    folder = saved(default=default, prompts=PROMPTS)
+    theirs = theirs_of(folder)
+
+    def teacher(role):
+        return TeacherVectors(find_teacher(str(folder), role), tmp_path, texts=("sum", len(TEXTS)), max_tokens=64)
+
+    query, document = teacher("query"), teacher("document")
+    assert_equal(query.load_teacher().encode(TEXTS, prompt=query.prompt), theirs.encode_query(TEXTS))
+    assert_equal(document.load_teacher().encode(TEXTS, prompt=document.prompt), theirs.encode_document(TEXTS))
+    assert query.folder != document.folder
+    with pytest.raises(UsageError, match=r"saved has an encoder for queries .*; set task.role to query or document"):
+        teacher(None)
+
+
+def test_both_encoders_have_one_range_of_int8(student, teacher, tmp_path):
+    """Vectors of two ranges could not be compared, so those of the two models are left out."""
+    for folder in (student, teacher):
+        write_symmetric_range(folder / VECTOR_RANGES, 9.0)
+    minilm.write_asymmetric(query=student, document=teacher, out=tmp_path / "written")
+    model = minilm.load(tmp_path / "written")
+    with pytest.raises(UsageError, match=r"written has no vector_ranges.json"):
+        model.encode(TEXTS, role="query", vectors="int8")
+    write_symmetric_range(tmp_path / "written" / VECTOR_RANGES, 3.0)
+    for role in ("query", "document"):
+        found = model.encode(TEXTS, role=role, vectors="int8")
+        assert_equal(found, quantized(model.encode(TEXTS, role=role), "int8", model.route(role).vector_ranges(24)))
+    for folder in (student, teacher):
+        (folder / VECTOR_RANGES).unlink()
 
 
 def test_only_the_encoder_of_the_role_is_read(written):

@@ -31,7 +31,7 @@ from minilm.distill.report import report_distillation
 from minilm.distill.shapes import relation_heads
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import tokenizer_folder
-from minilm.distill.teacher_base import Teacher
+from minilm.distill.teacher_base import Teacher, say_how_it_runs
 from minilm.distill.teacher_cache import CachedTeacher, cached_teacher, require_storable
 from minilm.embedded import model_path
 from minilm.errors import DataError
@@ -170,7 +170,8 @@ def _distill(run: _Run, *, afresh: bool) -> DistillResult:
     _accept(run, identity, afresh=afresh)
     _say_what_runs(recipe, plan, len(shards), device)
     if teacher is not None:
-        _say_how_it_runs(teacher, objective, plan.teacher)
+        lengths = [np.array(part.packed.lengths) for part in objective.batch(0).parts]
+        say_how_it_runs(teacher, plan.teacher, lengths, of="the first step")
         if cached is not None and not is_finished(out / "checkpoints", identity, total_steps=recipe.train.steps):
             _fill(run, cached, teacher, shards)
     del teacher  # its memory, where its relations are read from now on
@@ -238,19 +239,6 @@ def _fill(run: _Run, cached: CachedTeacher, teacher: Teacher, shards: Shards) ->
             100 * share,
         )
     Filling(cached, teacher, shards, name=name, device=this_device(), ranks=run.ranks).run(recipe.cache)
-
-
-def _say_how_it_runs(teacher: Teacher, objective: DistillObjective, folder: Path) -> None:
-    """What computes the teacher, and how much of that is padding."""
-    logger.info("teacher %s: computed by %s", folder, teacher.engine)
-    share = teacher.share_of_padding([np.array(part.packed.lengths) for part in objective.batch(0).parts])
-    if share:
-        logger.warning(
-            "teacher %s: it runs padded, which is slower: in the first step it computes %.2f times as many tokens as "
-            "there are",
-            folder,
-            1 / (1 - share),
-        )
 
 
 def this_device() -> str:

@@ -7,9 +7,11 @@ T packed tokens, F hidden width.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +21,8 @@ from minilm.errors import UsageError
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed
 from minilm.recipe.student_shape import TeacherSizes
+
+logger = logging.getLogger(__name__)
 
 Version = Literal["v1", "v2"]
 """Which relations a loss compares: v1 attention and values, v2 queries, keys and values."""
@@ -32,11 +36,13 @@ class Wanted:
         layers: of the teacher, from 1; several are computed in one pass.
         attention: query and key that give the model's own attention, whatever is in it.
         hidden: the rows after the layers, not query, key and value.
+        output: with `hidden`, those of the last layer are what the model gives in the end, after its last norm.
     """
 
     layers: tuple[int, ...]
     attention: bool = False
     hidden: bool = False
+    output: bool = False
 
     @property
     def last(self) -> int:
@@ -83,3 +89,16 @@ class Teacher(ABC):
     def share_of_padding(self, microbatches: Sequence[np.ndarray]) -> float:
         """The share of padding in what it computes for these microbatches, given the lengths of their sequences."""
         return 0.0
+
+
+def say_how_it_runs(teacher: Teacher, folder: Path, microbatches: Sequence[np.ndarray], *, of: str) -> None:
+    """Log what computes it, and how much of that is padding in these microbatches, given as lengths, which are `of`."""
+    logger.info("teacher %s: computed by %s", folder, teacher.engine)
+    share = teacher.share_of_padding(microbatches)
+    if share:
+        logger.warning(
+            "teacher %s: it runs padded, which is slower: in %s it computes %.2f times as many tokens as there are",
+            folder,
+            of,
+            1 / (1 - share),
+        )

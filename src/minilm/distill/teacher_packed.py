@@ -73,7 +73,11 @@ class PackedTeacher(Teacher):
     @torch.inference_mode()
     def hidden_of(self, packed: Packed) -> dict[int, Tensor]:
         """Rows after each layer, `[T, F]`; the model runs to its end."""
-        output: Any = self._run(_Recording(packed=packed, wanted=()), output_hidden_states=True)
+        recording = _Recording(packed=packed, wanted=())
+        if self._wanted.output:
+            rows: Any = self._run(recording)
+            return {self._wanted.last: cast("Tensor", rows[0][0])}
+        output: Any = self._run(recording, output_hidden_states=True)
         return {layer: cast("Tensor", output.hidden_states[layer][0]) for layer in self._wanted.layers}
 
     def _run(self, recording: _Recording, **settings: bool) -> object:

@@ -159,7 +159,7 @@ class PaddedTeacher(Teacher):
         """Rows after each layer, `[T, F]`; the model runs to its end."""
 
         def run(inputs: Inputs) -> dict[int, Tensor]:
-            return hidden_rows(self._model, inputs, self._wanted.layers)
+            return hidden_rows(self._model, inputs, self._wanted)
 
         return self._packed_rows(packed, run)
 
@@ -203,18 +203,20 @@ class PaddedTeacher(Teacher):
         return {"input_ids": ids, **{name: available[name] for name in self._names}}
 
 
-def hidden_rows(model: Any, inputs: Inputs, layers: Sequence[int]) -> dict[int, Tensor]:  # noqa: ANN401
+def hidden_rows(model: Any, inputs: Inputs, wanted: Wanted) -> dict[int, Tensor]:  # noqa: ANN401
     """Rows after some layers of a model of transformers, `[B, N, F]` each.
 
     Raises:
         DataError: it does not give them.
     """
+    if wanted.output:
+        return {wanted.last: model(**inputs)[0]}
     states = model(**inputs, output_hidden_states=True).hidden_states
-    if states is None or len(states) <= max(layers):
+    if states is None or len(states) <= wanted.last:
         raise DataError(
             f"teacher: {type(model).__name__} does not give the rows of its layers; use loss.objective relations"
         )
-    return {layer: states[layer] for layer in layers}
+    return {layer: states[layer] for layer in wanted.layers}
 
 
 def length_groups(lengths: Sequence[int], *, equal: bool) -> list[list[int]]:

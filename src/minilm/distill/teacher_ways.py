@@ -210,7 +210,7 @@ def _rows_apart(
         rows = [(layer, name) for layer in wanted.layers for name in _PARTS]
         return [torch.cat([getattr(one[layer], name)[0] for one in apart]) for layer, name in rows]
     with _explaining(model, where):
-        found = [hidden_rows(model, {"input_ids": torch.from_numpy(text)[None]}, wanted.layers) for text in texts]
+        found = [hidden_rows(model, {"input_ids": torch.from_numpy(text)[None]}, wanted) for text in texts]
     return [torch.cat([one[layer][0] for one in found]) for layer in wanted.layers]
 
 

@@ -103,12 +103,28 @@ def sha256_file(path: Path) -> str:
 
 def sha256_texts(texts: Iterable[str]) -> tuple[str, int]:
     """The hex SHA-256 of texts in order, each with its length, and their number."""
-    digest, count = hashlib.sha256(), 0
+    found = TextsDigest()
     for text in texts:
+        found.add(text)
+    return found.result()
+
+
+class TextsDigest:
+    """What `sha256_texts` returns, of texts that are added one by one."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._digest, self._count = hashlib.sha256(), 0
+
+    def add(self, text: str) -> None:
+        """Add the next text."""
         data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "big") + data)
-        count += 1
-    return digest.hexdigest(), count
+        self._digest.update(len(data).to_bytes(8, "big") + data)
+        self._count += 1
+
+    def result(self) -> tuple[str, int]:
+        """The hex SHA-256 of the texts so far, and their number."""
+        return self._digest.hexdigest(), self._count
 
 
 def sha256_text(text: str) -> str:

@@ -96,7 +96,11 @@ def transformer_folder(path: Path) -> Path:
     Raises:
         DataError: as for `read_modules`, or the model has an encoder for each role.
     """
-    modules = read_modules(path)
+    return encoder_among(read_modules(path), path)
+
+
+def encoder_among(modules: Sequence[ModuleEntry], path: Path) -> Path:
+    """The same, for the modules of the folder `path`, which have been read."""
     if any(entry.kind == ROUTER for entry in modules):
         raise DataError(
             f"{path / MODULES}: an asymmetric model (Router), which has several encoders; expected a model with one; "

@@ -31,6 +31,11 @@ def require_vectors_name(path: Path, *, option: str) -> None:
     require_suffix(path, tuple(_WRITERS), option=option)
 
 
+def holds_ids(path: Path) -> bool:
+    """Whether a file of this name holds ids beside the vectors."""
+    return path.suffix.lower() != ".npy"
+
+
 @contextmanager
 def writing_vectors(
     path: Path, *, dtype: str, width: int, count: int, facts: Mapping[str, object]

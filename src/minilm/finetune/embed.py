@@ -8,7 +8,8 @@ B sequences, E hidden width, W width of a vector, R rows of a batch, M texts of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,11 @@ from torch import nn
 
 from minilm.corpus.order import rank_share
 from minilm.errors import UsageError
+from minilm.files.regular import TextsDigest
 from minilm.finetune.embed_batch import RowsPart, TextPart, WholeBatch
 from minilm.finetune.embed_data import EncodedRows, Int64s, Prompts, encode_rows, positives_of
 from minilm.finetune.embed_objectives import ROW_SUMS, loss_of, targets_of
+from minilm.finetune.embed_teacher import VectorTeacher
 from minilm.finetune.keyed_dropout import TextKeys, key_dropout
 from minilm.finetune.sequences import Array
 from minilm.finetune.task import (
@@ -35,9 +38,9 @@ from minilm.finetune.task import (
     StepRows,
     numbers_of_sets,
 )
-from minilm.finetune.teacher_vectors import TeacherVectors
-from minilm.infer.api import LoadedModel
-from minilm.infer.vectors import normalized
+from minilm.finetune.teacher_vectors import TeacherVectors, cache_root
+from minilm.infer.batching import TOKENS_PER_BATCH
+from minilm.infer.vectors import after_pooling, normalized
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import hold_rows
 from minilm.model.config import EncoderConfig
@@ -49,6 +52,7 @@ from minilm.model.packing import pack
 from minilm.model.token_budget import microbatches
 from minilm.model.vector_head import VectorHead, dense_of
 from minilm.model.vector_modules import Dense, Normalize, VectorModule
+from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
 from minilm.randomness import derived_seed
 from minilm.score.glue import compute_metrics
 from minilm.tasks.embed.rows import EmbedRow, scored_pairs, training_rows
@@ -57,6 +61,7 @@ from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 
 _METRICS = ("spearmanr", "pearson")
+_TEXTS_FOR_RANGE = 1024
 
 
 class EmbedTask:
@@ -76,7 +81,7 @@ class EmbedTask:
         *,
         embedding: EmbeddingSettings,
         dense: Dense | None = None,
-        teacher: TeacherVectors | None = None,
+        teacher: VectorTeacher | None = None,
         seed: int = 0,
     ) -> None:
         """Read and tokenize the files.
@@ -95,15 +100,19 @@ class EmbedTask:
             UsageError, DataError, SystemProblem: as for `training_rows`.
         """
         self._settings, self._files, self._embedding = settings, list(train), embedding
-        self._start_dense, self.teacher, self._seed = dense, teacher, seed
+        self._start_dense, self._seed, digest = dense, seed, TextsDigest()
         prompts = Prompts.of(settings, embedding)
         self._rows = encode_rows(
-            training_rows(train, settings),
+            _digested(training_rows(train, settings), digest),
             tokenizer,
             prompts=prompts,
             kind=settings.rows,
             max_tokens=settings.max_tokens,
         )
+        self.teacher = None
+        if teacher is not None:
+            root = cache_root(settings.cache, train)
+            self.teacher = TeacherVectors(teacher, root, texts=digest.result(), max_tokens=settings.max_tokens)
         self._lengths, self._row_tokens = self._rows.lengths, np.diff(self._rows.starts[self._rows.firsts])
         self._positives = positives_of(self._rows) if settings.loss == "infonce" else {}
         self._pairs = {name: scored_pairs(file, settings) for name, file in dev.items()}
@@ -197,20 +206,36 @@ class EmbedTask:
         }
         numbers: dict[str, Mapping[str, float]] = {"base": numbers_of_sets(found)}
         if self.teacher is not None:
-            numbers["teacher"] = numbers_of_sets(self._teacher_numbers(self.teacher.load_teacher()))
+            numbers["teacher"] = numbers_of_sets(self._teacher_numbers(self.teacher))
         return numbers
 
-    def _teacher_numbers(self, teacher: LoadedModel) -> dict[str, dict[str, float]]:
-        """The numbers of the teacher on each held-out set."""
+    def _teacher_numbers(self, teacher: TeacherVectors) -> dict[str, dict[str, float]]:
+        """The numbers of the teacher on each held-out set, whose texts have the role of the training texts."""
+        model = teacher.load_teacher()
+        texts = {name: [text for row in rows for text in row.texts] for name, rows in self._pairs.items()}
         return {
-            name: _numbers(rows, _cosines(teacher.encode([text for row in rows for text in row.texts])))
+            name: _numbers(rows, _cosines(model.encode(texts[name], prompt=teacher.prompt)))
             for name, rows in self._pairs.items()
         }
 
     def write(self, model: Model, folder: Path) -> None:
-        """Write the encoder, and how it makes vectors."""
+        """Write the encoder, how it makes vectors, and the range of int8 vectors."""
+        settings = self.written_settings(model)
         write_model(Model(model.encoder), folder)
-        write_embedding(folder, self.written_settings(model), hidden_size=model.encoder.config.hidden_size)
+        write_embedding(folder, settings, hidden_size=model.encoder.config.hidden_size)
+        largest = self._largest(model, settings)
+        if math.isfinite(largest):  # else no vector can be used
+            write_symmetric_range(folder / VECTOR_RANGES, largest)
+
+    def _largest(self, model: Model, settings: EmbeddingSettings) -> float:
+        """The largest absolute value in the vectors of up to 1,024 training texts, evenly spread over the files."""
+        count = len(self._lengths)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, _TEXTS_FOR_RANGE)).astype(np.int64))
+        was_training = model.training
+        model.eval()
+        pooled = self._encode(model, self._rows, TOKENS_PER_BATCH, ALONE, chosen=chosen, without_dense=True)
+        model.train(was_training)
+        return float(np.abs(after_pooling(pooled, settings)).max())
 
     def written_settings(self, model: Model) -> EmbeddingSettings:
         """How the trained model makes vectors, for its folder."""
@@ -311,11 +336,18 @@ class EmbedTask:
 
     @torch.no_grad()
     def _encode(
-        self, model: Model, rows: EncodedRows, token_budget: int, ranks: Ranks, *, without_dense: bool = False
+        self,
+        model: Model,
+        rows: EncodedRows,
+        token_budget: int,
+        ranks: Ranks,
+        *,
+        chosen: Int64s | None = None,
+        without_dense: bool = False,
     ) -> Array:
-        """The vectors of all texts, in order."""
+        """The vectors of the chosen texts, of all by default, in order."""
         device = next(model.parameters()).device
-        own = np.arange(len(rows.starts) - 1)[ranks.rank :: ranks.world_size]
+        own = (np.arange(len(rows.starts) - 1) if chosen is None else chosen)[ranks.rank :: ranks.world_size]
         found: list[tuple[int, Array]] = []
         for group in microbatches(rows.lengths[own], token_budget=token_budget):
             packed = pack([rows.text(text) for text in own[group]]).to(device)
@@ -324,6 +356,14 @@ class EmbedTask:
             vectors = head.pooled(model.encoder, packed) if without_dense else model(packed)
             found += zip(own[group].tolist(), vectors.float().cpu().numpy(), strict=True)
         return np.stack(gathered_in_order(found, ranks))
+
+
+def _digested(rows: Iterable[EmbedRow], digest: TextsDigest) -> Iterator[EmbedRow]:
+    """The rows; their texts are added to `digest`."""
+    for row in rows:
+        for text in row.texts:
+            digest.add(text)
+        yield row
 
 
 def _linear(dense: Dense) -> nn.Linear:

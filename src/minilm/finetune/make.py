@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from minilm.errors import UsageError
-from minilm.files.regular import sha256_texts
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.embed_data import trained_embedding
+from minilm.finetune.embed_teacher import find_teacher
 from minilm.finetune.multi_label import MultiLabelTask
 from minilm.finetune.rerank import SELECTABLE as RERANK_METRICS
 from minilm.finetune.rerank import RerankTask
@@ -21,7 +21,6 @@ from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
-from minilm.finetune.teacher_vectors import TeacherVectors, cache_root
 from minilm.finetune.text import ClassificationTask, selectable
 from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
 from minilm.finetune.tokens import TokensTask
@@ -38,7 +37,6 @@ from minilm.recipe import (
     TokensSection,
 )
 from minilm.score.rouge.scores import report_wordless
-from minilm.tasks.embed.rows import training_rows
 from minilm.tasks.rerank.rows import read_lists
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
@@ -184,15 +182,6 @@ def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed
     if model is not None and model.is_dir():
         own = read_embedding(model, model_max_tokens=section.max_tokens)
     embedding, dense = trained_embedding(section, own, where=str(model))
-    teacher = None
-    if section.teacher is not None:
-        teacher = TeacherVectors(
-            section.teacher,
-            cache_root(section.cache, section.train),
-            texts=sha256_texts(text for row in training_rows(section.train, section) for text in row.texts),
-            prompt_role=section.role,
-            max_tokens=section.max_tokens,
-        )
     return EmbedTask(
         section,
         section.train,
@@ -200,7 +189,7 @@ def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed
         tokenizer.lowercased() if embedding.lowercase else tokenizer,
         embedding=embedding,
         dense=dense,
-        teacher=teacher,
+        teacher=None if section.teacher is None else find_teacher(section.teacher, section.role),
         seed=seed,
     )
 

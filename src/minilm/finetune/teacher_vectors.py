@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.embedded import model_path
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
 from minilm.files.checked import Count, PositiveInt, from_json
@@ -32,11 +31,9 @@ from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
 from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import map_arrays, write_arrays
-from minilm.infer.api import LoadedModel, load
-from minilm.model.embedding_files import read_embedding
-from minilm.model.metadata import model_checksums, read_config
+from minilm.finetune.embed_teacher import EncodesTexts, VectorTeacher
+from minilm.model.metadata import model_checksums
 from minilm.progress import Progress
-from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered, wait_for_first
 
 logger = logging.getLogger(__name__)
@@ -113,35 +110,28 @@ class VectorsManifest:
 class TeacherVectors:
     """The vectors of a teacher for the training texts; `fill` computes those that are missing, `rows` reads them."""
 
-    def __init__(
-        self, teacher: str, root: Path, *, texts: tuple[str, int], prompt_role: str | None, max_tokens: int
-    ) -> None:
-        """Name a teacher and the folder of all its vectors; nothing is computed.
+    def __init__(self, teacher: VectorTeacher, root: Path, *, texts: tuple[str, int], max_tokens: int) -> None:
+        """Name the folder of its vectors; nothing is computed.
 
         Args:
-            teacher: a model folder, or another name that `minilm.load` knows.
+            teacher: the teacher.
             root: folder of the vectors of all teachers.
             texts: checksum and number of the texts, of `sha256_texts`.
-            prompt_role: the role whose prompt of the teacher is put before the texts.
             max_tokens: of a text; the teacher's own limit may be lower.
 
         Raises:
-            DataError: the teacher cannot be read.
-            UsageError: it has no such role.
+            DataError: its weights are missing, or its modules do not fit each other.
         """
-        self.path = model_path(teacher)
-        self._name, self._role, self._max_tokens = teacher, prompt_role, max_tokens
-        config = read_config(self.path)
-        own = read_embedding(self.path, model_max_tokens=config.max_tokens)
+        self._teacher = teacher
+        own = teacher.embedding
         self._steps = replace(own, max_tokens=min(own.max_tokens, max_tokens))
-        self._prompt = own.prompt_of(prompt=None, role=prompt_role)
-        self.width = own.width(config.hidden_size)
-        sums = model_checksums(self.path)
+        self.prompt, self.width = teacher.prompt, teacher.width
+        sums = model_checksums(teacher.encoder)
         self._key = VectorsKey(
             teacher_config=sums["config"],
             teacher_weights=sums["weights"],
-            steps=sha256_text(json.dumps([self._prompt, self._steps.checksum()])),
-            tokenizer=Tokenizer.load(self.path).fingerprint,
+            steps=sha256_text(json.dumps([self.prompt, self._steps.checksum()])),
+            tokenizer=teacher.tokenizer.fingerprint,
             texts=texts[0],
         )
         self._texts = texts[1]
@@ -159,15 +149,13 @@ class TeacherVectors:
         found = self._manifest()
         stored = 0 if found is None else sum(one.texts for one in found.files)
         return (
-            f"{self.path}, vectors of width {self.width}; {stored:,} of {self._texts:,} texts are stored in "
+            f"{self._teacher.folder}, vectors of width {self.width}; {stored:,} of {self._texts:,} texts are stored in "
             f"{self.folder}"
         )
 
-    def load_teacher(self) -> LoadedModel:
-        """The teacher as it computes the stored vectors; raises as `minilm.load`."""
-        model = load(self.path)
-        model.embedding = self._steps
-        return model
+    def load_teacher(self) -> EncodesTexts:
+        """The teacher as it computes the stored vectors, with `prompt`; raises as `minilm.load` or `load_teacher`."""
+        return self._teacher.loaded(self._steps)
 
     def fill(self, texts: Iterable[str], ranks: Ranks) -> None:
         """Compute and store the vectors of `texts`, all of them in order, unless that is done; then open the files.
@@ -237,7 +225,7 @@ class TeacherVectors:
         """Write the files that are not listed; the processes take turns."""
         manifest = self._manifest() or VectorsManifest(
             key=self._key,
-            teacher=self._name,
+            teacher=self._teacher.name,
             texts=self._texts,
             width=self.width,
             texts_per_file=TEXTS_PER_FILE,
@@ -273,8 +261,8 @@ class TeacherVectors:
                 "finished file"
             ) from None
 
-    def _write(self, number: int, texts: Sequence[str], teacher: LoadedModel) -> VectorsFile:
-        vectors = teacher.encode(texts, prompt=self._prompt)
+    def _write(self, number: int, texts: Sequence[str], teacher: EncodesTexts) -> VectorsFile:
+        vectors = teacher.encode(texts, prompt=self.prompt)
         stored, change = _stored(vectors)
         path = self.folder / _file_name(number)
         write_arrays(path, {_ARRAY: stored})

@@ -57,7 +57,7 @@ from minilm.model.metadata import (
 )
 from minilm.model.precision import Precision, VectorPrecision
 from minilm.model.routes import read_routes
-from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
+from minilm.model.vector_ranges import VECTOR_RANGES, read_model_ranges
 from minilm.progress import Progress
 from minilm.tally import reporting_tally
 from minilm.tasks.rerank.settings import RerankSettings
@@ -145,6 +145,7 @@ class LoadedModel:
 
     Attributes:
         folder: where it was loaded from.
+        ranges_file: the ranges of its int8 vectors, which may not exist; one file of both encoders if asymmetric.
         engine: the back end that runs it.
         head: its trained head, if any.
         config: its sizes.
@@ -171,6 +172,7 @@ class LoadedModel:
     ) -> None:
         """Store the parts; see `load`."""
         self.folder, self.engine, self.config, self.tokenizer = folder, engine, config, tokenizer
+        self.ranges_file = folder / VECTOR_RANGES
         self.embedding, self.task = embedding, task
         self.problem, self.activation = problem, activation
         self.labels = () if problem == "regression" else tuple(labels)
@@ -318,16 +320,10 @@ class LoadedModel:
         """The lowest and the highest value of each of D dimensions that int8 vectors hold, `[2, D]`.
 
         Raises:
-            UsageError: the folder has no `vector_ranges.json`.
+            UsageError: there is no such file, `vector_ranges.json` of the folder.
             DataError: the file is damaged, or its ranges are for other dimensions.
         """
-        file = self.folder / VECTOR_RANGES
-        if not file.is_file():
-            raise UsageError(
-                f"{self.folder} has no {VECTOR_RANGES}, which int8 vectors need; minilm embed --vectors int8 "
-                "--calibrate TEXTS writes such a file beside its output, to use again or to copy there"
-            )
-        return read_vector_ranges(file, dimensions=dimensions)
+        return read_model_ranges(self.ranges_file, dimensions=dimensions)
 
     def similarity(self, first: ArrayLike, second: ArrayLike) -> NDArray[np.float32]:
         """The similarity of each vector of `first` with each of `second`, `[A, B]`; a larger one is closer.

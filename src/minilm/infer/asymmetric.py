@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from minilm.errors import UsageError
 from minilm.infer.api import LoadedModel
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
+from minilm.infer.similarity import similarities
 from minilm.model.metadata import HeadName
 from minilm.model.precision import Precision
 from minilm.model.routes import ROLES, Role, Routes
+from minilm.model.vector_ranges import VECTOR_RANGES
 from minilm.text.tokenizer import Tokenizer
 
 _OF_AN_ENCODER = ("engine", "config", "tokenizer", "embedding", "labels", "problem", "activation", "task")
@@ -78,6 +83,10 @@ class AsymmetricModel(LoadedModel):
             self._loaded[chosen] = self._load(chosen)
         return self._loaded[chosen]
 
+    def similarity(self, first: ArrayLike, second: ArrayLike) -> NDArray[np.float32]:
+        """As for any model; the similarity is that of the whole folder, so no encoder is loaded."""
+        return similarities(first, second, self.routes.by_role["query"].embedding.similarity)
+
     def _load(self, role: Role) -> LoadedModel:
         found = self.routes.by_role[role]
         engine = load_engine(
@@ -85,7 +94,7 @@ class AsymmetricModel(LoadedModel):
         )
         tokenizer = Tokenizer.load(found.encoder)
         tokenizer.require_vocab_size(found.config.vocab_size, where=str(found.encoder))
-        return LoadedModel(
+        model = LoadedModel(
             folder=found.encoder,
             engine=engine,
             config=found.config,
@@ -95,3 +104,5 @@ class AsymmetricModel(LoadedModel):
             problem=None,
             task=None,
         )
+        model.ranges_file = self.folder / VECTOR_RANGES  # vectors of both are compared
+        return model

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order
-from minilm.infer.engines.protocol import Float32s
+from minilm.infer.engines.protocol import Float32s, PoolingEngine
 from minilm.infer.vector_precision import STORED_TYPES, StoredVectors, is_outside, quantized
 from minilm.model.activations import Activation
 from minilm.model.embedding import EmbeddingSettings
@@ -24,6 +25,7 @@ from minilm.model.packed_ids import PackedIds
 from minilm.model.precision import VectorPrecision
 from minilm.model.vector_modules import Dense, LayerNorm, Normalize
 from minilm.tally import Tally
+from minilm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
@@ -31,6 +33,26 @@ if TYPE_CHECKING:
 _LEAST_NORM = 1e-12  # a zero vector stays zero, as with torch.nn.functional.normalize
 _NORM_EPS = 1e-5  # of torch.nn.LayerNorm
 _OUTSIDE = "vectors had a value outside the ranges of int8, which became the end of its range"
+
+
+class TextEncoder(Protocol):
+    """What makes vectors of texts: a `LoadedModel`, or a teacher of another family."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it was loaded from, for messages."""
+
+    @property
+    def engine(self) -> PoolingEngine:
+        """What runs it."""
+
+    @property
+    def embedding(self) -> EmbeddingSettings:
+        """How a text becomes a vector."""
+
+    @property
+    def embedding_tokenizer(self) -> Tokenizer:
+        """Its tokenizer; it lowercases if the settings say so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +105,7 @@ def vector_options(
 
 
 def embed_part(
-    model: LoadedModel, texts: Sequence[str], *, prompt: str, locations: Sequence[str], tally: Tally
+    model: TextEncoder, texts: Sequence[str], *, prompt: str, locations: Sequence[str], tally: Tally
 ) -> Float32s:
     """The vector of each text, `[B, E]`; `tally` counts those that were truncated, with their `locations`."""
     settings, tokenizer = model.embedding, model.embedding_tokenizer
@@ -126,7 +148,7 @@ def stored_part(
 
 
 def cut_part(
-    model: LoadedModel, texts: Sequence[str], *, options: VectorOptions, locations: Sequence[str], tally: Tally
+    model: TextEncoder, texts: Sequence[str], *, options: VectorOptions, locations: Sequence[str], tally: Tally
 ) -> Float32s:
     """The vector of each text after the cut, `[B, D]`; `tally` and errors as for `stored_part`."""
     vectors_BD = options.cut(embed_part(model, texts, prompt=options.prompt, locations=locations, tally=tally))

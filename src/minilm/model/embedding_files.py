@@ -14,7 +14,7 @@ from typing import cast, get_args
 
 from minilm.errors import DataError
 from minilm.files.json import read_json, write_json
-from minilm.files.sentence_modules import MODULES, ModuleEntry, read_modules, transformer_folder, write_modules
+from minilm.files.sentence_modules import MODULES, ModuleEntry, encoder_among, read_modules, write_modules
 from minilm.model.activations import Activation, activation_path
 from minilm.model.embedding import EmbeddingSettings, PoolingMode
 from minilm.model.vector_modules import (
@@ -81,15 +81,15 @@ def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
     Raises:
         DataError: the folder asks for something that would be computed differently here; names file and key.
     """
-    encoder = transformer_folder(folder)
-    _reject_adapter(encoder)
-    values, _ = _read_model_file(folder)
     modules = read_modules(folder)
-    if not modules or values.get("model_type") == _CROSS_ENCODER:
-        _report_ignored(folder, modules)
-        limits = _read_scorer(folder, modules) if modules else {}
-        return EmbeddingSettings(max_tokens=_max_tokens(limits, encoder / _ENCODER_FILE, model_max_tokens))
-    return read_chain(folder, modules, model_max_tokens=model_max_tokens)
+    encoder = encoder_among(modules, folder)
+    values = _read_model_file(folder)
+    if modules and values.get("model_type") != _CROSS_ENCODER:
+        return _chain(folder, modules, values, model_max_tokens)
+    _reject_adapter(encoder)
+    _report_ignored(folder, modules)
+    limits = _read_scorer(folder, modules, encoder) if modules else {}
+    return EmbeddingSettings(max_tokens=_max_tokens(limits, encoder / _ENCODER_FILE, model_max_tokens))
 
 
 def read_chain(folder: Path, modules: Sequence[ModuleEntry], *, model_max_tokens: int) -> EmbeddingSettings:
@@ -98,10 +98,16 @@ def read_chain(folder: Path, modules: Sequence[ModuleEntry], *, model_max_tokens
     Raises:
         DataError: as for `read_embedding`.
     """
+    return _chain(folder, modules, _read_model_file(folder), model_max_tokens)
+
+
+def _chain(
+    folder: Path, modules: Sequence[ModuleEntry], values: Mapping[str, object], model_max_tokens: int
+) -> EmbeddingSettings:
+    """The same, with what the file of the whole model says."""
     _require_order(modules, folder / MODULES)
-    encoder = folder / modules[0].path
+    encoder, file = folder / modules[0].path, folder / _MODEL_FILE
     _reject_adapter(encoder)
-    values, file = _read_model_file(folder)
     pooling, include_prompt = _read_pooling(folder / modules[1].path / "config.json")
     encoder_values, encoder_file = _read_encoder_file(encoder)
     prompts = _prompts(values, file)
@@ -172,11 +178,11 @@ def read_scorer(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings | N
     Raises:
         DataError: as for `read_embedding`, or the last module does not give one score.
     """
-    values, _ = _read_model_file(folder)
+    values = _read_model_file(folder)
     modules = read_modules(folder)
     if values.get("model_type") != _CROSS_ENCODER or not _is_pooled_scorer(modules):
         return None
-    chain = read_chain(folder, modules[:-1], model_max_tokens=model_max_tokens)
+    chain = _chain(folder, modules[:-1], values, model_max_tokens)
     last = read_dense(folder / modules[-1].path, output=SCORES)
     if len(last.weight) != 1:
         raise DataError(f"{last.where}: Dense gives {len(last.weight)} scores; expected one; use sentence-transformers")
@@ -219,20 +225,21 @@ def _pooling_values(settings: EmbeddingSettings, hidden_size: int) -> dict[str, 
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _read_model_file(folder: Path) -> tuple[Mapping[str, object], Path]:
+def _read_model_file(folder: Path) -> Mapping[str, object]:
+    """The values of the file of the whole model; of a cross-encoder its type alone."""
     file = folder / _MODEL_FILE
     if not file.is_file():
-        return {}, file
+        return {}
     values = read_json(file)
     kind = values.get("model_type") or "SentenceTransformer"
     if kind not in ("SentenceTransformer", _CROSS_ENCODER):
         raise DataError(f"{file}: model_type is {kind!r:.80}; expected SentenceTransformer; use sentence-transformers")
     if kind == _CROSS_ENCODER:
-        return {"model_type": kind}, file  # the rest is read where its scores are
+        return {"model_type": kind}  # the rest is read where its scores are
     used = ("__version__", "model_type", "requirements", "similarity_fn_name")
     vector = ("prompts", "default_prompt_name", "truncate_dim")
     require_keys(values, file, used=(*used, *vector), defaults={})
-    return values, file
+    return values
 
 
 def _report_ignored(folder: Path, modules: list[ModuleEntry]) -> None:
@@ -245,7 +252,7 @@ def _report_ignored(folder: Path, modules: list[ModuleEntry]) -> None:
         logger.warning("%s has no %s: text vectors ignore %s", folder, MODULES, " and ".join(ignored))
 
 
-def _read_scorer(folder: Path, modules: list[ModuleEntry]) -> Mapping[str, object]:
+def _read_scorer(folder: Path, modules: list[ModuleEntry], encoder: Path) -> Mapping[str, object]:
     """Encoder settings of a cross-encoder with `modules.json`; raises DataError if its head is not the whole score."""
     found = [entry.kind for entry in modules]
     if found != ["Transformer"] and not _is_pooled_scorer(modules):
@@ -261,7 +268,7 @@ def _read_scorer(folder: Path, modules: list[ModuleEntry]) -> Mapping[str, objec
             "prompts here; use sentence-transformers"
         )
     defaults = _SCORER_DEFAULTS if len(modules) == 1 else _ENCODER_DEFAULTS
-    values, _ = _read_encoder_file(transformer_folder(folder), defaults=defaults)
+    values, _ = _read_encoder_file(encoder, defaults=defaults)
     return values
 
 

@@ -1,7 +1,8 @@
 """The range of each dimension of a model's vectors, which its int8 vectors divide into 255 steps.
 
 In and out: a JSON file with `low` and `high`, each a number for all dimensions or a list with one for each of them:
-`vector_ranges.json` of a model folder, `NAME.ranges.json` beside a file of int8 vectors.
+`vector_ranges.json` of a model folder, where training writes one symmetric range; `NAME.ranges.json` beside a file of
+int8 vectors.
 
 D dimensions.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json, write_json
 
 VECTOR_RANGES = "vector_ranges.json"
@@ -41,9 +42,24 @@ def read_vector_ranges(file: Path, *, dimensions: int) -> NDArray[np.float32]:
     return ranges_2D
 
 
+def read_model_ranges(file: Path, *, dimensions: int) -> NDArray[np.float32]:
+    """The ranges of a model folder, as `read_vector_ranges`; raises UsageError if it has none."""
+    if not file.is_file():
+        raise UsageError(
+            f"{file.parent} has no {VECTOR_RANGES}, which int8 vectors need; minilm embed --vectors int8 "
+            "--calibrate TEXTS writes such a file beside its output, to use again or to copy there"
+        )
+    return read_vector_ranges(file, dimensions=dimensions)
+
+
 def write_vector_ranges(file: Path, ranges_2D: NDArray[np.float32]) -> None:
     """Write ranges, `[2, D]`; raises SystemProblem if the file cannot be written."""
     write_json(file, {"low": ranges_2D[0].tolist(), "high": ranges_2D[1].tolist()})
+
+
+def write_symmetric_range(file: Path, largest: float) -> None:
+    """Write one range for all dimensions, from -largest to largest; raises SystemProblem if it cannot be written."""
+    write_json(file, {"low": -largest, "high": largest})
 
 
 def _numbers(value: object, dimensions: int, where: str) -> NDArray[np.float32]:

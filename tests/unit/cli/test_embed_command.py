@@ -15,6 +15,7 @@ import minilm
 from minilm.cli.app import main
 from minilm.infer.bulk import embed as bulk
 from minilm.infer.bulk.journal import Unfinished
+from minilm.infer.bulk.seen_ids import SeenIds
 from minilm.infer.vector_precision import quantized, ranges_of
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
@@ -265,6 +266,32 @@ def test_a_bad_row_is_named_with_its_line(embed, tmp_path, rows, message):
     assert code == 3
     assert message in said
     assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("size", [2, 4096])
+def test_an_id_that_occurs_again_is_named_with_both_lines(embed, tmp_path, monkeypatch, size):
+    """In one chunk or in two, of a file or a stream; `.npy` holds no ids, so that they do not matter there."""
+    monkeypatch.setattr(bulk, "TEXTS_PER_CHUNK", size)
+    names = ["a", "b", "c", "d", "b"]
+    rows = "".join(json.dumps({"key": name, "text": "w1"}) + "\n" for name in names)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    code, said = embed("--input", "rows.jsonl", "--output", "out.parquet", "--id", "key")
+    assert code == 3
+    assert "rows.jsonl:5: found the id 'b' of rows.jsonl:2 again; expected another one for each row; correct" in said
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(rows.encode()))))
+    code, said = embed("--input", "-", "--output", "-", "--id", "key")
+    assert code == 3
+    assert f":5: found the id 'b' of {'an earlier row' if size == 2 else 'standard input:2'} again" in said
+    assert embed("--input", "rows.jsonl", "--output", "out.npy", "--id", "key")[0] == 0
+    (tmp_path / "rows.jsonl").write_text(rows[::-1].replace("b", "e", 1)[::-1])
+    assert embed("--input", "rows.jsonl", "--output", "out.parquet", "--id", "key")[0] == 0
+
+
+def test_ids_of_equal_hash_are_not_taken_for_one(embed, tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, "TEXTS_PER_CHUNK", 2)
+    monkeypatch.setattr(SeenIds, "add", lambda self, ids: list(range(len(ids))))
+    (tmp_path / "rows.csv").write_text("id,text\n" + "".join(f"{number},w1\n" for number in range(5)))
+    assert embed("--input", "rows.csv", "--output", "out.jsonl")[0] == 0
 
 
 @pytest.mark.parametrize(

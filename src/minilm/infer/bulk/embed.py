@@ -26,15 +26,16 @@ from minilm.files.formats import ByteMeter
 from minilm.files.regular import sha256_file, sha256_texts
 from minilm.files.rows import Row, read_rows
 from minilm.files.source import Source
-from minilm.files.vector_writer import vector_lines, writing_vectors
+from minilm.files.vector_writer import holds_ids, vector_lines, writing_vectors
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import TEXTS_PER_CHUNK
 from minilm.infer.bulk.journal import Unfinished
+from minilm.infer.bulk.seen_ids import SeenIds
 from minilm.infer.vector_precision import STORED_TYPES, Float32s, StoredVectors, ranges_of, stored_width
 from minilm.infer.vectors import VectorOptions, cut_part, stored_part
 from minilm.model.metadata import model_checksums
 from minilm.model.precision import Precision
-from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector_ranges, write_vector_ranges
+from minilm.model.vector_ranges import RANGES_SUFFIX, read_vector_ranges, write_vector_ranges
 from minilm.progress import BYTES, Progress
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.text.rows import usual_id_column
@@ -139,7 +140,7 @@ def embed_file(model: LoadedModel, job: EmbedJob) -> int:
     Raises:
         UsageError: the input or the job differs from that of the finished rows, another process is writing the same
             output, or there are no ranges for int8.
-        DataError: a row cannot be read; names the line. Finished rows are kept.
+        DataError: a row cannot be read, or has the id of an earlier one; names the line. Finished rows are kept.
         SystemProblem: writing fails.
         Interrupted: Ctrl-C; finished rows are kept.
     """
@@ -168,6 +169,7 @@ class _Run:
     tally: Tally
     count: int = 0
     read: ByteMeter = field(default_factory=ByteMeter)
+    ids: SeenIds = field(default_factory=SeenIds)
 
     def to_file(self, output: Path) -> None:
         """Compute what is left of the job, then write the output."""
@@ -202,7 +204,29 @@ class _Run:
             self._count(chunk, found)
 
     def _chunks(self) -> Iterator[list[TextToEmbed]]:
-        return chunks_of(read_texts(self.job.source, text=self.job.text, id_column=self.job.id, meter=self.read))
+        output = self.job.output
+        for chunk in chunks_of(self._rows(self.read)):
+            if output is None or holds_ids(output):
+                self._require_new_ids(chunk)
+            yield chunk
+
+    def _rows(self, meter: ByteMeter | None = None) -> Iterator[TextToEmbed]:
+        return read_texts(self.job.source, text=self.job.text, id_column=self.job.id, meter=meter)
+
+    def _require_new_ids(self, chunk: Sequence[TextToEmbed]) -> None:
+        """Raise DataError if a row has the id of an earlier one, before anything is computed of the chunk."""
+        rows: dict[str, TextToEmbed] = {}
+        for row in chunk:
+            if row.id in rows:
+                raise _repeated(row, rows[row.id].location)
+            rows[row.id] = row
+        for index in self.ids.add(list(rows)):
+            row = chunk[index]
+            if not isinstance(self.job.source, Path):
+                raise _repeated(row, "an earlier row")
+            first = next(one for one in self._rows() if one.id == row.id)
+            if first.location != row.location:  # else only their hashes are equal
+                raise _repeated(row, first.location)
 
     def _recall(self, chunk: Sequence[TextToEmbed], record: Mapping[str, object]) -> None:
         """Count what was found in a finished chunk; raises UsageError if `chunk` is another one."""
@@ -240,6 +264,13 @@ class _Run:
             for record in records:
                 vectors = np.frombuffer(b64decode(cast("str", record["vectors"])), dtype=dtype)
                 write(cast("list[str]", record["ids"]), vectors.reshape(-1, width))
+
+
+def _repeated(row: TextToEmbed, first: str) -> DataError:
+    return DataError(
+        f"{row.location}: found the id {row.id!r:.80} of {first} again; expected another one for each row; correct one "
+        "of the two, or name another column with --id"
+    )
 
 
 def _record(chunk: Sequence[TextToEmbed], vectors: StoredVectors, found: Tally) -> dict[str, object]:
@@ -304,7 +335,7 @@ def vector_identity(model: LoadedModel) -> dict[str, object]:
 def _identity(model: LoadedModel, job: EmbedJob) -> dict[str, object]:
     """JSON values by name: what the vectors depend on besides the input."""
     options = job.options
-    ranges_file = job.calibrate or model.folder / VECTOR_RANGES
+    ranges_file = job.calibrate or model.ranges_file
     return {
         **vector_identity(model),
         "engine": type(model.engine).__name__,

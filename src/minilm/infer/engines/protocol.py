@@ -30,8 +30,8 @@ class CannotRun(UsageError):
     """An engine cannot run a model here; the message is the reason."""
 
 
-class Engine(Protocol):
-    """Runs an encoder and its head.
+class PoolingEngine(Protocol):
+    """Runs an encoder up to its pooled rows.
 
     Attributes:
         tokens_per_batch: how many tokens a batch should have at most; a single sequence may have more.
@@ -39,16 +39,20 @@ class Engine(Protocol):
 
     tokens_per_batch: int
 
-    @property
-    def head(self) -> HeadName | None:
-        """The model's trained head, if any."""
-
     def pooled(self, batch: PackedIds, pooling: Sequence[PoolingMode], *, skipped: int = 0) -> Float32s:
         """One vector per sequence, `[B, P * E]`, from its last hidden rows, without the first `skipped` of them.
 
         The vectors of several modes are concatenated. `mean_sqrt_len_tokens` is the sum over the square root of the
         number of rows; `weightedmean` weights each row by its position, from 1, counted with those skipped.
         """
+
+
+class Engine(PoolingEngine, Protocol):
+    """Runs an encoder and its head."""
+
+    @property
+    def head(self) -> HeadName | None:
+        """The model's trained head, if any."""
 
     def classify(self, batch: PackedIds) -> Float32s:
         """Scores of the classification head, `[B, C]`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from minilm.errors import DataError
 from minilm.files.by_id import as_score
-from minilm.files.fields import kind_of, no_field
+from minilm.files.fields import as_text, kind_of, no_field
 from minilm.files.rows import Row, read_rows
 from minilm.tally import reporting_tally
 from minilm.tasks.embed.settings import EmbedSettings
@@ -152,9 +152,11 @@ def _value(row: Row, key: str, location: str, settings: EmbedSettings) -> object
 
 
 def _text(value: object, what: str, location: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{location}: {what} is {kind_of(value)}, expected a text; correct the row")
-    return value
+    """The value; raises DataError unless it is a text."""
+    try:
+        return as_text(value, f"{location}: {what} is")
+    except ValueError as error:
+        raise DataError(f"{error}; correct the row") from None
 
 
 def _number(value: object, what: str, location: str) -> float:

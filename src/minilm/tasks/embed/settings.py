@@ -53,7 +53,8 @@ class EmbedSettings(TaskSettings):
         dropout: rate in training; None: that of the model.
         query_prompt: text before queries, which are the first texts of pairs and lists; None: that of the model.
         document_prompt: text before the other texts of pairs and lists; None: that of the model.
-        role: of plain texts, for the prompts of the teacher and of the trained model; None: their default prompts.
+        role: of plain texts, for the prompts of the teacher and of the trained model, and for the encoder of an
+            asymmetric teacher; None: their default prompts.
         teacher: the model whose vectors or similarities of plain texts are learned.
         cache: folder for the vectors of teachers; None: beside the first training file.
         distance: of a vector and the teacher's: 1 - cosine, or the squared Euclidean distance before `normalize`.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from minilm.infer.bulk import embed as bulk
 from minilm.infer.bulk.embed import TextToEmbed, chunks_of
+from minilm.infer.bulk.seen_ids import SeenIds
 
 
 @pytest.fixture
@@ -53,3 +54,12 @@ def test_rows_are_read_as_they_are_needed(rows, monkeypatch):
     chunks = chunks_of(stream())
     next(chunks)
     assert len(read) == 3
+
+
+@given(st.lists(st.lists(st.text(max_size=1), unique=True, max_size=9), max_size=30))
+def test_ids_that_were_seen_are_found(chunks):
+    """For all chunks of different ids: those of earlier chunks, however the runs of hashes were merged."""
+    seen, before = SeenIds(), set[str]()
+    for chunk in chunks:
+        assert seen.add(chunk) == [place for place, name in enumerate(chunk) if name in before]
+        before |= set(chunk)

@@ -65,7 +65,7 @@ LIST = {"query": "q", "positive": "p", "negatives": ["a"], "scores": [1, 2]}
     ("loss", "row", "expected"),
     [
         ("vectors", {"texts": "a"}, r"rows.jsonl:2: no field 'text', found 'texts'; .*--set task.texts=COLUMN"),
-        ("vectors", {"text": 1}, r":2: column 'text' is a whole number, expected a text"),
+        ("vectors", {"text": 1}, r":2: column 'text' is a whole number, expected a string"),
         ("infonce", {"query": "q"}, r":2: no field 'positive', found 'query'"),
         ("infonce", {"query": " ", "positive": "p"}, r":2: column 'query' is empty"),
         ("infonce", {"query": "q", "positive": "p", "negatives": ["a", ""]}, r":2: .*'negatives' contains an empty"),
