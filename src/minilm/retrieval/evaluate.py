@@ -77,7 +77,11 @@ class Evaluation:
     skip_same_id: bool = False
 
     def scored(
-        self, queries_QD: Float32s, settings: Sequence[Setting], reranker: LoadedModel | None = None, candidates: int = 0
+        self,
+        queries_QD: Float32s,
+        settings: Sequence[Setting],
+        reranker: LoadedModel | None = None,
+        candidates: int = 0,
     ) -> Iterator[Scored]:
         """Score each setting; with a reranker then also the best `candidates` of the first setting, sorted by it.
 
@@ -104,8 +108,8 @@ class Evaluation:
         if (setting.dimensions, setting.vectors) != (facts.dimensions, facts.vectors):
             if facts.vectors != "fp32" or setting.dimensions > facts.dimensions:
                 raise UsageError(
-                    f"{self.index.folder} holds {facts.vectors} vectors of {facts.dimensions} dimensions, which are not "
-                    f"enough for {setting.vectors} of {setting.dimensions}; build an index with fp32 vectors"
+                    f"{self.index.folder} holds {facts.vectors} vectors of {facts.dimensions} dimensions, not enough "
+                    f"for {setting.vectors} of {setting.dimensions}; build an index with fp32 vectors"
                 )
             require_signs_fit(facts.similarity, setting.vectors)
             vectors = SmallerRows(vectors, replace(cut, precision=setting.vectors))

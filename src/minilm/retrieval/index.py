@@ -25,13 +25,13 @@ from minilm.files.lock import locked_folder
 from minilm.files.text_store import TextStore, map_vectors, writing_texts
 from minilm.infer.api import LoadedModel
 from minilm.infer.bulk.embed import EmbedJob, TextToEmbed, chunks_of, embed_file, vector_identity
-from minilm.infer.vector_precision import STORED_TYPES, VectorPrecision, stored_width
-from minilm.infer.vectors import Float32s, VectorOptions, cut_part, vector_options
+from minilm.infer.vector_precision import STORED_TYPES, Float32s, VectorPrecision, stored_width
+from minilm.infer.vectors import VectorOptions, cut_part, vector_options
 from minilm.model.precision import Precision
 from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector_ranges
 from minilm.retrieval.search import Hits, nearest, require_signs_fit
 from minilm.retrieval.vectors import StoredRows
-from minilm.tally import reporting_tally
+from minilm.tally import Tally
 
 TEXTS, VECTORS, INDEX = "texts.parquet", "vectors.npy", "index.json"
 _FORMAT = 1
@@ -190,14 +190,13 @@ class Index:
         dimensions = dimensions or self.facts.dimensions
         return vector_options(encoder, role="query", dimensions=dimensions if dimensions < width else None)
 
-    def encode(self, model: LoadedModel, queries: Iterable[TextToEmbed]) -> Float32s:
-        """The vectors of queries, `[Q, D]`; raises UsageError as for `options`."""
+    def encode(self, model: LoadedModel, queries: Iterable[TextToEmbed], tally: Tally) -> Float32s:
+        """The vectors of queries, `[Q, D]`; `tally` counts truncated ones. Raises UsageError as for `options`."""
         options, encoder = self.options(model), model.route("query")
         found = [np.empty((0, options.dimensions), dtype=np.float32)]
-        with reporting_tally() as tally:
-            for chunk in chunks_of(queries):
-                texts, locations = [one.text for one in chunk], [one.location for one in chunk]
-                found.append(cut_part(encoder, texts, options=options, locations=locations, tally=tally))
+        for chunk in chunks_of(queries):
+            texts, locations = [one.text for one in chunk], [one.location for one in chunk]
+            found.append(cut_part(encoder, texts, options=options, locations=locations, tally=tally))
         return np.concatenate(found)
 
     def search(self, queries_QD: Float32s, *, k: int) -> Hits:

@@ -82,4 +82,6 @@ class Best:
 def require_signs_fit(similarity: str | None, precision: VectorPrecision) -> None:
     """Raise UsageError for binary vectors and a similarity that signs say nothing about."""
     if precision == "binary" and similarity not in (None, "cosine", "dot"):
-        raise UsageError(f"binary vectors keep directions, but this model's similarity is {similarity}; use int8 or fp32")
+        raise UsageError(
+            f"binary vectors keep directions, but this model's similarity is {similarity}; use int8 or fp32"
+        )

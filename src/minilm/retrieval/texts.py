@@ -43,7 +43,9 @@ def is_beir(path: Source) -> bool:
     return isinstance(path, Path) and path.is_dir()
 
 
-def read_unique_texts(path: Source, kind: Kind, *, columns: Sequence[str], id_column: str | None) -> Iterator[TextToEmbed]:
+def read_unique_texts(
+    path: Source, kind: Kind, *, columns: Sequence[str], id_column: str | None
+) -> Iterator[TextToEmbed]:
     """Yield the texts one by one.
 
     Args:

@@ -29,7 +29,9 @@ VALUES_PER_BLOCK = 2**22
 class VectorRows(Protocol):
     """Vectors as float32, of which some are read at a time."""
 
-    dimensions: int
+    @property
+    def dimensions(self) -> int:
+        """D."""
 
     def __len__(self) -> int:
         """N."""

@@ -1,0 +1,224 @@
+"""`minilm search`: the documents of an index that are closest to a query, and the scores of such a search.
+
+In: an index folder; a query, a file of queries, or judgments. Out: the best documents as lines or as a run that
+`minilm score retrieval` reads; with `--evaluate` a table of scores for each size and precision of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from minilm.cli.index import IdColumn, TextColumns
+from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
+from minilm.cli.score_options import AsJson
+from minilm.cli.score_retrieval import GainsOption
+from minilm.cli.streams import reject_columns, require_output
+from minilm.errors import UsageError
+from minilm.files.source import STREAM, suffix_of
+
+if TYPE_CHECKING:
+    from minilm.infer.api import LoadedModel
+    from minilm.infer.bulk.embed import TextToEmbed
+    from minilm.retrieval.index import Index
+    from minilm.retrieval.search import Hits
+    from minilm.tally import Tally
+
+_SHOWN_CHARACTERS = 100
+
+
+def search(
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that minilm index wrote.")],
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="One query.")] = None,
+    *,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", metavar="FILE", help="Many queries, in a file as for minilm index.", show_default="none"
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Run to write: .jsonl, .csv, .tsv or .parquet with query, document and score; - for JSON lines.",
+            show_default="lines to read",
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="Documents of each query.")] = 10,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Sort the best candidates by this model's scores of pairs.", show_default="none"
+        ),
+    ] = None,
+    candidates: Annotated[int, typer.Option(metavar="N", min=1, help="How many of the best are sorted again.")] = 50,
+    evaluate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="QRELS",
+            help="Score the search instead: judgments as for minilm score retrieval, or a folder in BEIR's layout, "
+            "which also has the queries.",
+            show_default="none",
+        ),
+    ] = None,
+    gains: GainsOption = None,
+    metric: Annotated[str | None, typer.Option(metavar="NAME@K", help="The score.", show_default="ndcg@10")] = None,
+    dimensions: Annotated[
+        str | None, typer.Option(metavar="D,...", help="Sizes to score.", show_default="that of the index")
+    ] = None,
+    vectors: Annotated[
+        str | None,
+        typer.Option(metavar="PRECISION,...", help="Precisions to score.", show_default="that of the index"),
+    ] = None,
+    text: TextColumns = None,
+    id_column: IdColumn = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The model of the index, if it has moved.", show_default="as indexed"),
+    ] = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search an index exactly, or score such a search on judged queries.
+
+    Examples:
+      minilm search my-index "how do wings produce lift" --rerank runs/rerank/model
+      minilm search my-index --input queries.jsonl --output run.jsonl --top-k 100
+      minilm search my-index --evaluate beir/scifact --dimensions 384,256,128 --vectors fp32,int8,binary
+    """
+    from minilm.infer.api import load
+    from minilm.infer.predictions import require_one_score
+    from minilm.retrieval.index import Index
+
+    of_evaluation = {"--gains": gains, "--metric": metric, "--dimensions": dimensions, "--vectors": vectors}
+    _check(query, source, output, evaluate, {**of_evaluation, "--json": as_json or None})
+    opened = Index(folder)
+    reranker = None if rerank is None else load(rerank, engine=engine, precision=precision, threads=threads)
+    if reranker is not None:
+        require_one_score(reranker)
+    loaded = load(model or opened.facts.model, engine=engine, precision=precision, threads=threads)
+    queries = _queries(query, source or evaluate, text or (), id_column)
+    if evaluate is None:
+        shown = _Answers(index=opened, model=loaded, reranker=reranker, top_k=top_k, candidates=candidates)
+        shown.write(queries, output)
+        return
+    from minilm.cli.search_evaluation import Asked, evaluated, show_evaluation
+
+    asked = Asked(judgments=evaluate, gains=gains, metric=metric, dimensions=dimensions, vectors=vectors)
+    rows = evaluated(opened, loaded, queries, asked, reranker=reranker, candidates=candidates)
+    show_evaluation(rows, asked, as_json=as_json)
+
+
+def _check(
+    query: str | None,
+    source: Path | None,
+    output: str | None,
+    evaluate: Path | None,
+    of_evaluation: Mapping[str, object],
+) -> None:
+    """Raise UsageError for arguments that do not fit together."""
+    if evaluate is not None:
+        if query is not None or output is not None:
+            raise UsageError("--evaluate scores the queries of a file; remove QUERY and --output")
+        if source is None and not evaluate.is_dir():
+            raise UsageError(f"--evaluate {evaluate} has no queries; name a file with --input, or a folder of BEIR")
+        return
+    given = [name for name, value in of_evaluation.items() if value is not None]
+    if given:
+        raise UsageError(f"{given[0]} belongs to --evaluate; add that, or remove it")
+    if (query is None) == (source is None):
+        raise UsageError("expected one of QUERY, --input FILE and --evaluate QRELS")
+    if output is not None:
+        from minilm.files.row_writer import require_output_name
+
+        require_output("--output", output)
+        if output != STREAM:
+            require_output_name(Path(output), option="--output")
+
+
+def _queries(
+    query: str | None, source: Path | None, columns: Sequence[str], id_column: str | None
+) -> Iterator[TextToEmbed]:
+    from minilm.infer.bulk.embed import TextToEmbed
+    from minilm.retrieval.texts import read_unique_texts
+
+    if query is not None:
+        if not query.strip():
+            raise UsageError("the query is empty; expected a text")
+        return iter([TextToEmbed(id="0", text=query, location="the query")])
+    assert source is not None
+    if suffix_of(source) == ".txt":
+        reject_columns(source, {"--text": columns[0] if columns else None, "--id": id_column})
+    return read_unique_texts(source, "queries", columns=columns, id_column=id_column)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answers:
+    """A search, and where its results go."""
+
+    index: Index
+    model: LoadedModel
+    reranker: LoadedModel | None
+    top_k: int
+    candidates: int
+
+    def write(self, queries: Iterable[TextToEmbed], output: str | None) -> None:
+        """Search part by part, and write the rows of each part."""
+        import sys
+
+        from minilm.files.row_writer import json_lines, writing_rows
+        from minilm.infer.bulk.embed import chunks_of
+        from minilm.tally import reporting_tally
+
+        found = ((part, self._hits(part, tally)) for part in chunks_of(queries))
+        with reporting_tally() as tally:
+            if output is None:
+                for part, hits in found:
+                    self._print(part, hits)
+                return
+            count = 0
+            with json_lines(sys.stdout.buffer) if output == STREAM else writing_rows(Path(output)) as write:
+                for part, hits in found:
+                    write(rows := self._rows(part, hits))
+                    count += len(rows)
+        if output != STREAM:
+            typer.echo(f"{count:,} results are in {output}")
+
+    def _hits(self, queries: Sequence[TextToEmbed], tally: Tally) -> Hits:
+        from minilm.retrieval.rerank import reranked
+        from minilm.retrieval.search import Hits
+
+        vectors = self.index.encode(self.model, queries, tally)
+        if self.reranker is None:
+            return self.index.search(vectors, k=self.top_k)
+        found = self.index.search(vectors, k=max(self.top_k, self.candidates))
+        best = reranked(self.reranker, [one.text for one in queries], found, self.index.texts)
+        return Hits(scores_QK=best.scores_QK[:, : self.top_k], rows_QK=best.rows_QK[:, : self.top_k])
+
+    def _rows(self, queries: Sequence[TextToEmbed], hits: Hits) -> list[dict[str, object]]:
+        ids = self.index.texts.ids
+        return [
+            {"query": query.id, "document": ids[row], "score": score}
+            for query, rows, scores in zip(queries, hits.rows_QK.tolist(), hits.scores_QK.tolist(), strict=True)
+            for row, score in zip(rows, scores, strict=True)
+        ]
+
+    def _print(self, queries: Sequence[TextToEmbed], hits: Hits) -> None:
+        from minilm.cli.table import aligned
+        from minilm.errors import one_line
+
+        texts = self.index.texts
+        for number, query in enumerate(queries):
+            rows, scores = hits.rows_QK[number].tolist(), hits.scores_QK[number].tolist()
+            cells = [
+                (f"{score:.4f}", texts.ids[row], one_line(texts.text(row), max_chars=_SHOWN_CHARACTERS))
+                for row, score in zip(rows, scores, strict=True)
+            ]
+            typer.echo(f"{one_line(query.text)}\n{aligned(cells, '><')}\n")
