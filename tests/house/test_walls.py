@@ -25,8 +25,8 @@ ROOMS = {
     "run_recipe": "recipe distill finetune",
     "compare": "files recipe report train distill",
     "quickstart": "files text corpus model tasks recipe report infer train distill finetune",
-    "cli": "files text corpus kernels model score tasks decode recipe report infer bench retrieval train distill finetune "
-    "export quickstart run_recipe compare",
+    "cli": "files text corpus kernels model score tasks decode recipe report infer bench retrieval train distill "
+    "finetune export quickstart run_recipe compare",
 }
 FILES = {
     "distill/relation_loss.py": "model",

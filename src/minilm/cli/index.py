@@ -75,7 +75,8 @@ def index(
         reject_columns(file, {"--text": text[0] if text else None, "--id": id_column})
     loaded = load(model, engine=engine, precision=precision, threads=threads)
     documents = read_unique_texts(source, "documents", columns=text or (), id_column=id_column)
-    job = IndexJob(name=model, folder=output, dimensions=dimensions, vectors=vectors, precision=precision)
+    named = str(Path(model).resolve()) if loaded.folder == Path(model) else model  # a search may start elsewhere
+    job = IndexJob(name=named, folder=output, dimensions=dimensions, vectors=vectors, precision=precision)
     facts = build_index(loaded, documents, job)
     typer.echo(
         f"{facts.count:,} documents with {facts.vectors} vectors of {facts.dimensions} dimensions are in {output}"

@@ -177,8 +177,8 @@ class _Answers:
         from minilm.infer.bulk.embed import chunks_of
         from minilm.tally import reporting_tally
 
-        found = ((part, self._hits(part, tally)) for part in chunks_of(queries))
         with reporting_tally() as tally:
+            found = ((part, self._hits(part, tally)) for part in chunks_of(queries))
             if output is None:
                 for part, hits in found:
                     self._print(part, hits)
