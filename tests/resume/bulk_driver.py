@@ -14,12 +14,13 @@ import signal
 import sys
 import time
 
+import pyarrow.parquet
 import rich.progress
 import safetensors.torch
 import tokenizers
 import torch
 
-from minilm.cli.app import main
+from minilm.cli.app import build_app, main
 from minilm.infer import api
 from minilm.infer import generate as generate_module
 from minilm.infer.bulk import embed as embed_file
@@ -82,9 +83,10 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 def drive() -> None:
     with torch.device("meta"):
         torch.nn.Embedding(2, 2)  # imports what reading a model needs
-    assert all((rich.progress, safetensors.torch, tokenizers, api, embed_file, generate_file, mine_file)), (
-        "imported before the first fork"
-    )
+    build_app()  # imports the commands
+    assert all(
+        (pyarrow.parquet, rich.progress, safetensors.torch, tokenizers, api, embed_file, generate_file, mine_file)
+    ), "imported before the first fork"
     report = os.memfd_create("report")
     results = []
     for words, kill_at in json.loads(sys.argv[1]):

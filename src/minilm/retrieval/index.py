@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -132,6 +133,12 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
         )
         write_json(job.folder / INDEX, asdict(facts))
     return facts
+
+
+def remove_index(folder: Path) -> None:
+    """Remove an index; killed in between, what is left is unfinished and not an index."""
+    (folder / INDEX).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Index:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from minilm.model.precision import Precision
 from minilm.progress import Progress
 from minilm.randomness import generator
 from minilm.retrieval.bm25 import WordIndex
-from minilm.retrieval.index import INDEX, Index, IndexJob, build_index
+from minilm.retrieval.index import INDEX, Index, IndexJob, build_index, remove_index
 from minilm.retrieval.negatives import MiningSettings, choose
 from minilm.retrieval.pairs import MiningTexts
 from minilm.retrieval.rerank import pair_scores
@@ -103,7 +102,7 @@ def mine(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> int:
     except KeyboardInterrupt:
         raise Interrupted(f"stopped by the user; run the same command to finish {job.output}") from None
     for old in job.output.parent.glob(f".{job.output.name}.index-*"):
-        shutil.rmtree(old, ignore_errors=True)
+        remove_index(old)
     return count
 
 
