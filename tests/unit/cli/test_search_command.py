@@ -82,7 +82,7 @@ def test_one_query_is_answered_in_lines(run, index):
     code, said = run("search", index, "w3 w4 w6", "--top-k", "2")
     lines = said.strip().split("\n")
     assert (code, lines[0], len(lines)) == (0, "w3 w4 w6", 3)
-    score, name, text = lines[1].split("  ")
+    score, name, text = lines[1].split(maxsplit=2)
     assert text == DOCUMENTS[name]
     assert -1 <= float(score) <= 1
 
