@@ -22,8 +22,8 @@ from minilm.corpus.order import rank_share
 from minilm.errors import UsageError
 from minilm.finetune.embed_batch import RowsPart, TextPart, WholeBatch
 from minilm.finetune.embed_data import EncodedRows, Int64s, Prompts, encode_rows, positives_of
-from minilm.finetune.embed_dropout import TextKeys, key_dropout
 from minilm.finetune.embed_objectives import ROW_SUMS, loss_of, targets_of
+from minilm.finetune.keyed_dropout import TextKeys, key_dropout
 from minilm.finetune.sequences import Array
 from minilm.finetune.task import (
     NUM_EXAMPLES,

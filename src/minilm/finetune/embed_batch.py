@@ -5,7 +5,7 @@ In: texts of some rows as packed parts; a function from all vectors to the loss.
 A loss that is a sum over rows runs part by part. A loss over a whole batch needs the vectors of all its texts at once:
 they are computed without a graph and gathered from all processes, which form the loss and its gradient for each vector;
 then the texts are encoded again, part by part, for the gradient of the weights (GradCache, arXiv 2101.06983). Memory is
-that of one part and of the vectors. Dropout repeats itself, see `embed_dropout.py`, so the gradient is that of one
+that of one part and of the vectors. Dropout repeats itself, see `keyed_dropout.py`, so the gradient is that of one
 pass, however the batch is cut and shared.
 
 B texts of a part, M texts of the whole batch, W width of a vector.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from minilm.finetune.embed_dropout import KeyedDropout, TextKeys
+from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys
 from minilm.model.heads import Model
 from minilm.model.packing import Packed
 from minilm.train.accumulate import Backward, StepLoss

@@ -25,7 +25,8 @@ from minilm.finetune.text import ClassificationTask, selectable
 from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
 from minilm.finetune.tokens import TokensTask
 from minilm.model.embedding import EmbeddingSettings
-from minilm.model.embedding_files import read_embedding
+from minilm.model.embedding_files import read_embedding, read_scorer
+from minilm.model.vector_modules import Dense
 from minilm.recipe import (
     EmbedSection,
     RerankSection,
@@ -74,7 +75,7 @@ def make_task(section: TaskSection, tokenizer: Tokenizer, *, model: Path | None 
     if isinstance(section, TokensSection):
         return _tokens(section, tokenizer)
     if isinstance(section, RerankSection):
-        return _rerank(section, tokenizer)
+        return _rerank(section, tokenizer, model, seed)
     if isinstance(section, EmbedSection):
         return _embed(section, tokenizer, model, seed)
     return _text(section, tokenizer)
@@ -127,13 +128,26 @@ def _tokens(section: TokensSection, tokenizer: Tokenizer) -> Task:
     return TokensTask(train, dev, tokenizer, labels=labels, settings=section)
 
 
-def _rerank(section: RerankSection, tokenizer: Tokenizer) -> Task:
+def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, seed: int) -> Task:
+    """With mean pooling, the map from the mean to the score is that of the model if it is such a reranker."""
     _require_metric(section.metric, RERANK_METRICS)
+    scorer = None
+    if model is not None and model.is_dir() and section.pooling == "mean" and section.head != "fresh":
+        scorer = read_scorer(model, model_max_tokens=section.max_tokens)
+    own = scorer.modules[0] if scorer is not None and scorer.pooling == ("mean",) and len(scorer.modules) == 1 else None
+    dense = own if isinstance(own, Dense) and own.activation == "Identity" and own.residual is None else None
+    if section.head == "keep" and section.pooling == "mean" and dense is None:
+        raise UsageError(
+            f"task.head is 'keep', but {model} does not score the mean of its tokens with one linear map; set it to "
+            "'auto' or 'fresh'"
+        )
     return RerankTask(
         [one for name in section.train for one in read_lists(Path(name), section)],
         {name: read_lists(Path(file), section) for name, file in dev_files(section.dev).items()},
         tokenizer,
         settings=section,
+        dense=dense,
+        seed=seed,
     )
 
 

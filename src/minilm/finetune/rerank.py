@@ -11,28 +11,40 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minilm.errors import DataError
+from minilm.finetune.embed_batch import TextPart
+from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys, key_dropout
 from minilm.finetune.ranking_losses import RankingLoss, ranking_loss
 from minilm.finetune.sequences import Array, PackedTask, Sequences
-from minilm.finetune.task import NUM_EXAMPLES, Analysis, IndependentParts, StepRows
-from minilm.model.heads import Model
+from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis, IndependentParts, StepRows, numbers_of_sets
+from minilm.model.checkpoint import write_model
+from minilm.model.config import EncoderConfig
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_scorer
+from minilm.model.encoder import reset_weights
+from minilm.model.heads import ClassificationHead, Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.packing import Packed
 from minilm.model.token_budget import microbatches
+from minilm.model.vector_head import VectorHead
+from minilm.model.vector_modules import Dense
+from minilm.randomness import derived_seed
 from minilm.score.retrieval import RetrievalScores, parse_metric, ranked, retrieval_scores
 from minilm.tally import reporting_tally
 from minilm.tasks.rerank.rows import RankedList
 from minilm.tasks.rerank.settings import FROM_SCORES, RerankSettings
 from minilm.tasks.rerank.targets import ranked_relevance, require_different, targets
 from minilm.text.tokenizer import Tokenizer
+from minilm.train.distributed import Ranks
 
 METRICS = ("ndcg@10", "mrr@10", "map")
 SELECTABLE = (*METRICS, "heldout_loss")
@@ -44,17 +56,15 @@ class ListBatch:
     """Lists whose texts are computed together, or one list that is longer than a batch.
 
     Attributes:
-        chunks: the packed pairs; several only of a longer list: they are computed again in the backward pass, with the
-            same dropout, so that memory holds the activations of one chunk.
-        places: the place of each pair of the lists in the chunks, `[B]` int64.
+        parts: the packed pairs; several only of a longer list: they are computed again in the backward pass, with the
+            same dropout, so that memory holds the activations of one part.
         targets: what the loss learns of each pair, `[B]`, in the order of the lists.
-        sizes: L of each list; for a loss of single texts the pairs are one list.
+        sizes: L of each list; for a loss of single texts all pairs are one.
         ranking_loss: the loss.
         num_terms: the number of its terms in the full step.
     """
 
-    chunks: Sequence[Packed]
-    places: Tensor
+    parts: Sequence[TextPart]
     targets: Tensor
     sizes: Sequence[int]
     ranking_loss: RankingLoss
@@ -63,40 +73,41 @@ class ListBatch:
     @property
     def num_tokens(self) -> int:
         """T."""
-        return sum(chunk.num_tokens for chunk in self.chunks)
+        return sum(part.packed.num_tokens for part in self.parts)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The pairs of each chunk as `index.name`, and the targets."""
-        pairs = {f"{i}.{name}": one for i, chunk in enumerate(self.chunks) for name, one in chunk.tensors().items()}
-        return {**pairs, "places": self.places, "targets": self.targets}
+        """The pairs of each part as `index.name`, and the targets."""
+        parts = enumerate(self.parts)
+        pairs = {f"{number}.{name}": one for number, part in parts for name, one in part.packed.tensors().items()}
+        return {**pairs, "targets": self.targets}
 
     def to(self, device: torch.device) -> ListBatch:
         """The same batch on `device`."""
-        chunks = [chunk.to(device) for chunk in self.chunks]
-        return replace(self, chunks=chunks, places=self.places.to(device), targets=self.targets.to(device))
+        return replace(self, parts=[part.to(device) for part in self.parts], targets=self.targets.to(device))
 
     def loss(self, model: Model) -> Tensor:
         """Sum of the terms of all lists, divided by the number of terms in the step."""
-        scores_B = _scores(model, self.chunks)[self.places]
-        sizes, targets_B = list(self.sizes), self.targets.to(scores_B.dtype)
-        lists = zip(scores_B.split(sizes), targets_B.split(sizes), strict=True)
+        scores_B, sizes = self._scores(model), list(self.sizes)
+        lists = zip(scores_B.split(sizes), self.targets.to(scores_B.dtype).split(sizes), strict=True)
         return torch.stack([self.ranking_loss.total(*one) for one in lists]).sum() / self.num_terms
 
+    def _scores(self, model: Model) -> Tensor:
+        """The score of each pair, `[B]`, in the order of the lists."""
+        if len(self.parts) == 1:
+            found_B1 = self.parts[0].vectors(model)
+        else:
+            found_B1 = torch.cat([_recomputed(part, model) for part in self.parts])
+        return found_B1[torch.cat([part.places for part in self.parts]).argsort()].squeeze(-1)
 
-def _scores(model: Model, chunks: Sequence[Packed]) -> Tensor:
-    """Scores of all pairs, `[B]`, at least in single precision."""
-    if len(chunks) == 1:
-        found_B1 = model(chunks[0])
-    else:
-        found_B1 = torch.cat([cast("Tensor", checkpoint(model, chunk, use_reentrant=False)) for chunk in chunks])
-    scores_B: Tensor = (found_B1 if found_B1.dtype == torch.float64 else found_B1.float()).squeeze(-1)
-    return scores_B
+
+def _recomputed(part: TextPart, model: Model) -> Tensor:
+    """Its scores, `[B, 1]`, without their activations, which the backward pass computes again."""
+    return cast("Tensor", checkpoint(part.vectors, model, use_reentrant=False, preserve_rng_state=False))
 
 
 class RerankTask(PackedTask):
     """A head with one score; labels of 0 or more say how relevant the texts of held-out lists are."""
 
-    head: HeadName = "classification"
     labels: Sequence[str] = ()
     problem: ProblemType | None = "regression"
 
@@ -107,14 +118,26 @@ class RerankTask(PackedTask):
         tokenizer: Tokenizer,
         *,
         settings: RerankSettings,
+        dense: Dense | None = None,
+        seed: int = 0,
     ) -> None:
         """Tokenize all pairs.
+
+        Args:
+            train: training lists.
+            dev: held-out lists by name.
+            tokenizer: of the model.
+            settings: of the task.
+            dense: with mean pooling, the map from the mean to the score that the model already has, if any.
+            seed: decides a new one.
 
         Raises:
             DataError: a list does not have what the loss needs, a held-out list cannot be ranked, or all targets are
                 equal.
         """
         self.main_metric = settings.metric or SELECTABLE[0]
+        self.head: HeadName | None = "classification" if settings.pooling == "cls" else None
+        self._dense, self._seed = dense, seed
         self._settings, self._tokenizer, self._loss = settings, tokenizer, ranking_loss(settings)
         self._lists, self._gains = {**dev}, {name: [*map(ranked_relevance, lists)] for name, lists in dev.items()}
         self._heldout = {name: self._heldout_targets(lists) for name, lists in dev.items()}
@@ -131,7 +154,8 @@ class RerankTask(PackedTask):
             {name: self._encoded(lists) for name, lists in dev.items()},
             max_tokens=settings.max_tokens,
         )
-        ends = np.cumsum([0, *map(len, self.train.token_ids)])
+        self._lengths = np.array([len(ids) for ids in self.train.token_ids])
+        ends = np.cumsum([0, *self._lengths])
         self._tokens = np.diff(ends[self._starts])
         self._terms = np.array([self._loss.num_terms(self._targets[a:b]) for a, b in pairwise(self._starts)])
 
@@ -163,30 +187,96 @@ class RerankTask(PackedTask):
         num_terms = max(1, int(self._terms[chosen.rows].sum()))
         own = chosen.rows[chosen.own]
         groups = microbatches(self._tokens[own], token_budget=token_budget)
-        return IndependentParts(parts=[self._part(own[group], token_budget, num_terms) for group in groups])
+        return IndependentParts(
+            parts=[self._part(own[one], chosen.own[one], chosen, token_budget, num_terms) for one in groups]
+        )
 
-    def _part(self, lists: NDArray[np.int64], token_budget: int, num_terms: int) -> ListBatch:
-        ranges = [np.arange(self._starts[one], self._starts[one + 1]) for one in lists]
-        rows = np.concatenate(ranges)
-        batches = list(self.train.batches(rows, token_budget=token_budget))
-        order = np.concatenate([chunk for chunk, _ in batches])
-        place = {row: number for number, row in enumerate(order.tolist())}
+    def _part(
+        self,
+        lists: NDArray[np.int64],
+        places: NDArray[np.int64],
+        chosen: StepRows,
+        token_budget: int,
+        num_terms: int,
+    ) -> ListBatch:
+        """Lists with their places in the global batch, which decide their dropout."""
+        rows = np.concatenate([np.arange(self._starts[one], self._starts[one + 1]) for one in lists])
+        sizes = (self._starts[lists + 1] - self._starts[lists]).tolist()
+        texts = [(int(place), number) for place, size in zip(places, sizes, strict=True) for number in range(size)]
+        parts = []
+        for group in microbatches(self._lengths[rows], token_budget=token_budget):
+            keys = TextKeys(seed=chosen.seed, step=chosen.step, texts=[texts[index] for index in group])
+            parts.append(TextPart(packed=self.train.packed(rows[group]), places=torch.from_numpy(group), keys=keys))
         return ListBatch(
-            chunks=[packed for _, packed in batches],
-            places=torch.tensor([place[row] for row in rows.tolist()]),
+            parts=parts,
             targets=torch.from_numpy(self._targets[rows]),
-            sizes=[len(one) for one in ranges] if self._loss.over_lists else [len(rows)],
+            sizes=sizes if self._loss.over_lists else [len(rows)],
             ranking_loss=self._loss,
             num_terms=num_terms,
         )
+
+    def prepare(self, model: Model) -> None:
+        """Give the model its head and dropout, and reduce its word table to the rows in use."""
+        encoder = model.encoder
+        dropout = key_dropout(encoder, None)
+        if isinstance(model.head, ClassificationHead):
+            assert isinstance(model.head.dropout, nn.Dropout)
+            model.head.dropout = KeyedDropout(model.head.dropout.p, beside=dropout)
+        else:
+            model.head = VectorHead("mean", self._map(encoder.config)).to(encoder.embeddings.word.weight.device)
+        super().prepare(model)
+
+    def parameters(self, model: Model) -> dict[str, nn.Parameter]:
+        """All weights; with mean pooling without the pooler, which no score depends on."""
+        unused = POOLER if self.head is None else " "
+        return {name: weight for name, weight in model.named_parameters() if not name.startswith(unused)}
+
+    def _map(self, config: EncoderConfig) -> nn.Linear:
+        """From the mean to the score: that of the model if it fits, else a new one."""
+        made = nn.Linear(config.hidden_size, 1)
+        reset_weights(made, config.initializer_range, torch.Generator().manual_seed(derived_seed(self._seed, "head")))
+        if self._dense is not None and self._dense.weight.shape == made.weight.shape:
+            bias = np.zeros(1, np.float32) if self._dense.bias is None else self._dense.bias
+            made.load_state_dict({"weight": torch.tensor(self._dense.weight), "bias": torch.tensor(bias)})
+        return made
+
+    def references(self, base: Model, *, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
+        """Held-out numbers of the model as it is, if it already is a reranker."""
+        is_reranker = self._dense is not None if self.head is None else not base.has_fresh_weights
+        if not is_reranker or not self.dev_sets:
+            return {}
+        if self.head is None:
+            head = VectorHead("mean", self._map(base.encoder.config))
+            base = Model(base.encoder, head.to(base.encoder.embeddings.word.weight.device))
+        base.eval()
+        scored = {name: self.score(base, name, token_budget=token_budget, ranks=ranks) for name in self.dev_sets}
+        return {"base": numbers_of_sets({name: one.numbers() for name, one in scored.items()})}
+
+    def write(self, model: Model, folder: Path) -> None:
+        """Write the model with its activation, so that other libraries compute the same scores."""
+        activation = self._settings.activation
+        if self.head is not None:
+            write_model(model, folder, head=self.head, problem="regression", activation=activation)
+            return
+        write_model(Model(model.encoder), folder)
+        assert isinstance(model.head, VectorHead)
+        assert model.head.dense is not None
+        weights = {name: weight.cpu().numpy() for name, weight in model.head.dense.state_dict().items()}
+        settings = EmbeddingSettings(
+            pooling=("mean",),
+            modules=(Dense(weight=weights["weight"], bias=weights["bias"]),),
+            max_tokens=self._settings.max_tokens,
+        )
+        write_scorer(folder, settings, activation=activation, hidden_size=model.encoder.config.hidden_size)
 
     def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
         """The score of each pair, `[1]`."""
         return list(scores.cpu().numpy())
 
     def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
-        """The numbers of `minilm score retrieval`, 0 to 1, and the held-out loss if the lists have its targets."""
-        return {**self._retrieval(dev_set, outputs).means(), **self._heldout_loss(dev_set, outputs)}
+        """The numbers of `minilm score retrieval`, times 100, and the held-out loss if the lists have its targets."""
+        means = self._retrieval(dev_set, outputs).means()
+        return {**{name: 100 * value for name, value in means.items()}, **self._heldout_loss(dev_set, outputs)}
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
         """Lists with the lowest nDCG, and a run with the grades beside it."""

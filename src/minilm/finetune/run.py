@@ -27,6 +27,7 @@ from minilm.finetune.embed import EmbedTask
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective, require_examples
 from minilm.finetune.report import report_run
+from minilm.finetune.rerank import RerankTask
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, verdict, write_result
 from minilm.finetune.smaller import Smaller, make_smaller, smaller_of
 from minilm.finetune.start import StartHead, require_trainable, start_head, start_model
@@ -215,7 +216,7 @@ def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: 
         task.store_teacher(ranks)
     model = start_model(plan.model, task, seed=recipe.seed, config=plan.config, head=plan.head)
     references: dict[str, Mapping[str, float]] = {}
-    if isinstance(task, EmbedTask):
+    if isinstance(task, EmbedTask | RerankTask):
         references = task.references(model.to(_device()), token_budget=recipe.train.tokens_per_batch, ranks=ranks)
     if plan.smaller is not None:
         model = make_smaller(plan.smaller, model, task, seed=recipe.seed)
@@ -313,11 +314,12 @@ def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path
         write_embedding(folder, task.written_settings(model), hidden_size=model.encoder.config.hidden_size)
         return
     with whole_table(model.encoder.embeddings):
-        problem = task.problem or "single_label_classification"
-        ranks = recipe.task if isinstance(recipe.task, RerankSection) else None
-        activation = None if ranks is None else ranks.activation
-        write_model(model, folder, head=task.head, labels=task.labels, problem=problem, activation=activation)
-    limit = None if ranks is None else ranks.max_tokens  # where sentence-transformers truncates pairs, too
+        if isinstance(task, RerankTask):
+            task.write(model, folder)
+        else:
+            problem = task.problem or "single_label_classification"
+            write_model(model, folder, head=task.head, labels=task.labels, problem=problem)
+    limit = recipe.task.max_tokens if isinstance(recipe.task, RerankSection) else None  # where others truncate pairs
     plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0, max_length=limit)
     assert not isinstance(recipe.task, EmbedSection)
     write_task(folder, recipe.task)

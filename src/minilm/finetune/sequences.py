@@ -47,8 +47,11 @@ class Sequences:
     def batches(self, rows: NDArray[np.int64], *, token_budget: int) -> Iterator[tuple[NDArray[np.int64], Packed]]:
         """The sequences of `rows` in packed batches of similar lengths, each with its rows."""
         for part in microbatches(np.array([len(self.token_ids[row]) for row in rows]), token_budget=token_budget):
-            own = rows[part]
-            yield own, pack([self.token_ids[row] for row in own], segments=[self.segment_ids[row] for row in own])
+            yield rows[part], self.packed(rows[part])
+
+    def packed(self, rows: NDArray[np.int64]) -> Packed:
+        """The sequences of `rows` in one batch."""
+        return pack([self.token_ids[row] for row in rows], segments=[self.segment_ids[row] for row in rows])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,11 @@ from minilm.errors import DataError, UsageError
 from minilm.files.checked import Settings, from_options
 from minilm.hub import downloads
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
-from minilm.infer.containers import items_of, pair_of, strings_of
+from minilm.infer.containers import items_of, listed, pair_of, strings_of
 from minilm.infer.engine_names import EngineName
 from minilm.infer.engines import load_engine
 from minilm.infer.engines.protocol import Engine, GenerationEngine
+from minilm.infer.engines.scorer import PooledScorer
 from minilm.infer.predictions import (
     Classified,
     Ranked,
@@ -43,7 +44,7 @@ from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
-from minilm.model.embedding_files import read_embedding
+from minilm.model.embedding_files import read_embedding, read_scorer
 from minilm.model.metadata import (
     LABELLED,
     HeadName,
@@ -116,17 +117,23 @@ def load(
     config = read_config(folder)
     embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
     embedding.width(config.hidden_size)
-    loaded = load_engine(engine, folder, head=saved_head(folder), precision=precision, threads=threads)
+    scorer = read_scorer(folder, model_max_tokens=config.max_tokens)
+    head = saved_head(folder) if scorer is None else None
+    loaded = load_engine(engine, folder, head=head, precision=precision, threads=threads)
+    if scorer is not None:
+        loaded = PooledScorer(loaded, scorer)
     tokenizer = Tokenizer.load(folder)
     tokenizer.require_vocab_size(config.vocab_size, where=str(folder))
-    problem = read_problem(folder) if loaded.head == "classification" else None
+    problem: ProblemType | None = None
+    if loaded.head == "classification":
+        problem = "regression" if scorer is not None else read_problem(folder)
     return LoadedModel(
         folder=folder,
         engine=loaded,
         config=config,
         tokenizer=tokenizer,
         embedding=embedding,
-        labels=label_names(folder) if loaded.head in LABELLED else (),
+        labels=label_names(folder) if loaded.head in LABELLED and scorer is None else (),
         problem=problem,
         activation="Identity" if problem is None else read_activation(folder, problem),
         task=read_task(folder),
@@ -211,9 +218,9 @@ class LoadedModel:
         does = f"encodes texts as {self.embedding.width(sizes.hidden_size)} numbers"
         if self.head == "classification":
             number = "ranks texts" if isinstance(self.task, RerankSettings) else "predicts a number"
-            does = f"classifies texts as {_listed(self.labels)}" if self.labels else number
+            does = f"classifies texts as {listed(self.labels)}" if self.labels else number
         elif self.head == "tokens":
-            does = f"tags words as {_listed(types_of(self.labels))}"
+            does = f"tags words as {listed(types_of(self.labels))}"
         elif self.head is not None:
             does = {"span": "answers questions", "mlm": "generates texts"}[self.head]
         count = sizes.num_parameters()
@@ -490,7 +497,3 @@ class LoadedModel:
         if not options.get("sample"):
             options.setdefault("beam_size", 1)
         return generation_of(self, from_options(GenerationSettings, options)).stream(next(generation_sources([text])))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])

@@ -62,3 +62,8 @@ def pair_of(value: object, what: str) -> Sequence[str]:
     if not isinstance(value, list | tuple) or len(value) != 2 or not all(isinstance(text, str) for text in value):
         raise UsageError(f"{what} is {value!r:.80}; score_pairs expects pairs of two texts, a query and a text")
     return value
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence, at most eight."""
+    return " | ".join([*names[:8], *(["..."] if len(names) > 8 else [])])

@@ -15,8 +15,10 @@ from typing import cast, get_args
 from minilm.errors import DataError
 from minilm.files.json import read_json, write_json
 from minilm.files.sentence_modules import MODULES, ModuleEntry, read_modules, transformer_folder, write_modules
+from minilm.model.activations import Activation, activation_path
 from minilm.model.embedding import EmbeddingSettings, PoolingMode
 from minilm.model.vector_modules import (
+    SCORES,
     VectorModule,
     flag,
     read_dense,
@@ -162,6 +164,42 @@ def write_model_file(folder: Path, settings: EmbeddingSettings) -> None:
         write_json(folder / _MODEL_FILE, values)
 
 
+def read_scorer(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings | None:
+    """How a reranker makes its score from pooled rows: modules for vectors, the last of which has width 1.
+
+    None if its score is that of a head, or the folder is no reranker.
+
+    Raises:
+        DataError: as for `read_embedding`, or the last module does not give one score.
+    """
+    values, _ = _read_model_file(folder)
+    modules = read_modules(folder)
+    if values.get("model_type") != _CROSS_ENCODER or not _is_pooled_scorer(modules):
+        return None
+    chain = read_chain(folder, modules[:-1], model_max_tokens=model_max_tokens)
+    last = read_dense(folder / modules[-1].path, output=SCORES)
+    if len(last.weight) != 1:
+        raise DataError(f"{last.where}: Dense gives {len(last.weight)} scores; expected one; use sentence-transformers")
+    return replace(chain, modules=(*chain.modules, last))
+
+
+def write_scorer(folder: Path, settings: EmbeddingSettings, *, activation: Activation, hidden_size: int) -> None:
+    """Write how a reranker makes its score from pooled rows; sentence-transformers reads it from version 5.4 on.
+
+    Raises:
+        DataError: a module does not fit the width before it.
+    """
+    write_embedding(folder, settings, hidden_size=hidden_size)
+    last = settings.modules[-1]
+    write_module(folder / f"{len(settings.modules) + 1}_{type(last).__name__}", last, output=SCORES)
+    write_json(folder / _MODEL_FILE, {"model_type": _CROSS_ENCODER, "activation_fn": activation_path(activation)})
+
+
+def _is_pooled_scorer(modules: Sequence[ModuleEntry]) -> bool:
+    kinds = [entry.kind for entry in modules]
+    return kinds[:2] == ["Transformer", "Pooling"] and len(kinds) > 2 and kinds[-1] == "Dense"
+
+
 def _pooling_values(settings: EmbeddingSettings, hidden_size: int) -> dict[str, object]:
     """The older format, unless its order differs from that of the modes."""
     values: dict[str, object] = {"word_embedding_dimension": hidden_size}
@@ -210,7 +248,7 @@ def _report_ignored(folder: Path, modules: list[ModuleEntry]) -> None:
 def _read_scorer(folder: Path, modules: list[ModuleEntry]) -> Mapping[str, object]:
     """Encoder settings of a cross-encoder with `modules.json`; raises DataError if its head is not the whole score."""
     found = [entry.kind for entry in modules]
-    if found != ["Transformer"]:
+    if found != ["Transformer"] and not _is_pooled_scorer(modules):
         raise DataError(
             f"{folder / MODULES}: modules {', '.join(found)} of a CrossEncoder; expected one Transformer, whose head "
             "gives the scores; use sentence-transformers"
@@ -222,7 +260,8 @@ def _read_scorer(folder: Path, modules: list[ModuleEntry]) -> Mapping[str, objec
             f"{file}: default_prompt_name is {default!r:.80} for a CrossEncoder; expected null, because pairs have no "
             "prompts here; use sentence-transformers"
         )
-    values, _ = _read_encoder_file(transformer_folder(folder), defaults=_SCORER_DEFAULTS)
+    defaults = _SCORER_DEFAULTS if len(modules) == 1 else _ENCODER_DEFAULTS
+    values, _ = _read_encoder_file(transformer_folder(folder), defaults=defaults)
     return values
 
 

@@ -230,11 +230,11 @@ class Encoder(nn.Module):
         read = partial(attend_seq2seq_read, batch=batch, dropout=self._dropout_now())
         return self._layer(len(self.layers)).forward_with(hidden_TE, read, batch.read_rows)
 
-    def pooled(self, packed: Packed, *, dropout: float = 0.0) -> Tensor:
+    def pooled(self, packed: Packed, *, dropout: nn.Module | None = None) -> Tensor:
         """activation(dense(first row)), `[B, E]`: the input of a classifier; `dropout` applies to the first rows."""
         assert self.pooler is not None, "create the encoder with pooler=True"
-        rows_BE = functional.dropout(self.first(packed), dropout, self.training)
-        return self._activation(self.pooler(rows_BE))
+        rows_BE = self.first(packed)
+        return self._activation(self.pooler(rows_BE if dropout is None else dropout(rows_BE)))
 
     def relations(self, packed: Packed, *, layer: int | None = None) -> Relations:
         """Query, key and value of `layer` (1-based, default: last); later operations are not computed.

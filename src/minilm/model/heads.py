@@ -48,13 +48,14 @@ class ClassificationHead(nn.Module):
         """Create a head for `num_labels` classes (1 for regression)."""
         super().__init__()
         rate = config.hidden_dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(rate)
-        self.dropout_before = rate if FAMILIES[config.family].dropout_before_pooler else 0.0
+        self.dropout: nn.Module = nn.Dropout(rate)
+        self.is_dropped_before = FAMILIES[config.family].dropout_before_pooler
         self.out = nn.Linear(config.hidden_size, num_labels)
 
     def forward(self, encoder: Encoder, packed: Packed) -> Tensor:
         """Logits of each sequence."""
-        logits_BC: Tensor = self.out(self.dropout(encoder.pooled(packed, dropout=self.dropout_before)))
+        before = self.dropout if self.is_dropped_before else None
+        logits_BC: Tensor = self.out(self.dropout(encoder.pooled(packed, dropout=before)))
         return logits_BC
 
 

@@ -24,10 +24,10 @@ from minilm.model.activations import Activation, activation_at, activation_path
 
 _ACTIVATION_KEY = "activation_function"
 _WEIGHTS = "model.safetensors"
-_ON_VECTORS: Mapping[str, object] = {
-    "module_input_name": "sentence_embedding",
-    "module_output_name": "sentence_embedding",
-}
+_VECTORS = "sentence_embedding"
+_ON_VECTORS: Mapping[str, object] = {"module_input_name": _VECTORS, "module_output_name": _VECTORS}
+SCORES = "scores"
+"""What the last Dense module of a reranker gives, under this name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -101,8 +101,8 @@ def flag(values: Mapping[str, object], key: str, file: Path, *, default: bool) -
     return value
 
 
-def read_dense(folder: Path) -> Dense:
-    """Read a Dense module.
+def read_dense(folder: Path, *, output: str = _VECTORS) -> Dense:
+    """Read a Dense module, whose `output` has this name.
 
     Raises:
         DataError: the configuration asks for something that is not computed, or does not match the weights.
@@ -110,7 +110,9 @@ def read_dense(folder: Path) -> Dense:
     file = folder / "config.json"
     values = read_json(file)
     used = ("in_features", "out_features", "bias", _ACTIVATION_KEY, "use_residual")
-    require_keys(values, file, used=used, defaults=_ON_VECTORS)
+    if output != _VECTORS and values.get("module_output_name") != output:
+        raise DataError(f"{file}: module_output_name is {values.get('module_output_name')!r:.80}; expected {output!r}")
+    require_keys(values, file, used=used, defaults={**_ON_VECTORS, "module_output_name": output})
     width_in, width_out = _size(values, "in_features", file), _size(values, "out_features", file)
     has_bias = flag(values, "bias", file, default=True)
     has_residual = flag(values, "use_residual", file, default=False)
@@ -147,8 +149,10 @@ def read_normalize(folder: Path) -> Normalize:
     return Normalize()
 
 
-def write_module(folder: Path, module: VectorModule) -> None:
+def write_module(folder: Path, module: VectorModule, *, output: str = _VECTORS) -> None:
     """Write the files of a module into its folder, which must exist; Normalize needs none.
+
+    `output` is the name of what a Dense module gives.
 
     Raises:
         SystemProblem: a file cannot be written.
@@ -157,6 +161,8 @@ def write_module(folder: Path, module: VectorModule) -> None:
         width_out, width_in = module.weight.shape
         values = {"in_features": width_in, "out_features": width_out, "bias": module.bias is not None}
         values[_ACTIVATION_KEY] = activation_path(module.activation)
+        if output != _VECTORS:
+            values |= {**_ON_VECTORS, "module_output_name": output}
         if module.residual is not None:  # a key that older releases do not know
             values["use_residual"] = True
         arrays = {"linear.weight": module.weight, "linear.bias": module.bias, "residual.weight": module.residual}

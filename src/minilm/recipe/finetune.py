@@ -175,6 +175,8 @@ class FinetuneRecipe(RunRecipe):
             )
         if isinstance(self.task, EmbedSection) and self.train.attention_dropout:
             raise ValueError("found train.attention_dropout with task kind embed, which has task.dropout; remove it")
+        if isinstance(self.task, RerankSection) and self.train.attention_dropout:
+            raise ValueError("found train.attention_dropout with task kind rerank, expected only that of hidden rows")
         if self.train.patience and not self.task.dev:
             raise ValueError("train.patience requires task.dev: early stopping needs held-out data")
         if self.train.steps is not None and self.sweep is not None and self.sweep.epochs:

@@ -17,7 +17,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.finetune import teacher_vectors
 from minilm.finetune.embed import EmbedTask
-from minilm.finetune.embed_dropout import KeyedDropout, TextKeys
+from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.result import RunResult, verdict
 from minilm.finetune.run import finetune_once

@@ -35,6 +35,7 @@ class RerankSettings(TaskSettings):
         max_tokens: max tokens of a query with its text, including special tokens.
         loss: what is learned: labels of each text (bce) or of a list (lambda), or scores of each text (mse), of a list
             (kl), or their distance from that of the positive (margin-mse).
+        pooling: what the score is computed from: the first token, or the mean of all.
         temperature: both distributions of kl are softened by it.
         query: column of the query.
         text: column of the text, or of the list of texts.
@@ -50,6 +51,7 @@ class RerankSettings(TaskSettings):
     kind: Literal["rerank"] = "rerank"
     max_tokens: Annotated[int, Ge(8)] = 512  # a short pair is not padded, so a high limit costs nothing
     loss: RerankLoss = "bce"
+    pooling: Literal["cls", "mean"] = "cls"
     temperature: Annotated[float, Gt(0)] = 1.0
     query: Text = "query"
     text: Text | None = None

@@ -1,6 +1,6 @@
 """Dropout that depends on the text alone: on seed, step, row and the number of the text in its row.
 
-In: an encoder; the keys of the texts of a batch. Out: the encoder with `KeyedDropout` in place of its dropout modules.
+In: a model; the keys of the texts of a batch. Out: the model with `KeyedDropout` in place of its dropout modules.
 A text has the same masks in every pass, in any batch and in any process, so that a loss over a whole batch can encode
 its texts twice, and its gradient does not depend on how they are cut into parts.
 
@@ -41,26 +41,37 @@ class TextKeys:
     texts: Sequence[tuple[int, int]]
 
 
+@dataclass
+class _Texts:
+    """The random numbers and the lengths of the texts of a pass; none outside of one."""
+
+    streams: Sequence[np.random.PCG64] = ()
+    lengths: Sequence[int] = ()
+
+
 class KeyedDropout(nn.Module):
     """Dropout of rows `[T, E]`, or of one row of each text; inside `keyed` only."""
 
-    def __init__(self, rate: float) -> None:
-        """Zero a share `rate` of the values, rounded to a multiple of 2^-16."""
+    def __init__(self, rate: float, *, beside: KeyedDropout | None = None) -> None:
+        """Zero a share `rate` of the values, rounded to a multiple of 2^-16.
+
+        `beside` is another one of the same model, with another rate, whose random numbers continue here.
+        """
         super().__init__()
         self.rate = round(rate * _LEVELS) / _LEVELS
-        self._streams: list[np.random.PCG64] = []
-        self._lengths: Sequence[int] = ()
+        self._texts: _Texts = _Texts() if beside is None else beside._texts
 
     def forward(self, rows_TE: Tensor) -> Tensor:
         """The rows with zeros, the others scaled up; unchanged in evaluation."""
         if not self.training or not self.rate:
             return rows_TE
-        assert self._streams, "training runs inside `keyed`"
+        texts = self._texts
+        assert texts.streams, "training runs inside `keyed`"
         width = rows_TE.shape[1]
-        lengths = self._lengths if sum(self._lengths) == len(rows_TE) else [1] * len(self._streams)
+        lengths = texts.lengths if sum(texts.lengths) == len(rows_TE) else [1] * len(texts.streams)
         drawn = [
             stream.random_raw(math.ceil(length * width / _PER_DRAW)).view(np.uint16)[: length * width]
-            for stream, length in zip(self._streams, lengths, strict=True)
+            for stream, length in zip(texts.streams, lengths, strict=True)
         ]
         kept = torch.from_numpy(np.concatenate(drawn) >= round(self.rate * _LEVELS)).view(rows_TE.shape)
         return rows_TE * kept.to(rows_TE.device, rows_TE.dtype).mul_(1 / (1 - self.rate))
@@ -68,13 +79,14 @@ class KeyedDropout(nn.Module):
     @contextmanager
     def keyed(self, packed: Packed, keys: TextKeys) -> Iterator[None]:
         """Draw the masks of these texts for the duration of the block, which is one pass."""
-        self._lengths = packed.lengths
-        if self.training and self.rate:
-            self._streams = [bit_generator(keys.seed, "dropout", keys.step, *text) for text in keys.texts]
+        texts = self._texts
+        texts.lengths = packed.lengths
+        if self.training:
+            texts.streams = [bit_generator(keys.seed, "dropout", keys.step, *text) for text in keys.texts]
         try:
             yield
         finally:
-            self._streams, self._lengths = [], ()
+            texts.streams, texts.lengths = (), ()
 
 
 def key_dropout(encoder: Encoder, rate: float | None) -> KeyedDropout:
