@@ -10,6 +10,7 @@ The memory: many short rows with one of a MiB among them, on one random layer, a
 from __future__ import annotations
 
 import argparse
+import operator
 import os
 import statistics
 import subprocess
@@ -44,6 +45,15 @@ MIB = 2**20
 WIDTH = 384  # of the model whose memory is measured
 FEW = 10  # rows of the smallest file
 CHUNK_BYTES, DIMENSION_BYTES, CHARACTER_BYTES = 128 * MIB, 160 * 2**10, 80  # of the bound, see docs/reference.md
+
+# A child begins with the peak of its parent, so the parent is a small process.
+LAUNCHER = """
+import os, sys
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+_, status, used = os.wait4(pid, 0)
+print(used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 def main() -> None:
@@ -95,7 +105,7 @@ def rate(folder: Path, count: int, rounds: int, precision: Precision, threads: i
         "tokens": tokens,
         "rounds": rounds,
         **{f"{name} tokens/s": tokens / value for name, value in medians.items()},
-        "share": medians["engine"] / medians["command"],
+        "share": statistics.median(map(operator.truediv, seconds["engine"], seconds["command"])),
         "seconds": seconds,
         "peak MiB": peak,
     }
@@ -122,22 +132,7 @@ def memory(folder: Path, count: int, threads: int) -> dict[str, object]:
     """Peak memory of a few rows, of many with a long one among them, and the bound."""
     model = folder / "one-layer"
     write_random_model(model)
-    words = [
-        "the",
-        "river",
-        "waits",
-        "near",
-        "an",
-        "old",
-        "bridge",
-        "while",
-        "small",
-        "dogs",
-        "slowly",
-        "pass",
-        "empty",
-        "houses",
-    ]
+    words = ("the", "river", "waits", "near", "an", "old", "bridge", "while", "small", "dogs", "pass", "houses")
     draw = np.random.default_rng(0)
     peaks = []
     for rows, longest in ((FEW, 0), (count, MIB)):
@@ -172,11 +167,8 @@ def command(model: str, source: Path, output: Path, *flags: str) -> tuple[float,
     """Seconds and peak memory in MiB of one `minilm embed`."""
     words = [sys.executable, "-m", "minilm.cli.app", "embed", model, "--input", source, "--output", output, *flags]
     started = time.perf_counter()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"minilm embed failed with status {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - started, used.ru_maxrss / 1024
+    done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, *words], capture_output=True, text=True, check=True)
+    return time.perf_counter() - started, int(done.stdout) / 1024
 
 
 if __name__ == "__main__":

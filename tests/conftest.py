@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from tests import tiny_rows
 
 if TYPE_CHECKING:
     from minilm.recipe import Distillation, Loaded
@@ -316,28 +317,6 @@ class TinyFinetune:
         path.write_text("".join(lines))
         return path
 
-    def write_vector_rows(self, name: str, count: int, *, seed: int) -> Path:
-        """Write rows with the columns of every loss of text vectors."""
-        import json
-        import random
-
-        draw = random.Random(seed)
-
-        def text() -> str:
-            return " ".join(f"word{word}" for word in draw.choices(range(95), k=draw.randint(2, 12)))
-
-        lines = []
-        for _ in range(count):
-            query, negatives = text(), [text() for _ in range(draw.randint(1, 3))]
-            positive = f"{query} {text()}"
-            pair = {"query": query, "positive": positive, "negatives": negatives}
-            scores = [draw.uniform(-2, 2) for _ in range(len(negatives) + 1)]
-            scored = {"sentence1": query, "sentence2": draw.choice([positive, negatives[0]]), "score": draw.random()}
-            lines.append(json.dumps({"text": text(), **pair, "scores": scores, **scored}) + "\n")
-        path = self.folder / name
-        path.write_text("".join(lines))
-        return path
-
     def embed_recipe(
         self,
         loss: str = "vectors",
@@ -354,13 +333,35 @@ class TinyFinetune:
         path = self.recipe(out, name=name, **train)
         values = json.loads(path.read_text())
         files = {
-            part: [str(self.write_vector_rows(f"vectors-{part}.jsonl", count, seed=seed))]
+            part: [str(tiny_rows.write(self.folder / f"vectors-{part}.jsonl", tiny_rows.vector_rows(count, seed=seed)))]
             for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
         }
         teacher = {"teacher": str(self.model)} if loss in ("vectors", "similarities") else {}
         values["task"] = {"kind": "embed", "name": "vectors", "loss": loss, "max_tokens": 32, **files, **teacher}
         values["task"] |= task or {}
         values["student"] = student
+        path.write_text(json.dumps(values, indent=1))
+        return path
+
+    def rerank_recipe(
+        self,
+        loss: str = "bce",
+        out: str | Path = "run",
+        *,
+        name: str = "rerank.yaml",
+        task: Mapping[str, object] | None = None,
+        **train: object,
+    ) -> Path:
+        """Write lists and a recipe for a reranker as `recipe` does; `task` overrides values of that section."""
+        import json
+
+        path = self.recipe(out, name=name, **train)
+        values = json.loads(path.read_text())
+        files = {
+            part: [str(tiny_rows.write(self.folder / f"lists-{part}.jsonl", tiny_rows.ranked_rows(count, seed=seed)))]
+            for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
+        }
+        values["task"] = {"kind": "rerank", "name": "lists", "loss": loss, "max_tokens": 32, **files, **(task or {})}
         path.write_text(json.dumps(values, indent=1))
         return path
 

@@ -62,3 +62,15 @@ def test_kills_of_text_vectors_change_no_bit(tiny_task, drive, assert_same_run):
     (ours,) = (tiny_task.folder / "vectors-train.jsonl.teacher").iterdir()
     for file in ours.iterdir():
         assert file.read_bytes() == (tiny_task.folder / "other" / ours.name / file.name).read_bytes()
+
+
+def test_kills_of_a_reranker_change_no_bit(tiny_task, drive, assert_same_run):
+    """Kills in steps over lists, some longer than a batch, and while the model is written."""
+    recipe = tiny_task.rerank_recipe("lambda", steps=12, tokens_per_batch=40, task={"pooling": "mean"})
+    unbroken = tiny_task.folder / "unbroken"
+    [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}"])
+    plan = [kill for part in (8, 7, 6) for kill in (("steps", 2), ("call", calls // part))]
+    results = drive(recipe, [*plan, ("never", 0)])
+    assert sum(status == -signal.SIGKILL for status, _ in results) >= 4
+    assert results[-1][0] == 0
+    assert_same_run(tiny_task.folder / "run", unbroken)

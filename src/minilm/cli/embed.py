@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
-from minilm.cli.streams import InputFormatOption, reject_columns, require_output, source_of
+from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
 from minilm.errors import UsageError
 from minilm.files.source import STREAM
-from minilm.infer.vector_precision import VectorPrecision
+from minilm.model.precision import VectorPrecision
 
 if TYPE_CHECKING:
     from minilm.files.source import Source
@@ -152,6 +152,4 @@ def _check(
                 f"--calibrate {calibrate}: the ranges of these texts are written beside the output, but --output is -; "
                 "name a file, or calibrate with NAME.ranges.json of an earlier output"
             )
-    paths = [path.resolve() for path in (source, output) if isinstance(path, Path)]
-    if len(set(paths)) < len(paths):
-        raise UsageError(f"--input and --output are the same file, {source}; use different files")
+    reject_same_file(source, output)

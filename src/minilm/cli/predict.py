@@ -16,7 +16,7 @@ import typer
 
 from minilm.cli import completion
 from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
-from minilm.cli.streams import InputFormatOption, reject_columns, require_output, source_of
+from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
 from minilm.errors import UsageError
 from minilm.files.source import STREAM
 
@@ -115,8 +115,7 @@ def predict(
     require_output("--output", output)
     if output != STREAM:
         require_output_name(Path(output), option="--output")
-    if isinstance(path, Path) and path.resolve() == Path(output).resolve():
-        raise UsageError(f"--input and --output are the same file, {source}; use different files")
+        reject_same_file(path, Path(output))
     loaded = load(model, engine=engine, precision=precision, threads=threads)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
     if task == "squad" or (task is None and loaded.head == "span"):

@@ -78,6 +78,12 @@ def require_output(option: str, value: str) -> None:
         _require_open(option, sys.stdout)
 
 
+def reject_same_file(source: Source, output: Path | None) -> None:
+    """Raise UsageError if a command would write over its input; `output` is None for standard output."""
+    if isinstance(source, Path) and output is not None and source.resolve() == output.resolve():
+        raise UsageError(f"--input and --output are the same file, {source}; use different files")
+
+
 def _require_open(option: str, stream: TextIO) -> None:
     if _was_closed(stream):
         raise UsageError(f"{option} is -, but that stream is closed; name a file or open it")

@@ -83,8 +83,10 @@ def _agreed(parts: Mapping[Role, _Part]) -> dict[Role, EmbeddingSettings]:
     for role, part in parts.items():
         dropped = [name for name, text in part.settings.prompts.items() if text and name != role]
         if dropped:
-            logger.warning("%s: left out %d prompts, which are not of the role %r: %s",
-                           part.folder, len(dropped), role, ", ".join(dropped))  # fmt: skip
+            names = ", ".join(dropped)
+            logger.warning(
+                "%s: left out %d prompts, which are not of the role %r: %s", part.folder, len(dropped), role, names
+            )
     similarity, _ = _similarities(first.settings, second.settings)
     return {
         role: replace(part.settings, prompts=prompts, default_prompt_name=None, similarity=similarity)

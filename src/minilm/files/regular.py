@@ -9,7 +9,7 @@ import codecs
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minilm.errors import DataError, one_line
@@ -99,6 +99,16 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_texts(texts: Iterable[str]) -> tuple[str, int]:
+    """The hex SHA-256 of texts in order, each with its length, and their number."""
+    digest, count = hashlib.sha256(), 0
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big") + data)
+        count += 1
+    return digest.hexdigest(), count
 
 
 def sha256_text(text: str) -> str:

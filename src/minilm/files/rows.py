@@ -51,7 +51,7 @@ class Row:
 
     def text(self, name: str, location: str, *, named_by: str) -> str:
         """The value of a field, a text; arguments and errors as for `text_or_tokens`."""
-        value = self._value(name, location, named_by)
+        value = self.value(name, location, named_by=named_by)
         if not isinstance(value, str):
             raise DataError(f"{location}: {name} is {kind_of(value)}, expected a string; correct the row")
         return value
@@ -67,7 +67,7 @@ class Row:
         Raises:
             DataError: the row or the field cannot be read.
         """
-        value = self._value(name, location, named_by)
+        value = self.value(name, location, named_by=named_by)
         if isinstance(value, str):
             return value
         if isinstance(value, list) and all(isinstance(token, str) for token in value):
@@ -77,7 +77,8 @@ class Row:
             kind = "a list that contains something other than texts"
         raise DataError(f"{location}: field {name!r} is {kind}, expected a text or a list of tokens; correct the row")
 
-    def _value(self, name: str, location: str, named_by: str) -> object:
+    def value(self, name: str, location: str, *, named_by: str) -> object:
+        """The value of a field; arguments and errors as for `text_or_tokens`."""
         self.require_fit(location)
         if name not in self.values:
             fix = f"correct the row, or name its fields with {named_by}"

@@ -38,14 +38,16 @@ from minilm.finetune.task import (
 from minilm.finetune.teacher_vectors import TeacherVectors
 from minilm.infer.api import LoadedModel
 from minilm.infer.vectors import normalized
+from minilm.model.checkpoint import write_model
 from minilm.model.compact import hold_rows
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_embedding
 from minilm.model.heads import Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.packing import pack
 from minilm.model.token_budget import microbatches
-from minilm.model.vector_head import VectorHead
+from minilm.model.vector_head import VectorHead, dense_of
 from minilm.model.vector_modules import Dense, Normalize, VectorModule
 from minilm.randomness import derived_seed
 from minilm.score.glue import compute_metrics
@@ -147,6 +149,10 @@ class EmbedTask:
         if wrong := [size for size in self._settings.dimensions if size > width]:
             raise UsageError(f"task.dimensions has {wrong[0]}, but vectors have width {width}; leave it out")
 
+    def identity(self) -> Mapping[str, str]:
+        """What decides the vectors of the teacher."""
+        return {} if self.teacher is None else self.teacher.identity
+
     def store_teacher(self, ranks: Ranks) -> None:
         """Compute the vectors of the teacher that are not stored yet; raises as `TeacherVectors.fill`."""
         if self.teacher is not None:
@@ -201,21 +207,17 @@ class EmbedTask:
             for name, rows in self._pairs.items()
         }
 
+    def write(self, model: Model, folder: Path) -> None:
+        """Write the encoder, and how it makes vectors."""
+        write_model(Model(model.encoder), folder)
+        write_embedding(folder, self.written_settings(model), hidden_size=model.encoder.config.hidden_size)
+
     def written_settings(self, model: Model) -> EmbeddingSettings:
         """How the trained model makes vectors, for its folder."""
         modules: list[VectorModule] = []
         head = model.head
         if isinstance(head, VectorHead) and head.dense is not None and not self._is_dropped:
-            weights = {name: weight.cpu().numpy() for name, weight in head.dense.state_dict().items()}
-            modules.append(
-                Dense(
-                    weight=weights["weight"],
-                    bias=weights.get("bias"),
-                    activation="Identity",
-                    residual=None,
-                    where=Path("2_Dense"),
-                )
-            )
+            modules.append(dense_of(head.dense))
         if self._settings.normalize:
             modules.append(Normalize())
         return replace(self._embedding, modules=tuple(modules))

@@ -57,6 +57,15 @@ class TextPart:
         return vectors if vectors.dtype == torch.float64 else vectors.float()
 
 
+def tensors_of(parts: Sequence[TextPart]) -> dict[str, Tensor]:
+    """The texts of each part as `index.name`."""
+    return {
+        f"{number}.{name}": tensor
+        for number, part in enumerate(parts)
+        for name, tensor in part.packed.tensors().items()
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowsPart:
     """Some rows, their texts and targets, for a loss that is a sum over rows."""
@@ -110,12 +119,7 @@ class WholeBatch:
 
     def tensors(self) -> dict[str, Tensor]:
         """The texts of this process, and the targets."""
-        texts = {
-            f"{number}.{name}": tensor
-            for number, part in enumerate(self.parts)
-            for name, tensor in part.packed.tensors().items()
-        }
-        return {**texts, **self.targets}
+        return {**tensors_of(self.parts), **self.targets}
 
     def to(self, device: torch.device) -> WholeBatch:
         """The same batch on `device`."""

@@ -45,7 +45,7 @@ def infonce(
     Args:
         queries_RW: queries.
         documents_MW: documents.
-        excluded_RM: True where a document is no negative of a query although it is not its own positive.
+        excluded_RM: True where a document is not a negative of a query, though not the positive of its row either.
         temperature: divides the cosines.
         symmetric: also find the query of each positive; the loss is the mean of both.
     """

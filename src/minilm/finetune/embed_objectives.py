@@ -62,7 +62,7 @@ def targets_of(
 
 
 def _pair_targets(rows: EncodedRows, chosen: Int64s, begins: Int64s, positives: Mapping[int, set[int]]) -> Targets:
-    """Places of queries and documents, and the documents that are no negatives of a query: its known positives."""
+    """Places of queries and documents, and the documents that are not negatives of a query: its known positives."""
     texts = [np.array(rows.texts_of(row)) for row in chosen]
     negatives = [begin + 2 + np.arange(len(numbers) - 2) for begin, numbers in zip(begins, texts, strict=True)]
     documents = np.concatenate([begins + 1, *negatives])

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from minilm.errors import UsageError
+from minilm.files.regular import sha256_texts
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.embed_data import trained_embedding
 from minilm.finetune.multi_label import MultiLabelTask
@@ -20,7 +21,7 @@ from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
-from minilm.finetune.teacher_vectors import TeacherVectors, cache_root, texts_checksum
+from minilm.finetune.teacher_vectors import TeacherVectors, cache_root
 from minilm.finetune.text import ClassificationTask, selectable
 from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
 from minilm.finetune.tokens import TokensTask
@@ -188,7 +189,7 @@ def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed
         teacher = TeacherVectors(
             section.teacher,
             cache_root(section.cache, section.train),
-            texts=texts_checksum(text for row in training_rows(section.train, section) for text in row.texts),
+            texts=sha256_texts(text for row in training_rows(section.train, section) for text in row.texts),
             prompt_role=section.role,
             max_tokens=section.max_tokens,
         )

@@ -46,12 +46,12 @@ def ranking_loss(settings: RerankSettings) -> RankingLoss:
     totals: dict[RerankLoss, Callable[[Tensor, Tensor], Tensor]] = {
         "bce": partial(functional.binary_cross_entropy_with_logits, reduction="sum"),
         "mse": partial(functional.mse_loss, reduction="sum"),
-        "margin-mse": _margin_total,
+        "margin_mse": _margin_total,
         "kl": partial(_divergence, temperature=settings.temperature),
         "lambda": lambda_total,
     }
     counts: dict[RerankLoss, Callable[[NDArray[np.float32]], int]] = {
-        "margin-mse": lambda targets_L: len(targets_L) - 1,
+        "margin_mse": lambda targets_L: len(targets_L) - 1,
         "kl": lambda targets_L: 1,
         "lambda": lambda targets_L: int((targets_L[:, None] > targets_L).sum()),
     }

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minilm.errors import DataError
-from minilm.finetune.embed_batch import TextPart
+from minilm.finetune.embed_batch import TextPart, tensors_of
 from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys, key_dropout
 from minilm.finetune.ranking_losses import RankingLoss, ranking_loss
 from minilm.finetune.sequences import Array, PackedTask, Sequences
@@ -35,7 +35,7 @@ from minilm.model.heads import ClassificationHead, Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.packing import Packed
 from minilm.model.token_budget import microbatches
-from minilm.model.vector_head import VectorHead
+from minilm.model.vector_head import VectorHead, dense_of
 from minilm.model.vector_modules import Dense
 from minilm.randomness import derived_seed
 from minilm.score.retrieval import RetrievalScores, parse_metric, ranked, retrieval_scores
@@ -77,9 +77,7 @@ class ListBatch:
 
     def tensors(self) -> dict[str, Tensor]:
         """The pairs of each part as `index.name`, and the targets."""
-        parts = enumerate(self.parts)
-        pairs = {f"{number}.{name}": one for number, part in parts for name, one in part.packed.tensors().items()}
-        return {**pairs, "targets": self.targets}
+        return {**tensors_of(self.parts), "targets": self.targets}
 
     def to(self, device: torch.device) -> ListBatch:
         """The same batch on `device`."""
@@ -261,10 +259,9 @@ class RerankTask(PackedTask):
         write_model(Model(model.encoder), folder)
         assert isinstance(model.head, VectorHead)
         assert model.head.dense is not None
-        weights = {name: weight.cpu().numpy() for name, weight in model.head.dense.state_dict().items()}
         settings = EmbeddingSettings(
             pooling=("mean",),
-            modules=(Dense(weight=weights["weight"], bias=weights["bias"]),),
+            modules=(dense_of(model.head.dense),),
             max_tokens=self._settings.max_tokens,
         )
         write_scorer(folder, settings, activation=activation, hidden_size=model.encoder.config.hidden_size)

@@ -23,20 +23,16 @@ from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.row_writer import writing_rows
-from minilm.finetune.embed import EmbedTask
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective, require_examples
 from minilm.finetune.report import report_run
-from minilm.finetune.rerank import RerankTask
 from minilm.finetune.result import ANALYSIS, RunResult, read_result, verdict, write_result
 from minilm.finetune.smaller import Smaller, make_smaller, smaller_of
 from minilm.finetune.start import StartHead, require_trainable, start_head, start_model
 from minilm.finetune.task import Analysis, Task
 from minilm.hub import base_name
-from minilm.model.checkpoint import write_model
 from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
-from minilm.model.embedding_files import write_embedding
 from minilm.model.heads import Model
 from minilm.model.metadata import model_checksums
 from minilm.recipe import EmbedSection, FinetuneRecipe, LabelledSection, RerankSection, TextSection, flat_values
@@ -173,8 +169,6 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
     values = {key: value for key, value in values.items() if not key.startswith("sweep")}
     files = {f"{part} file {path.name}": sha256_file(path) for part, path in _files(recipe)}
-    if isinstance(task, EmbedTask) and task.teacher is not None:
-        files |= task.teacher.identity
     return _Plan(
         task=task,
         tokenizer=tokenizer,
@@ -186,7 +180,14 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
         steps=steps,
         steps_per_epoch=math.ceil(examples / section.batch_size),
         epochs=section.epochs if section.steps is None else section.steps * section.batch_size / examples,
-        identity={**values, **files, **checksums, "tokenizer": tokenizer.fingerprint, "device": _device()},
+        identity={
+            **values,
+            **files,
+            **task.identity(),
+            **checksums,
+            "tokenizer": tokenizer.fingerprint,
+            "device": _device(),
+        },
     )
 
 
@@ -212,12 +213,9 @@ def _device() -> str:
 
 def _run(recipe: FinetuneRecipe, plan: _Plan, ranks: Ranks, label: str, models: Path | None) -> RunResult:
     out, task = Path(recipe.out), plan.task
-    if isinstance(task, EmbedTask):
-        task.store_teacher(ranks)
+    task.store_teacher(ranks)
     model = start_model(plan.model, task, seed=recipe.seed, config=plan.config, head=plan.head)
-    references: dict[str, Mapping[str, float]] = {}
-    if isinstance(task, EmbedTask | RerankTask):
-        references = task.references(model.to(_device()), token_budget=recipe.train.tokens_per_batch, ranks=ranks)
+    references = task.references(model.to(_device()), token_budget=recipe.train.tokens_per_batch, ranks=ranks)
     if plan.smaller is not None:
         model = make_smaller(plan.smaller, model, task, seed=recipe.seed)
     model = model.to(_device())
@@ -306,23 +304,12 @@ def _write(
 
 def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path) -> None:
     """Write everything needed to load the model elsewhere."""
-    task = plan.task
-    if isinstance(task, EmbedTask):
-        with whole_table(model.encoder.embeddings):
-            write_model(Model(model.encoder), folder)
-        plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0)
-        write_embedding(folder, task.written_settings(model), hidden_size=model.encoder.config.hidden_size)
-        return
     with whole_table(model.encoder.embeddings):
-        if isinstance(task, RerankTask):
-            task.write(model, folder)
-        else:
-            problem = task.problem or "single_label_classification"
-            write_model(model, folder, head=task.head, labels=task.labels, problem=problem)
+        plan.task.write(model, folder)
     limit = recipe.task.max_tokens if isinstance(recipe.task, RerankSection) else None  # where others truncate pairs
     plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0, max_length=limit)
-    assert not isinstance(recipe.task, EmbedSection)
-    write_task(folder, recipe.task)
+    if not isinstance(recipe.task, EmbedSection):  # its settings are in the files of the modules
+        write_task(folder, recipe.task)
 
 
 def _write_checkpoint(recipe: FinetuneRecipe, plan: _Plan, model: Model, models: Path, step: int) -> None:

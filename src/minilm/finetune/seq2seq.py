@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.finetune.seq2seq_generation import generate_targets, generation_numbers
-from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis, IndependentParts, Scored, StepRows
+from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis, IndependentParts, PlainTask, Scored, StepRows
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import MaskedLanguageHead, Model
 from minilm.model.metadata import HeadName, ProblemType
@@ -114,7 +114,7 @@ class _Found:
 
 
 @dataclass(kw_only=True)
-class Seq2SeqTask:
+class Seq2SeqTask(PlainTask):
     """The sequence-to-sequence task.
 
     Attributes:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from minilm.errors import UsageError
-from minilm.finetune.task import Analysis, IndependentParts, Scored, StepRows
+from minilm.finetune.task import Analysis, IndependentParts, PlainTask, Scored, StepRows
 from minilm.model.compact import hold_rows
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
@@ -82,7 +82,7 @@ class TargetBatch:
         return losses_B.sum() / self.step_size
 
 
-class PackedTask(ABC):
+class PackedTask(PlainTask, ABC):
     """A task on sequences, of which a batch holds any; the head's scores are `[B, C]`, `[T, 2]` or `[T, C]`."""
 
     reshuffles = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import HeadName, ProblemType
@@ -150,6 +152,42 @@ class Task(Protocol):
 
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks) -> Scored:
         """Evaluate a held-out set; the processes divide the work, and each gets the full result."""
+
+    def identity(self) -> Mapping[str, str]:
+        """What its loss depends on besides recipe, files and model, for comparing a run with an earlier one."""
+
+    def store_teacher(self, ranks: Ranks) -> None:
+        """Compute and store what its teacher says about the training examples; called before the first step."""
+
+    def references(self, base: Model, *, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
+        """Held-out numbers to compare the run with, such as those of the model as it is (`base`)."""
+
+    def write(self, model: Model, folder: Path) -> None:
+        """Write the trained model, but for its tokenizer; `folder` must exist."""
+
+
+class PlainTask:
+    """What most tasks are: without a teacher, not comparable before training, with a head that a model folder holds."""
+
+    head: HeadName | None
+    labels: Sequence[str]
+    problem: ProblemType | None
+
+    def identity(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
+
+    def store_teacher(self, ranks: Ranks) -> None:
+        """Do nothing."""
+
+    def references(self, base: Model, *, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
+        """None: the head is new."""
+        return {}
+
+    def write(self, model: Model, folder: Path) -> None:
+        """Write the model with its head."""
+        problem = self.problem or "single_label_classification"
+        write_model(model, folder, head=self.head, labels=self.labels, problem=problem)
 
 
 def numbers_of_sets(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

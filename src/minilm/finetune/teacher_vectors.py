@@ -4,7 +4,7 @@ In: a teacher's folder, the training texts in order. Out: a folder of files, eac
 rows of them, float32.
 
 `manifest.json` says what the vectors are of, and lists the files. Each is written atomically and then listed, so a pass
-that is killed goes on after the last one listed. A file is float16 where that changes no vector by more than a
+that is killed resumes after the last one listed. A file is float16 where that changes no vector by more than a
 thousandth of its length, else float32; the manifest states the largest change.
 
 W width of a vector.
@@ -13,7 +13,6 @@ W width of a vector.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import time
@@ -34,10 +33,8 @@ from minilm.files.lock import locked_folder
 from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import map_arrays, write_arrays
 from minilm.infer.api import LoadedModel, load
-from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding
 from minilm.model.metadata import model_checksums, read_config
-from minilm.model.vector_modules import Dense, LayerNorm
 from minilm.progress import Progress
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks, gathered, wait_for_first
@@ -113,16 +110,6 @@ class VectorsManifest:
         return len(self.files) == self.num_files
 
 
-def texts_checksum(texts: Iterable[str]) -> tuple[str, int]:
-    """A checksum of texts in order, and their number."""
-    digest, count = hashlib.sha256(), 0
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "big") + data)
-        count += 1
-    return digest.hexdigest(), count
-
-
 class TeacherVectors:
     """The vectors of a teacher for the training texts; `fill` computes those that are missing, `rows` reads them."""
 
@@ -134,7 +121,7 @@ class TeacherVectors:
         Args:
             teacher: a model folder, or another name that `minilm.load` knows.
             root: folder of the vectors of all teachers.
-            texts: checksum and number of the texts, of `texts_checksum`.
+            texts: checksum and number of the texts, of `sha256_texts`.
             prompt_role: the role whose prompt of the teacher is put before the texts.
             max_tokens: of a text; the teacher's own limit may be lower.
 
@@ -153,7 +140,7 @@ class TeacherVectors:
         self._key = VectorsKey(
             teacher_config=sums["config"],
             teacher_weights=sums["weights"],
-            steps=_steps_checksum(self._steps, self._prompt),
+            steps=sha256_text(json.dumps([self._prompt, self._steps.checksum()])),
             tokenizer=Tokenizer.load(self.path).fingerprint,
             texts=texts[0],
         )
@@ -288,12 +275,6 @@ class TeacherVectors:
 
     def _write(self, number: int, texts: Sequence[str], teacher: LoadedModel) -> VectorsFile:
         vectors = teacher.encode(texts, prompt=self._prompt)
-        bad = np.flatnonzero(~np.isfinite(vectors).all(1))
-        if len(bad):
-            raise DataError(
-                f"teacher {self.path}: its vector of text {number * TEXTS_PER_FILE + int(bad[0])} is not finite; use "
-                "another teacher"
-            )
         stored, change = _stored(vectors)
         path = self.folder / _file_name(number)
         write_arrays(path, {_ARRAY: stored})
@@ -332,19 +313,3 @@ def _stored(vectors: Vectors) -> tuple[NDArray[np.floating], float]:
     norms = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
     change = float((np.linalg.norm(halves.astype(np.float32) - vectors, axis=1) / norms).max(initial=0.0))
     return (halves, change) if change <= _MAX_CHANGE else (vectors, 0.0)
-
-
-def _steps_checksum(steps: EmbeddingSettings, prompt: str) -> str:
-    """A checksum of everything between a text and its vector besides the encoder."""
-    arrays = hashlib.sha256()
-    shown = []
-    for module in steps.modules:
-        shown.append(type(module).__name__)
-        if isinstance(module, Dense):
-            shown += [module.activation, str(module.residual is not None)]
-        if isinstance(module, Dense | LayerNorm):
-            for array in (module.weight, module.bias, getattr(module, "residual", None)):
-                if isinstance(array, np.ndarray):
-                    arrays.update(np.ascontiguousarray(array).tobytes())
-    values = [prompt, steps.pooling, steps.max_tokens, steps.lowercase, steps.include_prompt, steps.truncate_dim, shown]
-    return sha256_text(json.dumps([*values, arrays.hexdigest()]))

@@ -39,7 +39,7 @@ from minilm.infer.predictions import (
 )
 from minilm.infer.similarity import similarities
 from minilm.infer.sources import Part, generation_sources, parts_of
-from minilm.infer.vector_precision import StoredVectors, VectorPrecision, quantized
+from minilm.infer.vector_precision import StoredVectors, quantized
 from minilm.infer.vectors import VectorOptions, stored_part, vector_options
 from minilm.model.activations import Activation
 from minilm.model.config import EncoderConfig
@@ -55,7 +55,7 @@ from minilm.model.metadata import (
     read_problem,
     saved_head,
 )
-from minilm.model.precision import Precision
+from minilm.model.precision import Precision, VectorPrecision
 from minilm.model.routes import read_routes
 from minilm.model.vector_ranges import VECTOR_RANGES, read_vector_ranges
 from minilm.progress import Progress
@@ -274,7 +274,7 @@ class LoadedModel:
             prompt: text to put before each text; "" for none.
             role: the folder's prompt of this name, such as `query` or `document`; those two have no prompt where the
                 folder has none. Without `prompt` and `role`, the folder's default prompt, if any.
-            dimensions: keep the first so many values; if the folder normalizes, they are scaled to length 1 again.
+            dimensions: keep this many values, the first ones; if the folder normalizes, they get length 1 again.
             vectors: `fp32`; `fp16`; `int8`, within the ranges of the folder's `vector_ranges.json`; `binary`, one bit
                 per value, eight in a byte.
             progress: show it on standard error.

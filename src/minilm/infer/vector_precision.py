@@ -9,14 +9,13 @@ B vectors, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import UsageError
+from minilm.model.precision import VectorPrecision
 
-VectorPrecision = Literal["fp32", "fp16", "int8", "binary"]
 Float32s = NDArray[np.float32]
 StoredVectors = NDArray[np.float32 | np.float16 | np.int8 | np.uint8]
 

@@ -17,10 +17,11 @@ import numpy as np
 from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
-from minilm.infer.vector_precision import STORED_TYPES, StoredVectors, VectorPrecision, is_outside, quantized
+from minilm.infer.vector_precision import STORED_TYPES, StoredVectors, is_outside, quantized
 from minilm.model.activations import Activation
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.packed_ids import PackedIds
+from minilm.model.precision import VectorPrecision
 from minilm.model.vector_modules import Dense, LayerNorm, Normalize
 from minilm.tally import Tally
 

@@ -113,7 +113,7 @@ def write_model(
 
     `labels` and `problem` (what the scores of a classification head are) go into the configuration. So does the
     `activation` of a reranker's one score, which every release of sentence-transformers reads there; None for a model
-    that is no reranker.
+    that is not a reranker.
 
     Raises:
         UsageError: `head` is not the head of `model`, `labels` does not have one name per class, or there is an

@@ -7,9 +7,12 @@ E hidden width.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
+
+import numpy as np
 
 from minilm.errors import DataError, UsageError
 from minilm.model.vector_modules import Dense, LayerNorm, VectorModule
@@ -63,6 +66,18 @@ class EmbeddingSettings:
                 )
             width = len(module.weight)
         return width if self.truncate_dim is None else min(width, self.truncate_dim)
+
+    def checksum(self) -> str:
+        """Hex SHA-256 of what happens to a text before and after the encoder, the prompt aside."""
+        plain = replace(self, modules=(), prompts={}, default_prompt_name=None, similarity=None)
+        digest = hashlib.sha256(repr(plain).encode())
+        for module in self.modules:
+            digest.update(type(module).__name__.encode())
+            for one in fields(module):
+                value = getattr(module, one.name)
+                if one.name != "where":
+                    digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        return digest.hexdigest()
 
     def prompt_of(self, *, prompt: str | None, role: str | None) -> str:
         """The text to put before each text: `prompt`, else that of `role`, else the default one, else none.

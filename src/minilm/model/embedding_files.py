@@ -167,7 +167,7 @@ def write_model_file(folder: Path, settings: EmbeddingSettings) -> None:
 def read_scorer(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings | None:
     """How a reranker makes its score from pooled rows: modules for vectors, the last of which has width 1.
 
-    None if its score is that of a head, or the folder is no reranker.
+    None if its score is that of a head, or the folder is not a reranker.
 
     Raises:
         DataError: as for `read_embedding`, or the last module does not give one score.

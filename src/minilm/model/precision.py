@@ -1,4 +1,4 @@
-"""The precisions of models.
+"""The precisions of models and of the vectors they give.
 
 In: a precision, or a device. Out: the torch dtype, whether the device has it; torch is imported only then.
 """
@@ -16,6 +16,9 @@ FloatPrecision = Literal["fp32", "bf16"]
 
 Precision = Literal["fp32", "bf16", "int8"]
 """What a model can be loaded in; int8 is of folders that `minilm quantize` wrote."""
+
+VectorPrecision = Literal["fp32", "fp16", "int8", "binary"]
+"""What a text's vector can be stored in."""
 
 
 def torch_dtype(precision: FloatPrecision) -> torch.dtype:

@@ -13,6 +13,7 @@ from minilm.model.embedding import PoolingMode
 from minilm.model.encoder import Encoder
 from minilm.model.packing import Packed
 from minilm.model.pooling import pool_rows
+from minilm.model.vector_modules import Dense
 
 
 class VectorHead(nn.Module):
@@ -34,3 +35,9 @@ class VectorHead(nn.Module):
         if self.pooling == "cls":
             return encoder.first(packed)
         return pool_rows(encoder(packed), packed, [self.pooling], skipped=0)
+
+
+def dense_of(linear: nn.Linear) -> Dense:
+    """A linear map as the module of a model folder."""
+    bias = None if linear.bias is None else linear.bias.detach().cpu().numpy()
+    return Dense(weight=linear.weight.detach().cpu().numpy(), bias=bias)

@@ -124,6 +124,11 @@ def data_for(task: object, folder: Path) -> list[str]:
         rows = [{"id": str(n), **question} for n in range(4)]
     elif task.kind == "seq2seq":
         rows = [{**dict.fromkeys(task.source, "word1 word2"), task.target: "word3"}] * 4
+    elif task.kind == "rerank":
+        found = {"text": ["word2", "word3"], "label": [1, 0]}
+        if task.loss == "margin_mse":
+            found = {"positive": "word2", "negatives": ["word3"]}
+        rows = [{"query": "word1", "score": [0.9, 0.1], **found}] * 4
     elif task.kind == "tokens":
         rows = [{"tokens": ["word1", "word2"], "ner_tags": ["B-PER", "O"]}] * 4
     else:
@@ -140,7 +145,8 @@ def data_for(task: object, folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_recipe_passes_a_dry_run(name, shared_task, tmp_path):
     recipe = load_recipe(find_recipe(name), kind=FinetuneRecipe).recipe
-    given = loaded(find_recipe(name), f"model={shared_task.model}", *data_for(recipe.task, tmp_path))
+    student = ["student.teacher_layers=[1, 3]"] if recipe.student else []
+    given = loaded(find_recipe(name), f"model={shared_task.model}", *data_for(recipe.task, tmp_path), *student)
     found = check_recipe(given)
     assert any(f" steps of {given.recipe.train.batch_size}, " in sentence for sentence in found)
 

@@ -139,8 +139,7 @@ def test_only_squad_has_a_way_to_find_the_text_of_an_answer():
         ),
         (
             ["task.kind=sqad"],
-            "task.kind: found the text 'sqad', expected one of text, tokens, squad, seq2seq, embed, rerank: "
-            "did you mean ",
+            "task.kind: found the text 'sqad', expected one of text, tokens, squad, seq2seq, embed, rerank: did you ",
         ),
         (["task.metrics=f1"], "unknown key 'task.metrics': did you mean 'task.metric'?"),
         (["task.max_token=9"], "unknown key 'task.max_token': did you mean 'task.max_tokens'?"),

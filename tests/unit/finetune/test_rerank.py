@@ -1,176 +1,199 @@
-"""Training of rerankers: loss beside sentence-transformers', gradients that no cut changes, folders with the score."""
+"""Fine-tuning rerankers: the gradient does not depend on the cut, a run learns, its numbers are the command's."""
 
 from __future__ import annotations
 
+import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import CrossEncoder
-from sentence_transformers.cross_encoder import losses
-from tests.conftest import TinyFinetune
-from torch import nn
 
-import minilm
-from minilm.errors import DataError
+from minilm.cli import app
+from minilm.errors import DataError, UsageError
 from minilm.finetune.make import make_task, task_tokenizer
-from minilm.finetune.ranking_losses import ranking_loss
-from minilm.finetune.rerank import RerankTask
-from minilm.finetune.result import RunResult
-from minilm.finetune.run import finetune_once
+from minilm.finetune.result import verdict
+from minilm.finetune.run import check_files
 from minilm.finetune.start import start_model
+from minilm.finetune.sweep import finetune
 from minilm.finetune.task import StepRows
-from minilm.recipe import FinetuneRecipe, find_recipe, load_recipe, recipe_names
-from minilm.tasks.rerank.settings import RerankSettings
+from minilm.infer.api import load
+from minilm.model.checkpoint import read_model
+from minilm.recipe import FinetuneRecipe, load_recipe
+from minilm.tasks.rerank.settings import RerankLoss
+from minilm.tasks.saved import read_task
 
-LOSSES = ("bce", "mse", "margin-mse", "kl", "lambda")
-
-
-def write_lists(folder: Path, name: str, *, seed: int, loss: str) -> None:
-    """Six texts of each query; those that share its word are relevant: the first one alone for margin-mse."""
-    draw = np.random.default_rng(seed)
-    rows = []
-    for _ in range(24):
-        word = int(draw.integers(6))
-        labels = [1, 0, 0, 1, 0, 0]
-        texts = [f"word{word if label else (word + 1 + int(draw.integers(4))) % 6} word1" for label in labels]
-        scores = [4.0 * label + float(draw.random()) for label in labels]
-        row: dict[str, object] = {"query": f"word{word}", "score": scores}
-        row |= {"positive": texts[0], "negatives": texts[1:]} if loss == "margin-mse" else {}
-        row |= {"text": texts, "label": labels} if loss != "margin-mse" else {}
-        rows.append(json.dumps(row))
-    (folder / name).write_text("\n".join(rows))
+LOSSES = RerankLoss.__args__
 
 
-def write_recipe(tiny: TinyFinetune, loss: str, **task: object) -> Path:
-    """A recipe whose files are written beside it."""
-    for number, name in enumerate(("lists.jsonl", "lists-dev.jsonl")):
-        write_lists(tiny.folder, name, seed=number, loss=loss)
-    recipe = {
-        "kind": "finetune",
-        "name": "rank",
-        "out": str(tiny.folder / "run"),
-        "model": str(tiny.model),
-        "task": {
-            "kind": "rerank",
-            "name": "rank",
-            "loss": loss,
-            "train": [str(tiny.folder / "lists.jsonl")],
-            "dev": [str(tiny.folder / "lists-dev.jsonl")],
-            "max_tokens": 16,
-            **task,
-        },
-        "train": {"steps": 6, "batch_size": 8, "tokens_per_batch": 256, "learning_rate": 1e-3},
-    }
-    file = tiny.folder / "rank.yaml"
-    file.write_text(json.dumps(recipe))
-    return file
+def run(recipe, *changes: str):
+    [point] = finetune(load_recipe(recipe, changes, kind=FinetuneRecipe))
+    return point.runs[0]
 
 
-def run(recipe: Path) -> RunResult:
-    return finetune_once(load_recipe(recipe, kind=FinetuneRecipe).recipe, resolved="")
+@pytest.fixture(scope="module")
+def folder(new_tiny_task, tmp_path_factory):
+    return new_tiny_task(tmp_path_factory.mktemp("rerank"))
 
 
-class Given(nn.Module):
-    """A cross-encoder of sentence-transformers that returns given scores."""
-
-    num_labels = 1
-    device = torch.device("cpu")
-
-    def __init__(self, scores: torch.Tensor) -> None:
-        super().__init__()
-        self.scores = nn.Parameter(scores.clone())
-
-    def preprocess(self, pairs: object, **options: object) -> dict[str, torch.Tensor]:
-        return {}
-
-    def forward(self, tokens: object) -> dict[str, torch.Tensor]:
-        return {"scores": self.scores}
-
-
-@pytest.mark.parametrize("num_labels", [2, 4])
-def test_lambda_loss_is_that_of_sentence_transformers(num_labels):
-    """Loss and gradient, in float32 to 1e-5, with binary and graded labels."""
-    draw = torch.Generator().manual_seed(num_labels)
-    scores, labels = torch.randn(9, generator=draw), torch.randint(0, num_labels, (9,), generator=draw).float()
-    given = Given(scores)
-    theirs = losses.LambdaLoss(given, mini_batch_size=-1)([["query"], [["text"] * 9]], [labels])
-    theirs.backward()
-    own = scores.clone().requires_grad_()
-    loss = ranking_loss(RerankSettings(name="x", loss="lambda"))
-    mean = loss.total(own, labels) / loss.num_terms(labels.numpy())
-    mean.backward()
-    assert mean.item() == pytest.approx(theirs.item(), abs=1e-5)
-    np.testing.assert_allclose(own.grad, given.scores.grad, atol=1e-5)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_gradient_does_not_depend_on_the_cut(loss, tiny_task):
-    """With dropout, in float64 to 1e-10; lists longer than a batch are computed in parts."""
-    found = load_recipe(write_recipe(tiny_task, loss), kind=FinetuneRecipe).recipe
-    task = make_task(found.task, task_tokenizer(found.task, tiny_task.model, lowercase=None), model=tiny_task.model)
-    assert isinstance(task, RerankTask)
-    model = start_model(tiny_task.model, task, seed=1)
+def prepared(tiny, loss: str, pooling: str = "cls"):
+    """A task and its model in double precision, with dropout."""
+    recipe = load_recipe(tiny.rerank_recipe(loss, task={"pooling": pooling}), kind=FinetuneRecipe).recipe
+    task = make_task(recipe.task, task_tokenizer(recipe.task, tiny.model, lowercase=None))
+    model = start_model(tiny.model, task, seed=1)
     task.prepare(model)
-    model.double().train()
-
-    def gradient(token_budget: int) -> torch.Tensor:
-        rows = np.arange(8, dtype=np.int64)
-        chosen = StepRows(rows=rows, own=np.arange(8), step=3, seed=5)
-        model.zero_grad()
-        task.batch(chosen, token_budget=token_budget).accumulate(model, lambda part: (part.backward(), part.item())[1])
-        return torch.cat([one.grad.flatten() for one in task.parameters(model).values() if one.grad is not None])
-
-    whole = gradient(100_000)
-    assert whole.abs().max() > 0
-    for token_budget in (200, 20):
-        torch.testing.assert_close(gradient(token_budget), whole, rtol=0, atol=1e-10)
+    return task, model.double().train()
 
 
-@pytest.mark.parametrize(("loss", "activation"), [("bce", nn.Sigmoid), ("mse", nn.Identity), ("lambda", nn.Identity)])
-def test_a_trained_folder_gives_the_scores_of_sentence_transformers(loss, activation, tiny_task):
-    """With the activation of its loss: a sigmoid after scores that were learned would tie the best."""
-    result = run(write_recipe(tiny_task, loss))
-    assert {"ndcg@10", "mrr@10", "map"} <= set(result.numbers)
-    pairs = [("word1", "word1 word2"), ("word3", "word5"), ("word2 word4", "word0")]
-    theirs = CrossEncoder(str(tiny_task.folder / "run" / "model"), device="cpu")
-    assert isinstance(theirs.activation_fn, activation)
-    model = minilm.load(tiny_task.folder / "run" / "model")
-    np.testing.assert_allclose(model.score_pairs(pairs), theirs.predict(pairs), atol=1e-5)
-    ranked = model.rank("word1", ["word5", "word1", "word3"], top_k=2)
-    order = np.argsort(-theirs.predict([("word1", text) for text in ("word5", "word1", "word3")]))[:2]
-    assert [one.index for one in ranked] == order.tolist()
+def gradient(task, model, own, token_budget: int):
+    """Loss and gradients of a process that has the rows `own` of a step."""
+    model = copy.deepcopy(model)
+    rows = np.arange(3, 11)
+    batch = task.batch(StepRows(rows=rows, own=np.array(own), step=5, seed=2), token_budget=token_budget)
+
+    def backward(loss):
+        loss.backward()
+        return float(loss.detach())
+
+    value = batch.accumulate(model, backward).value
+    return value, {name: weight.grad for name, weight in task.parameters(model).items()}, batch
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_and_gradient_do_not_depend_on_the_cut(folder, loss, pooling):
+    """Whole, list by list, in parts of a list that are recomputed, and as two processes; always with dropout."""
+    task, model = prepared(folder, loss, pooling)
+    value, whole, batch = gradient(task, model, range(8), 10_000)
+    assert len(batch.parts) == 1
+    assert all(part is not None for part in whole.values())
+    assert sum(bool(part.abs().max() > 1e-6) for part in whole.values()) > len(whole) - 5  # key biases, that of a score
+    for budget in (100, 34):
+        other, found, batch = gradient(task, model, range(8), budget)
+        assert len(batch.parts) > 1
+        assert other == pytest.approx(value, abs=1e-10)
+        assert all((found[name] - whole[name]).abs().max() < 1e-10 for name in whole)
+    assert any(len(part.parts) > 1 for part in batch.parts) == (loss in ("margin_mse", "kl", "lambda"))
+    halves = [gradient(task, model, own, 100) for own in ((0, 2, 4, 6), (1, 3, 5, 7))]
+    assert sum(half[0] for half in halves) == pytest.approx(value, abs=1e-10)
+    assert all((sum(half[1][name] for half in halves) - whole[name]).abs().max() < 1e-10 for name in whole)
+
+
+def test_dropout_is_on_in_that_test(folder):
+    task, model = prepared(folder, "kl")
+    losses = {gradient(task, model, range(8), 10_000)[0], gradient(task, model.eval(), range(8), 10_000)[0]}
+    assert len(losses) == 2
+
+
+@pytest.mark.slow
+def test_a_run_learns_and_its_numbers_are_those_of_the_command(folder, capsys):
+    loss = "lambda"
+    path = folder.rerank_recipe(loss, loss, name=f"{loss}.yaml", steps=50, eval_every=25, task={"pooling": "mean"})
+    result = run(path)
+    assert result.main_metric == "ndcg@10"
+    assert result.main > 75
+    assert set(result.numbers) == {"ndcg@10", "mrr@10", "map", "heldout_loss"}
+    predictions = str(folder.folder / loss / "predictions" / "lists-dev.jsonl")
+    metrics = [word for name in ("ndcg@10", "mrr@10", "map") for word in ("--metric", name)]
+    with pytest.raises(SystemExit):
+        app.main(["score", "retrieval", "--predictions", predictions, "--references", predictions, "--json", *metrics])
+    scored = json.loads(capsys.readouterr().out)
+    for name in ("ndcg@10", "mrr@10", "map"):
+        assert 100 * scored[name] == pytest.approx(result.numbers[name])
+    model = load(folder.folder / loss / "model")
+    assert read_task(model.folder).loss == loss
+    found = model.rank("word1", ["word30", "word7 word31", "word32 word33"])
+    assert found[0].index == 1
+    assert "ranks texts" in repr(model)
+
+
+def test_the_numbers_of_a_base_model_that_ranks_come_first_and_the_verdict_last(tiny_task, caplog):
+    caplog.set_level("INFO")
+    first = run(tiny_task.rerank_recipe(steps=2))
+    assert not first.references
+    again = run(tiny_task.rerank_recipe(steps=20), f"model={first.folder / 'model'}", f"out={tiny_task.folder / 'two'}")
+    assert again.references["base"] == pytest.approx(first.numbers, rel=1e-4)
+    assert verdict(again).startswith("verdict: better than the base model by ")
+    assert "verdict: " in (tiny_task.folder / "two" / "model" / "README.md").read_text()
+
+
+def test_scores_that_a_loss_does_not_learn_are_reported(tiny_task, caplog):
+    run(tiny_task.rerank_recipe("lambda", steps=1))
+    assert "60 of 60 lists have scores, which loss lambda does not use: it learns labels (first: " in caplog.text
+
+
+def test_a_dry_run_counts_lists_and_texts(tiny_task):
+    path = tiny_task.rerank_recipe()
+    rows = (tiny_task.folder / "lists-train.jsonl").read_text().strip().split("\n")
+    texts = sum(1 + len(json.loads(row)["negatives"]) for row in rows)
+    for loss, training in (("kl", f"training: 60 lists, {texts} texts"), ("mse", f"training: {texts} texts")):
+        said = check_files(load_recipe(path, [f"task.loss={loss}"], kind=FinetuneRecipe).recipe, afresh=False)
+        assert training in said
+        assert any(one.startswith("lists-dev: 20 lists, ") for one in said)
 
 
 @pytest.mark.parametrize(
-    ("row", "problem"),
+    ("loss", "rows", "changes", "message"),
     [
-        ({"query": "word1", "text": ["word2", "word3"], "label": [1, None]}, "lists.jsonl:1"),
-        ({"query": "word1", "text": ["word2", "word3"], "label": [1]}, "lists.jsonl:1"),
-        ({"query": "word1"}, "lists.jsonl:1"),
+        ("mse", [{"query": "a", "text": "b", "label": 1}, {"query": "a", "text": "c", "label": 0}], [], ""),
+        ("bce", [{"query": "a", "text": "b", "label": 1}, {"query": "a", "text": "c", "label": 1}], [], "none that is"),
+        (
+            "bce",
+            [{"query": "a", "text": "b", "score": -1.5}],
+            [],
+            "more.jsonl:1: a text has the score -1.5 and no label",
+        ),
+        (
+            "bce",
+            [{"query": "a", "text": "b", "label": 0}],
+            [],
+            "more.jsonl:1: no text of query 'a' has a label above 0",
+        ),
+        (
+            "bce",
+            None,
+            ["task.metric=ndcg"],
+            "task.metric is 'ndcg', expected one of ndcg@10, mrr@10, map, heldout_loss",
+        ),
+        ("mse", None, ["task.head=keep"], "task.head is 'keep', but .* has no classification head"),
+        ("mse", None, ["task.head=keep", "task.pooling=mean"], "task.head is 'keep', but .* does not score the mean"),
+        ("mse", None, ["task.max_tokens=70", "train.tokens_per_batch=64"], "an example must fit into a batch"),
+        ("mse", None, ["train.attention_dropout=0.1"], "found train.attention_dropout with task kind rerank"),
+        (
+            "margin_mse",
+            [{"query": "a", "texts": ["b", "c"], "labels": [1, 0]}],
+            ["task.metric=heldout_loss"],
+            "margin_mse",
+        ),
     ],
 )
-def test_a_bad_row_is_named(row, problem, tiny_task):
-    recipe = write_recipe(tiny_task, "lambda")
-    (tiny_task.folder / "lists.jsonl").write_text(json.dumps(row))
-    with pytest.raises(DataError, match=problem):
-        run(recipe)
+def test_mistakes_are_named_before_anything_is_trained(tiny_task, loss, rows, changes, message):
+    path = tiny_task.rerank_recipe(loss)
+    if rows is not None:
+        file = tiny_task.folder / "more.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        changes = [*changes, f"task.dev=[{file}]"]
+    if not message:
+        check_files(load_recipe(path, changes, kind=FinetuneRecipe).recipe, afresh=False)
+        return
+    with pytest.raises((DataError, UsageError), match=message):
+        check_files(load_recipe(path, changes, kind=FinetuneRecipe).recipe, afresh=False)
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("rerank/")])
-def test_a_shipped_recipe_runs_in_small(name, tiny_task):
-    found = load_recipe(find_recipe(name), kind=FinetuneRecipe).recipe
-    assert (found.name, found.out) == (name.removeprefix("rerank/"), f"runs/{found.name}")
-    write_lists(tiny_task.folder, "lists.jsonl", seed=1, loss=found.task.loss)
-    overrides = [
-        f"model={tiny_task.model}",
-        f"out={tiny_task.folder / 'run'}",
-        f"task.train=[{tiny_task.folder / 'lists.jsonl'}]",
-        "task.dev=[]",
-        "task.max_tokens=16",
-        "train.steps=2",
-        "train.batch_size=4",
-    ]
-    assert finetune_once(load_recipe(find_recipe(name), overrides, kind=FinetuneRecipe).recipe, resolved="").steps == 2
+def test_without_what_the_loss_learns_there_is_no_heldout_loss(tiny_task):
+    file = tiny_task.folder / "judged.jsonl"
+    file.write_text(json.dumps({"query": "word1", "positive": "word7", "negatives": ["word8"]}) + "\n")
+    result = run(tiny_task.rerank_recipe("mse", steps=1), f"task.dev=[{file}]")
+    assert set(result.numbers) == {"ndcg@10", "mrr@10", "map"}
+
+
+def test_a_smaller_student_keeps_the_head(tiny_task):
+    teacher = run(tiny_task.rerank_recipe(steps=2)).folder / "model"
+    values = json.loads(tiny_task.rerank_recipe("mse", "small", steps=1, learning_rate=1e-12).read_text())
+    values |= {"model": str(teacher), "student": {"init": "layers", "teacher_layers": [1, 3]}}
+    path = tiny_task.folder / "small.yaml"
+    path.write_text(json.dumps(values))
+    small = load(run(path).folder / "model")
+    assert small.config.num_layers == 2
+    ours, theirs = (read_model(one, head="classification").head.out.weight for one in (small.folder, teacher))
+    assert torch.allclose(ours, theirs, atol=1e-6)

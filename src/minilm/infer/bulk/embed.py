@@ -2,7 +2,7 @@
 
 In: a loaded model, a file of texts or standard input. Out: a file of vectors in the order of the rows.
 
-The input is read in chunks of so many rows and characters at most. What is computed of a chunk is kept in a journal
+The input is read in chunks, whose rows and characters are limited. What is computed of a chunk is kept in a journal
 beside the output (`journal.py`) with the hash of its ids and texts, by which a restart knows the input again.
 
 D dimensions.
@@ -10,12 +10,11 @@ D dimensions.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +23,7 @@ import numpy as np
 from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.fields import kind_of
 from minilm.files.formats import ByteMeter
-from minilm.files.regular import sha256_file
+from minilm.files.regular import sha256_file, sha256_texts
 from minilm.files.rows import Row, read_rows
 from minilm.files.source import Source
 from minilm.files.vector_writer import vector_lines, writing_vectors
@@ -33,7 +32,6 @@ from minilm.infer.batching import TEXTS_PER_CHUNK
 from minilm.infer.bulk.journal import Unfinished
 from minilm.infer.vector_precision import STORED_TYPES, Float32s, StoredVectors, ranges_of, stored_width
 from minilm.infer.vectors import VectorOptions, cut_part, stored_part
-from minilm.model.embedding import EmbeddingSettings
 from minilm.model.metadata import model_checksums
 from minilm.model.precision import Precision
 from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector_ranges, write_vector_ranges
@@ -44,7 +42,7 @@ from minilm.tasks.text.rows import usual_id_column
 logger = logging.getLogger(__name__)
 
 CHARACTERS_PER_CHUNK = 2**21
-"""Most characters of ids and texts in a chunk; a longer row is a chunk of its own."""
+"""Most characters of ids and texts in a chunk; a longer row is a separate chunk."""
 _RANGES = -1  # number in the journal of the ranges that were calibrated; chunks are numbered from 0
 _ENOUGH = 100  # calibration texts, as in sentence-transformers
 
@@ -256,13 +254,7 @@ def _record(chunk: Sequence[TextToEmbed], vectors: StoredVectors, found: Tally) 
 
 def _digest(chunk: Sequence[TextToEmbed]) -> str:
     """Hex SHA-256 of the ids and texts of a chunk."""
-    digest = hashlib.sha256()
-    for row in chunk:
-        for part in (row.id, row.text):
-            data = part.encode(errors="surrogatepass")
-            digest.update(b"%d:" % len(data))
-            digest.update(data)
-    return digest.hexdigest()
+    return sha256_texts(part for row in chunk for part in (row.id, row.text))[0]
 
 
 def _ranges(model: LoadedModel, job: EmbedJob, finished: Unfinished | None) -> Float32s | None:
@@ -305,7 +297,7 @@ def vector_identity(model: LoadedModel) -> dict[str, object]:
     return {
         "model": model_checksums(model.folder),
         "tokenizer": model.embedding_tokenizer.fingerprint,
-        "embedding": _fingerprint(model.embedding),
+        "embedding": model.embedding.checksum(),
     }
 
 
@@ -324,16 +316,3 @@ def _identity(model: LoadedModel, job: EmbedJob) -> dict[str, object]:
         "text": job.text,
         "id": job.id,
     }
-
-
-def _fingerprint(settings: EmbeddingSettings) -> str:
-    """Hex SHA-256 of what happens to a text before and after the encoder, the prompt aside."""
-    plain = replace(settings, modules=(), prompts={}, default_prompt_name=None, similarity=None)
-    digest = hashlib.sha256(repr(plain).encode())
-    for module in settings.modules:
-        digest.update(type(module).__name__.encode())
-        for one in fields(module):
-            value = getattr(module, one.name)
-            if one.name != "where":
-                digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
-    return digest.hexdigest()

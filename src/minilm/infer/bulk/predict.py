@@ -227,7 +227,7 @@ def _read(
         inputs.append(parse(row, number, location))
         if id_column is not None:
             if columns.id is not None:
-                _require(row, id_column, location)
+                row.value(id_column, location, named_by=_NAMED_BY)
             ids.append(row.values.get(id_column))
     tally.report()
     found = ((value, one.location) for value, one in zip(ids, inputs, strict=False))
@@ -299,12 +299,6 @@ def answered(
             empty = [one.where for one in chunk if not (one.question.strip() and one.context.strip())]
             tally.add("questions or their contexts are empty", empty, of=len(chunk))
             yield [answer.row() for answer in answer_part(model, chunk, settings=settings, tally=tally)]
-
-
-def _require(row: Row, column: str, location: str) -> None:
-    if column not in row.values:
-        fix = f"correct the row, or name its fields with {_NAMED_BY}"
-        raise DataError(f"{location}: {no_field([column], row.values, fix=fix)}")
 
 
 def _text(row: Row, column: str, location: str) -> str:

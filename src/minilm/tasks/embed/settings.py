@@ -62,7 +62,7 @@ class EmbedSettings(TaskSettings):
         temperature: divides similarities; None: 0.05 for infonce and cosent, 1 for kl.
         symmetric: infonce also finds the query of each positive, and takes the mean of both directions.
         dimensions: the loss is summed over vectors cut to these lengths (Matryoshka); empty: whole vectors only.
-        texts: columns of plain texts; each one that a row has is a text of its own.
+        texts: columns of plain texts; each one that a row has is a separate text.
         query: column of the first text of pairs and lists.
         positive: column of the text that belongs to the query.
         negatives: columns of texts that do not, or lists of such texts; those that a row lacks are left out.

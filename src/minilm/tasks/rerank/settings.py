@@ -16,10 +16,10 @@ from minilm.files.checked import Text
 from minilm.model.activations import Activation
 from minilm.tasks.settings import TaskSettings
 
-RerankLoss = Literal["bce", "mse", "margin-mse", "kl", "lambda"]
-FROM_SCORES: tuple[RerankLoss, ...] = ("mse", "margin-mse", "kl")
+RerankLoss = Literal["bce", "mse", "margin_mse", "kl", "lambda"]
+FROM_SCORES: tuple[RerankLoss, ...] = ("mse", "margin_mse", "kl")
 """Losses that learn scores, such as those of a teacher; the others learn labels."""
-OVER_LISTS: tuple[RerankLoss, ...] = ("margin-mse", "kl", "lambda")
+OVER_LISTS: tuple[RerankLoss, ...] = ("margin_mse", "kl", "lambda")
 """Losses that compare the texts of a query, which stay together; the others take each text alone."""
 _ACTIVATIONS: Mapping[RerankLoss, Activation] = {"bce": "Sigmoid"}
 
@@ -34,7 +34,7 @@ class RerankSettings(TaskSettings):
     Attributes:
         max_tokens: max tokens of a query with its text, including special tokens.
         loss: what is learned: labels of each text (bce) or of a list (lambda), or scores of each text (mse), of a list
-            (kl), or their distance from that of the positive (margin-mse).
+            (kl), or their distance from that of the positive (margin_mse).
         pooling: what the score is computed from: the first token, or the mean of all.
         temperature: both distributions of kl are softened by it.
         query: column of the query.

@@ -64,10 +64,10 @@ def targets(one: RankedList, loss: RerankLoss) -> tuple[float, ...]:
             )
         return found
     found = _scores(one, loss)
-    if loss == "margin-mse" and one.num_positives != 1:
+    if loss == "margin_mse" and one.num_positives != 1:
         raise DataError(
             f"{one.location}: found a list of texts or several positives, expected one positive and its negatives with "
-            "loss margin-mse; use loss mse or kl for scored lists"
+            "loss margin_mse; use loss mse or kl for scored lists"
         )
     if loss == "kl" and len(found) == 1:
         raise DataError(f"{one.location}: query {_shown(one)} has a single text, expected a list with loss kl")
