@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
+from minilm.cli.options import EngineOption, ModelArgument, PrecisionOption, ThreadsOption
 from minilm.cli.streams import reject_columns
 from minilm.files.source import suffix_of
-from minilm.infer.vector_precision import VectorPrecision
+from minilm.model.precision import VectorPrecision
 
 TextColumns = Annotated[
     list[str] | None,
@@ -32,9 +32,7 @@ IdColumn = Annotated[
 
 
 def index(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder of a model, `embedded`, or a name in Hugging Face's cache.")
-    ],
+    model: ModelArgument,
     *,
     source: Annotated[
         Path,

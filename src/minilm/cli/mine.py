@@ -20,42 +20,48 @@ from minilm.retrieval.negatives import MiningSettings
 _BM25 = "bm25"
 
 
+_Finder = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help=f"What finds candidates: a model as in minilm embed, or {_BM25} for shared words."
+    ),
+]
+_Pairs = Annotated[
+    Path, typer.Option("--input", metavar="FILE", help="Pairs: .jsonl, .csv or .tsv, each optionally .gz; or .parquet.")
+]
+_Output = Annotated[Path, typer.Option(metavar="FILE", help="File to write, .jsonl; appears only when it is complete.")]
+_Corpus = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Texts among which negatives are looked for, as for minilm index.",
+        show_default="the positives",
+    ),
+]
+_Query = Annotated[str, typer.Option(metavar="COLUMN", help="Column of the query.")]
+_Positive = Annotated[str, typer.Option(metavar="COLUMN", help="Column of the positive.")]
+_Rerank = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A model whose scores of query and text replace those of the search, also in margins and limits.",
+        show_default="none",
+    ),
+]
+
+
 @with_flags(MiningSettings)
 def mine(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help=f"What finds candidates: a model as in minilm embed, or {_BM25} for shared words."
-        ),
-    ],
+    model: _Finder,
     *,
-    source: Annotated[
-        Path,
-        typer.Option("--input", metavar="FILE", help="Pairs: .jsonl, .csv or .tsv, each optionally .gz; .parquet."),
-    ],
-    output: Annotated[
-        Path, typer.Option(metavar="FILE", help="File to write, .jsonl; appears only when it is complete.")
-    ],
-    corpus: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Texts among which negatives are looked for, as for minilm index.",
-            show_default="the positives",
-        ),
-    ] = None,
-    query: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the query.")] = "query",
-    positive: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the positive.")] = "positive",
+    source: _Pairs,
+    output: _Output,
+    corpus: _Corpus = None,
+    query: _Query = "query",
+    positive: _Positive = "positive",
     text: TextColumns = None,
     id_column: IdColumn = None,
-    rerank: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A model whose scores of query and text replace those of the search, also in margins and limits.",
-            show_default="none",
-        ),
-    ] = None,
+    rerank: _Rerank = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "fp32",
     threads: ThreadsOption = None,

@@ -24,63 +24,70 @@ from minilm.files.source import STREAM, suffix_of
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
     from minilm.infer.bulk.embed import TextToEmbed
-    from minilm.retrieval.index import Index
+    from minilm.retrieval.index import Searcher
     from minilm.retrieval.search import Hits
     from minilm.tally import Tally
 
 _SHOWN_CHARACTERS = 100
+_Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that minilm index wrote.")]
+_Query = Annotated[str | None, typer.Argument(metavar="QUERY", help="One query.")]
+_Source = Annotated[
+    Path | None,
+    typer.Option("--input", metavar="FILE", help="Many queries, in a file as for minilm index.", show_default="none"),
+]
+_Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Run to write: .jsonl, .csv, .tsv or .parquet with query, document and score; - for JSON lines.",
+        show_default="lines to read",
+    ),
+]
+_TopK = Annotated[int, typer.Option(metavar="K", min=1, help="Documents of each query.")]
+_Rerank = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Sort the candidates by this model's scores of pairs.", show_default="none"),
+]
+_NumCandidates = Annotated[int, typer.Option(metavar="N", min=1, help="How many of the best are sorted again.")]
+_Evaluate = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="QRELS",
+        help="Score the search instead: judgments as for minilm score retrieval, or a folder in BEIR's layout, which "
+        "also has the queries.",
+        show_default="none",
+    ),
+]
+_Metric = Annotated[str | None, typer.Option(metavar="NAME@K", help="The score.", show_default="ndcg@10")]
+_Dimensions = Annotated[
+    str | None, typer.Option(metavar="D,...", help="Sizes to score.", show_default="that of the index")
+]
+_Vectors = Annotated[
+    str | None, typer.Option(metavar="PRECISION,...", help="Precisions to score.", show_default="that of the index")
+]
+_Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="The model of the index, if it has moved.", show_default="as indexed"),
+]
 
 
 def search(
-    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that minilm index wrote.")],
-    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="One query.")] = None,
+    folder: _Folder,
+    query: _Query = None,
     *,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--input", metavar="FILE", help="Many queries, in a file as for minilm index.", show_default="none"
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Run to write: .jsonl, .csv, .tsv or .parquet with query, document and score; - for JSON lines.",
-            show_default="lines to read",
-        ),
-    ] = None,
-    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="Documents of each query.")] = 10,
-    rerank: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Sort the best candidates by this model's scores of pairs.", show_default="none"
-        ),
-    ] = None,
-    candidates: Annotated[int, typer.Option(metavar="N", min=1, help="How many of the best are sorted again.")] = 50,
-    evaluate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="QRELS",
-            help="Score the search instead: judgments as for minilm score retrieval, or a folder in BEIR's layout, "
-            "which also has the queries.",
-            show_default="none",
-        ),
-    ] = None,
+    source: _Source = None,
+    output: _Output = None,
+    top_k: _TopK = 10,
+    rerank: _Rerank = None,
+    candidates: _NumCandidates = 50,
+    evaluate: _Evaluate = None,
     gains: GainsOption = None,
-    metric: Annotated[str | None, typer.Option(metavar="NAME@K", help="The score.", show_default="ndcg@10")] = None,
-    dimensions: Annotated[
-        str | None, typer.Option(metavar="D,...", help="Sizes to score.", show_default="that of the index")
-    ] = None,
-    vectors: Annotated[
-        str | None,
-        typer.Option(metavar="PRECISION,...", help="Precisions to score.", show_default="that of the index"),
-    ] = None,
+    metric: _Metric = None,
+    dimensions: _Dimensions = None,
+    vectors: _Vectors = None,
     text: TextColumns = None,
     id_column: IdColumn = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="The model of the index, if it has moved.", show_default="as indexed"),
-    ] = None,
+    model: _Model = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "fp32",
     threads: ThreadsOption = None,
@@ -95,7 +102,7 @@ def search(
     """
     from minilm.infer.api import load
     from minilm.infer.predictions import require_one_score
-    from minilm.retrieval.index import Index
+    from minilm.retrieval.index import Index, Searcher
 
     of_evaluation = {"--gains": gains, "--metric": metric, "--dimensions": dimensions, "--vectors": vectors}
     _check(query, source, output, evaluate, {**of_evaluation, "--json": as_json or None})
@@ -103,16 +110,15 @@ def search(
     reranker = None if rerank is None else load(rerank, engine=engine, precision=precision, threads=threads)
     if reranker is not None:
         require_one_score(reranker)
-    loaded = load(model or opened.facts.model, engine=engine, precision=precision, threads=threads)
+    searcher = Searcher(opened, load(model or opened.facts.model, engine=engine, precision=precision, threads=threads))
     queries = _queries(query, source or evaluate, text or (), id_column)
     if evaluate is None:
-        shown = _Answers(index=opened, model=loaded, reranker=reranker, top_k=top_k, candidates=candidates)
-        shown.write(queries, output)
+        _Answers(searcher=searcher, reranker=reranker, top_k=top_k, candidates=candidates).write(queries, output)
         return
     from minilm.cli.search_evaluation import Asked, evaluated, show_evaluation
 
     asked = Asked(judgments=evaluate, gains=gains, metric=metric, dimensions=dimensions, vectors=vectors)
-    rows = evaluated(opened, loaded, queries, asked, reranker=reranker, candidates=candidates)
+    rows = evaluated(searcher, queries, asked, reranker=reranker, candidates=candidates)
     show_evaluation(rows, asked, as_json=as_json)
 
 
@@ -163,8 +169,7 @@ def _queries(
 class _Answers:
     """A search, and where its results go."""
 
-    index: Index
-    model: LoadedModel
+    searcher: Searcher
     reranker: LoadedModel | None
     top_k: int
     candidates: int
@@ -195,15 +200,15 @@ class _Answers:
         from minilm.retrieval.rerank import reranked
         from minilm.retrieval.search import Hits
 
-        vectors = self.index.encode(self.model, queries, tally)
+        vectors = self.searcher.encode(queries, tally)
         if self.reranker is None:
-            return self.index.search(vectors, k=self.top_k)
-        found = self.index.search(vectors, k=max(self.top_k, self.candidates))
-        best = reranked(self.reranker, [one.text for one in queries], found, self.index.texts)
+            return self.searcher.search(vectors, k=self.top_k)
+        found = self.searcher.search(vectors, k=max(self.top_k, self.candidates))
+        best = reranked(self.reranker, [one.text for one in queries], found, self.searcher.index.texts)
         return Hits(scores_QK=best.scores_QK[:, : self.top_k], rows_QK=best.rows_QK[:, : self.top_k])
 
     def _rows(self, queries: Sequence[TextToEmbed], hits: Hits) -> list[dict[str, object]]:
-        ids = self.index.texts.ids
+        ids = self.searcher.index.texts.ids
         return [
             {"query": query.id, "document": ids[row], "score": score}
             for query, rows, scores in zip(queries, hits.rows_QK.tolist(), hits.scores_QK.tolist(), strict=True)
@@ -214,7 +219,7 @@ class _Answers:
         from minilm.cli.table import aligned
         from minilm.errors import one_line
 
-        texts = self.index.texts
+        texts = self.searcher.index.texts
         for number, query in enumerate(queries):
             rows, scores = hits.rows_QK[number].tolist(), hits.scores_QK[number].tolist()
             cells = [

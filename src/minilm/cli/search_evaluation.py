@@ -18,13 +18,13 @@ import typer
 from minilm.cli.score_options import about, warn
 from minilm.cli.table import aligned
 from minilm.errors import DataError, UsageError
-from minilm.infer.vector_precision import VectorPrecision
+from minilm.model.precision import VectorPrecision
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
     from minilm.infer.bulk.embed import TextToEmbed
     from minilm.retrieval.evaluate import Scored, Setting
-    from minilm.retrieval.index import Index
+    from minilm.retrieval.index import Index, Searcher
     from minilm.score.retrieval import Judgments
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,7 @@ class Asked:
 
 
 def evaluated(
-    index: Index,
-    model: LoadedModel,
+    searcher: Searcher,
     queries: Iterable[TextToEmbed],
     asked: Asked,
     *,
@@ -74,6 +73,7 @@ def evaluated(
     from minilm.score.retrieval import parse_metric
     from minilm.tally import reporting_tally
 
+    index = searcher.index
     metric, settings = parse_metric(asked.metric or _METRIC), asked.settings(index)
     judgments = _judgments(asked)
     kept = list(queries)
@@ -91,10 +91,9 @@ def evaluated(
             same[0],
         )
     with reporting_tally() as tally:
-        vectors = index.encode(model, used, tally)
+        vectors = searcher.encode(used, tally)
     evaluation = Evaluation(
-        index=index,
-        model=model,
+        searcher=searcher,
         names=[one.id for one in used],
         texts=[one.text for one in used],
         judgments=judgments,

@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from minilm.errors import UsageError
 from minilm.infer.api import LoadedModel
-from minilm.infer.vector_precision import Float32s, VectorPrecision, stored_width
-from minilm.retrieval.index import Index
+from minilm.infer.vector_precision import STORED_TYPES, Float32s, stored_width
+from minilm.model.precision import VectorPrecision
+from minilm.retrieval.index import Searcher
 from minilm.retrieval.rerank import reranked
 from minilm.retrieval.search import Hits, nearest, require_signs_fit
 from minilm.retrieval.vectors import SmallerRows, VectorRows
 from minilm.score.bootstrap import interval, resampled_sums
 from minilm.score.retrieval import Judgments, RetrievalMetric, RetrievalScores, Run, retrieval_scores
 
-_BYTES = {"fp32": 4, "fp16": 2, "int8": 1, "binary": 1}
 _DEPTH = 100  # documents found for each query, at least
 
 
@@ -36,7 +38,7 @@ class Setting:
     @property
     def bytes_per_vector(self) -> int:
         """Size of a stored vector."""
-        return stored_width(self.dimensions, self.vectors) * _BYTES[self.vectors]
+        return stored_width(self.dimensions, self.vectors) * np.dtype(STORED_TYPES[self.vectors]).itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,7 @@ class Evaluation:
     """What all settings share.
 
     Attributes:
-        index: the documents.
-        model: encodes queries.
+        searcher: the documents, and what encodes queries.
         names: ids of the queries.
         texts: of the queries.
         judgments: gains by query and document.
@@ -68,8 +69,7 @@ class Evaluation:
         skip_same_id: leave out a document that has the id of the query, as BEIR does.
     """
 
-    index: Index
-    model: LoadedModel
+    searcher: Searcher
     names: Sequence[str]
     texts: Sequence[str]
     judgments: Judgments
@@ -97,18 +97,19 @@ class Evaluation:
             yield scored
         if reranker is not None and first is not None:
             found = Hits(scores_QK=best.scores_QK[:, :candidates], rows_QK=best.rows_QK[:, :candidates])
-            sorted_again = reranked(reranker, self.texts, found, self.index.texts)
+            sorted_again = reranked(reranker, self.texts, found, self.searcher.index.texts)
             setting = replace(first.setting, reranker=str(reranker.folder))
             yield self._score(sorted_again, setting, first)
 
     def _search(self, queries_QD: Float32s, setting: Setting) -> Hits:
-        facts = self.index.facts
-        vectors: VectorRows = self.index.vectors
-        cut = self.index.options(self.model, dimensions=setting.dimensions)
+        index = self.searcher.index
+        facts = index.facts
+        vectors: VectorRows = index.vectors
+        cut = self.searcher.options(setting.dimensions)
         if (setting.dimensions, setting.vectors) != (facts.dimensions, facts.vectors):
             if facts.vectors != "fp32" or setting.dimensions > facts.dimensions:
                 raise UsageError(
-                    f"{self.index.folder} holds {facts.vectors} vectors of {facts.dimensions} dimensions, not enough "
+                    f"{index.folder} holds {facts.vectors} vectors of {facts.dimensions} dimensions, not enough "
                     f"for {setting.vectors} of {setting.dimensions}; build an index with fp32 vectors"
                 )
             require_signs_fit(facts.similarity, setting.vectors)
@@ -127,7 +128,7 @@ class Evaluation:
         return Scored(setting=setting, scores=scores, interval=ends, difference=difference)
 
     def _run(self, hits: Hits) -> Run:
-        ids = self.index.texts.ids
+        ids = self.searcher.index.texts.ids
         return {
             name: {
                 ids[row]: score

@@ -8,7 +8,6 @@ query. Vectors are read from disk when they are compared, so memory does not gro
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -23,12 +22,13 @@ from minilm.files.atomic import make_folder
 from minilm.files.checked import Count, PositiveInt, from_json
 from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
+from minilm.files.regular import sha256_text
 from minilm.files.text_store import TextStore, map_vectors, writing_texts
 from minilm.infer.api import LoadedModel
 from minilm.infer.bulk.embed import EmbedJob, TextToEmbed, chunks_of, embed_file, vector_identity
-from minilm.infer.vector_precision import STORED_TYPES, Float32s, VectorPrecision, stored_width
+from minilm.infer.vector_precision import STORED_TYPES, Float32s, stored_width
 from minilm.infer.vectors import VectorOptions, cut_part, vector_options
-from minilm.model.precision import Precision
+from minilm.model.precision import Precision, VectorPrecision
 from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector_ranges
 from minilm.retrieval.search import Hits, nearest, require_signs_fit
 from minilm.retrieval.vectors import StoredRows
@@ -180,35 +180,42 @@ class Index:
         """The row of each id."""
         return {name: row for row, name in enumerate(self.texts.ids)}
 
-    def options(self, model: LoadedModel, *, dimensions: int | None = None) -> VectorOptions:
-        """How a query becomes a vector that fits: never rounded, and cut as the documents are.
 
-        Raises:
-            UsageError: the model is not the one of the index.
-        """
-        encoder = model.route("query")
-        if _hash(encoder) != self.facts.query_model:
+class Searcher:
+    """An index together with the model that its queries need.
+
+    Attributes:
+        index: what is searched.
+        encoder: encodes queries.
+    """
+
+    def __init__(self, index: Index, model: LoadedModel) -> None:
+        """Raises UsageError if queries of the model cannot be compared with the documents of the index."""
+        self.index, self.encoder = index, model.route("query")
+        if _hash(self.encoder) != index.facts.query_model:
             raise UsageError(
-                f"{self.folder} was built with {self.facts.model}, and {encoder.folder} encodes queries otherwise "
-                "(weights, tokenizer, pooling or max length differ): name that model with --model, or build the index "
-                "again with this one"
+                f"{index.folder} was built with {index.facts.model}, and {self.encoder.folder} encodes queries "
+                "otherwise (weights, tokenizer, pooling or max length differ): name that model with --model, or build "
+                "the index again with this one"
             )
-        width = encoder.embedding.width(encoder.config.hidden_size)
-        dimensions = dimensions or self.facts.dimensions
-        return vector_options(encoder, role="query", dimensions=dimensions if dimensions < width else None)
 
-    def encode(self, model: LoadedModel, queries: Iterable[TextToEmbed], tally: Tally) -> Float32s:
-        """The vectors of queries, `[Q, D]`; `tally` counts truncated ones. Raises UsageError as for `options`."""
-        options, encoder = self.options(model), model.route("query")
+    def options(self, dimensions: int) -> VectorOptions:
+        """How a query becomes a vector of D dimensions: never rounded, and cut as the documents are."""
+        width = self.encoder.embedding.width(self.encoder.config.hidden_size)
+        return vector_options(self.encoder, role="query", dimensions=dimensions if dimensions < width else None)
+
+    def encode(self, queries: Iterable[TextToEmbed], tally: Tally) -> Float32s:
+        """The vectors of queries, `[Q, D]`; `tally` counts truncated ones."""
+        options = self.options(self.index.facts.dimensions)
         found = [np.empty((0, options.dimensions), dtype=np.float32)]
         for chunk in chunks_of(queries):
             texts, locations = [one.text for one in chunk], [one.location for one in chunk]
-            found.append(cut_part(encoder, texts, options=options, locations=locations, tally=tally))
+            found.append(cut_part(self.encoder, texts, options=options, locations=locations, tally=tally))
         return np.concatenate(found)
 
     def search(self, queries_QD: Float32s, *, k: int) -> Hits:
         """The k best documents of each query, by exact comparison with all."""
-        return nearest(queries_QD, self.vectors, similarity=self.facts.similarity, k=k)
+        return nearest(queries_QD, self.index.vectors, similarity=self.index.facts.similarity, k=k)
 
 
 def _read_facts(folder: Path) -> IndexFacts:
@@ -224,4 +231,4 @@ def _read_facts(folder: Path) -> IndexFacts:
 
 def _hash(encoder: LoadedModel) -> str:
     """Hex SHA-256 of what a vector depends on in an encoder."""
-    return hashlib.sha256(json.dumps(vector_identity(encoder)).encode()).hexdigest()
+    return sha256_text(json.dumps(vector_identity(encoder)))

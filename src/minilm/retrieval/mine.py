@@ -11,7 +11,6 @@ Q queries, N texts, K candidates, D dimensions.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from minilm.errors import Interrupted
+from minilm.files.regular import sha256_text
 from minilm.files.row_writer import writing_rows
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
@@ -33,10 +33,9 @@ from minilm.model.precision import Precision
 from minilm.progress import Progress
 from minilm.randomness import generator
 from minilm.retrieval.bm25 import WordIndex
-from minilm.retrieval.index import INDEX, Index, IndexJob, build_index, remove_index
+from minilm.retrieval.index import INDEX, Index, IndexJob, Searcher, build_index, remove_index
 from minilm.retrieval.negatives import MiningSettings, choose
 from minilm.retrieval.pairs import MiningTexts
-from minilm.retrieval.rerank import pair_scores
 from minilm.retrieval.search import Best, nearest
 from minilm.retrieval.vectors import StoredRows
 from minilm.tally import Tally, reporting_tally
@@ -91,7 +90,7 @@ def mine(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> int:
         Interrupted: Ctrl-C; finished queries are kept.
     """
     identity = _identity(texts, finder, job)
-    name = hashlib.sha256(json.dumps([identity["texts"], identity["finder"]]).encode()).hexdigest()[:12]
+    name = sha256_text(json.dumps([identity["texts"], identity["finder"]]))[:12]
     folder = job.output.with_name(f".{job.output.name}.index-{name}")
     try:
         with Unfinished(job.output, identity) as finished, reporting_tally() as tally:
@@ -162,7 +161,7 @@ def _rescored(
 ) -> Candidates:
     """The candidates with the scores of a reranker."""
     rows = [*found.rows_K, *positives]
-    scores = pair_scores(reranker, [(query, corpus[row]) for row in rows])
+    scores = reranker.score_pairs([(query, corpus[row]) for row in rows])
     cut = len(found.rows_K)
     return Candidates(rows_K=found.rows_K, scores_K=scores[:cut], positive_scores=scores[cut:])
 
@@ -175,7 +174,7 @@ def _finder(texts: MiningTexts, model: LoadedModel | None, folder: Path, job: Mi
             TextToEmbed(id=str(row), text=text, location=f"text {row}") for row, text in enumerate(texts.corpus)
         )
         build_index(model, documents, IndexJob(name="", folder=folder, precision=job.precision))
-    return _Meanings(model=model, index=Index(folder), tally=tally)
+    return _Meanings(searcher=Searcher(Index(folder), model), tally=tally)
 
 
 class _Words:
@@ -201,14 +200,13 @@ class _Words:
 class _Meanings:
     """Finds texts by their vectors, which are scaled to length 1 before they are compared."""
 
-    model: LoadedModel
-    index: Index
+    searcher: Searcher
     tally: Tally
 
     def find(self, queries: Sequence[str], positives: Sequence[Sequence[int]], k: int) -> Iterator[Candidates]:
         rows = (TextToEmbed(id="", text=query, location=f"query {query!r:.60}") for query in queries)
-        queries_QD, kind = normalized(self.index.encode(self.model, rows, self.tally)), self.index.facts.similarity
-        vectors = _Unit(self.index.vectors)
+        queries_QD, index = normalized(self.searcher.encode(rows, self.tally)), self.searcher.index
+        kind, vectors = index.facts.similarity, _Unit(index.vectors)
         hits = nearest(queries_QD, vectors, similarity=kind, k=k)
         for number, own in enumerate(positives):
             scores = similarities(

@@ -6,11 +6,12 @@ texts, with the positives among them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from minilm.errors import DataError
+from minilm.files.regular import sha256_texts
 from minilm.files.rows import Row, read_rows
 from minilm.files.source import Source
 from minilm.infer.bulk.embed import TextToEmbed
@@ -43,19 +44,8 @@ class MiningTexts:
 
     def digest(self) -> str:
         """Hex SHA-256 of all texts and of what belongs together."""
-        digest = hashlib.sha256()
-        for text in self.corpus:
-            _add(digest, text)
-        for query, rows in self.positives.items():
-            _add(digest, query)
-            digest.update(repr(rows).encode())
-        return digest.hexdigest()
-
-
-def _add(digest: hashlib._Hash, text: str) -> None:
-    data = text.encode(errors="surrogatepass")
-    digest.update(b"%d:" % len(data))
-    digest.update(data)
+        pairs = (part for query, rows in self.positives.items() for part in (query, repr(rows)))
+        return sha256_texts(chain([str(len(self.corpus))], self.corpus, pairs))[0]
 
 
 def read_mining_texts(pairs: Source, corpus: Iterable[TextToEmbed] | None, columns: PairColumns) -> MiningTexts:

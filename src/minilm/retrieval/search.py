@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from minilm.errors import DataError, UsageError
 from minilm.infer.similarity import similarities
-from minilm.infer.vector_precision import Float32s, VectorPrecision
+from minilm.infer.vector_precision import Float32s
+from minilm.model.precision import VectorPrecision
 from minilm.retrieval.vectors import VectorRows, blocks
 
 Rows = NDArray[np.int64]

@@ -19,8 +19,9 @@ from typing import Protocol
 import numpy as np
 
 from minilm.files.text_store import Vectors
-from minilm.infer.vector_precision import Float32s, StoredVectors, VectorPrecision, dequantized, quantized, ranges_of
+from minilm.infer.vector_precision import Float32s, StoredVectors, dequantized, quantized, ranges_of
 from minilm.infer.vectors import VectorOptions
+from minilm.model.precision import VectorPrecision
 
 VALUES_PER_BLOCK = 2**22
 """float32 values in a block of vectors, 16 MiB."""
