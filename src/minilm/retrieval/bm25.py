@@ -6,6 +6,7 @@ lower case; English stop words do not count. The scores are those of Lucene's fo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ class WordIndex:
             import bm25s
         except ImportError:
             raise SystemProblem("BM25 needs the package bm25s: pip install 'minilm[search]'") from None
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its own level shows each step
         self._tokenize, self._count = bm25s.tokenize, len(texts)
         self._index: BM25 | None = None
         tokens = self._tokenize(list(texts), show_progress=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm.errors import UsageError
+from minilm.errors import SystemProblem, UsageError
 from minilm.retrieval.bm25 import WordIndex
 from minilm.retrieval.negatives import MiningSettings, choose
 
@@ -96,3 +98,9 @@ def test_bm25_has_the_scores_of_its_formula():
     np.testing.assert_allclose(index.scores("the Wing of lift"), expected, rtol=1e-5)
     assert not index.scores("the of unknown").any()
     assert not WordIndex(["", "the"]).scores("wing").any()
+
+
+def test_without_bm25s_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(SystemProblem, match=r"BM25 needs the package bm25s: pip install 'minilm\[search\]'"):
+        WordIndex(["wing"])
