@@ -35,12 +35,12 @@ def contents(folder):
 
 
 def test_a_kill_at_any_call_changes_nothing(start_bulk, command, tmp_path):
-    """Of the first calls every fourth, and all of the last ones, which remove what is no longer needed."""
+    """Of the first calls every ninth, and all of the last ones, which remove what is no longer needed."""
     unbroken = tmp_path / "unbroken"
     [[_, whole, calls]] = start_bulk([(command(unbroken), 0)])
     assert whole == NUM_TEXTS
     assert calls > 20
-    numbers = [*range(1, calls - 5, 4), *range(calls - 5, calls + 1)]
+    numbers = [*range(1, calls - 3, 9), *range(calls - 3, calls + 1)]
     folders = {number: tmp_path / f"run-{number}" for number in numbers}
     plan = [(command(folder), kill_at) for number, folder in folders.items() for kill_at in (number, 0)]
     results = start_bulk(plan)

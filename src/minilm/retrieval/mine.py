@@ -90,7 +90,7 @@ def mine(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> int:
         Interrupted: Ctrl-C; finished queries are kept.
     """
     identity = _identity(texts, finder, job)
-    name = sha256_text(json.dumps([identity["texts"], identity["finder"]]))[:12]
+    name = sha256_text(json.dumps([identity[one] for one in ("texts", "finder", "precision")]))[:12]
     folder = job.output.with_name(f".{job.output.name}.index-{name}")
     try:
         with Unfinished(job.output, identity) as finished, reporting_tally() as tally:
@@ -235,8 +235,12 @@ def _identity(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) ->
     reranker = job.reranker
     return {
         "texts": texts.digest(),
-        "finder": "bm25" if finder is None else [vector_identity(finder.route(role)) for role in ("document", "query")],
-        "reranker": None if reranker is None else vector_identity(reranker),
+        "finder": "bm25" if finder is None else [_model(finder.route(role)) for role in ("document", "query")],
+        "reranker": None if reranker is None else _model(reranker),
         "precision": job.precision,
         "settings": asdict(job.settings),
     }
+
+
+def _model(model: LoadedModel) -> dict[str, object]:
+    return {**vector_identity(model), "engine": type(model.engine).__name__}

@@ -124,4 +124,5 @@ def test_finished_queries_of_another_job_are_not_mixed_in(mine, monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     code, said = mine("--max-score", "0.5")
     assert (code, "holds finished rows of another job (different: settings)" in said) == (2, True), said
+    monkeypatch.setattr(module, "_mine", lambda *_: pytest.fail("all queries are finished"))
     assert mine()[0] == 0
