@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from minilm.tally import Tally
 
 _SHOWN_CHARACTERS = 100
+_DEFAULT_TOP_K, _DEFAULT_CANDIDATES = 10, 50
 _Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that minilm index wrote.")]
 _Query = Annotated[str | None, typer.Argument(metavar="QUERY", help="One query.")]
 _Source = Annotated[
@@ -43,12 +44,19 @@ _Output = Annotated[
         show_default="lines to read",
     ),
 ]
-_TopK = Annotated[int, typer.Option(metavar="K", min=1, help="Documents of each query.")]
+_TopK = Annotated[
+    int | None, typer.Option(metavar="K", min=1, help="Documents of each query.", show_default=str(_DEFAULT_TOP_K))
+]
 _Rerank = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Sort the candidates by this model's scores of pairs.", show_default="none"),
 ]
-_NumCandidates = Annotated[int, typer.Option(metavar="N", min=1, help="How many of the best are sorted again.")]
+_NumCandidates = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="How many of the best are sorted again.", show_default=str(_DEFAULT_CANDIDATES)
+    ),
+]
 _Evaluate = Annotated[
     Path | None,
     typer.Option(
@@ -77,9 +85,9 @@ def search(
     *,
     source: _Source = None,
     output: _Output = None,
-    top_k: _TopK = 10,
+    top_k: _TopK = None,
     rerank: _Rerank = None,
-    candidates: _NumCandidates = 50,
+    candidates: _NumCandidates = None,
     evaluate: _Evaluate = None,
     gains: GainsOption = None,
     metric: _Metric = None,
@@ -105,7 +113,10 @@ def search(
     from minilm.retrieval.index import Index, Searcher
 
     of_evaluation = {"--gains": gains, "--metric": metric, "--dimensions": dimensions, "--vectors": vectors}
-    _check(query, source, output, evaluate, {**of_evaluation, "--json": as_json or None})
+    _check(query, source, output, top_k, evaluate, {**of_evaluation, "--json": as_json or None})
+    if candidates is not None and rerank is None:
+        raise UsageError("--candidates belongs to --rerank; add that, or remove it")
+    top_k, candidates = top_k or _DEFAULT_TOP_K, candidates or _DEFAULT_CANDIDATES
     opened = Index(folder)
     reranker = None if rerank is None else load(rerank, engine=engine, precision=precision, threads=threads)
     if reranker is not None:
@@ -126,13 +137,14 @@ def _check(
     query: str | None,
     source: Path | None,
     output: str | None,
+    top_k: int | None,
     evaluate: Path | None,
     of_evaluation: Mapping[str, object],
 ) -> None:
     """Raise UsageError for arguments that do not fit together."""
     if evaluate is not None:
-        if query is not None or output is not None:
-            raise UsageError("--evaluate scores the queries of a file; remove QUERY and --output")
+        if query is not None or output is not None or top_k is not None:
+            raise UsageError("--evaluate scores the queries of a file; remove QUERY, --output and --top-k")
         if source is None and not evaluate.is_dir():
             raise UsageError(f"--evaluate {evaluate} has no queries; name a file with --input, or a folder of BEIR")
         return

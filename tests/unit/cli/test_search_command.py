@@ -131,9 +131,9 @@ def test_a_reranker_sorts_the_candidates(tiny_task, run, tmp_path):
     texts = {f"d{n}": " ".join(f"word{(n * k) % 9}" for k in range(1, 5)) for n in range(1, 9)}
     write_rows(tmp_path / "docs.jsonl", texts)
     assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
-    flags = ["word1 word2", "--output", "-", "--top-k", "3", "--candidates", "5"]
+    flags = ["word1 word2", "--output", "-", "--top-k", "3"]
     found = [json.loads(line) for line in run("search", "idx", *flags)[1].split("\n") if line.startswith("{")]
-    code, said = run("search", "idx", *flags, "--rerank", model)
+    code, said = run("search", "idx", *flags, "--rerank", model, "--candidates", "5")
     again = [json.loads(line) for line in said.split("\n") if line.startswith("{")]
     wide = run("search", "idx", "word1 word2", "--output", "-", "--top-k", "5")[1].split("\n")
     names = [json.loads(line)["document"] for line in wide if line.startswith("{")]
@@ -210,6 +210,8 @@ def test_judgments_that_do_not_fit(run, index, tmp_path, qrels, message):
         (["w1", "--input", "queries.jsonl"], "expected one of QUERY, --input FILE and --evaluate QRELS"),
         ([" "], "the query is empty"),
         (["w1", "--dimensions", "8"], "--dimensions belongs to --evaluate"),
+        (["w1", "--candidates", "8"], "--candidates belongs to --rerank"),
+        (["--evaluate", "qrels", "--top-k", "8"], "remove QUERY, --output and --top-k"),
         (["--evaluate", "qrels"], "--evaluate qrels has no queries; name a file with --input"),
         (["w1", "--output", "run.trec"], "--output is run.trec; expected a name that ends in .jsonl"),
         (["--input", "queries.jsonl", "--evaluate", "qrels", "--dimensions", "8,x"], "--dimensions has 'x'"),
