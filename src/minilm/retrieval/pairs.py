@@ -15,6 +15,7 @@ from minilm.files.regular import sha256_texts
 from minilm.files.rows import Row, read_rows
 from minilm.files.source import Source
 from minilm.infer.bulk.embed import TextToEmbed
+from minilm.tally import reporting_tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class MiningTexts:
 
 
 def read_mining_texts(pairs: Source, corpus: Iterable[TextToEmbed] | None, columns: PairColumns) -> MiningTexts:
-    """Read all texts; equal ones are one text, and rows with the same query have several positives.
+    """Read all texts; equal ones are one text, empty ones none; rows with the same query have several positives.
 
     Args:
         pairs: rows with a query and a positive.
@@ -61,8 +62,12 @@ def read_mining_texts(pairs: Source, corpus: Iterable[TextToEmbed] | None, colum
         DataError: a row cannot be read, lacks its query or positive, or there is no row; names file and line.
     """
     rows: dict[str, int] = {}
-    for one in corpus or ():
-        rows.setdefault(one.text, len(rows))
+    with reporting_tally() as tally:
+        for one in corpus or ():
+            is_empty = not one.text.strip()
+            tally.add("texts are empty and not looked at", [one.location] if is_empty else [], of=1)
+            if not is_empty:
+                rows.setdefault(one.text, len(rows))
     found: dict[str, dict[int, None]] = {}
     for row in read_rows(pairs):
         location = f"{pairs}:{row.line}"

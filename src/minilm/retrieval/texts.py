@@ -12,7 +12,6 @@ from typing import Literal
 
 from minilm.errors import DataError, UsageError
 from minilm.files.rows import read_rows
-from minilm.files.source import Source
 from minilm.infer.bulk.embed import TextToEmbed, read_texts
 
 Kind = Literal["documents", "queries"]
@@ -22,7 +21,7 @@ _BEIR_ID = "_id"
 _TEXT = "text"
 
 
-def source_of_texts(path: Source, kind: Kind) -> Source:
+def source_of_texts(path: Path, kind: Kind) -> Path:
     """The file with the texts: the path itself, or that of a folder in BEIR's layout, optionally .gz.
 
     Raises:
@@ -30,7 +29,6 @@ def source_of_texts(path: Source, kind: Kind) -> Source:
     """
     if not is_beir(path):
         return path
-    assert isinstance(path, Path)
     stem = _BEIR[kind][0]
     for name in (f"{stem}.jsonl", f"{stem}.jsonl.gz"):
         if (path / name).is_file():
@@ -38,13 +36,13 @@ def source_of_texts(path: Source, kind: Kind) -> Source:
     raise UsageError(f"{path}: a folder without {stem}.jsonl; name a file with the {kind}")
 
 
-def is_beir(path: Source) -> bool:
+def is_beir(path: Path) -> bool:
     """Whether texts are named by a folder."""
-    return isinstance(path, Path) and path.is_dir()
+    return path.is_dir()
 
 
 def read_unique_texts(
-    path: Source, kind: Kind, *, columns: Sequence[str], id_column: str | None
+    path: Path, kind: Kind, *, columns: Sequence[str], id_column: str | None
 ) -> Iterator[TextToEmbed]:
     """Yield the texts one by one.
 
@@ -71,13 +69,11 @@ def read_unique_texts(
         raise DataError(f"{source}: no {kind} found; expected at least one row")
 
 
-def _rows(source: Source, columns: Sequence[str], id_column: str | None) -> Iterator[TextToEmbed]:
+def _rows(source: Path, columns: Sequence[str], id_column: str | None) -> Iterator[TextToEmbed]:
     first = read_texts(source, text=columns[0], id_column=id_column)
     if len(columns) == 1:
         yield from first
         return
-    if not isinstance(source, Path):
-        raise UsageError(f"{source}: several columns are joined only from a file; name a file, or one column")
     for one, row in zip(first, read_rows(source), strict=True):
         others = [row.text(column, one.location, named_by="--text") for column in columns[1:]]
         yield TextToEmbed(id=one.id, text=" ".join([one.text, *others]).strip(), location=one.location)

@@ -66,6 +66,14 @@ def test_a_model_finds_some_for_each_pair_and_training_reads_them(mine, tmp_path
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_an_empty_text_is_no_negative(mine, tmp_path):
+    """Training would reject it."""
+    (tmp_path / "texts.jsonl").write_text('{"text": "w9"}\n{"text": " "}\n')
+    code, said = mine("--corpus", "texts.jsonl", "--negatives", "9", "--range-max", "9")
+    assert (code, "1 of 2 texts are empty and not looked at (first: texts.jsonl:2)" in said) == (0, True), said
+    assert all(text.strip() for row in rows_of(tmp_path / "out.jsonl") for text in row["negatives"])
+
+
 def test_other_columns_and_a_random_choice(mine, tmp_path):
     (tmp_path / "q.csv").write_text("question,answer\nw1,w1 w2\nw3,w3 w4\n")
     flags = ["--query", "question", "--positive", "answer", "--corpus", "corpus.txt", "--sampling", "random"]
