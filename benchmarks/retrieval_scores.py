@@ -26,13 +26,15 @@ from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.rows import read_rows
 from minilm.files.trec import read_judgments
+from minilm.infer.vectors import normalized
+from minilm.retrieval.search import nearest
+from minilm.retrieval.vectors import StoredRows
 from minilm.score.bootstrap import interval, resampled_sums
 from minilm.score.glue import compute_metrics
 from minilm.score.retrieval import Judgments, RetrievalScores, gains_of, parse_metric, retrieval_scores
 
 METRICS = tuple(map(parse_metric, ("ndcg@10", "mrr@10", "recall@100")))
 DEPTH = 100  # documents found for each query
-QUERIES_AT_ONCE = 512
 CRANFIELD_GAINS = {1: 4.0, 2: 3.0, 3: 2.0, 4: 1.0}
 
 Texts = Mapping[str, str]
@@ -89,7 +91,7 @@ def weights_hash(model: minilm.LoadedModel) -> str:
 def sts(model: minilm.LoadedModel, path: Path) -> float:
     """Spearman correlation of the cosines with the judged similarities, times 100."""
     rows = [row.values for row in read_rows(path)]
-    left, right = (unit(model.encode([str(row[name]) for row in rows])) for name in ("sentence1", "sentence2"))
+    left, right = (normalized(model.encode([str(row[name]) for row in rows])) for name in ("sentence1", "sentence2"))
     judged = [float(str(row["score"])) for row in rows]
     return compute_metrics(["spearmanr"], judged, (left * right).sum(1).tolist())["spearmanr"]
 
@@ -118,15 +120,12 @@ def squad(path: Path) -> Collection:
 def search(model: minilm.LoadedModel, collection: Collection) -> RetrievalScores:
     """Score the best documents of each query by cosine."""
     documents, queries, judgments = collection
-    names, asked = list(documents), list(queries)
-    vectors_NE = unit(model.encode(documents.values(), role="document"))
-    queries_QE = unit(model.encode(queries.values(), role="query"))
-    run: dict[str, dict[str, float]] = {}
-    for begin in range(0, len(asked), QUERIES_AT_ONCE):
-        cosines_QN = queries_QE[begin : begin + QUERIES_AT_ONCE] @ vectors_NE.T
-        best_QK = np.argsort(-cosines_QN, axis=1, kind="stable")[:, :DEPTH]
-        for query, cosines_N, best_K in zip(asked[begin:], cosines_QN, best_QK, strict=False):
-            run[query] = {names[index]: float(cosines_N[index]) for index in best_K}
+    names = list(documents)
+    vectors_ND = model.encode(documents.values(), role="document")
+    stored = StoredRows(stored_NW=vectors_ND, dimensions=vectors_ND.shape[1], precision="fp32")
+    hits = nearest(model.encode(queries.values(), role="query"), stored, similarity="cosine", k=DEPTH)
+    found = zip(queries, hits.rows_QK.tolist(), hits.scores_QK.tolist(), strict=True)
+    run = {query: dict(zip([names[row] for row in rows], scores, strict=True)) for query, rows, scores in found}
     return retrieval_scores(run, judgments, METRICS)
 
 
@@ -146,11 +145,6 @@ def intervals(values_QM: np.ndarray) -> dict[str, list[float]]:
     """The 95% interval of the mean of each metric."""
     means = resampled_sums(values_QM) / len(values_QM)
     return {str(metric): list(interval(means[:, column])) for column, metric in enumerate(METRICS)}
-
-
-def unit(vectors_BE: np.ndarray) -> np.ndarray:
-    """The vectors scaled to length 1."""
-    return vectors_BE / np.maximum(np.linalg.norm(vectors_BE, axis=1, keepdims=True), 1e-12)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ _EXTRAS = {
     "matplotlib": ("plot", "curves in reports"),
     "tensorboard": ("tensorboard", "event files of runs"),
     "pycocoevalcap": ("meteor", "METEOR"),
+    "bm25s": ("search", "hard negatives by BM25"),
     "sentence_transformers": ("bench", "comparisons in benchmarks"),
     "accelerate": ("bench", "comparisons in benchmarks"),
     **{peer: ("bench", "comparisons in benchmarks") for peer in _PEERS},

@@ -22,6 +22,7 @@ MAY_READ = {
     "files/sentencepiece.py": {"struct"},
     "files/formats.py": {"gzip", "zlib", "pyarrow"},  # text files: .gz and .parquet
     "files/row_writer.py": {"pyarrow"},  # writes .parquet
+    "files/text_store.py": {"pyarrow"},  # writes .parquet, and reads it again
     "files/vector_writer.py": {"pyarrow"},  # and numbers as text
 }
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

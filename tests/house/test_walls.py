@@ -17,6 +17,7 @@ ROOMS = {
     "report": "files",
     "infer": "files text kernels model tasks decode",
     "bench": "files text kernels model infer",
+    "retrieval": "files model score decode infer",
     "train": "files model recipe",
     "distill": "files text corpus kernels model recipe report infer train",
     "finetune": "files text corpus model score tasks decode recipe report infer train",
@@ -24,8 +25,8 @@ ROOMS = {
     "run_recipe": "recipe distill finetune",
     "compare": "files recipe report train distill",
     "quickstart": "files text corpus model score tasks recipe report infer train distill finetune export",
-    "cli": "files text corpus kernels model score tasks decode recipe report infer bench train distill finetune export "
-    "quickstart run_recipe compare",
+    "cli": "files text corpus kernels model score tasks decode recipe report infer bench retrieval train distill "
+    "finetune export quickstart run_recipe compare",
 }
 FILES = {
     "distill/relation_loss.py": "model",

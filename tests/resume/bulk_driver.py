@@ -1,9 +1,9 @@
-"""Runs `minilm generate` or `embed` in forked children, kills and restarts them; torch is imported once.
+"""Runs `minilm generate`, `embed` or `mine` in forked children, kills and restarts them; torch is imported once.
 
 Usage: python bulk_driver.py JSON, with [[[word, ..], number], ..]: the command line and where to kill it. One
 child per entry, one after the other; it kills itself at its n-th call of `_CALLS` (before it or, every other time,
 after it); 0 runs to the end. Prints one JSON list: [exit status, rows computed, calls] each.
-`embed` reads two rows per chunk.
+`embed` reads two rows per chunk, and `mine` two queries.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import signal
 import sys
 import time
 
+import pyarrow.parquet
 import rich.progress
 import safetensors.torch
 import tokenizers
 import torch
 
-from minilm.cli.app import main
+from minilm.cli.app import build_app, main
 from minilm.infer import api
 from minilm.infer import generate as generate_module
 from minilm.infer.bulk import embed as embed_file
 from minilm.infer.bulk import generate as generate_file
+from minilm.retrieval import mine as mine_file
 
 _CALLS = ("fsync", "replace", "unlink")
 
@@ -66,7 +68,7 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 
     generate_module.search = watched(generate_module.search)
     embed_file.stored_part = watched(embed_file.stored_part)
-    embed_file.TEXTS_PER_CHUNK = 2
+    embed_file.TEXTS_PER_CHUNK = mine_file.QUERIES_PER_CHUNK = 2
     for name in _CALLS:
         setattr(os, name, counted(getattr(os, name)))
     status = 1
@@ -81,9 +83,10 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 def drive() -> None:
     with torch.device("meta"):
         torch.nn.Embedding(2, 2)  # imports what reading a model needs
-    assert all((rich.progress, safetensors.torch, tokenizers, api, embed_file, generate_file)), (
-        "imported before the first fork"
-    )
+    build_app()  # imports the commands
+    assert all(
+        (pyarrow.parquet, rich.progress, safetensors.torch, tokenizers, api, embed_file, generate_file, mine_file)
+    ), "imported before the first fork"
     report = os.memfd_create("report")
     results = []
     for words, kill_at in json.loads(sys.argv[1]):

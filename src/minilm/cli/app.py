@@ -31,7 +31,7 @@ _INTERRUPTED = 130
 _ANYWHERE = ("--debug", "--allow-download")
 VERBS = (
     *("quickstart", "corpus", "distill", "finetune", "compare", "predict", "generate", "embed", "score"),
-    *("quantize", "bench", "recipes", "doctor"),
+    *("index", "search", "mine", "quantize", "bench", "recipes", "doctor"),
 )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
+from minilm.cli.options import EngineOption, ModelArgument, PrecisionOption, ThreadsOption
 from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
 from minilm.errors import UsageError
 from minilm.files.source import STREAM
@@ -20,9 +20,6 @@ from minilm.model.precision import VectorPrecision
 if TYPE_CHECKING:
     from minilm.files.source import Source
 
-_Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Folder of a model, `embedded`, or a name in Hugging Face's cache.")
-]
 _Input = Annotated[
     str,
     typer.Option(
@@ -78,7 +75,7 @@ _Calibrate = Annotated[
 
 
 def embed(
-    model: _Model,
+    model: ModelArgument,
     *,
     source: _Input,
     output: _Output,

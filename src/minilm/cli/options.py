@@ -19,6 +19,9 @@ from minilm.files.checked import Settings
 from minilm.infer.engine_names import EngineName
 from minilm.model.precision import Precision
 
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Folder of a model, `embedded`, or a name in Hugging Face's cache.")
+]
 PrecisionOption = Annotated[
     Precision,
     typer.Option(

@@ -30,7 +30,7 @@ _Metrics = Annotated[
         show_default="ndcg@10, mrr@10, map, recall@100, precision@10",
     ),
 ]
-_Gains = Annotated[
+GainsOption = Annotated[
     str | None,
     typer.Option(metavar="GRADE=GAIN,...", help="Gains of the grades above 0.", show_default="the grades"),
 ]
@@ -48,7 +48,7 @@ def retrieval(
         ),
     ],
     metrics: _Metrics = None,
-    gains: _Gains = None,
+    gains: GainsOption = None,
     confidence: Confidence = False,
     input_format: InputFormatOption = None,
     as_json: AsJson = False,

@@ -91,6 +91,13 @@ def judgments_file(path: Source) -> Source:
     raise UsageError(f"{path}: a folder without qrels/{_BEIR_SPLIT}.tsv; {fix}")
 
 
+def judgment_line(path: Path, query: str, document: str | None = None) -> int:
+    """The line of the first judgment of a query, or of one of its documents, in a file that has been read before."""
+    return next(
+        line for line, asked, found, _ in _entries(path, _JUDGMENTS) if asked == query and document in (None, found)
+    )
+
+
 def _as_grade(value: object) -> int:
     """Return a whole number, given as one (also as 1.0) or as its text.
 

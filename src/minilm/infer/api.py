@@ -361,11 +361,11 @@ class LoadedModel:
     def score_pairs(self, pairs: Iterable[Sequence[str]]) -> NDArray[np.float32]:
         """The score of each pair of a query and a text, `[number of pairs]` float32, in order.
 
-        The activation that the folder states has been applied: a sigmoid if the model was trained with labels of 0 and
-        1, none if it learned scores or rankings.
+        The activation of the folder has been applied: a sigmoid after training on labels of 0 and 1, else none.
 
         Raises:
             UsageError: the model has no score for a pair, or an item is not a pair of texts.
+            DataError: a score is not finite.
         """
         require_one_score(self)
         found = [np.empty(0, dtype=np.float32)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.infer.batching import in_order
 from minilm.infer.engines.protocol import Float32s
 from minilm.infer.sources import Part
@@ -105,9 +105,20 @@ def classify_part(
 def score_part(
     model: LoadedModel, queries: Sequence[str], texts: Sequence[str], *, locations: Sequence[str], tally: Tally
 ) -> Float32s:
-    """The score of each pair, `[B]`, after the activation of the folder; `tally` as for `classify_part`."""
+    """The score of each pair, `[B]`, after the activation of the folder; `tally` as for `classify_part`.
+
+    Raises:
+        DataError: a score is not finite.
+    """
     scores_B1 = np.stack(_head_scores(model, queries, texts, locations=locations, tally=tally))
-    return ACTIVATIONS[model.activation](scores_B1)[:, 0]
+    scores = ACTIVATIONS[model.activation](scores_B1)[:, 0]
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise DataError(
+            f"{locations[bad[0]]}: its score is not finite; the weights of {model.folder} are damaged, or too large "
+            "for this precision"
+        )
+    return scores
 
 
 def require_one_score(model: LoadedModel) -> None:

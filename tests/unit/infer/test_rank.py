@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from minilm.cli import app
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.recipe import FinetuneRecipe, load_recipe
@@ -42,6 +43,14 @@ def test_a_ranking_is_sorted_stable_and_cut(reranker):
     assert model.rank("word1", []) == []
     assert model.score_pairs([]).shape == (0,)
     assert [one.score for one in model.classify(["word1"] * 4, TEXTS)] == pytest.approx(scores)
+
+
+def test_a_score_that_is_not_finite_is_an_error(tiny_task):
+    folder = tiny_task.write_classifier("broken", seed=0, num_labels=1)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "classifier.bias": tensors["classifier.bias"] * float("nan")}, folder / "model.safetensors")
+    with pytest.raises(DataError, match=r"pair 0: its score is not finite; the weights of .*broken are damaged"):
+        load(folder).score_pairs([("word1", "word2")])
 
 
 @pytest.mark.parametrize(

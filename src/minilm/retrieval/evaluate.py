@@ -1,0 +1,139 @@
+"""The scores of a search at each number of dimensions and each precision of its vectors.
+
+In: an index with whole vectors, query vectors, judgments. Out: per setting the scores of each query, and how much the
+mean differs from that of the first setting, with a paired 95% interval: the same queries are drawn for both.
+
+Q queries, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from minilm.errors import UsageError
+from minilm.infer.api import LoadedModel
+from minilm.infer.vector_precision import STORED_TYPES, Float32s, stored_width
+from minilm.model.precision import VectorPrecision
+from minilm.retrieval.index import Searcher
+from minilm.retrieval.rerank import reranked
+from minilm.retrieval.search import Hits, nearest, require_signs_fit
+from minilm.retrieval.vectors import SmallerRows, VectorRows
+from minilm.score.bootstrap import interval, resampled_sums
+from minilm.score.retrieval import Judgments, RetrievalMetric, RetrievalScores, Run, retrieval_scores
+
+_DEPTH = 100  # documents found for each query, at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Vectors that are scored; `reranker` is the name of a model that sorts what they find, "" for none."""
+
+    dimensions: int
+    vectors: VectorPrecision
+    reranker: str = ""
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Size of a stored vector."""
+        return stored_width(self.dimensions, self.vectors) * np.dtype(STORED_TYPES[self.vectors]).itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The scores of a setting; `difference` is to the first one, with the ends of its interval, None for the first."""
+
+    setting: Setting
+    scores: RetrievalScores
+    interval: tuple[float, float]
+    difference: tuple[float, float, float] | None
+
+    @property
+    def mean(self) -> float:
+        """The score."""
+        return float(self.scores.values_QM[:, 0].mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What all settings share.
+
+    Attributes:
+        searcher: the documents, and what encodes queries.
+        names: ids of the queries.
+        texts: of the queries.
+        judgments: gains by query and document.
+        metric: the score.
+        skip_same_id: leave out a document that has the id of the query, as BEIR does.
+    """
+
+    searcher: Searcher
+    names: Sequence[str]
+    texts: Sequence[str]
+    judgments: Judgments
+    metric: RetrievalMetric
+    skip_same_id: bool = False
+
+    def scored(
+        self,
+        queries_QD: Float32s,
+        settings: Sequence[Setting],
+        reranker: LoadedModel | None = None,
+        candidates: int = 0,
+    ) -> Iterator[Scored]:
+        """Score each setting; with a reranker then also the best `candidates` of the first setting, sorted by it.
+
+        Raises:
+            UsageError: the index does not hold what a setting asks for.
+        """
+        first: Scored | None = None
+        for setting in settings:
+            hits = self._search(queries_QD, setting)
+            scored = self._score(hits, setting, first)
+            if first is None:
+                first, best = scored, hits
+            yield scored
+        if reranker is not None and first is not None:
+            found = Hits(scores_QK=best.scores_QK[:, :candidates], rows_QK=best.rows_QK[:, :candidates])
+            sorted_again = reranked(reranker, self.texts, found, self.searcher.index.texts)
+            setting = replace(first.setting, reranker=str(reranker.folder))
+            yield self._score(sorted_again, setting, first)
+
+    def _search(self, queries_QD: Float32s, setting: Setting) -> Hits:
+        index = self.searcher.index
+        facts = index.facts
+        vectors: VectorRows = index.vectors
+        cut = self.searcher.options(setting.dimensions)
+        if (setting.dimensions, setting.vectors) != (facts.dimensions, facts.vectors):
+            if facts.vectors != "fp32" or setting.dimensions > facts.dimensions:
+                raise UsageError(
+                    f"{index.folder} holds {facts.vectors} vectors of {facts.dimensions} dimensions, not enough "
+                    f"for {setting.vectors} of {setting.dimensions}; build an index with fp32 vectors"
+                )
+            require_signs_fit(facts.similarity, setting.vectors)
+            vectors = SmallerRows(vectors, replace(cut, precision=setting.vectors))
+        k = max(_DEPTH, self.metric.k or len(vectors)) + self.skip_same_id
+        return nearest(cut.cut(queries_QD), vectors, similarity=facts.similarity, k=k)
+
+    def _score(self, hits: Hits, setting: Setting, first: Scored | None) -> Scored:
+        scores = retrieval_scores(self._run(hits), self.judgments, [self.metric])
+        values_QM, size = scores.values_QM, len(scores.queries)
+        difference = None
+        if first is not None:
+            apart_QM = values_QM - first.scores.values_QM
+            difference = (float(apart_QM.mean()), *interval(resampled_sums(apart_QM)[:, 0] / size))
+        ends = interval(resampled_sums(values_QM)[:, 0] / size)
+        return Scored(setting=setting, scores=scores, interval=ends, difference=difference)
+
+    def _run(self, hits: Hits) -> Run:
+        ids = self.searcher.index.texts.ids
+        return {
+            name: {
+                ids[row]: score
+                for row, score in zip(rows, scores, strict=True)
+                if not (self.skip_same_id and ids[row] == name)
+            }
+            for name, rows, scores in zip(self.names, hits.rows_QK.tolist(), hits.scores_QK.tolist(), strict=True)
+        }

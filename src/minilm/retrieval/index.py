@@ -1,0 +1,234 @@
+"""A folder that can be searched: `texts.parquet` (ids and texts), `vectors.npy` and `index.json`, which says of what.
+
+In: documents and the model that encodes them; later that model and queries. Out: the folder; the best documents of each
+query. Vectors are read from disk when they are compared, so memory does not grow with their number; ids are kept.
+
+`index.json` is written last: a folder without it is not finished, and the same command resumes it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from minilm.errors import DataError, UsageError
+from minilm.files.atomic import make_folder
+from minilm.files.checked import Count, PositiveInt, from_json
+from minilm.files.json import read_json, write_json
+from minilm.files.lock import locked_folder
+from minilm.files.regular import sha256_text
+from minilm.files.text_store import TextStore, map_vectors, writing_texts
+from minilm.infer.api import LoadedModel
+from minilm.infer.bulk.embed import EmbedJob, TextToEmbed, chunks_of, embed_file, vector_identity
+from minilm.infer.vector_precision import STORED_TYPES, Float32s, stored_width
+from minilm.infer.vectors import VectorOptions, cut_part, vector_options
+from minilm.model.precision import Precision, VectorPrecision
+from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector_ranges
+from minilm.retrieval.search import Hits, nearest, require_signs_fit
+from minilm.retrieval.vectors import StoredRows
+from minilm.tally import Tally
+
+TEXTS, VECTORS, INDEX = "texts.parquet", "vectors.npy", "index.json"
+_FORMAT = 1
+_REMEDY = "build the index again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexFacts:
+    """What `index.json` says.
+
+    Attributes:
+        format: of the folder.
+        model: the model as it was named.
+        document_model: hash of what encoded the documents.
+        query_model: hash of what encodes queries; the same unless the model is asymmetric.
+        pooling: of the documents' vectors.
+        similarity: that queries are compared by.
+        dimensions: D of the vectors.
+        vectors: their precision.
+        count: number of documents.
+    """
+
+    format: PositiveInt
+    model: str
+    document_model: str
+    query_model: str
+    pooling: Sequence[str]
+    similarity: str
+    dimensions: PositiveInt
+    vectors: VectorPrecision
+    count: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexJob:
+    """Documents and how they are stored.
+
+    Attributes:
+        name: of the model, by which a search finds it again.
+        folder: of the index.
+        dimensions: of the vectors; None: all.
+        vectors: their precision; int8 within the ranges that the model folder states, else those of the documents.
+        precision: of the engine.
+    """
+
+    name: str
+    folder: Path
+    dimensions: int | None = None
+    vectors: VectorPrecision = "fp32"
+    precision: Precision = "fp32"
+
+
+def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: IndexJob) -> IndexFacts:
+    """Write the folder; called again after a kill, it encodes only what is missing.
+
+    Raises:
+        UsageError: the folder holds an index, what is in it belongs to other documents or another model, or another
+            process is writing it.
+        DataError: a document cannot be read.
+        SystemProblem: writing fails.
+        Interrupted: Ctrl-C; what is finished is kept.
+    """
+    encoder = model.route("document")
+    similarity = encoder.embedding.similarity or "cosine"
+    require_signs_fit(similarity, job.vectors)
+    options = vector_options(encoder, role="document", dimensions=job.dimensions, precision=job.vectors)
+    make_folder(job.folder)
+    with locked_folder(job.folder, busy=f"writing {job.folder}", instead="another output"):
+        if (job.folder / INDEX).exists():
+            raise UsageError(f"{job.folder} already holds an index; remove it, or choose another output")
+        texts = job.folder / TEXTS
+        with writing_texts(texts) as write:
+            for chunk in chunks_of(documents):
+                write([one.id for one in chunk], [one.text for one in chunk])
+        has_ranges = (encoder.folder / VECTOR_RANGES).is_file()
+        count = embed_file(
+            encoder,
+            EmbedJob(
+                source=texts,
+                output=job.folder / VECTORS,
+                text="text",
+                id="id",
+                options=options,
+                calibrate=texts if job.vectors == "int8" and not has_ranges else None,
+                precision=job.precision,
+            ),
+        )
+        facts = IndexFacts(
+            format=_FORMAT,
+            model=job.name,
+            document_model=_hash(encoder),
+            query_model=_hash(model.route("query")),
+            pooling=encoder.embedding.pooling,
+            similarity=similarity,
+            dimensions=options.dimensions,
+            vectors=job.vectors,
+            count=count,
+        )
+        write_json(job.folder / INDEX, asdict(facts))
+    return facts
+
+
+def remove_index(folder: Path) -> None:
+    """Remove an index; killed in between, what is left is unfinished and not an index."""
+    (folder / INDEX).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Index:
+    """An index folder, opened for searching.
+
+    Attributes:
+        folder: where it is.
+        facts: what `index.json` says.
+        texts: ids and texts.
+        vectors: one per text.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder.
+
+        Raises:
+            UsageError: there is no index.
+            DataError: a file is missing or damaged, or the files do not belong together.
+        """
+        self.folder = folder
+        self.facts = facts = _read_facts(folder)
+        self.texts = TextStore(folder / TEXTS)
+        stored_NW = map_vectors(folder / VECTORS)
+        shape = (facts.count, stored_width(facts.dimensions, facts.vectors))
+        if stored_NW.shape != shape or stored_NW.dtype != STORED_TYPES[facts.vectors] or len(self.texts) != facts.count:
+            raise DataError(
+                f"{folder}: found {len(self.texts):,} texts and {stored_NW.dtype} vectors of shape {stored_NW.shape}; "
+                f"{INDEX} says {facts.vectors} of shape {shape}; {_REMEDY}"
+            )
+        ranges_2D = None
+        if facts.vectors == "int8":
+            ranges_2D = read_vector_ranges(folder / (VECTORS + RANGES_SUFFIX), dimensions=facts.dimensions)
+        self.vectors = StoredRows(
+            stored_NW=stored_NW, dimensions=facts.dimensions, precision=facts.vectors, ranges_2D=ranges_2D
+        )
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """The row of each id."""
+        return {name: row for row, name in enumerate(self.texts.ids)}
+
+
+class Searcher:
+    """An index together with the model that its queries need.
+
+    Attributes:
+        index: what is searched.
+        encoder: encodes queries.
+    """
+
+    def __init__(self, index: Index, model: LoadedModel) -> None:
+        """Raises UsageError if queries of the model cannot be compared with the documents of the index."""
+        self.index, self.encoder = index, model.route("query")
+        if _hash(self.encoder) != index.facts.query_model:
+            raise UsageError(
+                f"{index.folder} was built with {index.facts.model}, and {self.encoder.folder} encodes queries "
+                "otherwise (weights, tokenizer, pooling or max length differ): name that model with --model, or build "
+                "the index again with this one"
+            )
+
+    def options(self, dimensions: int) -> VectorOptions:
+        """How a query becomes a vector of D dimensions: never rounded, and cut as the documents are."""
+        width = self.encoder.embedding.width(self.encoder.config.hidden_size)
+        return vector_options(self.encoder, role="query", dimensions=dimensions if dimensions < width else None)
+
+    def encode(self, queries: Iterable[TextToEmbed], tally: Tally) -> Float32s:
+        """The vectors of queries, `[Q, D]`; `tally` counts truncated ones."""
+        options = self.options(self.index.facts.dimensions)
+        found = [np.empty((0, options.dimensions), dtype=np.float32)]
+        for chunk in chunks_of(queries):
+            texts, locations = [one.text for one in chunk], [one.location for one in chunk]
+            found.append(cut_part(self.encoder, texts, options=options, locations=locations, tally=tally))
+        return np.concatenate(found)
+
+    def search(self, queries_QD: Float32s, *, k: int) -> Hits:
+        """The k best documents of each query, by exact comparison with all."""
+        return nearest(queries_QD, self.index.vectors, similarity=self.index.facts.similarity, k=k)
+
+
+def _read_facts(folder: Path) -> IndexFacts:
+    file = folder / INDEX
+    if not folder.is_dir() or not file.exists():
+        unfinished = " (what is there is unfinished)" if (folder / TEXTS).exists() else ""
+        raise UsageError(f"{folder}: no index{unfinished}; write one with minilm index MODEL --input FILE --output DIR")
+    facts = from_json(IndexFacts, read_json(file), where=file, remedy=_REMEDY)
+    if facts.format != _FORMAT:
+        raise DataError(f"{file}: format {facts.format}, expected {_FORMAT}; {_REMEDY}")
+    return replace(facts, pooling=tuple(facts.pooling))
+
+
+def _hash(encoder: LoadedModel) -> str:
+    """Hex SHA-256 of what a vector depends on in an encoder."""
+    return sha256_text(json.dumps(vector_identity(encoder)))

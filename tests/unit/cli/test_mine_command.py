@@ -1,0 +1,136 @@
+"""`minilm mine` as users type it; the choice itself is tested in `unit/retrieval` and against sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minilm.cli.app import main
+from minilm.tasks.embed.rows import training_rows
+from minilm.tasks.embed.settings import EmbedSettings
+
+PAIRS = [("w1 w2", "w1 w2 w3"), ("w5", "w5 w6"), ("w1 w2", "w2 w1"), ("w40", "w41")]
+CORPUS = ["w1 w2 w9", "w5 w9", "w1 w7", "w8", "w1 w2 w9"]
+
+
+@pytest.fixture
+def mine(generator_dir, tmp_path, monkeypatch, capsys, caplog):
+    """`mine(MODEL, "--flag", ...)` with pairs.jsonl and corpus.txt: exit code, and output with warnings."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"query": query, "positive": positive} for query, positive in PAIRS]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in CORPUS))
+
+    def run(*words, model=generator_dir, pairs="pairs.jsonl"):
+        caplog.clear()
+        with pytest.raises(SystemExit) as done:
+            main(["mine", str(model), "--input", pairs, "--output", "out.jsonl", *map(str, words)])
+        captured = capsys.readouterr()
+        return done.value.code, "\n".join([captured.out + captured.err, *caplog.messages])
+
+    return run
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+def test_bm25_finds_texts_that_share_words(mine, tmp_path):
+    """A query's positives are never its negatives, and what shares no word is not a candidate."""
+    pytest.importorskip("bm25s", reason="BM25 is not installed: pip install 'minilm[search]'")
+    code, said = mine("--corpus", "corpus.txt", "--negatives", "2", model="bm25")
+    assert (code, "3 pairs with negatives are in out.jsonl" in said) == (0, True)
+    assert "1 of 3 queries have no negative left and are not in the output (first: 'w40')" in said
+    assert "1 of 3 queries have fewer negatives than asked for (first: 'w5')" in said
+    rows = rows_of(tmp_path / "out.jsonl")
+    found = [(row["query"], row["positive"], row["negatives"]) for row in rows]
+    assert found == [
+        ("w1 w2", "w1 w2 w3", ["w1 w2 w9", "w1 w7"]),
+        ("w1 w2", "w2 w1", ["w1 w2 w9", "w1 w7"]),
+        ("w5", "w5 w6", ["w5 w9"]),
+    ]
+    assert all(row["scores"][1:] == sorted(row["scores"][1:], reverse=True) for row in rows)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_model_finds_some_for_each_pair_and_training_reads_them(mine, tmp_path):
+    code, _ = mine("--negatives", "2")
+    assert code == 0
+    rows = rows_of(tmp_path / "out.jsonl")
+    assert [row["query"] for row in rows] == ["w1 w2", "w1 w2", "w5", "w40"]
+    assert all(len(row["negatives"]) == 2 and len(row["scores"]) == 3 for row in rows)
+    read = list(training_rows([str(tmp_path / "out.jsonl")], EmbedSettings(name="embed", loss="kl")))
+    assert [one.texts for one in read] == [(row["query"], row["positive"], *row["negatives"]) for row in rows]
+    assert [one.scores for one in read] == [tuple(row["scores"]) for row in rows]
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_empty_text_is_no_negative(mine, tmp_path):
+    """Training would reject it."""
+    (tmp_path / "texts.jsonl").write_text('{"text": "w9"}\n{"text": " "}\n')
+    code, said = mine("--corpus", "texts.jsonl", "--negatives", "9", "--range-max", "9")
+    assert (code, "1 of 2 texts are empty and not looked at (first: texts.jsonl:2)" in said) == (0, True), said
+    assert all(text.strip() for row in rows_of(tmp_path / "out.jsonl") for text in row["negatives"])
+
+
+def test_other_columns_and_a_random_choice(mine, tmp_path):
+    (tmp_path / "q.csv").write_text("question,answer\nw1,w1 w2\nw3,w3 w4\n")
+    flags = ["--query", "question", "--positive", "answer", "--corpus", "corpus.txt", "--sampling", "random"]
+    assert mine(*flags, "--negatives", "1", "--range-max", "4", pairs="q.csv")[0] == 0
+    first = (tmp_path / "out.jsonl").read_bytes()
+    mine(*flags, "--negatives", "1", "--range-max", "4", pairs="q.csv")
+    assert (tmp_path / "out.jsonl").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "error: bad.jsonl: no pairs found; expected at least one row"),
+        (
+            '{"query": "w1", "positive": "w2"}\n{"query": "w1"}\n',
+            "error: bad.jsonl:2: no field 'positive', found 'query'",
+        ),
+        ('{"query": "w1", "positive": " "}\n', "error: bad.jsonl:1: positive is empty; fill it or remove the row"),
+        ('{"query": "", "positive": "w1"}\n', "error: bad.jsonl:1: query is empty; fill it or remove the row"),
+        ('{"query": "w1", "positive": ["w1"]}\n', "error: bad.jsonl:1: positive is a list, expected a string"),
+    ],
+)
+def test_pairs_that_cannot_be_read(mine, tmp_path, lines, message):
+    (tmp_path / "bad.jsonl").write_text(lines)
+    code, said = mine(pairs="bad.jsonl")
+    assert (code, message in said) == (3, True), said
+
+
+def test_an_empty_corpus(mine, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    code, said = mine("--corpus", "empty.txt")
+    assert (code, "error: empty.txt: no documents found; expected at least one row" in said) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--text", "body"], "--text and --id name columns of --corpus"),
+        (["--range-max", "2"], "range_min 0 to range_max 2 leaves 2 candidates, expected at least negatives, 3"),
+        (["--corpus", "out.jsonl"], "--output out.jsonl is also an input"),
+        (["--rerank", "MODEL"], "cannot classify texts"),
+    ],
+)
+def test_arguments_that_do_not_fit(mine, generator_dir, flags, message):
+    code, said = mine(*(generator_dir if flag == "MODEL" else flag for flag in flags))
+    assert (code, message in said) == (2, True), said
+
+
+def test_finished_queries_of_another_job_are_not_mixed_in(mine, monkeypatch, tmp_path):
+    from minilm.retrieval import mine as module
+
+    monkeypatch.setattr(module, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, said = mine()
+    assert (code, "stopped by the user; run the same command to finish out.jsonl" in said) == (130, True)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    code, said = mine("--max-score", "0.5")
+    assert (code, "holds finished rows of another job (different: settings)" in said) == (2, True), said
+    monkeypatch.setattr(module, "_mine", lambda *_: pytest.fail("all queries are finished"))
+    assert mine()[0] == 0

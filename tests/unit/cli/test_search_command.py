@@ -1,0 +1,247 @@
+"""`minilm index` and `minilm search` as users type them: every kind of input, precisions, judged queries, errors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import minilm
+from minilm.cli.app import main
+from minilm.infer.similarity import similarities
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_embedding
+from minilm.model.vector_modules import Normalize
+from minilm.retrieval.index import Index
+
+WIDTH = 16
+DOCUMENTS = {f"d{number}": f"w{number} w{number + 1} w{2 * number}" for number in range(12)}
+QUERIES = {"q1": "w3 w4 w6", "q2": "w7 w8"}
+QRELS = "q1 0 d3 2\nq1 0 d5 1\nq2 0 d7 1\n"
+
+
+def write_rows(path, rows, id_name="id"):
+    path.write_text("".join(f"{json.dumps({id_name: name, 'text': text})}\n" for name, text in rows.items()))
+
+
+@pytest.fixture
+def folder(generator_dir):
+    settings = EmbeddingSettings(modules=(Normalize(),), max_tokens=8, prompts={"query": "w50 ", "document": "w51 "})
+    write_embedding(generator_dir, settings, hidden_size=WIDTH)
+    return generator_dir
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch, capsys, caplog):
+    """`run("--flag", ...)` in a folder with docs.jsonl, queries.jsonl and qrels: exit code, output and warnings."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "docs.jsonl", DOCUMENTS)
+    write_rows(tmp_path / "queries.jsonl", QUERIES)
+    (tmp_path / "qrels").write_text(QRELS)
+
+    def run(*words):
+        caplog.clear()
+        with pytest.raises(SystemExit) as done:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return done.value.code, "\n".join([captured.out + captured.err, *caplog.messages])
+
+    return run
+
+
+@pytest.fixture
+def index(run, folder):
+    assert run("index", folder, "--input", "docs.jsonl", "--output", "idx")[0] == 0
+    return "idx"
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+def test_a_run_has_the_order_and_the_scores_of_the_similarity(run, index, folder, tmp_path):
+    """Queries and documents have the prompts of their roles."""
+    code, said = run("search", index, "--input", "queries.jsonl", "--output", "run.jsonl", "--top-k", "5")
+    assert (code, "10 results are in run.jsonl" in said) == (0, True)
+    model = minilm.load(folder)
+    scores = similarities(
+        model.encode(list(QUERIES.values()), role="query"), model.encode(DOCUMENTS.values(), role="document"), None
+    )
+    expected = [
+        {"query": name, "document": list(DOCUMENTS)[row], "score": pytest.approx(float(own[row]), abs=1e-6)}
+        for name, own in zip(QUERIES, scores, strict=True)
+        for row in np.argsort(-own, kind="stable")[:5]
+    ]
+    assert rows_of(tmp_path / "run.jsonl") == expected
+    code, said = run("score", "retrieval", "--predictions", "run.jsonl", "--references", "qrels")
+    assert code == 0
+
+
+def test_one_query_is_answered_in_lines(run, index):
+    code, said = run("search", index, "w3 w4 w6", "--top-k", "2")
+    lines = said.strip().split("\n")
+    assert (code, lines[0], len(lines)) == (0, "w3 w4 w6", 3)
+    score, name, text = lines[1].split(maxsplit=2)
+    assert text == DOCUMENTS[name]
+    assert -1 <= float(score) <= 1
+
+
+@pytest.mark.parametrize("vectors", ["fp32", "fp16", "int8", "binary"])
+def test_an_evaluation_of_an_index_is_that_of_one_with_such_vectors(run, index, folder, vectors):
+    """What `--vectors` computes from fp32 is what a folder with these vectors holds."""
+    flags = ["--input", "docs.jsonl", "--output", vectors, "--vectors", vectors, "--dimensions", "12"]
+    assert run("index", folder, *flags)[0] == 0
+    asked = ["--input", "queries.jsonl", "--evaluate", "qrels", "--json", "--metric", "ndcg@3"]
+    whole = json.loads(run("search", index, *asked, "--dimensions", "12", "--vectors", vectors)[1].split("\n")[0])
+    own = json.loads(run("search", vectors, *asked)[1].split("\n")[0])
+    assert own == whole
+    assert own["rows"][0]["bytes"] == {"fp32": 48, "fp16": 24, "int8": 12, "binary": 2}[vectors]
+
+
+def test_the_scores_of_the_table_are_those_of_score_retrieval(run, index, tmp_path):
+    code, said = run("search", index, "--input", "queries.jsonl", "--evaluate", "qrels", "--dimensions", "16,4")
+    assert code == 0
+    assert "2 queries; differences to the first line" in said
+    rows = [line.split() for line in said.split("\n")[1:3]]
+    assert [row[:2] for row in rows] == [["16", "fp32"], ["4", "fp32"]]
+    run("search", index, "--input", "queries.jsonl", "--output", "run.jsonl", "--top-k", "100")
+    _, scored = run("score", "retrieval", "--predictions", "run.jsonl", "--references", "qrels", "--json")
+    assert float(rows[0][3]) == pytest.approx(json.loads(scored.split("\n")[0])["ndcg@10"], abs=1e-4)
+
+
+def test_a_folder_of_beir(run, folder, tmp_path):
+    """Title and text are joined by a space; a document with the id of the query is left out."""
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    rows = [{"_id": name, "title": "w9", "text": text} for name, text in DOCUMENTS.items()]
+    (beir / "corpus.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_rows(beir / "queries.jsonl", {"d1": "w1 w2", "q2": "w5", "q3": "w6"}, "_id")
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nd1\td2\t1\nq2\td5\t1\n")
+    assert run("index", folder, "--input", beir, "--output", "idx")[0] == 0
+    assert Index(tmp_path / "idx").texts.text(3) == "w9 w3 w4 w6"
+    code, said = run("search", "idx", "--evaluate", beir)
+    assert code == 0
+    assert "1 queries have the id of a document, which is left out of their results, as BEIR does (first: 'd1')" in said
+    assert "1 of 3 queries have no judgments and do not count" in said
+
+
+def test_a_reranker_sorts_the_candidates(tiny_task, run, tmp_path):
+    model = tiny_task.write_classifier("reranker", seed=3, num_labels=1)
+    texts = {f"d{n}": " ".join(f"word{(n * k) % 9}" for k in range(1, 5)) for n in range(1, 9)}
+    write_rows(tmp_path / "docs.jsonl", texts)
+    assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
+    flags = ["word1 word2", "--output", "-", "--top-k", "3"]
+    found = [json.loads(line) for line in run("search", "idx", *flags)[1].split("\n") if line.startswith("{")]
+    code, said = run("search", "idx", *flags, "--rerank", model, "--candidates", "5")
+    again = [json.loads(line) for line in said.split("\n") if line.startswith("{")]
+    wide = run("search", "idx", "word1 word2", "--output", "-", "--top-k", "5")[1].split("\n")
+    names = [json.loads(line)["document"] for line in wide if line.startswith("{")]
+    scores = minilm.load(model).score_pairs([("word1 word2", texts[name]) for name in names])
+    expected = [
+        (names[at], pytest.approx(float(scores[at]), abs=1e-6)) for at in np.argsort(-scores, kind="stable")[:3]
+    ]
+    assert code == 0
+    assert [(row["document"], row["score"]) for row in again] == expected
+    assert found != again
+    write_rows(tmp_path / "queries.jsonl", {"q1": "word1 word2"})
+    (tmp_path / "qrels").write_text("q1 0 d3 1\n")
+    code, said = run("search", "idx", "--input", "queries.jsonl", "--evaluate", "qrels", "--rerank", model, "--json")
+    rows = json.loads(said.split("\n")[0])["rows"]
+    assert (code, [bool(row["reranker"]) for row in rows]) == (0, [False, True])
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_another_model_is_refused(run, index, folder, tmp_path):
+    """Also the same weights with another max length."""
+    write_embedding(folder, EmbeddingSettings(modules=(Normalize(),), max_tokens=9), hidden_size=WIDTH)
+    code, said = run("search", index, "w1")
+    assert code == 2
+    assert f"error: idx was built with {folder}, and" in said
+    assert "name that model with --model, or build the index again with this one" in said
+
+
+def test_an_index_is_not_overwritten(run, index, folder):
+    code, said = run("index", folder, "--input", "docs.jsonl", "--output", "idx")
+    assert (code, "idx already holds an index; remove it, or choose another output" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "message"),
+    [
+        ("", 3, "error: bad.jsonl: no documents found; expected at least one row"),
+        (
+            '{"id": 1, "text": "w1"}\n{"id": 1, "text": "w2"}\n',
+            3,
+            "error: bad.jsonl:2: id '1' is already in bad.jsonl:1",
+        ),
+        ('{"id": 1, "text": "w1"}\n{"id": 2, "text": 5}\n', 3, "error: bad.jsonl:2: text is a whole number"),
+        ('{"id": 1, "body": "w1"}\n', 3, "error: bad.jsonl:1: no field 'text', found 'id', 'body'"),
+    ],
+)
+def test_documents_that_cannot_be_indexed(run, folder, tmp_path, lines, code, message):
+    (tmp_path / "bad.jsonl").write_text(lines)
+    found, said = run("index", folder, "--input", "bad.jsonl", "--output", "idx")
+    assert (found, message in said) == (code, True), said
+    assert "no index" in run("search", "idx", "w1")[1]
+
+
+@pytest.mark.parametrize(
+    ("qrels", "message"),
+    [
+        ("q1 0 d3 1\nq1 0 d99 1\n", "error: qrels:2: document 'd99' is not in idx (1 judged documents are not)"),
+        ("q1 0 d3 1\nq9 0 d3 1\n", "error: qrels:2: query 'q9' is not among the queries (1 of 2 are not)"),
+        ("q1 0 d3 1\nq1 0 d3 1\n", "error: qrels:2: document 'd3' of query 'q1' is already in qrels:1"),
+        ("q1 0 d3 0\n", "error: qrels: no document is relevant to any query"),
+    ],
+)
+def test_judgments_that_do_not_fit(run, index, tmp_path, qrels, message):
+    (tmp_path / "qrels").write_text(qrels)
+    code, said = run("search", index, "--input", "queries.jsonl", "--evaluate", "qrels")
+    assert (code, message in said) == (3, True), said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected one of QUERY, --input FILE and --evaluate QRELS"),
+        (["w1", "--input", "queries.jsonl"], "expected one of QUERY, --input FILE and --evaluate QRELS"),
+        ([" "], "the query is empty"),
+        (["w1", "--dimensions", "8"], "--dimensions belongs to --evaluate"),
+        (["w1", "--candidates", "8"], "--candidates belongs to --rerank"),
+        (["--evaluate", "qrels", "--top-k", "8"], "remove QUERY, --output and --top-k"),
+        (["--evaluate", "qrels"], "--evaluate qrels has no queries; name a file with --input"),
+        (["w1", "--output", "run.trec"], "--output is run.trec; expected a name that ends in .jsonl"),
+        (["--input", "queries.jsonl", "--evaluate", "qrels", "--dimensions", "8,x"], "--dimensions has 'x'"),
+        (
+            ["--input", "queries.jsonl", "--evaluate", "qrels", "--vectors", "int4"],
+            "--vectors has 'int4'; expected fp32",
+        ),
+        (
+            ["--input", "queries.jsonl", "--evaluate", "qrels", "--dimensions", "99"],
+            "idx holds fp32 vectors of 16 dimensions, not enough for fp32 of 99",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit(run, index, flags, message):
+    code, said = run("search", index, *flags)
+    assert (code, message in said) == (2, True), said
+
+
+def test_a_damaged_index(run, index, tmp_path):
+    vectors = np.load("idx/vectors.npy")
+    np.save("idx/vectors.npy", vectors[:, :9])
+    code, said = run("search", index, "w1")
+    assert (code, "idx: found 12 texts and float32 vectors of shape (12, 9); index.json says fp32 of" in said) == (
+        3,
+        True,
+    )
+    vectors[3] = np.nan
+    np.save("idx/vectors.npy", vectors)
+    code, said = run("search", index, "w1")
+    assert (code, "is not finite; build the index again" in said) == (3, True)
+    (tmp_path / "idx" / "texts.parquet").write_bytes(b"PAR1")
+    code, said = run("search", index, "w1")
+    assert (code, "idx/texts.parquet: damaged, or not a parquet file" in said) == (3, True)
