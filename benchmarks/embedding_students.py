@@ -21,12 +21,15 @@ import random
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ab import interleaved
 from retrieval_scores import Collection, cranfield, difference, report, search, squad, sts
 
 import minilm
+from minilm.bench.workloads import NUM_PASSAGES, paragraphs
 from minilm.environment import machine
 from minilm.files.atomic import atomic_write
 from minilm.files.json import read_json, write_json
@@ -66,13 +69,14 @@ def main() -> None:
     parser.add_argument("--passages", type=Path, required=True, help="rows with context and question")
     parser.add_argument("--stsb", type=Path, required=True, help="folder of train, dev and test")
     parser.add_argument("--cranfield", type=Path, nargs=3, required=True)
-    parser.add_argument("--squad", type=Path, required=True)
+    parser.add_argument("--squad", type=Path)
     parser.add_argument("--teacher", default=EMBEDDED)
     parser.add_argument("--students", nargs="+", help="by default all")
     parser.add_argument("--texts", type=int, help="train with so many; by default all")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--speed", action="store_true", help="only measure those that are trained, on an idle machine")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
@@ -80,11 +84,17 @@ def main() -> None:
     keep_freed_memory()
     options.work.mkdir(parents=True, exist_ok=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    texts = written_texts(options)
     stored = read_json(options.json) if options.json.exists() else {"models": {}}
     stored |= {"command": " ".join(["python", *sys.argv]), "machine": machine(("torch", "numpy"))}
+    if options.speed:
+        stored["speed"] = speeds({name: folder_of(name, options) for name in stored["models"]}, options)
+        write_json(options.json, stored)
+        return
+    texts = written_texts(options)
     stored["texts"] = {"count": sum(1 for _ in read_rows(texts)), "sha256": sha256_file(texts)}
-    collections = {"cranfield": cranfield(options.cranfield), "squad": squad(options.squad)}
+    collections = {"cranfield": cranfield(options.cranfield)} | (
+        {"squad": squad(options.squad)} if options.squad else {}
+    )
     teacher = minilm.load(options.teacher)
     first: dict[str, RetrievalScores] = {}
     stored["models"][options.teacher] = scores_of(teacher, options, collections, first)
@@ -95,6 +105,27 @@ def main() -> None:
             stored["models"][name] = facts | scores_of(minilm.load(folder), options, collections, first)
             write_json(options.json, stored)
             print(name, *(f"{key} {value}" for key, value in stored["models"][name].items()), sep="\n  ", flush=True)
+
+
+def speeds(folders: Mapping[str, str | Path], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Passages a second of each model, native, in turn, by precision."""
+    passages = paragraphs()[:NUM_PASSAGES]
+    found: dict[str, dict[str, float]] = {}
+    for precision in ("fp32", "int8"):
+        models = {name: minilm.load(folder, engine="native", precision=precision) for name, folder in folders.items()}
+        seconds = interleaved({name: partial(model.encode, passages) for name, model in models.items()})
+        found[precision] = {name: len(passages) / one for name, one in seconds.items()}
+    return found
+
+
+def folder_of(name: str, options: argparse.Namespace) -> str | Path:
+    """The folder of a model: the teacher, or a student."""
+    return name if name == options.teacher else run_of(name, options) / "model"
+
+
+def run_of(name: str, options: argparse.Namespace) -> Path:
+    """The run folder of a student."""
+    return Path(options.work) / "runs" / name.replace(", ", "-").replace(" ", "-")
 
 
 def scores_of(
@@ -121,7 +152,7 @@ def trained(
     name: str, student: Mapping[str, object], texts: Path, options: argparse.Namespace
 ) -> tuple[Path, dict[str, object]]:
     """The folder of a student, trained or resumed; its start, its curve on STS-B's dev set and its seconds."""
-    out = options.work / "runs" / name.replace(", ", "-").replace(" ", "-")
+    out = run_of(name, options)
     steps = int(options.epochs * sum(1 for _ in read_rows(texts)) / BATCH)
     recipe: dict[str, Any] = {
         "kind": "finetune",
