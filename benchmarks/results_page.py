@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from distill_tables import distill_sections
+from embedding_tables import embedding_sections
 from speed_tables import speed_sections
 
 RESULTS = Path(__file__).parent / "results"
@@ -134,6 +135,7 @@ def page(results: Path) -> str:
     parts += [_section(task, _stored(results, name)) for name, task in TASKS.items()]
     parts += [_generated(task, _stored(results, name)) for name, task in GENERATED.items()]
     parts += distill_sections(results)
+    parts += embedding_sections(results)
     parts += speed_sections(results)
     return "\n".join(parts)
 

@@ -1,0 +1,260 @@
+"""Small embedding models that learn the vectors of a teacher, without labels: what they keep, over the tokens read.
+
+The texts are the same for all students: sentences and passages of documents, questions, and sentences of STS-B's
+training set. The teacher's vectors are computed once. With `--teacher embedded` the students are a family of sizes,
+started as layers of the teacher or at random; with another teacher they have the size of the embedded model or of half
+of its layers. Scores are those of retrieval_scores.py, with the same sets; the best checkpoint on STS-B's dev set
+counts. What the file has already is not repeated, and an interrupted training resumes.
+
+    python benchmarks/embedding_students.py --text text/{wikipedia,books}_train-*.jsonl.gz \
+        --questions qqp/duplicate_pairs.jsonl.gz --passages qg/du_test.jsonl.gz --stsb stsb \
+        --cranfield retrieval/cranfield_{docs,queries,qrels}.jsonl.gz --squad squad/dev-v1.1.jsonl.gz \
+        --work family --json benchmarks/results/embedding_students/family.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ab import interleaved
+from retrieval_scores import Collection, cranfield, difference, report, search, squad, sts
+
+import minilm
+from minilm.bench.workloads import NUM_PASSAGES, paragraphs
+from minilm.environment import machine
+from minilm.files.atomic import atomic_write
+from minilm.files.json import read_json, write_json
+from minilm.files.regular import sha256_file
+from minilm.files.rows import read_rows
+from minilm.score.retrieval import RetrievalScores
+from minilm.train.allocator import keep_freed_memory
+from minilm.train.metrics import read_metrics
+
+EMBEDDED = "embedded"
+# Student -> its section of the recipe; none: the embedded model itself is trained.
+FAMILY: Mapping[str, Mapping[str, object]] = {
+    "3 layers": {"init": "layers", "teacher_layers": [2, 4, 6]},
+    "2 layers": {"init": "layers", "teacher_layers": [3, 6]},
+    "1 layer": {"init": "layers", "teacher_layers": [1]},
+    "4 layers": {"init": "layers", "teacher_layers": [1, 3, 4, 6]},
+    "6 layers x 192": {"num_layers": 6, "hidden_size": 192, "num_heads": 12},
+    "3 layers x 192": {"num_layers": 3, "hidden_size": 192, "num_heads": 12},
+}
+BIGGER: Mapping[str, Mapping[str, object]] = {
+    "6 layers": {},
+    "3 layers": FAMILY["3 layers"],
+    "6 layers, random": {"num_layers": 6},
+}
+SENTENCES = 60_000  # of documents, at most; then passages and questions, at most
+PASSAGES = 4_500
+QUESTIONS = 75_000
+BATCH, MAX_TOKENS, EVALUATIONS = 128, 256, 8
+WORDS_OF_SENTENCE, WORDS_OF_PASSAGE = range(6, 50), range(60, 180)
+
+
+def main() -> None:
+    """Train and score the students that are missing, and store each with its curve."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="documents, rows with text")
+    parser.add_argument("--questions", type=Path, required=True, help="rows with question1 and question2")
+    parser.add_argument("--passages", type=Path, required=True, help="rows with context and question")
+    parser.add_argument("--stsb", type=Path, required=True, help="folder of train, dev and test")
+    parser.add_argument("--cranfield", type=Path, nargs=3, required=True)
+    parser.add_argument("--squad", type=Path)
+    parser.add_argument("--teacher", default=EMBEDDED)
+    parser.add_argument("--students", nargs="+", help="by default all")
+    parser.add_argument("--texts", type=int, help="train with so many; by default all")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--speed", action="store_true", help="only measure those that are trained, on an idle machine")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    keep_freed_memory()
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    stored = read_json(options.json) if options.json.exists() else {"models": {}}
+    stored |= {"command": " ".join(["python", *sys.argv]), "machine": machine(("torch", "numpy"))}
+    if options.speed:
+        stored["speed"] = speeds({name: folder_of(name, options) for name in stored["models"]}, options)
+        write_json(options.json, stored)
+        return
+    texts = written_texts(options)
+    stored["texts"] = {"count": sum(1 for _ in read_rows(texts)), "sha256": sha256_file(texts)}
+    collections = {"cranfield": cranfield(options.cranfield)} | (
+        {"squad": squad(options.squad)} if options.squad else {}
+    )
+    teacher = minilm.load(options.teacher)
+    first: dict[str, RetrievalScores] = {}
+    stored["models"][options.teacher] = scores_of(teacher, options, collections, first)
+    students = FAMILY if options.teacher == EMBEDDED else BIGGER
+    for name in options.students or students:
+        if name not in stored["models"]:
+            folder, facts = trained(name, students[name], texts, options)
+            stored["models"][name] = facts | scores_of(minilm.load(folder), options, collections, first)
+            write_json(options.json, stored)
+            print(name, *(f"{key} {value}" for key, value in stored["models"][name].items()), sep="\n  ", flush=True)
+
+
+def speeds(folders: Mapping[str, str | Path], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Passages a second of each model, native, in turn, by precision."""
+    passages = paragraphs()[:NUM_PASSAGES]
+    found: dict[str, dict[str, float]] = {}
+    for precision in ("fp32", "int8"):
+        models = {name: minilm.load(folder, engine="native", precision=precision) for name, folder in folders.items()}
+        seconds = interleaved({name: partial(model.encode, passages) for name, model in models.items()})
+        found[precision] = {name: len(passages) / one for name, one in seconds.items()}
+    return found
+
+
+def folder_of(name: str, options: argparse.Namespace) -> str | Path:
+    """The folder of a model: the teacher, or a student."""
+    return name if name == options.teacher else run_of(name, options) / "model"
+
+
+def run_of(name: str, options: argparse.Namespace) -> Path:
+    """The run folder of a student."""
+    return Path(options.work) / "runs" / name.replace(", ", "-").replace(" ", "-")
+
+
+def scores_of(
+    model: minilm.LoadedModel,
+    options: argparse.Namespace,
+    collections: Mapping[str, Collection],
+    first: dict[str, RetrievalScores],
+) -> dict[str, object]:
+    """Its size, its correlation on STS-B's test set and its searches, compared with those of the first model."""
+    config = model.config
+    found: dict[str, object] = {
+        "layers": config.num_layers,
+        "width": config.hidden_size,
+        "parameters": config.num_parameters(),
+        "stsb": {"spearman": sts(model, split(options.stsb, "test"))},
+    }
+    for name, parts in collections.items():
+        scores = search(model, parts)
+        found[name] = {**report(scores), **difference(scores, first.setdefault(name, scores))}
+    return found
+
+
+def trained(
+    name: str, student: Mapping[str, object], texts: Path, options: argparse.Namespace
+) -> tuple[Path, dict[str, object]]:
+    """The folder of a student, trained or resumed; its start, its curve on STS-B's dev set and its seconds."""
+    out = run_of(name, options)
+    steps = int(options.epochs * sum(1 for _ in read_rows(texts)) / BATCH)
+    recipe: dict[str, Any] = {
+        "kind": "finetune",
+        "name": "embedding-students",
+        "out": str(out),
+        "model": EMBEDDED,
+        "task": {
+            "kind": "embed",
+            "name": "embedding-students",
+            "loss": "vectors",
+            "teacher": options.teacher,
+            "cache": str(options.work / "teacher"),
+            "train": [str(texts)],
+            "dev": [str(split(options.stsb, "dev"))],
+            "max_tokens": MAX_TOKENS,
+        },
+        "train": {
+            "steps": steps,
+            "batch_size": BATCH,
+            "learning_rate": options.learning_rate,
+            "precision": options.precision,
+            "eval_every": steps // EVALUATIONS,
+            "checkpoint_every": 100,
+        },
+    }
+    if student:
+        recipe["student"] = student
+    file = options.work / "recipe.yaml"
+    file.write_text(json.dumps(recipe))
+    [result] = minilm.run(minilm.load_recipe(file))
+    metric = result.main_metric
+    return out / "model", {
+        "start": student or EMBEDDED,
+        "steps": steps,
+        "learning rate": options.learning_rate,
+        "precision": options.precision,
+        "seconds": result.seconds,
+        "stsb dev": {"start": result.references.get("start", {}).get(metric), "curve": curve(out, metric)},
+    }
+
+
+def curve(run: Path, metric: str) -> list[dict[str, float]]:
+    """The metric over the tokens read."""
+    tokens, points = 0.0, []
+    for row in read_metrics(run):
+        tokens += row.get("tokens", 0.0)
+        if metric in row:
+            points.append({"step": row["step"], "tokens": tokens, metric: row[metric]})
+    return points
+
+
+def split(folder: Path, name: str) -> Path:
+    """The file of a part of STS-B."""
+    return next(folder.glob(f"{name}.jsonl*"))
+
+
+def written_texts(options: argparse.Namespace) -> Path:
+    """The file of training texts, shuffled; no text twice."""
+    out: Path = options.work / "texts.jsonl"
+    if not out.exists():
+        rng = random.Random(0)
+        pairs = [row.values for row in read_rows(split(options.stsb, "train"))]
+        asked = [row.values for row in read_rows(options.questions)]
+        squad_rows = [row.values for row in read_rows(options.passages)]
+        texts = [
+            *(str(row[key]) for row in pairs for key in ("sentence1", "sentence2")),
+            *some(unique(str(row[key]) for row in asked for key in ("question1", "question2")), QUESTIONS, rng),
+            *(str(row[key]) for row in squad_rows for key in ("question", "context")),
+            *of_documents(options.text, rng),
+        ]
+        found = unique(texts)
+        rng.shuffle(found)
+        atomic_write(out, "".join(json.dumps({"text": text}) + "\n" for text in found[: options.texts]))
+    return out
+
+
+def of_documents(files: Sequence[Path], rng: random.Random) -> list[str]:
+    """Sentences and passages, equally many of each file."""
+    sentences: list[str] = []
+    passages: list[str] = []
+    for file in files:
+        paragraphs = [part.strip() for row in read_rows(file) for part in str(row.values["text"]).split("\n")]
+        found = (sentence for part in paragraphs for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z“\"])", part))
+        sentences += some(sized(found, WORDS_OF_SENTENCE), SENTENCES // len(files), rng)
+        passages += some(sized(paragraphs, WORDS_OF_PASSAGE), PASSAGES // len(files), rng)
+    return sentences + passages
+
+
+def sized(texts: Iterable[str], words: range) -> list[str]:
+    """The texts of so many words."""
+    return [text for text in texts if len(text.split()) in words]
+
+
+def some(texts: Sequence[str], count: int, rng: random.Random) -> list[str]:
+    """A random choice of texts."""
+    return rng.sample(texts, min(count, len(texts)))
+
+
+def unique(texts: Iterable[str]) -> list[str]:
+    """The texts in order, each once."""
+    return list(dict.fromkeys(texts))
+
+
+if __name__ == "__main__":
+    main()

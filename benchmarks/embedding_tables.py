@@ -1,0 +1,107 @@
+"""Sections of docs/results.md about embeddings and rerankers, from the stored numbers.
+
+In: the folder of results, with `embedding_students/SET.json` and `rerankers/MACHINE.json`.
+Out: Markdown, a table per file; a line where nothing is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speed_tables import MISSING, table
+
+_JUDGES = """Scores times 100. STS-B: Spearman correlation on its test set. SQuAD and Cranfield: nDCG@10 of an exact \
+search by
+cosine, for the questions of SQuAD 1.1 dev among its 2,067 paragraphs, and for the 225 queries of Cranfield.
+"""
+_STUDENTS = """Small models that learn the vectors of a teacher, without labels, from about 159,000 sentences, \
+questions and passages
+of Wikipedia, books, Quora, SQuAD and STS-B's training set. The students of all-MiniLM-L6-v2 start as some of its
+layers, those of width 192 at random; those of a bigger teacher start as named. all-MiniLM-L6-v2 itself was trained on
+pairs of SQuAD and Quora. Speed: 400 passages, native engine, relative to the teacher. Scores as above; in brackets the
+share of the teacher's.
+"""
+_RERANKERS = """The first 50 texts of all-MiniLM-L6-v2 in the order of rerankers that were trained on questions of \
+SQuAD: nDCG@10
+times 100, and the difference to the order of the embedding model, with its 95% interval. SQuAD: some questions of 1.1
+dev.
+"""
+
+
+def embedding_sections(results: Path) -> list[str]:
+    """The sections, in the order of the page."""
+    return [
+        _section("Small embedding models", "embedding_students", _STUDENTS + _JUDGES, _students, results),
+        _section("Rerankers", "rerankers", _RERANKERS, _rerankers, results),
+    ]
+
+
+def _section(
+    title: str, name: str, text: str, lines: Callable[[Mapping[str, Any]], Sequence[Sequence[str]]], results: Path
+) -> str:
+    parts = [f"## {title}\n", f"{text}Measured with `benchmarks/{name}.py`.\n"]
+    files = sorted((results / name).glob("*.json"))
+    for file in files:
+        stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        machine = stored["machine"]
+        parts += [
+            *table(lines(stored)),
+            "",
+            f"{machine['cpu']}, {machine['cores']} cores, torch {machine['versions']['torch']}.\n",
+        ]
+    return "\n".join(parts if files else [*parts, MISSING])
+
+
+def _students(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line per model; the first is the teacher."""
+    models, speed = stored["models"], stored.get("speed", {})
+    teacher = next(iter(models))
+    lines = [["", "start", "million tokens", "STS-B", "SQuAD", "Cranfield", *(f"speed, {name}" for name in speed)]]
+    for name, found in models.items():
+        first = models[teacher]
+        read = found["stsb dev"]["curve"][-1]["tokens"] / 1e6 if "stsb dev" in found else None
+        scores = [
+            _kept(_score(found, judge), _score(first, judge), is_first=name == teacher) if judge in found else ""
+            for judge in ("stsb", "squad", "cranfield")
+        ]
+        lines.append(
+            [
+                f"{name}, the teacher" if name == teacher else name,
+                _start(found),
+                "" if read is None else f"{read:.1f}",
+                *scores,
+                *(f"{by_name[name] / by_name[teacher]:.2f}x" for by_name in speed.values()),
+            ]
+        )
+    return lines
+
+
+def _start(found: Mapping[str, Any]) -> str:
+    start = found.get("start")
+    if not isinstance(start, dict):
+        return start or ""
+    return f"layers {', '.join(map(str, start['teacher_layers']))}" if "teacher_layers" in start else "random"
+
+
+def _score(found: Mapping[str, Any], judge: str) -> float:
+    return float(found["stsb"]["spearman"] if judge == "stsb" else 100 * found[judge]["ndcg@10"])
+
+
+def _kept(score: float, teacher: float, *, is_first: bool) -> str:
+    return f"{score:.2f}" if is_first else f"{score:.2f} ({score / teacher:.1%})"
+
+
+def _rerankers(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line per model; the first is the embedding model."""
+    lines = [["", "SQuAD", "difference", "Cranfield", "difference"]]
+    for name, found in stored["models"].items():
+        cells = [name]
+        for judge in ("squad", "cranfield"):
+            low_high = found[judge].get("difference", {}).get("ndcg@10")
+            interval = "" if low_high is None else f"{100 * low_high[0]:+.1f} to {100 * low_high[1]:+.1f}"
+            cells += [f"{_score(found, judge):.1f}", interval]
+        lines.append(cells)
+    return lines
