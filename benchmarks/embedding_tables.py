@@ -6,6 +6,7 @@ Out: Markdown, a table per file; a line where nothing is stored.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,3 +106,27 @@ def _rerankers(stored: Mapping[str, Any]) -> list[list[str]]:
             cells += [f"{_score(found, judge):.1f}", interval]
         lines.append(cells)
     return lines
+
+
+def draw_family(stored: Mapping[str, Any]) -> bytes:
+    """Score against speed of the teacher and its students, an SVG image; the same numbers give the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    models, speed = stored["models"], stored["speed"]["fp32"]
+    teacher = next(iter(models))
+    judges = {"stsb": "STS-B, Spearman", "squad": "SQuAD, nDCG@10", "cranfield": "Cranfield, nDCG@10"}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "family", "font.size": 9}):
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        for axes, (judge, title) in zip(figure.subplots(1, len(judges)), judges.items(), strict=True):
+            for name, found in models.items():
+                x, y = speed[name] / speed[teacher], _score(found, judge)
+                axes.plot(x, y, "o", color="#b5b5b5" if name == teacher else "#2f6f9f")
+                axes.annotate("teacher" if name == teacher else name, (x, y), textcoords="offset points", xytext=(4, 4))
+            axes.set_title(title, loc="left", fontsize=9)
+            axes.set_xlabel("speed, teacher = 1")
+            axes.margins(0.2)
+            axes.spines[["top", "right"]].set_visible(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -10,8 +10,8 @@ import pytest
 import minilm
 from minilm.infer.vectors import normalized
 from minilm.retrieval.mine import MiningJob, mine
-from minilm.retrieval.negatives import MiningSettings
 from minilm.retrieval.pairs import MiningTexts
+from minilm.retrieval.settings import MiningSettings
 
 pytest.importorskip("sentence_transformers", reason="mining is compared with it: pip install 'minilm[bench]'")
 datasets = pytest.importorskip(

@@ -15,7 +15,7 @@ from minilm.cli.index import IdColumn, TextColumns
 from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption, with_flags
 from minilm.errors import UsageError
 from minilm.files.checked import from_options
-from minilm.retrieval.negatives import MiningSettings
+from minilm.retrieval.settings import MiningSettings
 
 _BM25 = "bm25"
 

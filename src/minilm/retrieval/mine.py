@@ -34,9 +34,10 @@ from minilm.progress import Progress
 from minilm.randomness import generator
 from minilm.retrieval.bm25 import WordIndex
 from minilm.retrieval.index import INDEX, Index, IndexJob, Searcher, build_index, remove_index
-from minilm.retrieval.negatives import MiningSettings, choose
+from minilm.retrieval.negatives import choose
 from minilm.retrieval.pairs import MiningTexts
 from minilm.retrieval.search import Best, nearest
+from minilm.retrieval.settings import MiningSettings
 from minilm.retrieval.vectors import StoredRows
 from minilm.tally import Tally, reporting_tally
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from minilm.errors import SystemProblem, UsageError
 from minilm.retrieval.bm25 import WordIndex
-from minilm.retrieval.negatives import MiningSettings, choose
+from minilm.retrieval.negatives import choose
+from minilm.retrieval.settings import MiningSettings
 
 SCORES = np.float32([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
 POSITIVE = np.array([False, True, False, False, False, False])
