@@ -80,6 +80,9 @@ def lay_out_labelled(folder: Path) -> None:
     rows = list(sentences())[::4]
     asked = [{"passage": text, "answer": " ".join(text.split()[:2]), "question": "Who?"} for text in rows[:4]]
     (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked), encoding="utf-8")
+    (folder / "stsb").mkdir(exist_ok=True)
+    judged = [{"sentence1": rows[0], "sentence2": text, "score": 5 - i} for i, text in enumerate(rows[:4])]
+    (folder / "stsb" / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in judged), encoding="utf-8")
     for name, part in (("train", rows[:24]), ("dev", rows[24:])):
         words = [[f"{word} {'B-PLACE' if word in PLACES else 'O'}\n" for word in text[:-1].split()] for text in part]
         conll = "\n".join("".join(sentence) + ". O\n" for sentence in words)

@@ -377,7 +377,7 @@ def test_what_needs_one_encoder_refuses_by_name(written, tmp_path):
             DataError, match=r"modules.json: an asymmetric model \(Router\), which has several encoders"
         ):
             action()
-    with pytest.raises(UsageError, match=r"written cannot .*: it has no trained head.*; for vectors of texts use enco"):
+    with pytest.raises(UsageError, match=r"written cannot .*: it has no trained head.*; for vectors use enco"):
         minilm.load(written).classify(["a"])
     with pytest.raises(UsageError, match="an asymmetric model, which minilm quantize does not write; expected precis"):
         minilm.load(written, precision="int8")

@@ -19,10 +19,11 @@ from minilm.train.accumulate import Backward, StepLoss
 from minilm.train.distributed import ALONE, Ranks
 
 
-def require_examples(task: Task) -> None:
-    """Raise DataError if a task has nothing to train on."""
+def require_examples(task: Task, files: Sequence[str] = ()) -> None:
+    """Raise DataError if a task has nothing to train on; it names the `files` that were read."""
     if not task.num_examples:
-        raise DataError("no training examples left; check task.train")
+        where = f"{', '.join(files)}: " if files else ""
+        raise DataError(f"{where}no training examples left; check task.train")
 
 
 class FinetuneObjective:

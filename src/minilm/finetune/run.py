@@ -161,7 +161,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     smaller = None if recipe.student is None else smaller_of(recipe.student, shape, where=str(model))
     task = make_task(recipe.task, tokenizer, model=model, seed=recipe.seed)
     task.require_fit(shape if smaller is None else smaller.config)
-    require_examples(task)
+    require_examples(task, recipe.task.train)
     section = recipe.train
     choice = recipe.task.head if isinstance(recipe.task, LabelledSection) else "auto"
     examples = task.num_examples

@@ -87,7 +87,7 @@ def require_head(model: LoadedModel, head: HeadName) -> None:
     if model.head != head:
         what, task = _DOES[head]
         found = "it has no trained head" if model.head is None else f"its {model.head} head can {_DOES[model.head][0]}"
-        also = "; for vectors of texts use encode, in Python" if (model.head, head) == (None, "classification") else ""
+        also = "; for vectors use encode, or minilm embed" if (model.head, head) == (None, "classification") else ""
         raise UsageError(f"{model.folder} cannot {what}: {found}; train a model with minilm finetune and {task}{also}")
 
 
@@ -123,11 +123,11 @@ def score_part(
 
 def require_one_score(model: LoadedModel) -> None:
     """Require a model with one score for a pair, such as a reranker; raises UsageError for any other."""
-    require_head(model, "classification")
-    if model.problem != "regression":
+    if model.head != "classification" or model.problem != "regression":
+        labels = f"{len(model.labels)} labels" if model.head == "classification" else "no score for a pair of texts"
         raise UsageError(
-            f"{model.folder} has {len(model.labels)} labels, expected a model with one score; train one with minilm "
-            "finetune and the task rerank"
+            f"{model.folder} has {labels}, expected a model with one score; train one with minilm finetune and the "
+            "task rerank"
         )
 
 

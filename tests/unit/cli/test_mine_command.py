@@ -114,7 +114,7 @@ def test_an_empty_corpus(mine, tmp_path):
         (["--text", "body"], "--text and --id name columns of --corpus"),
         (["--range-max", "2"], "range_min 0 to range_max 2 leaves 2 candidates, expected at least negatives, 3"),
         (["--corpus", "out.jsonl"], "--output out.jsonl is also an input"),
-        (["--rerank", "MODEL"], "cannot classify texts"),
+        (["--rerank", "MODEL"], "has no score for a pair of texts, expected a model with one score"),
     ],
 )
 def test_arguments_that_do_not_fit(mine, generator_dir, flags, message):

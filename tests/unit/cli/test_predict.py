@@ -329,7 +329,7 @@ def test_a_model_without_the_head_is_rejected(trained, capsys):
     assert minilm("predict", trained.model, *arguments) == 2
     line = capsys.readouterr().err
     assert "it has no trained head; train a model with minilm finetune" in line
-    assert "for vectors of texts use encode, in Python" in line
+    assert "for vectors use encode, or minilm embed" in line
     assert minilm("predict", trained.folder / "run/model", "--task", "squad", *arguments) == 2
     assert "cannot answer questions: its classification head can classify texts" in capsys.readouterr().err
     assert minilm("predict", trained.folder / "run/model", "--task", "colla", *arguments) == 2

@@ -75,7 +75,7 @@ def test_a_classifier_of_several_labels_does_not_rank(tiny_task):
     folder = tiny_task.write_classifier("several", seed=1, num_labels=3)
     with pytest.raises(UsageError, match="has 3 labels, expected a model with one score"):
         load(folder).rank("q", TEXTS)
-    with pytest.raises(UsageError, match="cannot classify texts: it has no trained head"):
+    with pytest.raises(UsageError, match="has no score for a pair of texts, expected a model with one score"):
         load(tiny_task.model).rank("q", TEXTS)
 
 
