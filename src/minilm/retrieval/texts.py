@@ -54,19 +54,26 @@ def read_unique_texts(
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks a column, or repeats an id, or there is no row; names file and line.
+        DataError: a row cannot be read, lacks a column, or repeats an id, an id is not Unicode, or there is no row;
+            names file and line.
     """
     source = source_of_texts(path, kind)
     if is_beir(path):
         columns, id_column = columns or _BEIR[kind][1], id_column or _BEIR_ID
     seen: dict[str, str] = {}
     for one in _rows(source, columns or (_TEXT,), id_column):
+        if not _is_unicode(one.id):
+            raise DataError(f"{one.location}: id {one.id!r:.80} has a lone surrogate; expected Unicode; correct it")
         if one.id in seen:
             raise DataError(f"{one.location}: id {one.id!r:.80} is already in {seen[one.id]}; keep one of each")
         seen[one.id] = one.location
         yield one
     if not seen:
         raise DataError(f"{source}: no {kind} found; expected at least one row")
+
+
+def _is_unicode(text: str) -> bool:
+    return all(not "\ud800" <= one <= "\udfff" for one in text)
 
 
 def _rows(source: Path, columns: Sequence[str], id_column: str | None) -> Iterator[TextToEmbed]:

@@ -271,7 +271,7 @@ class Tokenizer:
             bad = [type(text).__name__ for text in texts if not isinstance(text, str)]
             if bad:
                 raise UsageError(f"texts: found {bad[0]}, expected only strings") from None
-            whole = [_without_surrogates(text) for text in texts]
+            whole = [without_surrogates(text) for text in texts]
             changed = sum(new != old for new, old in zip(whole, texts, strict=True))
             self._warn_once("%d of %d texts contained lone surrogates, which were replaced", changed, len(whole))
             return self._backend.encode_batch_fast(whole, add_special_tokens=special_tokens)
@@ -416,7 +416,7 @@ def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definiti
     return {role: ids[token] for role, token in wanted.items()}
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """Join surrogate pairs; replace lone surrogates with U+FFFD, which BERT's normalizer drops."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
