@@ -54,7 +54,7 @@ _Rerank = Annotated[
 _NumCandidates = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, help="How many of the best are sorted again.", show_default=str(_DEFAULT_CANDIDATES)
+        metavar="N", min=1, help="How many of the best are sorted again.", show_default=f"{_DEFAULT_CANDIDATES}, or K"
     ),
 ]
 _Evaluate = Annotated[

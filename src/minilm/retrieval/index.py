@@ -24,7 +24,7 @@ from minilm.files.atomic import make_folder, reject_existing, reporting_writes
 from minilm.files.checked import Count, PositiveInt, from_json
 from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
-from minilm.files.regular import sha256_text
+from minilm.files.regular import sha256_text, without_surrogates
 from minilm.files.text_store import TextStore, map_vectors, writing_texts
 from minilm.infer.api import LoadedModel
 from minilm.infer.bulk.embed import EmbedJob, TextToEmbed, chunks_of, embed_file, vector_identity
@@ -35,7 +35,6 @@ from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector
 from minilm.retrieval.search import Hits, nearest, require_signs_fit
 from minilm.retrieval.vectors import StoredRows
 from minilm.tally import Tally, reporting_tally
-from minilm.text.tokenizer import without_surrogates
 
 TEXTS, VECTORS, INDEX = "texts.parquet", "vectors.npy", "index.json"
 _UNFINISHED = ".index.unfinished"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from minilm.errors import DataError, UsageError
+from minilm.files.regular import without_surrogates
 from minilm.files.rows import read_rows
 from minilm.infer.bulk.embed import TextToEmbed, read_texts
 
@@ -62,7 +63,7 @@ def read_unique_texts(
         columns, id_column = columns or _BEIR[kind][1], id_column or _BEIR_ID
     seen: dict[str, str] = {}
     for one in _rows(source, columns or (_TEXT,), id_column):
-        if not _is_unicode(one.id):
+        if without_surrogates(one.id) != one.id:
             raise DataError(f"{one.location}: id {one.id!r:.80} has a lone surrogate; expected Unicode; correct it")
         if one.id in seen:
             raise DataError(f"{one.location}: id {one.id!r:.80} is already in {seen[one.id]}; keep one of each")
@@ -70,10 +71,6 @@ def read_unique_texts(
         yield one
     if not seen:
         raise DataError(f"{source}: no {kind} found; expected at least one row")
-
-
-def _is_unicode(text: str) -> bool:
-    return all(not "\ud800" <= one <= "\udfff" for one in text)
 
 
 def _rows(source: Path, columns: Sequence[str], id_column: str | None) -> Iterator[TextToEmbed]:
