@@ -17,14 +17,14 @@ from minilm.cli.index import IdColumn, TextColumns
 from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
 from minilm.cli.score_options import AsJson
 from minilm.cli.score_retrieval import GainsOption
-from minilm.cli.streams import reject_columns, require_output
+from minilm.cli.streams import reject_columns, reject_same_file, require_output
 from minilm.errors import UsageError
 from minilm.files.source import STREAM, suffix_of
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
     from minilm.infer.bulk.embed import TextToEmbed
-    from minilm.retrieval.index import Searcher
+    from minilm.retrieval.index import Index, Searcher
     from minilm.retrieval.search import Hits
     from minilm.tally import Tally
 
@@ -54,7 +54,7 @@ _Rerank = Annotated[
 _NumCandidates = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, help="How many of the best are sorted again.", show_default=str(_DEFAULT_CANDIDATES)
+        metavar="N", min=1, help="How many of the best are sorted again.", show_default=f"{_DEFAULT_CANDIDATES}, or K"
     ),
 ]
 _Evaluate = Annotated[
@@ -114,14 +114,17 @@ def search(
 
     of_evaluation = {"--gains": gains, "--metric": metric, "--dimensions": dimensions, "--vectors": vectors}
     _check(query, source, output, top_k, evaluate, {**of_evaluation, "--json": as_json or None})
+    _check_output(folder, source, output)
     if candidates is not None and rerank is None:
         raise UsageError("--candidates belongs to --rerank; add that, or remove it")
-    top_k, candidates = top_k or _DEFAULT_TOP_K, candidates or _DEFAULT_CANDIDATES
+    top_k = top_k or _DEFAULT_TOP_K
+    candidates = _candidates(candidates, None if evaluate is not None else top_k)
     opened = Index(folder)
     reranker = None if rerank is None else load(rerank, engine=engine, precision=precision, threads=threads)
     if reranker is not None:
         require_one_score(reranker)
-    searcher = Searcher(opened, load(model or opened.facts.model, engine=engine, precision=precision, threads=threads))
+    named = model or _model_of(opened)
+    searcher = Searcher(opened, load(named, engine=engine, precision=precision, threads=threads))
     queries = _queries(query, source or evaluate, text or (), id_column)
     if evaluate is None:
         _Answers(searcher=searcher, reranker=reranker, top_k=top_k, candidates=candidates).write(queries, output)
@@ -159,6 +162,36 @@ def _check(
         require_output("--output", output)
         if output != STREAM:
             require_output_name(Path(output), option="--output")
+
+
+def _check_output(folder: Path, source: Path | None, output: str | None) -> None:
+    """Raise UsageError if a run would be written over the queries, or into the index."""
+    if output is None or output == STREAM:
+        return
+    path = Path(output)
+    if source is not None:
+        reject_same_file(source, path)
+    if folder.resolve() in path.resolve().parents:
+        raise UsageError(f"--output {output} is in the index {folder}; name a file elsewhere")
+
+
+def _candidates(given: int | None, top_k: int | None) -> int:
+    """How many documents are sorted again; `top_k` is None for an evaluation."""
+    if given is None:
+        return max(_DEFAULT_CANDIDATES, top_k or 0)
+    if top_k is not None and given < top_k:
+        raise UsageError(
+            f"--candidates {given} is less than the {top_k} documents of each query; raise it, or lower --top-k"
+        )
+    return given
+
+
+def _model_of(index: Index) -> str:
+    """The model of the index, by its name; raises UsageError if it was a folder that is not there any more."""
+    name = index.facts.model
+    if Path(name).is_absolute() and not Path(name).exists():
+        raise UsageError(f"{index.folder} was built with {name}, which is not there any more; name it with --model")
+    return name
 
 
 def _queries(
@@ -215,7 +248,7 @@ class _Answers:
         vectors = self.searcher.encode(queries, tally)
         if self.reranker is None:
             return self.searcher.search(vectors, k=self.top_k)
-        found = self.searcher.search(vectors, k=max(self.top_k, self.candidates))
+        found = self.searcher.search(vectors, k=self.candidates)
         best = reranked(self.reranker, [one.text for one in queries], found, self.searcher.index.texts)
         return Hits(scores_QK=best.scores_QK[:, : self.top_k], rows_QK=best.rows_QK[:, : self.top_k])
 

@@ -75,6 +75,11 @@ def evaluated(
 
     index = searcher.index
     metric, settings = parse_metric(asked.metric or _METRIC), asked.settings(index)
+    if reranker is not None and candidates < min(metric.k or len(index.texts), len(index.texts)):
+        raise UsageError(
+            f"{metric} looks at {'all' if metric.k is None else metric.k} documents of each query, but --rerank sorts "
+            f"{candidates} of them; raise --candidates, or score {metric.kind}@{candidates}"
+        )
     judgments = _judgments(asked)
     kept = list(queries)
     file = judgments_file(asked.judgments)

@@ -92,6 +92,11 @@ def decode(data: bytes, path: object, *, line: int = 1) -> str:
         ) from error
 
 
+def without_surrogates(text: str) -> str:
+    """Join surrogate pairs; replace lone surrogates with U+FFFD, which BERT's normalizer drops."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def sha256_file(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes; raises DataError if it cannot be read."""
     digest = hashlib.sha256()

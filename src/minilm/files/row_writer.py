@@ -41,7 +41,8 @@ def require_output_name(path: Path, *, option: str, more: Sequence[str] = ()) ->
 def require_suffix(path: Path, known: Sequence[str], *, option: str) -> None:
     """Raise UsageError unless the name of a file ends in one of several suffixes, and is not that of a folder."""
     if path.suffix.lower() not in known:
-        raise UsageError(f"{option} is {path}; expected a name that ends in {', '.join(known[:-1])} or {known[-1]}")
+        ends = " or ".join(", ".join(part) for part in (known[:-1], known[-1:]) if part)
+        raise UsageError(f"{option} is {path}; expected a name that ends in {ends}")
     if path.is_dir():
         raise UsageError(f"{option} is {path}, which is a folder; name a file in it")
 

@@ -41,8 +41,7 @@ def writing_texts(path: Path) -> Iterator[WriteTexts]:
     schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _COLUMNS])
 
     def write(*columns: Sequence[str]) -> None:
-        plain = [[one.encode(errors="backslashreplace").decode() for one in column] for column in columns]
-        writer.write_table(pa.table(plain, schema=schema), row_group_size=_ROWS_PER_GROUP)
+        writer.write_table(pa.table(list(columns), schema=schema), row_group_size=_ROWS_PER_GROUP)
 
     with writing_aside(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         yield write

@@ -90,7 +90,7 @@ class Evaluation:
         """
         first: Scored | None = None
         for setting in settings:
-            hits = self._search(queries_QD, setting)
+            hits = self._search(queries_QD, setting, candidates if first is None else 0)
             scored = self._score(hits, setting, first)
             if first is None:
                 first, best = scored, hits
@@ -101,7 +101,7 @@ class Evaluation:
             setting = replace(first.setting, reranker=str(reranker.folder))
             yield self._score(sorted_again, setting, first)
 
-    def _search(self, queries_QD: Float32s, setting: Setting) -> Hits:
+    def _search(self, queries_QD: Float32s, setting: Setting, at_least: int) -> Hits:
         index = self.searcher.index
         facts = index.facts
         vectors: VectorRows = index.vectors
@@ -114,7 +114,7 @@ class Evaluation:
                 )
             require_signs_fit(facts.similarity, setting.vectors)
             vectors = SmallerRows(vectors, replace(cut, precision=setting.vectors))
-        k = max(_DEPTH, self.metric.k or len(vectors)) + self.skip_same_id
+        k = max(_DEPTH, at_least, self.metric.k or len(vectors)) + self.skip_same_id
         return nearest(cut.cut(queries_QD), vectors, similarity=facts.similarity, k=k)
 
     def _score(self, hits: Hits, setting: Setting, first: Scored | None) -> Scored:

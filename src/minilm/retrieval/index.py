@@ -3,14 +3,16 @@
 In: documents and the model that encodes them; later that model and queries. Out: the folder; the best documents of each
 query. Vectors are read from disk when they are compared, so memory does not grow with their number; ids are kept.
 
-`index.json` is written last: a folder without it is not finished, and the same command resumes it.
+`index.json` is written last; until then a hidden file says that the folder is that of an unfinished index, which the
+same command resumes. No other folder that is not empty is written to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from minilm.errors import DataError, UsageError
-from minilm.files.atomic import make_folder
+from minilm.files.atomic import make_folder, reject_existing, reporting_writes
 from minilm.files.checked import Count, PositiveInt, from_json
 from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
-from minilm.files.regular import sha256_text
+from minilm.files.regular import sha256_text, without_surrogates
 from minilm.files.text_store import TextStore, map_vectors, writing_texts
 from minilm.infer.api import LoadedModel
 from minilm.infer.bulk.embed import EmbedJob, TextToEmbed, chunks_of, embed_file, vector_identity
@@ -32,9 +34,10 @@ from minilm.model.precision import Precision, VectorPrecision
 from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector_ranges
 from minilm.retrieval.search import Hits, nearest, require_signs_fit
 from minilm.retrieval.vectors import StoredRows
-from minilm.tally import Tally
+from minilm.tally import Tally, reporting_tally
 
 TEXTS, VECTORS, INDEX = "texts.parquet", "vectors.npy", "index.json"
+_UNFINISHED = ".index.unfinished"
 _FORMAT = 1
 _REMEDY = "build the index again"
 
@@ -89,8 +92,8 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
     """Write the folder; called again after a kill, it encodes only what is missing.
 
     Raises:
-        UsageError: the folder holds an index, what is in it belongs to other documents or another model, or another
-            process is writing it.
+        UsageError: the folder holds an index or other files, what is in it belongs to other documents or another
+            model, or another process is writing it.
         DataError: a document cannot be read.
         SystemProblem: writing fails.
         Interrupted: Ctrl-C; what is finished is kept.
@@ -99,14 +102,9 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
     similarity = encoder.embedding.similarity or "cosine"
     require_signs_fit(similarity, job.vectors)
     options = vector_options(encoder, role="document", dimensions=job.dimensions, precision=job.vectors)
-    make_folder(job.folder)
-    with locked_folder(job.folder, busy=f"writing {job.folder}", instead="another output"):
-        if (job.folder / INDEX).exists():
-            raise UsageError(f"{job.folder} already holds an index; remove it, or choose another output")
+    with _unfinished(job.folder):
         texts = job.folder / TEXTS
-        with writing_texts(texts) as write:
-            for chunk in chunks_of(documents):
-                write([one.id for one in chunk], [one.text for one in chunk])
+        _write_texts(texts, documents)
         has_ranges = (encoder.folder / VECTOR_RANGES).is_file()
         count = embed_file(
             encoder,
@@ -135,9 +133,40 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
     return facts
 
 
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[None]:
+    """Hold the folder of an unfinished index, which is finished when the block succeeds."""
+    mark = folder / _UNFINISHED
+    if not (folder / INDEX).exists() and not mark.exists():
+        reject_existing(folder)
+    make_folder(folder)
+    with locked_folder(folder, busy=f"writing {folder}", instead="another output"):
+        if (folder / INDEX).exists():
+            raise UsageError(f"{folder} already holds an index; remove it, or choose another output")
+        with reporting_writes(mark):
+            mark.touch()
+        yield
+        with reporting_writes(mark):
+            mark.unlink()
+
+
+def _write_texts(path: Path, documents: Iterable[TextToEmbed]) -> None:
+    with reporting_tally() as tally, writing_texts(path) as write:
+        for chunk in chunks_of(documents):
+            texts = [without_surrogates(one.text) for one in chunk]
+            changed = [one.location for one, text in zip(chunk, texts, strict=True) if text != one.text]
+            tally.add("texts contained lone surrogates, which were replaced", changed, of=len(chunk))
+            write([one.id for one in chunk], texts)
+
+
 def remove_index(folder: Path) -> None:
     """Remove an index; killed in between, what is left is unfinished and not an index."""
-    (folder / INDEX).unlink(missing_ok=True)
+    mark = folder / _UNFINISHED
+    with contextlib.suppress(OSError):
+        mark.touch()
+        for path in [folder / INDEX, *folder.iterdir()]:
+            if path != mark:
+                path.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -205,11 +234,12 @@ class Searcher:
         return vector_options(self.encoder, role="query", dimensions=dimensions if dimensions < width else None)
 
     def encode(self, queries: Iterable[TextToEmbed], tally: Tally) -> Float32s:
-        """The vectors of queries, `[Q, D]`; `tally` counts truncated ones."""
+        """The vectors of queries, `[Q, D]`; `tally` counts empty and truncated ones."""
         options = self.options(self.index.facts.dimensions)
         found = [np.empty((0, options.dimensions), dtype=np.float32)]
         for chunk in chunks_of(queries):
             texts, locations = [one.text for one in chunk], [one.location for one in chunk]
+            tally.add("texts are empty", [one.location for one in chunk if not one.text.strip()], of=len(chunk))
             found.append(cut_part(self.encoder, texts, options=options, locations=locations, tally=tally))
         return np.concatenate(found)
 

@@ -11,6 +11,7 @@ Q queries, N texts, K candidates, D dimensions.
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -98,11 +99,11 @@ def mine(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> int:
             if len(finished) < len(texts.positives):
                 _mine(texts, _finder(texts, finder, folder, job, tally), job, finished)
             count = _write(texts, job, finished, tally)
+            for old in job.output.parent.glob(f".{glob.escape(job.output.name)}.index-*"):
+                remove_index(old)
             finished.remove()
     except KeyboardInterrupt:
         raise Interrupted(f"stopped by the user; run the same command to finish {job.output}") from None
-    for old in job.output.parent.glob(f".{job.output.name}.index-*"):
-        remove_index(old)
     return count
 
 

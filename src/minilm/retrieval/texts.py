@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from minilm.errors import DataError, UsageError
+from minilm.files.regular import without_surrogates
 from minilm.files.rows import read_rows
 from minilm.infer.bulk.embed import TextToEmbed, read_texts
 
@@ -54,13 +55,16 @@ def read_unique_texts(
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks a column, or repeats an id, or there is no row; names file and line.
+        DataError: a row cannot be read, lacks a column, or repeats an id, an id is not Unicode, or there is no row;
+            names file and line.
     """
     source = source_of_texts(path, kind)
     if is_beir(path):
         columns, id_column = columns or _BEIR[kind][1], id_column or _BEIR_ID
     seen: dict[str, str] = {}
     for one in _rows(source, columns or (_TEXT,), id_column):
+        if without_surrogates(one.id) != one.id:
+            raise DataError(f"{one.location}: id {one.id!r:.80} has a lone surrogate; expected Unicode; correct it")
         if one.id in seen:
             raise DataError(f"{one.location}: id {one.id!r:.80} is already in {seen[one.id]}; keep one of each")
         seen[one.id] = one.location

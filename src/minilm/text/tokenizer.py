@@ -24,6 +24,7 @@ import numpy.typing as npt
 from minilm.errors import DataError, UsageError, one_line
 from minilm.files.atomic import atomic_write, make_folder
 from minilm.files.json import write_json
+from minilm.files.regular import without_surrogates
 from minilm.text.definition import Definition, load_definition
 from minilm.text.pairs import Int32s, PairFrame, frame_pairs, read_pair_frame
 from minilm.text.vocab_folder import BERT_ROLES, ROBERTA_ROLES
@@ -271,7 +272,7 @@ class Tokenizer:
             bad = [type(text).__name__ for text in texts if not isinstance(text, str)]
             if bad:
                 raise UsageError(f"texts: found {bad[0]}, expected only strings") from None
-            whole = [_without_surrogates(text) for text in texts]
+            whole = [without_surrogates(text) for text in texts]
             changed = sum(new != old for new, old in zip(whole, texts, strict=True))
             self._warn_once("%d of %d texts contained lone surrogates, which were replaced", changed, len(whole))
             return self._backend.encode_batch_fast(whole, add_special_tokens=special_tokens)
@@ -414,11 +415,6 @@ def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definiti
     if missing:
         raise DataError(f"{definition.where} has no token {', '.join(missing)}: not the tokenizer of an encoder")
     return {role: ids[token] for role, token in wanted.items()}
-
-
-def _without_surrogates(text: str) -> str:
-    """Join surrogate pairs; replace lone surrogates with U+FFFD, which BERT's normalizer drops."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _with_prefix_space(splitter: object) -> object:

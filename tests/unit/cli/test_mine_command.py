@@ -134,3 +134,15 @@ def test_finished_queries_of_another_job_are_not_mixed_in(mine, monkeypatch, tmp
     assert (code, "holds finished rows of another job (different: settings)" in said) == (2, True), said
     monkeypatch.setattr(module, "_mine", lambda *_: pytest.fail("all queries are finished"))
     assert mine()[0] == 0
+
+
+def test_nothing_is_left_beside_an_output_with_any_name(mine, tmp_path):
+    code, _ = mine("--output", "h[1]*.jsonl")
+    assert code == 0
+    assert (tmp_path / "h[1]*.jsonl").exists()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_ending_of_the_output(mine):
+    code, said = mine("--output", "out.csv")
+    assert (code, "--output is out.csv; expected a name that ends in .jsonl\n" in said) == (2, True), said

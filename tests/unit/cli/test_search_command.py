@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minilm
 from minilm.cli.app import main
+from minilm.infer.api import LoadedModel
 from minilm.infer.similarity import similarities
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
 from minilm.model.vector_modules import Normalize
-from minilm.retrieval.index import Index
+from minilm.retrieval.index import Index, remove_index
 
 WIDTH = 16
 DOCUMENTS = {f"d{number}": f"w{number} w{number + 1} w{2 * number}" for number in range(12)}
@@ -149,6 +151,26 @@ def test_a_reranker_sorts_the_candidates(tiny_task, run, tmp_path):
     code, said = run("search", "idx", "--input", "queries.jsonl", "--evaluate", "qrels", "--rerank", model, "--json")
     rows = json.loads(said.split("\n")[0])["rows"]
     assert (code, [bool(row["reranker"]) for row in rows]) == (0, [False, True])
+    flags = ["--rerank", model, "--candidates", "3"]
+    code, said = run("search", "idx", "word1", *flags)
+    assert (code, "--candidates 3 is less than the 10 documents of each query" in said) == (2, True)
+    code, said = run("search", "idx", "--input", "queries.jsonl", "--evaluate", "qrels", "--metric", "map", *flags)
+    assert (code, "map looks at all documents of each query, but --rerank sorts 3 of them" in said) == (2, True)
+
+
+def test_as_many_candidates_are_sorted_as_asked_for(tiny_task, run, tmp_path, monkeypatch):
+    """Also more than an evaluation looks at by itself."""
+    model = tiny_task.write_classifier("reranker", seed=3, num_labels=1)
+    write_rows(tmp_path / "docs.jsonl", {f"d{n}": f"word{n % 9} word{n % 7}" for n in range(130)})
+    write_rows(tmp_path / "queries.jsonl", {"q1": "word1 word2"})
+    (tmp_path / "qrels").write_text("q1 0 d3 1\n")
+    assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
+    seen = []
+    real = LoadedModel.score_pairs
+    monkeypatch.setattr(LoadedModel, "score_pairs", lambda self, pairs: seen.append(len(pairs)) or real(self, pairs))
+    flags = ["--input", "queries.jsonl", "--evaluate", "qrels", "--rerank", model, "--candidates", "120"]
+    assert run("search", "idx", *flags)[0] == 0
+    assert seen == [120]
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -166,6 +188,88 @@ def test_another_model_is_refused(run, index, folder, tmp_path):
 def test_an_index_is_not_overwritten(run, index, folder):
     code, said = run("index", folder, "--input", "docs.jsonl", "--output", "idx")
     assert (code, "idx already holds an index; remove it, or choose another output" in said) == (2, True)
+
+
+def test_an_index_is_written_into_an_empty_folder_only(run, folder, tmp_path):
+    """The file in the way may be the input itself, or vectors of another command."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "vectors.npy").write_text("precious")
+    code, said = run("index", folder, "--input", "docs.jsonl", "--output", "mine")
+    assert (code, "mine already exists (a folder that is not empty)" in said) == (2, True), said
+    assert (tmp_path / "mine" / "vectors.npy").read_text() == "precious"
+    code, said = run("index", folder, "--input", "docs.jsonl", "--output", "qrels")
+    assert (code, "qrels already exists (a file)" in said) == (2, True), said
+
+
+def test_an_index_removed_in_part_is_unfinished(run, index, folder, tmp_path, monkeypatch):
+    """A removal that is stopped at any file leaves a folder that is built again."""
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    real = Path.unlink
+    for left in range(4):
+        done = []
+
+        def unlink(path, *, missing_ok=False, done=done, left=left):
+            if len(done) == left:
+                raise OSError
+            done.append(path)
+            real(path, missing_ok=missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", unlink)
+            remove_index(tmp_path / "idx")
+        code, said = run("index", folder, "--input", "docs.jsonl", "--output", "idx")
+        assert (code, "12 documents" in said) == ((2, False) if left == 0 else (0, True)), said
+        assert sorted(path.name for path in (tmp_path / "idx").iterdir() if path.name != ".index.unfinished") == [
+            "index.json",
+            "texts.parquet",
+            "vectors.npy",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("queries.jsonl", "--input and --output are the same file, queries.jsonl"),
+        ("idx/texts.parquet", "--output idx/texts.parquet is in the index idx"),
+    ],
+)
+def test_a_run_is_not_written_over_what_is_read(run, index, tmp_path, output, message):
+    before = (tmp_path / output).read_bytes()
+    code, said = run("search", index, "--input", "queries.jsonl", "--output", output)
+    assert (code, message in said) == (2, True), said
+    assert (tmp_path / output).read_bytes() == before
+
+
+def test_a_model_that_has_moved(run, index, folder, tmp_path):
+    folder.rename(tmp_path / "moved")
+    code, said = run("search", index, "w1")
+    assert (code, f"idx was built with {folder}, which is not there any more; name it with --model" in said) == (
+        2,
+        True,
+    )
+    assert run("search", index, "w1", "--model", "moved")[0] == 0
+
+
+def test_lone_surrogates(run, folder, tmp_path):
+    """An id is never changed; a text is read as by minilm embed, and counted."""
+    rows = '{"id": 1, "text": "w1"}\n{"id": 2, "text": "w1 \\ud800"}\n'
+    (tmp_path / "odd.jsonl").write_text(rows)
+    code, said = run("index", folder, "--input", "odd.jsonl", "--output", "idx")
+    message = "1 of 2 texts contained lone surrogates, which were replaced (first: odd.jsonl:2)"
+    assert (code, message in said) == (0, True), said
+    index = Index(tmp_path / "idx")
+    assert index.texts.text(1) == "w1 \ufffd"
+    expected = minilm.load(folder).encode(["w1 \ud800"], role="document")
+    np.testing.assert_allclose(index.vectors.rows(slice(1, 2)), expected, atol=1e-6)
+    (tmp_path / "odd.jsonl").write_text(rows + '{"id": "\\ud800", "text": "w1"}\n')
+    code, said = run("index", folder, "--input", "odd.jsonl", "--output", "other")
+    assert (code, "odd.jsonl:3: id '\\ud800' has a lone surrogate" in said) == (3, True), said
+
+
+def test_empty_queries_are_counted(run, index, tmp_path):
+    write_rows(tmp_path / "queries.jsonl", {"q1": "w1", "q2": " "})
+    code, said = run("search", index, "--input", "queries.jsonl")
+    assert (code, "1 of 2 texts are empty (first: queries.jsonl:2)" in said) == (0, True), said
 
 
 @pytest.mark.parametrize(
