@@ -79,13 +79,14 @@ def mine(
     from minilm.retrieval.mine import MiningJob
     from minilm.retrieval.mine import mine as mine_negatives
     from minilm.retrieval.pairs import PairColumns, read_mining_texts
-    from minilm.retrieval.texts import read_unique_texts
+    from minilm.retrieval.texts import read_unique_texts, source_of_texts
 
     settings = from_options(MiningSettings, options)
     require_suffix(output, (".jsonl",), option="--output")
     if corpus is None and (text or id_column):
         raise UsageError("--text and --id name columns of --corpus; give that, or remove them")
-    if output.resolve() in {path.resolve() for path in (source, corpus) if path}:
+    read = [source] if corpus is None else [source, source_of_texts(corpus, "documents")]
+    if output.resolve() in {path.resolve() for path in read}:
         raise UsageError(f"--output {output} is also an input; use another file")
     finder = None if model == _BM25 else load(model, engine=engine, precision=precision, threads=threads)
     reranker = None if rerank is None else load(rerank, engine=engine, precision=precision, threads=threads)

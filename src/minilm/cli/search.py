@@ -168,9 +168,11 @@ def _check_output(folder: Path, source: Path | None, output: str | None) -> None
     """Raise UsageError if a run would be written over the queries, or into the index."""
     if output is None or output == STREAM:
         return
+    from minilm.retrieval.texts import source_of_texts
+
     path = Path(output)
     if source is not None:
-        reject_same_file(source, path)
+        reject_same_file(source_of_texts(source, "queries"), path)
     if folder.resolve() in path.resolve().parents:
         raise UsageError(f"--output {output} is in the index {folder}; name a file elsewhere")
 

@@ -146,3 +146,10 @@ def test_nothing_is_left_beside_an_output_with_any_name(mine, tmp_path):
 def test_the_ending_of_the_output(mine):
     code, said = mine("--output", "out.csv")
     assert (code, "--output is out.csv; expected a name that ends in .jsonl\n" in said) == (2, True), said
+
+
+def test_the_corpus_in_a_folder_is_not_written_over(mine, tmp_path):
+    (tmp_path / "beir").mkdir()
+    (tmp_path / "beir" / "corpus.jsonl").write_text('{"_id": "1", "title": "", "text": "w1"}\n')
+    code, said = mine("--corpus", "beir", "--output", "beir/corpus.jsonl")
+    assert (code, "--output beir/corpus.jsonl is also an input" in said) == (2, True), said
