@@ -26,20 +26,24 @@ from pathlib import Path
 from typing import Any
 
 from ab import interleaved
+from ablation import UNTRAINED, untrained
 from retrieval_scores import Collection, cranfield, difference, report, search, squad, sts
 
 import minilm
 from minilm.bench.workloads import NUM_PASSAGES, paragraphs
+from minilm.distill.plan import plan_distillation
+from minilm.embedded import embedded_model
 from minilm.environment import machine
 from minilm.files.atomic import atomic_write
 from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
 from minilm.files.rows import read_rows
+from minilm.recipe import DistillRecipe, load_recipe
 from minilm.score.retrieval import RetrievalScores
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.metrics import read_metrics
 
-EMBEDDED = "embedded"
+EMBEDDED, START = "embedded", "3 layers, not trained"
 # Student -> its section of the recipe; none: the embedded model itself is trained.
 FAMILY: Mapping[str, Mapping[str, object]] = {
     "3 layers": {"init": "layers", "teacher_layers": [2, 4, 6]},
@@ -54,11 +58,11 @@ BIGGER: Mapping[str, Mapping[str, object]] = {
     "3 layers": FAMILY["3 layers"],
     "6 layers, random": {"num_layers": 6},
 }
-SENTENCES = 60_000  # of documents, at most; then passages and questions, at most
-PASSAGES = 4_500
-QUESTIONS = 75_000
+SENTENCES = 24_000  # of documents, at most; then passages and questions, at most
+PASSAGES = 15_000
+QUESTIONS = 20_000
 BATCH, MAX_TOKENS, EVALUATIONS = 128, 256, 8
-WORDS_OF_SENTENCE, WORDS_OF_PASSAGE = range(6, 50), range(60, 180)
+WORDS_OF_SENTENCE, WORDS_OF_PASSAGE = range(6, 50), range(50, 150)
 
 
 def main() -> None:
@@ -98,6 +102,12 @@ def main() -> None:
     teacher = minilm.load(options.teacher)
     first: dict[str, RetrievalScores] = {}
     stored["models"][options.teacher] = scores_of(teacher, options, collections, first)
+    if options.teacher == EMBEDDED and START not in stored["models"]:
+        start = {"start": FAMILY["3 layers"]} | scores_of(
+            minilm.load(start_of(texts, options)), options, collections, first
+        )
+        stored["models"][START] = start
+        write_json(options.json, stored)
     students = FAMILY if options.teacher == EMBEDDED else BIGGER
     for name in options.students or students:
         if name not in stored["models"]:
@@ -120,7 +130,27 @@ def speeds(folders: Mapping[str, str | Path], options: argparse.Namespace) -> di
 
 def folder_of(name: str, options: argparse.Namespace) -> str | Path:
     """The folder of a model: the teacher, or a student."""
+    if name == START:
+        return Path(options.work) / UNTRAINED / "start"
     return name if name == options.teacher else run_of(name, options) / "model"
+
+
+def start_of(texts: Path, options: argparse.Namespace) -> Path:
+    """The folder of the 3-layer student before its first step."""
+    recipe = {
+        "kind": "distill",
+        "name": "start",
+        "out": str(options.work),
+        "data": {"inputs": [str(texts)]},
+        "teacher": {"model": EMBEDDED},
+        "students": [{"name": "start", **FAMILY["3 layers"]}],
+        "loss": {"version": "v2"},
+        "train": {"steps": 1, "warmup_steps": 0, "batch_size": BATCH, "learning_rate": 1e-4},
+    }
+    file = options.work / "start.yaml"
+    file.write_text(json.dumps(recipe))
+    plan = plan_distillation(load_recipe(file, [], kind=DistillRecipe).recipe, tokenizer=embedded_model())
+    return next(folder for _, folder in untrained(plan, options.work, seed=0))
 
 
 def run_of(name: str, options: argparse.Namespace) -> Path:
@@ -182,15 +212,16 @@ def trained(
         recipe["student"] = student
     file = options.work / "recipe.yaml"
     file.write_text(json.dumps(recipe))
-    [result] = minilm.run(minilm.load_recipe(file))
-    metric = result.main_metric
-    return out / "model", {
+    summary = minilm.run(minilm.load_recipe(file))
+    result = read_json(out / "result.json")
+    metric = result["main_metric"]
+    return summary.models["model"], {
         "start": student or EMBEDDED,
         "steps": steps,
         "learning rate": options.learning_rate,
         "precision": options.precision,
-        "seconds": result.seconds,
-        "stsb dev": {"start": result.references.get("start", {}).get(metric), "curve": curve(out, metric)},
+        "seconds": result["seconds"],
+        "stsb dev": {"start": result["references"].get("start", {}).get(metric), "curve": curve(out, metric)},
     }
 
 

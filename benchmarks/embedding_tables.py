@@ -14,16 +14,18 @@ from typing import Any
 
 from speed_tables import MISSING, table
 
+FAMILY = ("embedding_students", "family")
+"""The folder and the name of the numbers that are drawn."""
+PICTURE = "embedding-family.svg"
 _JUDGES = """Scores times 100. STS-B: Spearman correlation on its test set. SQuAD and Cranfield: nDCG@10 of an exact \
 search by
 cosine, for the questions of SQuAD 1.1 dev among its 2,067 paragraphs, and for the 225 queries of Cranfield.
 """
-_STUDENTS = """Small models that learn the vectors of a teacher, without labels, from about 159,000 sentences, \
-questions and passages
-of Wikipedia, books, Quora, SQuAD and STS-B's training set. The students of all-MiniLM-L6-v2 start as some of its
-layers, those of width 192 at random; those of a bigger teacher start as named. all-MiniLM-L6-v2 itself was trained on
-pairs of SQuAD and Quora. Speed: 400 passages, native engine, relative to the teacher. Scores as above; in brackets the
-share of the teacher's.
+_STUDENTS = """Small models that learn the vectors of a teacher, without labels, from sentences, questions and \
+passages of
+Wikipedia, books, Quora, SQuAD's training set and STS-B's; each text is read once. The students start as some layers of
+all-MiniLM-L6-v2, or at random. all-MiniLM-L6-v2 itself was trained on pairs of SQuAD and Quora. Speed: 400 passages,
+native engine, relative to the teacher. In brackets the share of the teacher's score.
 """
 _RERANKERS = """The first 50 texts of all-MiniLM-L6-v2 in the order of rerankers that were trained on questions of \
 SQuAD: nDCG@10
@@ -48,9 +50,11 @@ def _section(
     for file in files:
         stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         machine = stored["machine"]
+        picture = [f"![score against speed]({PICTURE})", ""] if (name, file.stem) == FAMILY else []
         parts += [
             *table(lines(stored)),
             "",
+            *picture,
             f"{machine['cpu']}, {machine['cores']} cores, torch {machine['versions']['torch']}.\n",
         ]
     return "\n".join(parts if files else [*parts, MISSING])

@@ -171,16 +171,17 @@ def trained(
         recipe["student"] = {"init": "layers", "teacher_layers": layers}
     file = options.work / "recipe.yaml"
     file.write_text(json.dumps(recipe))
-    [result] = minilm.run(minilm.load_recipe(file))
-    metric = result.main_metric
-    return out / "model", {
+    summary = minilm.run(minilm.load_recipe(file))
+    result = read_json(out / "result.json")
+    metric = result["main_metric"]
+    return summary.models["model"], {
         "loss": loss,
         "start": start if start == BI_ENCODER else TEACHER,
         "layers": layers or "all",
-        "steps": result.steps,
+        "steps": result["steps"],
         "learning rate": options.learning_rate,
         "precision": options.precision,
-        "seconds": result.seconds,
+        "seconds": result["seconds"],
         "held out": {str(row["step"]): row[metric] for row in read_metrics(out) if metric in row},
     }
 
