@@ -91,7 +91,7 @@ def main() -> None:
     stored = read_json(options.json) if options.json.exists() else {"models": {}}
     stored |= {"command": " ".join(["python", *sys.argv]), "machine": machine(("torch", "numpy"))}
     if options.speed:
-        stored["speed"] = speeds({name: folder_of(name, options) for name in stored["models"]}, options)
+        stored["speed"] = speeds({name: folder_of(name, options) for name in stored["models"]})
         write_json(options.json, stored)
         return
     texts = written_texts(options)
@@ -117,15 +117,12 @@ def main() -> None:
             print(name, *(f"{key} {value}" for key, value in stored["models"][name].items()), sep="\n  ", flush=True)
 
 
-def speeds(folders: Mapping[str, str | Path], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Passages a second of each model, native, in turn, by precision."""
+def speeds(folders: Mapping[str, str | Path]) -> dict[str, float]:
+    """Passages a second of each model, native and in fp32, in turn."""
     passages = paragraphs()[:NUM_PASSAGES]
-    found: dict[str, dict[str, float]] = {}
-    for precision in ("fp32", "int8"):
-        models = {name: minilm.load(folder, engine="native", precision=precision) for name, folder in folders.items()}
-        seconds = interleaved({name: partial(model.encode, passages) for name, model in models.items()})
-        found[precision] = {name: len(passages) / one for name, one in seconds.items()}
-    return found
+    models = {name: minilm.load(folder, engine="native") for name, folder in folders.items()}
+    seconds = interleaved({name: partial(model.encode, passages) for name, model in models.items()})
+    return {name: len(passages) / one for name, one in seconds.items()}
 
 
 def folder_of(name: str, options: argparse.Namespace) -> str | Path:
