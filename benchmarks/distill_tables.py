@@ -31,26 +31,36 @@ that costs nothing would give.
 def distill_sections(results: Path) -> list[str]:
     """The sections, in the order of the page."""
     return [
-        _section("The quickstart", "quickstart", _QUICKSTART, _quickstart, results),
-        _section("Objectives of distillation", "ablation", _ABLATION, _ablation, results),
-        _section("Reuse of the teacher", "teacher_cache", _CACHE, _cache, results),
+        section("The quickstart", "quickstart", _QUICKSTART, _quickstart, results),
+        section("Objectives of distillation", "ablation", _ABLATION, _ablation, results),
+        section("Reuse of the teacher", "teacher_cache", _CACHE, _cache, results),
     ]
 
 
-def _section(
-    title: str, name: str, text: str, lines: Callable[[Mapping[str, Any]], Sequence[Sequence[str]]], results: Path
+def section(
+    title: str,
+    name: str,
+    text: str,
+    lines: Callable[[Mapping[str, Any]], Sequence[Sequence[str]]],
+    results: Path,
+    *,
+    pictures: Mapping[str, str] | None = None,
 ) -> str:
+    """A section with a table for each file in the folder `name`; `pictures` come after those of some files."""
     parts = [f"## {title}\n", f"{text}Measured with `benchmarks/{name}.py`.\n"]
     files = sorted((results / name).glob("*.json"))
     for file in files:
         stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        machine = stored["machine"]
-        parts += [
-            *table(lines(stored)),
-            "",
-            f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}.\n",
-        ]
+        picture = (pictures or {}).get(file.stem)
+        parts += [*table(lines(stored)), "", *([f"![{title}]({picture})", ""] if picture else []), _machine(stored)]
     return "\n".join(parts if files else [*parts, MISSING])
+
+
+def _machine(stored: Mapping[str, Any]) -> str:
+    facts = stored["machine"]
+    if "versions" in facts:  # of minilm.environment.machine
+        return f"{facts['cpu']}, {facts['cores']} cores, torch {facts['versions']['torch']}.\n"
+    return f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}.\n"
 
 
 def _spread(values: Sequence[float]) -> str:

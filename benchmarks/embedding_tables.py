@@ -7,15 +7,12 @@ Out: Markdown, a table per file; a line where nothing is stored.
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speed_tables import MISSING, table
+from distill_tables import section
 
-FAMILY = ("embedding_students", "family")
-"""The folder and the name of the numbers that are drawn."""
 PICTURE = "embedding-family.svg"
 _JUDGES = """Scores times 100. STS-B: Spearman correlation on its test set. SQuAD and Cranfield: nDCG@10 of an exact \
 search by
@@ -38,27 +35,16 @@ dev.
 def embedding_sections(results: Path) -> list[str]:
     """The sections, in the order of the page."""
     return [
-        _section("Small embedding models", "embedding_students", _STUDENTS + _JUDGES, _students, results),
-        _section("Rerankers", "rerankers", _RERANKERS, _rerankers, results),
+        section(
+            "Small embedding models",
+            "embedding_students",
+            _STUDENTS + _JUDGES,
+            _students,
+            results,
+            pictures={"family": PICTURE},
+        ),
+        section("Rerankers", "rerankers", _RERANKERS, _rerankers, results),
     ]
-
-
-def _section(
-    title: str, name: str, text: str, lines: Callable[[Mapping[str, Any]], Sequence[Sequence[str]]], results: Path
-) -> str:
-    parts = [f"## {title}\n", f"{text}Measured with `benchmarks/{name}.py`.\n"]
-    files = sorted((results / name).glob("*.json"))
-    for file in files:
-        stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        machine = stored["machine"]
-        picture = [f"![score against speed]({PICTURE})", ""] if (name, file.stem) == FAMILY else []
-        parts += [
-            *table(lines(stored)),
-            "",
-            *picture,
-            f"{machine['cpu']}, {machine['cores']} cores, torch {machine['versions']['torch']}.\n",
-        ]
-    return "\n".join(parts if files else [*parts, MISSING])
 
 
 def _students(stored: Mapping[str, Any]) -> list[list[str]]:
@@ -152,10 +138,11 @@ def draw_family(stored: Mapping[str, Any]) -> bytes:
             for name, found in models.items():
                 x, y = speed[name] / speed[teacher], _score(found, judge)
                 axes.plot(x, y, "o", color="#b5b5b5" if name == teacher else "#2f6f9f")
-                axes.annotate("teacher" if name == teacher else name, (x, y), textcoords="offset points", xytext=(4, 4))
+                label = {"text": name, "xytext": (5, 3)} if name != teacher else {"text": "teacher", "xytext": (-14, 7)}
+                axes.annotate(xy=(x, y), textcoords="offset points", **label)
             axes.set_title(title, loc="left", fontsize=9)
             axes.set_xlabel("speed, teacher = 1")
-            axes.margins(0.2)
+            axes.margins(0.25)
             axes.spines[["top", "right"]].set_visible(False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from distill_tables import distill_sections
-from embedding_tables import FAMILY, PICTURE, draw_family, embedding_sections
+from embedding_tables import PICTURE, draw_family, embedding_sections
 from speed_tables import speed_sections
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,7 +126,7 @@ _SHOWN = 5  # examples on the page; the stored file holds more
 def main() -> None:
     """Write the page."""
     PAGE.write_text(page(RESULTS), encoding="utf-8")
-    PAGE.with_name(PICTURE).write_bytes(draw_family(_stored(RESULTS, "/".join(FAMILY))))
+    PAGE.with_name(PICTURE).write_bytes(draw_family(_stored(RESULTS, "embedding_students/family")))
     print(f"wrote {PAGE}")
 
 
