@@ -24,8 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from retrieval_scores import METRICS, Collection, cranfield, difference, report, squad, unit
+from retrieval_scores import METRICS, Collection, closest, cranfield, difference, report, squad
 
 import minilm
 from minilm.environment import machine
@@ -73,7 +72,7 @@ def main() -> None:
         "cranfield": cranfield(options.cranfield),
     }
     bi_encoder = minilm.load(BI_ENCODER)
-    found = {name: candidates(bi_encoder, parts) for name, parts in collections.items()}
+    found = {name: closest(bi_encoder, parts, DEPTH) for name, parts in collections.items()}
     first = {name: retrieval_scores(found[name], parts[2], METRICS) for name, parts in collections.items()}
     stored["models"][BI_ENCODER] = {name: report(scores) for name, scores in first.items()}
     teacher = options.work / "runs" / "teacher" / "model"
@@ -191,19 +190,6 @@ def some_queries(collection: Collection, count: int) -> Collection:
     documents, queries, judgments = collection
     chosen = sorted(random.Random(0).sample(sorted(queries), min(count, len(queries))))
     return documents, {query: queries[query] for query in chosen}, {query: judgments[query] for query in chosen}
-
-
-def candidates(model: minilm.LoadedModel, collection: Collection) -> Candidates:
-    """The closest documents of each query, and their cosines."""
-    documents, queries, _ = collection
-    names = list(documents)
-    vectors_NE = unit(model.encode(list(documents.values())))
-    cosines_QN = unit(model.encode(list(queries.values()))) @ vectors_NE.T
-    best_QK = np.argsort(-cosines_QN, axis=1, kind="stable")[:, :DEPTH]
-    return {
-        query: {names[index]: float(cosines_N[index]) for index in best_K}
-        for query, cosines_N, best_K in zip(queries, cosines_QN, best_QK, strict=True)
-    }
 
 
 def reranked(model: minilm.LoadedModel, found: Candidates, collection: Collection) -> RetrievalScores:

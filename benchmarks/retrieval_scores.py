@@ -119,14 +119,18 @@ def squad(path: Path) -> Collection:
 
 def search(model: minilm.LoadedModel, collection: Collection) -> RetrievalScores:
     """Score the best documents of each query by cosine."""
-    documents, queries, judgments = collection
+    return retrieval_scores(closest(model, collection, DEPTH), collection[2], METRICS)
+
+
+def closest(model: minilm.LoadedModel, collection: Collection, count: int) -> dict[str, dict[str, float]]:
+    """The best documents of each query, with their cosines."""
+    documents, queries, _ = collection
     names = list(documents)
     vectors_ND = model.encode(documents.values(), role="document")
     stored = StoredRows(stored_NW=vectors_ND, dimensions=vectors_ND.shape[1], precision="fp32")
-    hits = nearest(model.encode(queries.values(), role="query"), stored, similarity="cosine", k=DEPTH)
+    hits = nearest(model.encode(queries.values(), role="query"), stored, similarity="cosine", k=count)
     found = zip(queries, hits.rows_QK.tolist(), hits.scores_QK.tolist(), strict=True)
-    run = {query: dict(zip([names[row] for row in rows], scores, strict=True)) for query, rows, scores in found}
-    return retrieval_scores(run, judgments, METRICS)
+    return {query: dict(zip([names[row] for row in rows], scores, strict=True)) for query, rows, scores in found}
 
 
 def report(scores: RetrievalScores) -> dict[str, object]:
