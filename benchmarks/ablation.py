@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ab import machine
+from training import ready
 
 from minilm.distill.plan import DistillPlan, plan_distillation
 from minilm.distill.run import build_once, distill
@@ -31,7 +31,6 @@ from minilm.embedded import embedded_model
 from minilm.files.json import read_json, write_json
 from minilm.finetune.sweep import finetune
 from minilm.recipe import DistillRecipe, FinetuneRecipe, Loaded, find_recipe, flat_values, load_recipe
-from minilm.train.allocator import keep_freed_memory
 from minilm.train.metrics import read_metrics
 
 TEACHER, UNTRAINED = "teacher", "none"
@@ -75,10 +74,7 @@ def evidence_parser(doc: str | None, *, steps: int) -> argparse.ArgumentParser:
 
 def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Stored]:
     """The options and the file of results, in a process that is ready to train."""
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    keep_freed_memory()
-    options.work.mkdir(parents=True, exist_ok=True)
+    options = ready(parser)
     return options, Stored(options.json, command=" ".join(["python", *sys.argv]))
 
 
@@ -111,7 +107,6 @@ class Stored:
         start: dict[str, Any] = {"distilled": {}, "scores": []}
         self.content = read_json(file) if file.exists() else start
         self.content |= {"machine": machine(), "command": command}
-        file.parent.mkdir(parents=True, exist_ok=True)
 
     def has(self, key: Mapping[str, object]) -> bool:
         """Whether there is a score of this run."""

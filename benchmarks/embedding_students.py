@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import random
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,19 +26,18 @@ from typing import Any
 from ab import interleaved
 from ablation import UNTRAINED, untrained
 from retrieval_scores import Collection, cranfield, difference, report, search, squad, sts
+from training import begin, trained
 
 import minilm
 from minilm.bench.workloads import NUM_PASSAGES, paragraphs
 from minilm.distill.plan import plan_distillation
 from minilm.embedded import embedded_model
-from minilm.environment import machine
 from minilm.files.atomic import atomic_write
-from minilm.files.json import read_json, write_json
+from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.rows import read_rows
 from minilm.recipe import DistillRecipe, load_recipe
 from minilm.score.retrieval import RetrievalScores
-from minilm.train.allocator import keep_freed_memory
 from minilm.train.metrics import read_metrics
 
 EMBEDDED, START = "embedded", "3 layers, not trained"
@@ -76,20 +73,11 @@ def main() -> None:
     parser.add_argument("--squad", type=Path)
     parser.add_argument("--teacher", default=EMBEDDED)
     parser.add_argument("--students", nargs="+", help="by default all")
-    parser.add_argument("--texts", type=int, help="train with so many; by default all")
+    parser.add_argument("--texts", type=int, help="number of training texts; by default all")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--speed", action="store_true", help="only measure those that are trained, on an idle machine")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--json", type=Path, required=True)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    keep_freed_memory()
-    options.work.mkdir(parents=True, exist_ok=True)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    stored = read_json(options.json) if options.json.exists() else {"models": {}}
-    stored |= {"command": " ".join(["python", *sys.argv]), "machine": machine(("torch", "numpy"))}
+    options, stored = begin(parser)
     if options.speed:
         stored["speed"] = speeds({name: folder_of(name, options) for name in stored["models"]})
         write_json(options.json, stored)
@@ -111,7 +99,7 @@ def main() -> None:
     students = FAMILY if options.teacher == EMBEDDED else BIGGER
     for name in options.students or students:
         if name not in stored["models"]:
-            folder, facts = trained(name, students[name], texts, options)
+            folder, facts = student_of(name, students[name], texts, stored["texts"]["count"], options)
             stored["models"][name] = facts | scores_of(minilm.load(folder), options, collections, first)
             write_json(options.json, stored)
             print(name, *(f"{key} {value}" for key, value in stored["models"][name].items()), sep="\n  ", flush=True)
@@ -175,12 +163,12 @@ def scores_of(
     return found
 
 
-def trained(
-    name: str, student: Mapping[str, object], texts: Path, options: argparse.Namespace
+def student_of(
+    name: str, student: Mapping[str, object], texts: Path, count: int, options: argparse.Namespace
 ) -> tuple[Path, dict[str, object]]:
     """The folder of a student, trained or resumed; its start, its curve on STS-B's dev set and its seconds."""
     out = run_of(name, options)
-    steps = int(options.epochs * sum(1 for _ in read_rows(texts)) / BATCH)
+    steps = int(options.epochs * count / BATCH)
     recipe: dict[str, Any] = {
         "kind": "finetune",
         "name": "embedding-students",
@@ -207,12 +195,9 @@ def trained(
     }
     if student:
         recipe["student"] = student
-    file = options.work / "recipe.yaml"
-    file.write_text(json.dumps(recipe))
-    summary = minilm.run(minilm.load_recipe(file))
-    result = read_json(out / "result.json")
+    folder, result = trained(recipe, options.work)
     metric = result["main_metric"]
-    return summary.models["model"], {
+    return folder, {
         "start": student or EMBEDDED,
         "steps": steps,
         "learning rate": options.learning_rate,
@@ -270,7 +255,7 @@ def of_documents(files: Sequence[Path], rng: random.Random) -> list[str]:
 
 
 def sized(texts: Iterable[str], words: range) -> list[str]:
-    """The texts of so many words."""
+    """The texts whose number of words is in the range."""
     return [text for text in texts if len(text.split()) in words]
 
 

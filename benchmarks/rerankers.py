@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import random
 import subprocess
 import sys
@@ -25,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_scores import METRICS, Collection, closest, cranfield, difference, report, squad
+from training import begin, trained
 
 import minilm
-from minilm.environment import machine
 from minilm.files.atomic import atomic_write
-from minilm.files.json import read_json, write_json
+from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.rows import read_rows
 from minilm.score.retrieval import RetrievalScores, retrieval_scores
-from minilm.train.allocator import keep_freed_memory
 from minilm.train.metrics import read_metrics
 
 BI_ENCODER, TEACHER = "embedded", "6 layers, labels"
@@ -55,16 +53,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=3000, help="of training")
     parser.add_argument("--judged", type=int, default=200, help="questions of SQuAD dev")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--json", type=Path, required=True)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    keep_freed_memory()
-    options.work.mkdir(parents=True, exist_ok=True)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    stored = read_json(options.json) if options.json.exists() else {"models": {}}
-    stored |= {"command": " ".join(["python", *sys.argv]), "machine": machine(("torch", "numpy"))}
+    options, stored = begin(parser)
     train, dev = mined(options)
     stored["training rows"] = {"count": sum(1 for _ in read_rows(train)), "sha256": sha256_file(train)}
     collections = {
@@ -80,12 +69,12 @@ def main() -> None:
         if name in stored["models"]:
             continue
         if name == TEACHER:
-            folder, facts = trained("teacher", options, train=train, dev=dev, loss="lambda")
+            folder, facts = reranker_of("teacher", options, train=train, dev=dev, loss="lambda")
         else:
             loss = STUDENTS[name]
             rows = train if loss == "lambda" else scored(train, teacher, options)
             start = BI_ENCODER if loss == "lambda" else str(teacher)
-            folder, facts = trained(loss, options, train=rows, dev=dev, loss=loss, start=start, layers=LAYERS)
+            folder, facts = reranker_of(loss, options, train=rows, dev=dev, loss=loss, start=start, layers=LAYERS)
         model = minilm.load(folder, precision=options.precision)
         for collection, parts in collections.items():
             scores = reranked(model, found[collection], parts)
@@ -130,7 +119,7 @@ def scored(train: Path, teacher: Path, options: argparse.Namespace) -> Path:
     return out
 
 
-def trained(
+def reranker_of(
     name: str,
     options: argparse.Namespace,
     *,
@@ -168,12 +157,9 @@ def trained(
     }
     if layers:
         recipe["student"] = {"init": "layers", "teacher_layers": layers}
-    file = options.work / "recipe.yaml"
-    file.write_text(json.dumps(recipe))
-    summary = minilm.run(minilm.load_recipe(file))
-    result = read_json(out / "result.json")
+    folder, result = trained(recipe, options.work)
     metric = result["main_metric"]
-    return summary.models["model"], {
+    return folder, {
         "loss": loss,
         "start": start if start == BI_ENCODER else TEACHER,
         "layers": layers or "all",

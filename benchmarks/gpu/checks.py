@@ -1,4 +1,4 @@
-"""What only a GPU can show: every path that has code of its own there against the CPU, then how fast it is.
+"""What only a GPU can show: every path with separate code there against the CPU, then how fast it is.
 
 The JSON is written after every part, and no part begins after eight minutes, so that a batch which is cut off loses
 one part at most. A part that fails is recorded with its error, and the next one runs.

@@ -1,4 +1,4 @@
-"""The same numbers on a GPU as on the CPU, for everything that has code of its own there.
+"""The same numbers on a GPU as on the CPU, for every path with separate code there.
 
 In: `Cases`. Out: a row for each comparison: the largest difference over the largest number that was expected, and the
 bound that it must keep. bfloat16 is compared with float32.

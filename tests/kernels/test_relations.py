@@ -101,6 +101,18 @@ class Case:
             largest = max(float(np.abs(exact).max(initial=0)), 0.01 * usual)
             assert float(np.abs(found - exact).max(initial=0)) <= 1e-5 * largest
 
+    def check_spoiled(self, bad) -> None:
+        """A bad number in the first head of the first of two sequences, whose heads are 4 wide, spoils that alone."""
+        length = self.lengths[0]
+        self.student[0][length // 2, 1] = bad
+        losses, gradients = self.run()
+        assert np.isnan(losses[0])
+        assert np.isfinite(losses[1])
+        for gradient in gradients:
+            assert np.isnan(gradient[:length, :4]).any()
+            assert np.isfinite(gradient[:length, 4:]).all()
+            assert np.isfinite(gradient[length:]).all()
+
 
 @FEW
 @given(
@@ -184,14 +196,7 @@ def test_a_sequence_has_the_same_bits_in_any_batch_and_with_any_number_of_thread
 @pytest.mark.parametrize("length", [1, 20])
 def test_a_number_that_is_none_spoils_its_head_alone(isa, symmetric, bad, length):
     case = Case([length, 9], 2, (4, 4), symmetric=symmetric)
-    case.student[0][length // 2, 1] = bad  # of the first head
-    losses, gradients = case.run()
-    assert np.isnan(losses[0])
-    assert np.isfinite(losses[1])
-    for gradient in gradients:
-        assert np.isnan(gradient[:length, :4]).any()
-        assert np.isfinite(gradient[:length, 4:]).all()
-        assert np.isfinite(gradient[length:]).all()
+    case.check_spoiled(bad)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.options import EngineOption, ModelArgument, PrecisionOption, ThreadsOption
+from minilm.cli.options import EngineOption, IdColumn, ModelArgument, PrecisionOption, ThreadsOption
 from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
 from minilm.errors import UsageError
 from minilm.files.source import STREAM
@@ -38,10 +38,6 @@ _Output = Annotated[
     ),
 ]
 _Text = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the text.", show_default="text")]
-_Id = Annotated[
-    str | None,
-    typer.Option("--id", metavar="COLUMN", help="Column of the id.", show_default="id, idx, index or row number"),
-]
 _Role = Annotated[
     str | None,
     typer.Option(
@@ -80,7 +76,7 @@ def embed(
     source: _Input,
     output: _Output,
     text: _Text = None,
-    id_column: _Id = None,
+    id_column: IdColumn = None,
     role: _Role = None,
     prompt: _Prompt = None,
     dimensions: _Dimensions = None,

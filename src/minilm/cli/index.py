@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from minilm.cli.options import EngineOption, ModelArgument, PrecisionOption, ThreadsOption
+from minilm.cli.options import EngineOption, IdColumn, ModelArgument, PrecisionOption, ThreadsOption
 from minilm.cli.streams import reject_columns
 from minilm.files.source import suffix_of
 from minilm.model.precision import VectorPrecision
@@ -24,10 +24,6 @@ TextColumns = Annotated[
         help="Column of the text; repeat it for columns to be joined by a space.",
         show_default="text; title and text of BEIR",
     ),
-]
-IdColumn = Annotated[
-    str | None,
-    typer.Option("--id", metavar="COLUMN", help="Column of the id.", show_default="id, idx, index or row number"),
 ]
 
 

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from minilm.cli.index import IdColumn, TextColumns
-from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption, with_flags
+from minilm.cli.index import TextColumns
+from minilm.cli.options import EngineOption, IdColumn, PrecisionOption, ThreadsOption, load_reranker, with_flags
 from minilm.errors import UsageError
 from minilm.files.checked import from_options
 from minilm.retrieval.settings import MiningSettings
@@ -75,7 +75,6 @@ def mine(
     """
     from minilm.files.row_writer import require_suffix
     from minilm.infer.api import load
-    from minilm.infer.predictions import require_one_score
     from minilm.retrieval.mine import MiningJob
     from minilm.retrieval.mine import mine as mine_negatives
     from minilm.retrieval.pairs import PairColumns, read_mining_texts
@@ -89,9 +88,7 @@ def mine(
     if output.resolve() in {path.resolve() for path in read}:
         raise UsageError(f"--output {output} is also an input; use another file")
     finder = None if model == _BM25 else load(model, engine=engine, precision=precision, threads=threads)
-    reranker = None if rerank is None else load(rerank, engine=engine, precision=precision, threads=threads)
-    if reranker is not None:
-        require_one_score(reranker)
+    reranker = load_reranker(rerank, engine, precision, threads)
     documents = (
         None if corpus is None else read_unique_texts(corpus, "documents", columns=text or (), id_column=id_column)
     )

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import Field, fields
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 from annotated_types import Ge
@@ -18,6 +18,9 @@ from minilm.decode.settings import Flag
 from minilm.files.checked import Settings
 from minilm.infer.engine_names import EngineName
 from minilm.model.precision import Precision
+
+if TYPE_CHECKING:
+    from minilm.infer.api import LoadedModel
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Folder of a model, `embedded`, or a name in Hugging Face's cache.")
@@ -35,6 +38,25 @@ EngineOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Threads that compute.", show_default="all that may be used")
 ]
+
+IdColumn = Annotated[
+    str | None,
+    typer.Option("--id", metavar="COLUMN", help="Column of the id.", show_default="id, idx, index or row number"),
+]
+
+
+def load_reranker(
+    name: str | None, engine: EngineName, precision: Precision, threads: int | None
+) -> LoadedModel | None:
+    """The model of `--rerank`, None without one; raises as `minilm.load`, or UsageError if it does not score pairs."""
+    from minilm.infer.api import load
+    from minilm.infer.predictions import require_one_score
+
+    if name is None:
+        return None
+    model = load(name, engine=engine, precision=precision, threads=threads)
+    require_one_score(model)
+    return model
 
 
 def with_flags(settings: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:

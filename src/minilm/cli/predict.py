@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from minilm.cli import completion
-from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
+from minilm.cli.options import EngineOption, IdColumn, PrecisionOption, ThreadsOption
 from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
 from minilm.errors import UsageError
 from minilm.files.source import STREAM
@@ -62,10 +62,6 @@ _Text = Annotated[
 _TextPair = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="Column of the second text.", show_default="of the task")
 ]
-_Id = Annotated[
-    str | None,
-    typer.Option("--id", metavar="COLUMN", help="Column of the id.", show_default="id, idx, index or row number"),
-]
 _NullThreshold = Annotated[
     float | None,
     typer.Option(help="SQuAD 2.0: null odds above this mean no answer.", show_default="of the model"),
@@ -87,7 +83,7 @@ def predict(
     task: _Task = None,
     text: _Text = None,
     text_pair: _TextPair = None,
-    id_column: _Id = None,
+    id_column: IdColumn = None,
     null_threshold: _NullThreshold = None,
     postprocess: _Postprocess = None,
     input_format: InputFormatOption = None,

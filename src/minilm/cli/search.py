@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.index import IdColumn, TextColumns
-from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption
+from minilm.cli.index import TextColumns
+from minilm.cli.options import EngineOption, IdColumn, PrecisionOption, ThreadsOption, load_reranker
 from minilm.cli.score_options import AsJson
 from minilm.cli.score_retrieval import GainsOption
 from minilm.cli.streams import reject_columns, reject_same_file, require_output
@@ -109,7 +109,6 @@ def search(
       minilm search my-index --evaluate beir/scifact --dimensions 384,256,128 --vectors fp32,int8,binary
     """
     from minilm.infer.api import load
-    from minilm.infer.predictions import require_one_score
     from minilm.retrieval.index import Index, Searcher
 
     of_evaluation = {"--gains": gains, "--metric": metric, "--dimensions": dimensions, "--vectors": vectors}
@@ -120,9 +119,7 @@ def search(
     top_k = top_k or _DEFAULT_TOP_K
     candidates = _candidates(candidates, None if evaluate is not None else top_k)
     opened = Index(folder)
-    reranker = None if rerank is None else load(rerank, engine=engine, precision=precision, threads=threads)
-    if reranker is not None:
-        require_one_score(reranker)
+    reranker = load_reranker(rerank, engine, precision, threads)
     named = model or _model_of(opened)
     searcher = Searcher(opened, load(named, engine=engine, precision=precision, threads=threads))
     queries = _queries(query, source or evaluate, text or (), id_column)

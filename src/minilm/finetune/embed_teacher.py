@@ -34,7 +34,7 @@ from minilm.model.metadata import config_file, read_config
 from minilm.model.packed_ids import PackedIds
 from minilm.model.packing import Packed
 from minilm.model.pooling import pool_rows
-from minilm.model.routes import Role, Routes, read_routes
+from minilm.model.routes import Role, read_routes
 from minilm.tally import reporting_tally
 from minilm.text.tokenizer import Tokenizer
 
@@ -87,43 +87,28 @@ def find_teacher(name: str, role: Role | None) -> VectorTeacher:
         SystemProblem: it needs transformers, which is not installed.
     """
     folder = model_path(name)
-    if (routes := read_routes(folder)) is not None:
-        return _of_role(name, folder, routes, role)
-    if EncoderConfig.is_family(read_json(config_file(folder))):
-        return _of_family(name, folder, role)
-    return _of_transformers(name, folder, role)
-
-
-def _of_family(name: str, folder: Path, role: Role | None) -> VectorTeacher:
-    config = read_config(folder)
-    embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
-    return VectorTeacher(
-        name=name,
-        folder=folder,
-        encoder=folder,
-        hidden_size=config.hidden_size,
-        embedding=embedding,
-        tokenizer=Tokenizer.load(folder),
-        prompt=embedding.prompt_of(prompt=None, role=role),
-        loaded=partial(_load, folder, None),
-    )
-
-
-def _of_role(name: str, folder: Path, routes: Routes, role: Role | None) -> VectorTeacher:
-    if role is None:
+    routes = read_routes(folder)
+    if routes is None and not EncoderConfig.is_family(read_json(config_file(folder))):
+        return _of_transformers(name, folder, role)
+    if routes is None:
+        encoder, config = folder, read_config(folder)
+        embedding = read_embedding(folder, model_max_tokens=config.max_tokens)
+    elif role is None:
         raise UsageError(
             f"task.teacher {folder} has an encoder for queries and another for documents; set task.role to query or "
             "document, whichever the texts are; texts of both need a run for each"
         )
-    route = routes.by_role[role]
+    else:
+        route = routes.by_role[role]
+        encoder, config, embedding = route.encoder, route.config, route.embedding
     return VectorTeacher(
         name=name,
         folder=folder,
-        prompt=route.embedding.prompt_of(prompt=None, role=role),
-        encoder=route.encoder,
-        hidden_size=route.config.hidden_size,
-        embedding=route.embedding,
-        tokenizer=Tokenizer.load(route.encoder),
+        encoder=encoder,
+        hidden_size=config.hidden_size,
+        embedding=embedding,
+        tokenizer=Tokenizer.load(encoder),
+        prompt=embedding.prompt_of(prompt=None, role=role),
         loaded=partial(_load, folder, role),
     )
 

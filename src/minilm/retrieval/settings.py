@@ -29,7 +29,7 @@ class MiningSettings(Settings):
     """
 
     negatives: Annotated[PositiveInt, Flag("Negatives of a query, at most.", "N")] = 3
-    range_min: Annotated[Count, Flag("Skip so many of the closest candidates.", "RANK")] = 0
+    range_min: Annotated[Count, Flag("Number of the closest candidates to skip.", "RANK")] = 0
     range_max: Annotated[PositiveInt | None, Flag("Last rank that counts.", "RANK", "what is needed")] = None
     absolute_margin: Annotated[
         float | None, Flag("A negative's score is lower than the positive's by at least this.", "X")

@@ -12,7 +12,6 @@ from typing import Literal
 
 from minilm.errors import DataError, UsageError
 from minilm.files.regular import without_surrogates
-from minilm.files.rows import read_rows
 from minilm.infer.bulk.embed import TextToEmbed, read_texts
 
 Kind = Literal["documents", "queries"]
@@ -62,7 +61,7 @@ def read_unique_texts(
     if is_beir(path):
         columns, id_column = columns or _BEIR[kind][1], id_column or _BEIR_ID
     seen: dict[str, str] = {}
-    for one in _rows(source, columns or (_TEXT,), id_column):
+    for one in read_texts(source, columns=columns or (_TEXT,), id_column=id_column):
         if without_surrogates(one.id) != one.id:
             raise DataError(f"{one.location}: id {one.id!r:.80} has a lone surrogate; expected Unicode; correct it")
         if one.id in seen:
@@ -71,13 +70,3 @@ def read_unique_texts(
         yield one
     if not seen:
         raise DataError(f"{source}: no {kind} found; expected at least one row")
-
-
-def _rows(source: Path, columns: Sequence[str], id_column: str | None) -> Iterator[TextToEmbed]:
-    first = read_texts(source, text=columns[0], id_column=id_column)
-    if len(columns) == 1:
-        yield from first
-        return
-    for one, row in zip(first, read_rows(source), strict=True):
-        others = [row.text(column, one.location, named_by="--text") for column in columns[1:]]
-        yield TextToEmbed(id=one.id, text=" ".join([one.text, *others]).strip(), location=one.location)

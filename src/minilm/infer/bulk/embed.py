@@ -86,19 +86,22 @@ def is_ranges_file(path: Path) -> bool:
 
 
 def read_texts(
-    source: Source, *, text: str, id_column: str | None, meter: ByteMeter | None = None
+    source: Source, *, columns: Sequence[str], id_column: str | None, meter: ByteMeter | None = None
 ) -> Iterator[TextToEmbed]:
-    """Yield the texts of a file, one by one; `meter` counts the bytes that have been read.
+    """Yield the texts of a file, one by one; those of several columns are joined by a space.
+
+    `meter` counts the bytes that have been read.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
         DataError: a row cannot be read, or lacks its text or id; names file and line.
     """
-    for number, row in enumerate(read_rows(source, text_column=text, meter=meter)):
+    for number, row in enumerate(read_rows(source, text_column=columns[0], meter=meter)):
         location = f"{source}:{row.line}"
         if number == 0 and id_column is None:
             id_column = usual_id_column(row)
-        whole = row.text(text, location, named_by="--text")
+        parts = [row.text(column, location, named_by="--text") for column in columns]
+        whole = " ".join(parts).strip() if len(parts) > 1 else parts[0]
         name = str(number) if id_column is None else _id(row, id_column, location)
         yield TextToEmbed(id=name, text=whole, location=location)
 
@@ -211,7 +214,7 @@ class _Run:
             yield chunk
 
     def _rows(self, meter: ByteMeter | None = None) -> Iterator[TextToEmbed]:
-        return read_texts(self.job.source, text=self.job.text, id_column=self.job.id, meter=meter)
+        return read_texts(self.job.source, columns=(self.job.text,), id_column=self.job.id, meter=meter)
 
     def _require_new_ids(self, chunk: Sequence[TextToEmbed]) -> None:
         """Raise DataError if a row has the id of an earlier one, before anything is computed of the chunk."""
@@ -308,7 +311,7 @@ def _calibrated(model: LoadedModel, job: EmbedJob, path: Path) -> Float32s:
     found: list[Float32s] = []
     count = 0
     with reporting_tally() as tally:
-        for chunk in chunks_of(read_texts(path, text=job.text, id_column=None)):
+        for chunk in chunks_of(read_texts(path, columns=(job.text,), id_column=None)):
             locations = [row.location for row in chunk]
             texts = [row.text for row in chunk]
             found.append(cut_part(model, texts, options=job.options, locations=locations, tally=tally))
