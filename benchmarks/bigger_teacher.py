@@ -122,6 +122,7 @@ def recipe_of(
             "warmup_steps": options.steps // 10,
             "batch_size": BATCH,
             "learning_rate": RATE,
+            "precision": options.precision,
             "log_every": 10,
             "eval_every": every,
             "checkpoint_every": 50,
