@@ -25,7 +25,7 @@ from minilm.finetune.run import finetune_once
 from minilm.finetune.start import start_model
 from minilm.finetune.sweep import check_recipe
 from minilm.finetune.task import StepRows
-from minilm.infer.api import LoadedModel
+from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.model.heads import Model
 from minilm.model.packing import pack
 from minilm.recipe import FinetuneRecipe, load_recipe
@@ -232,13 +232,13 @@ def test_a_pass_that_was_killed_goes_on_and_other_texts_have_another_folder(stor
     manifest = json.loads(whole["manifest.json"])
     (task.teacher.folder / "manifest.json").write_text(json.dumps({**manifest, "files": manifest["files"][:1]}))
     encoded: list[int] = []
-    encode = LoadedModel.encode
+    encode = VectorEncoder.encode
 
-    def counted(self: LoadedModel, texts: list[str], **more: str) -> np.ndarray:
+    def counted(self: VectorEncoder, texts: list[str], *, prompt: str) -> np.ndarray:
         encoded.append(len(texts))
-        return encode(self, texts, **more)
+        return encode(self, texts, prompt=prompt)
 
-    monkeypatch.setattr(LoadedModel, "encode", counted)
+    monkeypatch.setattr(VectorEncoder, "encode", counted)
     made(tiny.folder / "embed.yaml")
     assert encoded == [25, 10]
     assert {file.name: file.read_bytes() for file in task.teacher.folder.iterdir()} == whole
