@@ -50,7 +50,7 @@ from minilm.model.heads import Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.packing import pack
 from minilm.model.token_budget import microbatches
-from minilm.model.vector_head import VectorHead, dense_of
+from minilm.model.vector_head import VectorHead, dense_of, linear_of
 from minilm.model.vector_modules import Dense, Normalize, VectorModule
 from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
 from minilm.randomness import derived_seed
@@ -197,7 +197,7 @@ class EmbedTask:
         """Held-out numbers of the model as it is, and of the teacher; none without held-out sets."""
         if not self._pairs:
             return {}
-        dense = _linear(self._start_dense) if self._start_dense is not None else None
+        dense = linear_of(self._start_dense) if self._start_dense is not None else None
         base = Model(base.encoder, VectorHead(self._embedding.pooling[0], dense)).eval()
         base = base.to(next(base.encoder.parameters()).device)
         found = {
@@ -263,7 +263,7 @@ class EmbedTask:
         """The map that the model already has, else a new one if a loss needs it."""
         width, own = self._trained_width(hidden_size), self._start_dense
         if own is not None and own.weight.shape == (width, hidden_size):
-            return _linear(own)
+            return linear_of(own)
         if width == hidden_size and (self._settings.loss != "vectors" or self._settings.projection != "keep"):
             return None
         dense = nn.Linear(hidden_size, width)
@@ -364,16 +364,6 @@ def _digested(rows: Iterable[EmbedRow], digest: TextsDigest) -> Iterator[EmbedRo
         for text in row.texts:
             digest.add(text)
         yield row
-
-
-def _linear(dense: Dense) -> nn.Linear:
-    """A module with the weights of a folder."""
-    made = nn.Linear(dense.weight.shape[1], dense.weight.shape[0], bias=dense.bias is not None)
-    with torch.no_grad():
-        made.weight.copy_(torch.from_numpy(dense.weight))
-        if dense.bias is not None:
-            made.bias.copy_(torch.from_numpy(dense.bias))
-    return made
 
 
 def _cosines(vectors: Array) -> Array:

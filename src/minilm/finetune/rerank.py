@@ -35,7 +35,7 @@ from minilm.model.heads import ClassificationHead, Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.packing import Packed, on_device
 from minilm.model.token_budget import microbatches
-from minilm.model.vector_head import VectorHead, dense_of
+from minilm.model.vector_head import VectorHead, dense_of, linear_of
 from minilm.model.vector_modules import Dense
 from minilm.randomness import derived_seed
 from minilm.score.retrieval import RetrievalScores, parse_metric, ranked, retrieval_scores
@@ -231,11 +231,10 @@ class RerankTask(PackedTask):
 
     def _map(self, config: EncoderConfig) -> nn.Linear:
         """From the mean to the score: that of the model if it fits, else a new one."""
+        if self._dense is not None and self._dense.weight.shape == (1, config.hidden_size):
+            return linear_of(self._dense)
         made = nn.Linear(config.hidden_size, 1)
         reset_weights(made, config.initializer_range, torch.Generator().manual_seed(derived_seed(self._seed, "head")))
-        if self._dense is not None and self._dense.weight.shape == made.weight.shape:
-            bias = np.zeros(1, np.float32) if self._dense.bias is None else self._dense.bias
-            made.load_state_dict({"weight": torch.tensor(self._dense.weight), "bias": torch.tensor(bias)})
         return made
 
     def references(self, base: Model, *, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
