@@ -118,13 +118,13 @@ def _loss(settings: EmbedSettings, vectors: Tensor, targets: Mapping[str, Tensor
         cosines = (unit(vectors[0::2]) * unit(vectors[1::2])).sum(1)
         if settings.loss == "cosine":
             return cosine_mse(cosines, scores, count=count)
-        return cosent(cosines, scores, temperature=settings.divisor)
+        return cosent(cosines, scores, temperature=settings.loss_temperature)
     if settings.rows == "pairs":
         return infonce(
             vectors[targets["queries"]],
             vectors[targets["documents"]],
             targets["excluded"],
-            temperature=settings.divisor,
+            temperature=settings.loss_temperature,
             symmetric=settings.symmetric,
         )
     made = unit(vectors) if settings.normalize else vectors
@@ -132,4 +132,4 @@ def _loss(settings: EmbedSettings, vectors: Tensor, targets: Mapping[str, Tensor
     scores = targets["scores"].to(vectors.dtype)
     if settings.loss == "margin_mse":
         return margin_mse(similarities_RK, scores, count=count)
-    return list_kl(similarities_RK, scores, temperature=settings.divisor, count=count)
+    return list_kl(similarities_RK, scores, temperature=settings.loss_temperature, count=count)

@@ -251,7 +251,7 @@ class RerankTask(PackedTask):
 
     def write(self, model: Model, folder: Path) -> None:
         """Write the model with its activation, so that other libraries compute the same scores."""
-        activation = self._settings.activation
+        activation, shape = self._settings.activation, model.encoder.config
         if self.head is not None:
             write_model(model, folder, head=self.head, problem="regression", activation=activation)
             return
@@ -261,9 +261,9 @@ class RerankTask(PackedTask):
         settings = EmbeddingSettings(
             pooling=("mean",),
             modules=(dense_of(model.head.dense),),
-            max_tokens=self._settings.max_tokens,
+            max_tokens=min(self._settings.max_tokens, shape.max_tokens),
         )
-        write_scorer(folder, settings, activation=activation, hidden_size=model.encoder.config.hidden_size)
+        write_scorer(folder, settings, activation=activation, hidden_size=shape.hidden_size)
 
     def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
         """The score of each pair, `[1]`."""

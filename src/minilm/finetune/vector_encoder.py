@@ -8,6 +8,7 @@ B texts, P number of pooling modes, E hidden width, W width of a vector.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,23 @@ class VectorEncoder:
 
     def after_chunk(self, count: int) -> None:
         """Called after each `count` texts; does nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorBase:
+    """The model that a run starts from, as it makes vectors before the run.
+
+    Attributes:
+        folder: where it is, for messages.
+        embedding: how a text becomes a vector.
+        tokenizer: of the model.
+    """
+
+    folder: Path
+    embedding: EmbeddingSettings
+    tokenizer: Tokenizer
+
+    def with_encoder(self, encoder: Encoder, *, token_budget: int) -> VectorEncoder:
+        """The model, whose weights are in memory."""
+        engine, width = EncoderEngine(encoder, tokens_per_batch=token_budget), encoder.config.hidden_size
+        return VectorEncoder(self.folder, engine, self.tokenizer, embedding=self.embedding, hidden_size=width)
