@@ -165,26 +165,29 @@ def test_a_map_that_is_kept_gives_the_teachers_width_and_is_trained_further(tiny
 
 
 @pytest.mark.parametrize(
-    ("main", "expected"),
+    ("metric", "base", "main", "expected"),
     [
-        (81.0, "better than the base model by 1.00"),
-        (80.05, "equal to the base model within 0.1"),
-        (78.5, "worse than the base model by 1.50"),
+        ("spearmanr", 80.0, 81.0, "better than the base model by 1.00 (spearmanr 81.00, base 80.00)"),
+        ("spearmanr", 80.0, 80.05, "equal to the base model within 0.1 (spearmanr 80.05, base 80.00)"),
+        ("spearmanr", 80.0, 78.5, "worse than the base model by 1.50 (spearmanr 78.50, base 80.00)"),
+        ("heldout_loss", 0.12, 0.04, "better than the base model by 0.08 (heldout_loss 0.04, base 0.12)"),
+        ("heldout_loss", 0.0312, 0.0313, "equal to the base model within 1% (heldout_loss 0.0313, base 0.0312)"),
+        ("heldout_loss", 20.0, 20.5, "worse than the base model by 0.5 (heldout_loss 20.5, base 20)"),
     ],
 )
-def test_the_verdict(main, expected, tmp_path):
+def test_the_verdict(metric, base, main, expected, tmp_path):
     values = {"seed": 1, "learning_rate": 0.1, "epochs": 1, "batch_size": 1, "best_step": 1, "steps": 1}
     result = RunResult(
         folder=tmp_path,
-        main_metric="spearmanr",
-        numbers={"spearmanr": main},
+        main_metric=metric,
+        numbers={metric: main},
         train_examples=1,
         parameters=1,
         seconds=1,
-        references={"base": {"spearmanr": 80.0}},
+        references={"base": {metric: base}},
         **values,
     )
-    assert verdict(result) == f"verdict: {expected} (spearmanr {main:.2f}, base 80.00)"
+    assert verdict(result) == f"verdict: {expected}"
     assert verdict(replace(result, references={})) == ""
 
 
