@@ -11,7 +11,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
+from minilm.files.sentence_modules import read_modules
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.embed_data import trained_embedding
 from minilm.finetune.embed_teacher import find_teacher
@@ -87,7 +88,7 @@ def make_task(
     if isinstance(section, TokensSection):
         return _tokens(section, tokenizer)
     if isinstance(section, RerankSection):
-        return _rerank(section, tokenizer, model, seed)
+        return _rerank(section, tokenizer, model, config, seed)
     if isinstance(section, EmbedSection):
         return _embed(section, tokenizer, model, config, seed)
     return _text(section, tokenizer)
@@ -140,7 +141,7 @@ def _tokens(section: TokensSection, tokenizer: Tokenizer) -> Task:
     return TokensTask(train, dev, tokenizer, labels=labels, settings=section)
 
 
-def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, seed: int) -> Task:
+def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, config: Path | None, seed: int) -> Task:
     """With mean pooling, the map from the mean to the score is that of the model if it is such a reranker."""
     _require_metric(section.metric, RERANK_METRICS)
     scorer = None
@@ -159,8 +160,22 @@ def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, se
         tokenizer,
         settings=section,
         dense=dense,
+        base=_vector_base(model, config, tokenizer),
         seed=seed,
     )
+
+
+def _vector_base(model: Path | None, config: Path | None, tokenizer: Tokenizer) -> VectorBase | None:
+    """The model of a reranker as one of vectors; None if it is none, or its vectors are not computed here."""
+    if model is None or not model.is_dir() or not read_modules(model):
+        return None
+    limit = read_config(model, config=config).max_tokens
+    try:
+        is_reranker = read_scorer(model, model_max_tokens=limit) is not None
+        embedding = read_embedding(model, model_max_tokens=limit)
+    except DataError:
+        return None
+    return None if is_reranker else VectorBase(folder=model, embedding=embedding, tokenizer=tokenizer)
 
 
 def _require_metric(metric: str | None, known: Sequence[str]) -> None:
