@@ -64,11 +64,8 @@ class Excluded:
         """`[stop - start, M]`, True where a column is no negative of a row, nor its own column."""
         texts, device = self.rows[start:stop], self.rows.device
         numbers = torch.arange(len(texts), device=device)
-        row_of = torch.full(
-            (self.num_texts,), len(texts), device=device
-        )  # of a text; that of others is below the table
+        row_of = torch.full((self.num_texts,), len(texts), device=device)  # the last one, unless a text is among these
         row_of[texts] = numbers
-        # The last row of the table is that of texts that are not among these.
         table = torch.zeros(len(texts) + 1, self.num_texts, dtype=torch.bool, device=device)
         table[row_of[self.pairs[:, 0]], self.pairs[:, 1]] = True
         found = table[row_of[texts]][:, self.columns]
