@@ -69,7 +69,7 @@ def _pair_targets(rows: EncodedRows, chosen: Int64s, begins: Int64s, positives: 
     Those are its known positives, and a document that is the query itself.
     """
     texts = [np.array(rows.texts_of(row)) for row in chosen]
-    negatives = [begin + 2 + np.arange(len(numbers) - 2) for begin, numbers in zip(begins, texts, strict=True)]
+    negatives = [begin + 2 + np.arange(len(own) - 2) for begin, own in zip(begins, texts, strict=True)]
     documents = np.concatenate([begins + 1, *negatives])
     distinct, numbers = np.unique(rows.identities[np.concatenate(texts)], return_inverse=True)
     number_of = {identity: number for number, identity in enumerate(distinct.tolist())}
@@ -89,7 +89,9 @@ def _pair_targets(rows: EncodedRows, chosen: Int64s, begins: Int64s, positives: 
 
 
 def loss_of(settings: EmbedSettings, *, count: int) -> VectorLoss:
-    """The loss as a function of vectors and targets, in their precision; with `dimensions`, summed over cut vectors.
+    """The loss as a function of vectors and targets, in the precision of the vectors, whatever autocast says.
+
+    With `dimensions`, it is summed over vectors cut to each.
 
     Args:
         settings: of the task.

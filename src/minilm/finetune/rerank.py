@@ -271,7 +271,7 @@ class RerankTask(PackedTask):
         for name, lists in self._lists.items():
             queries = model.encode([one.query for one in lists], prompt=prompts[0])
             texts = iter(model.encode([text for one in lists for text in one.texts], prompt=prompts[1]))
-            outputs = []
+            outputs = list[Array]()
             for one, query in zip(lists, queries, strict=True):
                 of_list = np.stack([next(texts) for _ in one.texts])
                 outputs += similarities(query, of_list, settings.similarity).T

@@ -19,6 +19,8 @@ from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.finetune import embed_objectives, teacher_vectors
 from minilm.finetune.embed import EmbedTask
+from minilm.finetune.embed_losses import Excluded
+from minilm.finetune.embed_objectives import targets_of
 from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective
@@ -89,6 +91,38 @@ def test_the_gradient_does_not_depend_on_the_cut(loss, dimensions, tiny_task):
             torch.testing.assert_close(parts, whole, rtol=0, atol=tolerance * whole.abs().max().item())
     assert whole.abs().max() > 0
     assert gradients(task, model, token_budget=10**6, step=1)[0] != value
+
+
+def test_no_known_positive_and_no_query_itself_is_a_negative(tiny_task):
+    rows = [
+        ("word1", "word2", ["word3", "word6"]),
+        ("word1", "word4", []),  # not in the batch, but known
+        ("word5", "word2", ["word5", "word4"]),
+        ("word6", "word7", ["word4", "word3", "word2"]),
+        ("word1", "word2", []),
+    ]
+    file = tiny_task.folder / "pairs.jsonl"
+    lines = [json.dumps({"query": query, "positive": text, "negatives": others}) for query, text, others in rows]
+    file.write_text("\n".join(lines))
+    task, _ = made(tiny_task.embed_recipe("infonce", task={"train": [str(file)]}))
+    chosen = [3, 0, 2, 4]
+    targets = targets_of(task._settings, task._rows, np.array(chosen), positives=task._positives)
+    excluded = Excluded(
+        rows=targets["query texts"],
+        columns=targets["document texts"],
+        pairs=targets["excluded"],
+        num_texts=sum(2 + len(rows[number][2]) for number in chosen),
+    )
+    known = {(query, text) for query, text, _ in rows}
+    documents = [rows[number][1] for number in chosen] + [text for number in chosen for text in rows[number][2]]
+    expected = [
+        [((query, text) in known or text == query) and place != row for place, text in enumerate(documents)]
+        for row, query in enumerate(rows[number][0] for number in chosen)
+    ]
+    assert excluded.of_rows(0, 4).tolist() == expected
+    assert torch.cat([excluded.of_rows(0, 3), excluded.of_rows(3, 6)]).tolist() == expected
+    columns = torch.tensor(expected)[:, :4].T
+    assert torch.equal(excluded.transposed().of_rows(0, 4), columns)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
