@@ -42,7 +42,7 @@ _LOSSES_WITH: Mapping[str, Sequence[LossName]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedSettings(TaskSettings):
-    """Vectors of texts; two texts are as similar as the cosine of their vectors.
+    """Vectors of texts, which are compared by cosines; by dot products with scored lists unless `normalize` is set.
 
     Attributes:
         loss: `vectors` of a teacher, its matrix of `similarities`, `infonce` with the other rows of a batch as
