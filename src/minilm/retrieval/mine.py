@@ -212,7 +212,7 @@ class _Meanings:
         hits = nearest(queries_QD, vectors, similarity=kind, k=k)
         for number, own in enumerate(positives):
             scores = similarities(
-                queries_QD[number], np.concatenate([vectors.rows(slice(r, r + 1)) for r in own]), kind
+                queries_QD[number], np.concatenate([vectors.block(slice(r, r + 1)).numbers() for r in own]), kind
             )
             yield Candidates(
                 rows_K=hits.rows_QK[number].tolist(), scores_K=hits.scores_QK[number], positive_scores=scores[0]
@@ -228,8 +228,9 @@ class _Unit:
     def __len__(self) -> int:
         return len(self._vectors)
 
-    def rows(self, which: slice) -> Float32s:
-        return normalized(self._vectors.rows(which))
+    def block(self, which: slice) -> StoredRows:
+        numbers = normalized(self._vectors.block(which).numbers())
+        return StoredRows(stored_NW=numbers, dimensions=self.dimensions, precision="fp32")
 
 
 def _identity(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> dict[str, object]:

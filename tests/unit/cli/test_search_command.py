@@ -260,7 +260,7 @@ def test_lone_surrogates(run, folder, tmp_path):
     index = Index(tmp_path / "idx")
     assert index.texts.text(1) == "w1 \ufffd"
     expected = minilm.load(folder).encode(["w1 \ud800"], role="document")
-    np.testing.assert_allclose(index.vectors.rows(slice(1, 2)), expected, atol=1e-6)
+    np.testing.assert_allclose(index.vectors.block(slice(1, 2)).numbers(), expected, atol=1e-6)
     (tmp_path / "odd.jsonl").write_text(rows + '{"id": "\\ud800", "text": "w1"}\n')
     code, said = run("index", folder, "--input", "odd.jsonl", "--output", "other")
     assert (code, "odd.jsonl:3: id '\\ud800' has a lone surrogate" in said) == (3, True), said
