@@ -238,12 +238,13 @@ def _identity(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) ->
     reranker = job.reranker
     return {
         "texts": texts.digest(),
-        "finder": "bm25" if finder is None else [_model(finder.route(role)) for role in ("document", "query")],
+        "finder": "bm25" if finder is None else [_model(finder.route(role), role) for role in ("document", "query")],
         "reranker": None if reranker is None else _model(reranker),
         "precision": job.precision,
         "settings": asdict(job.settings),
     }
 
 
-def _model(model: LoadedModel) -> dict[str, object]:
-    return {**vector_identity(model), "engine": type(model.engine).__name__}
+def _model(model: LoadedModel, role: str | None = None) -> dict[str, object]:
+    prompt = "" if role is None else model.embedding.prompt_of(prompt=None, role=role)
+    return {**vector_identity(model, prompt), "engine": type(model.engine).__name__}

@@ -15,6 +15,7 @@ from minilm.infer.similarity import similarities
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
 from minilm.model.vector_modules import Normalize
+from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
 from minilm.retrieval.index import Index, remove_index
 
 WIDTH = 16
@@ -91,7 +92,8 @@ def test_one_query_is_answered_in_lines(run, index):
 
 @pytest.mark.parametrize("vectors", ["fp32", "fp16", "int8", "binary"])
 def test_an_evaluation_of_an_index_is_that_of_one_with_such_vectors(run, index, folder, vectors):
-    """What `--vectors` computes from fp32 is what a folder with these vectors holds."""
+    """What `--vectors` computes from fp32 is what a folder with these vectors holds, whatever ranges a model states."""
+    write_symmetric_range(folder / VECTOR_RANGES, 0.01)
     flags = ["--input", "docs.jsonl", "--output", vectors, "--vectors", vectors, "--dimensions", "12"]
     assert run("index", folder, *flags)[0] == 0
     asked = ["--input", "queries.jsonl", "--evaluate", "qrels", "--json", "--metric", "ndcg@3"]
@@ -238,6 +240,16 @@ def test_a_run_is_not_written_over_what_is_read(run, index, tmp_path, output, me
     code, said = run("search", index, "--input", "queries.jsonl", "--output", output)
     assert (code, message in said) == (2, True), said
     assert (tmp_path / output).read_bytes() == before
+
+
+def test_other_prompts_make_other_vectors(run, index, folder):
+    file = folder / "config_sentence_transformers.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "prompts": {**values["prompts"], "document": "other "}}))
+    assert run("search", index, "w1")[0] == 0  # the index was written before, and queries are what they were
+    file.write_text(json.dumps({**values, "prompts": {**values["prompts"], "query": "other "}}))
+    code, said = run("search", index, "w1")
+    assert (code, "encodes queries otherwise (weights, tokenizer, prompt" in said) == (2, True), said
 
 
 def test_a_model_that_has_moved(run, index, folder, tmp_path):
