@@ -98,7 +98,7 @@ def is_of_head(name: str) -> bool:
 
 
 def is_of_training(name: str) -> bool:
-    """Whether a number is a part of the loss of training: of a pair of projections, of hidden rows, of masked tokens."""
+    """Whether a number is a part of the loss of training: of a pair of projections, hidden rows or masked tokens."""
     part = name.rpartition(".")[2]
     return "-" in part or part in ("hidden", "mlm")
 
