@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.distill.projections import LayerReached, Projected
+from minilm.distill.projections import PARTS, LayerReached, Projected, log_attention
 from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_packed import NoInterface
 from minilm.errors import DataError
@@ -30,8 +30,6 @@ from minilm.recipe.student_shape import TeacherSizes
 
 _MOST_TOKENS = 8192  # of a padded batch
 _LEAST_FULL = 0.8  # the shortest sequence of a padded batch, of the longest
-_SMALLEST = 1e-30  # probability whose logarithm is taken
-_PARTS = ("query", "key", "value")
 
 K = TypeVar("K")
 Inputs = Mapping[str, Tensor]
@@ -149,10 +147,10 @@ class PaddedTeacher(Teacher):
             found = self._recorder.record(inputs, attention=self.own_attention)
             if self.own_attention:
                 found = {layer: _own_attention(one, packed.max_len) for layer, one in found.items()}
-            return {(layer, name): getattr(one, name) for layer, one in found.items() for name in _PARTS}
+            return {(layer, name): getattr(one, name) for layer, one in found.items() for name in PARTS}
 
         rows = self._packed_rows(packed, record)
-        return {layer: Relations(**{name: rows[layer, name] for name in _PARTS}) for layer in self._wanted.layers}
+        return {layer: Relations(**{name: rows[layer, name] for name in PARTS}) for layer in self._wanted.layers}
 
     @torch.inference_mode()
     def hidden_of(self, packed: Packed) -> dict[int, Tensor]:
@@ -238,7 +236,7 @@ def _own_attention(found: Projected, longest: int) -> Projected:
         raise DataError("teacher: the model does not return its attention; use loss.version v2")
     batch, heads, length, _ = found.attention.shape
     width = -(-longest // 16) * 16
-    logs = found.attention.float().clamp_min(_SMALLEST).log() * width**0.5
+    logs = log_attention(found.attention) * width**0.5
     query = logs.new_zeros((batch, length, heads, width))
     query[..., :length] = logs.transpose(1, 2)
     key = torch.eye(length, width, device=logs.device)[None, :, None, :].expand(batch, -1, heads, -1)

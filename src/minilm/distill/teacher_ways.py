@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.distill.projections import HookRecorder, Projected, find_attentions, unlike_product
+from minilm.distill.projections import PARTS, HookRecorder, Projected, find_attentions, unlike_product
 from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_files import first_line
 from minilm.distill.teacher_packed import NoInterface, PackedTeacher, masks_itself
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 PACKED, PADDED = "minilm_packed", "minilm_padded"
 """Names of our attention functions in transformers' attention interface."""
-_PARTS = ("query", "key", "value")
 _CHECKED_TOKENS = 150  # longer than the windows of local attention
 _SAME_ROWS = 1e-3
 _SAME_ATTENTION = 1e-2  # largest difference of logarithms
@@ -194,7 +193,7 @@ def _together(teacher: Teacher, texts: Sequence[np.ndarray], wanted: Wanted) -> 
     if wanted.hidden:
         return [teacher.hidden_of(packed)[layer] for layer in wanted.layers]
     found = teacher.relations_of(packed)
-    return [getattr(found[layer], name) for layer in wanted.layers for name in _PARTS]
+    return [getattr(found[layer], name) for layer in wanted.layers for name in PARTS]
 
 
 @torch.inference_mode()
@@ -207,7 +206,7 @@ def _rows_apart(
 ) -> list[Tensor]:
     """What `_together` gives, for texts one by one: recorded already, except for hidden rows."""
     if not wanted.hidden:
-        rows = [(layer, name) for layer in wanted.layers for name in _PARTS]
+        rows = [(layer, name) for layer in wanted.layers for name in PARTS]
         return [torch.cat([getattr(one[layer], name)[0] for one in apart]) for layer, name in rows]
     with _explaining(model, where):
         found = [hidden_rows(model, {"input_ids": torch.from_numpy(text)[None]}, wanted) for text in texts]
