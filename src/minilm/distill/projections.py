@@ -20,7 +20,6 @@ from torch.utils.hooks import RemovableHandle
 
 from minilm.errors import DataError
 
-
 PARTS = ("query", "key", "value")
 """What relations are made of, by the names of their attributes."""
 _SMALLEST = 1e-30  # probability whose logarithm is taken

@@ -73,7 +73,7 @@ def padded_attention(
         return output, weights
     recording.calls += 1
     output, weights = query, None
-    is_last = recording.calls == max(recording.wanted)
+    is_last = recording.calls == max(recording.wanted, default=0)
     if not is_last or recording.attention:
         output, weights = eager(module, query, key, value, *rest, **settings)
     if recording.calls in recording.wanted:
@@ -96,7 +96,17 @@ class InterfaceRecorder:
 
     def record(self, inputs: Inputs, *, attention: bool = False) -> dict[int, Projected]:
         """Run a padded batch up to the last layer."""
-        recording = _Recording(wanted=self._layers, attention=attention)
+        recording = self._run(inputs, _Recording(wanted=self._layers, attention=attention))
+        if len(recording.found) < len(set(self._layers)):
+            raise NoInterface(f"teacher: {type(self._model).__name__} does not use the interface of transformers")
+        return recording.found
+
+    def count_calls(self, inputs: Inputs) -> int:
+        """How often the whole model computes attention."""
+        return self._run(inputs, _Recording(wanted=(), attention=False)).calls
+
+    def _run(self, inputs: Inputs, recording: _Recording) -> _Recording:
+        """Run a padded batch up to the last layer that is wanted, or to its end where none is."""
         token = _current.set(recording)
         try:
             self._model(**inputs)
@@ -104,9 +114,7 @@ class InterfaceRecorder:
             pass
         finally:
             _current.reset(token)
-        if len(recording.found) < len(set(self._layers)):
-            raise NoInterface(f"teacher: {type(self._model).__name__} does not use the interface of transformers")
-        return recording.found
+        return recording
 
 
 class PaddedTeacher(Teacher):
