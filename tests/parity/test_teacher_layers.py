@@ -43,7 +43,8 @@ def test_several_layers_are_those_of_single_passes(save, packed, name, caplog):
         teacher = load_teacher(folder, wanted=Wanted(layers=LAYERS))
     assert teacher.engine == f"transformers, {engine}"
     assert [one.getMessage() for one in caplog.records if "native engine" in one.getMessage()] == [
-        f"teacher {folder}: not on the native engine, which gives the relations of layer 3 alone, not those of layers 1, 3"
+        f"teacher {folder}: not on the native engine, which gives the relations of layer 3 alone, not those of layers "
+        "1, 3"
     ]
     found = teacher.relations_of(packed)
     assert tuple(found) == LAYERS

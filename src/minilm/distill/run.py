@@ -164,7 +164,8 @@ def _distill(run: _Run, *, afresh: bool) -> DistillResult:
     accept = accept_any if afresh else partial(_require_same_run, recipe, plan, engine)
     with first_before_others(ranks):
         shards = open_corpus(recipe, corpus_folder(recipe, out, plan, accept), plan, verify=True)
-    cached = cached_teacher(recipe, plan, shards.manifest, shards.lengths, engine=engine, device=device)
+    computed_by = None if teacher is None else teacher.computed_by
+    cached = cached_teacher(recipe, plan, shards.manifest, shards.lengths, computed_by=computed_by, device=device)
     criterion = make_criterion(recipe, plan, cached or teacher, students)
     objective = make_objective(recipe, plan, criterion, shards, device=device, ranks=ranks)
     identity = identity_of(recipe, shards, plan, engine=engine)
