@@ -333,8 +333,10 @@ def _timed_update(optimizer: torch.optim.Optimizer) -> float:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     optimizer.step()
+    _wait_for_device()
     started = time.perf_counter()
     optimizer.step()
+    _wait_for_device()
     seconds = time.perf_counter() - started
     optimizer.zero_grad(set_to_none=True)
     return seconds
