@@ -101,8 +101,8 @@ def test_another_recipe_is_another_run(tiny):
     ]:
         with pytest.raises(UsageError, match=message):
             run(recipe, *overrides)
+        assert shards.read_bytes() == before
     assert (tiny.folder / "run" / "recipe.resolved.yaml").read_text() == resolved
-    assert shards.read_bytes() == before
     plain = load_recipe(tiny.recipe(steps=2, warmup_steps=0))
     with pytest.raises(UsageError, match="belongs to a different run, one with stages"):
         distill(plain)
