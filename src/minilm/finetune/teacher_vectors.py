@@ -31,7 +31,8 @@ from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
 from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import map_arrays, write_arrays
-from minilm.finetune.embed_teacher import EncodesTexts, VectorTeacher
+from minilm.finetune.embed_teacher import VectorTeacher
+from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.model.metadata import model_checksums
 from minilm.progress import Progress
 from minilm.train.distributed import Ranks, gathered, wait_for_first
@@ -153,7 +154,7 @@ class TeacherVectors:
             f"{self.folder}"
         )
 
-    def load_teacher(self) -> EncodesTexts:
+    def load_teacher(self) -> VectorEncoder:
         """The teacher as it computes the stored vectors, with `prompt`; raises as `minilm.load` or `load_teacher`."""
         return self._teacher.loaded(self._steps)
 
@@ -261,7 +262,7 @@ class TeacherVectors:
                 "finished file"
             ) from None
 
-    def _write(self, number: int, texts: Sequence[str], teacher: EncodesTexts) -> VectorsFile:
+    def _write(self, number: int, texts: Sequence[str], teacher: VectorEncoder) -> VectorsFile:
         vectors = teacher.encode(texts, prompt=self.prompt)
         stored, change = _stored(vectors)
         path = self.folder / _file_name(number)
