@@ -29,9 +29,10 @@ products that the loss needs; exponentials come on top.
 """
 _STEP = """A teacher of BERT-Base's shape into L6-H384, v2 with 48 relation heads: tokens a second of a whole step, \
 and ratios to
-the padded way of public trainers (every layer, all attentions returned, a loss for each sequence) at equal loss.
-`of peak` is the share of what the units of the processor can do, for the matrix products that a step needs; `two
-students` is the time of a step of two students that share their teacher, as a share of two steps.
+the padded way of public trainers (every layer, all attentions returned, a loss for each sequence). `loss` is how far
+the losses of both ways are apart in the same step; in bf16 they round at different places. `of peak` is the share of
+what the units of the processor can do, for the matrix products that a step needs; `two students` is the time of a step
+of two students that share their teacher, as a share of two steps.
 """
 
 
@@ -111,7 +112,7 @@ def _relation_loss_table(stored: Mapping[str, Any]) -> list[str]:
 
 def _step_table(stored: Mapping[str, Any]) -> list[str]:
     """A line per length and precision."""
-    lines = [["documents", "not padding", "tokens/s", "to padded", "to padded fp32", "of peak", "two students"]]
+    lines = [["documents", "not padding", "tokens/s", "to padded", "to padded fp32", "loss", "of peak", "two students"]]
     for row in stored["rows"]:
         share = row["share of peak"]
         lines.append(
@@ -121,6 +122,7 @@ def _step_table(stored: Mapping[str, Any]) -> list[str]:
                 f"{row['tokens/s']:,.0f}",
                 f"{row['ratio to padded same']:.1f}x",
                 f"{row['ratio to padded fp32']:.1f}x",
+                f"{row['loss difference']:.1g}",
                 "" if share is None else f"{share:.0%}",
                 f"{row['two students to two runs']:.2f}x",
             ]

@@ -125,7 +125,9 @@ def side_of(path: Path, cache: str) -> tuple[Side, dict[str, object]]:
         teacher, students, plan = load_models(recipe, stage.plan, "cpu")
     assert teacher is not None
     facts: dict[str, object] = {"engine": teacher.engine, "tokens": shards.manifest.tokens}
-    cached = cached_teacher(recipe, plan, shards.manifest, shards.lengths, engine=teacher.engine, device="cpu")
+    cached = cached_teacher(
+        recipe, plan, shards.manifest, shards.lengths, computed_by=teacher.computed_by, device="cpu"
+    )
     if cached is not None and recipe.cache is not None:
         started = time.perf_counter()
         found = Filling(cached, teacher, shards, name="teacher", device="cpu", ranks=ALONE).run(recipe.cache)

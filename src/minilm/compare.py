@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from minilm.distill.agreement import is_of_head
+from minilm.distill.agreement import is_of_head, is_of_training
 from minilm.distill.stages import stage_recipes
 from minilm.errors import UsageError
 from minilm.recipe import ChainRecipe, DistillRecipe, FinetuneRecipe, Loaded, Recipe, flat_values, load_recipe
@@ -147,8 +147,8 @@ def number_rows(runs: Sequence[ComparedRun]) -> list[Row]:
 
 
 def _is_held_out(key: str) -> bool:
-    """Whether a number has a best value: not the losses of training, in all and of each pair of projections."""
-    return key != "loss" and "-" not in key.rpartition(".")[2]
+    """Whether a number has a best value: not the loss of training and its parts."""
+    return key != "loss" and not is_of_training(key)
 
 
 def _best(key: str, points: Sequence[tuple[float, float]]) -> str:

@@ -84,6 +84,12 @@ def _version(package: str) -> str:
         return _ABSENT
 
 
+def versions_of(*packages: str) -> str:
+    """The versions of some packages in words; minilm's is that of the code that runs."""
+    found = _versions()
+    return ", ".join(f"{name} {found[name]}" for name in packages)
+
+
 def _versions() -> dict[str, object]:
     from minilm import __version__
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,20 +43,30 @@ SIZES = {
 }
 
 
+ROBERTA_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def write_roberta_tokenizer(file: Path, *words: str) -> None:
+    """A tokenizer with the special tokens of RoBERTa and whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    ids = {token: number for number, token in enumerate([*ROBERTA_TOKENS, *words])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer.save(str(file))
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path) -> Callable[..., Path]:
     """A folder with the configuration and a small tokenizer of a teacher, and a file of weights without any."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
-    from tokenizers import Tokenizer, models, processors
-
     from minilm.files.tensors import write_safetensors
     from minilm.model.config import EncoderConfig
 
     def make(model_type: str, layers: int, width: int, heads: int) -> Path:
-        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        if model_type != "bert":
-            names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] if model_type == "bert" else ROBERTA_TOKENS
         config = EncoderConfig(
             num_layers=layers,
             hidden_size=width,
@@ -74,9 +85,7 @@ def stand_in(tmp_path: Path) -> Callable[..., Path]:
         if model_type == "bert":
             (folder / "vocab.txt").write_text("\n".join(names), encoding="utf-8")
             return folder
-        tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
-        tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-        tokenizer.save(str(folder / "tokenizer.json"))
+        write_roberta_tokenizer(folder / "tokenizer.json")
         return folder
 
     return make
@@ -117,7 +126,7 @@ def test_the_recipe_for_a_teacher_of_ones_own_fits_any(sizes, tmp_path, stand_in
 
 
 def tiny_overrides(recipe: DistillRecipe | ChainRecipe, tiny: TinyDistillation) -> list[str]:
-    """The recipe in small: three steps, students of one layer."""
+    """The recipe in small: three steps, students of one layer, of two where the recipe compares all layers."""
     changed = [
         f"teacher.model={tiny.teacher}",
         *(["teacher.layer=3"] if recipe.teacher.layer != "last" else []),
@@ -126,14 +135,11 @@ def tiny_overrides(recipe: DistillRecipe | ChainRecipe, tiny: TinyDistillation) 
         "data.max_tokens=32",
     ]
     short = {"steps": 3, "warmup_steps": 1, "batch_size": 4, "tokens_per_batch": 64}
-    if isinstance(recipe, ChainRecipe):
-        places = [f"stages.{number}." for number in range(len(recipe.stages))]
-        students = [stage.students[0] for stage in recipe.stages]
-    else:
-        places, students = [""], [recipe.students[0]]
-    for place, student in zip(places, students, strict=True):
+    stages = {f"stages.{number}.": stage for number, stage in enumerate(getattr(recipe, "stages", []))}
+    for place, stage in (stages or {"": recipe}).items():
+        student = stage.students[0]
         changed += [f"{place}train.{key}={value}" for key, value in short.items()]
-        small = {"name": student.name, "init": student.init, "num_layers": 1}
+        small = {"name": student.name, "init": student.init, "num_layers": 1 if stage.loss.layers == "last" else 2}
         if student.init == "random":
             small |= {"hidden_size": 192}
         changed.append(f"{place}students=[{json.dumps(small)}]")
@@ -141,26 +147,40 @@ def tiny_overrides(recipe: DistillRecipe | ChainRecipe, tiny: TinyDistillation) 
 
 
 @pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory) -> TinyDistillation:
-    """Text, and a teacher of random weights whose width fits the relation heads of every recipe."""
+def tiny_of(tmp_path_factory) -> Callable[[str], TinyDistillation]:
+    """Text, and a teacher of random weights, of a family, whose width fits the relation heads of every recipe."""
     pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
-    tiny = TinyDistillation(tmp_path_factory.mktemp("teacher")).make()
-    tiny.write_teacher(num_heads=12, hidden_size=192, intermediate_size=24, initializer_range=0.05)
-    tiny.give_head()
-    return tiny
+
+    @cache
+    def make(family: str) -> TinyDistillation:
+        tiny = TinyDistillation(tmp_path_factory.mktemp("teacher")).make()
+        own = {} if family == "bert" else {"pad_token_id": 1, "num_segments": 1}
+        shape = {"num_heads": 12, "hidden_size": 192, "intermediate_size": 24, "initializer_range": 0.05}
+        tiny.write_teacher(family=family, **shape, **own)
+        tiny.give_head()
+        if family != "bert":
+            for file in ("vocab.txt", "tokenizer_config.json"):
+                (tiny.teacher / file).unlink()
+            write_roberta_tokenizer(tiny.teacher / "tokenizer.json", *tiny.words)
+        return tiny
+
+    return make
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_planned_and_runs_three_steps_in_small(name, tiny_folder, tmp_path):
-    """With a tiny teacher: the whole dry run, then the run."""
+def test_it_is_planned_and_runs_three_steps_in_small(name, tiny_of, tmp_path):
+    """With a tiny teacher of the family of its own: the whole dry run, then the run."""
     recipe = load_recipe(find_recipe(name)).recipe
-    overrides = tiny_overrides(recipe, tiny_folder)
+    family = SIZES[recipe.teacher.model][0]
+    overrides = tiny_overrides(recipe, tiny_of(family))
     loaded = load_recipe(find_recipe(name), [*overrides, f"out={tmp_path / 'run'}"], kind=Distillation)
     labels = [label for label, _ in dry_run(loaded)]
     assert {"checked", "planned"} <= set(labels)
     result = run_distillation(loaded)
     assert all((folder / "model.safetensors").is_file() for folder in result.folders.values())
+    families = {json.loads((folder / "config.json").read_text())["model_type"] for folder in result.folders.values()}
+    assert families == {family}
     assert all(math.isfinite(loss) for loss in result.metrics.values())
 
 

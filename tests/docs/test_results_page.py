@@ -150,12 +150,13 @@ def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):
 
 def test_a_distillation_step_is_shown_beside_the_padded_way(results_page, tmp_path):
     own = {"max tokens": 128, "real share": 0.396, "precision": "fp32", "tokens/s": 1234.5, "share of peak": None}
+    own["loss difference"] = 0.000219
     row = {**own, "ratio to padded same": 3.94, "ratio to padded fp32": 3.94, "two students to two runs": 0.655}
     facts = {"machine": {"cpu": "Some CPU", "versions": {"torch": "9.9"}}, "threads": 2, "instruction set": "avx2"}
     (tmp_path / "distill_step").mkdir()
     (tmp_path / "distill_step" / "one.json").write_text(json.dumps({**facts, "peaks": {}, "rows": [row]}))
     page = results_page.page(tmp_path)
-    assert "| at most 128 tokens, fp32 | 40% | 1,234 | 3.9x | 3.9x | | 0.66x |\n" in page
+    assert "| at most 128 tokens, fp32 | 40% | 1,234 | 3.9x | 3.9x | 0.0002 | | 0.66x |\n" in page
 
 
 def test_distillations_are_shown_with_their_seeds(results_page, tmp_path):

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.commands import fail_syncing
 
 from minilm.distill import run as run_module
+from minilm.distill.criterion import DistillBatch
+from minilm.distill.objective import DistillObjective
 from minilm.distill.run import distill
-from minilm.errors import SystemProblem, UsageError
+from minilm.errors import DataError, SystemProblem, UsageError
+from minilm.files.tensors import read_safetensors
 from minilm.recipe import load_recipe
 from minilm.train import folder as folder_module
 from minilm.train import metrics as metrics_module
+from minilm.train.accumulate import Microbatches, PartLoss
 from minilm.train.metrics import read_metrics
 
 FULL = "the disk is full: free some space or choose another folder"
@@ -93,6 +100,60 @@ def test_a_full_disk_while_metrics_are_written_ends_the_run_with_one_line(tiny, 
     assert str(caught.value) == f"cannot write {tiny.folder}/run/metrics.jsonl: {FULL}"
     assert len(read_metrics(tiny.folder / "run")) == 4
     assert_resumes(tiny, recipe)
+
+
+def test_losses_that_are_not_finite_end_the_run_and_leave_nothing_behind(tiny, monkeypatch):
+    """As of a GPU with a fault: its batch is saved, and the steps after the last checkpoint are done again."""
+    recipe = tiny.recipe(steps=6, max_bad_steps=1, log_every=1)
+    original = DistillObjective.loss
+
+    def broken(self: DistillObjective, batch: DistillBatch) -> PartLoss:
+        found = original(self, batch)
+        return replace(found, value=found.value * math.nan) if batch.position[0] >= 3 else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillObjective, "loss", broken)
+        with pytest.raises(DataError) as caught:
+            run(recipe)
+    saved = tiny.folder / "run" / "bad-batch-step-00000005.safetensors"
+    assert str(caught.value) == (
+        "step 5: 2 steps had a loss or gradient that is not finite (train.max_bad_steps is 1); the last batch is in "
+        f"{saved}; lower train.learning_rate or check the data"
+    )
+    assert "0.token_ids" in read_safetensors(saved)
+    assert_resumes(tiny, recipe)
+
+
+@pytest.mark.parametrize("way_out", ["restored", "removed"])
+def test_a_damaged_shard_stops_the_run_until_it_is_whole(tiny, monkeypatch, way_out):
+    """Found when the run is resumed; the corpus is built again if its folder is gone, with the same bytes."""
+    recipe = tiny.recipe(steps=6)
+    original = DistillObjective.batch
+
+    def stopped(self: DistillObjective, step: int) -> Microbatches[DistillBatch]:
+        if step == 4:
+            raise KeyboardInterrupt
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillObjective, "batch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe)
+    shard = tiny.folder / "run" / "corpus" / "shards" / "shard-00000.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DataError) as caught:
+        run(recipe)
+    assert str(caught.value) == (
+        f"{shard}: the contents do not match the checksum in manifest.json; rebuild the corpus: remove its folder, "
+        "then repeat 'minilm corpus build', or the run that built it"
+    )
+    if way_out == "restored":
+        shard.write_bytes(whole)
+    else:
+        shutil.rmtree(shard.parents[1])
+    assert_resumes(tiny, recipe)
+    assert shard.read_bytes() == whole
 
 
 @pytest.mark.parametrize("name", ["report.html", "env.json", "recipe.resolved.yaml", "model/", "corpus/"])

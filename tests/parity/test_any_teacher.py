@@ -164,6 +164,27 @@ def test_v1_learns_the_attention_of_the_model_itself(save, texts, name):
     assert torch.equal(agreement, torch.full_like(agreement, len(texts)))
 
 
+def test_a_window_is_found_however_wide_it_is(save):
+    """Of 512 tokens, in a model for texts of a thousand: texts of 150 tokens do not show it."""
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
+    wide = {"local_attention": 512, "global_attn_every_n_layers": 3, "pad_token_id": 0, **ids}
+    folder = save("ModernBert", **wide, max_position_embeddings=1024)
+    assert load_teacher(folder, layer=LAYER, version="v1").own_attention
+    assert not load_teacher(folder, layer=1, version="v1").own_attention, "the first layer attends to everything"
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_a_model_with_several_attentions_in_a_layer_is_rejected(save, layer):
+    """Calls of attention are what counts layers."""
+    folder = save("Albert", embedding_size=16, inner_group_num=2)
+    with pytest.raises(DataError) as caught:
+        load_teacher(folder, layer=layer)
+    assert str(caught.value) == (
+        f"teacher {folder}: AlbertModel has 3 layers and computes attention 6 times, expected once in each layer; "
+        "choose a teacher of another family, such as BERT"
+    )
+
+
 def test_attention_of_the_model_itself_is_not_stored(save):
     """Its logarithms are not queries: a cache would hold as many numbers as a document has tokens, squared."""
     folder = save("MPNet", pad_token_id=1)

@@ -174,14 +174,14 @@ def test_both_equal_the_plain_twin(lengths, seed, heads, normalization):
         settings = {"pairs": pairs, "num_relation_heads": heads, "normalization": normalization}
         values = loss(teacher, student, packed, **settings)
         assert values.shape == (5,)
-        assert values.dtype == torch.float32
+        assert values.dtype == torch.float64
         (values * upstream).sum().backward()
         found[name] = values.detach(), gradients(student)
     plain = found.pop("reference")
     for ours in found.values():
         torch.testing.assert_close(ours[0], plain[0], atol=1e-5, rtol=1e-5)
         for part, gradient in plain[1].items():
-            assert float((ours[1][part] - gradient).abs().max()) <= 1e-5 * max(1e-2, float(gradient.abs().max()))
+            assert float((ours[1][part] - gradient).abs().max()) <= 1e-5 * max(0.1, float(gradient.abs().max()))
 
 
 @FEW
@@ -278,7 +278,7 @@ def test_all_nine_pairs_of_projections_have_a_relation():
 
 @pytest.mark.parametrize("normalization", ["sequence", "token"])
 def test_parts_of_a_batch_add_up_and_their_gradients_are_its_bits(normalization):
-    """As microbatches do: the mean is over all sequences or tokens, wherever the batch is cut."""
+    """As microbatches do: the mean is over all sequences or tokens, wherever the batch is cut; sums are in float64."""
     lengths = [3, 4, 4, 9, 20]
     whole = batch_of(lengths)
     teacher, student = random_relations(whole, 3, 8, 0), random_relations(whole, 3, 8, 1)
@@ -301,9 +301,9 @@ def test_parts_of_a_batch_add_up_and_their_gradients_are_its_bits(normalization)
             for name, gradient in gradients(part_of_student).items():
                 found[name].append(gradient)
         torch.testing.assert_close(sum(values), expected.detach(), atol=1e-7, rtol=1e-6)
-        assert loss_implementation("cpu") == "torch" or all(
-            torch.equal(torch.cat(found[name]), gradient) for name, gradient in gradients(mine).items()
-        )
+        if loss_implementation("cpu") == "compiled":
+            torch.testing.assert_close(sum(values), expected.detach(), atol=0, rtol=1e-14)
+            assert all(torch.equal(torch.cat(found[name]), gradient) for name, gradient in gradients(mine).items())
 
 
 @pytest.mark.parametrize("loss", LOSSES.values())

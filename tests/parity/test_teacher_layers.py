@@ -43,7 +43,8 @@ def test_several_layers_are_those_of_single_passes(save, packed, name, caplog):
         teacher = load_teacher(folder, wanted=Wanted(layers=LAYERS))
     assert teacher.engine == f"transformers, {engine}"
     assert [one.getMessage() for one in caplog.records if "native engine" in one.getMessage()] == [
-        f"teacher {folder}: not on the native engine, which gives the relations of one layer only"
+        f"teacher {folder}: not on the native engine, which gives the relations of layer 3 alone, not those of layers "
+        "1, 3"
     ]
     found = teacher.relations_of(packed)
     assert tuple(found) == LAYERS
@@ -52,6 +53,15 @@ def test_several_layers_are_those_of_single_passes(save, packed, name, caplog):
         for part in ("query", "key", "value"):
             torch.testing.assert_close(getattr(found[layer], part), getattr(alone, part), atol=1e-5, rtol=1e-5)
     assert torch.equal(teacher.relations(packed).key, found[3].key), "of the last one"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "more"), [({"layers": (1,)}, "those of layer 1"), ({"layers": (3,), "hidden": True}, "hidden rows")]
+)
+def test_the_log_says_what_the_native_engine_does_not_give(save, wanted, more, caplog):
+    with caplog.at_level(logging.INFO, "minilm"):
+        load_teacher(save("Bert"), wanted=Wanted(**wanted))
+    assert f"which gives the relations of layer 3 alone, not {more}" in caplog.text
 
 
 def test_several_layers_of_the_models_own_attention(save, packed):

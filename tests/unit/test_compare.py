@@ -63,7 +63,8 @@ def test_numbers_are_the_last_and_the_best(two):
 
 def test_losses_of_training_have_no_best_value_and_single_heads_are_left_out(tiny):
     """Of a divergence the lowest is the best, of an agreement the highest."""
-    parts = ("query-query", "query-query.kl", "query-query.agreement", "query-query.head1.kl")
+    losses = ("query-query", "hidden", "mlm")
+    parts = (*losses, "query-query.kl", "query-query.agreement", "query-query.head1.kl")
     rows = [
         {"step": step, "loss": 1.0, **{f"student.{name}": value for name in parts}}
         for step, value in ((10, 0.5), (20, 0.7))
@@ -73,7 +74,7 @@ def test_losses_of_training_have_no_best_value_and_single_heads_are_left_out(tin
     assert cells(found, "query-query, last") == ["0.7", "0.7"]
     assert cells(found, "query-query.kl, best") == ["0.5 at step 10"] * 2
     assert cells(found, "query-query.agreement, best") == ["0.7 at step 20"] * 2
-    assert not [row for row in found if row[0] == "query-query, best" or "head" in row[0]]
+    assert not [row for row in found if row[0] in {f"{name}, best" for name in losses} or "head" in row[0]]
 
 
 def test_only_differing_keys_are_shown_with_all_values(two):

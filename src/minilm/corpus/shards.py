@@ -28,7 +28,7 @@ DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
     "uint16": np.dtype(np.uint16),
     "uint32": np.dtype(np.uint32),
 }
-_HOW_TO_FIX = "rebuild the corpus with 'minilm corpus build'"
+_HOW_TO_FIX = "rebuild the corpus: remove its folder, then repeat 'minilm corpus build', or the run that built it"
 
 
 @dataclass(frozen=True, kw_only=True)

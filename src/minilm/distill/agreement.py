@@ -97,6 +97,12 @@ def is_of_head(name: str) -> bool:
     return found is not None and found["head"] is not None
 
 
+def is_of_training(name: str) -> bool:
+    """Whether a number is a part of the loss of training: of a pair of projections, hidden rows or masked tokens."""
+    part = name.rpartition(".")[2]
+    return "-" in part or part in ("hidden", "mlm")
+
+
 def summarized(numbers: Mapping[str, float]) -> dict[str, float]:
     """Held-out numbers without those of single pairs and heads, which are in `metrics.jsonl`."""
     return {name: value for name, value in numbers.items() if _OF_PAIR.search(name) is None}

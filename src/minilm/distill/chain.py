@@ -23,7 +23,8 @@ from minilm.distill.probing import MakeProbe, probe_of
 from minilm.distill.report import report_chain
 from minilm.distill.run import (
     DistillResult,
-    build_once,
+    accept_any,
+    corpus_folder,
     distill,
     distill_once,
     identity_of,
@@ -31,7 +32,7 @@ from minilm.distill.run import (
     sizes_of,
 )
 from minilm.distill.stages import PlannedStage, planned
-from minilm.errors import DataError
+from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
 from minilm.files.json import read_json, write_json
 from minilm.hub import base_name
@@ -40,7 +41,7 @@ from minilm.recipe import ChainRecipe, Distillation, DistillRecipe, Loaded, reso
 from minilm.train.distributed import Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, STAGES, remove_results, run_folder
 from minilm.train.metrics import restored, storable
-from minilm.train.state import AnotherRunError
+from minilm.train.state import AnotherRunError, require_run, saved_run
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +91,15 @@ def distill_chain(
             with first_before_others(ranks):
                 first = plans[0]
                 probe_of(first.recipe, first.plan, make_probe)  # its files must be there before the first stage
-                corpus = Path(recipe.data.corpus) if recipe.data.corpus else build_once(recipe.data, out, first.plan)
+                accept = accept_any if resume == "never" else partial(_require_same_chain, plans)
+                corpus = corpus_folder(recipe, out, first.plan, accept)
                 shards = open_corpus(first.recipe, corpus, first.plan, verify=False)
                 if resume == "never" and ranks.is_first:
                     remove_results(out)
             stages = [stage.reading(corpus) for stage in plans]
-        results = _finished(stages, shards)
+        results = _resumed(stages, shards)
+        for stage in stages[: len(results)]:
+            logger.info("%s has finished", stage.label)
         wait_for_first(ranks)
         accepted = partial(atomic_write, out / RECIPE, resolved)
         for stage in stages[len(results) :]:
@@ -125,6 +129,48 @@ def _require_chain(out: Path, count: int) -> None:
         )
 
 
+def _require_same_chain(plans: Sequence[PlannedStage], corpus: Path) -> None:
+    """Require that what is in the folders of the stages can be resumed with the corpus in a folder; see `_resumed`."""
+    shards = open_corpus(plans[0].recipe, corpus, plans[0].plan, verify=False)
+    _resumed([stage.reading(corpus) for stage in plans], shards)
+
+
+def _resumed(stages: Sequence[PlannedStage], shards: Shards) -> list[DistillResult]:
+    """The results of the stages that have finished; what is there of the others can be resumed.
+
+    Raises:
+        AnotherRunError: the first of the others has checkpoints of another run.
+        UsageError: a later one has learned from a student that is to be trained further.
+    """
+    results = _finished(stages, shards)
+    for stage in stages[len(results) :]:
+        checkpoints = _checkpoints(stage)
+        saved, done = saved_run(checkpoints) or ({}, 0)
+        if saved and stage is stages[len(results)]:  # the models that teach the later ones may be damaged
+            identity = identity_of(stage.recipe, shards, stage.plan, engine=saved.get("teacher.engine"))
+            require_run(checkpoints, identity, total_steps=stage.recipe.train.steps)
+        if done < stage.recipe.train.steps:
+            _require_no_later(stage, stages, done)
+            break
+    return results
+
+
+def _require_no_later(stage: PlannedStage, stages: Sequence[PlannedStage], done: int) -> None:
+    """Require that no stage after one that trains has checkpoints; raises UsageError."""
+    later = [one for one in stages[stage.number :] if _checkpoints(one).exists()]
+    if later:
+        raise UsageError(
+            f"{stage.label} has done {done} of {stage.recipe.train.steps} steps, but stage {later[0].number} has "
+            f"checkpoints already ({_checkpoints(later[0])}): it has learned from an earlier student of that stage. "
+            f"Restore stages.{stage.number - 1}.train.steps, choose another out folder, or remove "
+            f"{' and '.join(one.recipe.out for one in later)}, which is then trained again"
+        )
+
+
+def _checkpoints(stage: PlannedStage) -> Path:
+    return Path(stage.recipe.out) / "checkpoints"
+
+
 def _finished(stages: Sequence[PlannedStage], shards: Shards) -> list[DistillResult]:
     """The results of the leading stages that have finished with this recipe, and whose models are whole."""
     results: list[DistillResult] = []
@@ -144,7 +190,6 @@ def _finished(stages: Sequence[PlannedStage], shards: Shards) -> list[DistillRes
                 break
         except (DataError, KeyError, AttributeError):  # the record is missing or damaged, or a model is
             break
-        logger.info("%s has finished", stage.label)
         results.append(result)
     return results
 

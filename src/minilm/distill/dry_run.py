@@ -103,9 +103,9 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
     flops = step_flops(stage.recipe, stage.plan, known)
     epochs = train.steps * train.batch_size / max(known.documents, 1)
     engine, share = "no teacher", ""
-    if found.engine is not None:
+    if found.computed_by is not None:
         engine, share = (
-            f"the teacher by {found.engine}",
+            f"the teacher by {found.computed_by.engine}",
             f", {found.speed.teacher_share:.0%} of the time in the teacher",
         )
     return [
@@ -132,7 +132,7 @@ def _cache(stage: PlannedStage, sample: Sample, found: Measured, limits: CacheSe
     """
     corpus, sizes, known = sample.shards, stage.plan.sizes, sample.lengths
     cached = cached_teacher(
-        stage.recipe, stage.plan, corpus.manifest, corpus.lengths, engine=found.engine, device=this_device()
+        stage.recipe, stage.plan, corpus.manifest, corpus.lengths, computed_by=found.computed_by, device=this_device()
     )
     assert cached is not None
     if cached.is_complete:

@@ -25,6 +25,7 @@ from minilm.distill.criterion import Criterion, DistillBatch, LossesOf, RowCount
 from minilm.distill.objective import DistillObjective
 from minilm.distill.plan import DistillPlan, open_corpus
 from minilm.distill.run import load_models, make_objective, this_device
+from minilm.distill.teacher_base import ComputedBy
 from minilm.errors import DataError
 from minilm.files.texts import read_texts
 from minilm.model.encoder import Encoder
@@ -85,7 +86,7 @@ class Measured:
     """What was measured.
 
     Attributes:
-        engine: what computed the teacher, if there is one.
+        computed_by: what computed the teacher, if there is one.
         speed: of a step.
         peak_gib: of memory.
         updates: made on one batch.
@@ -96,7 +97,7 @@ class Measured:
         students: after the updates, with their heads.
     """
 
-    engine: str | None
+    computed_by: ComputedBy | None
     speed: Speed
     peak_gib: float
     updates: int
@@ -182,7 +183,7 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
         updates = _updates(small, recipe, batch, optimizer, progress, enough=enough * first)
         last = _loss(small, batch)
     return Measured(
-        engine=None if teacher is None else teacher.engine,
+        computed_by=None if teacher is None else teacher.computed_by,
         speed=speed,
         peak_gib=_peak_gib(device),
         updates=updates,
@@ -332,8 +333,10 @@ def _timed_update(optimizer: torch.optim.Optimizer) -> float:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     optimizer.step()
+    _wait_for_device()
     started = time.perf_counter()
     optimizer.step()
+    _wait_for_device()
     seconds = time.perf_counter() - started
     optimizer.zero_grad(set_to_none=True)
     return seconds

@@ -102,8 +102,12 @@ class DistillObjective:
         return accumulate(map(self.loss, batch.parts), backward)
 
     def loss(self, batch: DistillBatch) -> PartLoss:
-        """Sum over students and parts of their loss, the batch's share of the step's, with one teacher pass for all."""
-        losses = self._criterion.prepare(batch)
+        """Sum over students and parts of their loss, the batch's share of the step's, with one teacher pass for all.
+
+        The teacher runs in the precision of its weights, as where it is evaluated or stored, whatever students run in.
+        """
+        with torch.autocast(batch.packed.token_ids.device.type, enabled=False):
+            losses = self._criterion.prepare(batch)
         parts: dict[str, Tensor] = {}
         own = [self._ranks.rank] if self._ranks.rank else []
         for name in self._criterion.students:

@@ -20,6 +20,10 @@ from torch.utils.hooks import RemovableHandle
 
 from minilm.errors import DataError
 
+PARTS = ("query", "key", "value")
+"""What relations are made of, by the names of their attributes."""
+_SMALLEST = 1e-30  # probability whose logarithm is taken
+
 
 @dataclass(frozen=True, kw_only=True)
 class Projected:
@@ -202,6 +206,11 @@ class HookRecorder:
         return handles
 
 
+def log_attention(probabilities: Tensor) -> Tensor:
+    """Logarithms of attention probabilities in float32, finite also where one is 0."""
+    return probabilities.float().clamp_min(_SMALLEST).log()
+
+
 def unlike_product(found: Projected) -> float:
     """How far the model's attention is from softmax(QKᵀ / √D): largest difference of the logarithms, over its rows."""
     assert found.attention is not None
@@ -209,4 +218,4 @@ def unlike_product(found: Projected) -> float:
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     expected = torch.log_softmax((query @ key.mT).float() / query.shape[-1] ** 0.5, -1)
     likely = expected > expected.amax(-1, keepdim=True) - 10  # far smaller ones are rounded away
-    return float((found.attention.float().clamp_min(1e-30).log() - expected).abs()[likely].max())
+    return float((log_attention(found.attention) - expected).abs()[likely].max())

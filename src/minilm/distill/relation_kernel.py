@@ -46,7 +46,7 @@ class PairOfSides:
 
 
 Kernel: TypeAlias = Callable[[PairOfSides, bool], tuple[Tensor, list[Tensor]]]
-"""Maps a pair, and whether gradients are wanted, to the loss, a float32 scalar, and float32 gradients `[T, E]`."""
+"""Maps a pair, and whether gradients are wanted, to the loss, a float64 scalar, and float32 gradients `[T, E]`."""
 
 
 def loss_implementation(device: torch.device | str) -> Literal["compiled", "triton", "torch"]:
@@ -83,7 +83,7 @@ def kernel_loss(
     row_weights: Sequence[float],
     num_heads: int,
 ) -> Tensor:
-    """The weighted loss of a pair, a float32 scalar: of one projection with itself if there is one of each side.
+    """The weighted loss of a pair, a float64 scalar: of one projection with itself if there is one of each side.
 
     Args:
         kernel: the kernel.
@@ -126,7 +126,7 @@ class _KernelKL(torch.autograd.Function):
 
 
 def _compiled_losses(kernel: RelationKernel, pair: PairOfSides, wants_gradients: bool) -> tuple[Tensor, list[Tensor]]:
-    """The loss of sequences is added up in the order of the batch in float64."""
+    """The losses of sequences are added up in float64, and stay in it, for a step adds up those of its microbatches."""
     gradients = [torch.empty(rows.shape) for rows in pair.student] if wants_gradients else []
     rows_of_pair = PairOfRows(
         teacher=[_address(rows) for rows in pair.teacher],
@@ -136,7 +136,7 @@ def _compiled_losses(kernel: RelationKernel, pair: PairOfSides, wants_gradients:
         gradients=[rows.data_ptr() for rows in gradients],
     )
     losses = kernel.run(rows_of_pair, np.cumsum([0, *pair.lengths], dtype=np.int32), np.array(pair.weights))
-    return torch.tensor(sum(losses.tolist())), gradients
+    return torch.tensor(sum(losses.tolist()), dtype=torch.float64), gradients
 
 
 def triton_losses(pair: PairOfSides, wants_gradients: bool) -> tuple[Tensor, list[Tensor]]:
@@ -149,7 +149,7 @@ def triton_losses(pair: PairOfSides, wants_gradients: bool) -> tuple[Tensor, lis
         heads=pair.heads,
         wants_gradients=wants_gradients,
     )
-    return found.of_sequences.sum().float(), found.gradients
+    return found.of_sequences.sum(), found.gradients
 
 
 def _readable(rows: Tensor) -> Tensor:

@@ -44,8 +44,6 @@ Normalization = Literal["sequence", "token"]
 V1_PAIRS: tuple[Pair, ...] = (("query", "key"), ("value", "value"))
 V2_PAIRS: tuple[Pair, ...] = (("query", "query"), ("key", "key"), ("value", "value"))
 
-PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value")
-
 # Entries of one block of relation matrices: two of them fit in a core's second-level cache.
 _BLOCK_ENTRIES = {"cpu": 2**18}
 _BLOCK_ENTRIES_ACCELERATOR = 2**26
@@ -61,7 +59,7 @@ def relation_loss(
     normalization: Normalization = "sequence",
     total: int | None = None,
 ) -> Tensor:
-    """KL(teacher || student) of scaled-dot-product relations, one value per pair, `[len(pairs)]` float32.
+    """KL(teacher || student) of scaled-dot-product relations, one value per pair, `[len(pairs)]` float64.
 
     For a pair (a, b): softmax(a b^T / sqrt(W)) over each sequence, where W is the width of the teacher or the student
     divided by R. v1 is `V1_PAIRS` with R = the number of attention heads; v2 is `V2_PAIRS` with any R that divides
@@ -132,7 +130,7 @@ def relation_loss_reference(
             found_RNN = log_relation(student_a, student_b, num_relation_heads)
             divergence_RN = (target_RNN.exp() * (target_RNN - found_RNN)).sum(-1)
             total = total.to(divergence_RN) + divergence_RN.mean(0).sum() * weight
-        losses.append(total)
+        losses.append(total.double())
     return torch.stack(losses)
 
 
@@ -193,7 +191,7 @@ class _BlockwiseKL(torch.autograd.Function):
         inputs = (student_a_TE, student_b_TE, teacher_a_TE, teacher_b_TE)
         wants_gradient = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
         gradients = [torch.empty_like(rows, dtype=torch.float32) for rows in inputs[:2]] if wants_gradient else []
-        total = torch.zeros((), device=student_a_TE.device)
+        total = torch.zeros((), dtype=torch.float64, device=student_a_TE.device)
         with torch.autocast(student_a_TE.device.type, enabled=False):
             for rows, count, length, weights_M in plan.sections():
                 blocks = [_to_blocks(part[rows], count, length, plan.num_heads) for part in inputs]

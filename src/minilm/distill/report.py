@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from minilm.corpus.shards import ShardManifest
-from minilm.distill.agreement import agreement_keys
+from minilm.distill.agreement import agreement_keys, is_of_training
 from minilm.distill.plan import DistillPlan, described_layers, described_loss
 from minilm.distill.probing import probe_key
 from minilm.distill.reference import compare_with_reference
@@ -152,8 +152,7 @@ def _side_by_side(stages: Sequence[PlannedStage]) -> _Table:
 
 def _relation_keys(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -> list[str]:
     keys = dict.fromkeys(key for row in metrics for key in row)
-    found = [key for key in keys if key.rpartition(".")[0] in plan.students]
-    return [key for key in found if "-" in key.rpartition(".")[2] or key.endswith((".hidden", ".mlm"))]
+    return [key for key in keys if key.rpartition(".")[0] in plan.students and is_of_training(key)]
 
 
 def _agreement_maps(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -> list[HeatMap]:

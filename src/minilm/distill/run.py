@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +41,7 @@ from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
 from minilm.model.encoder import Encoder
 from minilm.model.metadata import model_checksums
-from minilm.recipe import DataSection, DistillRecipe, Loaded, flat_values, resolved_yaml
+from minilm.recipe import DataSection, Distillation, DistillRecipe, Loaded, flat_values, resolved_yaml
 from minilm.train.distributed import ALONE, Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, STAGES, remove_results, run_folder
 from minilm.train.loop import train
@@ -159,11 +160,12 @@ def _distill(run: _Run, *, afresh: bool) -> DistillResult:
     recipe, plan, ranks = run.recipe, run.plan, run.ranks
     out, device = Path(recipe.out), this_device()
     teacher, students, plan = load_models(recipe, plan, device)
-    with first_before_others(ranks):
-        folder = Path(recipe.data.corpus) if recipe.data.corpus is not None else build_once(recipe.data, out, plan)
-        shards = open_corpus(recipe, folder, plan, verify=True)
     engine = None if teacher is None else teacher.engine
-    cached = cached_teacher(recipe, plan, shards.manifest, shards.lengths, engine=engine, device=device)
+    accept = accept_any if afresh else partial(_require_same_run, recipe, plan, engine)
+    with first_before_others(ranks):
+        shards = open_corpus(recipe, corpus_folder(recipe, out, plan, accept), plan, verify=True)
+    computed_by = None if teacher is None else teacher.computed_by
+    cached = cached_teacher(recipe, plan, shards.manifest, shards.lengths, computed_by=computed_by, device=device)
     criterion = make_criterion(recipe, plan, cached or teacher, students)
     objective = make_objective(recipe, plan, criterion, shards, device=device, ranks=ranks)
     identity = identity_of(recipe, shards, plan, engine=engine)
@@ -213,6 +215,13 @@ def _say_what_runs(recipe: DistillRecipe, plan: DistillPlan, documents: int, dev
         what = "training as masked language models:"
     how = f"; relation losses: {loss_implementation(device)}" if loss.objective == "relations" else ""
     logger.info("%s %s; %d documents%s", what, ", ".join(plan.students), documents, how)
+
+
+def _require_same_run(recipe: DistillRecipe, plan: DistillPlan, engine: object, corpus: Path) -> None:
+    """Require that the checkpoints of the run folder, if any, are of this run with the corpus in a folder."""
+    shards = open_corpus(recipe, corpus, plan, verify=False)
+    identity = identity_of(recipe, shards, plan, engine=engine)
+    require_run(Path(recipe.out) / "checkpoints", identity, total_steps=recipe.train.steps)
 
 
 def _accept(run: _Run, identity: Identity, *, afresh: bool) -> None:
@@ -275,8 +284,21 @@ def load_models(
     return teacher, students, plan
 
 
-def build_once(data: DataSection, out: Path, plan: DistillPlan) -> Path:
-    """Shards of the recipe's text files below `out`; rebuilt only if a file or its reading settings changed."""
+def accept_any(_: Path) -> None:
+    """What accepts any corpus, see `build_once`."""
+
+
+def corpus_folder(recipe: Distillation, out: Path, plan: DistillPlan, accept: Callable[[Path], object]) -> Path:
+    """The folder of a recipe's corpus: the one that it names, else one below `out`; see `build_once`."""
+    named = recipe.data.corpus
+    return Path(named) if named is not None else build_once(recipe.data, out, plan, accept)
+
+
+def build_once(data: DataSection, out: Path, plan: DistillPlan, accept: Callable[[Path], object] = accept_any) -> Path:
+    """Shards of the recipe's text files below `out`; rebuilt only if a file or its reading settings changed.
+
+    New shards replace others only if `accept`, which gets their folder, does not raise.
+    """
     inputs = [Path(name) for name in data.inputs]
     source = {
         "files": [[path.name, sha256_file(path)] for path in inputs],
@@ -299,6 +321,7 @@ def build_once(data: DataSection, out: Path, plan: DistillPlan) -> Path:
             max_bad_rows=data.max_bad_rows,
         )
         write_json(aside / "source.json", source)
+        accept(aside / "shards")
     return folder / "shards"
 
 

@@ -86,9 +86,14 @@ def load_teacher(
     folder = Path(folder)
     sizes = read_sizes(folder, layer=layer, version=version)
     wanted = wanted or Wanted(layers=(sizes.layer,), attention=version == "v1")
-    several = wanted.hidden or wanted.layers != (sizes.layer,)
-    if native and device == "cpu" and several:
-        logger.info("teacher %s: not on the native engine, which gives the relations of one layer only", folder)
+    more = _beyond_native(sizes, wanted)
+    if native and device == "cpu" and more:
+        logger.info(
+            "teacher %s: not on the native engine, which gives the relations of layer %d alone, not %s",
+            folder,
+            sizes.layer,
+            more,
+        )
     elif native and device == "cpu":
         found = native_teacher(folder, sizes, "bf16" if precision == torch.bfloat16 else "fp32")
         if found is not None:
@@ -98,6 +103,15 @@ def load_teacher(
     model.to(device=device, dtype=precision)
     prepack(model)
     return teacher
+
+
+def _beyond_native(sizes: TeacherSizes, wanted: Wanted) -> str:
+    """What is wanted of a teacher besides the relations of its layer, in words; empty if nothing is."""
+    if wanted.hidden:
+        return "hidden rows"
+    if wanted.layers == (sizes.layer,):
+        return ""
+    return f"those of layer{'s' * (len(wanted.layers) > 1)} {', '.join(map(str, wanted.layers))}"
 
 
 def read_sizes(folder: Path, *, layer: int | Literal["last"] | None = None, version: Version = "v2") -> TeacherSizes:

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from minilm.environment import versions_of
 from minilm.errors import UsageError
 from minilm.model.encoder import Relations
 from minilm.model.packing import Packed
@@ -50,6 +51,14 @@ class Wanted:
         return max(self.layers)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComputedBy:
+    """What computes a teacher, and its versions: with others the last bits may differ."""
+
+    engine: str
+    versions: str
+
+
 class Teacher(ABC):
     """A frozen encoder that computes `Relations` of the layer `sizes.layer`, or of several."""
 
@@ -64,6 +73,16 @@ class Teacher(ABC):
     @abstractmethod
     def engine(self) -> str:
         """What computes it, as a resumed run compares it."""
+
+    @property
+    def versions(self) -> str:
+        """Of what computes it."""
+        return versions_of("minilm", "torch", "transformers")
+
+    @property
+    def computed_by(self) -> ComputedBy:
+        """Its engine and the versions of that."""
+        return ComputedBy(engine=self.engine, versions=self.versions)
 
     @property
     def layer(self) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from minilm.corpus.shards import ShardManifest
 from minilm.distill.plan import DistillPlan
-from minilm.distill.teacher_base import Teacher
+from minilm.distill.teacher_base import ComputedBy, Teacher
 from minilm.errors import DataError, UsageError
 from minilm.files.checked import Count, PositiveInt, from_json
 from minilm.files.json import read_json
@@ -56,6 +56,7 @@ class CacheKey:
         teacher_weights: of its weights.
         layer: the distilled one, counted from 1.
         engine: what computes it.
+        versions: of that.
         device: where.
         computed_in: the precision of that.
         corpus: fingerprint of its shards.
@@ -67,6 +68,7 @@ class CacheKey:
     teacher_weights: str
     layer: Count
     engine: str
+    versions: str
     device: str
     computed_in: Literal["fp32", "bf16"]
     corpus: str
@@ -216,7 +218,7 @@ def cached_teacher(
     corpus: ShardManifest,
     lengths: np.ndarray,
     *,
-    engine: str | None,
+    computed_by: ComputedBy | None,
     device: str,
 ) -> CachedTeacher | None:
     """The stored relations of a recipe's teacher, whether they exist or not; None if the recipe stores none.
@@ -224,14 +226,15 @@ def cached_teacher(
     Raises:
         DataError: the teacher has no weights.
     """
-    if recipe.cache is None or engine is None:
+    if recipe.cache is None or computed_by is None:
         return None
     sums = model_checksums(plan.teacher)
     key = CacheKey(
         teacher_config=sums["config"],
         teacher_weights=sums["weights"],
         layer=plan.teacher_layers[0],
-        engine=engine,
+        engine=computed_by.engine,
+        versions=computed_by.versions,
         device=device,
         computed_in=recipe.train.precision,
         corpus=corpus.fingerprint,

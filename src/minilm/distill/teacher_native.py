@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 
 from minilm.distill.teacher_base import Teacher
+from minilm.environment import versions_of
 from minilm.errors import MinilmError
 from minilm.files.json import read_json
 from minilm.infer.engines.native import NativeEngine, load_native_engine
 from minilm.kernels.encoder import chosen_isa
+from minilm.kernels.library import find_library
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Relations
 from minilm.model.metadata import config_file
@@ -41,6 +43,11 @@ class NativeTeacher(Teacher):
     def engine(self) -> str:
         """What computes it: bits differ between instruction sets."""
         return f"native, {chosen_isa()}"
+
+    @property
+    def versions(self) -> str:
+        """Of the kernels, by their sources: they alone compute it."""
+        return f"{versions_of('minilm')}, kernels {find_library().text('minilm_kernels_source_hash')}"
 
     def relations(self, packed: Packed) -> Relations:
         """Query, key and value of the layer, each `[T, H, D]`, float32."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.distill.projections import LayerReached, Projected
+from minilm.distill.projections import PARTS, LayerReached, Projected, log_attention
 from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_packed import NoInterface
 from minilm.errors import DataError
@@ -30,8 +30,6 @@ from minilm.recipe.student_shape import TeacherSizes
 
 _MOST_TOKENS = 8192  # of a padded batch
 _LEAST_FULL = 0.8  # the shortest sequence of a padded batch, of the longest
-_SMALLEST = 1e-30  # probability whose logarithm is taken
-_PARTS = ("query", "key", "value")
 
 K = TypeVar("K")
 Inputs = Mapping[str, Tensor]
@@ -75,7 +73,7 @@ def padded_attention(
         return output, weights
     recording.calls += 1
     output, weights = query, None
-    is_last = recording.calls == max(recording.wanted)
+    is_last = recording.calls == max(recording.wanted, default=0)
     if not is_last or recording.attention:
         output, weights = eager(module, query, key, value, *rest, **settings)
     if recording.calls in recording.wanted:
@@ -98,7 +96,17 @@ class InterfaceRecorder:
 
     def record(self, inputs: Inputs, *, attention: bool = False) -> dict[int, Projected]:
         """Run a padded batch up to the last layer."""
-        recording = _Recording(wanted=self._layers, attention=attention)
+        recording = self._run(inputs, _Recording(wanted=self._layers, attention=attention))
+        if len(recording.found) < len(set(self._layers)):
+            raise NoInterface(f"teacher: {type(self._model).__name__} does not use the interface of transformers")
+        return recording.found
+
+    def count_calls(self, inputs: Inputs) -> int:
+        """How often the whole model computes attention."""
+        return self._run(inputs, _Recording(wanted=(), attention=False)).calls
+
+    def _run(self, inputs: Inputs, recording: _Recording) -> _Recording:
+        """Run a padded batch up to the last layer that is wanted, or to its end where none is."""
         token = _current.set(recording)
         try:
             self._model(**inputs)
@@ -106,9 +114,7 @@ class InterfaceRecorder:
             pass
         finally:
             _current.reset(token)
-        if len(recording.found) < len(set(self._layers)):
-            raise NoInterface(f"teacher: {type(self._model).__name__} does not use the interface of transformers")
-        return recording.found
+        return recording
 
 
 class PaddedTeacher(Teacher):
@@ -149,10 +155,10 @@ class PaddedTeacher(Teacher):
             found = self._recorder.record(inputs, attention=self.own_attention)
             if self.own_attention:
                 found = {layer: _own_attention(one, packed.max_len) for layer, one in found.items()}
-            return {(layer, name): getattr(one, name) for layer, one in found.items() for name in _PARTS}
+            return {(layer, name): getattr(one, name) for layer, one in found.items() for name in PARTS}
 
         rows = self._packed_rows(packed, record)
-        return {layer: Relations(**{name: rows[layer, name] for name in _PARTS}) for layer in self._wanted.layers}
+        return {layer: Relations(**{name: rows[layer, name] for name in PARTS}) for layer in self._wanted.layers}
 
     @torch.inference_mode()
     def hidden_of(self, packed: Packed) -> dict[int, Tensor]:
@@ -238,7 +244,7 @@ def _own_attention(found: Projected, longest: int) -> Projected:
         raise DataError("teacher: the model does not return its attention; use loss.version v2")
     batch, heads, length, _ = found.attention.shape
     width = -(-longest // 16) * 16
-    logs = found.attention.float().clamp_min(_SMALLEST).log() * width**0.5
+    logs = log_attention(found.attention) * width**0.5
     query = logs.new_zeros((batch, length, heads, width))
     query[..., :length] = logs.transpose(1, 2)
     key = torch.eye(length, width, device=logs.device)[None, :, None, :].expand(batch, -1, heads, -1)

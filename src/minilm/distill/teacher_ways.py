@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm.distill.projections import HookRecorder, Projected, find_attentions, unlike_product
+from minilm.distill.projections import PARTS, HookRecorder, Projected, find_attentions, unlike_product
 from minilm.distill.teacher_base import Teacher, Wanted
 from minilm.distill.teacher_files import first_line
 from minilm.distill.teacher_packed import NoInterface, PackedTeacher, masks_itself
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 PACKED, PADDED = "minilm_packed", "minilm_padded"
 """Names of our attention functions in transformers' attention interface."""
-_PARTS = ("query", "key", "value")
-_CHECKED_TOKENS = 150  # longer than the windows of local attention
+_CHECKED_TOKENS = 150  # at least, and more than local attention reaches
+_WINDOWS = ("local_attention", "sliding_window", "attention_window")  # how families call what that reaches
 _SAME_ROWS = 1e-3
 _SAME_ATTENTION = 1e-2  # largest difference of logarithms
 
@@ -49,8 +49,7 @@ def packed_teacher(model: Any, sizes: TeacherSizes, where: str, wanted: Wanted) 
     texts = _texts(model, sizes)
     try:
         together = _together(teacher, texts, wanted)
-        model.set_attn_implementation(PADDED)
-        apart = _apart(model, InterfaceRecorder(model, layers=wanted.layers), texts, where)
+        _, apart = _by_interface(model, sizes, wanted, texts, where)
         expected = _rows_apart(model, apart, texts, wanted, where)
     except NoInterface:
         return None
@@ -136,12 +135,8 @@ def _recorder(
     """What records the layers, and the texts recorded one by one: the interface, else hooks on named projections."""
     attentions = find_attentions(model)
     if attentions is None or not attentions.listed:
-        model.set_attn_implementation(PADDED)
-        recorder: Recorder = InterfaceRecorder(model, layers=wanted.layers)
-        try:
-            return recorder, _apart(model, recorder, texts, where)
-        except NoInterface:
-            pass
+        with contextlib.suppress(NoInterface):
+            return _by_interface(model, sizes, wanted, texts, where)
     if attentions is None or len(attentions.modules) != sizes.num_layers:
         found = 0 if attentions is None else len(attentions.modules)
         raise DataError(
@@ -150,6 +145,33 @@ def _recorder(
         )
     recorder = HookRecorder(model, attentions, layers=wanted.layers, heads=sizes.num_heads)
     return recorder, _apart(model, recorder, texts, where)
+
+
+@torch.inference_mode()
+def _by_interface(
+    model: Any,  # noqa: ANN401
+    sizes: TeacherSizes,
+    wanted: Wanted,
+    texts: Sequence[np.ndarray],
+    where: str,
+) -> tuple[Recorder, list[Mapping[int, Projected]]]:
+    """What records the layers by the interface, which counts calls of attention, and the texts recorded one by one.
+
+    Raises:
+        NoInterface: attention does not go through it.
+        DataError: there is not one call for each layer.
+    """
+    model.set_attn_implementation(PADDED)
+    recorder = InterfaceRecorder(model, layers=wanted.layers)
+    apart = _apart(model, recorder, texts, where)
+    with _explaining(model, where):
+        calls = recorder.count_calls({"input_ids": torch.from_numpy(texts[0])[None]})
+    if calls != sizes.num_layers:
+        raise DataError(
+            f"teacher {where}: {type(model).__name__} has {sizes.num_layers} layers and computes attention {calls} "
+            "times, expected once in each layer; choose a teacher of another family, such as BERT"
+        )
+    return recorder, apart
 
 
 @torch.inference_mode()
@@ -179,7 +201,7 @@ def _explaining(model: nn.Module, where: str) -> Iterator[None]:
 
 def _texts(model: Any, sizes: TeacherSizes) -> list[np.ndarray]:  # noqa: ANN401
     generator = np.random.default_rng(0)
-    longest = min(_CHECKED_TOKENS, sizes.max_tokens)
+    longest = min(max(_CHECKED_TOKENS, _window(model.config) + 1), sizes.max_tokens)
     lengths = [9, 8, 2, longest, longest - longest // 8]  # some share a padded batch
     texts = [generator.integers(5, model.config.vocab_size, size=length) for length in lengths]
     mask = getattr(model.config, "mask_token_id", None)
@@ -188,13 +210,19 @@ def _texts(model: Any, sizes: TeacherSizes) -> list[np.ndarray]:  # noqa: ANN401
     return texts
 
 
+def _window(config: Any) -> int:  # noqa: ANN401
+    """How far local attention reaches, in tokens, at most; 0 where the configuration names no window."""
+    named = [getattr(config, name, None) or 0 for name in _WINDOWS]
+    return max(int(size) for value in named for size in (value if isinstance(value, (list, tuple)) else [value]))
+
+
 def _together(teacher: Teacher, texts: Sequence[np.ndarray], wanted: Wanted) -> list[Tensor]:
     """The rows of a teacher for texts in one batch, `[T, ...]`: of each layer the hidden ones, or three projections."""
     packed = pack(texts)
     if wanted.hidden:
         return [teacher.hidden_of(packed)[layer] for layer in wanted.layers]
     found = teacher.relations_of(packed)
-    return [getattr(found[layer], name) for layer in wanted.layers for name in _PARTS]
+    return [getattr(found[layer], name) for layer in wanted.layers for name in PARTS]
 
 
 @torch.inference_mode()
@@ -207,7 +235,7 @@ def _rows_apart(
 ) -> list[Tensor]:
     """What `_together` gives, for texts one by one: recorded already, except for hidden rows."""
     if not wanted.hidden:
-        rows = [(layer, name) for layer in wanted.layers for name in _PARTS]
+        rows = [(layer, name) for layer in wanted.layers for name in PARTS]
         return [torch.cat([getattr(one[layer], name)[0] for one in apart]) for layer, name in rows]
     with _explaining(model, where):
         found = [hidden_rows(model, {"input_ids": torch.from_numpy(text)[None]}, wanted) for text in texts]

@@ -133,6 +133,12 @@ def require_run(folder: Path, identity: Identity, *, total_steps: int) -> None:
         _require_continued(newest[1], identity, total_steps, newest[0])
 
 
+def saved_run(folder: Path) -> tuple[Identity, int] | None:
+    """The identity of the run with the checkpoints in `folder`, and its steps so far, as its newest state records."""
+    newest = _newest_values(folder)
+    return None if newest is None else (cast("Identity", newest[1]["identity"]), cast("int", newest[1]["step"]))
+
+
 def is_finished(folder: Path, identity: Identity, *, total_steps: int) -> bool:
     """Whether the checkpoint in `folder` that this run would resume from is that of its last step."""
     newest = _newest_values(folder)

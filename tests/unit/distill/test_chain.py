@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,13 +89,19 @@ def test_another_recipe_is_another_run(tiny):
     recipe = tiny.chain(steps=2, warmup_steps=0)
     run_recipe(load_recipe(recipe))
     resolved = (tiny.folder / "run" / "recipe.resolved.yaml").read_text()
+    other = tiny.folder / "other.txt"
+    other.write_text("word1 word2\n" * 30)
+    shards = tiny.folder / "run" / "corpus" / "shards" / "manifest.json"
+    before = shards.read_bytes()
     for overrides, message in [
+        ([f"data.inputs=[{other}]"], "stages/1/checkpoints/step-00000002 belongs to a different run: dataset was"),
         (["stages.0.train.learning_rate=0.1"], "stages/1/checkpoints/step-00000002 belongs to a different run: train"),
         (["stages.1.loss.relation_heads=6"], "stages/2/checkpoints/step-00000002 belongs to a different run: loss"),
         (["stages=[{students: [{}]}]"], "it had 2 stages, the recipe has 1. Restore them or"),
     ]:
         with pytest.raises(UsageError, match=message):
             run(recipe, *overrides)
+        assert shards.read_bytes() == before
     assert (tiny.folder / "run" / "recipe.resolved.yaml").read_text() == resolved
     plain = load_recipe(tiny.recipe(steps=2, warmup_steps=0))
     with pytest.raises(UsageError, match="belongs to a different run, one with stages"):
@@ -104,6 +111,28 @@ def test_another_recipe_is_another_run(tiny):
         run(recipe)
     assert list(run(recipe, "stages=[{students: [{}]}]", resume="never").folders) == ["student"]
     assert not (tiny.folder / "run" / "stages" / "2").exists()
+
+
+@pytest.mark.slow
+def test_an_early_stage_is_not_extended_once_a_later_one_has_learned_from_it(tiny):
+    """Found before the first step: the later stage could not go on, and its teacher would be gone."""
+    recipe = tiny.chain(steps=2, warmup_steps=0)
+    first = run(recipe)
+    stages = tiny.folder / "run" / "stages"
+    before = weights(stages / "1" / "model")
+    with pytest.raises(UsageError) as caught:
+        run(recipe, "stages.0.train.steps=4")
+    assert str(caught.value) == (
+        f"stage 1 of 2 has done 2 of 4 steps, but stage 2 has checkpoints already ({stages}/2/checkpoints): it has "
+        "learned from an earlier student of that stage. Restore stages.0.train.steps, choose another out folder, or "
+        f"remove {stages}/2, which is then trained again"
+    )
+    assert weights(stages / "1" / "model") == before
+    assert run(recipe).metrics == first.metrics
+    shutil.rmtree(stages / "2")
+    run(recipe, "stages.0.train.steps=4")
+    assert weights(stages / "1" / "model") != before
+    run(recipe, "stages.0.train.steps=4", "stages.1.train.steps=3")  # the last stage may be extended
 
 
 @pytest.mark.slow

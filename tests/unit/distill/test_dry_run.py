@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minilm.cli import app
 from minilm.corpus.build import build_shards
+from minilm.distill import measure
 from minilm.distill.costs import Lengths, folder_bytes, step_flops
 from minilm.distill.dry_run import dry_run
 from minilm.distill.run import distill
@@ -120,6 +121,16 @@ def test_the_command_prints_the_recipe_and_its_findings_as_it_finds_them(tiny, c
     assert lines[0].startswith("checked: teacher ")
     assert any(line.startswith("measure 2") for line in lines), "progress is shown"
     assert lines[-1].startswith("planned: written into ")
+
+
+def test_an_update_is_timed_to_its_end_on_a_device(monkeypatch):
+    """A GPU returns before it has done what it was given."""
+    events: list[str] = []
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    monkeypatch.setattr(optimizer, "step", lambda: events.append("step"))
+    monkeypatch.setattr(measure, "_wait_for_device", lambda: events.append("wait"))
+    assert measure._timed_update(optimizer) >= 0
+    assert events == ["step", "wait", "step", "wait"]
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

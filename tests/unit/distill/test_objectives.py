@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minilm.distill.chain import run_distillation
 from minilm.distill.costs import Lengths, folder_bytes, step_flops
+from minilm.distill.criterion import RelationCriterion
 from minilm.distill.dry_run import dry_run
 from minilm.distill.run import DistillResult, distill
 from minilm.distill.shapes import compared_layers, relation_heads
@@ -181,6 +182,26 @@ def test_in_bfloat16_a_run_has_about_the_same_loss(tiny, overrides):
     )
     assert low == pytest.approx(plain, rel=1e-2)
     assert low != plain
+
+
+def test_a_teacher_runs_outside_of_autocast_wherever_it_runs(tiny, monkeypatch):
+    """What it gives in training is what is evaluated and stored; students of bf16 are under autocast in training."""
+
+    def watch(name: str) -> list[bool]:
+        original, seen = getattr(RelationCriterion, name), []
+
+        def watched(*arguments):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return original(*arguments)
+
+        monkeypatch.setattr(RelationCriterion, name, watched)
+        return seen
+
+    of_teacher, of_students = watch("prepare"), watch("_losses")
+    run(tiny, "train.precision=bf16")
+    assert len(of_teacher) > 3
+    assert not any(of_teacher)
+    assert set(of_students) == {True, False}, "in steps and in evaluation"
 
 
 @pytest.mark.slow

@@ -192,6 +192,7 @@ def test_several_inputs_are_read_in_order_even_with_equal_names(tiny):
     other.write_text("word3\n")
     with pytest.raises(UsageError, match=r"a different run: dataset was '\w{64}', is '\w{64}'\. "):
         run(recipe)
+    assert (shards / "manifest.json").stat().st_mtime_ns == built, "a run that is refused replaces nothing"
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.commands import minilm
 
+from minilm import __version__
 from minilm.corpus.build import build_shards
 from minilm.corpus.shards import Shards
 from minilm.distill import cache_filling
@@ -21,11 +22,13 @@ from minilm.distill.cache_filling import Filling
 from minilm.distill.chain import run_distillation
 from minilm.distill.dry_run import dry_run
 from minilm.distill.run import distill
+from minilm.distill.teacher import load_teacher
 from minilm.distill.teacher_base import Teacher
 from minilm.distill.teacher_cache import CachedTeacher, CacheKey, decode, encode, first_documents, row_bytes
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.files.json import read_json
 from minilm.files.lock import locked_folder
+from minilm.kernels.library import FOLDER, source_hash
 from minilm.model.encoder import Relations
 from minilm.model.packing import pack
 from minilm.recipe import CacheSection, Distillation, load_recipe
@@ -61,6 +64,7 @@ KEY = CacheKey(
     teacher_weights="w",
     layer=3,
     engine="a table",
+    versions="1",
     device="cpu",
     computed_in="fp32",
     corpus="s",
@@ -141,8 +145,8 @@ def test_files_hold_whole_documents():
 
 def test_whatever_decides_the_numbers_is_in_the_name_of_the_folder():
     others = {
-        "teacher_config": "x", "teacher_weights": "x", "layer": 2, "engine": "x", "device": "cuda",
-        "computed_in": "bf16", "corpus": "x", "precision": "int8", "format": 2,
+        "teacher_config": "x", "teacher_weights": "x", "layer": 2, "engine": "x", "versions": "x",
+        "device": "cuda", "computed_in": "bf16", "corpus": "x", "precision": "int8", "format": 2,
     }  # fmt: skip
     names = [replace(KEY, **{name: value}).name for name, value in others.items()]
     assert others.keys() == KEY.__dataclass_fields__.keys()
@@ -257,6 +261,20 @@ def test_another_teacher_or_corpus_has_another_folder(tiny):
     assert len(list(root.iterdir())) == 3
     assert {path: path.read_bytes() for path in first} == first
     assert "corpora are here: layer-3-bf16-" in (tiny.folder / "third" / "log.txt").read_text()
+
+
+def test_the_versions_of_what_computes_a_teacher_are_in_the_key(tiny, monkeypatch):
+    """Files of two releases of transformers are never in one folder; on the native engine only the kernels count."""
+    found = {}
+    for release in ("5.0.0", "5.1.0"):
+        monkeypatch.setattr("minilm.environment._version", lambda _, release=release: release)
+        found[release] = [load_teacher(tiny.teacher, native=native).computed_by for native in (False, True)]
+    first, second = found.values()
+    assert first[0].versions == f"minilm {__version__}, torch 5.0.0, transformers 5.0.0"
+    assert first[0] != second[0]
+    if first[1].engine.startswith("native"):
+        assert first[1] == second[1]
+        assert first[1].versions.endswith(f"kernels {source_hash(FOLDER / 'cpp')}")
 
 
 @pytest.mark.slow
