@@ -5,22 +5,27 @@ In: the section, a tokenizer. Out: a `Task`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 
 from minilm.errors import UsageError
+from minilm.files.regular import sha256_texts
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.embed_data import trained_embedding
 from minilm.finetune.embed_teacher import find_teacher
 from minilm.finetune.multi_label import MultiLabelTask
 from minilm.finetune.rerank import SELECTABLE as RERANK_METRICS
-from minilm.finetune.rerank import RerankTask
+from minilm.finetune.rerank import RerankTask, Taught
+from minilm.finetune.score_teacher import Pair, find_score_teacher
 from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
+from minilm.finetune.teacher_scores import TeacherScores
+from minilm.finetune.teacher_store import cache_root
 from minilm.finetune.text import ClassificationTask, selectable
 from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
 from minilm.finetune.tokens import TokensTask
@@ -37,7 +42,7 @@ from minilm.recipe import (
     TokensSection,
 )
 from minilm.score.rouge.scores import report_wordless
-from minilm.tasks.rerank.rows import read_lists
+from minilm.tasks.rerank.rows import RankedList, read_lists
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import GLUE, text_task
@@ -140,14 +145,34 @@ def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, se
             f"task.head is 'keep', but {model} does not score the mean of its tokens with one linear map; set it to "
             "'auto' or 'fresh'"
         )
+    train = list(_training_lists(section))
     return RerankTask(
-        [one for name in section.train for one in read_lists(Path(name), section)],
+        train,
         {name: read_lists(Path(file), section) for name, file in dev_files(section.dev).items()},
         tokenizer,
         settings=section,
+        taught=_taught(section, train),
         dense=dense,
         seed=seed,
     )
+
+
+def _training_lists(section: RerankSection) -> Iterator[RankedList]:
+    for name in section.train:
+        yield from read_lists(Path(name), section, teacher=section.teacher)
+
+
+def _taught(section: RerankSection, train: Sequence[RankedList]) -> Taught | None:
+    """The teacher of the lists, if there is one."""
+    if section.teacher is None:
+        return None
+
+    def pairs(lists: Iterable[RankedList]) -> Iterator[Pair]:
+        return ((one.query, text) for one in lists for text in one.texts)
+
+    texts = sha256_texts(chain.from_iterable(pairs(train)))
+    scores = TeacherScores(find_score_teacher(section.teacher), cache_root(section.cache, section.train), texts=texts)
+    return Taught(scores=scores, pairs=lambda: pairs(_training_lists(section)))
 
 
 def _require_metric(metric: str | None, known: Sequence[str]) -> None:
@@ -178,6 +203,11 @@ def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:
 
 def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed: int) -> EmbedTask:
     """Vectors as the model makes them, except for what the section changes."""
+    teacher = scorer = None
+    if section.teacher is not None and section.rows == "texts":
+        teacher = find_teacher(section.teacher, section.role)
+    elif section.teacher is not None:
+        scorer = find_score_teacher(section.teacher)
     own = EmbeddingSettings()
     if model is not None and model.is_dir():
         own = read_embedding(model, model_max_tokens=section.max_tokens)
@@ -189,7 +219,8 @@ def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed
         tokenizer.lowercased() if embedding.lowercase else tokenizer,
         embedding=embedding,
         dense=dense,
-        teacher=None if section.teacher is None else find_teacher(section.teacher, section.role),
+        teacher=teacher,
+        scorer=scorer,
         seed=seed,
     )
 
