@@ -1,13 +1,14 @@
 """The task of training text vectors.
 
 In: plain texts with a teacher, pairs, scored pairs or scored lists; a model without a head. Out: per step, this
-process's share of the batch and its loss; the correlation of cosines and scores of held-out pairs.
+process's share of the batch and its loss; the correlation of similarities and scores of held-out pairs.
 
 B sequences, E hidden width, W width of a vector, R rows of a batch, M texts of a batch, K candidates of a row.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from minilm.corpus.order import rank_share
@@ -26,14 +26,13 @@ from minilm.files.regular import TextsDigest
 from minilm.finetune.embed_batch import RowsPart, TextPart, WholeBatch
 from minilm.finetune.embed_data import EncodedRows, Int64s, Prompts, encode_rows, positives_of, with_scores
 from minilm.finetune.embed_objectives import ROW_SUMS, loss_of, targets_of
+from minilm.finetune.embed_scores import analysis_of, numbers_of, of_pairs
 from minilm.finetune.embed_teacher import VectorTeacher
 from minilm.finetune.keyed_dropout import TextKeys, key_dropout
 from minilm.finetune.score_teacher import Pair, ScoresPairs, ScoreTeacher
-from minilm.finetune.sequences import Array
+from minilm.finetune.sequences import Array, computed, require_positions
 from minilm.finetune.task import (
-    NUM_EXAMPLES,
     POOLER,
-    Analysis,
     IndependentParts,
     Scored,
     StepBatch,
@@ -43,8 +42,9 @@ from minilm.finetune.task import (
 from minilm.finetune.teacher_scores import TeacherScores
 from minilm.finetune.teacher_store import cache_root
 from minilm.finetune.teacher_vectors import TeacherVectors
+from minilm.finetune.vector_encoder import VectorBase, VectorEncoder
 from minilm.infer.batching import TOKENS_PER_BATCH
-from minilm.infer.vectors import after_pooling, normalized
+from minilm.infer.vectors import after_pooling
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import hold_rows
 from minilm.model.config import EncoderConfig
@@ -52,19 +52,19 @@ from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
 from minilm.model.heads import Model
 from minilm.model.metadata import HeadName, ProblemType
-from minilm.model.packing import pack
+from minilm.model.packing import Packed, pack
 from minilm.model.token_budget import microbatches
-from minilm.model.vector_head import VectorHead, dense_of
+from minilm.model.vector_head import VectorHead, dense_of, linear_of
 from minilm.model.vector_modules import Dense, Normalize, VectorModule
 from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
 from minilm.randomness import derived_seed
-from minilm.score.glue import compute_metrics
 from minilm.tasks.embed.rows import EmbedRow, scored_pairs, training_rows
 from minilm.tasks.embed.settings import EmbedSettings
 from minilm.text.tokenizer import Tokenizer
-from minilm.train.distributed import ALONE, Ranks, gathered_in_order
+from minilm.train.distributed import ALONE, Ranks
 
-_METRICS = ("spearmanr", "pearson")
+logger = logging.getLogger(__name__)
+
 _TEXTS_FOR_RANGE = 1024
 
 
@@ -83,6 +83,7 @@ class EmbedTask:
         dev: Mapping[str, str],
         tokenizer: Tokenizer,
         *,
+        base: VectorBase,
         embedding: EmbeddingSettings,
         dense: Dense | None = None,
         teacher: VectorTeacher | None = None,
@@ -95,7 +96,8 @@ class EmbedTask:
             settings: of the task.
             train: training files.
             dev: held-out files of scored pairs, by name.
-            tokenizer: of the model.
+            tokenizer: of the trained model.
+            base: the model that is trained, as it is.
             embedding: of the trained model, without modules.
             dense: the map after pooling that the model already has.
             teacher: of the losses of plain texts.
@@ -105,7 +107,7 @@ class EmbedTask:
         Raises:
             UsageError, DataError, SystemProblem: as for `training_rows`.
         """
-        self._settings, self._files, self._embedding = settings, list(train), embedding
+        self._settings, self._files, self._base, self._embedding = settings, list(train), base, embedding
         self._start_dense, self._seed, digest = dense, seed, TextsDigest()
         prompts = Prompts.of(settings, embedding)
         self._rows = encode_rows(
@@ -113,20 +115,20 @@ class EmbedTask:
             tokenizer,
             prompts=prompts,
             kind=settings.rows,
-            max_tokens=settings.max_tokens,
+            max_tokens=embedding.max_tokens,
         )
         root = cache_root(settings.cache, train)
         self.teacher: TeacherVectors | None = None
         self._scorer: TeacherScores | None = None
         if teacher is not None:
-            self.teacher = TeacherVectors(teacher, root, texts=digest.result(), max_tokens=settings.max_tokens)
+            self.teacher = TeacherVectors(teacher, root, texts=digest.result(), max_tokens=embedding.max_tokens)
         if scorer is not None:
             self._scorer = TeacherScores(scorer, root, texts=digest.result())
         self._lengths, self._row_tokens = self._rows.lengths, np.diff(self._rows.starts[self._rows.firsts])
         self._positives = positives_of(self._rows) if settings.loss == "infonce" else {}
         self._pairs = {name: scored_pairs(file, settings) for name, file in dev.items()}
         self._dev = {
-            name: encode_rows(rows, tokenizer, prompts=prompts, kind="scored pairs", max_tokens=settings.max_tokens)
+            name: encode_rows(rows, tokenizer, prompts=prompts, kind="scored pairs", max_tokens=embedding.max_tokens)
             for name, rows in self._pairs.items()
         }
 
@@ -155,18 +157,20 @@ class EmbedTask:
     def require_fit(self, config: EncoderConfig) -> None:
         """Check the texts against the position table, the dimensions against the width of a vector.
 
+        Dimensions that leave values of a vector untrained are reported.
+
         Raises:
             UsageError: the model is too small.
         """
         longest = max((int(rows.lengths.max(initial=0)) for rows in (self._rows, *self._dev.values())), default=0)
-        if longest > config.max_tokens:
-            raise UsageError(
-                f"task.max_tokens is {self._settings.max_tokens}, but the model has positions for {config.max_tokens} "
-                f"tokens; set it to at most {config.max_tokens}"
-            )
+        require_positions(longest, config, max_tokens=self._embedding.max_tokens)
         width = self._trained_width(config.hidden_size)
-        if wrong := [size for size in self._settings.dimensions if size > width]:
-            raise UsageError(f"task.dimensions has {wrong[0]}, but vectors have width {width}; leave it out")
+        largest = max(self._settings.dimensions, default=width)
+        if largest > width:
+            raise UsageError(f"task.dimensions has {largest}, but vectors have width {width}; leave it out")
+        if largest < width:
+            what = "task.dimensions: only the first %d of the %d values of a vector are trained; add %d to train all"
+            logger.warning(what, largest, width, width)
 
     def identity(self) -> Mapping[str, str]:
         """What decides the vectors or scores of the teacher."""
@@ -204,43 +208,41 @@ class EmbedTask:
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
         """Correlations of a held-out set, times 100; the processes divide the work."""
         vectors = self._encode(model, self._dev[dev_set], token_budget, ranks, without_dense=self._is_dropped)
-        cosines = _cosines(vectors)
-        rows = self._pairs[dev_set]
-        return Scored(numbers=partial(_numbers, rows, cosines), analyse=partial(_analysis, rows, cosines))
+        rows, similarity = self._pairs[dev_set], self._embedding.similarity
+        assert similarity is not None, "that of a trained model is known"
+        found = of_pairs(vectors, similarity)
+        return Scored(numbers=partial(numbers_of, rows, found), analyse=partial(analysis_of, rows, found, similarity))
 
     def references(self, base: Model, *, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
-        """Held-out numbers of the model as it is, and of the teacher; none without held-out sets."""
+        """Held-out numbers of the model as it is, and of the teacher; none without held-out sets.
+
+        Each with its own prompt, pooling, max length and similarity.
+        """
         if not self._pairs:
             return {}
-        dense = _linear(self._start_dense) if self._start_dense is not None else None
-        base = Model(base.encoder, VectorHead(self._embedding.pooling[0], dense)).eval()
-        base = base.to(next(base.encoder.parameters()).device)
-        found = {
-            name: _numbers(self._pairs[name], _cosines(self._encode(base, rows, token_budget, ranks)))
-            for name, rows in self._dev.items()
-        }
-        numbers: dict[str, Mapping[str, float]] = {"base": numbers_of_sets(found)}
+        prompt = self._base.embedding.prompt_of(prompt=None, role=self._settings.role)
+        model = self._base.with_encoder(base.encoder, token_budget=token_budget)
+        numbers = {"base": self._numbers_by(model, prompt)}
         if self.teacher is not None:
-            numbers["teacher"] = numbers_of_sets(self._teacher_numbers(self.teacher))
+            numbers["teacher"] = self._numbers_by(self.teacher.load_teacher(), self.teacher.prompt)
         if self._scorer is not None:
-            numbers["teacher"] = numbers_of_sets(self._scorer_numbers(self._scorer.load_teacher()))
+            numbers["teacher"] = self._numbers_of_scores(self._scorer.load_teacher())
         return numbers
 
-    def _scorer_numbers(self, teacher: ScoresPairs) -> dict[str, dict[str, float]]:
-        """The numbers of the teacher's scores on each held-out set."""
-        return {
-            name: _numbers(rows, teacher.score([(row.texts[0], row.texts[1]) for row in rows]))
-            for name, rows in self._pairs.items()
-        }
+    def _numbers_of_scores(self, teacher: ScoresPairs) -> Mapping[str, float]:
+        """The numbers of the teacher's scores."""
+        found = {}
+        for name, rows in self._pairs.items():
+            found[name] = numbers_of(rows, teacher.score([(row.texts[0], row.texts[1]) for row in rows]))
+        return numbers_of_sets(found)
 
-    def _teacher_numbers(self, teacher: TeacherVectors) -> dict[str, dict[str, float]]:
-        """The numbers of the teacher on each held-out set, whose texts have the role of the training texts."""
-        model = teacher.load_teacher()
-        texts = {name: [text for row in rows for text in row.texts] for name, rows in self._pairs.items()}
-        return {
-            name: _numbers(rows, _cosines(model.encode(texts[name], prompt=teacher.prompt)))
-            for name, rows in self._pairs.items()
-        }
+    def _numbers_by(self, model: VectorEncoder, prompt: str) -> Mapping[str, float]:
+        """The numbers of another model, for whose prompt the texts have the role of the training texts."""
+        found = {}
+        for name, rows in self._pairs.items():
+            vectors = model.encode([text for row in rows for text in row.texts], prompt=prompt)
+            found[name] = numbers_of(rows, of_pairs(vectors, model.embedding.similarity))
+        return numbers_of_sets(found)
 
     def write(self, model: Model, folder: Path) -> None:
         """Write the encoder, how it makes vectors, and the range of int8 vectors."""
@@ -269,7 +271,8 @@ class EmbedTask:
             modules.append(dense_of(head.dense))
         if self._settings.normalize:
             modules.append(Normalize())
-        return replace(self._embedding, modules=tuple(modules))
+        limit = min(self._embedding.max_tokens, model.encoder.config.max_tokens)
+        return replace(self._embedding, modules=tuple(modules), max_tokens=limit)
 
     # --- the head ----------------------------------------------------------------------------------------------------
 
@@ -287,7 +290,7 @@ class EmbedTask:
         """The map that the model already has, else a new one if a loss needs it."""
         width, own = self._trained_width(hidden_size), self._start_dense
         if own is not None and own.weight.shape == (width, hidden_size):
-            return _linear(own)
+            return linear_of(own)
         if width == hidden_size and (self._settings.loss != "vectors" or self._settings.projection != "keep"):
             return None
         dense = nn.Linear(hidden_size, width)
@@ -358,7 +361,6 @@ class EmbedTask:
 
     # --- held-out pairs ----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _encode(
         self,
         model: Model,
@@ -369,17 +371,17 @@ class EmbedTask:
         chosen: Int64s | None = None,
         without_dense: bool = False,
     ) -> Array:
-        """The vectors of the chosen texts, of all by default, in order."""
-        device = next(model.parameters()).device
-        own = (np.arange(len(rows.starts) - 1) if chosen is None else chosen)[ranks.rank :: ranks.world_size]
-        found: list[tuple[int, Array]] = []
-        for group in microbatches(rows.lengths[own], token_budget=token_budget):
-            packed = pack([rows.text(text) for text in own[group]]).to(device)
-            head = model.head
-            assert isinstance(head, VectorHead), "the task has prepared the model"
-            vectors = head.pooled(model.encoder, packed) if without_dense else model(packed)
-            found += zip(own[group].tolist(), vectors.float().cpu().numpy(), strict=True)
-        return np.stack(gathered_in_order(found, ranks))
+        """The vectors of the chosen texts, which ascend, of all by default."""
+        head, device = model.head, next(model.parameters()).device
+        assert isinstance(head, VectorHead), "the task has prepared the model"
+
+        def vectors(packed: Packed) -> Array:
+            found = head.pooled(model.encoder, packed) if without_dense else model(packed)
+            vectors_BW: Array = found.float().cpu().numpy()
+            return vectors_BW
+
+        texts = np.arange(len(rows.starts) - 1) if chosen is None else chosen
+        return np.stack(computed(rows, texts, vectors, device=device, token_budget=token_budget, ranks=ranks))
 
 
 def _digested(rows: Iterable[EmbedRow], digest: TextsDigest, *, pairs: bool) -> Iterator[EmbedRow]:
@@ -393,52 +395,3 @@ def _digested(rows: Iterable[EmbedRow], digest: TextsDigest, *, pairs: bool) -> 
 def _pairs(row: EmbedRow) -> list[Pair]:
     """The query of a list with each of its texts."""
     return [(row.texts[0], text) for text in row.texts[1:]]
-
-
-def _linear(dense: Dense) -> nn.Linear:
-    """A module with the weights of a folder."""
-    made = nn.Linear(dense.weight.shape[1], dense.weight.shape[0], bias=dense.bias is not None)
-    with torch.no_grad():
-        made.weight.copy_(torch.from_numpy(dense.weight))
-        if dense.bias is not None:
-            made.bias.copy_(torch.from_numpy(dense.bias))
-    return made
-
-
-def _cosines(vectors: Array) -> Array:
-    """Those of texts 0 and 1, 2 and 3, ..."""
-    cosines: Array = (normalized(vectors[0::2]) * normalized(vectors[1::2])).sum(1)
-    return cosines
-
-
-def _numbers(rows: Sequence[EmbedRow], cosines: Array) -> dict[str, float]:
-    return compute_metrics(_METRICS, [row.scores[0] for row in rows], cosines.astype(np.float64).tolist())
-
-
-def _analysis(rows: Sequence[EmbedRow], cosines: Array) -> Analysis:
-    """The pairs whose rank by cosine is furthest from their rank by score, and all cosines."""
-    scores = np.array([row.scores[0] for row in rows])
-    ranks = [_ranks(values) for values in (scores, cosines.astype(np.float64))]
-    shown = np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")[:NUM_EXAMPLES]
-    return Analysis(
-        tables={},
-        curves={},
-        examples=[
-            {
-                "first text": rows[index].texts[0],
-                "second text": rows[index].texts[1],
-                "score": f"{scores[index]:g}",
-                "cosine": f"{cosines[index]:.3f}",
-                "location": rows[index].location,
-            }
-            for index in shown
-        ],
-        predictions=[
-            {"id": str(number), "prediction": round(float(cosine), 6)} for number, cosine in enumerate(cosines)
-        ],
-    )
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The place of each value in their order."""
-    return np.argsort(np.argsort(values, kind="stable"), kind="stable")

@@ -139,7 +139,8 @@ class WholeBatch:
             vectors, first = gathered_rows(own, self.ranks)
             whole = torch.empty_like(vectors)
             whole[self.order] = vectors
-        with torch.enable_grad():
+        torch.clear_autocast_cache()  # weights that were cast without a graph would pass no gradient on
+        with torch.enable_grad(), torch.autocast(whole.device.type, enabled=False):
             loss = self.loss_of(whole.requires_grad_(), self.targets)
             (gradients,) = torch.autograd.grad(loss, whole)
         own_gradients = gradients[self.order[first : first + own_texts]]

@@ -7,7 +7,7 @@ N tokens of one text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,8 @@ from minilm.errors import UsageError
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.packed_ids import Int32s
+from minilm.model.packing import Packed, pack
+from minilm.model.token_budget import microbatches
 from minilm.model.vector_modules import Dense, Normalize, VectorModule
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.embed.rows import EmbedRow
@@ -84,6 +86,11 @@ class EncodedRows:
         """The tokens of a text, `[N]`."""
         return self.token_ids[self.starts[number] : self.starts[number + 1]]
 
+    def batches(self, texts: Int64s, *, token_budget: int) -> Iterator[tuple[Int64s, Packed]]:
+        """Some texts in packed batches of similar lengths, each with their numbers."""
+        for part in microbatches(self.lengths[texts], token_budget=token_budget):
+            yield texts[part], pack([self.text(text) for text in texts[part]])
+
     def texts_of(self, row: int) -> range:
         """The texts of a row."""
         return range(int(self.firsts[row]), int(self.firsts[row + 1]))
@@ -142,13 +149,14 @@ def _encoded(
 
 
 def trained_embedding(
-    settings: EmbedSettings, own: EmbeddingSettings, *, where: str
+    settings: EmbedSettings, own: EmbeddingSettings, *, teacher: EmbeddingSettings | None, where: str
 ) -> tuple[EmbeddingSettings, Dense | None]:
     """How the trained model makes vectors, without modules, and the linear map after pooling that it starts with.
 
     Args:
         settings: of the task.
         own: of the model that is trained.
+        teacher: of the teacher, if there is one.
         where: the model, for messages.
 
     Raises:
@@ -178,10 +186,20 @@ def trained_embedding(
         pooling=pooling,
         modules=(),
         prompts=prompts,
-        max_tokens=settings.max_tokens,
-        similarity=own.similarity or "cosine",
+        max_tokens=settings.max_tokens or own.max_tokens,
+        similarity=_similarity(settings, teacher),
     )
     return embedding, dense
+
+
+def _similarity(settings: EmbedSettings, teacher: EmbeddingSettings | None) -> str:
+    """What the trained vectors are compared by: that of the loss, or of a teacher whose vectors keep their length."""
+    if settings.normalize:
+        return "cosine"
+    if settings.rows == "scored lists":
+        return "dot"
+    of_teacher = None if teacher is None or settings.distance == "cosine" else teacher.similarity
+    return of_teacher or "cosine"
 
 
 def _is_linear(module: VectorModule) -> bool:

@@ -7,14 +7,18 @@ CoSENTLoss, `cosine_mse` CosineSimilarityLoss, `margin_mse` MarginMSELoss, `list
 A loss that is a mean over rows takes the number of what it is the mean of, `count`: the losses of parts then add up to
 that of the whole.
 
-R rows, W width of a vector, M candidates of a batch, K candidates of a row.
+R rows, b rows of a block, W width of a vector, M columns (documents of a batch), K candidates of a row.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+_SCORES_PER_BLOCK = 2**22  # of rows and columns that are in memory at once
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -35,26 +39,102 @@ def similarity_distance(vectors_RW: Tensor, teacher_RW: Tensor) -> Tensor:
     return (student_RR - wanted_RR).square().mean()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Excluded:
+    """Which columns are no negatives of a row, by the texts that they are.
+
+    Attributes:
+        rows: `[R]` the text of each row, as a number below `num_texts`; equal texts have one number.
+        columns: `[M]` those of the columns, of which the first R belong to the rows.
+        pairs: `[P, 2]` texts of rows, each with a text that is no negative of it.
+        num_texts: of the batch.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    pairs: Tensor
+    num_texts: int
+
+    def transposed(self) -> Excluded:
+        """The same for the first R columns as rows, and the rows as columns."""
+        rows, columns = self.columns[: len(self.rows)], self.rows
+        return Excluded(rows=rows, columns=columns, pairs=self.pairs.flip(1), num_texts=self.num_texts)
+
+    def of_rows(self, start: int, stop: int) -> Tensor:
+        """`[stop - start, M]`, True where a column is no negative of a row, nor its own column."""
+        texts, device = self.rows[start:stop], self.rows.device
+        numbers = torch.arange(len(texts), device=device)
+        row_of = torch.full((self.num_texts,), len(texts), device=device)  # the last one, unless a text is among these
+        row_of[texts] = numbers
+        table = torch.zeros(len(texts) + 1, self.num_texts, dtype=torch.bool, device=device)
+        table[row_of[self.pairs[:, 0]], self.pairs[:, 1]] = True
+        found = table[row_of[texts]][:, self.columns]
+        found[numbers, start + numbers] = False
+        return found
+
+
 def infonce(
-    queries_RW: Tensor, documents_MW: Tensor, excluded_RM: Tensor, *, temperature: float, symmetric: bool
+    queries_RW: Tensor, documents_MW: Tensor, excluded: Excluded, *, temperature: float, symmetric: bool
 ) -> Tensor:
     """Cross-entropy of finding the document of each query among all of the batch, by cosines over `temperature`.
 
-    The first R documents are the positives, in order; the others are hard negatives of any query.
+    The first R documents are the positives, in order; the others are hard negatives of any query. Memory is linear in
+    R and M.
 
     Args:
         queries_RW: queries.
         documents_MW: documents.
-        excluded_RM: True where a document is not a negative of a query, though not the positive of its row either.
+        excluded: the documents that are no negatives of a query.
         temperature: divides the cosines.
         symmetric: also find the query of each positive; the loss is the mean of both.
     """
-    rows = len(queries_RW)
-    scores_RM = unit(queries_RW) @ unit(documents_MW).T / temperature
-    scores_RM = scores_RM.masked_fill(excluded_RM, -torch.inf)
-    wanted = torch.arange(rows, device=scores_RM.device)
-    loss = functional.cross_entropy(scores_RM, wanted)
-    return (loss + functional.cross_entropy(scores_RM[:, :rows].T, wanted)) / 2 if symmetric else loss
+    queries_RW, documents_MW = unit(queries_RW), unit(documents_MW)
+    loss = _find(queries_RW, documents_MW, excluded, temperature)
+    if not symmetric:
+        return loss
+    return (loss + _find(documents_MW[: len(queries_RW)], queries_RW, excluded.transposed(), temperature)) / 2
+
+
+def _find(rows_RW: Tensor, columns_MW: Tensor, excluded: Excluded, temperature: float) -> Tensor:
+    """Mean cross-entropy of the own column of each row."""
+    loss: Tensor = _CrossEntropy.apply(rows_RW, columns_MW, excluded, temperature)
+    return loss
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Loss and gradients in one sweep over blocks of rows; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        rows_RW: Tensor,
+        columns_MW: Tensor,
+        excluded: Excluded,
+        temperature: float,
+    ) -> Tensor:
+        count, block = len(rows_RW), max(1, _SCORES_PER_BLOCK // len(columns_MW))
+        row_gradients_RW, column_gradients_MW = torch.empty_like(rows_RW), torch.zeros_like(columns_MW)
+        total = rows_RW.new_zeros(())
+        for start in range(0, count, block):
+            part_bW = rows_RW[start : start + block]
+            numbers = torch.arange(len(part_bW), device=total.device)
+            scores_bM = part_bW @ columns_MW.T / temperature
+            scores_bM.masked_fill_(excluded.of_rows(start, start + block), -torch.inf)
+            logs_bM = scores_bM.log_softmax(1)
+            total -= logs_bM[numbers, start + numbers].sum()
+            slopes_bM = logs_bM.exp_()
+            slopes_bM[numbers, start + numbers] -= 1
+            slopes_bM /= count * temperature
+            row_gradients_RW[start : start + block] = slopes_bM @ columns_MW
+            column_gradients_MW += slopes_bM.T @ part_bW
+        ctx.save_for_backward(row_gradients_RW, column_gradients_MW)
+        return total / count
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        row_gradients_RW, column_gradients_MW = ctx.saved_tensors  # type: ignore[attr-defined]
+        return row_gradients_RW * upstream, column_gradients_MW * upstream, None, None
 
 
 def cosent(cosines_R: Tensor, scores_R: Tensor, *, temperature: float) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from minilm.finetune.embed_batch import VectorLoss
 from minilm.finetune.embed_data import EncodedRows, Int64s
 from minilm.finetune.embed_losses import (
+    Excluded,
     cosent,
     cosine_mse,
     infonce,
@@ -51,7 +52,8 @@ def targets_of(
     sizes = np.diff(rows.firsts)[chosen]
     begins = np.cumsum(sizes) - sizes
     if settings.rows == "pairs":
-        return _pair_targets(rows, chosen, begins, positives or {})
+        assert positives is not None, "a task with pairs has them"
+        return _pair_targets(rows, chosen, begins, positives)
     candidates = np.zeros((len(chosen), int(sizes.max()) - 1), dtype=np.int64)
     scores = np.full(candidates.shape, np.nan, dtype=np.float32)
     for place, (row, begin, size) in enumerate(zip(chosen, begins, sizes, strict=True)):
@@ -62,25 +64,34 @@ def targets_of(
 
 
 def _pair_targets(rows: EncodedRows, chosen: Int64s, begins: Int64s, positives: Mapping[int, set[int]]) -> Targets:
-    """Places of queries and documents, and the documents that are not negatives of a query: its known positives."""
+    """Places of queries and documents, and the documents that are not negatives of a query.
+
+    Those are its known positives, and a document that is the query itself.
+    """
     texts = [np.array(rows.texts_of(row)) for row in chosen]
-    negatives = [begin + 2 + np.arange(len(numbers) - 2) for begin, numbers in zip(begins, texts, strict=True)]
+    negatives = [begin + 2 + np.arange(len(own) - 2) for begin, own in zip(begins, texts, strict=True)]
     documents = np.concatenate([begins + 1, *negatives])
-    identities = rows.identities[np.concatenate(texts)]
-    queries_R, documents_M = identities[begins], identities[documents]
-    own = np.arange(len(chosen))
-    excluded_RM = (documents_M == documents_M[own, None]) | (documents_M == queries_R[:, None])
-    for place, query in enumerate(queries_R.tolist()):
-        known = positives.get(query, set())
-        if len(known) > 1:
-            excluded_RM[place] |= np.isin(documents_M, list(known))
-    excluded_RM[own, own] = False
-    found = {"queries": begins, "documents": documents, "excluded": excluded_RM}
+    distinct, numbers = np.unique(rows.identities[np.concatenate(texts)], return_inverse=True)
+    number_of = {identity: number for number, identity in enumerate(distinct.tolist())}
+    pairs = [
+        (number_of[query], number_of[text])
+        for query in distinct[np.unique(numbers[begins])].tolist()
+        for text in sorted((number_of.keys() & positives[query]) | {query})
+    ]
+    found = {
+        "queries": begins,
+        "documents": documents,
+        "query texts": numbers[begins],
+        "document texts": numbers[documents],
+        "excluded": np.array(pairs, dtype=np.int64),
+    }
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
 def loss_of(settings: EmbedSettings, *, count: int) -> VectorLoss:
-    """The loss as a function of vectors and targets; with `dimensions`, summed over vectors cut to each.
+    """The loss as a function of vectors and targets, in the precision of the vectors, whatever autocast says.
+
+    With `dimensions`, it is summed over vectors cut to each.
 
     Args:
         settings: of the task.
@@ -88,17 +99,16 @@ def loss_of(settings: EmbedSettings, *, count: int) -> VectorLoss:
     """
 
     def whole(vectors: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        return _loss(settings, vectors, targets, count)
+        with torch.autocast(vectors.device.type, enabled=False):
+            return _loss(settings, vectors, targets, count)
 
     def summed(vectors: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         cut = settings.loss == "vectors"  # the teacher's vectors too, but its similarities stay whole
         return torch.stack(
             [
-                _loss(
-                    settings,
+                whole(
                     vectors[:, :size],
                     {**targets, "teacher": targets["teacher"][:, :size]} if cut else targets,
-                    count,
                 )
                 for size in settings.dimensions
             ]
@@ -118,13 +128,18 @@ def _loss(settings: EmbedSettings, vectors: Tensor, targets: Mapping[str, Tensor
         cosines = (unit(vectors[0::2]) * unit(vectors[1::2])).sum(1)
         if settings.loss == "cosine":
             return cosine_mse(cosines, scores, count=count)
-        return cosent(cosines, scores, temperature=settings.divisor)
+        return cosent(cosines, scores, temperature=settings.loss_temperature)
     if settings.rows == "pairs":
         return infonce(
             vectors[targets["queries"]],
             vectors[targets["documents"]],
-            targets["excluded"],
-            temperature=settings.divisor,
+            Excluded(
+                rows=targets["query texts"],
+                columns=targets["document texts"],
+                pairs=targets["excluded"],
+                num_texts=len(vectors),
+            ),
+            temperature=settings.loss_temperature,
             symmetric=settings.symmetric,
         )
     made = unit(vectors) if settings.normalize else vectors
@@ -132,4 +147,4 @@ def _loss(settings: EmbedSettings, vectors: Tensor, targets: Mapping[str, Tensor
     scores = targets["scores"].to(vectors.dtype)
     if settings.loss == "margin_mse":
         return margin_mse(similarities_RK, scores, count=count)
-    return list_kl(similarities_RK, scores, temperature=settings.divisor, count=count)
+    return list_kl(similarities_RK, scores, temperature=settings.loss_temperature, count=count)

@@ -9,11 +9,10 @@ B texts, P number of pooling modes, E hidden width, W width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,10 +22,10 @@ from minilm.distill.teacher_base import Teacher, Wanted, say_how_it_runs
 from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.json import read_json
+from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.infer.api import load
-from minilm.infer.batching import TEXTS_PER_CHUNK, TOKENS_PER_BATCH, chunked
+from minilm.infer.batching import TOKENS_PER_BATCH
 from minilm.infer.engines.protocol import Float32s
-from minilm.infer.vectors import VectorOptions, cut_part
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings, PoolingMode
 from minilm.model.embedding_files import read_embedding
@@ -35,15 +34,7 @@ from minilm.model.packed_ids import PackedIds
 from minilm.model.packing import Packed
 from minilm.model.pooling import pool_rows
 from minilm.model.routes import Role, read_routes
-from minilm.tally import reporting_tally
 from minilm.text.tokenizer import Tokenizer
-
-
-class EncodesTexts(Protocol):
-    """A teacher that is loaded."""
-
-    def encode(self, texts: Sequence[str], *, prompt: str) -> Float32s:
-        """One vector per text, `[B, W]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +59,7 @@ class VectorTeacher:
     embedding: EmbeddingSettings
     tokenizer: Tokenizer
     prompt: str
-    loaded: Callable[[EmbeddingSettings], EncodesTexts]
+    loaded: Callable[[EmbeddingSettings], VectorEncoder]
 
     @property
     def width(self) -> int:
@@ -113,10 +104,10 @@ def find_teacher(name: str, role: Role | None) -> VectorTeacher:
     )
 
 
-def _load(folder: Path, role: Role | None, settings: EmbeddingSettings) -> EncodesTexts:
+def _load(folder: Path, role: Role | None, settings: EmbeddingSettings) -> VectorEncoder:
     model = load(folder).route(role)
-    model.embedding = settings
-    return model
+    width = model.config.hidden_size
+    return VectorEncoder(folder, model.engine, model.tokenizer, embedding=settings, hidden_size=width)
 
 
 def _of_transformers(name: str, folder: Path, role: Role | None) -> VectorTeacher:
@@ -139,7 +130,7 @@ def _of_transformers(name: str, folder: Path, role: Role | None) -> VectorTeache
     )
 
 
-def _load_transformers(folder: Path, layers: int, tokenizer: Tokenizer, settings: EmbeddingSettings) -> EncodesTexts:
+def _load_transformers(folder: Path, layers: int, tokenizer: Tokenizer, settings: EmbeddingSettings) -> VectorEncoder:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = Wanted(layers=(layers,), hidden=True, output=True)
     teacher = load_teacher(folder, layer="last", device=device, native=False, wanted=wanted)
@@ -147,51 +138,38 @@ def _load_transformers(folder: Path, layers: int, tokenizer: Tokenizer, settings
 
 
 class _TeacherEngine:
-    """Pools the rows of a teacher; `lengths` are those of its batches."""
+    """Pools the rows of a teacher; adds the lengths of each batch to `lengths`."""
 
     tokens_per_batch = TOKENS_PER_BATCH
 
-    def __init__(self, teacher: Teacher, device: str) -> None:
-        self.teacher, self.lengths = teacher, list[np.ndarray]()
-        self._device = device
+    def __init__(self, teacher: Teacher, lengths: list[np.ndarray], device: str) -> None:
+        self._teacher, self._lengths, self._device = teacher, lengths, device
 
     @torch.inference_mode()
     def pooled(self, batch: PackedIds, pooling: Sequence[PoolingMode], *, skipped: int = 0) -> Float32s:
         """One vector per sequence, `[B, P * E]`."""
         packed = Packed.from_ids(batch).to(self._device)
-        self.lengths.append(np.array(packed.lengths))
-        rows_TE = self.teacher.hidden_of(packed)[self.teacher.layer]
+        self._lengths.append(np.array(packed.lengths))
+        rows_TE = self._teacher.hidden_of(packed)[self._teacher.layer]
         vectors: Float32s = pool_rows(rows_TE.float(), packed, pooling, skipped=skipped).cpu().numpy()
         return vectors
 
 
-class TransformersEncoder:
+class TransformersEncoder(VectorEncoder):
     """A teacher that transformers runs; how, and with how much padding, is reported after its first texts."""
 
     def __init__(
         self, folder: Path, teacher: Teacher, tokenizer: Tokenizer, *, embedding: EmbeddingSettings, device: str
     ) -> None:
         """Wrap a teacher that was loaded for its output, on a device."""
-        self.folder, self.embedding = folder, embedding
-        self.embedding_tokenizer = tokenizer.lowercased() if embedding.lowercase else tokenizer
-        self.engine = _TeacherEngine(teacher, device)
-        self._reported: set[str] = set()
+        self._teacher, self._lengths = teacher, list[np.ndarray]()
+        engine = _TeacherEngine(teacher, self._lengths, device)
+        super().__init__(folder, engine, tokenizer, embedding=embedding, hidden_size=teacher.sizes.hidden_size)
         self._says_how = True
 
-    def encode(self, texts: Iterable[str], *, prompt: str) -> Float32s:
-        """One vector per text, `[B, W]`; raises DataError if a value is not finite."""
-        width = self.embedding.width(self.engine.teacher.sizes.hidden_size)
-        options = VectorOptions(prompt=prompt, dimensions=width, renormalize=False, precision="fp32")
-        found = [np.empty((0, width), dtype=np.float32)]
-        with reporting_tally(self._reported) as tally:
-            for chunk in chunked(enumerate(texts), TEXTS_PER_CHUNK):
-                places, whole = [f"text {number}" for number, _ in chunk], [text for _, text in chunk]
-                found.append(cut_part(self, whole, options=options, locations=places, tally=tally))
-                self._say_how(len(chunk))
-        return np.concatenate(found)
-
-    def _say_how(self, count: int) -> None:
+    def after_chunk(self, count: int) -> None:
+        """Say how it runs, after the first `count` texts."""
         if self._says_how:
-            say_how_it_runs(self.engine.teacher, self.folder, self.engine.lengths, of=f"the first {count:,} texts")
+            say_how_it_runs(self._teacher, self.folder, self._lengths, of=f"the first {count:,} texts")
         self._says_how = False
-        self.engine.lengths.clear()
+        self._lengths.clear()

@@ -5,14 +5,16 @@ In: the section, a tokenizer. Out: a `Task`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.files.regular import sha256_texts
+from minilm.files.sentence_modules import read_modules
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.embed_data import trained_embedding
 from minilm.finetune.embed_teacher import find_teacher
@@ -29,8 +31,10 @@ from minilm.finetune.teacher_store import cache_root
 from minilm.finetune.text import ClassificationTask, selectable
 from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
 from minilm.finetune.tokens import TokensTask
+from minilm.finetune.vector_encoder import VectorBase
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import read_embedding, read_scorer
+from minilm.model.metadata import read_config
 from minilm.model.vector_modules import Dense
 from minilm.recipe import (
     EmbedSection,
@@ -50,6 +54,8 @@ from minilm.tasks.text.rows import TextRow, read_rows_and_labels, read_text_rows
 from minilm.tasks.tokens.rows import labels_of, read_tagged, require_known
 from minilm.text.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 
 def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) -> Tokenizer:
     """Load the tokenizer at `path` as the task requires it; raises DataError if it cannot be read."""
@@ -58,13 +64,21 @@ def task_tokenizer(section: TaskSection, path: Path, *, lowercase: bool | None) 
     return tokenizer.for_words if isinstance(section, TokensSection) else tokenizer
 
 
-def make_task(section: TaskSection, tokenizer: Tokenizer, *, model: Path | None = None, seed: int = 0) -> Task:
+def make_task(
+    section: TaskSection,
+    tokenizer: Tokenizer,
+    *,
+    model: Path | None = None,
+    config: Path | None = None,
+    seed: int = 0,
+) -> Task:
     """Read and tokenize the data files of a task section.
 
     Args:
         section: of a recipe.
         tokenizer: of the model.
         model: the folder that says how its vectors are made, for text vectors; None: mean pooling.
+        config: the model's configuration if it is not in its folder.
         seed: decides new weights that belong to the task.
 
     Raises:
@@ -79,9 +93,9 @@ def make_task(section: TaskSection, tokenizer: Tokenizer, *, model: Path | None 
     if isinstance(section, TokensSection):
         return _tokens(section, tokenizer)
     if isinstance(section, RerankSection):
-        return _rerank(section, tokenizer, model, seed)
+        return _rerank(section, tokenizer, model, config, seed)
     if isinstance(section, EmbedSection):
-        return _embed(section, tokenizer, model, seed)
+        return _embed(section, tokenizer, model, config, seed)
     return _text(section, tokenizer)
 
 
@@ -132,7 +146,7 @@ def _tokens(section: TokensSection, tokenizer: Tokenizer) -> Task:
     return TokensTask(train, dev, tokenizer, labels=labels, settings=section)
 
 
-def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, seed: int) -> Task:
+def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, config: Path | None, seed: int) -> Task:
     """With mean pooling, the map from the mean to the score is that of the model if it is such a reranker."""
     _require_metric(section.metric, RERANK_METRICS)
     scorer = None
@@ -153,6 +167,7 @@ def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, se
         settings=section,
         taught=_taught(section, train),
         dense=dense,
+        base=_vector_base(model, config, tokenizer),
         seed=seed,
     )
 
@@ -173,6 +188,19 @@ def _taught(section: RerankSection, train: Sequence[RankedList]) -> Taught | Non
     texts = sha256_texts(chain.from_iterable(pairs(train)))
     scores = TeacherScores(find_score_teacher(section.teacher), cache_root(section.cache, section.train), texts=texts)
     return Taught(scores=scores, pairs=lambda: pairs(_training_lists(section)))
+
+
+def _vector_base(model: Path | None, config: Path | None, tokenizer: Tokenizer) -> VectorBase | None:
+    """The model of a reranker as one of vectors; None if it is none, or its vectors are not computed here."""
+    if model is None or not model.is_dir() or not read_modules(model):
+        return None
+    limit = read_config(model, config=config).max_tokens
+    try:
+        is_reranker = read_scorer(model, model_max_tokens=limit) is not None
+        embedding = read_embedding(model, model_max_tokens=limit)
+    except DataError:
+        return None
+    return None if is_reranker else VectorBase(folder=model, embedding=embedding, tokenizer=tokenizer)
 
 
 def _require_metric(metric: str | None, known: Sequence[str]) -> None:
@@ -201,7 +229,9 @@ def _seq2seq(section: Seq2SeqSection, tokenizer: Tokenizer) -> Seq2SeqTask:
     )
 
 
-def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed: int) -> EmbedTask:
+def _embed(
+    section: EmbedSection, tokenizer: Tokenizer, model: Path | None, config: Path | None, seed: int
+) -> EmbedTask:
     """Vectors as the model makes them, except for what the section changes."""
     teacher = scorer = None
     if section.teacher is not None and section.rows == "texts":
@@ -209,14 +239,21 @@ def _embed(section: EmbedSection, tokenizer: Tokenizer, model: Path | None, seed
     elif section.teacher is not None:
         scorer = find_score_teacher(section.teacher)
     own = EmbeddingSettings()
-    if model is not None and model.is_dir():
-        own = read_embedding(model, model_max_tokens=section.max_tokens)
-    embedding, dense = trained_embedding(section, own, where=str(model))
+    if model is not None:
+        limit = read_config(model, config=config).max_tokens
+        own = read_embedding(model, model_max_tokens=limit) if model.is_dir() else replace(own, max_tokens=limit)
+    teacher = None if section.teacher is None else find_teacher(section.teacher, section.role)
+    of_teacher = None if teacher is None else teacher.embedding
+    embedding, dense = trained_embedding(section, own, teacher=of_teacher, where=str(model))
+    if embedding.max_tokens != own.max_tokens:
+        what = "task.max_tokens is %d; without it texts have up to %d tokens, as for %s"
+        logger.info(what, embedding.max_tokens, own.max_tokens, model)
     return EmbedTask(
         section,
         section.train,
         dev_files(section.dev),
         tokenizer.lowercased() if embedding.lowercase else tokenizer,
+        base=VectorBase(folder=model or Path(), embedding=own, tokenizer=tokenizer),
         embedding=embedding,
         dense=dense,
         teacher=teacher,

@@ -8,6 +8,7 @@ B pairs of a query and a text, T packed tokens, L texts of a list.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -28,6 +29,8 @@ from minilm.finetune.score_teacher import Pair, ScoresPairs
 from minilm.finetune.sequences import Array, PackedTask, Sequences
 from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis, IndependentParts, StepRows, numbers_of_sets
 from minilm.finetune.teacher_scores import TeacherScores
+from minilm.finetune.vector_encoder import VectorBase
+from minilm.infer.similarity import similarities
 from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding import EmbeddingSettings
@@ -36,8 +39,9 @@ from minilm.model.encoder import reset_weights
 from minilm.model.heads import ClassificationHead, Model
 from minilm.model.metadata import HeadName, ProblemType
 from minilm.model.packing import Packed, on_device
+from minilm.model.routes import ROLES
 from minilm.model.token_budget import microbatches
-from minilm.model.vector_head import VectorHead, dense_of
+from minilm.model.vector_head import VectorHead, dense_of, linear_of
 from minilm.model.vector_modules import Dense
 from minilm.randomness import derived_seed
 from minilm.score.retrieval import RetrievalScores, parse_metric, ranked, retrieval_scores
@@ -47,6 +51,8 @@ from minilm.tasks.rerank.settings import FROM_SCORES, RerankSettings
 from minilm.tasks.rerank.targets import ranked_relevance, require_comparable, require_different, targets
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks
+
+logger = logging.getLogger(__name__)
 
 METRICS = ("ndcg@10", "mrr@10", "map")
 SELECTABLE = (*METRICS, "heldout_loss")
@@ -89,7 +95,8 @@ class ListBatch:
         """Sum of the terms of all lists, divided by the number of terms in the step."""
         scores_B, sizes = self._scores(model), list(self.sizes)
         lists = zip(scores_B.split(sizes), self.targets.to(scores_B.dtype).split(sizes), strict=True)
-        return torch.stack([self.ranking_loss.total(*one) for one in lists]).sum() / self.num_terms
+        with torch.autocast(scores_B.device.type, enabled=False):
+            return torch.stack([self.ranking_loss.total(*one) for one in lists]).sum() / self.num_terms
 
     def _scores(self, model: Model) -> Tensor:
         """The score of each pair, `[B]`, in the order of the lists."""
@@ -128,6 +135,7 @@ class RerankTask(PackedTask):
         settings: RerankSettings,
         taught: Taught | None = None,
         dense: Dense | None = None,
+        base: VectorBase | None = None,
         seed: int = 0,
     ) -> None:
         """Tokenize all pairs.
@@ -139,6 +147,7 @@ class RerankTask(PackedTask):
             settings: of the task.
             taught: the teacher of the training lists; None: they have scores or labels.
             dense: with mean pooling, the map from the mean to the score that the model already has, if any.
+            base: the model as one of vectors, if it is that.
             seed: decides a new one.
 
         Raises:
@@ -147,7 +156,7 @@ class RerankTask(PackedTask):
         """
         self.main_metric = settings.metric or SELECTABLE[0]
         self.head: HeadName | None = "classification" if settings.pooling == "cls" else None
-        self._dense, self._seed = dense, seed
+        self._dense, self._base, self._seed = dense, base, seed
         self._settings, self._tokenizer, self._loss = settings, tokenizer, ranking_loss(settings)
         self._lists, self._gains = {**dev}, {name: [*map(ranked_relevance, lists)] for name, lists in dev.items()}
         self._heldout = {name: self._heldout_targets(lists) for name, lists in dev.items()}
@@ -263,40 +272,60 @@ class RerankTask(PackedTask):
 
     def _map(self, config: EncoderConfig) -> nn.Linear:
         """From the mean to the score: that of the model if it fits, else a new one."""
+        if self._dense is not None and self._dense.weight.shape == (1, config.hidden_size):
+            return linear_of(self._dense)
         made = nn.Linear(config.hidden_size, 1)
         reset_weights(made, config.initializer_range, torch.Generator().manual_seed(derived_seed(self._seed, "head")))
-        if self._dense is not None and self._dense.weight.shape == made.weight.shape:
-            bias = np.zeros(1, np.float32) if self._dense.bias is None else self._dense.bias
-            made.load_state_dict({"weight": torch.tensor(self._dense.weight), "bias": torch.tensor(bias)})
         return made
 
     def references(self, base: Model, *, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
-        """Held-out numbers of the model as it is, if it already is a reranker, and of the teacher."""
-        found: dict[str, Mapping[str, float]] = {}
+        """Held-out numbers of the model as it is, a reranker or one whose vectors order texts, and of the teacher."""
+        if not self.dev_sets:
+            return {}
         is_reranker = self._dense is not None if self.head is None else not base.has_fresh_weights
-        if is_reranker and self.dev_sets:
-            if self.head is None:
-                head = VectorHead("mean", self._map(base.encoder.config))
-                base = Model(base.encoder, head.to(base.encoder.embeddings.word.weight.device))
-            base.eval()
-            scored = {name: self.score(base, name, token_budget=token_budget, ranks=ranks) for name in self.dev_sets}
-            found["base"] = numbers_of_sets({name: one.numbers() for name, one in scored.items()})
-        if self._taught is not None and self.dev_sets:
-            found["teacher"] = numbers_of_sets(self._teacher_numbers(self._taught.scores.load_teacher()))
+        found = self._as_it_is(base, token_budget, ranks) if is_reranker else self._by_vectors(base, token_budget)
+        if self._taught is not None:
+            found["teacher"] = self._numbers_of_teacher(self._taught.scores.load_teacher())
         return found
 
-    def _teacher_numbers(self, teacher: ScoresPairs) -> dict[str, dict[str, float]]:
-        """The numbers of the teacher on each held-out set; without the loss, which would be that of itself."""
+    def _as_it_is(self, base: Model, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
+        """The numbers of a reranker."""
+        if self.head is None:
+            head = VectorHead("mean", self._map(base.encoder.config))
+            base = Model(base.encoder, head.to(base.encoder.embeddings.word.weight.device))
+        base.eval()
+        scored = {name: self.score(base, name, token_budget=token_budget, ranks=ranks) for name in self.dev_sets}
+        return {"base": numbers_of_sets({name: one.numbers() for name, one in scored.items()})}
+
+    def _numbers_of_teacher(self, teacher: ScoresPairs) -> Mapping[str, float]:
+        """The numbers of rankings by the teacher's scores."""
         found = {}
         for name, lists in self._lists.items():
             scores = teacher.score([(one.query, text) for one in lists for text in one.texts])
-            means = self._retrieval(name, list(scores[:, None])).means()
-            found[name] = {metric: 100 * value for metric, value in means.items()}
-        return found
+            found[name] = self._rankings(name, list(scores[:, None]))
+        return numbers_of_sets(found)
+
+    def _by_vectors(self, base: Model, token_budget: int) -> dict[str, Mapping[str, float]]:
+        """The numbers of rankings by the similarity of the vectors of query and text."""
+        if self._base is None:
+            logger.info("the base model has no numbers to compare with: it gives neither scores of pairs nor vectors")
+            return {}
+        model, settings = self._base.with_encoder(base.encoder, token_budget=token_budget), self._base.embedding
+        prompts = [settings.prompt_of(prompt=None, role=role) for role in ROLES]
+        found = {}
+        for name, lists in self._lists.items():
+            queries = model.encode([one.query for one in lists], prompt=prompts[0])
+            texts = iter(model.encode([text for one in lists for text in one.texts], prompt=prompts[1]))
+            outputs = list[Array]()
+            for one, query in zip(lists, queries, strict=True):
+                of_list = np.stack([next(texts) for _ in one.texts])
+                outputs += similarities(query, of_list, settings.similarity).T
+            found[name] = self._rankings(name, outputs)
+        return {"base": numbers_of_sets(found)}
 
     def write(self, model: Model, folder: Path) -> None:
         """Write the model with its activation, so that other libraries compute the same scores."""
-        activation = self._settings.activation
+        activation, shape = self._settings.activation, model.encoder.config
         if self.head is not None:
             write_model(model, folder, head=self.head, problem="regression", activation=activation)
             return
@@ -306,9 +335,9 @@ class RerankTask(PackedTask):
         settings = EmbeddingSettings(
             pooling=("mean",),
             modules=(dense_of(model.head.dense),),
-            max_tokens=self._settings.max_tokens,
+            max_tokens=min(self._settings.max_tokens, shape.max_tokens),
         )
-        write_scorer(folder, settings, activation=activation, hidden_size=model.encoder.config.hidden_size)
+        write_scorer(folder, settings, activation=activation, hidden_size=shape.hidden_size)
 
     def outputs(self, scores: Tensor, packed: Packed) -> list[Array]:
         """The score of each pair, `[1]`."""
@@ -316,8 +345,11 @@ class RerankTask(PackedTask):
 
     def metrics(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
         """The numbers of `minilm score retrieval`, times 100, and the held-out loss if the lists have its targets."""
-        means = self._retrieval(dev_set, outputs).means()
-        return {**{name: 100 * value for name, value in means.items()}, **self._heldout_loss(dev_set, outputs)}
+        return {**self._rankings(dev_set, outputs), **self._heldout_loss(dev_set, outputs)}
+
+    def _rankings(self, dev_set: str, outputs: Sequence[Array]) -> dict[str, float]:
+        """The numbers of `minilm score retrieval`, times 100."""
+        return {name: 100 * value for name, value in self._retrieval(dev_set, outputs).means().items()}
 
     def analyse(self, dev_set: str, outputs: Sequence[Array]) -> Analysis:
         """Lists with the lowest nDCG, and a run with the grades beside it."""

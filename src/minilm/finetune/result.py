@@ -14,12 +14,12 @@ from typing import cast
 
 from minilm.errors import DataError
 from minilm.files.json import read_json, write_json
-from minilm.train.best import comparable
+from minilm.train.best import comparable, is_loss
 from minilm.train.state import Identity, require_same
 
 RESULT, ANALYSIS = "result.json", "analysis.json"
-EQUAL = 0.1
-"""A smaller difference of a metric is called equal."""
+_EQUAL, _EQUAL_SHARE = 0.1, 0.01
+"""A smaller difference of percentages is called equal; of a loss, a smaller share of that of the base model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,16 @@ def verdict(result: RunResult) -> str:
     metric, base = result.main_metric, result.references.get("base", {})
     if metric not in base or math.isnan(result.main):
         return ""
-    difference = comparable(metric, result.main) - comparable(metric, base[metric])
-    compared = f"{'better' if difference > 0 else 'worse'} than the base model by {abs(difference):.2f}"
-    if abs(difference) < EQUAL:
-        compared = f"equal to the base model within {EQUAL:g}"
-    numbers = [f"{name} {found[metric]:.2f}" for name, found in result.references.items() if metric in found]
-    return f"verdict: {compared} ({metric} {result.main:.2f}, {', '.join(numbers)})"
+    before, after = base[metric], result.main
+    difference = comparable(metric, after) - comparable(metric, before)
+    digits, equal, within = ".2f", _EQUAL, f"{_EQUAL:g}"
+    if is_loss(metric):
+        digits, equal, within = ".4g", _EQUAL_SHARE * abs(before), f"{_EQUAL_SHARE:.0%}"
+    compared = f"{'better' if difference > 0 else 'worse'} than the base model by {abs(difference):{digits}}"
+    if abs(difference) < equal:
+        compared = f"equal to the base model within {within}"
+    numbers = [f"{name} {found[metric]:{digits}}" for name, found in result.references.items() if metric in found]
+    return f"verdict: {compared} ({metric} {after:{digits}}, {', '.join(numbers)})"
 
 
 @dataclass(frozen=True, kw_only=True)

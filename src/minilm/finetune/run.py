@@ -159,7 +159,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     tokenizer = task_tokenizer(recipe.task, tokenizer_path(recipe.tokenizer, model), lowercase=recipe.lowercase)
     tokenizer.require_vocab_size(shape.vocab_size, where=str(model))
     smaller = None if recipe.student is None else smaller_of(recipe.student, shape, where=str(model))
-    task = make_task(recipe.task, tokenizer, model=model, seed=recipe.seed)
+    task = make_task(recipe.task, tokenizer, model=model, config=config, seed=recipe.seed)
     task.require_fit(shape if smaller is None else smaller.config)
     require_examples(task, recipe.task.train)
     section = recipe.train
@@ -306,8 +306,10 @@ def _write_model(recipe: FinetuneRecipe, plan: _Plan, model: Model, folder: Path
     """Write everything needed to load the model elsewhere."""
     with whole_table(model.encoder.embeddings):
         plan.task.write(model, folder)
-    limit = recipe.task.max_tokens if isinstance(recipe.task, RerankSection) else None  # where others truncate pairs
-    plan.tokenizer.save(folder, segments=model.encoder.config.num_segments > 0, max_length=limit)
+    limit, shape = None, model.encoder.config
+    if isinstance(recipe.task, RerankSection):  # where others truncate pairs
+        limit = min(recipe.task.max_tokens, shape.max_tokens)
+    plan.tokenizer.save(folder, segments=shape.num_segments > 0, max_length=limit)
     if not isinstance(recipe.task, EmbedSection):  # its settings are in the files of the modules
         write_task(folder, recipe.task)
 

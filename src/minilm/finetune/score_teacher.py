@@ -22,7 +22,8 @@ from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.regular import sha256_text
 from minilm.files.sentence_modules import MODULES, read_modules
-from minilm.finetune.embed_teacher import EncodesTexts, VectorTeacher, find_teacher
+from minilm.finetune.embed_teacher import VectorTeacher, find_teacher
+from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.infer.api import LoadedModel, load
 from minilm.infer.engines.protocol import Float32s
 from minilm.infer.similarity import similarities
@@ -131,7 +132,7 @@ def _cross_encoder(name: str, folder: Path) -> ScoreTeacher:
 class _Side:
     """The encoder of the texts of one role."""
 
-    encoder: EncodesTexts
+    encoder: VectorEncoder
     prompt: str
 
     def encode(self, texts: Sequence[str]) -> tuple[Float32s, list[int]]:

@@ -9,9 +9,10 @@ B sequences, T packed tokens, C labels, N tokens of one sequence.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,6 +32,13 @@ from minilm.train.distributed import ALONE, Ranks, gathered_in_order
 Array = NDArray[np.float32]
 Losses = Callable[[Tensor, Packed, Tensor], Tensor]
 """Maps (head scores in float32, the batch, its targets) to the loss of each sequence, `[B]`."""
+
+
+class InBatches(Protocol):
+    """Sequences that are numbered."""
+
+    def batches(self, rows: NDArray[np.int64], *, token_budget: int) -> Iterator[tuple[NDArray[np.int64], Packed]]:
+        """The sequences of `rows` in packed batches of similar lengths, each with its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +129,9 @@ class PackedTask(PlainTask, ABC):
         return {name: f"{len(part):,} {self.unit}" for name, part in {"training": self.train, **self.dev}.items()}
 
     def require_fit(self, config: EncoderConfig) -> None:
-        """Check that all sequences fit the position table.
-
-        Raises:
-            UsageError: the model has too few positions.
-        """
-        longest = max((len(ids) for part in self._parts for ids in part.token_ids), default=0)
-        if longest > config.max_tokens:
-            raise UsageError(
-                f"task.max_tokens is {self._max_tokens}, but the model has positions for {config.max_tokens} tokens; "
-                f"set it to at most {config.max_tokens}"
-            )
+        """Check that all sequences fit the position table; raises as `require_positions`."""
+        lengths = [len(ids) for part in self._parts for ids in part.token_ids]
+        require_positions(max(lengths, default=0), config, max_tokens=self._max_tokens)
 
     def prepare(self, model: Model) -> None:
         """Reduce the word table to the rows that the sequences use."""
@@ -147,16 +147,53 @@ class PackedTask(PlainTask, ABC):
         outputs = self.predict(model, self.dev[dev_set], token_budget=token_budget, ranks=ranks)
         return Scored(numbers=partial(self.metrics, dev_set, outputs), analyse=partial(self.analyse, dev_set, outputs))
 
-    @torch.no_grad()
     def predict(self, model: Model, sequences: Sequences, *, token_budget: int, ranks: Ranks = ALONE) -> list[Array]:
         """Outputs of a model in evaluation mode for `sequences`, in order; the processes divide the work."""
-        rows = np.arange(len(sequences))[ranks.rank :: ranks.world_size]
-        device = next(model.parameters()).device
-        own: list[tuple[int, Array]] = []
-        for chosen, packed in sequences.batches(rows, token_budget=token_budget):
-            moved = packed.to(device)
-            own += zip(chosen.tolist(), self.outputs(model(moved).float(), moved), strict=True)
-        return gathered_in_order(own, ranks)
+
+        def outputs(packed: Packed) -> list[Array]:
+            return self.outputs(model(packed).float(), packed)
+
+        rows, device = np.arange(len(sequences)), next(model.parameters()).device
+        return computed(sequences, rows, outputs, device=device, token_budget=token_budget, ranks=ranks)
+
+
+def require_positions(longest: int, config: EncoderConfig, *, max_tokens: int) -> None:
+    """Check that the longest sequence fits the position table; `max_tokens` is the configured limit, for the message.
+
+    Raises:
+        UsageError: the model has too few positions.
+    """
+    if longest > config.max_tokens:
+        raise UsageError(
+            f"task.max_tokens is {max_tokens}, but the model has positions for {config.max_tokens} tokens; "
+            f"set it to at most {config.max_tokens}"
+        )
+
+
+@torch.no_grad()
+def computed(
+    sequences: InBatches,
+    rows: NDArray[np.int64],
+    outputs: Callable[[Packed], Iterable[Array]],
+    *,
+    device: torch.device,
+    token_budget: int,
+    ranks: Ranks,
+) -> list[Array]:
+    """What a function gives for each of `rows`, in ascending order; the processes divide the work.
+
+    Args:
+        sequences: where the rows are.
+        rows: numbers of sequences.
+        outputs: one array for each sequence of a batch.
+        device: of the batches.
+        token_budget: max tokens of one.
+        ranks: this process among those that divide the work.
+    """
+    own: list[tuple[int, Array]] = []
+    for chosen, packed in sequences.batches(rows[ranks.rank :: ranks.world_size], token_budget=token_budget):
+        own += zip(chosen.tolist(), outputs(packed.to(device)), strict=True)
+    return gathered_in_order(own, ranks)
 
 
 class SequenceTask(PackedTask):

@@ -1,7 +1,7 @@
 """The protocol of fine-tuning tasks: batches and losses of training steps, held-out metrics, analyses for reports.
 
-In: tokenized examples. Out: one protocol, which `objective.py` trains and evaluates. A task knows nothing about files,
-checkpoints or schedules.
+In: tokenized examples. Out: one protocol, which `objective.py` trains and evaluates. A task stores what its teacher
+says and writes the folder of its model; it knows nothing about optimizers, schedules or the checkpoints of a run.
 """
 
 from __future__ import annotations

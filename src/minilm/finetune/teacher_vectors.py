@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.files.regular import sha256_text
-from minilm.finetune.embed_teacher import EncodesTexts, VectorTeacher
+from minilm.finetune.embed_teacher import VectorTeacher
 from minilm.finetune.teacher_store import Rows, Stored, TeacherKey, TeacherStore
+from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.model.metadata import model_checksums
 
 TEXTS_PER_FILE = 16384
@@ -67,7 +68,7 @@ class TeacherVectors(TeacherStore[str]):
         """One sentence about what is stored already."""
         return f"{self._teacher.folder}, vectors of width {self.width}; {self.progress()}"
 
-    def load_teacher(self) -> EncodesTexts:
+    def load_teacher(self) -> VectorEncoder:
         """The teacher as it computes the stored vectors, with `prompt`; raises as `minilm.load` or `load_teacher`."""
         return self._teacher.loaded(self._steps)
 

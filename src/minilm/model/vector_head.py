@@ -7,6 +7,7 @@ B texts, E hidden width, W width of a vector.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from minilm.model.embedding import PoolingMode
@@ -35,6 +36,16 @@ class VectorHead(nn.Module):
         if self.pooling == "cls":
             return encoder.first(packed)
         return pool_rows(encoder(packed), packed, [self.pooling], skipped=0)
+
+
+def linear_of(dense: Dense) -> nn.Linear:
+    """A linear map with the weights of a module of a model folder."""
+    made = nn.Linear(dense.weight.shape[1], dense.weight.shape[0], bias=dense.bias is not None)
+    with torch.no_grad():
+        made.weight.copy_(torch.tensor(dense.weight))
+        if dense.bias is not None:
+            made.bias.copy_(torch.tensor(dense.bias))
+    return made
 
 
 def dense_of(linear: nn.Linear) -> Dense:

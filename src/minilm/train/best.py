@@ -25,7 +25,12 @@ def comparable(metric: str, value: float) -> float:
     """Map a metric to a value where higher is better: losses and divergences are negated, NaN is never better."""
     if math.isnan(value):
         return -math.inf
-    return -value if metric.rpartition(".")[2].endswith(("loss", "kl")) else value
+    return -value if is_loss(metric) else value
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a metric is a loss or divergence, where lower is better; the others are percentages."""
+    return metric.rpartition(".")[2].endswith(("loss", "kl"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,20 +17,29 @@ from tests.host_reads import HostReads
 import minilm
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
-from minilm.finetune import teacher_vectors
+from minilm.finetune import embed_objectives, teacher_vectors
 from minilm.finetune.embed import EmbedTask
+from minilm.finetune.embed_losses import Excluded
+from minilm.finetune.embed_objectives import targets_of
 from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys
 from minilm.finetune.make import make_task, task_tokenizer
+from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.result import RunResult, verdict
 from minilm.finetune.run import finetune_once
 from minilm.finetune.start import start_model
 from minilm.finetune.sweep import check_recipe
 from minilm.finetune.task import StepRows
-from minilm.infer.api import LoadedModel
+from minilm.finetune.vector_encoder import VectorEncoder
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_embedding
 from minilm.model.heads import Model
+from minilm.model.metadata import read_config
 from minilm.model.packing import pack
 from minilm.recipe import FinetuneRecipe, load_recipe
+from minilm.score.glue import compute_metrics
+from minilm.tasks.embed.settings import EmbedSettings
 from minilm.train.distributed import ALONE
+from minilm.train.loop import accumulate_in
 from minilm.train.metrics import read_metrics
 
 LOSSES = ("vectors", "similarities", "infonce", "cosent", "cosine", "margin_mse", "kl")
@@ -83,6 +93,74 @@ def test_the_gradient_does_not_depend_on_the_cut(loss, dimensions, tiny_task):
     assert gradients(task, model, token_budget=10**6, step=1)[0] != value
 
 
+def test_no_known_positive_and_no_query_itself_is_a_negative(tiny_task):
+    rows = [
+        ("word1", "word2", ["word3", "word6"]),
+        ("word1", "word4", []),  # not in the batch, but known
+        ("word5", "word2", ["word5", "word4"]),
+        ("word6", "word7", ["word4", "word3", "word2"]),
+        ("word1", "word2", []),
+    ]
+    file = tiny_task.folder / "pairs.jsonl"
+    lines = [json.dumps({"query": query, "positive": text, "negatives": others}) for query, text, others in rows]
+    file.write_text("\n".join(lines))
+    task, _ = made(tiny_task.embed_recipe("infonce", task={"train": [str(file)]}))
+    chosen = [3, 0, 2, 4]
+    targets = targets_of(task._settings, task._rows, np.array(chosen), positives=task._positives)
+    excluded = Excluded(
+        rows=targets["query texts"],
+        columns=targets["document texts"],
+        pairs=targets["excluded"],
+        num_texts=sum(2 + len(rows[number][2]) for number in chosen),
+    )
+    known = {(query, text) for query, text, _ in rows}
+    documents = [rows[number][1] for number in chosen] + [text for number in chosen for text in rows[number][2]]
+    expected = [
+        [((query, text) in known or text == query) and place != row for place, text in enumerate(documents)]
+        for row, query in enumerate(rows[number][0] for number in chosen)
+    ]
+    assert excluded.of_rows(0, 4).tolist() == expected
+    assert torch.cat([excluded.of_rows(0, 3), excluded.of_rows(3, 6)]).tolist() == expected
+    columns = torch.tensor(expected)[:, :4].T
+    assert torch.equal(excluded.transposed().of_rows(0, 4), columns)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("budget", [100, 10**6])
+def test_in_bf16_the_loss_is_that_of_float32_of_the_same_vectors(loss, budget, tiny_task, monkeypatch):
+    task, model = made(tiny_task.embed_recipe(loss), dtype=torch.float32)
+    plain, seen = embed_objectives._loss, []
+
+    def kept(settings: EmbedSettings, vectors: torch.Tensor, *more: object) -> torch.Tensor:
+        value = plain(settings, vectors, *more)
+        seen.append(((settings, vectors.detach(), *more), value.item()))
+        return value
+
+    monkeypatch.setattr(embed_objectives, "_loss", kept)
+    objective = FinetuneObjective(model, task, batch_size=16, tokens_per_batch=budget, seed=5)
+    accumulate_in("bf16", objective, objective.batch(0))
+    for (settings, vectors, *more), value in seen:
+        assert vectors.dtype == torch.float32
+        assert value == pytest.approx(plain(settings, vectors, *more).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["infonce", "similarities"])
+def test_in_bf16_the_gradient_does_not_depend_on_the_cut(loss, tiny_task):
+    """The pass without a graph leaves no weight behind that passes no gradient on."""
+    task, model = made(tiny_task.embed_recipe(loss), dtype=torch.float32)
+    found = []
+    for parts in (1, 2):
+        whole = FinetuneObjective(model, task, batch_size=16, tokens_per_batch=10**6, seed=5)
+        budget = whole.batch(0).num_tokens // parts + 20
+        objective = FinetuneObjective(model, task, batch_size=16, tokens_per_batch=budget, seed=5)
+        assert len(objective.batch(0).parts) == parts
+        model.zero_grad()
+        accumulate_in("bf16", objective, objective.batch(0))
+        found.append({name: weight.grad for name, weight in objective.parameters.items() if weight.grad is not None})
+    for name, one in found[0].items():
+        assert (found[1][name] - one).norm() < 0.1 * one.norm() + 1e-6, name
+
+
 def test_dropout_has_its_rate_and_is_off_in_evaluation():
     dropout = KeyedDropout(0.25)
     packed = pack([np.zeros(50, dtype=np.int32), np.zeros(50, dtype=np.int32)])
@@ -111,6 +189,101 @@ def test_every_loss_falls_and_its_folder_has_the_scored_vectors(loss, tiny_task)
     ]
     assert (sides[0] * sides[1]).sum(1) == pytest.approx(predicted, abs=2e-5)
     assert model.embedding.max_tokens == 32
+
+
+@pytest.mark.parametrize("loss", ["margin_mse", "kl"])
+def test_vectors_that_learn_dot_products_are_scored_and_written_so(loss, tiny_task):
+    library = pytest.importorskip("sentence_transformers", reason="the reference: pip install 'minilm[dev]'")
+    result = run(tiny_task.embed_recipe(loss, task={"normalize": False}))
+    model = minilm.load(result.folder / "model")
+    rows = [json.loads(line) for line in (tiny_task.folder / "vectors-dev.jsonl").open()]
+    sides = [model.encode([row[side] for row in rows]) for side in ("sentence1", "sentence2")]
+    dots = (sides[0] * sides[1]).sum(1)
+    lines = (result.folder / "predictions" / "vectors-dev.jsonl").open()
+    assert dots == pytest.approx([json.loads(line)["prediction"] for line in lines], rel=1e-4)
+    numbers = compute_metrics(("spearmanr",), [row["score"] for row in rows], dots.tolist())
+    assert result.main == pytest.approx(numbers["spearmanr"], abs=0.5)  # ranks that a rounding exchanges
+    assert model.embedding.similarity == "dot"
+    assert np.diag(model.similarity(*sides)) == pytest.approx(dots, rel=1e-5)
+    assert library.SentenceTransformer(str(model.folder), device="cpu").similarity_fn_name == "dot"
+
+
+@pytest.mark.parametrize(
+    ("loss", "task", "expected"),
+    [
+        ("margin_mse", {}, "cosine"),
+        ("cosent", {"normalize": False}, "cosine"),
+        ("vectors", {"normalize": False}, "cosine"),
+        ("vectors", {"normalize": False, "distance": "l2"}, "dot"),  # those of the teacher, with their length
+        ("vectors", {"distance": "l2"}, "cosine"),
+    ],
+)
+def test_the_similarity_is_what_vectors_were_trained_for_not_what_the_base_model_has(loss, task, expected, tiny_task):
+    base = with_settings(tiny_task, EmbeddingSettings(similarity="dot"))
+    recipe = tiny_task.embed_recipe(loss, task=task | ({"teacher": str(base)} if loss == "vectors" else {}))
+    folder = run(recipe, f"model={base}", "train.steps=1").folder / "model"
+    assert minilm.load(folder).embedding.similarity == expected
+
+
+def with_settings(tiny: TinyFinetune, settings: EmbeddingSettings) -> Path:
+    """A copy of the model that makes vectors so."""
+    folder = tiny.folder / "base"
+    shutil.copytree(tiny.model, folder)
+    write_embedding(folder, settings, hidden_size=read_config(folder).hidden_size)
+    return folder
+
+
+def test_the_base_model_is_scored_as_it_was_not_as_it_becomes(tiny_task):
+    """With its own pooling, modules, prompt, max length and similarity."""
+    own = EmbeddingSettings(
+        pooling=("cls", "mean"),
+        max_tokens=6,
+        prompts={"document": "word3 word4 "},
+        default_prompt_name="document",
+        similarity="dot",
+    )
+    base = with_settings(tiny_task, own)
+    recipe = tiny_task.embed_recipe("cosent", task={"pooling": "mean"})
+    result = run(recipe, f"model={base}", "train.steps=1")
+    model, rows = minilm.load(base), [json.loads(line) for line in (tiny_task.folder / "vectors-dev.jsonl").open()]
+    sides = [model.encode([row[side] for row in rows]) for side in ("sentence1", "sentence2")]
+    scores, dots = [row["score"] for row in rows], (sides[0] * sides[1]).sum(1).tolist()
+    assert result.references["base"] == pytest.approx(compute_metrics(("spearmanr", "pearson"), scores, dots), abs=0.5)
+
+
+def test_the_max_length_is_that_of_the_model_unless_it_is_set_which_is_reported(tiny_task, caplog):
+    caplog.set_level(logging.INFO)
+    base = with_settings(tiny_task, EmbeddingSettings(max_tokens=10))
+    recipe = tiny_task.embed_recipe("cosent", task={"max_tokens": None})
+    folder = run(recipe, f"model={base}", "train.steps=1").folder / "model"
+    assert minilm.load(folder).embedding.max_tokens == 10
+    assert "texts were longer than 10 tokens and were truncated" in caplog.text
+    assert "task.max_tokens is" not in caplog.text
+    many = minilm.load(base).config.max_tokens + 1
+    for number, limit in enumerate((8, many)):
+        caplog.clear()
+        changes = [
+            f"model={base}",
+            "train.steps=1",
+            f"task.max_tokens={limit}",
+            f"out={tiny_task.folder / str(number)}",
+        ]
+        folder = run(recipe, *changes).folder / "model"
+        assert minilm.load(folder).embedding.max_tokens == min(limit, many - 1)
+        said = f"task.max_tokens is {limit}; without it texts have up to 10 tokens, as for {base}"
+        assert caplog.text.count(said) == 1
+        written = read_json(folder / "sentence_bert_config.json")["max_seq_length"]
+        assert written == min(limit, many - 1), "never more than the model has positions for"
+
+
+def test_dimensions_that_leave_values_untrained_are_reported(tiny_task, caplog):
+    recipe = tiny_task.embed_recipe("cosent", task={"dimensions": [16, 8]}, steps=1)
+    run(recipe)
+    said = "task.dimensions: only the first 16 of the 48 values of a vector are trained; add 48 to train all"
+    assert caplog.text.count(said) == 1
+    caplog.clear()
+    run(recipe, "task.dimensions=[48,8]", f"out={tiny_task.folder / 'whole'}")
+    assert "task.dimensions" not in caplog.text
 
 
 def test_the_folder_loads_in_sentence_transformers_with_the_same_vectors(tiny_task):
@@ -165,26 +338,29 @@ def test_a_map_that_is_kept_gives_the_teachers_width_and_is_trained_further(tiny
 
 
 @pytest.mark.parametrize(
-    ("main", "expected"),
+    ("metric", "base", "main", "expected"),
     [
-        (81.0, "better than the base model by 1.00"),
-        (80.05, "equal to the base model within 0.1"),
-        (78.5, "worse than the base model by 1.50"),
+        ("spearmanr", 80.0, 81.0, "better than the base model by 1.00 (spearmanr 81.00, base 80.00)"),
+        ("spearmanr", 80.0, 80.05, "equal to the base model within 0.1 (spearmanr 80.05, base 80.00)"),
+        ("spearmanr", 80.0, 78.5, "worse than the base model by 1.50 (spearmanr 78.50, base 80.00)"),
+        ("heldout_loss", 0.12, 0.04, "better than the base model by 0.08 (heldout_loss 0.04, base 0.12)"),
+        ("heldout_loss", 0.0312, 0.0313, "equal to the base model within 1% (heldout_loss 0.0313, base 0.0312)"),
+        ("heldout_loss", 20.0, 20.5, "worse than the base model by 0.5 (heldout_loss 20.5, base 20)"),
     ],
 )
-def test_the_verdict(main, expected, tmp_path):
+def test_the_verdict(metric, base, main, expected, tmp_path):
     values = {"seed": 1, "learning_rate": 0.1, "epochs": 1, "batch_size": 1, "best_step": 1, "steps": 1}
     result = RunResult(
         folder=tmp_path,
-        main_metric="spearmanr",
-        numbers={"spearmanr": main},
+        main_metric=metric,
+        numbers={metric: main},
         train_examples=1,
         parameters=1,
         seconds=1,
-        references={"base": {"spearmanr": 80.0}},
+        references={"base": {metric: base}},
         **values,
     )
-    assert verdict(result) == f"verdict: {expected} (spearmanr {main:.2f}, base 80.00)"
+    assert verdict(result) == f"verdict: {expected}"
     assert verdict(replace(result, references={})) == ""
 
 
@@ -232,13 +408,13 @@ def test_a_pass_that_was_killed_goes_on_and_other_texts_have_another_folder(stor
     manifest = json.loads(whole["manifest.json"])
     (task.teacher.folder / "manifest.json").write_text(json.dumps({**manifest, "files": manifest["files"][:1]}))
     encoded: list[int] = []
-    encode = LoadedModel.encode
+    encode = VectorEncoder.encode
 
-    def counted(self: LoadedModel, texts: list[str], **more: str) -> np.ndarray:
+    def counted(self: VectorEncoder, texts: list[str], *, prompt: str) -> np.ndarray:
         encoded.append(len(texts))
-        return encode(self, texts, **more)
+        return encode(self, texts, prompt=prompt)
 
-    monkeypatch.setattr(LoadedModel, "encode", counted)
+    monkeypatch.setattr(VectorEncoder, "encode", counted)
     made(tiny.folder / "embed.yaml")
     assert encoded == [25, 10]
     assert {file.name: file.read_bytes() for file in task.teacher.folder.iterdir()} == whole

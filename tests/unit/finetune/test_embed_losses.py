@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from minilm.finetune import embed_losses as ours
 
@@ -61,19 +63,76 @@ def test_infonce(symmetric, negatives):
     more = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"} if symmetric else {}
     loss = losses.MultipleNegativesRankingLoss(FakeModel(), scale=12.5, **more)
     documents = torch.cat([positives, *hard])
-    nothing = torch.zeros(ROWS, len(documents), dtype=torch.bool)
     reference = loss.compute_loss_from_embeddings([queries, positives, *hard], None)
-    mine = ours.infonce(queries, documents, nothing, temperature=0.08, symmetric=symmetric)
+    mine = ours.infonce(queries, documents, excluded(len(documents)), temperature=0.08, symmetric=symmetric)
     require_equal(mine, reference, queries, positives, *hard)
+
+
+def excluded(documents: int, *pairs: tuple[int, int], rows: int = ROWS) -> ours.Excluded:
+    """Queries are the texts 0, 1, ..., documents those that follow."""
+    return ours.Excluded(
+        rows=torch.arange(rows),
+        columns=torch.arange(rows, rows + documents),
+        pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
+        num_texts=rows + documents,
+    )
 
 
 def test_infonce_without_a_document_is_that_of_the_others():
     queries, documents = drawn(2, WIDTH), drawn(4, WIDTH, seed=1)
-    excluded = torch.tensor([[False, True, False, False], [False, False, False, True]])
-    mine = ours.infonce(queries, documents, excluded, temperature=1.0, symmetric=False)
+    without = excluded(4, (0, 2 + 1), (1, 2 + 3), (1, 2 + 1), rows=2)  # the last is the own one of its row
+    mine = ours.infonce(queries, documents, without, temperature=1.0, symmetric=False)
     scores = ours.unit(queries) @ ours.unit(documents).T
     rows = [torch.logsumexp(scores[0, [0, 2, 3]], 0) - scores[0, 0], torch.logsumexp(scores[1, :3], 0) - scores[1, 1]]
     require_equal(mine, torch.stack(rows).mean(), queries, documents)
+
+
+def plain_infonce(queries: Tensor, documents: Tensor, mask: Tensor, symmetric: bool) -> Tensor:
+    """All scores at once."""
+    scores = (ours.unit(queries) @ ours.unit(documents).T / 0.05).masked_fill(mask, -torch.inf)
+    own = torch.arange(len(queries))
+    loss = torch.nn.functional.cross_entropy(scores, own)
+    return (loss + torch.nn.functional.cross_entropy(scores[:, : len(own)].T, own)) / 2 if symmetric else loss
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of values of the largest tensor that is made."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        made = function(*arguments, **(named or {}))
+        self.count = max([self.count, *(one.numel() for one in tree_leaves(made) if isinstance(one, Tensor))])
+        return made
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("block", [1, 7, 60])
+def test_infonce_in_blocks_is_that_of_all_scores_and_its_memory_is_linear(
+    symmetric, dtype, tolerance, block, monkeypatch
+):
+    """With equal texts and known positives, blocks that do not divide the rows, and a last one."""
+    rows, documents = 40, 100
+    monkeypatch.setattr(ours, "_SCORES_PER_BLOCK", block * documents)
+    vectors = [drawn(rows, WIDTH).to(dtype), drawn(documents, WIDTH, seed=1).to(dtype)]
+    generator = torch.Generator().manual_seed(2)
+    texts = torch.randint(50, (rows + documents,), generator=generator)
+    pairs = torch.randint(50, (80, 2), generator=generator)
+    found = ours.Excluded(rows=texts[:rows], columns=texts[rows:], pairs=pairs, num_texts=rows + documents)
+    known = {tuple(pair) for pair in pairs.tolist()}
+    mask = torch.tensor([[(row, column) in known for column in found.columns.tolist()] for row in found.rows.tolist()])
+    mask[torch.arange(rows), torch.arange(rows)] = False
+    assert 20 < mask.sum() < 1000
+    with LargestTensor() as largest:
+        mine = ours.infonce(*vectors, found, temperature=0.05, symmetric=symmetric)
+        gradients = torch.autograd.grad(mine, vectors)
+    reference = plain_infonce(*vectors, mask, symmetric)
+    assert mine.item() == pytest.approx(reference.item(), rel=tolerance)
+    for one, other in zip(gradients, torch.autograd.grad(reference, vectors), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * other.abs().max().item())
+    if block == 1:
+        assert largest.count <= max(documents * WIDTH, 4 * (rows + documents)), "no matrix of rows and documents"
 
 
 def test_cosent_with_equal_scores():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.host_reads import HostReads
 
 from minilm.cli import app
 from minilm.errors import DataError, UsageError
+from minilm.files.json import read_json
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.result import verdict
 from minilm.finetune.run import check_files
@@ -20,6 +22,8 @@ from minilm.finetune.sweep import finetune
 from minilm.finetune.task import StepRows
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_embedding
 from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.tasks.rerank.settings import RerankLoss
 from minilm.tasks.saved import read_task
@@ -119,6 +123,39 @@ def test_the_numbers_of_a_base_model_that_ranks_come_first_and_the_verdict_last(
     assert again.references["base"] == pytest.approx(first.numbers, rel=1e-4)
     assert verdict(again).startswith("verdict: better than the base model by ")
     assert "verdict: " in (tiny_task.folder / "two" / "model" / "README.md").read_text()
+
+
+def test_an_embedding_model_is_compared_by_the_order_of_its_vectors(tiny_task, caplog):
+    """With its prompts, pooling and similarity; a model of neither vectors nor scores is not, which is said once."""
+    caplog.set_level("INFO")
+    run(tiny_task.rerank_recipe(steps=1))
+    said = "the base model has no numbers to compare with: it gives neither scores of pairs nor vectors"
+    assert caplog.text.count(said) == 1
+    base = tiny_task.folder / "base"
+    shutil.copytree(tiny_task.model, base)
+    own = EmbeddingSettings(pooling=("max",), prompts={"query": "word3 ", "document": "word4 "}, similarity="euclidean")
+    write_embedding(base, own, hidden_size=48)
+    result = run(tiny_task.rerank_recipe("lambda", "two", steps=1), f"model={base}")
+    model, judged = load(base), []
+    for line in (tiny_task.folder / "lists-dev.jsonl").open():
+        row = json.loads(line)
+        query = model.encode([row["query"]], role="query")
+        texts = model.encode([row["positive"], *row["negatives"]], role="document")
+        found = model.similarity(query, texts)[0]
+        judged.append(1 / (1 + (found[1:] > found[0]).sum()))
+    assert set(result.references["base"]) == {"ndcg@10", "mrr@10", "map"}
+    assert result.references["base"]["mrr@10"] == pytest.approx(100 * np.mean(judged), abs=1e-3)
+    assert "than the base model" in verdict(result)
+
+
+def test_the_folder_never_takes_more_tokens_than_it_has_positions_for(tiny_task):
+    for pooling in ("cls", "mean"):
+        task = {"max_tokens": 512, "pooling": pooling}
+        folder = run(tiny_task.rerank_recipe(out=pooling, steps=1, task=task)).folder / "model"
+        limit = load(folder).config.max_tokens
+        assert read_json(folder / "tokenizer_config.json")["model_max_length"] == limit < 512
+        if pooling == "mean":
+            assert read_json(folder / "sentence_bert_config.json")["max_seq_length"] == limit
 
 
 def test_scores_that_a_loss_does_not_learn_are_reported(tiny_task, caplog):

@@ -50,17 +50,12 @@ def training_rows(paths: Sequence[str], settings: EmbedSettings) -> Iterator[Emb
     """
     if settings.rows == "texts":
         yield from _plain_texts(paths, settings)
-        return
-    for path in paths:
-        in_cell = has_cells(Path(path))
-        for row in read_rows(Path(path)):
-            location = f"{path}:{row.line}"
-            row.require_fit(location)
-            yield (
-                _scored_pair(row, location, settings)
-                if settings.rows == "scored pairs"
-                else _pair(row, location, settings, in_cell=in_cell)
-            )
+    elif settings.rows == "scored pairs":
+        yield from _training_pairs(paths, settings)
+    else:
+        for path in paths:
+            for row, location in _rows([path]):
+                yield _pair(row, location, settings, in_cell=has_cells(Path(path)))
 
 
 def scored_pairs(path: str, settings: EmbedSettings) -> list[EmbedRow]:
@@ -69,14 +64,40 @@ def scored_pairs(path: str, settings: EmbedSettings) -> list[EmbedRow]:
     Raises:
         UsageError, DataError, SystemProblem: as for `training_rows`; or the scores are all equal.
     """
-    rows = []
-    for row in read_rows(Path(path)):
-        row.require_fit(f"{path}:{row.line}")
-        rows.append(_scored_pair(row, f"{path}:{row.line}", settings))
+    rows = [_scored_pair(row, location, settings) for row, location in _rows([path])]
     if len({row.scores for row in rows}) < 2:
         found = f"{len(rows):,} pairs with the same score" if rows else "no pair"
         raise DataError(f"{path}: found {found}; a correlation needs at least two different scores")
     return rows
+
+
+def _rows(paths: Sequence[str]) -> Iterator[tuple[Row, str]]:
+    """The rows of some files, each with its location."""
+    for path in paths:
+        for row in read_rows(Path(path)):
+            location = f"{path}:{row.line}"
+            row.require_fit(location)
+            yield row, location
+
+
+def _training_pairs(paths: Sequence[str], settings: EmbedSettings) -> Iterator[EmbedRow]:
+    """Scored pairs from which the loss can learn."""
+    first, count, differ = None, 0, False
+    for row, location in _rows(paths):
+        pair = _scored_pair(row, location, settings)
+        if settings.loss == "cosine" and abs(pair.scores[0]) > 1:
+            raise DataError(
+                f"{location}: column {settings.score!r} is {pair.scores[0]:g}, expected -1 to 1 with loss cosine, as "
+                "cosines become equal to scores; scale the scores, or use loss cosent, which learns their order"
+            )
+        first, count = first or pair, count + 1
+        differ = differ or pair.scores != first.scores
+        yield pair
+    if first is not None and not differ:
+        raise DataError(
+            f"all {count:,} training pairs have the score {first.scores[0]:g}, expected at least two different ones "
+            f"(first: {first.location})"
+        )
 
 
 def _plain_texts(paths: Sequence[str], settings: EmbedSettings) -> Iterator[EmbedRow]:

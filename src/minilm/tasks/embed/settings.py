@@ -42,12 +42,13 @@ _LOSSES_WITH: Mapping[str, Sequence[LossName]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedSettings(TaskSettings):
-    """Vectors of texts; two texts are as similar as the cosine of their vectors.
+    """Vectors of texts, which are compared by cosines; by dot products with scored lists unless `normalize` is set.
 
     Attributes:
         loss: `vectors` of a teacher, its matrix of `similarities`, `infonce` with the other rows of a batch as
             negatives, `cosent` or `cosine` for scored pairs, `margin_mse` or `kl` for scored lists.
-        max_tokens: max tokens of a text, including special tokens; of the trained model too, and of its teacher.
+        max_tokens: max tokens of a text, including special tokens; of the trained model too, and of the teacher of
+            plain texts; None: that of the model.
         pooling: over the tokens of a text; None: that of the model.
         normalize: the trained model scales its vectors to length 1.
         dropout: rate in training; None: that of the model.
@@ -77,7 +78,7 @@ class EmbedSettings(TaskSettings):
 
     kind: Literal["embed"] = "embed"
     loss: LossName
-    max_tokens: Annotated[int, Ge(3)] = 128
+    max_tokens: Annotated[int, Ge(3)] | None = None
     pooling: PoolingMode | None = None
     normalize: bool = True
     dropout: Share | None = None
@@ -120,6 +121,11 @@ class EmbedSettings(TaskSettings):
             raise SettingsError("texts is empty; name at least one column")
         if len(set(self.dimensions)) < len(self.dimensions):
             raise SettingsError(f"dimensions is {list(self.dimensions)}; expected each length once")
+        if self.dimensions and self.projection == "drop":
+            raise SettingsError(
+                "found dimensions with projection drop: they would cut vectors after the map that is left out of the "
+                "model; set projection to auto, or remove dimensions"
+            )
 
     @property
     def rows(self) -> RowKind:
@@ -127,11 +133,11 @@ class EmbedSettings(TaskSettings):
         return ROWS_OF[self.loss]
 
     @property
-    def divisor(self) -> float:
-        """The temperature."""
+    def loss_temperature(self) -> float:
+        """What divides the similarities: `temperature`, or the default of the loss."""
         return self.temperature if self.temperature is not None else TEMPERATURES.get(self.loss, 1.0)
 
     @property
     def longest(self) -> int:
-        """Max tokens of one text in a batch."""
-        return self.max_tokens
+        """Max tokens of one text in a batch; 0 if the model decides."""
+        return self.max_tokens or 0

@@ -121,6 +121,13 @@ def test_rows_that_a_teacher_scores_have_no_scores(tmp_path):
             r":2: column 'negatives' has an empty text",
         ),
         ("cosent", {"sentence1": "a", "sentence2": "b", "score": None}, r":2: column 'score': found null, expected a"),
+        ("cosine", {"sentence1": "a", "sentence2": "b", "score": 5}, r":2: column 'score' is 5, expected -1 to 1 with"),
+        (
+            "cosine",
+            {"sentence1": "a", "sentence2": "b", "score": -1.5},
+            r":2: column .score. is -1.5, expected -1",
+        ),
+        ("cosent", {"sentence1": "a", "sentence2": "b", "score": 1}, r"all 2 training pairs .* score 1, .*jsonl:1\)"),
         ("cosent", '{"sentence1": "a", "sentence2": "b", "score": NaN}', r":2: .*found nan, expected a finite number"),
         (
             "kl",
@@ -136,6 +143,15 @@ def test_a_row_that_cannot_be_used_is_named(loss, row, expected, tmp_path):
     good = {"text": "t", "sentence1": "a", "sentence2": "b", "score": 1, **LIST}
     with pytest.raises(DataError, match=expected):
         list(training_rows([written(tmp_path, good, row)], settings(loss)))
+
+
+def test_cosines_learn_scores_up_to_1_and_their_order_any(tmp_path):
+    pair = {"sentence1": "a", "sentence2": "b"}
+    path = written(tmp_path, {**pair, "score": -1}, {**pair, "score": 1})
+    assert [row.scores for row in training_rows([path], settings("cosine"))] == [(-1,), (1,)]
+    path = written(tmp_path, {**pair, "score": 0}, {**pair, "score": 5})
+    assert [row.scores for row in training_rows([path], settings("cosent"))] == [(0,), (5,)]
+    assert list(training_rows([written(tmp_path)], settings("cosent"))) == []
 
 
 def test_held_out_pairs_need_two_different_scores(tmp_path):
@@ -157,6 +173,10 @@ def test_held_out_pairs_need_two_different_scores(tmp_path):
         ({"loss": "infonce", "role": "query"}, "found role with loss infonce, whose rows have both roles"),
         ({"loss": "infonce", "temperature": 0}, "temperature is 0; expected more than 0"),
         ({"loss": "infonce", "dimensions": [8, 8]}, "dimensions is .8, 8.; expected each length once"),
+        (
+            {"loss": "vectors", "teacher": "t", "dimensions": [8], "projection": "drop"},
+            "found dimensions with projection drop: .*; set projection to auto, or remove dimensions",
+        ),
         ({"loss": "vectors", "teacher": "t", "texts": []}, "texts is empty; name at least one column"),
     ],
 )
