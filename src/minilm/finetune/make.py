@@ -242,7 +242,6 @@ def _embed(
     if model is not None:
         limit = read_config(model, config=config).max_tokens
         own = read_embedding(model, model_max_tokens=limit) if model.is_dir() else replace(own, max_tokens=limit)
-    teacher = None if section.teacher is None else find_teacher(section.teacher, section.role)
     of_teacher = None if teacher is None else teacher.embedding
     embedding, dense = trained_embedding(section, own, teacher=of_teacher, where=str(model))
     if embedding.max_tokens != own.max_tokens:

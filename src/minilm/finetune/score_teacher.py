@@ -79,10 +79,11 @@ def find_score_teacher(name: str) -> ScoreTeacher:
     folder = model_path(name)
     if read_routes(folder) is not None:
         return _embedding_model(name, folder)
-    head = saved_head(folder)
-    if head == "classification" or read_scorer(folder, model_max_tokens=_ANY) is not None:
+    head, modules = saved_head(folder), read_modules(folder)
+    is_alone = len(modules) < 2  # the encoder, whose head gives what the model gives
+    if (head == "classification" and is_alone) or read_scorer(folder, model_max_tokens=_ANY) is not None:
         return _cross_encoder(name, folder)
-    if head is not None and not read_modules(folder):
+    if head is not None and not modules:
         raise UsageError(
             f"task.teacher {folder} has a head for something else ({head}) and no {MODULES}, which says how a text "
             "becomes a vector; choose a cross-encoder or an embedding model"
@@ -161,15 +162,13 @@ class _EmbeddingModel:
 def _embedding_model(name: str, folder: Path) -> ScoreTeacher:
     query, document = find_teacher(name, "query"), find_teacher(name, "document")
     sides, kind = (query, document), query.embedding.similarity
-    for one in sides:
-        assert one.width  # raises DataError if the modules do not fit each other
-    sums = [model_checksums(one.encoder) for one in sides]
-    steps = [kind, *((one.prompt, one.embedding.checksum()) for one in sides)]
+    sums = {one.encoder: model_checksums(one.encoder) for one in sides}
+    steps = [kind, *((one.prompt, one.width, one.embedding.checksum()) for one in sides)]
     return ScoreTeacher(
         name=name,
         folder=folder,
         gives=f"{kind or 'cosine'} similarities",
-        checksums={part: sha256_text("".join(one[part] for one in sums)) for part in ("config", "weights")},
+        checksums={part: sha256_text("".join(one[part] for one in sums.values())) for part in ("config", "weights")},
         steps=sha256_text(json.dumps(steps)),
         tokenizer=sha256_text("".join(one.tokenizer.fingerprint for one in sides)),
         loaded=partial(_load_both, query, document),
