@@ -202,13 +202,13 @@ def test_a_teacher_that_scores_no_pairs_is_refused(tiny):
             "rerank",
             "bce",
             {},
-            "found teacher with loss bce, which learns labels; it is for mse, margin_mse, kl: remove",
+            "found teacher with loss bce, which learns labels; it is for mse, margin_mse, kl",
         ),
         (
             "embed",
             "infonce",
             {},
-            "found teacher with loss infonce; it is for vectors, similarities, margin_mse, kl: rem",
+            "found teacher with loss infonce; it is for vectors, similarities, margin_mse, kl",
         ),
         ("rerank", "mse", {"score": "scores"}, "found both score and teacher, expected one source of scores"),
         ("rerank", "mse", {"teacher": None, "cache": "c"}, "found cache without teacher, whose scores it would hold"),
@@ -216,7 +216,7 @@ def test_a_teacher_that_scores_no_pairs_is_refused(tiny):
 )
 def test_keys_that_do_not_fit_a_teacher_are_refused(tiny, scorer, kind, loss, more, message):
     with pytest.raises(UsageError, match=message):
-        load_recipe(recipe_of(tiny, kind, loss, teacher=scorer, **more), kind=FinetuneRecipe)
+        load_recipe(recipe_of(tiny, kind, loss, **{"teacher": scorer, **more}), kind=FinetuneRecipe)
 
 
 @pytest.mark.parametrize(("kind", "loss"), LOSSES[1::2])
