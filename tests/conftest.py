@@ -336,16 +336,7 @@ class TinyFinetune:
 
         path = self.recipe(out, name=name, **train)
         values = json.loads(path.read_text())
-        files = {
-            part: [
-                str(
-                    tiny_rows.write(
-                        self.folder / f"vectors-{part}.jsonl", tiny_rows.vector_rows(count, seed=seed, scored=scored)
-                    )
-                )
-            ]
-            for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
-        }
+        files = tiny_rows.written(self.folder, "vectors", tiny_rows.vector_rows, scored=scored)
         teacher = {"teacher": str(self.model)} if loss in ("vectors", "similarities") else {}
         values["task"] = {"kind": "embed", "name": "vectors", "loss": loss, "max_tokens": 32, **files, **teacher}
         values["task"] |= task or {}
@@ -371,16 +362,7 @@ class TinyFinetune:
 
         path = self.recipe(out, name=name, **train)
         values = json.loads(path.read_text())
-        files = {
-            part: [
-                str(
-                    tiny_rows.write(
-                        self.folder / f"lists-{part}.jsonl", tiny_rows.ranked_rows(count, seed=seed, scored=scored)
-                    )
-                )
-            ]
-            for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
-        }
+        files = tiny_rows.written(self.folder, "lists", tiny_rows.ranked_rows, scored=scored)
         values["task"] = {"kind": "rerank", "name": "lists", "loss": loss, "max_tokens": 32, **files, **(task or {})}
         path.write_text(json.dumps(values, indent=1))
         return path

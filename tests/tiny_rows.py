@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -12,6 +12,17 @@ def write(path: Path, rows: Iterator[dict[str, object]]) -> Path:
     """Write rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def written(
+    folder: Path, name: str, rows: Callable[..., Iterator[dict[str, object]]], *, scored: bool
+) -> dict[str, list[str]]:
+    """Write 60 training and 20 held-out rows; the files of each part."""
+    parts = (("train", 60, 1), ("dev", 20, 2))
+    return {
+        part: [str(write(folder / f"{name}-{part}.jsonl", rows(count, seed=seed, scored=scored)))]
+        for part, count, seed in parts
+    }
 
 
 def _text(draw: random.Random, *words: str, first: int = 0, most: int = 12) -> str:

@@ -82,9 +82,9 @@ def test_kills_while_a_teacher_scores_change_no_bit(tiny_task, drive, assert_sam
     recipe = tiny_task.rerank_recipe("margin_mse", steps=6, task=task, scored=False)
     unbroken = tiny_task.folder / "unbroken"
     [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}", f"task.cache={tiny_task.folder / 'other'}"])
-    plan = [("call", number) for number in (5, 8, 9, 10, 12, calls // 2)]
-    results = drive(recipe, [*plan, ("steps", 2), ("never", 0)])
-    assert sum(status == -signal.SIGKILL for status, _ in results) >= 5
+    plan = [("call", 5), ("call", 9), ("call", calls // 2), ("steps", 2)]
+    results = drive(recipe, [*plan, ("never", 0)])
+    assert sum(status == -signal.SIGKILL for status, _ in results) >= 3
     assert results[-1][0] == 0
     assert_same_run(tiny_task.folder / "run", unbroken)
     (ours,) = (tiny_task.folder / "lists-train.jsonl.teacher").iterdir()

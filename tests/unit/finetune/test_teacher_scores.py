@@ -56,7 +56,7 @@ def stored(path: Path) -> TeacherScores:
 
 
 def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.open()]
 
 
 def pairs_of(rows: list[dict]) -> list[tuple[str, str]]:
