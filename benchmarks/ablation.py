@@ -34,6 +34,7 @@ from minilm.distill.student import make_student, save_student
 from minilm.embedded import embedded_model
 from minilm.files.json import read_json, write_json
 from minilm.finetune.sweep import finetune
+from minilm.infer.engines.threads import usable_threads
 from minilm.recipe import DistillRecipe, FinetuneRecipe, Loaded, find_recipe, flat_values, load_recipe
 from minilm.train.allocator import keep_freed_memory
 from minilm.train.metrics import read_metrics
@@ -102,7 +103,7 @@ def score_all(
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, initializer=keep_freed_memory) as pool:
+    with ProcessPoolExecutor(usable_threads(), mp_context=spawn, initializer=keep_freed_memory) as pool:
         runs = {}
         for seed, (task, epochs), (names, folder) in itertools.product(options.seeds, tasks.items(), models):
             key = {**names, "task": task, "seed": seed}

@@ -1,6 +1,7 @@
 """Sections of docs/results.md about embeddings and rerankers, from the stored numbers.
 
-In: the folder of results, with `embedding_students/SET.json` and `rerankers/MACHINE.json`.
+In: the folder of results, with `embedding_students/SET.json`, `rerankers/MACHINE.json` and
+`search_vectors/MACHINE.json`.
 Out: Markdown, a table per file; a line where nothing is stored.
 """
 
@@ -30,6 +31,10 @@ SQuAD: nDCG@10
 times 100, and the difference to the order of the embedding model, with its 95% interval. SQuAD: some questions of 1.1
 dev.
 """
+_SEARCH = """The ten best of stored vectors by cosine: milliseconds for all queries. `semantic_search` of \
+sentence-transformers
+searches float32 only. The kernels read vectors as they are stored; GB/s counts that once for all queries.
+"""
 
 
 def embedding_sections(results: Path) -> list[str]:
@@ -44,6 +49,7 @@ def embedding_sections(results: Path) -> list[str]:
             pictures={"family": PICTURE},
         ),
         section("Rerankers", "rerankers", _RERANKERS, _rerankers, results),
+        section("Speed of exact search", "search_vectors", _SEARCH, _search, results),
     ]
 
 
@@ -147,3 +153,23 @@ def draw_family(stored: Mapping[str, Any]) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _search(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line per precision and number of queries."""
+    lines = [["vectors, queries", "kernels", "numpy", "sentence-transformers", "GB/s", "GFLOP/s"]]
+    for row in stored["rows"]:
+        sides = [
+            f"{row[f'{name} ms']:,.1f} ({row[f'{name} / kernels']:.1f}x)" if f"{name} ms" in row else ""
+            for name in ("numpy", "sentence-transformers")
+        ]
+        lines.append(
+            [
+                f"{stored['vectors']:,} {row['vectors']}, {row['queries']}",
+                f"{row['kernels ms']:,.1f}",
+                *sides,
+                f"{row['GB/s']:.1f}",
+                f"{row['GFLOP/s']:,.0f}",
+            ]
+        )
+    return lines

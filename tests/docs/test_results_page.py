@@ -132,7 +132,7 @@ def test_speeds_are_shown_per_machine(results_page, tmp_path):
     assert "| BERT-Base | 1.0x | 50.0 (1.0x) |\n" in page
     assert "Some CPU, 2 threads, kernels for avx2; peak of the units in 10^9 operations a second: fp32 190;" in page
     assert "minilm 0.1.0, torch 9.9. Other processes used at most 3% of the processors.\n" in page
-    assert page.count("Not measured yet.") == 8  # peers, relation loss, a step, distillation, embeddings
+    assert page.count("Not measured yet.") == 9  # peers, relation loss, a step, distillation, embeddings, search
 
 
 def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):

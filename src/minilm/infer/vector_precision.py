@@ -51,7 +51,7 @@ def quantized(vectors_BD: Float32s, precision: VectorPrecision, ranges_2D: Float
         return bits_BD
     if precision == "int8":
         ranges_2D = _required(ranges_2D, vectors_BD.shape[-1])
-        codes_BD = np.floor((vectors_BD - ranges_2D[0]) / _steps_of(ranges_2D))
+        codes_BD = np.floor((vectors_BD - ranges_2D[0]) / steps_of(ranges_2D))
         codes_BD.clip(0, _STEPS, out=codes_BD)
         codes_BD += _LOWEST
         codes: NDArray[np.int8] = codes_BD.astype(np.int8)
@@ -67,7 +67,7 @@ def quantized(vectors_BD: Float32s, precision: VectorPrecision, ranges_2D: Float
 def dequantized(codes_BD: NDArray[np.int8], ranges_2D: Float32s) -> Float32s:
     """The lowest values that `quantized` maps to these int8 values, `[B, D]`."""
     ranges_2D = _required(ranges_2D, codes_BD.shape[-1])
-    values_BD: Float32s = (codes_BD.astype(np.float32) - _LOWEST) * _steps_of(ranges_2D) + ranges_2D[0]
+    values_BD: Float32s = (codes_BD.astype(np.float32) - _LOWEST) * steps_of(ranges_2D) + ranges_2D[0]
     return values_BD
 
 
@@ -90,7 +90,8 @@ def _required(ranges_2D: Float32s | None, dimensions: int) -> Float32s:
     return ranges_2D.astype(np.float32, copy=False)
 
 
-def _steps_of(ranges_2D: Float32s) -> Float32s:
+def steps_of(ranges_2D: Float32s) -> Float32s:
+    """How far apart two int8 values are in each dimension, `[D]`."""
     steps_D: Float32s = (ranges_2D[1] - ranges_2D[0]) / np.float32(_STEPS)
     steps_D[steps_D == 0] = 1
     return steps_D

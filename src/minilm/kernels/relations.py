@@ -4,7 +4,7 @@ In: addresses of a teacher's and a student's projections, packed sequences. Out:
 gradients of the student's projections, float32.
 
 A head of a sequence is computed by one thread, so the bits of a sequence do not depend on its neighbors, nor on the
-number of threads. A call releases the GIL. Several threads may call at once: one waits for the other.
+number of threads.
 
 B sequences, T packed tokens, R relation heads, W width of one relation head.
 """
@@ -16,13 +16,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import UsageError
 from minilm.kernels.encoder import chosen_isa
-from minilm.kernels.library import NotCopied, declared, error_of, find_library
+from minilm.kernels.library import find_library
+from minilm.kernels.threaded import ThreadedKernel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,33 +75,19 @@ class _Pair(ctypes.Structure):
     ]
 
 
-class RelationKernel(NotCopied):
-    """The kernel with its threads.
+class RelationKernel(ThreadedKernel):
+    """The kernel with its threads."""
 
-    Raises (all methods): UsageError with the reason why the kernel rejects what it is given.
-    """
-
-    def __init__(self, *, threads: int) -> None:
-        """Choose the instruction set, as `chosen_isa`; memory is taken when it is needed, and kept.
-
-        Raises:
-            SystemProblem: there are no kernels.
-        """
-        self._handle: int | None = None
-        self.threads, self.isa = threads, chosen_isa()
-        self._functions, self._process = _functions(), os.getpid()
-        handle = ctypes.c_void_p()
-        self._check(self._functions.minilm_relation_create(self.isa.encode(), threads, ctypes.byref(handle)))
-        self._handle = handle.value
-
-    def __del__(self) -> None:
-        """Free the memory and end the threads."""
-        if self._handle is not None:
-            self._functions.minilm_relation_free(self._handle)
+    name = "relation"
+    results: ClassVar = {"bytes": ctypes.c_long}
+    arguments: ClassVar = {
+        "bytes": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int],
+        "run": [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p],
+    }
 
     def scratch_bytes(self, pair: PairOfRows, longest: int) -> int:
         """Memory that a thread takes for sequences of up to `longest` tokens."""
-        found: int = self._functions.minilm_relation_bytes(self._handle, ctypes.byref(_pair(pair)), longest)
+        found: int = self._function("bytes")(self._handle, ctypes.byref(_pair(pair)), longest)
         return found
 
     def run(self, pair: PairOfRows, cu_seqlens: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,26 +98,13 @@ class RelationKernel(NotCopied):
             cu_seqlens: `[B + 1]`, where each sequence begins, then T.
             weights: `[B]`, what one row of one head of a sequence counts.
         """
-        if self._process != os.getpid() and self.threads > 1:
-            raise UsageError(
-                "the relation kernel was made before this process was forked, and its threads do not survive a fork: "
-                "make it in the child, start the child with 'spawn', or make it with threads=1"
-            )
         ends, factors = np.ascontiguousarray(cu_seqlens, np.int32), np.ascontiguousarray(weights, np.float64)
         if len(ends) != len(factors) + 1:
             raise UsageError(f"there are {len(factors)} weights of {len(ends) - 1} sequences; expected one of each")
         losses = np.zeros(len(factors))
         pointers = [array.ctypes.data for array in (ends, factors, losses)]
-        self._check(
-            self._functions.minilm_relation_run(
-                self._handle, ctypes.byref(_pair(pair)), pointers[0], len(factors), *pointers[1:]
-            )
-        )
+        self._call("run", ctypes.byref(_pair(pair)), pointers[0], len(factors), *pointers[1:])
         return losses
-
-    def _check(self, failed: int) -> None:
-        if failed:
-            raise UsageError(f"the relation kernel: {error_of(self._functions)}")
 
 
 def shared_kernel(threads: int) -> RelationKernel | None:
@@ -156,18 +131,3 @@ def _pair(pair: PairOfRows) -> _Pair:
         sides = [sides[0], sides[0], sides[1], sides[1]]
     gradients = [*pair.gradients, None, None][:2]
     return _Pair(*sides, pair.heads, *pair.widths, symmetric, *gradients)
-
-
-def _functions() -> ctypes.CDLL:
-    """The library with the types of its functions; raises SystemProblem without one."""
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    return declared(
-        "the relation kernel",
-        results={"minilm_relation_free": None, "minilm_relation_bytes": ctypes.c_long},
-        arguments={
-            "minilm_relation_create": [ctypes.c_char_p, number, pointer],
-            "minilm_relation_free": [pointer],
-            "minilm_relation_bytes": [pointer, pointer, number],
-            "minilm_relation_run": [pointer, pointer, pointer, number, pointer, pointer],
-        },
-    )

@@ -31,7 +31,7 @@ from minilm.infer.bulk.embed import EmbedJob, TextToEmbed, chunks_of, embed_file
 from minilm.infer.vector_precision import STORED_TYPES, Float32s, stored_width
 from minilm.infer.vectors import VectorOptions, cut_part, vector_options
 from minilm.model.precision import Precision, VectorPrecision
-from minilm.model.vector_ranges import RANGES_SUFFIX, VECTOR_RANGES, read_vector_ranges
+from minilm.model.vector_ranges import RANGES_SUFFIX, read_vector_ranges
 from minilm.retrieval.search import Hits, nearest, require_signs_fit
 from minilm.retrieval.vectors import StoredRows
 from minilm.tally import Tally, reporting_tally
@@ -77,7 +77,7 @@ class IndexJob:
         name: of the model, by which a search finds it again.
         folder: of the index.
         dimensions: of the vectors; None: all.
-        vectors: their precision; int8 within the ranges that the model folder states, else those of the documents.
+        vectors: their precision; int8 within the ranges of the documents.
         precision: of the engine.
     """
 
@@ -105,7 +105,6 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
     with _unfinished(job.folder):
         texts = job.folder / TEXTS
         _write_texts(texts, documents)
-        has_ranges = (encoder.folder / VECTOR_RANGES).is_file()
         count = embed_file(
             encoder,
             EmbedJob(
@@ -114,15 +113,15 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
                 text="text",
                 id="id",
                 options=options,
-                calibrate=texts if job.vectors == "int8" and not has_ranges else None,
+                calibrate=texts if job.vectors == "int8" else None,
                 precision=job.precision,
             ),
         )
         facts = IndexFacts(
             format=_FORMAT,
             model=job.name,
-            document_model=_hash(encoder),
-            query_model=_hash(model.route("query")),
+            document_model=_hash(encoder, "document"),
+            query_model=_hash(model.route("query"), "query"),
             pooling=encoder.embedding.pooling,
             similarity=similarity,
             dimensions=options.dimensions,
@@ -221,10 +220,10 @@ class Searcher:
     def __init__(self, index: Index, model: LoadedModel) -> None:
         """Raises UsageError if queries of the model cannot be compared with the documents of the index."""
         self.index, self.encoder = index, model.route("query")
-        if _hash(self.encoder) != index.facts.query_model:
+        if _hash(self.encoder, "query") != index.facts.query_model:
             raise UsageError(
                 f"{index.folder} was built with {index.facts.model}, and {self.encoder.folder} encodes queries "
-                "otherwise (weights, tokenizer, pooling or max length differ): name that model with --model, or build "
+                "otherwise (weights, tokenizer, prompt, pooling or max length differ): name that model with --model, or build "
                 "the index again with this one"
             )
 
@@ -259,6 +258,6 @@ def _read_facts(folder: Path) -> IndexFacts:
     return replace(facts, pooling=tuple(facts.pooling))
 
 
-def _hash(encoder: LoadedModel) -> str:
-    """Hex SHA-256 of what a vector depends on in an encoder."""
-    return sha256_text(json.dumps(vector_identity(encoder)))
+def _hash(encoder: LoadedModel, role: str) -> str:
+    """Hex SHA-256 of what the vectors of a role depend on in an encoder."""
+    return sha256_text(json.dumps(vector_identity(encoder, encoder.embedding.prompt_of(prompt=None, role=role))))

@@ -230,7 +230,7 @@ class _Meanings:
         hits = nearest(queries_QD, vectors, similarity=kind, k=k)
         for number, own in enumerate(positives):
             scores = similarities(
-                queries_QD[number], np.concatenate([vectors.rows(slice(r, r + 1)) for r in own]), kind
+                queries_QD[number], np.concatenate([vectors.block(slice(r, r + 1)).numbers() for r in own]), kind
             )
             yield Candidates(
                 rows_K=hits.rows_QK[number].tolist(), scores_K=hits.scores_QK[number], positive_scores=scores[0]
@@ -246,8 +246,9 @@ class _Unit:
     def __len__(self) -> int:
         return len(self._vectors)
 
-    def rows(self, which: slice) -> Float32s:
-        return normalized(self._vectors.rows(which))
+    def block(self, which: slice) -> StoredRows:
+        numbers = normalized(self._vectors.block(which).numbers())
+        return StoredRows(stored_NW=numbers, dimensions=self.dimensions, precision="fp32")
 
 
 def _identity(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> dict[str, object]:
@@ -255,12 +256,13 @@ def _identity(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) ->
     reranker = job.reranker
     return {
         "texts": texts.digest(),
-        "finder": "bm25" if finder is None else [_model(finder.route(role)) for role in ("document", "query")],
+        "finder": "bm25" if finder is None else [_model(finder.route(role), role) for role in ("document", "query")],
         "reranker": None if reranker is None else _model(reranker),
         "precision": job.precision,
         "settings": asdict(job.settings),
     }
 
 
-def _model(model: LoadedModel) -> dict[str, object]:
-    return {**vector_identity(model), "engine": type(model.engine).__name__}
+def _model(model: LoadedModel, role: str | None = None) -> dict[str, object]:
+    prompt = "" if role is None else model.embedding.prompt_of(prompt=None, role=role)
+    return {**vector_identity(model, prompt), "engine": type(model.engine).__name__}

@@ -15,6 +15,7 @@ from minilm.infer.similarity import similarities
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
 from minilm.model.vector_modules import Normalize
+from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
 from minilm.retrieval.index import Index, remove_index
 
 WIDTH = 16
@@ -91,7 +92,8 @@ def test_one_query_is_answered_in_lines(run, index):
 
 @pytest.mark.parametrize("vectors", ["fp32", "fp16", "int8", "binary"])
 def test_an_evaluation_of_an_index_is_that_of_one_with_such_vectors(run, index, folder, vectors):
-    """What `--vectors` computes from fp32 is what a folder with these vectors holds."""
+    """What `--vectors` computes from fp32 is what a folder with these vectors holds, whatever ranges a model states."""
+    write_symmetric_range(folder / VECTOR_RANGES, 0.01)
     flags = ["--input", "docs.jsonl", "--output", vectors, "--vectors", vectors, "--dimensions", "12"]
     assert run("index", folder, *flags)[0] == 0
     asked = ["--input", "queries.jsonl", "--evaluate", "qrels", "--json", "--metric", "ndcg@3"]
@@ -240,6 +242,16 @@ def test_a_run_is_not_written_over_what_is_read(run, index, tmp_path, output, me
     assert (tmp_path / output).read_bytes() == before
 
 
+def test_other_prompts_make_other_vectors(run, index, folder):
+    file = folder / "config_sentence_transformers.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "prompts": {**values["prompts"], "document": "other "}}))
+    assert run("search", index, "w1")[0] == 0  # the index was written before, and queries are what they were
+    file.write_text(json.dumps({**values, "prompts": {**values["prompts"], "query": "other "}}))
+    code, said = run("search", index, "w1")
+    assert (code, "encodes queries otherwise (weights, tokenizer, prompt" in said) == (2, True), said
+
+
 def test_a_model_that_has_moved(run, index, folder, tmp_path):
     folder.rename(tmp_path / "moved")
     code, said = run("search", index, "w1")
@@ -260,7 +272,7 @@ def test_lone_surrogates(run, folder, tmp_path):
     index = Index(tmp_path / "idx")
     assert index.texts.text(1) == "w1 \ufffd"
     expected = minilm.load(folder).encode(["w1 \ud800"], role="document")
-    np.testing.assert_allclose(index.vectors.rows(slice(1, 2)), expected, atol=1e-6)
+    np.testing.assert_allclose(index.vectors.block(slice(1, 2)).numbers(), expected, atol=1e-6)
     (tmp_path / "odd.jsonl").write_text(rows + '{"id": "\\ud800", "text": "w1"}\n')
     code, said = run("index", folder, "--input", "odd.jsonl", "--output", "other")
     assert (code, "odd.jsonl:3: id '\\ud800' has a lone surrogate" in said) == (3, True), said

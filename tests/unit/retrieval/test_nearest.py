@@ -1,4 +1,7 @@
-"""Exact search in blocks finds what sorting all scores finds, whatever the blocks, ties and precisions."""
+"""Exact search in blocks finds what sorting all scores finds, whatever the blocks, ties and precisions.
+
+Every test runs on the kernels and in numpy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,16 @@ from minilm.infer.vector_precision import quantized, ranges_of
 from minilm.infer.vectors import VectorOptions
 from minilm.retrieval import search, vectors
 from minilm.retrieval.search import Best, nearest, require_signs_fit
-from minilm.retrieval.vectors import SmallerRows, StoredRows, as_numbers
+from minilm.retrieval.vectors import SmallerRows, StoredRows
+
+
+@pytest.fixture(params=["kernels", "numpy"], autouse=True, scope="module")
+def _ways(request):
+    """Search on the kernels, if there are any, then without them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(search, "shared_search_kernel", lambda _threads: None)
+        yield
 
 
 def stored(array, precision="fp32", ranges=None):
@@ -57,9 +69,9 @@ def test_smaller_vectors_are_those_that_an_index_of_that_kind_would_hold(precisi
     options = VectorOptions(prompt="", dimensions=11, renormalize=True, precision=precision)
     cut = options.cut(whole)
     ranges = ranges_of(cut) if precision == "int8" else None
-    expected = as_numbers(quantized(cut, precision, ranges), precision, 11, ranges)
+    expected = stored(cut, precision, ranges).numbers()
     smaller = SmallerRows(stored(whole), options)
-    np.testing.assert_array_equal(smaller.rows(slice(None)), expected)
+    np.testing.assert_array_equal(smaller.block(slice(None)).numbers(), expected)
     assert (len(smaller), smaller.dimensions) == (50, 11)
 
 

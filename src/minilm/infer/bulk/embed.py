@@ -326,12 +326,13 @@ def _calibrated(model: LoadedModel, job: EmbedJob, path: Path) -> Float32s:
     return found[0]
 
 
-def vector_identity(model: LoadedModel) -> dict[str, object]:
-    """JSON values by name: what a text's vector depends on in the model."""
+def vector_identity(model: LoadedModel, prompt: str) -> dict[str, object]:
+    """JSON values by name: what a text's vector depends on besides the text."""
     return {
         "model": model_checksums(model.folder),
         "tokenizer": model.embedding_tokenizer.fingerprint,
         "embedding": model.embedding.checksum(),
+        "prompt": prompt,
     }
 
 
@@ -340,10 +341,9 @@ def _identity(model: LoadedModel, job: EmbedJob) -> dict[str, object]:
     options = job.options
     ranges_file = job.calibrate or model.ranges_file
     return {
-        **vector_identity(model),
+        **vector_identity(model, options.prompt),
         "engine": type(model.engine).__name__,
         "precision": job.precision,
-        "prompt": options.prompt,
         "dimensions": options.dimensions,
         "vectors": options.precision,
         "ranges": sha256_file(ranges_file) if options.precision == "int8" and ranges_file.is_file() else None,

@@ -21,6 +21,7 @@
 #include "engine.hpp"
 #include "pool.hpp"
 #include "relation_run.hpp"
+#include "search_run.hpp"
 #include "source_hash.hpp"
 #include "units.hpp"
 
@@ -414,12 +415,7 @@ MINILM_API int minilm_run(void* handle, const int32_t* ids, const int32_t* segme
 MINILM_API int minilm_tile_tokens(void* handle) { return engine_of(handle).tile_tokens; }
 
 MINILM_API int minilm_relation_create(const char* isa, int threads, void** handle) {
-  return guarded([&] {
-    auto engine = std::make_unique<RelationEngine>();
-    engine->workers.make(threads);
-    engine->unit = &relation_unit_of(choose(isa).name);
-    *handle = engine.release();
-  });
+  return guarded([&] { *handle = new RelationEngine(relation_unit_of(choose(isa).name), threads); });
 }
 
 MINILM_API void minilm_relation_free(void* handle) { delete static_cast<RelationEngine*>(handle); }
@@ -434,6 +430,21 @@ MINILM_API int minilm_relation_run(void* handle, const RelationPair* pair, const
                                    const double* weights, double* losses) {
   return guarded([&] {
     run_relation(*static_cast<RelationEngine*>(handle), *pair, ends, num_sequences, weights, losses);
+  });
+}
+
+MINILM_API int minilm_search_create(const char* isa, int threads, void** handle) {
+  return guarded([&] { *handle = new SearchEngine(choose(isa), threads); });
+}
+
+MINILM_API void minilm_search_free(void* handle) { delete static_cast<SearchEngine*>(handle); }
+
+// See `Search`; `finite` becomes 0, and the best stay as they were, where a score is not a finite number.
+MINILM_API int minilm_search_run(void* handle, const StoredVectors* stored, int64_t count, int64_t begin,
+                                 const float* queries, int num_queries, int k, float* scores, int64_t* rows,
+                                 int32_t* finite) {
+  return guarded([&] {
+    *finite = run_search(*static_cast<SearchEngine*>(handle), {stored, count, begin, queries, num_queries, k, scores, rows});
   });
 }
 

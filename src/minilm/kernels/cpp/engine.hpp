@@ -17,6 +17,11 @@ namespace minilm {
 // A row of int8 weights whose step is smaller counts as zeros: the inverse of a smaller one may be infinite.
 constexpr float kLeastStep = 1e-30f;
 
+// Numbers after each vector in scratch memory, so that vectors do not share a cache set.
+constexpr int kComparedPadding = 16;
+// A vector that is shorter counts as long, so that zeros have the cosine 0.
+constexpr float kLeastLength = 1e-12f;
+
 enum Precision : int32_t { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
 enum Activation : int32_t { kGelu = 0, kGeluTanh = 1, kRelu = 2, kTanh = 3 };
 enum Pooling : int32_t { kCls = 0, kLastToken = 1, kMax = 2, kMean = 3, kMeanSqrtLength = 4, kWeightedMean = 5 };
@@ -76,6 +81,19 @@ struct Team {
   int* arrived;
 };
 
+// Vectors in memory that queries are compared with; the Python side has the same fields in the same order.
+enum StoredAs : int32_t { kFloats = 0, kCodes = 1, kSigns = 2 };
+struct StoredVectors {
+  const void* rows;
+  int64_t row_bytes;
+  StoredAs kind;
+  int32_t dimensions;
+  int32_t cosine;  // products are divided by the length of the vector
+  // Codes are int8: the value of code -128 in each dimension, and what a step is worth, [D].
+  const float *lowest, *steps;
+  const float* signs;  // the eight numbers that a byte stands for, [256, 8]
+};
+
 // What a unit offers. `pack` reads [out, in] row-major weights.
 struct Unit {
   const char* name;
@@ -86,6 +104,9 @@ struct Unit {
   size_t (*shared_bytes)(const Model*, int tokens);
   size_t (*private_bytes)(const Model*, int longest);
   void (*run)(const Model*, const Tile*, const Wanted*, void* shared, void* own, const Team*);
+  // Products of `count` vectors, from a row on, with packed queries: `scores` is [count, queries->out]. Returns whether
+  // the vectors are finite. Scratch: `numbers`, [count, kComparedPadding + queries->in].
+  int (*compare)(const StoredVectors*, int64_t first, int count, const Linear* queries, float* numbers, float* scores);
   void (*int8_product)(const uint8_t* rows, const Linear*, int num_rows, int32_t* out);
   // The elementwise functions and the norm alone, for tests: kind 0 activation, 1 softmax of each row, 2 LayerNorm.
   void (*rowwise)(int kind, int detail, float* rows, int num_rows, int width, const float* weight, const float* bias);

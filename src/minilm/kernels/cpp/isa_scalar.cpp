@@ -6,6 +6,7 @@
 
 #include "engine.hpp"
 #include "relation_scalar.hpp"
+#include "stored.hpp"
 
 namespace {
 
@@ -257,6 +258,22 @@ void pack(Linear* l, const float* weights, const float* bias, int in, int out) {
   }
 }
 
+int compare(const StoredVectors* stored, int64_t first, int count, const Linear* queries, float* numbers, float* scores) {
+  float finite = 0;
+  for (int row = 0; row < count; row++) {
+    numbers_of(*stored, first + row, queries->in, numbers);
+    float squares = 0, *to = scores + static_cast<long>(row) * queries->out;
+    for (int k = 0; k < queries->in; k++) {
+      squares += numbers[k] * numbers[k];
+      finite += numbers[k] * 0;
+    }
+    linear(*queries, numbers, to);
+    const float length = sqrtf(squares);
+    for (int n = 0; stored->cosine && n < queries->out; n++) to[n] /= length > kLeastLength ? length : kLeastLength;
+  }
+  return finite == 0;
+}
+
 void int8_product(const uint8_t* rows, const Linear* l, int num_rows, int32_t* out) {
   for (long row = 0; row < num_rows; row++) {
     for (long n = 0; n < l->out; n++) {
@@ -295,5 +312,5 @@ double peak(Precision precision, long rounds) {
 
 namespace minilm {
 extern const Unit unit_scalar;
-const Unit unit_scalar = {"scalar", 0, 1, linear_bytes, pack, shared_bytes, private_bytes, run, int8_product, rowwise, peak};
+const Unit unit_scalar = {"scalar", 0, 1, linear_bytes, pack, shared_bytes, private_bytes, run, compare, int8_product, rowwise, peak};
 }  // namespace minilm

@@ -44,6 +44,8 @@ const RelationUnit& relation_unit_of(const std::string& isa) {
 
 // Threads and their scratch memory.
 struct RelationEngine {
+  RelationEngine(const RelationUnit& of, int threads) : unit(&of) { workers.make(threads); }
+
   const RelationUnit* unit;
   Workers workers;
   std::vector<Memory> scratch;

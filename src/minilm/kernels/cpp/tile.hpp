@@ -6,6 +6,7 @@
 #pragma once
 
 #include "attention.hpp"
+#include "compare.hpp"
 #include "layers.hpp"
 #include "outputs.hpp"
 #include "pack.hpp"
@@ -51,5 +52,5 @@ void run(const Model* m, const Tile* tile, const Wanted* wanted, void* shared, v
   namespace minilm {                                                                                        \
   extern const Unit identifier;                                                                             \
   const Unit identifier = {text, Vec::kHasBf16, kPanel, linear_bytes, pack, shared_bytes, private_bytes, run, \
-                           int8_product, rowwise, peak};                                                          \
+                           compare, int8_product, rowwise, peak};                                                 \
   }
