@@ -139,7 +139,6 @@ class WholeBatch:
             vectors, first = gathered_rows(own, self.ranks)
             whole = torch.empty_like(vectors)
             whole[self.order] = vectors
-        torch.clear_autocast_cache()  # weights that were cast without a graph would pass no gradient on
         with torch.enable_grad(), torch.autocast(whole.device.type, enabled=False):
             loss = self.loss_of(whole.requires_grad_(), self.targets)
             (gradients,) = torch.autograd.grad(loss, whole)

@@ -128,25 +128,32 @@ def test_no_known_positive_and_no_query_itself_is_a_negative(tiny_task):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("budget", [100, 10**6])
 def test_in_bf16_the_loss_is_that_of_float32_of_the_same_vectors(loss, budget, tiny_task, monkeypatch):
+    """So is the gradient of all vectors of a batch."""
     task, model = made(tiny_task.embed_recipe(loss), dtype=torch.float32)
-    plain, seen = embed_objectives._loss, []
+    plain, seen, gradients = embed_objectives._loss, [], []
 
     def kept(settings: EmbedSettings, vectors: torch.Tensor, *more: object) -> torch.Tensor:
+        if vectors.is_leaf:
+            vectors.register_hook(gradients.append)
         value = plain(settings, vectors, *more)
-        seen.append(((settings, vectors.detach(), *more), value.item()))
+        seen.append(((settings, vectors.detach().clone().requires_grad_(), *more), value.item(), vectors.is_leaf))
         return value
 
     monkeypatch.setattr(embed_objectives, "_loss", kept)
     objective = FinetuneObjective(model, task, batch_size=16, tokens_per_batch=budget, seed=5)
     accumulate_in("bf16", objective, objective.batch(0))
-    for (settings, vectors, *more), value in seen:
+    assert len(gradients) == (loss in ("similarities", "infonce", "cosent") and budget == 100)
+    for (settings, vectors, *more), value, is_leaf in seen:
         assert vectors.dtype == torch.float32
-        assert value == pytest.approx(plain(settings, vectors, *more).item(), rel=1e-6)
+        expected = plain(settings, vectors, *more)
+        assert value == pytest.approx(expected.item(), rel=1e-6)
+        if is_leaf:
+            torch.testing.assert_close(gradients[0], torch.autograd.grad(expected, vectors)[0], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("loss", ["infonce", "similarities"])
 def test_in_bf16_the_gradient_does_not_depend_on_the_cut(loss, tiny_task):
-    """The pass without a graph leaves no weight behind that passes no gradient on."""
+    """The pass without a graph leaves no weights in autocast's cache that pass no gradient on."""
     task, model = made(tiny_task.embed_recipe(loss), dtype=torch.float32)
     found = []
     for parts in (1, 2):
@@ -254,21 +261,17 @@ def test_the_base_model_is_scored_as_it_was_not_as_it_becomes(tiny_task):
 def test_the_max_length_is_that_of_the_model_unless_it_is_set_which_is_reported(tiny_task, caplog):
     caplog.set_level(logging.INFO)
     base = with_settings(tiny_task, EmbeddingSettings(max_tokens=10))
-    recipe = tiny_task.embed_recipe("cosent", task={"max_tokens": None})
-    folder = run(recipe, f"model={base}", "train.steps=1").folder / "model"
+    recipe = tiny_task.embed_recipe("cosent", task={"max_tokens": None}, steps=1)
+    folder = run(recipe, f"model={base}").folder / "model"
     assert minilm.load(folder).embedding.max_tokens == 10
     assert "texts were longer than 10 tokens and were truncated" in caplog.text
     assert "task.max_tokens is" not in caplog.text
     many = minilm.load(base).config.max_tokens + 1
     for number, limit in enumerate((8, many)):
         caplog.clear()
-        changes = [
-            f"model={base}",
-            "train.steps=1",
-            f"task.max_tokens={limit}",
-            f"out={tiny_task.folder / str(number)}",
-        ]
-        folder = run(recipe, *changes).folder / "model"
+        out = tiny_task.folder / str(number)
+        run(recipe, f"model={base}", f"out={out}", f"task.max_tokens={limit}", "train.tokens_per_batch=128")
+        folder = out / "model"
         assert minilm.load(folder).embedding.max_tokens == min(limit, many - 1)
         said = f"task.max_tokens is {limit}; without it texts have up to 10 tokens, as for {base}"
         assert caplog.text.count(said) == 1

@@ -54,8 +54,8 @@ def test_lists_have_the_score_of_the_positive_first(tmp_path):
 
 def test_scores_of_a_csv_file_are_numbers(tmp_path):
     path = tmp_path / "rows.csv"
-    path.write_text("a,b,s\nx,y,0.5\n")
-    (row,) = training_rows([str(path)], settings("cosent", sentence1="a", sentence2="b", score="s"))
+    path.write_text("a,b,s\nx,y,0.5\nx,z,1\n")
+    row, _ = training_rows([str(path)], settings("cosent", sentence1="a", sentence2="b", score="s"))
     assert (row.texts, row.scores) == (("x", "y"), (0.5,))
 
 
