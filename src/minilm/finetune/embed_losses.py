@@ -97,7 +97,7 @@ def infonce(
 
 def _find(rows_RW: Tensor, columns_MW: Tensor, excluded: Excluded, temperature: float) -> Tensor:
     """Mean cross-entropy of the own column of each row."""
-    loss: Tensor = _CrossEntropy.apply(rows_RW, columns_MW, excluded, temperature)
+    loss: Tensor = _CrossEntropy.apply(rows_RW, columns_MW, excluded, temperature)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -319,7 +319,7 @@ class RerankTask(PackedTask):
             outputs = list[Array]()
             for one, query in zip(lists, queries, strict=True):
                 of_list = np.stack([next(texts) for _ in one.texts])
-                outputs += similarities(query, of_list, settings.similarity).T
+                outputs.extend(similarities(query, of_list, settings.similarity).T)
             found[name] = self._rankings(name, outputs)
         return {"base": numbers_of_sets(found)}
 

@@ -151,7 +151,7 @@ def test_an_embedding_model_is_compared_by_the_order_of_its_vectors(tiny_task, c
 def test_the_folder_never_takes_more_tokens_than_it_has_positions_for(tiny_task):
     for pooling in ("cls", "mean"):
         task = {"max_tokens": 512, "pooling": pooling}
-        folder = run(tiny_task.rerank_recipe(out=pooling, steps=1, task=task)).folder / "model"
+        folder = run(tiny_task.rerank_recipe(out=pooling, steps=1, tokens_per_batch=512, task=task)).folder / "model"
         limit = load(folder).config.max_tokens
         assert read_json(folder / "tokenizer_config.json")["model_max_length"] == limit < 512
         if pooling == "mean":
