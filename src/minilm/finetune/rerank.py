@@ -171,7 +171,7 @@ class RerankTask(PackedTask):
             self._targets = np.zeros(self._num_texts, dtype=np.float32)  # until the teacher's scores are stored
         sizes = [len(one.texts) for one in train] if self._loss.over_lists else [1] * self._num_texts
         self._starts = np.array([0, *accumulate(sizes)], dtype=np.int64)
-        _report_unused(train, settings)
+        _report_unused(train, settings, is_taught=taught is not None)
         super().__init__(
             self._encoded(train),
             {name: self._encoded(lists) for name, lists in dev.items()},
@@ -416,11 +416,12 @@ def _example(one: RankedList, gains: Sequence[float], scores: Sequence[float]) -
     }
 
 
-def _report_unused(lists: Sequence[RankedList], settings: RerankSettings) -> None:
-    """Report scores that the loss does not learn from."""
-    if settings.loss in FROM_SCORES:
-        return
+def _report_unused(lists: Sequence[RankedList], settings: RerankSettings, *, is_taught: bool) -> None:
+    """Report the scores that the loss does not learn, or the labels of the files; positives are no labels of theirs."""
+    learns_scores = settings.loss in FROM_SCORES
+    unused, learned = ("labels", "scores") if learns_scores else ("scores", "labels")
+    both = [one for one in lists if one.labels is not None and (is_taught or one.scores is not None)]
+    found = [one.location for one in both if not (learns_scores and one.num_positives)]
     with reporting_tally() as tally:
-        unused = [one.location for one in lists if one.labels is not None and one.scores is not None]
-        what = f"lists have scores, which loss {settings.loss} does not use: it learns labels"
-        tally.add(what, unused, of=len(lists))
+        what = f"lists have {unused}, which loss {settings.loss} does not use: it learns {learned}"
+        tally.add(what, found, of=len(lists))

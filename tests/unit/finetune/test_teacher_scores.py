@@ -95,6 +95,14 @@ def test_texts_alone_are_scored_too(tiny, scorer):
     np.testing.assert_allclose(stored(path).all_scores(), expected, atol=1e-6)
 
 
+def test_labels_beside_a_teacher_are_reported(tiny, scorer, caplog):
+    file = tiny.folder / "texts.jsonl"
+    rows = [{"query": "word1", "texts": ["word1", "word2"], "labels": [1, 0]}, {"query": "word2", "texts": ["word3"]}]
+    file.write_text("".join(json.dumps({"labels": [0], **row}) + "\n" for row in rows))
+    stored(recipe_of(tiny, "rerank", "mse", teacher=scorer, train=[str(file)]))
+    assert "2 of 2 lists have labels, which loss mse does not use: it learns scores (first: " in caplog.text
+
+
 def test_an_embedding_model_gives_similarities(tiny):
     path = recipe_of(tiny, "rerank", "kl", teacher=tiny.model)
     found = stored(path)

@@ -189,4 +189,5 @@ def _number(value: object, what: str, location: str) -> float:
 
 
 def _fix(key: str) -> str:
-    return f"name the file's own columns with --set task.{key}=COLUMN, or rename them"
+    or_teacher = ", or name a model that gives the scores with task.teacher" if key == "scores" else ""
+    return f"name the file's own columns with --set task.{key}=COLUMN, or rename them{or_teacher}"
