@@ -223,8 +223,8 @@ class Searcher:
         if _hash(self.encoder, "query") != index.facts.query_model:
             raise UsageError(
                 f"{index.folder} was built with {index.facts.model}, and {self.encoder.folder} encodes queries "
-                "otherwise (weights, tokenizer, prompt, pooling or max length differ): name that model with --model, or build "
-                "the index again with this one"
+                "otherwise (weights, tokenizer, prompt, pooling or max length differ): name that model with --model, or "
+                "build the index again with this one"
             )
 
     def options(self, dimensions: int) -> VectorOptions:
