@@ -1,11 +1,11 @@
 """A reranker from mined negatives, and half as many layers taught by its scores, on the first texts of a bi-encoder.
 
 The embedded model mines negatives for questions of SQuAD's training set (`minilm mine`) and becomes a reranker with
-LambdaLoss. Students start as layers 2, 4 and 6 of it and learn its scores of the same texts: each score (mse), or the
-distance of each negative from the positive (margin_mse). Judged: the 50 texts that the embedded model finds for
-questions of SQuAD 1.1 dev, among all its paragraphs, and for the queries of Cranfield, in the order of each reranker
-and in that of the embedded model, with 95% intervals of the differences. What the file has already is not repeated, and
-an interrupted training resumes.
+LambdaLoss. Students start as layers 2, 4 and 6 of it and learn its scores of the same texts, which are stored once
+(`task.teacher`): each score (mse), or the distance of each negative from the positive (margin_mse). Judged: the 50
+texts that the embedded model finds for questions of SQuAD 1.1 dev, among all its paragraphs, and for the queries of
+Cranfield, in the order of each reranker and in that of the embedded model, with 95% intervals of the differences. What
+the file has already is not repeated, and an interrupted training resumes.
 
     python benchmarks/rerankers.py --passages qg/du_test.jsonl.gz --squad squad/dev-v1.1.jsonl.gz \
         --cranfield retrieval/cranfield_{docs,queries,qrels}.jsonl.gz --work rerankers \
@@ -72,9 +72,8 @@ def main() -> None:
             folder, facts = reranker_of("teacher", options, train=train, dev=dev, loss="lambda")
         else:
             loss = STUDENTS[name]
-            rows = train if loss == "lambda" else scored(train, teacher, options)
-            start = BI_ENCODER if loss == "lambda" else str(teacher)
-            folder, facts = reranker_of(loss, options, train=rows, dev=dev, loss=loss, start=start, layers=LAYERS)
+            of = None if loss == "lambda" else teacher
+            folder, facts = reranker_of(loss, options, train=train, dev=dev, loss=loss, teacher=of, layers=LAYERS)
         model = minilm.load(folder, precision=options.precision)
         for collection, parts in collections.items():
             scores = reranked(model, found[collection], parts)
@@ -105,20 +104,6 @@ def mined(options: argparse.Namespace) -> tuple[Path, Path]:
     return train, dev
 
 
-def scored(train: Path, teacher: Path, options: argparse.Namespace) -> Path:
-    """The rows with the teacher's scores, that of the positive first."""
-    out = train.with_name("scored.jsonl")
-    if not out.exists():
-        model = minilm.load(teacher, precision=options.precision)
-        lines = []
-        for row in read_rows(train):
-            query, positive, negatives = (row.values[key] for key in ("query", "positive", "negatives"))
-            scores = model.score_pairs([(query, text) for text in (positive, *negatives)])
-            lines.append(json.dumps({**row.values, "scores": [float(score) for score in scores]}) + "\n")
-        atomic_write(out, "".join(lines))
-    return out
-
-
 def reranker_of(
     name: str,
     options: argparse.Namespace,
@@ -126,10 +111,14 @@ def reranker_of(
     train: Path,
     dev: Path,
     loss: str,
-    start: str = BI_ENCODER,
+    teacher: Path | None = None,
     layers: list[int] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """The folder of a reranker, trained or resumed; its settings, its curve on held-out rows and its seconds."""
+    """The folder of a reranker, trained or resumed; its settings, its curve on held-out rows and its seconds.
+
+    It starts as its teacher, which scores the rows, or else as the embedded model.
+    """
+    start = BI_ENCODER if teacher is None else str(teacher)
     out = options.work / "runs" / name
     rows = sum(1 for _ in read_rows(train))
     batch = 64 if loss == "mse" else 16
@@ -155,6 +144,8 @@ def reranker_of(
             "checkpoint_every": 50,
         },
     }
+    if teacher:
+        recipe["task"]["teacher"] = str(teacher)
     if layers:
         recipe["student"] = {"init": "layers", "teacher_layers": layers}
     folder, result = trained(recipe, options.work)

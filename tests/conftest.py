@@ -324,18 +324,19 @@ class TinyFinetune:
         *,
         name: str = "embed.yaml",
         task: Mapping[str, object] | None = None,
+        scored: bool = True,
         student: object = None,
         **train: object,
     ) -> Path:
-        """Write rows and a recipe for text vectors as `recipe` does; `task` overrides values of that section."""
+        """Write rows and a recipe for text vectors as `recipe` does; `task` overrides values of that section.
+
+        Without `scored` the lists have no scores.
+        """
         import json
 
         path = self.recipe(out, name=name, **train)
         values = json.loads(path.read_text())
-        files = {
-            part: [str(tiny_rows.write(self.folder / f"vectors-{part}.jsonl", tiny_rows.vector_rows(count, seed=seed)))]
-            for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
-        }
+        files = tiny_rows.written(self.folder, "vectors", tiny_rows.vector_rows, scored=scored)
         teacher = {"teacher": str(self.model)} if loss in ("vectors", "similarities") else {}
         values["task"] = {"kind": "embed", "name": "vectors", "loss": loss, "max_tokens": 32, **files, **teacher}
         values["task"] |= task or {}
@@ -350,17 +351,18 @@ class TinyFinetune:
         *,
         name: str = "rerank.yaml",
         task: Mapping[str, object] | None = None,
+        scored: bool = True,
         **train: object,
     ) -> Path:
-        """Write lists and a recipe for a reranker as `recipe` does; `task` overrides values of that section."""
+        """Write lists and a recipe for a reranker as `recipe` does; `task` overrides values of that section.
+
+        Without `scored` the lists have no scores.
+        """
         import json
 
         path = self.recipe(out, name=name, **train)
         values = json.loads(path.read_text())
-        files = {
-            part: [str(tiny_rows.write(self.folder / f"lists-{part}.jsonl", tiny_rows.ranked_rows(count, seed=seed)))]
-            for part, count, seed in (("train", 60, 1), ("dev", 20, 2))
-        }
+        files = tiny_rows.written(self.folder, "lists", tiny_rows.ranked_rows, scored=scored)
         values["task"] = {"kind": "rerank", "name": "lists", "loss": loss, "max_tokens": 32, **files, **(task or {})}
         path.write_text(json.dumps(values, indent=1))
         return path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minilm
-from minilm.infer.vectors import normalized
+from minilm.infer.vectors import ACTIVATIONS, normalized
 from minilm.retrieval.mine import MiningJob, mine
 from minilm.retrieval.pairs import MiningTexts
 from minilm.retrieval.settings import MiningSettings
@@ -106,22 +106,26 @@ def ours(model, reranker, options, path):
         {"absolute_margin": 0.02},
         {"relative_margin": 0.1, "min_score": 0.0},
         {"range_max": 60, "min_score": 0.3, "negatives": 8},
-        {"absolute_margin": 0.01, "reranked": True},
-        {"max_score": 0.5, "min_score": -0.5, "negatives": 4, "reranked": True},
+        {"absolute_margin": 0.01, "reranked": "Identity"},
+        {"absolute_margin": 0.1, "reranked": "Sigmoid"},
+        {"relative_margin": 0.05, "max_score": 0.9, "negatives": 4, "reranked": "Sigmoid"},
+        {"max_score": 0.5, "min_score": -0.5, "negatives": 4, "reranked": "Identity"},
     ],
     ids=str,
 )
 def test_the_same_negatives_with_the_same_scores(generator_dir, tiny_task, tmp_path, options):
     model = minilm.load(generator_dir)
     options = dict(options)
-    reranker = None
-    if options.pop("reranked", False):
+    reranker, activated = None, np.asarray
+    if activation := options.pop("reranked", ""):
         reranker = minilm.load(tiny_task.write_classifier("reranker", seed=3, num_labels=1))
         reranker.tokenizer = model.tokenizer  # of a smaller vocabulary, which has the words
+        reranker.activation, activated = activation, ACTIVATIONS[activation]
     expected = theirs(model, reranker, options)
     found = ours(model, reranker, options, tmp_path / "out.jsonl")
     assert sum(map(len, expected.values())) > 5
     assert found.keys() == expected.keys()
     for pair, negatives in expected.items():
         assert list(found[pair]) == list(negatives)
-        np.testing.assert_allclose(list(found[pair].values()), list(negatives.values()), atol=1e-5)
+        scores = np.array(list(found[pair].values()), dtype=np.float32)  # raw, those of the library are activated
+        np.testing.assert_allclose(activated(scores), list(negatives.values()), atol=1e-5)

@@ -74,3 +74,22 @@ def test_kills_of_a_reranker_change_no_bit(tiny_task, drive, assert_same_run):
     assert sum(status == -signal.SIGKILL for status, _ in results) >= 4
     assert results[-1][0] == 0
     assert_same_run(tiny_task.folder / "run", unbroken)
+
+
+def test_kills_while_a_teacher_scores_change_no_bit(tiny_task, drive, assert_same_run):
+    """Kills between and in the files of its scores, in steps, and while the model is written."""
+    task = {"teacher": str(tiny_task.write_classifier("scorer", seed=3, num_labels=1))}
+    recipe = tiny_task.rerank_recipe("margin_mse", steps=6, task=task, scored=False)
+    unbroken = tiny_task.folder / "unbroken"
+    [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}", f"task.cache={tiny_task.folder / 'other'}"])
+    plan = [("call", 5), ("call", 9), ("call", calls // 2), ("steps", 2)]
+    results = drive(recipe, [*plan, ("never", 0)])
+    assert sum(status == -signal.SIGKILL for status, _ in results) >= 3
+    assert results[-1][0] == 0
+    assert_same_run(tiny_task.folder / "run", unbroken)
+    (ours,) = (tiny_task.folder / "lists-train.jsonl.teacher").iterdir()
+    theirs = tiny_task.folder / "other" / ours.name
+    assert {file.name: file.read_bytes() for file in ours.iterdir()} == {
+        file.name: file.read_bytes() for file in theirs.iterdir()
+    }
+    assert len(list(ours.iterdir())) > 3

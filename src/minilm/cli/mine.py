@@ -48,6 +48,9 @@ _Rerank = Annotated[
         show_default="none",
     ),
 ]
+_NoScores = Annotated[
+    bool, typer.Option("--no-scores", help="Write no scores, so that the teacher of a recipe may score the rows.")
+]
 
 
 @with_flags(MiningSettings)
@@ -62,6 +65,7 @@ def mine(
     text: TextColumns = None,
     id_column: IdColumn = None,
     rerank: _Rerank = None,
+    no_scores: _NoScores = False,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "fp32",
     threads: ThreadsOption = None,
@@ -93,6 +97,6 @@ def mine(
         None if corpus is None else read_unique_texts(corpus, "documents", columns=text or (), id_column=id_column)
     )
     texts = read_mining_texts(source, documents, PairColumns(query=query, positive=positive))
-    job = MiningJob(output=output, settings=settings, reranker=reranker, precision=precision)
+    job = MiningJob(output=output, settings=settings, reranker=reranker, precision=precision, scores=not no_scores)
     written = mine_negatives(texts, finder, job)
     typer.echo(f"{written:,} pairs with negatives are in {output}")

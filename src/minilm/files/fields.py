@@ -1,14 +1,20 @@
-"""The fields of a row: the check of a text, and the wording of messages about missing fields and wrong kinds.
+"""The fields of a row: the check of a text, lists, and the wording of messages about missing fields and wrong kinds.
 
-In: the expected names and those of the row; a value. Out: the text; words for a message.
+In: the expected names and those of the row; a value. Out: the text, the items of a list; words for a message.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 _SHOWN, _MAX_CHARS = 8, 40
+TEXT_LIST = re.compile(r"""\s*\[\s*["'\]]""")
+"""How a list of texts begins in a cell; not how a text with a remark in brackets does."""
+NUMBER_LIST = re.compile(r"\s*\[")
+"""How a list of numbers begins in a cell."""
 
 _KINDS: Mapping[type, str] = {
     dict: "an object",
@@ -42,6 +48,27 @@ def as_text(value: object, what: str = "found") -> str:
     if not isinstance(value, str):
         raise ValueError(f"{what} {kind_of(value)}, expected a string")
     return value
+
+
+def items_in(value: object, *, spelled: re.Pattern[str] | None) -> list[object]:
+    """The items of a value that may be a list; any other value is the only item.
+
+    Args:
+        value: of a field.
+        spelled: how a text begins that spells a list in JSON, as in a cell of a table; None: a text is a text.
+
+    Raises:
+        ValueError: a text begins like a list and is none in JSON.
+    """
+    if isinstance(value, list):
+        return list(value)
+    if spelled is None or not isinstance(value, str) or not spelled.match(value):
+        return [value]
+    try:
+        return list(json.loads(value))
+    except (ValueError, RecursionError):
+        example = '["a", "b"]' if spelled is TEXT_LIST else "[1, -0.5]"
+        raise ValueError(f"found {value[:_MAX_CHARS]!r}, expected a list in JSON, such as {example}") from None
 
 
 def no_field(wanted: Sequence[str], found: Iterable[object], *, fix: str) -> str:

@@ -120,6 +120,11 @@ def is_table(path: Source) -> bool:
     return suffix_of(path) in (".tsv", *ROW_READERS)
 
 
+def has_cells(path: Source) -> bool:
+    """Whether all values of this format are texts, so that a list is a cell that spells it in JSON."""
+    return suffix_of(path) in (".tsv", ".csv")
+
+
 def read_lines(path: Source) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text) of every line of a text file, including empty ones.
 

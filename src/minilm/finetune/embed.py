@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,12 @@ from minilm.corpus.order import rank_share
 from minilm.errors import UsageError
 from minilm.files.regular import TextsDigest
 from minilm.finetune.embed_batch import RowsPart, TextPart, WholeBatch
-from minilm.finetune.embed_data import EncodedRows, Int64s, Prompts, encode_rows, positives_of
+from minilm.finetune.embed_data import EncodedRows, Int64s, Prompts, encode_rows, positives_of, with_scores
 from minilm.finetune.embed_objectives import ROW_SUMS, loss_of, targets_of
 from minilm.finetune.embed_scores import analysis_of, numbers_of, of_pairs
 from minilm.finetune.embed_teacher import VectorTeacher
 from minilm.finetune.keyed_dropout import TextKeys, key_dropout
+from minilm.finetune.score_teacher import Pair, ScoresPairs, ScoreTeacher
 from minilm.finetune.sequences import Array, computed, require_positions
 from minilm.finetune.task import (
     POOLER,
@@ -37,7 +39,9 @@ from minilm.finetune.task import (
     StepRows,
     numbers_of_sets,
 )
-from minilm.finetune.teacher_vectors import TeacherVectors, cache_root
+from minilm.finetune.teacher_scores import TeacherScores
+from minilm.finetune.teacher_store import cache_root
+from minilm.finetune.teacher_vectors import TeacherVectors
 from minilm.finetune.vector_encoder import VectorBase, VectorEncoder
 from minilm.infer.batching import TOKENS_PER_BATCH
 from minilm.infer.vectors import after_pooling
@@ -83,6 +87,7 @@ class EmbedTask:
         embedding: EmbeddingSettings,
         dense: Dense | None = None,
         teacher: VectorTeacher | None = None,
+        scorer: ScoreTeacher | None = None,
         seed: int = 0,
     ) -> None:
         """Read and tokenize the files.
@@ -95,7 +100,8 @@ class EmbedTask:
             base: the model that is trained, as it is.
             embedding: of the trained model, without modules.
             dense: the map after pooling that the model already has.
-            teacher: of the losses that have one.
+            teacher: of the losses of plain texts.
+            scorer: of lists whose rows have no scores.
             seed: decides a new map.
 
         Raises:
@@ -105,16 +111,19 @@ class EmbedTask:
         self._start_dense, self._seed, digest = dense, seed, TextsDigest()
         prompts = Prompts.of(settings, embedding)
         self._rows = encode_rows(
-            _digested(training_rows(train, settings), digest),
+            _digested(training_rows(train, settings), digest, pairs=scorer is not None),
             tokenizer,
             prompts=prompts,
             kind=settings.rows,
             max_tokens=embedding.max_tokens,
         )
-        self.teacher = None
+        root = cache_root(settings.cache, train)
+        self.teacher: TeacherVectors | None = None
+        self._scorer: TeacherScores | None = None
         if teacher is not None:
-            root = cache_root(settings.cache, train)
             self.teacher = TeacherVectors(teacher, root, texts=digest.result(), max_tokens=embedding.max_tokens)
+        if scorer is not None:
+            self._scorer = TeacherScores(scorer, root, texts=digest.result())
         self._lengths, self._row_tokens = self._rows.lengths, np.diff(self._rows.starts[self._rows.firsts])
         self._positives = positives_of(self._rows) if settings.loss == "infonce" else {}
         self._pairs = {name: scored_pairs(file, settings) for name, file in dev.items()}
@@ -142,7 +151,8 @@ class EmbedTask:
         """The rows of each set, and the teacher."""
         training = f"{len(self._rows):,} {self._settings.rows}, {len(self._rows.token_ids):,} tokens"
         found = {"training": training, **{name: f"{len(rows):,} scored pairs" for name, rows in self._dev.items()}}
-        return found if self.teacher is None else {**found, "teacher": self.teacher.description()}
+        store = self.teacher or self._scorer
+        return found if store is None else {**found, "teacher": store.description()}
 
     def require_fit(self, config: EncoderConfig) -> None:
         """Check the texts against the position table, the dimensions against the width of a vector.
@@ -163,13 +173,18 @@ class EmbedTask:
             logger.warning(what, largest, width, width)
 
     def identity(self) -> Mapping[str, str]:
-        """What decides the vectors of the teacher."""
-        return {} if self.teacher is None else self.teacher.identity
+        """What decides the vectors or scores of the teacher."""
+        store = self.teacher or self._scorer
+        return {} if store is None else store.identity
 
     def store_teacher(self, ranks: Ranks) -> None:
-        """Compute the vectors of the teacher that are not stored yet; raises as `TeacherVectors.fill`."""
+        """Compute what the teacher says that is not stored yet; raises as `TeacherStore.fill`."""
+        rows = training_rows(self._files, self._settings)
         if self.teacher is not None:
-            self.teacher.fill((text for row in training_rows(self._files, self._settings) for text in row.texts), ranks)
+            self.teacher.fill((text for row in rows for text in row.texts), ranks)
+        if self._scorer is not None:
+            self._scorer.fill((pair for row in rows for pair in _pairs(row)), ranks)
+            self._rows = with_scores(self._rows, self._scorer.all_scores())
 
     def prepare(self, model: Model) -> None:
         """Give the model its head and dropout, and reduce its word table to the rows in use."""
@@ -210,7 +225,16 @@ class EmbedTask:
         numbers = {"base": self._numbers_by(model, prompt)}
         if self.teacher is not None:
             numbers["teacher"] = self._numbers_by(self.teacher.load_teacher(), self.teacher.prompt)
+        if self._scorer is not None:
+            numbers["teacher"] = self._numbers_of_scores(self._scorer.load_teacher())
         return numbers
+
+    def _numbers_of_scores(self, teacher: ScoresPairs) -> Mapping[str, float]:
+        """The numbers of the teacher's scores."""
+        found = {}
+        for name, rows in self._pairs.items():
+            found[name] = numbers_of(rows, teacher.score([(row.texts[0], row.texts[1]) for row in rows]))
+        return numbers_of_sets(found)
 
     def _numbers_by(self, model: VectorEncoder, prompt: str) -> Mapping[str, float]:
         """The numbers of another model, for whose prompt the texts have the role of the training texts."""
@@ -360,9 +384,14 @@ class EmbedTask:
         return np.stack(computed(rows, texts, vectors, device=device, token_budget=token_budget, ranks=ranks))
 
 
-def _digested(rows: Iterable[EmbedRow], digest: TextsDigest) -> Iterator[EmbedRow]:
-    """The rows; their texts are added to `digest`."""
+def _digested(rows: Iterable[EmbedRow], digest: TextsDigest, *, pairs: bool) -> Iterator[EmbedRow]:
+    """The rows; their texts, or those of their pairs, are added to `digest`."""
     for row in rows:
-        for text in row.texts:
+        for text in chain.from_iterable(_pairs(row)) if pairs else row.texts:
             digest.add(text)
         yield row
+
+
+def _pairs(row: EmbedRow) -> list[Pair]:
+    """The query of a list with each of its texts."""
+    return [(row.texts[0], text) for text in row.texts[1:]]

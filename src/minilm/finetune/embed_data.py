@@ -131,6 +131,11 @@ def encode_rows(
     )
 
 
+def with_scores(rows: EncodedRows, scores: NDArray[np.float32]) -> EncodedRows:
+    """The rows of lists with one score for each text after the query."""
+    return replace(rows, scores=scores, score_firsts=rows.firsts - np.arange(len(rows.firsts)))
+
+
 def _encoded(
     tokenizer: Tokenizer, texts: Sequence[Sequence[str]], locations: Sequence[str], max_tokens: int, tally: Tally
 ) -> list[Int32s]:

@@ -6,23 +6,28 @@ In: the section, a tokenizer. Out: a `Task`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 
 from minilm.errors import DataError, UsageError
+from minilm.files.regular import sha256_texts
 from minilm.files.sentence_modules import read_modules
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.embed_data import trained_embedding
 from minilm.finetune.embed_teacher import find_teacher
 from minilm.finetune.multi_label import MultiLabelTask
 from minilm.finetune.rerank import SELECTABLE as RERANK_METRICS
-from minilm.finetune.rerank import RerankTask
+from minilm.finetune.rerank import RerankTask, Taught
+from minilm.finetune.score_teacher import Pair, find_score_teacher
 from minilm.finetune.seq2seq import HELDOUT_METRICS, Seq2SeqTask
 from minilm.finetune.seq2seq_generation import GENERATED_METRICS
 from minilm.finetune.squad import SpanTask
 from minilm.finetune.task import Task
+from minilm.finetune.teacher_scores import TeacherScores
+from minilm.finetune.teacher_store import cache_root
 from minilm.finetune.text import ClassificationTask, selectable
 from minilm.finetune.tokens import SELECTABLE as TOKENS_METRICS
 from minilm.finetune.tokens import TokensTask
@@ -41,7 +46,7 @@ from minilm.recipe import (
     TokensSection,
 )
 from minilm.score.rouge.scores import report_wordless
-from minilm.tasks.rerank.rows import read_lists
+from minilm.tasks.rerank.rows import RankedList, read_lists
 from minilm.tasks.seq2seq.rows import load_nlg_tokenizer, read_pairs
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.text.glue import GLUE, text_task
@@ -154,15 +159,35 @@ def _rerank(section: RerankSection, tokenizer: Tokenizer, model: Path | None, co
             f"task.head is 'keep', but {model} does not score the mean of its tokens with one linear map; set it to "
             "'auto' or 'fresh'"
         )
+    train = list(_training_lists(section))
     return RerankTask(
-        [one for name in section.train for one in read_lists(Path(name), section)],
+        train,
         {name: read_lists(Path(file), section) for name, file in dev_files(section.dev).items()},
         tokenizer,
         settings=section,
+        taught=_taught(section, train),
         dense=dense,
         base=_vector_base(model, config, tokenizer),
         seed=seed,
     )
+
+
+def _training_lists(section: RerankSection) -> Iterator[RankedList]:
+    for name in section.train:
+        yield from read_lists(Path(name), section, teacher=section.teacher)
+
+
+def _taught(section: RerankSection, train: Sequence[RankedList]) -> Taught | None:
+    """The teacher of the lists, if there is one."""
+    if section.teacher is None:
+        return None
+
+    def pairs(lists: Iterable[RankedList]) -> Iterator[Pair]:
+        return ((one.query, text) for one in lists for text in one.texts)
+
+    texts = sha256_texts(chain.from_iterable(pairs(train)))
+    scores = TeacherScores(find_score_teacher(section.teacher), cache_root(section.cache, section.train), texts=texts)
+    return Taught(scores=scores, pairs=lambda: pairs(_training_lists(section)))
 
 
 def _vector_base(model: Path | None, config: Path | None, tokenizer: Tokenizer) -> VectorBase | None:
@@ -208,11 +233,15 @@ def _embed(
     section: EmbedSection, tokenizer: Tokenizer, model: Path | None, config: Path | None, seed: int
 ) -> EmbedTask:
     """Vectors as the model makes them, except for what the section changes."""
+    teacher = scorer = None
+    if section.teacher is not None and section.rows == "texts":
+        teacher = find_teacher(section.teacher, section.role)
+    elif section.teacher is not None:
+        scorer = find_score_teacher(section.teacher)
     own = EmbeddingSettings()
     if model is not None:
         limit = read_config(model, config=config).max_tokens
         own = read_embedding(model, model_max_tokens=limit) if model.is_dir() else replace(own, max_tokens=limit)
-    teacher = None if section.teacher is None else find_teacher(section.teacher, section.role)
     of_teacher = None if teacher is None else teacher.embedding
     embedding, dense = trained_embedding(section, own, teacher=of_teacher, where=str(model))
     if embedding.max_tokens != own.max_tokens:
@@ -227,6 +256,7 @@ def _embed(
         embedding=embedding,
         dense=dense,
         teacher=teacher,
+        scorer=scorer,
         seed=seed,
     )
 

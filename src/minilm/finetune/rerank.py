@@ -9,7 +9,7 @@ B pairs of a query and a text, T packed tokens, L texts of a list.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -25,8 +25,10 @@ from minilm.errors import DataError
 from minilm.finetune.embed_batch import TextPart, tensors_of
 from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys, key_dropout
 from minilm.finetune.ranking_losses import RankingLoss, ranking_loss
+from minilm.finetune.score_teacher import Pair, ScoresPairs
 from minilm.finetune.sequences import Array, PackedTask, Sequences
 from minilm.finetune.task import NUM_EXAMPLES, POOLER, Analysis, IndependentParts, StepRows, numbers_of_sets
+from minilm.finetune.teacher_scores import TeacherScores
 from minilm.finetune.vector_encoder import VectorBase
 from minilm.infer.similarity import similarities
 from minilm.model.checkpoint import write_model
@@ -46,7 +48,7 @@ from minilm.score.retrieval import RetrievalScores, parse_metric, ranked, retrie
 from minilm.tally import reporting_tally
 from minilm.tasks.rerank.rows import RankedList
 from minilm.tasks.rerank.settings import FROM_SCORES, RerankSettings
-from minilm.tasks.rerank.targets import ranked_relevance, require_different, targets
+from minilm.tasks.rerank.targets import ranked_relevance, require_comparable, require_different, targets
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks
 
@@ -110,6 +112,14 @@ def _recomputed(part: TextPart, model: Model) -> Tensor:
     return cast("Tensor", checkpoint(part.vectors, model, use_reentrant=False, preserve_rng_state=False))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """The teacher of the training lists: its scores, and the pairs that it scores, read again."""
+
+    scores: TeacherScores
+    pairs: Callable[[], Iterable[Pair]]
+
+
 class RerankTask(PackedTask):
     """A head with one score; labels of 0 or more say how relevant the texts of held-out lists are."""
 
@@ -123,6 +133,7 @@ class RerankTask(PackedTask):
         tokenizer: Tokenizer,
         *,
         settings: RerankSettings,
+        taught: Taught | None = None,
         dense: Dense | None = None,
         base: VectorBase | None = None,
         seed: int = 0,
@@ -134,6 +145,7 @@ class RerankTask(PackedTask):
             dev: held-out lists by name.
             tokenizer: of the model.
             settings: of the task.
+            taught: the teacher of the training lists; None: they have scores or labels.
             dense: with mean pooling, the map from the mean to the score that the model already has, if any.
             base: the model as one of vectors, if it is that.
             seed: decides a new one.
@@ -148,14 +160,18 @@ class RerankTask(PackedTask):
         self._settings, self._tokenizer, self._loss = settings, tokenizer, ranking_loss(settings)
         self._lists, self._gains = {**dev}, {name: [*map(ranked_relevance, lists)] for name, lists in dev.items()}
         self._heldout = {name: self._heldout_targets(lists) for name, lists in dev.items()}
-        found = [targets(one, settings.loss) for one in train]
-        self._num_texts = sum(map(len, found))
-        self._targets = np.array([value for part in found for value in part], dtype=np.float32)
-        if not self._loss.over_lists and train:
-            require_different(self._targets.tolist(), settings.loss, train[0])
-        sizes = [len(part) for part in found] if self._loss.over_lists else [1] * self._num_texts
+        self._taught, self._first = taught, train[0] if train else None
+        self._num_texts = sum(len(one.texts) for one in train)
+        if taught is None:
+            found = [targets(one, settings.loss) for one in train]
+            self._learn(np.array([value for part in found for value in part], dtype=np.float32))
+        else:
+            for one in train:
+                require_comparable(one, settings.loss)
+            self._targets = np.zeros(self._num_texts, dtype=np.float32)  # until the teacher's scores are stored
+        sizes = [len(one.texts) for one in train] if self._loss.over_lists else [1] * self._num_texts
         self._starts = np.array([0, *accumulate(sizes)], dtype=np.int64)
-        _report_unused(train, settings)
+        _report_unused(train, settings, is_taught=taught is not None)
         super().__init__(
             self._encoded(train),
             {name: self._encoded(lists) for name, lists in dev.items()},
@@ -165,6 +181,12 @@ class RerankTask(PackedTask):
         ends = np.cumsum([0, *self._lengths])
         self._tokens = np.diff(ends[self._starts])
         self._terms = np.array([self._loss.num_terms(self._targets[a:b]) for a, b in pairwise(self._starts)])
+
+    def _learn(self, found: Array) -> None:
+        """Learn these targets of all texts; raises DataError if they teach a loss of single texts nothing."""
+        if not self._loss.over_lists and self._first is not None:
+            require_different(found.tolist(), self._settings.loss, self._first)
+        self._targets = found
 
     def _encoded(self, lists: Sequence[RankedList]) -> Sequences:
         pairs = [(one.query, text, one.location) for one in lists for text in one.texts]
@@ -187,7 +209,17 @@ class RerankTask(PackedTask):
         found = {"training": f"{self.num_examples:,} {unit}"}
         for name, lists in self._lists.items():
             found[name] = f"{len(lists):,} lists, {sum(len(one.texts) for one in lists):,} texts"
-        return found
+        return found if self._taught is None else {**found, "teacher": self._taught.scores.description()}
+
+    def identity(self) -> Mapping[str, str]:
+        """What decides the scores of the teacher."""
+        return {} if self._taught is None else self._taught.scores.identity
+
+    def store_teacher(self, ranks: Ranks) -> None:
+        """Compute the scores of the teacher that are not stored yet; raises as `TeacherStore.fill`."""
+        if self._taught is not None:
+            self._taught.scores.fill(self._taught.pairs(), ranks)
+            self._learn(self._taught.scores.all_scores())
 
     def batch(self, chosen: StepRows, *, token_budget: int) -> IndependentParts:
         """This process's lists of a step; those that fit into a batch are computed together."""
@@ -247,18 +279,31 @@ class RerankTask(PackedTask):
         return made
 
     def references(self, base: Model, *, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
-        """Held-out numbers of the model as it is: a reranker, or one whose vectors order texts."""
-        is_reranker = self._dense is not None if self.head is None else not base.has_fresh_weights
+        """Held-out numbers of the model as it is, a reranker or one whose vectors order texts, and of the teacher."""
         if not self.dev_sets:
             return {}
-        if not is_reranker:
-            return self._by_vectors(base, token_budget)
+        is_reranker = self._dense is not None if self.head is None else not base.has_fresh_weights
+        found = self._as_it_is(base, token_budget, ranks) if is_reranker else self._by_vectors(base, token_budget)
+        if self._taught is not None:
+            found["teacher"] = self._numbers_of_teacher(self._taught.scores.load_teacher())
+        return found
+
+    def _as_it_is(self, base: Model, token_budget: int, ranks: Ranks) -> dict[str, Mapping[str, float]]:
+        """The numbers of a reranker."""
         if self.head is None:
             head = VectorHead("mean", self._map(base.encoder.config))
             base = Model(base.encoder, head.to(base.encoder.embeddings.word.weight.device))
         base.eval()
         scored = {name: self.score(base, name, token_budget=token_budget, ranks=ranks) for name in self.dev_sets}
         return {"base": numbers_of_sets({name: one.numbers() for name, one in scored.items()})}
+
+    def _numbers_of_teacher(self, teacher: ScoresPairs) -> Mapping[str, float]:
+        """The numbers of rankings by the teacher's scores."""
+        found = {}
+        for name, lists in self._lists.items():
+            scores = teacher.score([(one.query, text) for one in lists for text in one.texts])
+            found[name] = self._rankings(name, list(scores[:, None]))
+        return numbers_of_sets(found)
 
     def _by_vectors(self, base: Model, token_budget: int) -> dict[str, Mapping[str, float]]:
         """The numbers of rankings by the similarity of the vectors of query and text."""
@@ -371,11 +416,12 @@ def _example(one: RankedList, gains: Sequence[float], scores: Sequence[float]) -
     }
 
 
-def _report_unused(lists: Sequence[RankedList], settings: RerankSettings) -> None:
-    """Report scores that the loss does not learn from."""
-    if settings.loss in FROM_SCORES:
-        return
+def _report_unused(lists: Sequence[RankedList], settings: RerankSettings, *, is_taught: bool) -> None:
+    """Report the scores that the loss does not learn, or the labels of the files; positives are no labels of theirs."""
+    learns_scores = settings.loss in FROM_SCORES
+    unused, learned = ("labels", "scores") if learns_scores else ("scores", "labels")
+    both = [one for one in lists if one.labels is not None and (is_taught or one.scores is not None)]
+    found = [one.location for one in both if not (learns_scores and one.num_positives)]
     with reporting_tally() as tally:
-        unused = [one.location for one in lists if one.labels is not None and one.scores is not None]
-        what = f"lists have scores, which loss {settings.loss} does not use: it learns labels"
-        tally.add(what, unused, of=len(lists))
+        what = f"lists have {unused}, which loss {settings.loss} does not use: it learns {learned}"
+        tally.add(what, found, of=len(lists))

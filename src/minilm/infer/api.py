@@ -61,11 +61,9 @@ from minilm.model.vector_ranges import VECTOR_RANGES, read_model_ranges
 from minilm.progress import Progress
 from minilm.tally import reporting_tally
 from minilm.tasks.rerank.settings import RerankSettings
-from minilm.tasks.saved import SavedTask, read_task
+from minilm.tasks.saved import SavedTask, longest_input, read_task
 from minilm.tasks.seq2seq.settings import MaskingSettings
-from minilm.tasks.squad.settings import AnswerSettings, WindowSettings
-from minilm.tasks.text.settings import TextSettings
-from minilm.tasks.tokens.settings import TokensSettings
+from minilm.tasks.squad.settings import AnswerSettings
 from minilm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -206,11 +204,7 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int:
         """Longest input of the model's task: the training value, if the folder records it."""
-        if isinstance(self.task, TokensSettings | RerankSettings):  # the default exceeds the positions of a small model
-            return min(self.task.max_tokens, self.config.max_tokens)
-        return (
-            self.task.max_tokens if isinstance(self.task, TextSettings | WindowSettings) else self.embedding.max_tokens
-        )
+        return longest_input(self.task, positions=self.config.max_tokens, limit=self.embedding.max_tokens)
 
     def __repr__(self) -> str:
         """What it is and what it does, for example at the prompt of an interpreter."""
@@ -358,10 +352,13 @@ class LoadedModel:
             raise UsageError(f"found more second texts than the {len(found)} first texts; expected one for each")
         return found
 
-    def score_pairs(self, pairs: Iterable[Sequence[str]]) -> NDArray[np.float32]:
+    def score_pairs(self, pairs: Iterable[Sequence[str]], *, raw_scores: bool = False) -> NDArray[np.float32]:
         """The score of each pair of a query and a text, `[number of pairs]` float32, in order.
 
-        The activation of the folder has been applied: a sigmoid after training on labels of 0 and 1, else none.
+        Args:
+            pairs: of a query and a text.
+            raw_scores: the scores before the activation of the folder, from which other models learn. Otherwise it has
+                been applied: a sigmoid after training on labels of 0 and 1, else none.
 
         Raises:
             UsageError: the model has no score for a pair, or an item is not a pair of texts.
@@ -374,7 +371,7 @@ class LoadedModel:
                 locations = [f"pair {number}" for number, _ in chunk]
                 checked = [pair_of(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
                 queries, texts = ([pair[side] for pair in checked] for side in (0, 1))
-                found.append(score_part(self, queries, texts, locations=locations, tally=tally))
+                found.append(score_part(self, queries, texts, raw_scores=raw_scores, locations=locations, tally=tally))
         return np.concatenate(found)
 
     def rank(self, query: str, texts: Iterable[str], *, top_k: int | None = None) -> list[Ranked]:

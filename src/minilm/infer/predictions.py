@@ -103,15 +103,21 @@ def classify_part(
 
 
 def score_part(
-    model: LoadedModel, queries: Sequence[str], texts: Sequence[str], *, locations: Sequence[str], tally: Tally
+    model: LoadedModel,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    *,
+    raw_scores: bool = False,
+    locations: Sequence[str],
+    tally: Tally,
 ) -> Float32s:
-    """The score of each pair, `[B]`, after the activation of the folder; `tally` as for `classify_part`.
+    """The score of each pair, `[B]`, `raw_scores` before the activation of the folder; `tally` as for `classify_part`.
 
     Raises:
         DataError: a score is not finite.
     """
     scores_B1 = np.stack(_head_scores(model, queries, texts, locations=locations, tally=tally))
-    scores = ACTIVATIONS[model.activation](scores_B1)[:, 0]
+    scores = ACTIVATIONS["Identity" if raw_scores else model.activation](scores_B1)[:, 0]
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         raise DataError(

@@ -88,8 +88,19 @@ def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
         return _chain(folder, modules, values, model_max_tokens)
     _reject_adapter(encoder)
     _report_ignored(folder, modules)
+    return EmbeddingSettings(max_tokens=read_scorer_limit(folder, model_max_tokens=model_max_tokens))
+
+
+def read_scorer_limit(folder: Path, *, model_max_tokens: int) -> int:
+    """Max tokens of a pair, of a cross-encoder or a folder without `modules.json`.
+
+    Raises:
+        DataError: as for `read_embedding`.
+    """
+    modules = read_modules(folder)
+    encoder = encoder_among(modules, folder)
     limits = _read_scorer(folder, modules, encoder) if modules else {}
-    return EmbeddingSettings(max_tokens=_max_tokens(limits, encoder / _ENCODER_FILE, model_max_tokens))
+    return _max_tokens(limits, encoder / _ENCODER_FILE, model_max_tokens)
 
 
 def read_chain(folder: Path, modules: Sequence[ModuleEntry], *, model_max_tokens: int) -> EmbeddingSettings:

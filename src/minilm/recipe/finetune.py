@@ -28,7 +28,7 @@ from minilm.recipe.sections import (
     TrainingSection,
 )
 from minilm.tasks.embed.settings import EmbedSettings
-from minilm.tasks.rerank.settings import RerankSettings
+from minilm.tasks.rerank.settings import FROM_SCORES, RerankSettings
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.tasks.settings import TaskSettings
 from minilm.tasks.squad.settings import SquadSettings
@@ -86,7 +86,27 @@ class EmbedSection(EmbedSettings, TaskFiles):
 
 @dataclass(frozen=True, kw_only=True)
 class RerankSection(LabelledSection, RerankSettings, TaskFiles):
-    """Scores of pairs of a query and a text."""
+    """Scores of pairs of a query and a text.
+
+    `teacher`: the model whose scores of the training texts are learned, instead of those of the rows; `cache`: folder
+    for the scores of teachers, beside the first training file if not given.
+    """
+
+    teacher: Text | None = None
+    cache: Text | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError also for a teacher whose scores are not learned."""
+        super().__post_init__()
+        if self.teacher is not None and self.loss not in FROM_SCORES:
+            raise SettingsError(
+                f"found teacher with loss {self.loss}, which learns labels; it is for {', '.join(FROM_SCORES)}: remove "
+                "it"
+            )
+        if self.cache is not None and self.teacher is None:
+            raise SettingsError("found cache without teacher, whose scores it would hold: remove it")
+        if self.teacher is not None and self.score is not None:
+            raise SettingsError("found both score and teacher, expected one source of scores: remove one of them")
 
 
 TaskSection = TextSection | TokensSection | SquadSection | Seq2SeqSection | EmbedSection | RerankSection

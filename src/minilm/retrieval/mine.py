@@ -1,7 +1,8 @@
 """Hard negatives: texts that look like the answer to a query and are not, for training on pairs.
 
 In: pairs, texts, and what finds candidates: BM25 or a model. Out: JSON lines `{query, positive, negatives, scores}`, in
-the order of the pairs; the scores are those of the positive and of the negatives.
+the order of the pairs; the scores are those of the positive and of the negatives, of a reranker those before its
+activation: what another model learns. It is chosen by those after it, as sentence-transformers does.
 
 Finished queries are kept in a journal beside the output, and the vectors of the texts in a folder beside it, so that
 after a kill nothing is repeated. Of N texts, texts are kept in memory and vectors on disk.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -29,7 +30,7 @@ from minilm.infer.bulk.embed import TextToEmbed, vector_identity
 from minilm.infer.bulk.journal import Unfinished
 from minilm.infer.similarity import similarities
 from minilm.infer.vector_precision import Float32s
-from minilm.infer.vectors import normalized
+from minilm.infer.vectors import ACTIVATIONS, normalized
 from minilm.model.precision import Precision
 from minilm.progress import Progress
 from minilm.randomness import generator
@@ -71,12 +72,14 @@ class MiningJob:
         settings: the choice.
         reranker: replaces the scores of candidates and positives; None for none.
         precision: of the engine.
+        scores: are written; without them a teacher may score the rows.
     """
 
     output: Path
     settings: MiningSettings
     reranker: LoadedModel | None = None
     precision: Precision = "fp32"
+    scores: bool = True
 
 
 def mine(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> int:
@@ -119,12 +122,19 @@ def _mine(texts: MiningTexts, finder: Finder, job: MiningJob, finished: Unfinish
             found = finder.find([query for query, _ in part], [of for _, of in part], last_rank + texts.max_positives)
             records = []
             for number, (query, positives), one in zip(numbers, part, found, strict=True):
+                judged = one
                 if job.reranker is not None:
                     one = _rescored(job.reranker, query, positives, one, texts.corpus)
+                    judged = _activated(one, ACTIVATIONS[job.reranker.activation])
                 is_positive_K = np.isin(one.rows_K, positives)
                 random = generator(settings.seed, "negatives", number)
                 kept = choose(
-                    one.scores_K, is_positive_K, one.positive_scores, settings, last_rank=last_rank, generator=random
+                    judged.scores_K,
+                    is_positive_K,
+                    judged.positive_scores,
+                    settings,
+                    last_rank=last_rank,
+                    generator=random,
                 )
                 negatives = {"rows": [one.rows_K[at] for at in kept], "scores": one.scores_K[kept].tolist()}
                 records.append((number, {**negatives, "positives": one.positive_scores.tolist()}))
@@ -149,7 +159,7 @@ def _write(texts: MiningTexts, job: MiningJob, finished: Unfinished, tally: Tall
                     "query": query,
                     "positive": texts.corpus[row],
                     "negatives": [texts.corpus[one] for one in negatives],
-                    "scores": [score, *scores],
+                    **({"scores": [score, *scores]} if job.scores else {}),
                 }
                 for row, score in zip(positives, cast("list[float]", record["positives"]), strict=True)
             ]
@@ -161,11 +171,19 @@ def _write(texts: MiningTexts, job: MiningJob, finished: Unfinished, tally: Tall
 def _rescored(
     reranker: LoadedModel, query: str, positives: Sequence[int], found: Candidates, corpus: Sequence[str]
 ) -> Candidates:
-    """The candidates with the scores of a reranker."""
+    """The candidates with the scores of a reranker, before its activation."""
     rows = [*found.rows_K, *positives]
-    scores = reranker.score_pairs([(query, corpus[row]) for row in rows])
+    scores = reranker.score_pairs([(query, corpus[row]) for row in rows], raw_scores=True)
     cut = len(found.rows_K)
     return Candidates(rows_K=found.rows_K, scores_K=scores[:cut], positive_scores=scores[cut:])
+
+
+def _activated(found: Candidates, activation: Callable[[Float32s], Float32s]) -> Candidates:
+    return Candidates(
+        rows_K=found.rows_K,
+        scores_K=activation(found.scores_K),
+        positive_scores=activation(found.positive_scores),
+    )
 
 
 def _finder(texts: MiningTexts, model: LoadedModel | None, folder: Path, job: MiningJob, tally: Tally) -> Finder:

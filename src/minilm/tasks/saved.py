@@ -46,3 +46,13 @@ def read_task(folder: Path) -> SavedTask | None:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise DataError(f"{file}: kind is {kind!r}; expected {', '.join(map(repr, _KINDS))}; {_REMEDY}")
     return from_json(_KINDS[kind], values, where=file, remedy=_REMEDY)
+
+
+def longest_input(task: SavedTask | None, *, positions: int, limit: int) -> int:
+    """Max tokens of an input in training; `limit` is that of the folder, where its task is not recorded.
+
+    A default that exceeds the positions of a small model does not count.
+    """
+    if isinstance(task, TokensSettings | RerankSettings):
+        return min(task.max_tokens, positions)
+    return task.max_tokens if isinstance(task, TextSettings | SquadSettings) else limit

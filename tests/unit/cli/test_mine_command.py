@@ -66,6 +66,14 @@ def test_a_model_finds_some_for_each_pair_and_training_reads_them(mine, tmp_path
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_a_teacher_scores_what_is_written_without_scores(mine, tmp_path):
+    assert mine("--negatives", "2", "--no-scores")[0] == 0
+    rows = rows_of(tmp_path / "out.jsonl")
+    assert [set(row) for row in rows] == [{"query", "positive", "negatives"}] * 4
+    taught = EmbedSettings(name="embed", loss="kl", teacher="t")
+    assert len(list(training_rows([str(tmp_path / "out.jsonl")], taught))) == 4
+
+
 def test_an_empty_text_is_no_negative(mine, tmp_path):
     """Training would reject it."""
     (tmp_path / "texts.jsonl").write_text('{"text": "w9"}\n{"text": " "}\n')

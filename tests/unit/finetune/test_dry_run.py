@@ -128,7 +128,8 @@ def data_for(task: object, folder: Path) -> list[str]:
         found = {"text": ["word2", "word3"], "label": [1, 0]}
         if task.loss == "margin_mse":
             found = {"positive": "word2", "negatives": ["word3"]}
-        rows = [{"query": "word1", "score": [0.9, 0.1], **found}] * 4
+        scores = {} if task.teacher else {"score": [0.9, 0.1]}
+        rows = [{"query": "word1", **scores, **found}] * 4
     elif task.kind == "tokens":
         rows = [{"tokens": ["word1", "word2"], "ner_tags": ["B-PER", "O"]}] * 4
     else:
@@ -146,7 +147,9 @@ def data_for(task: object, folder: Path) -> list[str]:
 def test_every_shipped_recipe_passes_a_dry_run(name, shared_task, tmp_path):
     recipe = load_recipe(find_recipe(name), kind=FinetuneRecipe).recipe
     student = ["student.teacher_layers=[1, 3]"] if recipe.student else []
-    given = loaded(find_recipe(name), f"model={shared_task.model}", *data_for(recipe.task, tmp_path), *student)
+    teacher = [f"task.teacher={shared_task.model}"] if getattr(recipe.task, "teacher", None) else []
+    data = data_for(recipe.task, tmp_path)
+    given = loaded(find_recipe(name), f"model={shared_task.model}", *data, *student, *teacher)
     found = check_recipe(given)
     assert any(f" steps of {given.recipe.train.batch_size}, " in sentence for sentence in found)
 

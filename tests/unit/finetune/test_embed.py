@@ -430,7 +430,7 @@ def test_a_pass_that_was_killed_goes_on_and_other_texts_have_another_folder(stor
 
 def test_vectors_that_half_precision_would_change_are_stored_whole():
     vectors = np.array([[1e6, 1.0], [1.0, 1e-7]], dtype=np.float32)
-    stored, change = teacher_vectors._stored(vectors)
+    stored, change = teacher_vectors._packed(vectors)
     assert (stored.dtype, change) == (np.float32, 0.0)
 
 

@@ -39,8 +39,10 @@ def test_a_recipe_runs_in_small(name, tiny_task):
     assert "# Source: " in comment or "# Needs: " in comment
     kind, _, own = name.partition("/")
     write = {"embed": tiny_task.embed_recipe, "rerank": tiny_task.rerank_recipe}[kind]
-    tiny = load_recipe(write(), kind=FinetuneRecipe).recipe
     found = load_recipe(find_recipe(name), kind=FinetuneRecipe).recipe
+    has_teacher = found.task.teacher is not None
+    tiny = load_recipe(write(scored=not has_teacher), kind=FinetuneRecipe).recipe
+    teacher = tiny_task.model if kind == "embed" else tiny_task.write_classifier("teacher", seed=3, num_labels=1)
     assert isinstance(found.task, SECTIONS[kind])
     assert (found.name, found.out) == (own, f"runs/{own}")
     overrides = [
@@ -51,7 +53,7 @@ def test_a_recipe_runs_in_small(name, tiny_task):
         "task.max_tokens=32",
         "train.steps=2",
         "train.batch_size=4",
-        *([f"task.teacher={tiny_task.model}"] if getattr(found.task, "teacher", None) else []),
+        *([f"task.teacher={teacher}"] if has_teacher else []),
         *(["student.teacher_layers=[1, 3]"] if found.student else []),
     ]
     small = load_recipe(find_recipe(name), overrides, kind=FinetuneRecipe).recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -43,6 +44,15 @@ def test_a_ranking_is_sorted_stable_and_cut(reranker):
     assert model.rank("word1", []) == []
     assert model.score_pairs([]).shape == (0,)
     assert [one.score for one in model.classify(["word1"] * 4, TEXTS)] == pytest.approx(scores)
+
+
+def test_raw_scores_come_before_the_activation(reranker):
+    model = load(reranker)  # of labels, so its activation is a sigmoid
+    pairs = [("word1", text) for text in TEXTS]
+    raw, scores = model.score_pairs(pairs, raw_scores=True), model.score_pairs(pairs)
+    assert (raw.dtype, model.activation) == (scores.dtype, "Sigmoid")
+    assert 1 / (1 + np.exp(-raw.astype(np.float64))) == pytest.approx(scores, abs=1e-6)
+    assert raw.min() < 0
 
 
 def test_a_score_that_is_not_finite_is_an_error(tiny_task):

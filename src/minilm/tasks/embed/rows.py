@@ -14,12 +14,14 @@ from pathlib import Path
 
 from minilm.errors import DataError
 from minilm.files.by_id import as_score
-from minilm.files.fields import as_text, kind_of, no_field
-from minilm.files.rows import Row, read_rows
+from minilm.files.fields import as_text, no_field
+from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tally import reporting_tally
 from minilm.tasks.embed.settings import EmbedSettings
+from minilm.tasks.scored_lists import scored_twice, scores_in, text_in, texts_in
 
 _EMPTY = "empty texts were skipped"
+_CORRECT = "correct the row or remove it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +30,8 @@ class EmbedRow:
 
     Attributes:
         texts: one plain text; two of a scored pair; the query, the positive and the negatives of a pair or list.
-        scores: one of a scored pair; those of the positive and the negatives of a list; else none.
+        scores: one of a scored pair; those of the positive and the negatives of a list, unless a teacher gives them;
+            else none.
         location: where it was read, for messages.
     """
 
@@ -50,8 +53,9 @@ def training_rows(paths: Sequence[str], settings: EmbedSettings) -> Iterator[Emb
     elif settings.rows == "scored pairs":
         yield from _training_pairs(paths, settings)
     else:
-        for row, location in _rows(paths):
-            yield _pair(row, location, settings)
+        for path in paths:
+            for row, location in _rows([path]):
+                yield _pair(row, location, settings, in_cell=has_cells(Path(path)))
 
 
 def scored_pairs(path: str, settings: EmbedSettings) -> list[EmbedRow]:
@@ -114,54 +118,51 @@ def _plain_texts(paths: Sequence[str], settings: EmbedSettings) -> Iterator[Embe
 
 
 def _scored_pair(row: Row, location: str, settings: EmbedSettings) -> EmbedRow:
-    texts = tuple(_full_text(row, key, location, settings) for key in ("sentence1", "sentence2"))
+    texts = tuple(_full_text(row, key, location, settings, in_cell=False) for key in ("sentence1", "sentence2"))
     value = _value(row, "score", location, settings)
     return EmbedRow(texts=texts, scores=(_number(value, f"column {settings.score!r}", location),), location=location)
 
 
-def _pair(row: Row, location: str, settings: EmbedSettings) -> EmbedRow:
-    texts = [_full_text(row, key, location, settings) for key in ("query", "positive")]
-    for name in settings.negatives:
-        texts += _negatives(row.values, name, location)
-    if settings.rows == "pairs":
-        return EmbedRow(texts=tuple(texts), location=location)
-    if len(texts) < 3:
-        raise DataError(
-            f"{location}: found no negative in {', '.join(map(repr, settings.negatives))}; a list needs at least one "
-            f"besides the positive: add one, remove the row, or {_fix('negatives')}"
-        )
-    what = f"column {settings.scores!r}"
-    value = _value(row, "scores", location, settings)
-    if not isinstance(value, list):
-        raise DataError(f"{location}: {what} is {kind_of(value)}, expected a list of numbers; correct the row")
-    scores = tuple(_number(one, what, location) for one in value)
-    if len(scores) != len(texts) - 1:
-        raise DataError(
-            f"{location}: {what} has {len(scores)} scores for {len(texts) - 1} texts, the positive and the negatives; "
-            "expected one for each"
-        )
-    return EmbedRow(texts=tuple(texts), scores=scores, location=location)
+def _pair(row: Row, location: str, settings: EmbedSettings, *, in_cell: bool) -> EmbedRow:
+    texts = [_full_text(row, key, location, settings, in_cell=in_cell) for key in ("query", "positive")]
+    try:
+        for name in settings.negatives:
+            texts += _negatives(row.values, name, in_cell=in_cell)
+        if settings.rows == "pairs":
+            return EmbedRow(texts=tuple(texts), location=location)
+        if len(texts) < 3:
+            raise DataError(
+                f"{location}: found no negative in {', '.join(map(repr, settings.negatives))}; a list needs at least "
+                f"one besides the positive: add one, remove the row, or {_fix('negatives')}"
+            )
+        return EmbedRow(texts=tuple(texts), scores=_scores(row, len(texts) - 1, location, settings), location=location)
+    except ValueError as error:
+        raise DataError(f"{location}: {error}; {_CORRECT}") from None
 
 
-def _negatives(values: Mapping[str, object], name: str, location: str) -> list[str]:
+def _scores(row: Row, texts: int, location: str, settings: EmbedSettings) -> tuple[float, ...]:
+    """The scores of a list; none if a teacher gives them."""
+    if settings.teacher is None:
+        value = _value(row, "scores", location, settings)
+        return tuple(scores_in(value, settings.scores, texts=texts, order=", that of the positive first"))
+    if row.values.get(settings.scores) not in (None, ""):
+        raise DataError(f"{location}: {scored_twice(settings.scores, settings.teacher)}")
+    return ()
+
+
+def _negatives(values: Mapping[str, object], name: str, *, in_cell: bool) -> list[str]:
     """The texts of a column, which may hold one text, a list of texts, or nothing."""
     value = values.get(name)
-    if value is None:
-        return []
-    several = value if isinstance(value, list) else [value]
-    texts = [_text(one, f"column {name!r}", location) for one in several]
-    if isinstance(value, list) and not all(text.strip() for text in texts):
-        raise DataError(f"{location}: column {name!r} contains an empty text; correct the row")
-    return [text for text in texts if text.strip()]
+    is_nothing = value is None or (isinstance(value, str) and not value.strip())
+    return [] if is_nothing else texts_in(value, name, in_cell=in_cell)
 
 
-def _full_text(row: Row, key: str, location: str, settings: EmbedSettings) -> str:
+def _full_text(row: Row, key: str, location: str, settings: EmbedSettings, *, in_cell: bool) -> str:
     """The text of a column that must not be empty."""
-    what = f"column {getattr(settings, key)!r}"
-    text = _text(_value(row, key, location, settings), what, location)
-    if not text.strip():
-        raise DataError(f"{location}: {what} is empty, expected a text; correct the row or remove it")
-    return text
+    try:
+        return text_in(_value(row, key, location, settings), getattr(settings, key), in_cell=in_cell)
+    except ValueError as error:
+        raise DataError(f"{location}: {error}; {_CORRECT}") from None
 
 
 def _value(row: Row, key: str, location: str, settings: EmbedSettings) -> object:
@@ -188,4 +189,5 @@ def _number(value: object, what: str, location: str) -> float:
 
 
 def _fix(key: str) -> str:
-    return f"name the file's own columns with --set task.{key}=COLUMN, or rename them"
+    or_teacher = ", or name a model that gives the scores with task.teacher" if key == "scores" else ""
+    return f"name the file's own columns with --set task.{key}=COLUMN, or rename them{or_teacher}"

@@ -32,7 +32,7 @@ ROWS_OF: Mapping[LossName, RowKind] = {
 TEMPERATURES: Mapping[LossName, float] = {"infonce": 0.05, "cosent": 0.05, "kl": 1.0}
 """Default temperatures, those of sentence-transformers; other losses have none."""
 _LOSSES_WITH: Mapping[str, Sequence[LossName]] = {
-    **dict.fromkeys(("teacher", "cache"), ("vectors", "similarities")),
+    **dict.fromkeys(("teacher", "cache"), ("vectors", "similarities", "margin_mse", "kl")),
     **dict.fromkeys(("distance", "projection"), ("vectors",)),
     "symmetric": ("infonce",),
     "temperature": tuple(TEMPERATURES),
@@ -46,9 +46,9 @@ class EmbedSettings(TaskSettings):
 
     Attributes:
         loss: `vectors` of a teacher, its matrix of `similarities`, `infonce` with the other rows of a batch as
-            negatives, `cosent` or `cosine` for scored pairs, `margin_mse` or `kl` for lists scored by a teacher.
-        max_tokens: max tokens of a text, including special tokens; of the trained model too, and of its teacher; None:
-            that of the model.
+            negatives, `cosent` or `cosine` for scored pairs, `margin_mse` or `kl` for scored lists.
+        max_tokens: max tokens of a text, including special tokens; of the trained model too, and of the teacher of
+            plain texts; None: that of the model.
         pooling: over the tokens of a text; None: that of the model.
         normalize: the trained model scales its vectors to length 1.
         dropout: rate in training; None: that of the model.
@@ -56,8 +56,9 @@ class EmbedSettings(TaskSettings):
         document_prompt: text before the other texts of pairs and lists; None: that of the model.
         role: of plain texts, for the prompts of the teacher and of the trained model, and for the encoder of an
             asymmetric teacher; None: their default prompts.
-        teacher: the model whose vectors or similarities of plain texts are learned.
-        cache: folder for the vectors of teachers; None: beside the first training file.
+        teacher: the model whose vectors or similarities of plain texts are learned, or its scores of lists; None: the
+            rows of lists have scores.
+        cache: folder for the vectors and scores of teachers; None: beside the first training file.
         distance: of a vector and the teacher's: 1 - cosine, or the squared Euclidean distance before `normalize`.
         projection: the map to the teacher's width: `auto` keeps it in the model if the widths differ; `drop` leaves it
             out of the model after training; `keep` has one also for equal widths.
@@ -68,7 +69,7 @@ class EmbedSettings(TaskSettings):
         query: column of the first text of pairs and lists.
         positive: column of the text that belongs to the query.
         negatives: columns of texts that do not, or lists of such texts; those that a row lacks are left out.
-        scores: column of the scores of a list, that of the positive first.
+        scores: column of the scores of a list, that of the positive first; without a teacher.
         sentence1: column of the first text of scored pairs, also in held-out files.
         sentence2: column of the second one.
         score: column of their score.
@@ -94,7 +95,7 @@ class EmbedSettings(TaskSettings):
     texts: Sequence[Text] = ("text",)
     query: Text = "query"
     positive: Text = "positive"
-    negatives: Sequence[Text] = ("negatives",)
+    negatives: Sequence[Text] = ("negatives", "negative")
     scores: Text = "scores"
     sentence1: Text = "sentence1"
     sentence2: Text = "sentence2"
@@ -110,6 +111,10 @@ class EmbedSettings(TaskSettings):
                 raise SettingsError(f"found {key} with loss {self.loss}; it is for {', '.join(losses)}: remove it")
         if self.teacher is None and self.rows == "texts":
             raise SettingsError(f"loss {self.loss} learns from a teacher; set teacher to a model folder")
+        if self.cache is not None and self.teacher is None:
+            raise SettingsError("found cache without teacher, whose scores it would hold: remove it")
+        if self.teacher is not None and self.scores != defaults["scores"]:
+            raise SettingsError("found both scores and teacher, expected one source of scores: remove one of them")
         if self.role is not None and self.rows != "texts":
             raise SettingsError(f"found role with loss {self.loss}, whose rows have both roles: remove it")
         if not self.texts:

@@ -6,17 +6,17 @@ A row that cannot be used is a DataError that names it; nothing is skipped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from minilm.errors import DataError
-from minilm.files.by_id import as_score, row_id
-from minilm.files.fields import as_text, no_field
-from minilm.files.rows import Row, read_rows
+from minilm.files.by_id import row_id
+from minilm.files.fields import no_field
+from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tasks.rerank.settings import RerankSettings
+from minilm.tasks.scored_lists import is_list, scored_twice, scores_in, text_in, texts_in
 
 _Shape = Literal["text", "list", "positive"]
 _KEYS = "task.query, task.text, task.positive, task.label or task.score"
@@ -47,16 +47,22 @@ class RankedList:
     location: str
 
 
-def read_lists(path: Path, settings: RerankSettings) -> list[RankedList]:
+def read_lists(path: Path, settings: RerankSettings, *, teacher: str | None = None) -> list[RankedList]:
     """Read the lists of a file; rows with one text become one list for each query, in the order of their first rows.
+
+    Args:
+        path: the file.
+        settings: its columns.
+        teacher: the model that will score the texts, which then need neither labels nor scores.
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
         DataError: a column is missing, a text is empty, a label or score is not a finite number, their number is not
-            that of the texts, a text of a query is repeated, or the file has no row; names the line.
+            that of the texts, there are scores although there is a teacher, a text of a query is repeated, or the file
+            has no row; names the line.
         SystemProblem: the file cannot be read.
     """
-    reading = _Reading(path=path, settings=settings)
+    reading = _Reading(path=path, settings=settings, teacher=teacher)
     found: list[RankedList] = []
     for row in read_rows(path):
         row.require_fit(f"{path}:{row.line}")
@@ -114,6 +120,7 @@ class _Reading:
 
     path: Path
     settings: RerankSettings
+    teacher: str | None
     shape: _Shape | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
 
@@ -141,15 +148,24 @@ class _Reading:
             if key not in self.columns:
                 names = [*usual["text"], *usual["positive"]] if key == "positive" else usual[key]
                 raise self._error(row, no_field(names, row.values, fix=f"name the columns with {_KEYS}"))
+        if self.teacher is not None and "score" in self.columns:
+            raise DataError(f"{self._at(row)}: {scored_twice(self.columns['score'], self.teacher)}")
         for key in ("label", "score"):
             if getattr(chosen, key) and key not in self.columns:
                 raise self._error(row, no_field(usual[key], row.values, fix=f"correct task.{key}"))
         self.shape = "positive"
         if "text" in self.columns:
-            self.shape = "list" if isinstance(self._value(row, "text"), (list, tuple)) else "text"
-            if not {"label", "score"} & {*self.columns}:
+            self.shape = "list" if self._has_list(row) else "text"
+            if self.teacher is None and not {"label", "score"} & {*self.columns}:
                 names = [*usual["label"], *usual["score"]]
                 raise self._error(row, no_field(names, row.values, fix=f"name the columns with {_KEYS}"))
+
+    def _has_list(self, row: Row) -> bool:
+        """Whether the column of texts holds lists."""
+        try:
+            return is_list(self._value(row, "text"), self.columns["text"], in_cell=has_cells(self.path))
+        except ValueError as error:
+            raise self._error(row, str(error)) from None
 
     def list_of(self, row: Row, shape: _Shape, *, number: int) -> RankedList:
         """The list of a row; of one with a single text, `id` and `doc_ids` are empty where there are none."""
@@ -182,33 +198,24 @@ class _Reading:
         return [row_id(self._at(row), row.values, [name]) if name in row.values else "" for name in names]
 
     def _texts(self, row: Row, key: str, *, many: bool = True) -> list[str]:
-        value, name = self._value(row, key), self.columns[key]
-        parts = list(value) if many and isinstance(value, (list, tuple)) else [value]
-        if not parts:
-            raise self._error(row, f"column {name!r} is an empty list, expected at least one text")
+        value, name, in_cell = self._value(row, key), self.columns[key], has_cells(self.path)
         try:
-            texts = [as_text(part, f"column {name!r} {'has' if len(parts) > 1 else 'is'}") for part in parts]
+            texts = texts_in(value, name, in_cell=in_cell) if many else [text_in(value, name, in_cell=in_cell)]
         except ValueError as error:
             raise self._error(row, str(error)) from None
-        if not all(text.strip() for text in texts):
-            raise self._error(row, f"column {name!r} {'has' if len(parts) > 1 else 'is'} an empty text")
+        if not texts:
+            raise self._error(row, f"column {name!r} is an empty list, expected at least one text")
         return texts
 
     def _numbers(self, row: Row, key: str, count: int) -> list[float] | None:
         """The numbers of a column, one for each of `count` texts; None if the file has no such column."""
         if key not in self.columns:
             return None
-        name = self.columns[key]
+        order = ", that of the positive first" if self.shape == "positive" else ""
         try:
-            parts = _as_list(self._value(row, key))
-            numbers = [as_score(part) for part in parts]
+            return scores_in(self._value(row, key), self.columns[key], texts=count, order=order)
         except ValueError as error:
-            raise self._error(row, f"column {name!r}: {error}") from None
-        if len(numbers) != count:
-            order = ", that of the positive first" if self.shape == "positive" else ""
-            found = f"{len(parts)} number{'s' * (len(parts) != 1)} for {count} text{'s' * (count != 1)}"
-            raise self._error(row, f"column {name!r} has {found}, expected one for each{order}")
-        return numbers
+            raise self._error(row, str(error)) from None
 
     def _value(self, row: Row, key: str) -> object:
         name = self.columns[key]
@@ -221,14 +228,3 @@ class _Reading:
 
     def _error(self, row: Row, problem: str) -> DataError:
         return DataError(f"{self._at(row)}: {problem}; correct the row or remove it")
-
-
-def _as_list(value: object) -> list[object]:
-    """A list, also one that a cell of .csv spells; a single value as a list."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ValueError(f"found {value[:40]!r}, expected a list of numbers") from None
-        return list(parsed)
-    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -64,14 +64,19 @@ def targets(one: RankedList, loss: RerankLoss) -> tuple[float, ...]:
             )
         return found
     found = _scores(one, loss)
+    require_comparable(one, loss)
+    return found
+
+
+def require_comparable(one: RankedList, loss: RerankLoss) -> None:
+    """Require the texts that a loss of scores compares; raises DataError if it learns nothing from the list."""
     if loss == "margin_mse" and one.num_positives != 1:
         raise DataError(
             f"{one.location}: found a list of texts or several positives, expected one positive and its negatives with "
             "loss margin_mse; use loss mse or kl for scored lists"
         )
-    if loss == "kl" and len(found) == 1:
+    if loss == "kl" and len(one.texts) == 1:
         raise DataError(f"{one.location}: query {_shown(one)} has a single text, expected a list with loss kl")
-    return found
 
 
 def require_different(found: Sequence[float], loss: RerankLoss, first: RankedList) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_pairs_have_any_number_of_negatives(tmp_path):
         {"query": "q", "positive": "p", "negatives": ["a", "b"], "negative": "c"},
         {"query": "q", "positive": "p", "negatives": None, "negative": ""},
     )
-    rows = training_rows([path], settings("infonce", negatives=["negatives", "negative"]))
+    rows = training_rows([path], settings("infonce"))
     assert [row.texts for row in rows] == [("q", "p"), ("q", "p", "a", "b", "c"), ("q", "p")]
 
 
@@ -58,7 +59,53 @@ def test_scores_of_a_csv_file_are_numbers(tmp_path):
     assert (row.texts, row.scores) == (("x", "y"), (0.5,))
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_cells_spell_lists_in_json(suffix, separator, tmp_path):
+    cells = [
+        ["query", "positive", "negatives", "scores"],
+        ["q", "p", '["a", "b"]', "[2, -1.5, 0]"],
+        ["q", "[p]", "[b] c", "[1, 2]"],
+    ]
+    file = tmp_path / f"rows.{suffix}"
+    with file.open("w", newline="") as stream:
+        plain = {"quoting": csv.QUOTE_NONE, "quotechar": None} if suffix == "tsv" else {}
+        csv.writer(stream, delimiter=separator, **plain).writerows(cells)
+    rows = list(training_rows([str(file)], settings("margin_mse")))
+    assert [(row.texts, row.scores) for row in rows] == [
+        (("q", "p", "a", "b"), (2, -1.5, 0)),
+        (("q", "[p]", "[b] c"), (1, 2)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "expected"),
+    [
+        ("negatives", "['a']", r"rows.csv:2: column 'negatives': found .*, expected a list in JSON, such as \["),
+        ("negatives", '["a", 3]', r"rows.csv:2: column 'negatives' has a whole number, expected a string"),
+        ("scores", "[1", r"rows.csv:2: column 'scores': found '\[1', expected a list in JSON, such as \[1, -0.5\]"),
+        ("scores", "[1, true]", r"rows.csv:2: column 'scores': found true or false, expected a number"),
+        ("scores", "[1, NaN]", r"rows.csv:2: column 'scores': found nan, expected a finite number"),
+        ("positive", '["p"]', r"rows.csv:2: column 'positive' is a list, expected a string"),
+    ],
+)
+def test_a_cell_that_cannot_be_used_is_named(column, cell, expected, tmp_path):
+    row = {"query": "q", "positive": "p", "negatives": "a", "scores": "[1, 2]", column: cell}
+    with (tmp_path / "rows.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([row.keys(), row.values()])
+    with pytest.raises(DataError, match=expected):
+        list(training_rows([str(tmp_path / "rows.csv")], settings("kl")))
+
+
 LIST = {"query": "q", "positive": "p", "negatives": ["a"], "scores": [1, 2]}
+
+
+def test_rows_that_a_teacher_scores_have_no_scores(tmp_path):
+    found = settings("kl", teacher="t")
+    unscored = {name: value for name, value in LIST.items() if name != "scores"}
+    rows = list(training_rows([written(tmp_path, unscored, {**unscored, "scores": None})], found))
+    assert [(row.texts, row.scores) for row in rows] == [(("q", "p", "a"), ())] * 2
+    with pytest.raises(DataError, match=r"jsonl:2: found column 'scores' and task.teacher t, expected one source"):
+        list(training_rows([written(tmp_path, unscored, LIST)], found))
 
 
 @pytest.mark.parametrize(
@@ -67,8 +114,12 @@ LIST = {"query": "q", "positive": "p", "negatives": ["a"], "scores": [1, 2]}
         ("vectors", {"texts": "a"}, r"rows.jsonl:2: no field 'text', found 'texts'; .*--set task.texts=COLUMN"),
         ("vectors", {"text": 1}, r":2: column 'text' is a whole number, expected a string"),
         ("infonce", {"query": "q"}, r":2: no field 'positive', found 'query'"),
-        ("infonce", {"query": " ", "positive": "p"}, r":2: column 'query' is empty"),
-        ("infonce", {"query": "q", "positive": "p", "negatives": ["a", ""]}, r":2: .*'negatives' contains an empty"),
+        ("infonce", {"query": " ", "positive": "p"}, r":2: column 'query' is an empty text"),
+        (
+            "infonce",
+            {"query": "q", "positive": "p", "negatives": ["a", ""]},
+            r":2: column 'negatives' has an empty text",
+        ),
         ("cosent", {"sentence1": "a", "sentence2": "b", "score": None}, r":2: column 'score': found null, expected a"),
         ("cosine", {"sentence1": "a", "sentence2": "b", "score": 5}, r":2: column 'score' is 5, expected -1 to 1 with"),
         (
@@ -78,9 +129,13 @@ LIST = {"query": "q", "positive": "p", "negatives": ["a"], "scores": [1, 2]}
         ),
         ("cosent", {"sentence1": "a", "sentence2": "b", "score": 1}, r"all 2 training pairs .* score 1, .*jsonl:1\)"),
         ("cosent", '{"sentence1": "a", "sentence2": "b", "score": NaN}', r":2: .*found nan, expected a finite number"),
-        ("kl", {**LIST, "negatives": []}, r":2: found no negative in 'negatives'; a list needs at least one"),
-        ("kl", {**LIST, "scores": [1]}, r":2: column 'scores' has 1 scores for 2 texts"),
-        ("kl", {**LIST, "scores": 1}, r":2: column 'scores' is a whole number, expected a list of numbers"),
+        (
+            "kl",
+            {**LIST, "negatives": []},
+            r":2: found no negative in 'negatives', 'negative'; a list needs at least one",
+        ),
+        ("kl", {**LIST, "scores": [1]}, r":2: column 'scores' has 1 number for 2 texts"),
+        ("kl", {**LIST, "scores": 1}, r":2: column 'scores' has 1 number for 2 texts, expected one for each, that of"),
         ("margin_mse", '{"query": "q", "positive": "p", "negatives": ["a"], "scores": [1, NaN]}', r":2: .*found nan"),
     ],
 )
@@ -112,6 +167,8 @@ def test_held_out_pairs_need_two_different_scores(tmp_path):
     [
         ({"loss": "vectors"}, "loss vectors learns from a teacher; set teacher to a model folder"),
         ({"loss": "infonce", "teacher": "t"}, "found teacher with loss infonce; it is for vectors, similarities"),
+        ({"loss": "kl", "cache": "c"}, "found cache without teacher, whose scores it would hold: remove it"),
+        ({"loss": "kl", "teacher": "t", "scores": "s"}, "found both scores and teacher, expected one source"),
         ({"loss": "kl", "symmetric": True}, "found symmetric with loss kl; it is for infonce: remove it"),
         ({"loss": "infonce", "role": "query"}, "found role with loss infonce, whose rows have both roles"),
         ({"loss": "infonce", "temperature": 0}, "temperature is 0; expected more than 0"),

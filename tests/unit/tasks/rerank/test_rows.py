@@ -73,6 +73,10 @@ def test_tables_hold_the_same_rows(tmp_path):
     assert known(read(tmp_path / "a.csv")[0]) == ("q", ("a", "b"), (1, 0), (2, -1.5), 1)
     (tmp_path / "b.csv").write_text("query,text,score\nq,a,0.5\nq,b,-2\n")
     assert known(read(tmp_path / "b.csv")[0]) == ("q", ("a", "b"), None, (0.5, -2), 0)
+    (tmp_path / "d.csv").write_text('query,positive,negatives\nq,a,"[""b"", ""c""]"\nq,a,[b]\n')
+    assert [known(one)[1] for one in read(tmp_path / "d.csv")] == [("a", "b", "c"), ("a", "[b]")]
+    (tmp_path / "e.tsv").write_text('query\ttexts\tlabels\nq\t["a", "b"]\t[1, 0]\n')
+    assert known(read(tmp_path / "e.tsv")[0]) == ("q", ("a", "b"), (1, 0), None, 0)
     pq.write_table(pa.Table.from_pylist([{**LIST, "labels": [0.0, 1.0]}]), tmp_path / "c.parquet")
     assert known(read(tmp_path / "c.parquet")[0]) == ("q", ("a", "b"), (0, 1), None, 0)
 
@@ -102,7 +106,7 @@ def test_tables_hold_the_same_rows(tmp_path):
         ([{**LIST, "labels": [1, -1]}], ":1: found the label -1, expected 0 (not relevant) or more"),
         ([{**LIST, "labels": [True, False]}], ":1: column 'labels': found true or false, expected a number"),
         ([{**PAIR, "label": "high"}], ":1: column 'label': found 'high', expected a number"),
-        ([{**PAIR, "score": "[1"}], ":1: column 'score': found '[1', expected a list of numbers"),
+        ([{**PAIR, "score": "[1"}], ":1: column 'score': found '[1', expected a list in JSON, such as [1, -0.5]"),
         (
             [{**PAIR, "label": 1, "query_id": "1", "doc_id": "d"}] * 2,
             ":2: text 'd' of query '1' is already at",
@@ -117,6 +121,37 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, rows, message):
     with pytest.raises(DataError) as caught:
         read(written(tmp_path, rows))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            "query,positive,negatives\nq,a,\"['b']\"\n",
+            ":2: column 'negatives': found \"['b']\", expected a list in JSON",
+        ),
+        ('query,text,label\nq,a,1\nq,"[""b""]",0\n', ":3: column 'text' is a list, expected a string; correct"),
+        ("query,texts,labels\nq,['b'],[1]\n", ":2: column 'texts': found \"['b']\", expected a list in JSON"),
+        ("query,positive,negatives\nq,a,[]\n", ":2: column 'negatives' is an empty list, expected at least one text"),
+    ],
+)
+def test_a_cell_that_cannot_be_used_is_named(tmp_path, table, message):
+    (tmp_path / "rows.csv").write_text(table)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "rows.csv")
+    assert message in str(caught.value)
+
+
+def test_rows_that_a_teacher_scores_need_no_scores_and_have_none(tmp_path):
+    def taught(row: dict) -> RankedList:
+        return read_lists(written(tmp_path, [row]), RerankSettings(name="rows", loss="mse"), teacher="t")[0]
+
+    assert known(taught(PAIR)) == ("q", ("a",), None, None, 0)
+    assert known(taught(LIST)) == ("q", ("a", "b"), None, None, 0)
+    assert known(taught({**LIST, "labels": [1, 0]})) == ("q", ("a", "b"), (1, 0), None, 0)
+    assert known(taught(TRIPLE)) == ("q", ("a", "b", "c"), (1, 0, 0), None, 1)
+    with pytest.raises(DataError, match=r"jsonl:1: found column 'scores' and task.teacher t, expected one source of"):
+        taught({**TRIPLE, "scores": [1, 2, 3]})
 
 
 def test_a_named_column_must_exist(tmp_path):
