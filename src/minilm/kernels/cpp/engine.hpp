@@ -104,9 +104,10 @@ struct Unit {
   size_t (*shared_bytes)(const Model*, int tokens);
   size_t (*private_bytes)(const Model*, int longest);
   void (*run)(const Model*, const Tile*, const Wanted*, void* shared, void* own, const Team*);
-  // Products of `count` vectors, from a row on, with packed queries: `scores` is [count, queries->out]. Returns whether
-  // the vectors are finite. Scratch: `numbers`, [count, kComparedPadding + queries->in].
-  int (*compare)(const StoredVectors*, int64_t first, int count, const Linear* queries, float* numbers, float* scores);
+  // Products of `count` vectors, from a row on, with packed queries, of which the first are real: `scores` is [count,
+  // queries->out]. Returns whether the vectors are finite. Scratch: `numbers`, [count, kComparedPadding + queries->in].
+  int (*compare)(const StoredVectors*, int64_t first, int count, const Linear* queries, int num_queries, float* numbers,
+                 float* scores);
   void (*int8_product)(const uint8_t* rows, const Linear*, int num_rows, int32_t* out);
   // The elementwise functions and the norm alone, for tests: kind 0 activation, 1 softmax of each row, 2 LayerNorm.
   void (*rowwise)(int kind, int detail, float* rows, int num_rows, int width, const float* weight, const float* bias);

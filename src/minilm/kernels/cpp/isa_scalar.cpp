@@ -258,7 +258,8 @@ void pack(Linear* l, const float* weights, const float* bias, int in, int out) {
   }
 }
 
-int compare(const StoredVectors* stored, int64_t first, int count, const Linear* queries, float* numbers, float* scores) {
+int compare(const StoredVectors* stored, int64_t first, int count, const Linear* queries, int num_queries, float* numbers,
+            float* scores) {
   float finite = 0;
   for (int row = 0; row < count; row++) {
     numbers_of(*stored, first + row, queries->in, numbers);
@@ -269,7 +270,7 @@ int compare(const StoredVectors* stored, int64_t first, int count, const Linear*
     }
     linear(*queries, numbers, to);
     const float length = sqrtf(squares);
-    for (int n = 0; stored->cosine && n < queries->out; n++) to[n] /= length > kLeastLength ? length : kLeastLength;
+    for (int n = 0; stored->cosine && n < num_queries; n++) to[n] /= length > kLeastLength ? length : kLeastLength;
   }
   return finite == 0;
 }

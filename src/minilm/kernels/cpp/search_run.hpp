@@ -140,7 +140,7 @@ bool run_search(SearchEngine& engine, const Search& search) {
     for (int64_t tile = next++; tile < tiles && finite; tile = next++) {
       const int64_t first = tile * kTileVectors;
       const int here = static_cast<int>(std::min<int64_t>(kTileVectors, search.count - first));
-      bool good = engine.unit->compare(search.stored, first, here, &queries.linear, numbers, scores);
+      bool good = engine.unit->compare(search.stored, first, here, &queries.linear, search.num_queries, numbers, scores);
       for (int row = 0; row < here && good; row++) {
         good = found[static_cast<size_t>(rank)].add(scores + static_cast<size_t>(row) * out, search.begin + first + row);
       }
