@@ -168,7 +168,7 @@ def _search(stored: Mapping[str, Any]) -> list[list[str]]:
                 f"{stored['vectors']:,} {row['vectors']}, {row['queries']}",
                 f"{row['kernels ms']:,.1f}",
                 *sides,
-                f"{row['GB/s']:.1f}",
+                f"{row['GB/s']:.2g}",
                 f"{row['GFLOP/s']:,.0f}",
             ]
         )
