@@ -87,10 +87,11 @@ def _ablation(stored: Mapping[str, Any]) -> list[list[str]]:
     for row in stored["scores"]:
         scores[row["student"], row["objective"]][row["task"]].append(100 * row["score"])
     tasks = list(dict.fromkeys(row["task"] for row in stored["scores"]))
-    lines = [["student, objective", *tasks, "seeds"]]
+    lines = [["student, objective", "million tokens", *tasks, "seeds"]]
     for (student, objective), found in sorted(scores.items(), key=lambda item: item[0][0]):
         cells = [_spread(found[task]) if found[task] else "" for task in tasks]
-        lines.append([f"{student}, {objective}", *cells, str(max(map(len, found.values())))])
+        tokens = stored["distilled"].get(objective, {"tokens": 0})["tokens"]
+        lines.append([f"{student}, {objective}", f"{tokens / 1e6:.1f}", *cells, str(max(map(len, found.values())))])
     return lines
 
 

@@ -172,12 +172,13 @@ def test_distillations_are_shown_with_their_seeds(results_page, tmp_path):
         for objective, score in (("v2", 0.3), ("none", 0.1))
         for seed in (1, 2)
     ]
-    for name, stored in (("quickstart", {"seeds": rows}), ("ablation", {"scores": scores})):
+    ablation = {"distilled": {"v2": {"tokens": 1_540_000}}, "scores": scores}
+    for name, stored in (("quickstart", {"seeds": rows}), ("ablation", ablation)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "some-cpu.json").write_text(json.dumps({"machine": MACHINE, **stored}))
     page = results_page.page(tmp_path)
     assert "| teacher | 80.0 ± 0.0 | 100.0% | 0.000 | 2 |\n" in page
     assert "| student | 76.0 ± 2.8 | 95.0% | 0.250 | 2 |\n" in page
-    assert "| student, objective | CoLA | seeds |\n" in page
-    assert "| small, v2 | 31.5 ± 0.7 | 2 |\n" in page
-    assert "| small, none | 11.5 ± 0.7 | 2 |\n" in page
+    assert "| student, objective | million tokens | CoLA | seeds |\n" in page
+    assert "| small, v2 | 1.5 | 31.5 ± 0.7 | 2 |\n" in page
+    assert "| small, none | 0.0 | 11.5 ± 0.7 | 2 |\n" in page
