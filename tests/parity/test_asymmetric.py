@@ -17,6 +17,7 @@ import minilm
 from minilm.bench.encode import bench_encode
 from minilm.errors import DataError, UsageError
 from minilm.export.quantize import quantize
+from minilm.files.regular import sha256_texts
 from minilm.finetune.embed_teacher import find_teacher
 from minilm.finetune.teacher_vectors import TeacherVectors
 from minilm.infer.vector_precision import quantized
@@ -158,7 +159,7 @@ def test_as_a_teacher_it_has_the_encoder_and_prompt_of_the_role(saved, tmp_path,
     theirs = theirs_of(folder)
 
     def teacher(role):
-        return TeacherVectors(find_teacher(str(folder), role), tmp_path, texts=("sum", len(TEXTS)), max_tokens=64)
+        return TeacherVectors(find_teacher(str(folder), role), tmp_path, texts=sha256_texts(TEXTS), max_tokens=64)
 
     query, document = teacher("query"), teacher("document")
     assert_equal(query.load_teacher().encode(TEXTS, prompt=query.prompt), theirs.encode_query(TEXTS))

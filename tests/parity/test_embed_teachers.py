@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from minilm.errors import DataError, UsageError
+from minilm.files.regular import sha256_texts
 from minilm.finetune.embed_teacher import TransformersEncoder, find_teacher
 from minilm.finetune.teacher_vectors import TeacherVectors
 from minilm.train.distributed import ALONE
@@ -58,7 +59,7 @@ def saved(tmp_path, sizes, randomized):
 
 def teacher_of(folder: Path, root: Path, **more) -> TeacherVectors:
     teacher = find_teacher(str(folder), more.pop("role", None))
-    return TeacherVectors(teacher, root, texts=("checksum", len(TEXTS)), **{"max_tokens": 64, **more})
+    return TeacherVectors(teacher, root, texts=sha256_texts(TEXTS), **{"max_tokens": 64, **more})
 
 
 @pytest.mark.parametrize("name", FAMILIES)

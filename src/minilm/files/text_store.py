@@ -60,7 +60,8 @@ class TextStore:
             try:
                 self._file = pq.ParquetFile(path)
                 self.ids: list[str] = self._file.read(columns=["id"])["id"].to_pylist()
-                self._file.schema_arrow.field("text")
+                if any(self._file.schema_arrow.field(name).type != pa.string() for name in _COLUMNS):
+                    raise KeyError("a column is no text")
             except (pa.ArrowException, KeyError) as error:
                 raise self._damaged(error) from None
         sizes = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]
@@ -101,5 +102,8 @@ def map_vectors(path: Path) -> Vectors:
         except ValueError as error:
             raise DataError(f"{path}: damaged, or not an .npy file ({one_line(error)})") from None
     if array.ndim != 2 or array.dtype not in (np.float32, np.float16, np.int8, np.uint8):
-        raise DataError(f"{path}: found {array.dtype} of shape {array.shape}; expected one vector per row")
+        raise DataError(
+            f"{path}: found {array.dtype} of shape {array.shape}; expected one vector per row, of float32, float16, "
+            "int8 or uint8"
+        )
     return array

@@ -26,7 +26,7 @@ from minilm.finetune.embed_teacher import VectorTeacher, find_teacher
 from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.infer.api import LoadedModel, load
 from minilm.infer.engines.protocol import Float32s
-from minilm.infer.similarity import similarities
+from minilm.infer.similarity import known_similarity, similarities
 from minilm.model.embedding_files import read_scorer, read_scorer_limit
 from minilm.model.metadata import label_names, model_checksums, read_config, read_problem, saved_head
 from minilm.model.routes import read_routes
@@ -161,13 +161,13 @@ class _EmbeddingModel:
 
 def _embedding_model(name: str, folder: Path) -> ScoreTeacher:
     query, document = find_teacher(name, "query"), find_teacher(name, "document")
-    sides, kind = (query, document), query.embedding.similarity
+    sides, kind = (query, document), known_similarity(query.embedding.similarity)
     sums = {one.encoder: model_checksums(one.encoder) for one in sides}
     steps = [kind, *((one.prompt, one.width, one.embedding.checksum()) for one in sides)]
     return ScoreTeacher(
         name=name,
         folder=folder,
-        gives=f"{kind or 'cosine'} similarities",
+        gives=f"{kind} similarities",
         checksums={part: sha256_text("".join(one[part] for one in sums.values())) for part in ("config", "weights")},
         steps=sha256_text(json.dumps(steps)),
         tokenizer=sha256_text("".join(one.tokenizer.fingerprint for one in sides)),

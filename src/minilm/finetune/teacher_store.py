@@ -29,7 +29,7 @@ from minilm.files.atomic import make_folder
 from minilm.files.checked import Count, PositiveInt, from_json
 from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
-from minilm.files.regular import sha256_file, sha256_text
+from minilm.files.regular import TextsDigest, sha256_file, sha256_text
 from minilm.files.tensors import map_arrays, write_arrays
 from minilm.progress import Progress
 from minilm.train.distributed import Ranks, gathered, wait_for_first
@@ -38,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 ENDING = ".teacher"  # of the folder beside the training file
-_FORMAT = 1
+_FORMAT = 2
 _WAIT_SECONDS = 2.0
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=str | tuple[str, str])
 Rows = NDArray[np.float32]
 StoredKind = Literal["vectors", "scores"]
 
@@ -74,12 +74,13 @@ class TeacherKey:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """One file: its name, number of texts, the largest relative change of a row, and its SHA-256."""
+    """One file: its name, number of texts, the largest relative change of a row, its SHA-256 and that of the texts."""
 
     file: str
     texts: PositiveInt
     change: float
     sha256: str
+    texts_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,17 +230,22 @@ class TeacherStore(Generic[Item]):
         manifest = self._manifest() or Manifest(
             key=own.key, teacher=own.teacher, texts=own.items, width=own.width, texts_per_file=own.per_file
         )
+        reading = _Reading(iter(items), own, self.folder)
+        for one in manifest.files:
+            if reading.next() and reading.last != one.texts_sha256:
+                raise DataError(f"{self.folder / MANIFEST}: found {own.kind} of texts that were changed; {self.remedy}")
         done = len(manifest.files)
         compute = own.load() if done < manifest.num_files else None
-        stream = islice(items, done * own.per_file, None)
         with self._reporting(manifest, ranks) as progress:
             for first in range(done, manifest.num_files, ranks.world_size):
                 mine = None
                 for number in range(first, min(first + ranks.world_size, manifest.num_files)):
-                    chunk = list(islice(stream, own.per_file))
+                    chunk = reading.next()
                     if number - first == ranks.rank:
                         assert compute is not None
-                        mine = self._write(number, compute(chunk))
+                        mine = self._write(number, compute(chunk), reading.last)
+                if first + ranks.world_size >= manifest.num_files:
+                    reading.require_end()
                 new = [one for one in gathered(mine, ranks) if one is not None]
                 manifest = replace(manifest, files=(*manifest.files, *new))
                 if ranks.is_first:
@@ -260,11 +266,12 @@ class TeacherStore(Generic[Item]):
                 "finished file"
             ) from None
 
-    def _write(self, number: int, rows: Rows) -> StoredFile:
+    def _write(self, number: int, rows: Rows, texts_sha256: str) -> StoredFile:
         packed, change = self._stored.packed(rows)
         path = self.folder / self._file_name(number)
         write_arrays(path, {self._stored.kind: packed})
-        return StoredFile(file=path.name, texts=len(rows), change=change, sha256=sha256_file(path))
+        sha256 = sha256_file(path)
+        return StoredFile(file=path.name, texts=len(rows), change=change, sha256=sha256, texts_sha256=texts_sha256)
 
     def _open(self, manifest: Manifest) -> None:
         """Compare the checksums of all files and map them."""
@@ -286,3 +293,40 @@ def cache_root(cache: str | None, train: Sequence[str]) -> Path:
         return Path(cache)
     first = Path(train[0]).resolve()
     return first.with_name(f"{first.name}{ENDING}")
+
+
+class _Reading(Generic[Item]):
+    """The items of one file after another, which must be those of the key: the training files are read again for them.
+
+    Attributes:
+        last: checksum of the texts of the last file.
+    """
+
+    def __init__(self, items: Iterator[Item], stored: Stored[Item], folder: Path) -> None:
+        self._items, self._stored, self._folder = items, stored, folder
+        self._digest, self._done = TextsDigest(), 0
+        self.last = ""
+
+    def next(self) -> list[Item]:
+        """The items of the next file; raises DataError if there are fewer."""
+        chunk, own = list(islice(self._items, self._stored.per_file)), TextsDigest()
+        for item in chunk:
+            for text in [item] if isinstance(item, str) else item:
+                own.add(text)
+                self._digest.add(text)
+        if len(chunk) != min(self._stored.per_file, self._stored.items - self._done):
+            raise self._changed()
+        self._done += len(chunk)
+        self.last = own.result()[0]
+        return chunk
+
+    def require_end(self) -> None:
+        """Raise DataError unless these were all, and those of the key."""
+        if next(self._items, None) is not None or self._digest.result()[0] != self._stored.key.texts:
+            raise self._changed()
+
+    def _changed(self) -> DataError:
+        return DataError(
+            f"{self._folder}: the training texts changed while the teacher read them; restore them, or remove this "
+            "folder and repeat the run"
+        )

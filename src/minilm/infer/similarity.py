@@ -26,15 +26,21 @@ def similarities(first: ArrayLike, second: ArrayLike, kind: str | None) -> NDArr
     Raises:
         UsageError: these are not float vectors of one width, or the similarity is unknown.
     """
-    kind = _DEFAULT if kind is None else kind
-    if kind not in SIMILARITIES:
-        raise UsageError(f"the model's similarity is {kind!r:.60}; expected {', '.join(map(repr, SIMILARITIES))}")
+    kind = known_similarity(kind)
     first_AD, second_BD = _vectors(first), _vectors(second)
     if first_AD.shape[1] != second_BD.shape[1]:
         raise UsageError(
             f"found vectors of {first_AD.shape[1]} and of {second_BD.shape[1]} dimensions; expected equal numbers"
         )
     return SIMILARITIES[kind](first_AD, second_BD)
+
+
+def known_similarity(kind: str | None) -> str:
+    """The similarity that a folder states, or cosine; raises UsageError for one that is unknown."""
+    kind = _DEFAULT if kind is None else kind
+    if kind not in SIMILARITIES:
+        raise UsageError(f"the model's similarity is {kind!r:.60}; expected {', '.join(map(repr, SIMILARITIES))}")
+    return kind
 
 
 def _vectors(given: ArrayLike) -> Float32s:

@@ -9,7 +9,6 @@ D dimensions.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ VECTOR_RANGES = "vector_ranges.json"
 """Name of the file in a model folder."""
 RANGES_SUFFIX = ".ranges.json"
 """How the name of the file beside vectors ends."""
+_LARGEST = 1e38  # a difference of two is a float32
 
 
 def read_vector_ranges(file: Path, *, dimensions: int) -> NDArray[np.float32]:
@@ -71,6 +71,6 @@ def _numbers(value: object, dimensions: int, where: str) -> NDArray[np.float32]:
             "for all; calibrate with these dimensions"
         )
     for item in items:
-        if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
-            raise DataError(f"{where} is {item!r:.60}; expected a finite number, or a list of them")
+        if isinstance(item, bool) or not isinstance(item, int | float) or not abs(item) <= _LARGEST:
+            raise DataError(f"{where} is {item!r:.60}; expected a number up to {_LARGEST:g}, or a list of them")
     return np.array(items, dtype=np.float32)

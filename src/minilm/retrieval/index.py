@@ -28,6 +28,7 @@ from minilm.files.regular import sha256_text, without_surrogates
 from minilm.files.text_store import TextStore, map_vectors, writing_texts
 from minilm.infer.api import LoadedModel
 from minilm.infer.bulk.embed import EmbedJob, TextToEmbed, chunks_of, embed_file, vector_identity
+from minilm.infer.similarity import known_similarity
 from minilm.infer.vector_precision import STORED_TYPES, Float32s, stored_width
 from minilm.infer.vectors import VectorOptions, cut_part, vector_options
 from minilm.model.precision import Precision, VectorPrecision
@@ -92,14 +93,14 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
     """Write the folder; called again after a kill, it encodes only what is missing.
 
     Raises:
-        UsageError: the folder holds an index or other files, what is in it belongs to other documents or another
-            model, or another process is writing it.
+        UsageError: the model's similarity is unknown, the folder holds an index or other files, what is in it belongs
+            to other documents or another model, or another process is writing it.
         DataError: a document cannot be read.
         SystemProblem: writing fails.
         Interrupted: Ctrl-C; what is finished is kept.
     """
     encoder = model.route("document")
-    similarity = encoder.embedding.similarity or "cosine"
+    similarity = known_similarity(encoder.embedding.similarity)
     require_signs_fit(similarity, job.vectors)
     options = vector_options(encoder, role="document", dimensions=job.dimensions, precision=job.vectors)
     with _unfinished(job.folder):

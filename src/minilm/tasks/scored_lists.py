@@ -6,8 +6,14 @@ with file and line.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
+
 from minilm.files.by_id import as_score
 from minilm.files.fields import NUMBER_LIST, TEXT_LIST, as_text, items_in, kind_of
+
+_QUOTED = re.compile(r'\s*"\s*\[\s*""')  # a list of texts that a writer of .csv has put into a .tsv
 
 
 def is_list(value: object, column: str, *, in_cell: bool) -> bool:
@@ -72,6 +78,13 @@ def scored_twice(column: str, teacher: str) -> str:
 
 
 def _items(value: object, column: str, *, in_cell: bool) -> list[object]:
+    if in_cell and isinstance(value, str):
+        if _QUOTED.match(value):
+            raise ValueError(f"column {column!r} is a list in quotes, as in .csv; a .tsv has it without quotes")
+        with contextlib.suppress(ValueError):
+            found = json.loads(value)
+            if isinstance(found, list):
+                return found
     try:
         return items_in(value, spelled=TEXT_LIST if in_cell else None)
     except ValueError as error:

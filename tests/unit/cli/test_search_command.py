@@ -252,6 +252,14 @@ def test_other_prompts_make_other_vectors(run, index, folder):
     assert (code, "encodes queries otherwise (weights, tokenizer, prompt" in said) == (2, True), said
 
 
+def test_a_model_with_an_unknown_similarity_has_no_index(run, folder, tmp_path):
+    file = folder / "config_sentence_transformers.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "similarity_fn_name": "nearness"}))
+    code, said = run("index", folder, "--input", "docs.jsonl", "--output", "idx")
+    assert (code, "error: the model's similarity is 'nearness'; expected 'cosine'" in said) == (2, True), said
+    assert not (tmp_path / "idx").exists()
+
+
 def test_a_model_that_has_moved(run, index, folder, tmp_path):
     folder.rename(tmp_path / "moved")
     code, said = run("search", index, "w1")

@@ -154,6 +154,30 @@ def test_a_pass_that_was_killed_goes_on_and_all_runs_with_equal_rows_share_it(ti
     assert scored == sizes[2:], "a complete folder needs no teacher"
 
 
+@pytest.mark.parametrize("kind", ["embed", "rerank"])
+def test_a_file_that_changes_while_it_is_scored_leaves_no_scores(tiny, scorer, monkeypatch, tmp_path, kind):
+    """It is another one when the first part is read, then itself again: that part is not taken for its own."""
+    monkeypatch.setattr(teacher_scores, "PAIRS_PER_FILE", 50)
+    path = recipe_of(tiny, kind, "kl", teacher=scorer, cache=str(tmp_path))
+    found = load_recipe(path, kind=FinetuneRecipe).recipe
+    model, [file] = Path(found.model), map(Path, found.task.train)
+    text, real = file.read_text(), LoadedModel.score_pairs
+    task = make_task(found.task, task_tokenizer(found.task, model, lowercase=None), model=model, seed=1)
+
+    def changing(self: LoadedModel, pairs, **more):
+        original = tmp_path / "original"
+        original.write_text(text)
+        original.replace(file)  # who reads the other one goes on with it
+        return real(self, pairs, **more)
+
+    monkeypatch.setattr(LoadedModel, "score_pairs", changing)
+    file.write_text("".join(json.dumps({**row, "positive": "word1"}) + "\n" for row in rows_of(file)))
+    with pytest.raises(DataError, match=f"{tmp_path}.*: the training texts changed while the teacher read them"):
+        task.store_teacher(ALONE)
+    with pytest.raises(DataError, match="found scores of texts that were changed"):
+        stored(path)
+
+
 def test_other_rows_and_other_teachers_have_other_folders(tiny, scorer, tmp_path):
     path = recipe_of(tiny, "rerank", "mse", teacher=scorer, cache=str(tmp_path))
     file = tiny.folder / "lists-train.jsonl"

@@ -29,8 +29,10 @@ def test_one_number_is_for_all_dimensions(tmp_path):
         ({"low": [-1, -1], "high": [1, 1]}, "low has 2 numbers; expected 3, one for each dimension of the vectors"),
         ({"low": -1}, "found the keys 'low'; expected 'low' and 'high'"),
         ({"low": -1, "high": 1, "mean": 0}, "found the keys 'low', 'high', 'mean'"),
-        ({"low": "-1", "high": 1}, "low is '-1'; expected a finite number, or a list of them"),
-        ({"low": -1, "high": [1, float("nan"), 1]}, "high is nan; expected a finite number"),
+        ({"low": "-1", "high": 1}, r"low is '-1'; expected a number up to 1e\+38, or a list of them"),
+        ({"low": -1, "high": [1, float("nan"), 1]}, "high is nan; expected a number up to 1e"),
+        ({"low": -1, "high": 10**400}, "high is 1000"),
+        ({"low": -1e300, "high": 1}, r"low is -1e\+300; expected a number up to"),
         ({"low": [-1, 2, -1], "high": 1}, "low is 2 and high 1 in dimension 1; expected low <= high"),
     ],
 )

@@ -139,7 +139,7 @@ class _Reading:
             "positive": (chosen.positive,),
             "negatives": (chosen.negatives,) if chosen.negatives else ("negatives", "negative"),
             "label": (chosen.label,) if chosen.label else ("label", "labels"),
-            "score": (chosen.score,) if chosen.score else ("score", "scores"),
+            "score": self._score_names() if self.teacher is None else (),
         }
         found = {key: next((name for name in names if name in row.values), "") for key, names in usual.items()}
         self.columns = {key: name for key, name in found.items() if name}
@@ -148,10 +148,8 @@ class _Reading:
             if key not in self.columns:
                 names = [*usual["text"], *usual["positive"]] if key == "positive" else usual[key]
                 raise self._error(row, no_field(names, row.values, fix=f"name the columns with {_KEYS}"))
-        if self.teacher is not None and "score" in self.columns:
-            raise DataError(f"{self._at(row)}: {scored_twice(self.columns['score'], self.teacher)}")
         for key in ("label", "score"):
-            if getattr(chosen, key) and key not in self.columns:
+            if getattr(chosen, key) and usual[key] and key not in self.columns:
                 raise self._error(row, no_field(usual[key], row.values, fix=f"correct task.{key}"))
         self.shape = "positive"
         if "text" in self.columns:
@@ -159,6 +157,9 @@ class _Reading:
             if self.teacher is None and not {"label", "score"} & {*self.columns}:
                 names = [*usual["label"], *usual["score"]]
                 raise self._error(row, no_field(names, row.values, fix=f"name the columns with {_KEYS}"))
+
+    def _score_names(self) -> tuple[str, ...]:
+        return (self.settings.score,) if self.settings.score else ("score", "scores")
 
     def _has_list(self, row: Row) -> bool:
         """Whether the column of texts holds lists."""
@@ -170,6 +171,9 @@ class _Reading:
     def list_of(self, row: Row, shape: _Shape, *, number: int) -> RankedList:
         """The list of a row; of one with a single text, `id` and `doc_ids` are empty where there are none."""
         query = self._texts(row, "query", many=False)[0]
+        scored = [name for name in self._score_names() if row.values.get(name) not in (None, "")]
+        if self.teacher is not None and scored:
+            raise DataError(f"{self._at(row)}: {scored_twice(scored[0], self.teacher)}")
         if shape == "positive":
             positives, negatives = self._texts(row, "positive"), self._texts(row, "negatives")
             texts = [*positives, *negatives]

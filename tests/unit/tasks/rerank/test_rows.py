@@ -49,6 +49,33 @@ def test_a_list_of_texts(tmp_path):
     assert [(one.id, one.doc_ids) for one in found] == [("0", ("0", "1")), ("1", ("0", "1"))]
 
 
+def test_scores_of_any_row_beside_a_teacher_are_an_error(tmp_path):
+    path = written(tmp_path, [TRIPLE, {**TRIPLE, "query": "r", "scores": [3, 2, 1]}])
+    with pytest.raises(DataError, match=r"rows.jsonl:2: found column 'scores' and task.teacher t,"):
+        read_lists(path, RerankSettings(name="rows"), teacher="t")
+    [one] = read_lists(written(tmp_path, [{**TRIPLE, "scores": None}]), RerankSettings(name="rows"), teacher="t")
+    assert one.scores is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ('"[""a"",""b""]"', "column 'negatives' is a list in quotes, as in .csv"),
+        ('[["a"]]', "column 'negatives' is a list, expected a string"),
+        ('[null, "a"]', "column 'negatives' has null, expected a string"),
+    ],
+)
+def test_cells_that_spell_no_list_of_texts(tmp_path, cell, message):
+    (tmp_path / "rows.tsv").write_text(f"query\tpositive\tnegatives\nq\ta\t{cell}\n")
+    with pytest.raises(DataError, match=f"rows.tsv:2: {message}"):
+        read(tmp_path / "rows.tsv")
+
+
+def test_a_text_may_begin_with_a_bracket(tmp_path):
+    (tmp_path / "rows.tsv").write_text("query\tpositive\tnegatives\nq\ta\t[Music] plays\n")
+    assert read(tmp_path / "rows.tsv")[0].texts == ("a", "[Music] plays")
+
+
 def test_rows_with_one_text_are_joined_by_query(tmp_path):
     rows = [("q", "a", 1), ("r", "b", 0), ("q", "c", 0)]
     found = read(written(tmp_path, [{"query": query, "text": text, "label": label} for query, text, label in rows]))
