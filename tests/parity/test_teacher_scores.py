@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from minilm.files.regular import sha256_texts
 from minilm.finetune.score_teacher import find_score_teacher
 from minilm.finetune.sweep import finetune
 from minilm.finetune.teacher_scores import TeacherScores
@@ -31,7 +33,7 @@ PAIRS = [
 
 
 def stored(folder: Path, root: Path) -> np.ndarray:
-    found = TeacherScores(find_score_teacher(str(folder)), root, texts=("checksum", 2 * len(PAIRS)))
+    found = TeacherScores(find_score_teacher(str(folder)), root, texts=sha256_texts(chain.from_iterable(PAIRS)))
     found.fill(PAIRS, ALONE)
     return found.all_scores()
 
