@@ -71,10 +71,7 @@ def evidence_parser(doc: str | None, *, steps: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--text", type=Path, nargs="+", required=True)
     parser.add_argument("--glue", type=Path, required=True, help="folder with one folder per task (MRPC/train.tsv)")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     return parser
 

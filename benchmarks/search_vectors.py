@@ -104,7 +104,7 @@ def several(work: Callable[[], object]) -> None:
 
 def in_numpy(search_vectors: partial[Hits]) -> Hits:
     """The same without kernels."""
-    with mock.patch.object(search, "shared_search_kernel", return_value=None):
+    with mock.patch.object(search.SearchKernel, "shared", return_value=None):
         return search_vectors()
 
 

@@ -20,7 +20,10 @@ from minilm.train.allocator import keep_freed_memory
 
 
 def ready(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options, in a process that is ready to train; the folders of `--work` and `--json` exist."""
+    """The options, also those of all scripts, in a process that is ready to train; `--work` is a folder that exists."""
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     keep_freed_memory()
@@ -31,9 +34,6 @@ def ready(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The options of a script that stores scores of models, and the content of its file, with how it was called."""
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--json", type=Path, required=True)
     options = ready(parser)
     stored: dict[str, Any] = dict(read_json(options.json)) if options.json.exists() else {"models": {}}
     return options, stored | {"command": " ".join(["python", *sys.argv]), "machine": machine(("torch", "numpy"))}

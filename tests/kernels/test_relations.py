@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.kernels.conftest import runnable
 
 from minilm.errors import UsageError
-from minilm.kernels.relations import PairOfRows, RelationKernel, Rows, shared_kernel
+from minilm.kernels.relations import PairOfRows, RelationKernel, Rows
 
 FEW = settings(max_examples=40, deadline=None)
 lengths_of_batches = st.lists(st.one_of(st.integers(0, 9), st.integers(0, 70)), min_size=1, max_size=5)
@@ -252,13 +252,13 @@ def test_no_sequence_has_no_loss(isa):
 
 
 def test_a_fork_is_refused_the_threads_of_its_parent_and_gets_its_own_kernel(monkeypatch):
-    case, kernel, shared = Case([4]), RelationKernel(threads=2), shared_kernel(2)
-    assert shared_kernel(2) is shared
+    case, kernel, shared = Case([4]), RelationKernel(threads=2), RelationKernel.shared(2)
+    assert RelationKernel.shared(2) is shared
     expected = case.run(kernel=kernel)[0]
     real = os.getpid()
-    monkeypatch.setattr("minilm.kernels.relations.os.getpid", lambda: real + 1)
+    monkeypatch.setattr("minilm.kernels.threaded.os.getpid", lambda: real + 1)
     with pytest.raises(UsageError, match="the relation kernel was made before this process was forked"):
         case.run(kernel=kernel)
-    assert shared_kernel(2) is not shared
+    assert RelationKernel.shared(2) is not shared
     monkeypatch.undo()
     assert np.array_equal(case.run(kernel=kernel)[0], expected)

@@ -14,7 +14,7 @@ from tests.kernels.conftest import runnable
 
 from minilm.errors import UsageError
 from minilm.infer.vector_precision import quantized, ranges_of
-from minilm.kernels.search import Compared, SearchKernel, shared_search_kernel
+from minilm.kernels.search import Compared, SearchKernel
 from minilm.retrieval.vectors import StoredRows
 
 FEW = settings(max_examples=40, deadline=None)
@@ -121,7 +121,7 @@ def test_arrays_that_do_not_fit_are_refused(vectors, message):
 
 def test_a_child_has_its_own():
     rows, asked = stored(np.eye(4, dtype=np.float32), "fp32"), np.eye(4, dtype=np.float32)[:1]
-    kernel = shared_search_kernel(2)
+    kernel = SearchKernel.shared(2)
     searched(rows, asked, 1, kernel=kernel)
 
     def refused() -> str:
@@ -129,4 +129,4 @@ def test_a_child_has_its_own():
         return "no error"
 
     assert "its threads do not survive a fork" in in_a_child(refused)
-    assert in_a_child(lambda: str(searched(rows, asked, 1, kernel=shared_search_kernel(2))[1])) == "[[0]]"
+    assert in_a_child(lambda: str(searched(rows, asked, 1, kernel=SearchKernel.shared(2))[1])) == "[[0]]"

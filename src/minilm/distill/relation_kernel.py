@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minilm.kernels.library import find_library
 from minilm.kernels.relation_cuda import relation_loss_of_pair, why_not
-from minilm.kernels.relations import PairOfRows, RelationKernel, Rows, shared_kernel
+from minilm.kernels.relations import PairOfRows, RelationKernel, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def kernel_for(device: torch.device) -> Kernel | None:
         return triton_losses if not (reason := why_not(device)) else _report(reason)
     if device.type != "cpu":
         return None
-    kernel = shared_kernel(torch.get_num_threads())
+    kernel = RelationKernel.shared(torch.get_num_threads())
     return partial(_compiled_losses, kernel) if kernel is not None else _report(find_library().reason)
 
 

@@ -12,9 +12,9 @@ from itertools import islice
 
 _SHOWN, _MAX_CHARS = 8, 40
 TEXT_LIST = re.compile(r"""\s*\[\s*["'\]]""")
-"""How a list of texts begins in a cell; not how a text with a remark in brackets does."""
+"""How a list of texts begins in a cell, even a damaged one; not how a text with a remark in brackets does."""
 NUMBER_LIST = re.compile(r"\s*\[")
-"""How a list of numbers begins in a cell."""
+"""How a list of numbers, or of anything, begins in a cell."""
 
 _KINDS: Mapping[type, str] = {
     dict: "an object",
@@ -55,18 +55,21 @@ def items_in(value: object, *, spelled: re.Pattern[str] | None) -> list[object]:
 
     Args:
         value: of a field.
-        spelled: how a text begins that spells a list in JSON, as in a cell of a table; None: a text is a text.
+        spelled: how a text begins that must spell a list in JSON, as in a cell of a table; one that begins otherwise
+            may spell one. None: a text is a text.
 
     Raises:
-        ValueError: a text begins like a list and is none in JSON.
+        ValueError: a text must spell a list and does not.
     """
     if isinstance(value, list):
         return list(value)
-    if spelled is None or not isinstance(value, str) or not spelled.match(value):
+    if spelled is None or not isinstance(value, str) or not NUMBER_LIST.match(value):
         return [value]
     try:
         return list(json.loads(value))
     except (ValueError, RecursionError):
+        if not spelled.match(value):
+            return [value]
         example = '["a", "b"]' if spelled is TEXT_LIST else "[1, -0.5]"
         raise ValueError(f"found {value[:_MAX_CHARS]!r}, expected a list in JSON, such as {example}") from None
 

@@ -61,7 +61,7 @@ class TextStore:
                 self._file = pq.ParquetFile(path)
                 self.ids: list[str] = self._file.read(columns=["id"])["id"].to_pylist()
                 if any(self._file.schema_arrow.field(name).type != pa.string() for name in _COLUMNS):
-                    raise KeyError("a column is no text")
+                    raise KeyError("a column has no texts")
             except (pa.ArrowException, KeyError) as error:
                 raise self._damaged(error) from None
         sizes = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]

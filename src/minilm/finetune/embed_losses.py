@@ -41,12 +41,12 @@ def similarity_distance(vectors_RW: Tensor, teacher_RW: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Excluded:
-    """Which columns are no negatives of a row, by the texts that they are.
+    """Which columns are not negatives of a row, by the texts that they are.
 
     Attributes:
         rows: `[R]` the text of each row, as a number below `num_texts`; equal texts have one number.
         columns: `[M]` those of the columns, of which the first R belong to the rows.
-        pairs: `[P, 2]` texts of rows, each with a text that is no negative of it.
+        pairs: `[P, 2]` texts of rows, each with a text that is not a negative of it.
         num_texts: of the batch.
     """
 
@@ -61,7 +61,7 @@ class Excluded:
         return Excluded(rows=rows, columns=columns, pairs=self.pairs.flip(1), num_texts=self.num_texts)
 
     def of_rows(self, start: int, stop: int) -> Tensor:
-        """`[stop - start, M]`, True where a column is no negative of a row, nor its own column."""
+        """`[stop - start, M]`, True where a column is not a negative of a row, nor its own column."""
         texts, device = self.rows[start:stop], self.rows.device
         numbers = torch.arange(len(texts), device=device)
         row_of = torch.full((self.num_texts,), len(texts), device=device)  # the last one, unless a text is among these
@@ -84,7 +84,7 @@ def infonce(
     Args:
         queries_RW: queries.
         documents_MW: documents.
-        excluded: the documents that are no negatives of a query.
+        excluded: the documents that are not negatives of a query.
         temperature: divides the cosines.
         symmetric: also find the query of each positive; the loss is the mean of both.
     """

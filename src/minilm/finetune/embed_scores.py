@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from minilm.finetune.sequences import Array
 from minilm.finetune.task import NUM_EXAMPLES, Analysis
-from minilm.infer.similarity import similarities
+from minilm.infer.similarity import pairwise_similarities
 from minilm.score.glue import compute_metrics
 from minilm.tasks.embed.rows import EmbedRow
 
@@ -24,8 +24,7 @@ _METRICS = ("spearmanr", "pearson")
 
 def of_pairs(vectors: Array, similarity: str | None) -> Array:
     """The similarities of texts 0 and 1, 2 and 3, ..., `[R]`, of vectors `[2 R, W]`."""
-    pairs = zip(vectors[0::2], vectors[1::2], strict=True)
-    return np.array([similarities(first, second, similarity)[0, 0] for first, second in pairs], dtype=np.float32)
+    return pairwise_similarities(vectors[0::2], vectors[1::2], similarity)
 
 
 def numbers_of(rows: Sequence[EmbedRow], found_R: Array) -> dict[str, float]:

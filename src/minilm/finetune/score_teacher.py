@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.regular import sha256_text
@@ -26,7 +24,7 @@ from minilm.finetune.embed_teacher import VectorTeacher, find_teacher
 from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.infer.api import LoadedModel, load
 from minilm.infer.engines.protocol import Float32s
-from minilm.infer.similarity import known_similarity, similarities
+from minilm.infer.similarity import known_similarity, pairwise_similarities
 from minilm.model.embedding_files import read_scorer, read_scorer_limit
 from minilm.model.metadata import label_names, model_checksums, read_config, read_problem, saved_head
 from minilm.model.routes import read_routes
@@ -152,11 +150,7 @@ class _EmbeddingModel:
         """The similarity of each query with its text."""
         queries, own_queries = self.query.encode([query for query, _ in pairs])
         documents, own_documents = self.document.encode([text for _, text in pairs])
-        found = [
-            similarities(queries[query], documents[document], self.similarity)[0, 0]
-            for query, document in zip(own_queries, own_documents, strict=True)
-        ]
-        return np.array(found, dtype=np.float32)
+        return pairwise_similarities(queries[own_queries], documents[own_documents], self.similarity)
 
 
 def _embedding_model(name: str, folder: Path) -> ScoreTeacher:

@@ -232,7 +232,7 @@ class TeacherStore(Generic[Item]):
         )
         reading = _Reading(iter(items), own, self.folder)
         for one in manifest.files:
-            if reading.next() and reading.last != one.texts_sha256:
+            if reading.next()[1] != one.texts_sha256:
                 raise DataError(f"{self.folder / MANIFEST}: found {own.kind} of texts that were changed; {self.remedy}")
         done = len(manifest.files)
         compute = own.load() if done < manifest.num_files else None
@@ -240,10 +240,10 @@ class TeacherStore(Generic[Item]):
             for first in range(done, manifest.num_files, ranks.world_size):
                 mine = None
                 for number in range(first, min(first + ranks.world_size, manifest.num_files)):
-                    chunk = reading.next()
+                    chunk, texts_sha256 = reading.next()
                     if number - first == ranks.rank:
                         assert compute is not None
-                        mine = self._write(number, compute(chunk), reading.last)
+                        mine = self._write(number, compute(chunk), texts_sha256)
                 if first + ranks.world_size >= manifest.num_files:
                     reading.require_end()
                 new = [one for one in gathered(mine, ranks) if one is not None]
@@ -296,19 +296,14 @@ def cache_root(cache: str | None, train: Sequence[str]) -> Path:
 
 
 class _Reading(Generic[Item]):
-    """The items of one file after another, which must be those of the key: the training files are read again for them.
-
-    Attributes:
-        last: checksum of the texts of the last file.
-    """
+    """The items of one file after another, which must be those of the key: training files are read again for them."""
 
     def __init__(self, items: Iterator[Item], stored: Stored[Item], folder: Path) -> None:
         self._items, self._stored, self._folder = items, stored, folder
         self._digest, self._done = TextsDigest(), 0
-        self.last = ""
 
-    def next(self) -> list[Item]:
-        """The items of the next file; raises DataError if there are fewer."""
+    def next(self) -> tuple[list[Item], str]:
+        """The items of the next file and the checksum of their texts; raises DataError if there are fewer."""
         chunk, own = list(islice(self._items, self._stored.per_file)), TextsDigest()
         for item in chunk:
             for text in [item] if isinstance(item, str) else item:
@@ -317,8 +312,7 @@ class _Reading(Generic[Item]):
         if len(chunk) != min(self._stored.per_file, self._stored.items - self._done):
             raise self._changed()
         self._done += len(chunk)
-        self.last = own.result()[0]
-        return chunk
+        return chunk, own.result()[0]
 
     def require_end(self) -> None:
         """Raise DataError unless these were all, and those of the key."""

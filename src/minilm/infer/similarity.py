@@ -35,6 +35,12 @@ def similarities(first: ArrayLike, second: ArrayLike, kind: str | None) -> NDArr
     return SIMILARITIES[kind](first_AD, second_BD)
 
 
+def pairwise_similarities(first_BD: Float32s, second_BD: Float32s, kind: str | None) -> Float32s:
+    """The similarity of each vector of `first_BD` with the one in the same place, `[B]`; raises as `similarities`."""
+    pairs = zip(first_BD, second_BD, strict=True)
+    return np.array([similarities(first, second, kind)[0, 0] for first, second in pairs], dtype=np.float32)
+
+
 def known_similarity(kind: str | None) -> str:
     """The similarity that a folder states, or cosine; raises UsageError for one that is unknown."""
     kind = _DEFAULT if kind is None else kind

@@ -8,7 +8,9 @@ B vectors, D dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +71,14 @@ def dequantized(codes_BD: NDArray[np.int8], ranges_2D: Float32s) -> Float32s:
     ranges_2D = _required(ranges_2D, codes_BD.shape[-1])
     values_BD: Float32s = (codes_BD.astype(np.float32) - _LOWEST) * steps_of(ranges_2D) + ranges_2D[0]
     return values_BD
+
+
+@cache
+def byte_signs(dimensions: int) -> Float32s:
+    """The eight values of each byte of a binary vector, +1 and -1, scaled so that D have length 1, `[256, 8]`."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    signs: Float32s = (2 * bits.astype(np.float32) - 1) / np.float32(math.sqrt(dimensions))
+    return signs
 
 
 def ranges_of(vectors_BD: Float32s) -> Float32s:

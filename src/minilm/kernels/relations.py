@@ -12,18 +12,14 @@ B sequences, T packed tokens, R relation heads, W width of one relation head.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import UsageError
-from minilm.kernels.encoder import chosen_isa
-from minilm.kernels.library import find_library
 from minilm.kernels.threaded import ThreadedKernel
 
 
@@ -105,18 +101,6 @@ class RelationKernel(ThreadedKernel):
         pointers = [array.ctypes.data for array in (ends, factors, losses)]
         self._call("run", ctypes.byref(_pair(pair)), pointers[0], len(factors), *pointers[1:])
         return losses
-
-
-def shared_kernel(threads: int) -> RelationKernel | None:
-    """The kernel that all of this process use, with so many threads; None if there are no kernels."""
-    if find_library().functions is None:
-        return None
-    return _kernel(os.getpid(), threads, chosen_isa())
-
-
-@lru_cache(maxsize=1)
-def _kernel(_process: int, threads: int, _isa: str) -> RelationKernel:
-    return RelationKernel(threads=threads)
 
 
 def _pair(pair: PairOfRows) -> _Pair:

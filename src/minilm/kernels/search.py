@@ -9,19 +9,15 @@ Q queries, N vectors, W stored items of each, D dimensions, K best.
 from __future__ import annotations
 
 import ctypes
-import math
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import UsageError
-from minilm.kernels.encoder import Float32s, chosen_isa
-from minilm.kernels.library import find_library
+from minilm.kernels.encoder import Float32s
 from minilm.kernels.threaded import ThreadedKernel
 
 _KINDS: Mapping[str, int] = {"float32": 0, "int8": 1, "uint8": 2}
@@ -36,6 +32,7 @@ class Compared:
         dimensions: D.
         lowest_D: of int8, the value of -128 in each dimension.
         steps_D: of int8, how far apart two values are.
+        signs: of sign bits, the eight values that each byte stands for, `[256, 8]`.
         cosine: divide by the length of each vector.
     """
 
@@ -43,6 +40,7 @@ class Compared:
     dimensions: int
     lowest_D: Float32s | None = None
     steps_D: Float32s | None = None
+    signs: Float32s | None = None
     cosine: bool = False
 
 
@@ -96,12 +94,11 @@ class SearchKernel(ThreadedKernel):
                 f"found {stored_NW.dtype} vectors of shape {stored_NW.shape} and queries of shape {queries_QD.shape}; "
                 f"expected [N, {width}] and [Q, {vectors.dimensions}]"
             )
-        signs = _signs(vectors.dimensions)
         tables = [None if one is None else np.ascontiguousarray(one, np.float32) for one in _tables(vectors)]
         stored = _Stored(
             *(stored_NW.ctypes.data, stored_NW.strides[0], _KINDS[stored_NW.dtype.name]),
             *(vectors.dimensions, vectors.cosine),
-            *(None if one is None else one.ctypes.data for one in (*tables, signs)),
+            *(None if one is None else one.ctypes.data for one in tables),
         )
         finite = ctypes.c_int32()
         sizes = (len(queries_QD), scores_QK.shape[1])
@@ -110,30 +107,12 @@ class SearchKernel(ThreadedKernel):
         return bool(finite.value)
 
 
-def shared_search_kernel(threads: int) -> SearchKernel | None:
-    """The kernel that all of this process use, with so many threads; None if there are no kernels."""
-    if find_library().functions is None:
-        return None
-    return _kernel(os.getpid(), threads, chosen_isa())
-
-
-@lru_cache(maxsize=1)
-def _kernel(_process: int, threads: int, _isa: str) -> SearchKernel:
-    return SearchKernel(threads=threads)
-
-
-def _tables(vectors: Compared) -> tuple[Float32s | None, Float32s | None]:
-    """The lowest values and the steps of int8 vectors."""
-    found = vectors.lowest_D, vectors.steps_D
-    expected = (vectors.dimensions,) if vectors.stored_NW.dtype == np.int8 else None
-    if any((None if one is None else one.shape) != expected for one in found):
+def _tables(vectors: Compared) -> Sequence[Float32s | None]:
+    """The lowest values and the steps of int8 vectors, the values of sign bits."""
+    found, kind = (vectors.lowest_D, vectors.steps_D, vectors.signs), vectors.stored_NW.dtype
+    of_codes = (vectors.dimensions,) if kind == np.int8 else None
+    if [None if one is None else one.shape for one in found[:2]] != [of_codes, of_codes]:
         raise UsageError(f"int8 vectors need a lowest value and a step for each of {vectors.dimensions} dimensions")
+    if (None if vectors.signs is None else vectors.signs.shape) != ((256, 8) if kind == np.uint8 else None):
+        raise UsageError("sign bits need the eight values of each of 256 bytes")
     return found
-
-
-@cache
-def _signs(dimensions: int) -> Float32s:
-    """The eight numbers that each byte of sign bits stands for in a vector of length 1, `[256, 8]`."""
-    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
-    signs: Float32s = (2 * bits.astype(np.float32) - 1) / np.float32(math.sqrt(dimensions))
-    return signs

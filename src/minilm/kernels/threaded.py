@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from minilm.errors import UsageError
 from minilm.kernels.encoder import chosen_isa
-from minilm.kernels.library import NotCopied, declared, error_of
+from minilm.kernels.library import NotCopied, declared, error_of, find_library
+
+K = TypeVar("K", bound="ThreadedKernel")
 
 
 class ThreadedKernel(NotCopied):
@@ -27,6 +29,7 @@ class ThreadedKernel(NotCopied):
     arguments: ClassVar[dict[str, Sequence[Any]]]
     """Types of the functions after `minilm_NAME_` that are not common to all kernels."""
     results: ClassVar[dict[str, Any]] = {}
+    _shared: ClassVar[Any] = None  # the key and the kernel of `shared`; of each class
 
     def __init__(self, *, threads: int) -> None:
         """Choose the instruction set, as `chosen_isa`.
@@ -40,6 +43,17 @@ class ThreadedKernel(NotCopied):
         handle = ctypes.c_void_p()
         self._check(self._function("create")(self.isa.encode(), threads, ctypes.byref(handle)))
         self._handle = handle.value
+
+    @classmethod
+    def shared(cls: type[K], threads: int) -> K | None:
+        """The one that all of this process use, with so many threads; None if there are no kernels."""
+        if find_library().functions is None:
+            return None
+        key = (os.getpid(), threads, chosen_isa())
+        if cls._shared is None or cls._shared[0] != key:
+            cls._shared = (key, cls(threads=threads))
+        kernel: K = cls._shared[1]
+        return kernel
 
     def __del__(self) -> None:
         """Free the memory and end the threads."""

@@ -20,7 +20,7 @@ from minilm.infer.engines.threads import usable_threads
 from minilm.infer.similarity import similarities
 from minilm.infer.vector_precision import Float32s
 from minilm.infer.vectors import normalized
-from minilm.kernels.search import Compared, SearchKernel, shared_search_kernel
+from minilm.kernels.search import Compared, SearchKernel
 from minilm.model.precision import VectorPrecision
 from minilm.retrieval.vectors import VectorRows, blocks
 
@@ -45,7 +45,7 @@ def nearest(queries_QD: Float32s, vectors: VectorRows, *, similarity: str | None
         DataError: a similarity is not finite, since a stored vector is damaged.
     """
     k = min(k, len(vectors))
-    kernel = shared_search_kernel(usable_threads()) if similarity in _PRODUCTS else None
+    kernel = SearchKernel.shared(usable_threads()) if similarity in _PRODUCTS else None
     parts = [queries_QD[at : at + QUERIES_PER_BLOCK] for at in range(0, len(queries_QD), QUERIES_PER_BLOCK)]
     best = [Best(len(part), k) for part in parts]
     for begin, block in blocks(vectors):

@@ -11,7 +11,6 @@ N vectors, W stored items of each, D dimensions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from minilm.files.text_store import Vectors
-from minilm.infer.vector_precision import Float32s, dequantized, quantized, ranges_of, steps_of
+from minilm.infer.vector_precision import Float32s, byte_signs, dequantized, quantized, ranges_of, steps_of
 from minilm.infer.vectors import VectorOptions
 from minilm.kernels.search import Compared
 from minilm.model.precision import VectorPrecision
@@ -71,9 +70,8 @@ class StoredRows:
         if self.precision == "int8":
             return dequantized(self.stored_NW.astype(np.int8, copy=False), self._ranges())
         if self.precision == "binary":
-            bits = np.unpackbits(self.stored_NW.astype(np.uint8, copy=False), axis=-1, count=self.dimensions)
-            signs: Float32s = (2 * bits.astype(np.float32) - 1) / np.float32(math.sqrt(self.dimensions))
-            return signs
+            bytes_NW = self.stored_NW.astype(np.uint8, copy=False)
+            return byte_signs(self.dimensions)[bytes_NW].reshape(len(self), -1)[:, : self.dimensions]
         return np.asarray(self.stored_NW, dtype=np.float32)
 
     def compared(self, *, cosine: bool) -> Compared:
@@ -87,8 +85,14 @@ class StoredRows:
                 steps_D=steps_of(ranges_2D),
                 cosine=cosine,
             )
-        stored_NW = self.stored_NW.astype(np.uint8, copy=False) if self.precision == "binary" else self.numbers()
-        return Compared(stored_NW=stored_NW, dimensions=self.dimensions, cosine=cosine)
+        if self.precision == "binary":
+            return Compared(
+                stored_NW=self.stored_NW.astype(np.uint8, copy=False),
+                dimensions=self.dimensions,
+                signs=byte_signs(self.dimensions),
+                cosine=cosine,
+            )
+        return Compared(stored_NW=self.numbers(), dimensions=self.dimensions, cosine=cosine)
 
     def _ranges(self) -> Float32s:
         assert self.ranges_2D is not None

@@ -6,8 +6,6 @@ with file and line.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 
 from minilm.files.by_id import as_score
@@ -78,13 +76,8 @@ def scored_twice(column: str, teacher: str) -> str:
 
 
 def _items(value: object, column: str, *, in_cell: bool) -> list[object]:
-    if in_cell and isinstance(value, str):
-        if _QUOTED.match(value):
-            raise ValueError(f"column {column!r} is a list in quotes, as in .csv; a .tsv has it without quotes")
-        with contextlib.suppress(ValueError):
-            found = json.loads(value)
-            if isinstance(found, list):
-                return found
+    if in_cell and isinstance(value, str) and _QUOTED.match(value):
+        raise ValueError(f"column {column!r} is a list in quotes, as in .csv; a .tsv has it without quotes")
     try:
         return items_in(value, spelled=TEXT_LIST if in_cell else None)
     except ValueError as error:

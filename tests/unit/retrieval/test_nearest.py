@@ -24,7 +24,7 @@ def _ways(request):
     """Search on the kernels, if there are any, then without them."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "numpy":
-            patch.setattr(search, "shared_search_kernel", lambda _threads: None)
+            patch.setattr(search.SearchKernel, "shared", lambda _threads: None)
         yield
 
 
