@@ -1,6 +1,7 @@
 """Sections of docs/results.md about what distillation teaches, from the stored numbers.
 
-In: the folder of results, with `quickstart/MACHINE.json`, `ablation/MACHINE.json` and `teacher_cache/MACHINE.json`.
+In: the folder of results, with `quickstart/MACHINE.json`, `ablation/MACHINE.json`, `bigger_teacher/MACHINE.json` and
+`teacher_cache/MACHINE.json`.
 Out: Markdown, a table per machine; a line where nothing is stored.
 """
 
@@ -23,6 +24,11 @@ _ABLATION = """What each objective teaches small students of all-MiniLM-L6-v2, b
 metric
 of the task, times 100, mean over seeds). All read the same documents; `none` is the student before its first step.
 """
+_BIGGER = """all-mpnet-base-v2 (12 layers, width 768) into L6-H384, which starts at random and has the teacher's \
+tokenizer; with and
+without an assistant L12-H384. After some tokens: the held-out loss, and the accuracy of a copy that was fine-tuned on a
+part of SST-2.
+"""
 _CACHE = """Seconds of an epoch with the teacher, and with its relations read from a cache; `limit` is what a teacher
 that costs nothing would give.
 """
@@ -33,6 +39,7 @@ def distill_sections(results: Path) -> list[str]:
     return [
         section("The quickstart", "quickstart", _QUICKSTART, _quickstart, results),
         section("Objectives of distillation", "ablation", _ABLATION, _ablation, results),
+        section("A bigger teacher", "bigger_teacher", _BIGGER, _bigger, results),
         section("Reuse of the teacher", "teacher_cache", _CACHE, _cache, results),
     ]
 
@@ -92,6 +99,18 @@ def _ablation(stored: Mapping[str, Any]) -> list[list[str]]:
         cells = [_spread(found[task]) if found[task] else "" for task in tasks]
         tokens = stored["distilled"].get(objective, {"tokens": 0})["tokens"]
         lines.append([f"{student}, {objective}", f"{tokens / 1e6:.1f}", *cells, str(max(map(len, found.values())))])
+    return lines
+
+
+def _bigger(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line per way, student and point of its curve."""
+    lines = [["way, student", "million tokens", "held-out loss", "SST-2"]]
+    for way, students in stored["distilled"].items():
+        for student, found in students.items():
+            for point in found["curve"]:
+                [accuracy] = [f"{value:.1f}" for key, value in point.items() if key.startswith("sst-2.")] or [""]
+                tokens, loss = f"{point['tokens'] / 1e6:.2f}", f"{point['heldout_loss']:.3f}"
+                lines.append([f"{way}, {student}", tokens, loss, accuracy])
     return lines
 
 

@@ -1,7 +1,7 @@
 """Sections of docs/results.md about embeddings and rerankers, from the stored numbers.
 
-In: the folder of results, with `embedding_students/SET.json`, `rerankers/MACHINE.json` and
-`search_vectors/MACHINE.json`.
+In: the folder of results, with `embedding_students/SET.json`, `rerankers/MACHINE.json`, `infonce_step/MACHINE.json`,
+`embed_files/MACHINE.json` and `search_vectors/MACHINE.json`.
 Out: Markdown, a table per file; a line where nothing is stored.
 """
 
@@ -21,15 +21,24 @@ cosine, for the questions of SQuAD 1.1 dev among its 2,067 paragraphs, and for t
 """
 _STUDENTS = """Small models that learn the vectors of a teacher, without labels, from sentences, questions and \
 passages of
-Wikipedia, books, Quora, SQuAD's training set and STS-B's; each text is read once. The students start as some layers of
-all-MiniLM-L6-v2, or at random. all-MiniLM-L6-v2 itself was trained on pairs of SQuAD and Quora. Speed: 400 passages,
-native engine in fp32, relative to the teacher. In brackets the share of the teacher's score. STS-B dev on
-the way: before the first step, after a quarter, a half and all of the tokens.
+Wikipedia, books, Quora, SQuAD's training set and STS-B's. Students of all-MiniLM-L6-v2 read each text once, those of
+all-mpnet-base-v2 fewer texts several times. They start as all-MiniLM-L6-v2, as some layers of it, or at random.
+all-MiniLM-L6-v2 itself was trained on pairs of SQuAD and Quora. Speed: 400 passages, native engine in fp32, relative to
+the teacher. In brackets the share of the teacher's score. STS-B dev on the way: before the first step, after a quarter,
+a half and all of the tokens.
 """
 _RERANKERS = """The first 50 texts of all-MiniLM-L6-v2 in the order of rerankers that were trained on questions of \
 SQuAD: nDCG@10
 times 100, and the difference to the order of the embedding model, with its 95% interval. SQuAD: some questions of 1.1
 dev.
+"""
+_INFONCE = """A step of InfoNCE over the whole batch, of all-MiniLM-L6-v2 in fp32 with at most 64 tokens a text, beside
+CachedMultipleNegativesRankingLoss of sentence-transformers: the same weights, texts and optimizer. Lengths are drawn
+as those of questions, or are all 64. `loss` is how far the losses of both are apart in the same step.
+"""
+_FILES = """`minilm embed` from a file of texts to a parquet file, loading included, beside the engine alone on ready \
+token ids;
+and the peak memory of many rows with one of a MiB among them, beside the bound in the [reference](reference.md).
 """
 _SEARCH = """The ten best of stored vectors by cosine: milliseconds for all queries. `semantic_search` of \
 sentence-transformers
@@ -49,6 +58,8 @@ def embedding_sections(results: Path) -> list[str]:
             pictures={"family": PICTURE},
         ),
         section("Rerankers", "rerankers", _RERANKERS, _rerankers, results),
+        section("Speed of a contrastive step", "infonce_step", _INFONCE, _infonce, results),
+        section("Speed of embedding files", "embed_files", _FILES, _files, results),
         section("Speed of exact search", "search_vectors", _SEARCH, _search, results),
     ]
 
@@ -153,6 +164,38 @@ def draw_family(stored: Mapping[str, Any]) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _infonce(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line per kind of lengths."""
+    lines = [["pairs, lengths", "not padding", "tokens/s", "to sentence-transformers", "MiB", "MiB there", "loss"]]
+    for row in stored["rows"]:
+        lines.append(
+            [
+                f"{row['pairs']:,}, {row['lengths']}",
+                f"{row['real share']:.0%}",
+                f"{row['tokens/s']:,.0f}",
+                f"{row['ratio to sentence-transformers']:.1f}x",
+                f"{row['peak MiB']:,.0f}",
+                f"{row['peak MiB of sentence-transformers']:,.0f}",
+                f"{row['loss difference']:.1g}",
+            ]
+        )
+    return lines
+
+
+def _files(stored: Mapping[str, Any]) -> list[list[str]]:
+    """A line for the rate, a line for the memory."""
+    lines = [["", "tokens/s", "engine alone", "share", "peak MiB", "bound MiB"]]
+    for row in stored["rows"]:
+        if row["what"] == "rate":
+            speeds = [f"{row[f'{side} tokens/s']:,.0f}" for side in ("command", "engine")]
+            name = f"{row['rows']:,} passages, {row['precision']}"
+            lines.append([name, *speeds, f"{row['share']:.0%}", f"{row['peak MiB']:,.0f}", ""])
+        else:
+            name = f"{row['rows']:,} short rows and one of a MiB, one random layer"
+            lines.append([name, "", "", "", f"{row['peak MiB']:,.0f}", f"{row['bound MiB']:,.0f}"])
+    return lines
 
 
 def _search(stored: Mapping[str, Any]) -> list[list[str]]:

@@ -4,7 +4,7 @@ The other side is CachedMultipleNegativesRankingLoss, AdamW and the same weights
 without dropout. Lengths are drawn as those of questions (6 to 64 tokens, 18 on average), or are all 64, where nothing
 is padded. Steps alternate in one process; peak memory is that of a process with one side alone.
 
-    python benchmarks/infonce_step.py [--pairs N] [--quick]
+    python benchmarks/infonce_step.py --json benchmarks/results/infonce_step/MACHINE.json
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ab import interleaved, save, show
+from ab import interleaved, json_file, machine, show
 
 from minilm.embedded import embedded_model
+from minilm.files.json import write_json
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective
@@ -138,13 +139,16 @@ def compare(lengths: str, count: int, repetitions: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure both kinds of lengths; `--quick` takes 64 pairs and stores nothing."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure both kinds of lengths, print a line per row and write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--pairs", type=int, default=1024)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--lengths", choices=["drawn", "64"])
     parser.add_argument("--side", choices=[*SIDES])
-    parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
+    if given.json:
+        json_file(parser, given.json)
     keep_freed_memory()
     if given.side:
         step = SIDES[given.side](drawn_pairs(given.pairs, given.lengths))
@@ -152,9 +156,11 @@ def main() -> None:
         status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage also counts the parent's memory
         print(float(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024)  # type: ignore[index]
         return
-    measure = partial(compare, count=64 if given.quick else given.pairs, repetitions=1 if given.quick else 3)
+    measure = partial(compare, count=given.pairs, repetitions=given.repetitions)
     rows = [measure(lengths) for lengths in ([given.lengths] if given.lengths else ["drawn", "64"])]
-    show(rows) if given.quick else save("infonce_step", rows)
+    show(rows)
+    if given.json:
+        write_json(given.json, {"machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

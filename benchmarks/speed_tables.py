@@ -32,7 +32,8 @@ and ratios to
 the padded way of public trainers (every layer, all attentions returned, a loss for each sequence). `loss` is how far
 the losses of both ways are apart in the same step; in bf16 they round at different places. `of peak` is the share of
 what the units of the processor can do, for the matrix products that a step needs; `two students` is the time of a step
-of two students that share their teacher, as a share of two steps.
+of two students that share their teacher, as a share of two steps. `limit` is the ratio to the padded way of a step that
+does only these products, at the peak: what can be won depends on the lengths in a batch.
 """
 
 
@@ -112,7 +113,8 @@ def _relation_loss_table(stored: Mapping[str, Any]) -> list[str]:
 
 def _step_table(stored: Mapping[str, Any]) -> list[str]:
     """A line per length and precision."""
-    lines = [["documents", "not padding", "tokens/s", "to padded", "to padded fp32", "loss", "of peak", "two students"]]
+    head = ["documents", "not padding", "tokens/s", "to padded", "limit", "to padded fp32", "loss", "of peak"]
+    lines = [[*head, "two students"]]
     for row in stored["rows"]:
         share = row["share of peak"]
         lines.append(
@@ -121,6 +123,7 @@ def _step_table(stored: Mapping[str, Any]) -> list[str]:
                 f"{row['real share']:.0%}",
                 f"{row['tokens/s']:,.0f}",
                 f"{row['ratio to padded same']:.1f}x",
+                "" if share is None else f"{row['ratio to padded same'] / share:.1f}x",
                 f"{row['ratio to padded fp32']:.1f}x",
                 f"{row['loss difference']:.1g}",
                 "" if share is None else f"{share:.0%}",
@@ -132,7 +135,7 @@ def _step_table(stored: Mapping[str, Any]) -> list[str]:
 
 def table(lines: Sequence[Sequence[str]]) -> list[str]:
     """Markdown of rows of cells, the first of which is the head."""
-    head, *rows = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines]
+    head, *rows = ["|" + "".join(f" {cell} |" if cell else " |" for cell in cells) for cells in lines]
     return [head, "|---|" + "---:|" * (len(lines[0]) - 1), *rows]
 
 

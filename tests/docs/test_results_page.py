@@ -132,7 +132,7 @@ def test_speeds_are_shown_per_machine(results_page, tmp_path):
     assert "| BERT-Base | 1.0x | 50.0 (1.0x) |\n" in page
     assert "Some CPU, 2 threads, kernels for avx2; peak of the units in 10^9 operations a second: fp32 190;" in page
     assert "minilm 0.1.0, torch 9.9. Other processes used at most 3% of the processors.\n" in page
-    assert page.count("Not measured yet.") == 9  # peers, relation loss, a step, distillation, embeddings, search
+    assert page.count("Not measured yet.") == 12  # peers, relation loss, a step, distillation, embeddings, search
 
 
 def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):
@@ -149,14 +149,14 @@ def test_the_relation_loss_is_shown_beside_its_twin(results_page, tmp_path):
 
 
 def test_a_distillation_step_is_shown_beside_the_padded_way(results_page, tmp_path):
-    own = {"max tokens": 128, "real share": 0.396, "precision": "fp32", "tokens/s": 1234.5, "share of peak": None}
+    own = {"max tokens": 128, "real share": 0.396, "precision": "fp32", "tokens/s": 1234.5, "share of peak": 0.5}
     own["loss difference"] = 0.000219
     row = {**own, "ratio to padded same": 3.94, "ratio to padded fp32": 3.94, "two students to two runs": 0.655}
     facts = {"machine": {"cpu": "Some CPU", "versions": {"torch": "9.9"}}, "threads": 2, "instruction set": "avx2"}
     (tmp_path / "distill_step").mkdir()
     (tmp_path / "distill_step" / "one.json").write_text(json.dumps({**facts, "peaks": {}, "rows": [row]}))
     page = results_page.page(tmp_path)
-    assert "| at most 128 tokens, fp32 | 40% | 1,234 | 3.9x | 3.9x | 0.0002 | | 0.66x |\n" in page
+    assert "| at most 128 tokens, fp32 | 40% | 1,234 | 3.9x | 7.9x | 3.9x | 0.0002 | 50% | 0.66x |\n" in page
 
 
 def test_distillations_are_shown_with_their_seeds(results_page, tmp_path):
@@ -182,3 +182,30 @@ def test_distillations_are_shown_with_their_seeds(results_page, tmp_path):
     assert "| student, objective | million tokens | CoLA | seeds |\n" in page
     assert "| small, v2 | 1.5 | 31.5 ± 0.7 | 2 |\n" in page
     assert "| small, none | 0.0 | 11.5 ± 0.7 | 2 |\n" in page
+
+
+def test_a_bigger_teacher_is_shown_with_its_curves(results_page, tmp_path):
+    points = [
+        {"step": 20, "tokens": 1_234_567.0, "heldout_loss": 0.98765, "sst-2.accuracy": 81.25},
+        {"step": 25, "tokens": 2e6, "heldout_loss": 0.5},
+    ]
+    stored = {"machine": MACHINE, "distilled": {"direct": {"student": {"steps": 25, "curve": points}}}, "scores": []}
+    (tmp_path / "bigger_teacher").mkdir()
+    (tmp_path / "bigger_teacher" / "some-cpu.json").write_text(json.dumps(stored))
+    page = results_page.page(tmp_path)
+    assert "| direct, student | 1.23 | 0.988 | 81.2 |\n| direct, student | 2.00 | 0.500 | |\n" in page
+
+
+def test_steps_and_files_of_vectors_are_shown(results_page, tmp_path):
+    step = {"lengths": "drawn", "pairs": 1024, "real share": 0.28, "tokens/s": 1999.6, "loss difference": 2.5e-7}
+    step |= {"ratio to sentence-transformers": 3.08, "peak MiB": 1000.4, "peak MiB of sentence-transformers": 2000.4}
+    rate = {"what": "rate", "rows": 8192, "precision": "fp32", "command tokens/s": 7000.0, "engine tokens/s": 7500.0}
+    rate |= {"share": 0.933, "peak MiB": 700.0}
+    memory = {"what": "memory", "rows": 1_000_000, "peak MiB": 400.0, "bound MiB": 600.0}
+    for name, rows in (("infonce_step", [step]), ("embed_files", [rate, memory])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "some-cpu.json").write_text(json.dumps({"machine": MACHINE, "rows": rows}))
+    page = results_page.page(tmp_path)
+    assert "| 1,024, drawn | 28% | 2,000 | 3.1x | 1,000 | 2,000 | 2e-07 |\n" in page
+    assert "| 8,192 passages, fp32 | 7,000 | 7,500 | 93% | 700 | |\n" in page
+    assert "| 1,000,000 short rows and one of a MiB, one random layer | | | | 400 | 600 |\n" in page

@@ -34,8 +34,8 @@ from minilm.report.page import write_report
 from minilm.train.folder import RECIPE
 from minilm.train.metrics import read_metrics
 
-_DISTILL_SECONDS = 140.0  # of distillation: with all else of the first table about four minutes on two cores
-_LEAST_STEPS = 80
+_DISTILL_SECONDS = 60.0  # of distillation: all of both tables is about four minutes on two cores
+_LEAST_STEPS = 50
 
 
 @dataclass(frozen=True, kw_only=True)

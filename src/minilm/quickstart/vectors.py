@@ -38,7 +38,7 @@ from minilm.train.metrics import read_metrics
 logger = logging.getLogger(__name__)
 
 TEACHER, DISTILLED, UNDISTILLED = "teacher", "student, distilled", "student, not distilled"
-_SECONDS = 80.0  # of the teacher's pass and of training; with int8 and all speeds about two minutes on two cores
+_SECONDS = 60.0  # of the teacher's pass and of training; with int8 and all speeds less than two minutes on two cores
 _TIMED_STEPS = 5  # after as many that are not timed
 _TIMED_TEXTS = 128  # of the held-out ones
 _LIBRARY = "sentence_transformers"

@@ -11,11 +11,14 @@ from minilm.train import allocator
 from minilm.train.allocator import FreedMemory
 
 
-def test_memory_is_released_when_the_process_has_grown_by_half(monkeypatch):
-    """The level is the maximum of ten steps: one long batch among short ones is not growth."""
-    first, second = [1.0, 2.0, *[1.0] * 8, 1.0, 3.0, 3.1], [2.2, *[2.0] * 9, 3.2, 3.4]
-    given_back = given_back_at([*first, *second], monkeypatch)
-    assert given_back == [len(first), len(first) + len(second)]
+def test_memory_is_released_when_the_process_holds_half_more_than_a_step_needs(monkeypatch):
+    """What a step needs: the most that was held after the first step, or the first one since a release."""
+    held = [2.0, 2.9, 3.1, 1.0, 2.9, 3.1, 4.0, 5.9, 6.1]
+    assert given_back_at(held, monkeypatch) == [3, 6, 9]
+
+
+def test_memory_that_steps_need_is_not_released_for_ever(monkeypatch):
+    assert given_back_at([1.0, *[2.0] * 20], monkeypatch) == [2]
 
 
 def test_nothing_is_released_where_the_system_does_not_report_memory(monkeypatch):
@@ -64,7 +67,7 @@ def given_back_at(held, monkeypatch):
     """The 1-based steps after which memory was released, for the given GiB held after each step."""
     seen, steps = [], []
     monkeypatch.setattr(allocator, "_is_kept", True)
-    monkeypatch.setattr(allocator, "resident_gib", lambda: seen[-1])
+    monkeypatch.setattr(allocator, "resident_gib", lambda kind: seen[-1])
     monkeypatch.setattr(allocator, "give_back_freed_memory", lambda: steps.append(len(seen)))
     memory = FreedMemory()
     for gib in held:
