@@ -151,9 +151,7 @@ def _side_by_side(stages: Sequence[PlannedStage]) -> _Table:
     ]
 
 
-def _plots(
-    recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]], plan: DistillPlan
-) -> dict[str, list[Curve]]:
+def _plots(recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -> dict[str, list[Curve]]:
     """The loss of each relation, their agreement with the teacher's, and the scores of the probe, if there is one."""
     plots = {
         _RELATIONS: curves_of(metrics, _relation_keys(metrics, plan)),
