@@ -1,7 +1,7 @@
 """What the checks on a GPU compute with: sizes, random weights and documents, objectives of the training loop.
 
-In: a size. Out: models, packed documents, objectives. All weights and tokens are random, so that nothing but this
-repository is needed.
+In: a size. Out: models, documents, objectives of the training loop; those of distillations are in `distillations.py`.
+All weights and tokens are random, so that nothing but this repository is needed.
 """
 
 from __future__ import annotations
@@ -11,22 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from minilm.distill.criterion import RelationCriterion
-from minilm.distill.objective import DistillObjective, ObjectiveSettings
-from minilm.distill.relation_loss import V2_PAIRS
-from minilm.distill.teacher import load_teacher
 from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.text import ClassificationTask
-from minilm.model.checkpoint import write_model
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder, Relations
 from minilm.model.heads import Model, new_head
 from minilm.model.metadata import HeadName
-from minilm.model.precision import FloatPrecision, torch_dtype
 from minilm.tasks.text.glue import GLUE
 from minilm.tasks.text.rows import TextRow
 from minilm.text.tokenizer import Tokenizer
@@ -96,7 +91,7 @@ def random_relations(tokens: int, width: int, dtype: torch.dtype, place: torch.d
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """A corpus in memory, as `DistillObjective` reads shards."""
+    """A corpus in memory, as objectives and caches read shards."""
 
     token_ids: Sequence[np.ndarray]
 
@@ -112,6 +107,11 @@ class Documents:
     def lengths(self) -> np.ndarray:
         """Of the documents, int64."""
         return np.array([len(ids) for ids in self.token_ids])
+
+    @property
+    def manifest(self) -> SimpleNamespace:
+        """Of its manifest, how many tokens there are."""
+        return SimpleNamespace(tokens=int(self.lengths.sum()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,10 @@ class Cases:
             found.append(ids)
         return found
 
+    def documents(self, lengths: Sequence[int]) -> Documents:
+        """The same as a corpus."""
+        return Documents(token_ids=self.sequences(lengths))
+
     def encoder(self, config: EncoderConfig | None = None) -> Encoder:
         """Of the student's shape, on the CPU, always with the same weights."""
         encoder = Encoder(config or self.size.student)
@@ -162,32 +166,6 @@ class Cases:
         model = self.model("mlm").requires_grad_(False)
         model.head.norm.weight.fill_(8.0)
         return model
-
-    def distillation(
-        self, lengths: Sequence[int], *, place: torch.device, precision: FloatPrecision, batch: int, tokens: int
-    ) -> DistillObjective:
-        """MiniLMv2 from the teacher to the student, which learns on steps of `batch` documents of these lengths."""
-        folder = self.folder / "teacher"
-        if not folder.exists():
-            folder.mkdir()
-            write_model(Model(self.encoder(self.size.teacher)), folder)
-        teacher = load_teacher(folder, device=str(place), precision=torch_dtype(precision), native=False)
-        criterion = RelationCriterion(
-            teacher=teacher,
-            students={"student": self.encoder().to(place)},
-            layers={"student": ((self.size.student.num_layers, self.size.teacher.num_layers),)},
-            pairs=dict.fromkeys(V2_PAIRS, 1.0),
-            num_relation_heads=self.size.relation_heads,
-        )
-        settings = ObjectiveSettings(
-            normalization="sequence",
-            batch_size=batch,
-            tokens_per_batch=tokens,
-            num_heldout=0,
-            seed=1,
-            device=str(place),
-        )
-        return DistillObjective(criterion, Documents(token_ids=self.sequences(lengths)), settings)
 
     def finetuning(self, lengths: Sequence[int], *, place: torch.device, batch: int, tokens: int) -> FinetuneObjective:
         """Classification of texts of these lengths."""

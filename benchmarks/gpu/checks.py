@@ -43,6 +43,7 @@ PARTS: dict[str, Callable[[Cases], Iterator[Mapping[str, object]]]] = {
     "attention": parity.attention,
     "encode": parity.encode,
     "beam search": parity.beam_search,
+    "teachers": parity.teachers,
     "steps": parity.steps,
     "rate of distillation": rates.distillation,
     "rate of relation losses": rates.relation_losses,

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
+import distillations
 import numpy as np
 import torch
 from cases import CPU, Cases, random_relations
@@ -209,23 +210,42 @@ def beam_search(cases: Cases) -> Iterator[Row]:
     yield {"check": "beam search, float32, equal targets", "found": same, "of": whole, "holds": same == whole}
 
 
+def teachers(cases: Cases) -> Iterator[Row]:
+    """Relations of a packed and of a padded teacher; those that are stored on the device, read again."""
+    documents = cases.documents(cases.mixed_lengths(cases.size.sequences))
+    packed = pack(documents.token_ids)
+    for way in ("padded", "packed"):
+        expected = _projections(distillations.teacher(cases, way, CPU, "fp32").relations(packed))
+        for precision, bound in (("fp32", EXACT), ("bf16", ROUNDED)):
+            moved = distillations.teacher(cases, way, cases.device, precision)
+            found = _projections(moved.relations(packed.to(cases.device)))
+            yield compared(f"teacher, {way}, {precision}", expected, found, bound, by=moved.engine)
+    for precision in ("bf16", "int8"):
+        cached = distillations.stored(cases, documents, precision)
+        found = _projections(cached.document_relations(packed.to(cases.device), np.arange(len(documents))))
+        yield compared(f"teacher, packed, stored in {precision}", expected, found, ROUNDED)
+
+
+def _projections(relations: Relations) -> list[Tensor]:
+    return [relations.query, relations.key, relations.value]
+
+
 def steps(cases: Cases) -> Iterator[Row]:
-    """Updates of a distillation and of a fine-tuning, in several microbatches."""
+    """Steps in several microbatches: of each criterion of a distillation, and of a fine-tuning; updates of two."""
     lengths, batch = cases.mixed_lengths(cases.size.sequences), cases.size.sequences // 2
-    tokens = max(sum(lengths) // 4, lengths[-1])
-    made: dict[str, Callable[[torch.device], Objective[Batch]]] = {
-        "distillation": lambda place: cases.distillation(
-            lengths, place=place, precision="fp32", batch=batch, tokens=tokens
-        ),
-        "fine-tuning": lambda place: cases.finetuning(lengths, place=place, batch=batch, tokens=tokens),
+    share = {"batch": batch, "tokens": max(sum(lengths) // 4, lengths[-1])}
+    learnt = {
+        f"distillation, {learns}": partial(distillations.objective, cases, precision="fp32", learns=learns)
+        for learns in distillations.CRITERIA
     }
-    for name, objective_on in made.items():
-        on_cpu, moved = objective_on(CPU), objective_on(cases.device)
+    for name, make in {**learnt, "fine-tuning": cases.finetuning}.items():
+        on_cpu, moved = (make(lengths=lengths, place=place, **share) for place in (CPU, cases.device))
         expected, found = accumulated(on_cpu, 0), accumulated(moved, 0)
         yield compared(f"{name}, loss, float32", [expected], [found], EXACT)
         yield compared(f"{name}, gradients, float32", *_gradients(on_cpu.module, moved.module), OF_GRADIENTS)
-        losses = [_losses_of_updates(one) for one in (on_cpu, moved)]
-        yield compared(f"{name}, losses of three steps, float32", *losses, OF_STEPS)
+        if name in ("distillation, relations", "fine-tuning"):
+            losses = [_losses_of_updates(one) for one in (on_cpu, moved)]
+            yield compared(f"{name}, losses of three steps, float32", *losses, OF_STEPS)
 
 
 def accumulated(objective: Objective[Batch], step: int) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import distillations
 import torch
 from cases import Cases, random_relations
 from torch import Tensor
@@ -47,8 +48,8 @@ def distillation(cases: Cases) -> Iterator[Row]:
         *((f"all of {length} tokens", [length] * (size.tokens // length)) for length in size.lengths),
         ("lengths as of text", mixed),
     ):
-        objective = cases.distillation(
-            4 * lengths, place=cases.device, precision="bf16", batch=4 * len(lengths), tokens=size.tokens
+        objective = distillations.objective(
+            cases, 4 * lengths, place=cases.device, precision="bf16", batch=4 * len(lengths), tokens=size.tokens
         )
         yield {
             "work": f"distillation step, {name}",

@@ -2,8 +2,8 @@
 
 In: a recipe and its plan, or those of the stages of a chain; the corpus, the metrics in the run folders.
 Out: `report.html`: the loss of each student and relation, before the reference curve if there is one, gradient norm,
-learning rate and speed over the steps; agreement of each head with the teacher; shapes beside the teacher's; tokens,
-time and hardware; hyperparameters and corpus counts.
+learning rate and speed over the steps; agreement of each head with the teacher, scores of the probe; shapes beside the
+teacher's; tokens, time and hardware; hyperparameters and corpus counts.
 """
 
 from __future__ import annotations
@@ -57,11 +57,6 @@ def report_distillation(
     out = Path(recipe.out)
     metrics, extended_at = read_metrics(out), extensions(out / "checkpoints")
     reference = compare_with_reference(recipe, metrics, teacher=plan.teacher, extended=bool(extended_at))
-    plots = {
-        _RELATIONS: curves_of(metrics, _relation_keys(metrics, plan)),
-        _AGREEMENT: curves_of(metrics, agreement_keys(metrics)),
-        **_probe_plots(recipe, metrics, plan),
-    }
     notes = [
         reference.sentence,
         f"Loss {described_loss(recipe.loss, plan)}; normalized per {recipe.loss.normalization}.",
@@ -76,7 +71,7 @@ def report_distillation(
         table=_results(recipe, plan, heldout),
         metrics=metrics,
         notes=notes,
-        plots=plots,
+        plots=_plots(recipe, metrics, plan),
         behind={"Loss": reference.curves},
         maps=_agreement_maps(metrics, plan),
         log_axes=("Loss", _RELATIONS),
@@ -101,11 +96,11 @@ def report_chain(
     out = Path(recipe.out)
     done = stages[: len(heldout)]
     metrics = {stage.number: read_metrics(Path(stage.recipe.out)) for stage in done}
-    plots, notes, runs = {}, [], []
+    plots: dict[str, list[Curve]] = {}
+    notes, runs = [], []
     for stage in done:
         rows = metrics[stage.number]
-        title = f"Stage {stage.number}: loss of each relation"
-        plots[title] = curves_of(rows, _relation_keys(rows, stage.plan))
+        plots |= {_in_stage(title, stage): of for title, of in _plots(stage.recipe, rows, stage.plan).items()}
         extended_at = extensions(Path(stage.recipe.out) / "checkpoints")
         extended = f" It was {extension_note(extended_at, stage.recipe.train.steps)}." if extended_at else ""
         notes.append(f"Stage {stage.number}: {_about_loss(stage.recipe, stage.plan)}{extended}")
@@ -122,7 +117,8 @@ def report_chain(
         metrics=[row for stage in done for row in _of_stage(stage.number, metrics[stage.number])],
         notes=[*notes, f"{unfinished} {time.strftime('%Y-%m-%d %H:%M:%S')}."],
         plots=plots,
-        log_axes=("Loss", *plots),
+        maps=[one for stage in done for one in _agreement_maps(metrics[stage.number], stage.plan)],
+        log_axes=("Loss", *(_in_stage(_RELATIONS, stage) for stage in done)),
         tables={
             "Shapes": [*_shapes(stages[0].plan), *(row for one in stages[1:] for row in _shapes(one.plan)[1:])],
             "Stages": runs,
@@ -131,6 +127,11 @@ def report_chain(
             "Corpus": _corpus(stages[-1].recipe, corpus),
         },
     )
+
+
+def _in_stage(title: str, stage: PlannedStage) -> str:
+    """The title of a chart of one stage."""
+    return f"{title}, stage {stage.number}"
 
 
 def _of_stage(number: int, rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
@@ -148,6 +149,19 @@ def _side_by_side(stages: Sequence[PlannedStage]) -> _Table:
         {"key": rows[0]["key"], **{name: row["value"] for name, row in zip(columns, rows, strict=True)}}
         for rows in zip(*columns.values(), strict=True)
     ]
+
+
+def _plots(recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -> dict[str, list[Curve]]:
+    """The loss of each relation, their agreement with the teacher's, and the scores of the probe, if there is one."""
+    plots = {
+        _RELATIONS: curves_of(metrics, _relation_keys(metrics, plan)),
+        _AGREEMENT: curves_of(metrics, agreement_keys(metrics)),
+    }
+    if recipe.probe is not None:
+        stems = tuple(probe_key(name, recipe.probe, "") for name in plan.students)
+        keys = dict.fromkeys(key for row in metrics for key in row if key.startswith(stems))
+        plots[f"Probe: {recipe.probe.task}"] = curves_of(metrics, keys)
+    return plots
 
 
 def _relation_keys(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -> list[str]:
@@ -170,17 +184,6 @@ def _agreement_maps(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -
             )
         )
     return maps
-
-
-def _probe_plots(
-    recipe: DistillRecipe, metrics: Sequence[Mapping[str, float]], plan: DistillPlan
-) -> dict[str, list[Curve]]:
-    """The scores of the probe, a curve for each student."""
-    if recipe.probe is None:
-        return {}
-    stems = tuple(probe_key(name, recipe.probe, "") for name in plan.students)
-    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith(stems))
-    return {f"Probe: {recipe.probe.task}": curves_of(metrics, keys)}
 
 
 def _about_loss(recipe: DistillRecipe, plan: DistillPlan) -> str:

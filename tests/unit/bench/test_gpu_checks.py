@@ -32,6 +32,8 @@ def test_all_parts_run_on_a_cpu(checks, monkeypatch, tmp_path):
     assert {row["part"] for row in found["rows"]} == {*checks.PARTS}
     assert (found["device"], found["size"]) == ("cpu", "tiny")
     assert all(row["holds"] for row in found["rows"] if "check" in row)
+    engines = {row["check"]: row["by"] for row in found["rows"] if "by" in row}
+    assert engines["teacher, padded, fp32"] == "transformers, padded"
     assert all(row["tokens/s"] > 0 for row in found["rows"] if "tokens/s" in row)
 
 

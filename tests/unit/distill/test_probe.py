@@ -83,7 +83,11 @@ def test_a_run_may_be_resumed_with_another_probe(tiny, section):
 def test_each_stage_of_a_chain_is_probed(tiny, section):
     recipe = with_probe(tiny.chain(steps=2, warmup_steps=0), {**section, "every": 100})
     result = run_distillation(load_recipe(recipe, kind=Distillation), make_probe=GlueProbe)
-    assert {"assistant.sst-2.accuracy", "small.sst-2.accuracy"} <= result.metrics.keys()
+    page = (tiny.folder / "run" / "report.html").read_text()
+    for number, student in enumerate(("assistant", "small"), start=1):
+        assert f"{student}.sst-2.accuracy" in result.metrics
+        chart = page.partition(f"<figcaption>Probe: sst-2, stage {number}</figcaption>")[2].partition("</figure>")[0]
+        assert f"{student}.sst-2.accuracy" in chart
 
 
 def tokenizer(tiny) -> Tokenizer:
