@@ -1,7 +1,8 @@
 """A folder that can be searched: `texts.parquet` (ids and texts), `vectors.npy` and `index.json`, which says of what.
 
 In: documents and the model that encodes them; later that model and queries. Out: the folder; the best documents of each
-query. Vectors are read from disk when they are compared, so memory does not grow with their number; ids are kept.
+query. Vectors are read from disk when they are compared, so memory does not grow with their number; ids are kept, and
+the locations of the documents while they are encoded.
 
 `index.json` is written last; until then a hidden file says that the folder is that of an unfinished index, which the
 same command resumes. No other folder that is not empty is written to.
@@ -105,7 +106,7 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
     options = vector_options(encoder, role="document", dimensions=job.dimensions, precision=job.vectors)
     with _unfinished(job.folder):
         texts = job.folder / TEXTS
-        _write_texts(texts, documents)
+        locations = _write_texts(texts, documents)
         count = embed_file(
             encoder,
             EmbedJob(
@@ -116,6 +117,7 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
                 options=options,
                 calibrate=texts if job.vectors == "int8" else None,
                 precision=job.precision,
+                locations=locations,
             ),
         )
         facts = IndexFacts(
@@ -150,13 +152,17 @@ def _unfinished(folder: Path) -> Iterator[None]:
             mark.unlink()
 
 
-def _write_texts(path: Path, documents: Iterable[TextToEmbed]) -> None:
+def _write_texts(path: Path, documents: Iterable[TextToEmbed]) -> list[str]:
+    """Write ids and texts; returns the location of each."""
+    locations: list[str] = []
     with reporting_tally() as tally, writing_texts(path) as write:
         for chunk in chunks_of(documents):
             texts = [without_surrogates(one.text) for one in chunk]
             changed = [one.location for one, text in zip(chunk, texts, strict=True) if text != one.text]
             tally.add("texts contained lone surrogates, which were replaced", changed, of=len(chunk))
             write([one.id for one in chunk], texts)
+            locations += [one.location for one in chunk]
+    return locations
 
 
 def remove_index(folder: Path) -> None:

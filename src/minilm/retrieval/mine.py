@@ -191,7 +191,7 @@ def _finder(texts: MiningTexts, model: LoadedModel | None, folder: Path, job: Mi
         return _Words(WordIndex(texts.corpus))
     if not (folder / INDEX).exists():
         documents = (
-            TextToEmbed(id=str(row), text=text, location=f"text {row}") for row, text in enumerate(texts.corpus)
+            TextToEmbed(id=str(row), text=text, location=f"text {text!r:.60}") for row, text in enumerate(texts.corpus)
         )
         build_index(model, documents, IndexJob(name="", folder=folder, precision=job.precision))
     return _Meanings(searcher=Searcher(Index(folder), model), tally=tally)
