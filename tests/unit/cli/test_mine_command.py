@@ -146,7 +146,7 @@ def test_truncated_pairs_of_a_reranker_are_counted(mine, tmp_path, tiny_task):
     (tmp_path / "corpus.txt").write_text(f"word1\n{'word2 ' * 600}\n")
     limit = minilm.load(model).max_tokens
     code, said = mine("--corpus", "corpus.txt", "--negatives", "6", "--rerank", model, model=model)
-    message = f"3 of 21 texts were longer than {limit} tokens and were truncated (first: query 'w1 w2' with 'word2 w"
+    message = f"3 of 22 texts were longer than {limit} tokens and were truncated (first: query 'w1 w2' with 'word2 w"
     assert (code, message in said) == (0, True), said
 
 
