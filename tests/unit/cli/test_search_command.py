@@ -175,6 +175,60 @@ def test_as_many_candidates_are_sorted_as_asked_for(tiny_task, run, tmp_path, mo
     assert seen == [120]
 
 
+def test_scores_that_a_sigmoid_makes_equal_sort_all_the_same(tiny_task, run, tmp_path):
+    """Runs and evaluations have the scores before it, lines to read those after it."""
+    model = tiny_task.write_ranker("ranker", bias=60.0, activation="Sigmoid")
+    texts = {f"d{n}": " ".join(f"word{(n * k) % 9}" for k in range(1, 5)) for n in range(1, 9)}
+    write_rows(tmp_path / "docs.jsonl", texts)
+    write_rows(tmp_path / "queries.jsonl", {"q1": "word1 word2"})
+    assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
+    scores = minilm.load(model).score_pairs([("word1 word2", text) for text in texts.values()], raw_scores=True)
+    expected = [f"d{at + 1}" for at in np.argsort(-scores, kind="stable")]
+    flags = ["--rerank", model, "--top-k", "8"]
+    assert run("search", "idx", "--input", "queries.jsonl", "--output", "run.jsonl", *flags)[0] == 0
+    found = rows_of(tmp_path / "run.jsonl")
+    assert [row["document"] for row in found] == expected
+    assert [row["score"] for row in found] == pytest.approx(np.sort(scores)[::-1].tolist(), rel=1e-6)
+    lines = run("search", "idx", "word1 word2", *flags)[1].strip().split("\n")[1:9]
+    assert [line.split()[:2] for line in lines] == [["1.0000", name] for name in expected]
+    for name in expected[:3]:
+        (tmp_path / "qrels").write_text(f"q1 0 {name} 1\n")
+        asked = ["--input", "queries.jsonl", "--evaluate", "qrels", "--metric", "mrr", "--rerank", model, "--json"]
+        said = run("search", "idx", *asked)[1]
+        assert json.loads(said.split("\n")[0])["rows"][1]["score"] == pytest.approx(1 / (expected.index(name) + 1))
+
+
+@pytest.mark.parametrize("candidates", [4, 12])
+def test_a_document_with_the_id_of_the_query_takes_no_place_among_the_candidates(
+    run, folder, tmp_path, monkeypatch, candidates
+):
+    """Its own text is the closest, so it would be the first of them."""
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    rows = [{"_id": name, "title": "", "text": text} for name, text in DOCUMENTS.items()]
+    (beir / "corpus.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_rows(beir / "queries.jsonl", {"d3": DOCUMENTS["d3"], "q2": "w5 w7"}, "_id")
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nd3\td5\t1\nq2\td5\t1\n")
+    assert run("index", folder, "--input", beir, "--output", "idx")[0] == 0
+    seen = []
+
+    def reranked(model, queries, hits, *rest):
+        seen.append(hits)
+        return hits
+
+    monkeypatch.setattr("minilm.retrieval.evaluate.reranked", reranked)
+    monkeypatch.setattr("minilm.cli.search.load_reranker", lambda *_: minilm.load(folder))
+    flags = ["--metric", "ndcg@4", "--rerank", "any", "--candidates", candidates, "--json"]
+    code, said = run("search", "idx", "--evaluate", beir, *flags)
+    rows = json.loads(said.split("\n")[0])["rows"]
+    assert (code, rows[0]["score"]) == (0, rows[1]["score"])
+    [hits] = seen
+    own = list(DOCUMENTS).index("d3")
+    assert hits.rows_QK.shape == (2, candidates)
+    assert own not in hits.rows_QK[0, :11]
+    assert (np.diff(hits.scores_QK[0, :11]) <= 0).all()
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -310,6 +364,31 @@ def test_documents_that_cannot_be_indexed(run, folder, tmp_path, lines, code, me
     found, said = run("index", folder, "--input", "bad.jsonl", "--output", "idx")
     assert (found, message in said) == (code, True), said
     assert "no index" in run("search", "idx", "w1")[1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "error: bad.jsonl: no queries found; expected at least one row"),
+        (
+            '{"id": 1, "text": "w1"}\n{"id": 1, "text": "w2"}\n',
+            "error: bad.jsonl:2: id '1' is already in bad.jsonl:1; keep one of each",
+        ),
+    ],
+)
+def test_queries_that_cannot_be_searched(run, index, tmp_path, lines, message):
+    (tmp_path / "bad.jsonl").write_text(lines)
+    code, said = run("search", index, "--input", "bad.jsonl", "--output", "run.jsonl")
+    assert (code, message in said) == (3, True), said
+    assert not (tmp_path / "run.jsonl").exists()
+
+
+def test_one_document_has_no_ranges(run, folder, tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"id": "only", "text": "w1"}\n')
+    code, said = run("index", folder, "--input", "one.jsonl", "--output", "idx", "--vectors", "int8")
+    message = "error: one.jsonl:1: found no other document, expected at least two for the ranges of int8; "
+    assert (code, f"{message}add documents, or use --vectors fp32" in said) == (3, True), said
+    assert run("index", folder, "--input", "one.jsonl", "--output", "idx")[0] == 0
 
 
 @pytest.mark.parametrize(
