@@ -130,9 +130,9 @@ def score_part(
 
 
 def ranking_scores(raw_B: Float32s, activation: Activation) -> Float32s:
-    """What texts are ranked by: the scores before an activation that never falls, which may make them equal, else after.
+    """What texts are ranked by: the scores before an activation that never falls, else those after it.
 
-    A sigmoid of float32 is 1 from 17 on.
+    One that never falls keeps their order or makes them equal: a sigmoid of float32 is 1 from 17 on.
     """
     return ACTIVATIONS[activation](raw_B) if activation in _FALLING else raw_B
 

@@ -183,9 +183,7 @@ def _rescored(
     scores = reranker.score_pairs([(query, corpus[row]) for row in rows], raw_scores=True)
     cut = len(found.rows_K)
     order = np.argsort(-scores[:cut], kind="stable")  # which those keep that the activation makes equal
-    return Candidates(
-        rows_K=[found.rows_K[at] for at in order], scores_K=scores[order], positive_scores=scores[cut:]
-    )
+    return Candidates(rows_K=[found.rows_K[at] for at in order], scores_K=scores[order], positive_scores=scores[cut:])
 
 
 def _activated(found: Candidates, activation: Callable[[Float32s], Float32s]) -> Candidates:

@@ -398,7 +398,13 @@ def test_the_range_holds_trained_cuts_too(tiny_task, caplog, normalize):
 @pytest.mark.parametrize(
     ("loss", "width", "task", "student", "said"),
     [
-        ("vectors", 16, {}, None, "48 values to 16, but this run makes vectors of width 48 of rows of width 48: it is left out"),
+        (
+            "vectors",
+            16,
+            {},
+            None,
+            "maps 48 values to 16, but this run makes vectors of width 48 of rows of width 48: it is l",
+        ),
         ("vectors", 16, {"projection": "keep"}, None, "48 of rows of width 48: a new one replaces it"),
         ("vectors", 48, {"projection": "drop"}, None, "is left out after training, as task.projection says"),
         ("cosent", 16, {}, {"num_layers": 1, "hidden_size": 24}, "16 of rows of width 24: a new one replaces it"),
