@@ -267,21 +267,6 @@ class TinyFinetune:
             (folder / file).write_bytes((self.model / file).read_bytes())
         return folder
 
-    def write_ranker(self, name: str, *, bias: float, activation: str) -> Path:
-        """Write a cross-encoder with random weights; `bias` is added to its scores, `activation` follows them."""
-        import json
-
-        from safetensors.numpy import load_file, save_file
-
-        from minilm.model.metadata import activation_values
-
-        folder = self.write_classifier(name, seed=3, num_labels=1)
-        tensors = load_file(folder / "model.safetensors")
-        save_file({**tensors, "classifier.bias": tensors["classifier.bias"] + bias}, folder / "model.safetensors")
-        config = folder / "config.json"
-        config.write_text(json.dumps({**json.loads(config.read_text()), **activation_values(activation)}))
-        return folder
-
     def write_sentences(self, name: str, count: int, *, seed: int) -> Path:
         """Write tagged sentences: word0 and word1 begin a PER or LOC, a word of two pieces continues it."""
         import random

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from tests.rankers import write_ranker
 
 import minilm
 from minilm.cli.app import main
@@ -127,7 +128,7 @@ def test_a_query_is_no_negative_of_its_own(mine, generator_dir, tmp_path, model)
 
 
 def test_scores_that_a_sigmoid_makes_equal_still_sort_the_candidates(mine, tiny_task, tmp_path):
-    model = tiny_task.write_ranker("ranker", bias=60.0, activation="Sigmoid")
+    model = write_ranker(tiny_task, bias=60.0, activation="Sigmoid")
     texts = [f"word{n} word{n * n % 90} word{3 * n % 80}" for n in range(12)]
     (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in texts))
     (tmp_path / "pairs.jsonl").write_text('{"query": "word1 word5", "positive": "word1 word5 word6"}\n')

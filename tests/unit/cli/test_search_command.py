@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rankers import write_ranker
 
 import minilm
 from minilm.cli.app import main
@@ -169,7 +170,12 @@ def test_as_many_candidates_are_sorted_as_asked_for(tiny_task, run, tmp_path, mo
     assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
     seen = []
     real = LoadedModel.score_pairs
-    monkeypatch.setattr(LoadedModel, "score_pairs", lambda self, pairs: seen.append(len(pairs)) or real(self, pairs))
+
+    def counted(self, pairs, **options):
+        seen.append(len(pairs))
+        return real(self, pairs, **options)
+
+    monkeypatch.setattr(LoadedModel, "score_pairs", counted)
     flags = ["--input", "queries.jsonl", "--evaluate", "qrels", "--rerank", model, "--candidates", "120"]
     assert run("search", "idx", *flags)[0] == 0
     assert seen == [120]
@@ -177,7 +183,7 @@ def test_as_many_candidates_are_sorted_as_asked_for(tiny_task, run, tmp_path, mo
 
 def test_scores_that_a_sigmoid_makes_equal_sort_all_the_same(tiny_task, run, tmp_path):
     """Runs and evaluations have the scores before it, lines to read those after it."""
-    model = tiny_task.write_ranker("ranker", bias=60.0, activation="Sigmoid")
+    model = write_ranker(tiny_task, bias=60.0, activation="Sigmoid")
     texts = {f"d{n}": " ".join(f"word{(n * k) % 9}" for k in range(1, 5)) for n in range(1, 9)}
     write_rows(tmp_path / "docs.jsonl", texts)
     write_rows(tmp_path / "queries.jsonl", {"q1": "word1 word2"})

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.rankers import write_ranker
 
 from minilm.cli import app
 from minilm.errors import DataError, UsageError
@@ -60,7 +61,7 @@ def test_raw_scores_come_before_the_activation(reranker):
 @pytest.mark.parametrize(("activation", "bias"), [("Sigmoid", 60.0), ("ReLU", -60.0), ("GELU", -6.0), ("SiLU", -6.0)])
 def test_texts_are_ranked_by_what_an_activation_cannot_make_equal(tiny_task, tmp_path, activation, bias):
     """One that never falls may make all scores equal; one that falls below 0 has an order of its own."""
-    model = load(tiny_task.write_ranker("ranker", bias=bias, activation=activation))
+    model = load(write_ranker(tiny_task, bias=bias, activation=activation))
     texts = [f"word{n} word{n * n % 90} word{3 * n % 80}" for n in range(9)]
     pairs = [("word1", text) for text in texts]
     scores, raw = model.score_pairs(pairs), model.score_pairs(pairs, raw_scores=True)
