@@ -226,8 +226,8 @@ class _Answers:
         from minilm.infer.bulk.embed import chunks_of
         from minilm.tally import reporting_tally
 
-        with reporting_tally() as tally:
-            found = ((part, self._hits(part, tally)) for part in chunks_of(queries))
+        with reporting_tally() as tally, reporting_tally() as of_pairs:
+            found = ((part, self._hits(part, tally, of_pairs)) for part in chunks_of(queries))
             if output is None:
                 for part, hits in found:
                     self._print(part, hits)
@@ -240,7 +240,7 @@ class _Answers:
         if output != STREAM:
             typer.echo(f"{count:,} results are in {output}")
 
-    def _hits(self, queries: Sequence[TextToEmbed], tally: Tally) -> Hits:
+    def _hits(self, queries: Sequence[TextToEmbed], tally: Tally, of_pairs: Tally) -> Hits:
         from minilm.retrieval.rerank import reranked
         from minilm.retrieval.search import Hits
 
@@ -248,7 +248,7 @@ class _Answers:
         if self.reranker is None:
             return self.searcher.search(vectors, k=self.top_k)
         found = self.searcher.search(vectors, k=self.candidates)
-        best = reranked(self.reranker, [one.text for one in queries], found, self.searcher.index.texts)
+        best = reranked(self.reranker, [one.text for one in queries], found, self.searcher.index.texts, of_pairs)
         return Hits(scores_QK=best.scores_QK[:, : self.top_k], rows_QK=best.rows_QK[:, : self.top_k])
 
     def _rows(self, queries: Sequence[TextToEmbed], hits: Hits) -> list[dict[str, object]]:

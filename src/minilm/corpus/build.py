@@ -24,7 +24,7 @@ from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.source import Source
 from minilm.files.tensors import write_arrays
-from minilm.files.texts import BAD_ROWS, EMPTY_TEXTS, read_texts
+from minilm.files.texts import BAD_ROWS, EMPTY_FILES, EMPTY_TEXTS, read_texts
 from minilm.tally import Tally
 from minilm.text.tokenizer import Tokenizer
 
@@ -122,7 +122,7 @@ def _smallest_dtype(vocab_size: int) -> str:
 
 
 def _nothing_found(inputs: Sequence[Source], field: str, tally: Tally) -> str:
-    skipped = "".join(f"; {sentence}" for sentence in tally.sentences().values())
+    skipped = "".join(f"; {sentence}" for what, sentence in tally.sentences().items() if what != EMPTY_FILES)
     return (
         f"no text found in {len(inputs)} input files (first: {inputs[0]})"
         f"{skipped}; check the files and the field name ({field!r})"

@@ -29,6 +29,7 @@ from minilm.files.source import Source
 from minilm.tally import Tally
 
 BAD_ROWS, EMPTY_TEXTS = "bad rows were skipped", "empty texts were skipped"
+EMPTY_FILES = "input files have no text"
 """What `read_texts` adds to a tally."""
 _NAME_IT = "change the field name to that of the text (--field, or data.field in a recipe)"
 _FIRST_ROWS = 100  # bad ones that `has_text` looks at
@@ -107,6 +108,7 @@ def _read_all(
         with damage_is_data_error(path), opened(path, meter) as stream:
             report = partial(_add_bad_row, tally, path)
             source = OpenFile(path=path, stream=stream, report=report, meter=meter, field=field)
+            has_text = False
             for line, row in reader(source):
                 try:
                     text = _text(row, field)
@@ -114,9 +116,12 @@ def _read_all(
                     report(line, str(error))
                     continue
                 if text.strip():
+                    has_text = True
                     yield text
                 else:
                     tally.add(EMPTY_TEXTS, [f"{path}:{line}"])
+            if len(files) > 1:  # else it is for the caller to say
+                tally.add(EMPTY_FILES, [] if has_text else [str(path)], of=1)
 
 
 def _add_bad_row(tally: Tally, path: Source, line: int, reason: str) -> None:

@@ -23,6 +23,7 @@ from minilm.retrieval.search import Hits, nearest, require_signs_fit
 from minilm.retrieval.vectors import SmallerRows, VectorRows
 from minilm.score.bootstrap import interval, resampled_sums
 from minilm.score.retrieval import Judgments, RetrievalMetric, RetrievalScores, Run, retrieval_scores
+from minilm.tally import reporting_tally
 
 _DEPTH = 100  # documents found for each query, at least
 
@@ -97,7 +98,8 @@ class Evaluation:
             yield scored
         if reranker is not None and first is not None:
             found = self._candidates(best, candidates)
-            sorted_again = reranked(reranker, self.texts, found, self.searcher.index.texts)
+            with reporting_tally() as tally:
+                sorted_again = reranked(reranker, self.texts, found, self.searcher.index.texts, tally)
             setting = replace(first.setting, reranker=str(reranker.folder))
             yield self._score(sorted_again, setting, first)
 

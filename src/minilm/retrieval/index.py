@@ -1,7 +1,8 @@
 """A folder that can be searched: `texts.parquet` (ids and texts), `vectors.npy` and `index.json`, which says of what.
 
 In: documents and the model that encodes them; later that model and queries. Out: the folder; the best documents of each
-query. Vectors are read from disk when they are compared, so memory does not grow with their number; ids are kept.
+query. Vectors are read from disk when they are compared, so memory does not grow with their number; ids are kept, and
+the locations of the documents while they are encoded.
 
 `index.json` is written last; until then a hidden file says that the folder is that of an unfinished index, which the
 same command resumes. No other folder that is not empty is written to.
@@ -13,7 +14,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from minilm.files.atomic import make_folder, reject_existing, reporting_writes
 from minilm.files.checked import Count, PositiveInt, from_json
 from minilm.files.json import read_json, write_json
 from minilm.files.lock import locked_folder
-from minilm.files.regular import sha256_text, without_surrogates
+from minilm.files.regular import sha256_file, sha256_text, without_surrogates
 from minilm.files.text_store import TextStore, map_vectors, writing_texts
 from minilm.infer.api import LoadedModel
 from minilm.infer.bulk.embed import EmbedJob, TextToEmbed, chunks_of, embed_file, vector_identity
@@ -38,9 +39,19 @@ from minilm.retrieval.vectors import StoredRows
 from minilm.tally import Tally, reporting_tally
 
 TEXTS, VECTORS, INDEX = "texts.parquet", "vectors.npy", "index.json"
+_RANGES = VECTORS + RANGES_SUFFIX
 _UNFINISHED = ".index.unfinished"
-_FORMAT = 1
-_REMEDY = "build the index again"
+FORMAT = 2
+"""Of the folder."""
+_REMEDY = "remove the folder, then build the index again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexFile:
+    """A file of the folder, and its hex SHA-256."""
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,7 @@ class IndexFacts:
         dimensions: D of the vectors.
         vectors: their precision.
         count: number of documents.
+        files: all others of the folder.
     """
 
     format: PositiveInt
@@ -68,6 +80,7 @@ class IndexFacts:
     dimensions: PositiveInt
     vectors: VectorPrecision
     count: Count
+    files: Sequence[IndexFile]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +120,7 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
         documents = _several(documents)
     with _unfinished(job.folder):
         texts = job.folder / TEXTS
-        _write_texts(texts, documents)
+        locations = _write_texts(texts, documents)
         count = embed_file(
             encoder,
             EmbedJob(
@@ -118,10 +131,11 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
                 options=options,
                 calibrate=texts if job.vectors == "int8" else None,
                 precision=job.precision,
+                locations=locations,
             ),
         )
         facts = IndexFacts(
-            format=_FORMAT,
+            format=FORMAT,
             model=job.name,
             document_model=_hash(encoder, "document"),
             query_model=_hash(model.route("query"), "query"),
@@ -130,6 +144,7 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
             dimensions=options.dimensions,
             vectors=job.vectors,
             count=count,
+            files=[IndexFile(file=name, sha256=sha256_file(job.folder / name)) for name in _data_files(job.vectors)],
         )
         write_json(job.folder / INDEX, asdict(facts))
     return facts
@@ -165,13 +180,17 @@ def _several(documents: Iterable[TextToEmbed]) -> Iterator[TextToEmbed]:
         )
 
 
-def _write_texts(path: Path, documents: Iterable[TextToEmbed]) -> None:
+def _write_texts(path: Path, documents: Iterable[TextToEmbed]) -> list[str]:
+    """Write ids and texts; returns the location of each."""
+    locations: list[str] = []
     with reporting_tally() as tally, writing_texts(path) as write:
         for chunk in chunks_of(documents):
             texts = [without_surrogates(one.text) for one in chunk]
             changed = [one.location for one, text in zip(chunk, texts, strict=True) if text != one.text]
             tally.add("texts contained lone surrogates, which were replaced", changed, of=len(chunk))
             write([one.id for one in chunk], texts)
+            locations += [one.location for one in chunk]
+    return locations
 
 
 def remove_index(folder: Path) -> None:
@@ -200,10 +219,11 @@ class Index:
 
         Raises:
             UsageError: there is no index.
-            DataError: a file is missing or damaged, or the files do not belong together.
+            DataError: a file is missing or damaged, which its checksum shows, or the files do not belong together.
         """
         self.folder = folder
         self.facts = facts = _read_facts(folder)
+        _require_checksums(folder, facts)
         self.texts = TextStore(folder / TEXTS)
         stored_NW = map_vectors(folder / VECTORS)
         shape = (facts.count, stored_width(facts.dimensions, facts.vectors))
@@ -214,7 +234,7 @@ class Index:
             )
         ranges_2D = None
         if facts.vectors == "int8":
-            ranges_2D = read_vector_ranges(folder / (VECTORS + RANGES_SUFFIX), dimensions=facts.dimensions)
+            ranges_2D = read_vector_ranges(folder / _RANGES, dimensions=facts.dimensions)
         self.vectors = StoredRows(
             stored_NW=stored_NW, dimensions=facts.dimensions, precision=facts.vectors, ranges_2D=ranges_2D
         )
@@ -268,10 +288,24 @@ def _read_facts(folder: Path) -> IndexFacts:
     if not folder.is_dir() or not file.exists():
         unfinished = " (what is there is unfinished)" if (folder / TEXTS).exists() else ""
         raise UsageError(f"{folder}: no index{unfinished}; write one with minilm index MODEL --input FILE --output DIR")
-    facts = from_json(IndexFacts, read_json(file), where=file, remedy=_REMEDY)
-    if facts.format != _FORMAT:
-        raise DataError(f"{file}: format {facts.format}, expected {_FORMAT}; {_REMEDY}")
-    return replace(facts, pooling=tuple(facts.pooling))
+    values = read_json(file)
+    if values.get("format") != FORMAT:
+        raise DataError(f"{file}: format is {values.get('format')!r:.20}, expected {FORMAT}; {_REMEDY}")
+    return from_json(IndexFacts, values, where=file, remedy=_REMEDY)
+
+
+def _data_files(vectors: VectorPrecision) -> list[str]:
+    """The files of a folder besides `index.json`."""
+    return [TEXTS, VECTORS, *([_RANGES] if vectors == "int8" else [])]
+
+
+def _require_checksums(folder: Path, facts: IndexFacts) -> None:
+    """Read all files; raises DataError for one that is not the one that was written."""
+    expected = {one.file: one.sha256 for one in facts.files}
+    for name in _data_files(facts.vectors):
+        file = folder / name
+        if not file.is_file() or sha256_file(file) != expected.get(name):
+            raise DataError(f"{file}: missing or damaged, see its checksum in {INDEX}; {_REMEDY}")
 
 
 def _hash(encoder: LoadedModel, role: str) -> str:

@@ -35,9 +35,10 @@ from minilm.model.precision import Precision
 from minilm.progress import Progress
 from minilm.randomness import generator
 from minilm.retrieval.bm25 import WordIndex
-from minilm.retrieval.index import INDEX, Index, IndexJob, Searcher, build_index, remove_index
+from minilm.retrieval.index import FORMAT, INDEX, Index, IndexJob, Searcher, build_index, remove_index
 from minilm.retrieval.negatives import choose
 from minilm.retrieval.pairs import MiningTexts
+from minilm.retrieval.rerank import raw_scores_of
 from minilm.retrieval.search import Best, nearest
 from minilm.retrieval.settings import MiningSettings
 from minilm.retrieval.vectors import StoredRows
@@ -95,12 +96,12 @@ def mine(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> int:
         Interrupted: Ctrl-C; finished queries are kept.
     """
     identity = _identity(texts, finder, job)
-    name = sha256_text(json.dumps([identity[one] for one in ("texts", "finder", "precision")]))[:12]
+    name = sha256_text(json.dumps([FORMAT, *(identity[one] for one in ("texts", "finder", "precision"))]))[:12]
     folder = job.output.with_name(f".{job.output.name}.index-{name}")
     try:
-        with Unfinished(job.output, identity) as finished, reporting_tally() as tally:
+        with Unfinished(job.output, identity) as finished, reporting_tally() as tally, reporting_tally() as of_pairs:
             if len(finished) < len(texts.positives):
-                _mine(texts, _finder(texts, finder, folder, job, tally), job, finished)
+                _mine(texts, _finder(texts, finder, folder, job, tally), job, finished, of_pairs)
             count = _write(texts, job, finished, tally)
             for old in job.output.parent.glob(f".{glob.escape(job.output.name)}.index-*"):
                 remove_index(old)
@@ -110,7 +111,7 @@ def mine(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) -> int:
     return count
 
 
-def _mine(texts: MiningTexts, finder: Finder, job: MiningJob, finished: Unfinished) -> None:
+def _mine(texts: MiningTexts, finder: Finder, job: MiningJob, finished: Unfinished, of_pairs: Tally) -> None:
     settings = job.settings
     last_rank = settings.last_rank(max_positives=texts.max_positives, may_change=job.reranker is not None)
     queries = list(texts.positives.items())
@@ -125,7 +126,8 @@ def _mine(texts: MiningTexts, finder: Finder, job: MiningJob, finished: Unfinish
             for number, (query, positives), one in zip(numbers, part, found, strict=True):
                 judged = one = _others(one, row_of.get(query), depth)
                 if job.reranker is not None:
-                    one = _rescored(job.reranker, query, positives, one, texts.corpus)
+                    pool = [texts.corpus[row] for row in (*one.rows_K, *positives)]
+                    one = _rescored(one, raw_scores_of(job.reranker, query, pool, of_pairs))
                     judged = _activated(one, ACTIVATIONS[job.reranker.activation])
                 is_positive_K = np.isin(one.rows_K, positives)
                 random = generator(settings.seed, "negatives", number)
@@ -175,12 +177,8 @@ def _others(found: Candidates, own: int | None, depth: int) -> Candidates:
     return replace(found, rows_K=[found.rows_K[at] for at in kept], scores_K=found.scores_K[kept])
 
 
-def _rescored(
-    reranker: LoadedModel, query: str, positives: Sequence[int], found: Candidates, corpus: Sequence[str]
-) -> Candidates:
-    """The candidates with the scores of a reranker, before its activation, best first."""
-    rows = [*found.rows_K, *positives]
-    scores = reranker.score_pairs([(query, corpus[row]) for row in rows], raw_scores=True)
+def _rescored(found: Candidates, scores: Float32s) -> Candidates:
+    """The candidates with other scores, of them and then of the positives; best first."""
     cut = len(found.rows_K)
     order = np.argsort(-scores[:cut], kind="stable")  # which those keep that the activation makes equal
     return Candidates(rows_K=[found.rows_K[at] for at in order], scores_K=scores[order], positive_scores=scores[cut:])
@@ -199,7 +197,7 @@ def _finder(texts: MiningTexts, model: LoadedModel | None, folder: Path, job: Mi
         return _Words(WordIndex(texts.corpus))
     if not (folder / INDEX).exists():
         documents = (
-            TextToEmbed(id=str(row), text=text, location=f"text {row}") for row, text in enumerate(texts.corpus)
+            TextToEmbed(id=str(row), text=text, location=f"text {text!r:.60}") for row, text in enumerate(texts.corpus)
         )
         build_index(model, documents, IndexJob(name="", folder=folder, precision=job.precision))
     return _Meanings(searcher=Searcher(Index(folder), model), tally=tally)

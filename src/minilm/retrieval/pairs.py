@@ -12,10 +12,11 @@ from itertools import chain
 
 from minilm.errors import DataError
 from minilm.files.regular import sha256_texts
-from minilm.files.rows import Row, read_rows
+from minilm.files.rows import Row, has_cells, read_rows
 from minilm.files.source import Source
 from minilm.infer.bulk.embed import TextToEmbed
 from minilm.tally import reporting_tally
+from minilm.tasks.scored_lists import text_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,8 @@ def read_mining_texts(pairs: Source, corpus: Iterable[TextToEmbed] | None, colum
 
     Raises:
         UsageError: a path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks its query or positive, or there is no row; names file and line.
+        DataError: a row cannot be read, lacks its query or positive, has a list there, or there is no row; names file
+            and line.
     """
     rows: dict[str, int] = {}
     with reporting_tally() as tally:
@@ -71,15 +73,19 @@ def read_mining_texts(pairs: Source, corpus: Iterable[TextToEmbed] | None, colum
     found: dict[str, dict[int, None]] = {}
     for row in read_rows(pairs):
         location = f"{pairs}:{row.line}"
-        query, positive = _full(row, columns.query, location), _full(row, columns.positive, location)
+        query, positive = (
+            _text(row, name, location, in_cell=has_cells(pairs)) for name in (columns.query, columns.positive)
+        )
         found.setdefault(query, {})[rows.setdefault(positive, len(rows))] = None
     if not found:
         raise DataError(f"{pairs}: no pairs found; expected at least one row")
     return MiningTexts(corpus=list(rows), positives={query: list(of) for query, of in found.items()})
 
 
-def _full(row: Row, name: str, location: str) -> str:
-    text = row.text(name, location, named_by="--query and --positive")
-    if not text.strip():
-        raise DataError(f"{location}: {name} is empty; fill it or remove the row")
-    return text
+def _text(row: Row, name: str, location: str, *, in_cell: bool) -> str:
+    """The only text of a field, as training reads it; raises DataError for an empty one or a list."""
+    value = row.value(name, location, named_by="--query and --positive")
+    try:
+        return text_in(value, name, in_cell=in_cell)
+    except ValueError as error:
+        raise DataError(f"{location}: {error}; correct the row or remove it") from None

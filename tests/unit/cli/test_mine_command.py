@@ -10,6 +10,8 @@ from tests.rankers import write_ranker
 
 import minilm
 from minilm.cli.app import main
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_embedding
 from minilm.tasks.embed.rows import training_rows
 from minilm.tasks.embed.settings import EmbedSettings
 
@@ -102,9 +104,9 @@ def test_other_columns_and_a_random_choice(mine, tmp_path):
             '{"query": "w1", "positive": "w2"}\n{"query": "w1"}\n',
             "error: bad.jsonl:2: no field 'positive', found 'query'",
         ),
-        ('{"query": "w1", "positive": " "}\n', "error: bad.jsonl:1: positive is empty; fill it or remove the row"),
-        ('{"query": "", "positive": "w1"}\n', "error: bad.jsonl:1: query is empty; fill it or remove the row"),
-        ('{"query": "w1", "positive": ["w1"]}\n', "error: bad.jsonl:1: positive is a list, expected a string"),
+        ('{"query": "w1", "positive": " "}\n', "error: bad.jsonl:1: column 'positive' is an empty text; correct the"),
+        ('{"query": "", "positive": "w1"}\n', "error: bad.jsonl:1: column 'query' is an empty text; correct the"),
+        ('{"query": "w1", "positive": ["w1"]}\n', "error: bad.jsonl:1: column 'positive' is a list, expected a string"),
     ],
 )
 def test_pairs_that_cannot_be_read(mine, tmp_path, lines, message):
@@ -144,6 +146,56 @@ def test_an_id_twice_in_the_corpus(mine, tmp_path):
     code, said = mine("--corpus", "twice.jsonl")
     message = "error: twice.jsonl:2: id 'a' is already in twice.jsonl:1; keep one of each"
     assert (code, message in said) == (3, True), said
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("column", ["query", "positive"])
+def test_a_list_in_a_cell_is_no_text(mine, tmp_path, suffix, column):
+    """Training rejects it, too; a remark in brackets is a text, and so is what a .jsonl spells in a string."""
+    cells = {"query": "[w1] w2", "positive": "w3", column: '["w1", "w2"]'}
+    if suffix == ".csv":
+        cells[column] = '"[""w1"", ""w2""]"'
+    separator = "," if suffix == ".csv" else "\t"
+    path = tmp_path / f"bad{suffix}"
+    path.write_text("".join(f"{separator.join(row)}\n" for row in (cells, cells.values())))
+    code, said = mine(pairs=path.name)
+    message = f"error: {path.name}:2: column '{column}' is a list, expected a string; correct the row or remove it"
+    assert (code, message in said) == (3, True), said
+    spelled = [{"query": "[w1] w2", "positive": "w3"}, {"query": "w1", "positive": '["w1", "w2"]'}]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in spelled))
+    assert mine("--negatives", "1")[0] == 0
+    assert [row["positive"] for row in rows_of(tmp_path / "out.jsonl")] == ["w3", '["w1", "w2"]']
+
+
+def test_truncated_texts_are_named_by_their_words(mine, tmp_path, generator_dir):
+    """They come from several files and columns; no hidden file is named."""
+    write_embedding(generator_dir, EmbeddingSettings(max_tokens=8), hidden_size=16)
+    (tmp_path / "corpus.txt").write_text(f"w1\n{'w2 ' * 20}\n")
+    code, said = mine("--corpus", "corpus.txt", "--negatives", "1")
+    message = "1 of 6 texts were longer than 8 tokens and were truncated (first: text 'w2 w2 w2"
+    assert (code, message in said, "parquet" in said) == (0, True, False), said
+
+
+def test_truncated_pairs_of_a_reranker_are_counted(mine, tmp_path, tiny_task):
+    model = tiny_task.write_classifier("reranker", seed=3, num_labels=1)
+    (tmp_path / "corpus.txt").write_text(f"word1\n{'word2 ' * 600}\n")
+    limit = minilm.load(model).max_tokens
+    code, said = mine("--corpus", "corpus.txt", "--negatives", "6", "--rerank", model, model=model)
+    message = f"3 of 22 texts were longer than {limit} tokens and were truncated (first: query 'w1 w2' with 'word2 w"
+    assert (code, message in said) == (0, True), said
+
+
+def test_vectors_of_an_older_format_are_computed_again(mine, tmp_path, monkeypatch):
+    from minilm.retrieval import mine as module
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "FORMAT", 1)
+        patch.setattr(module, "_mine", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert mine()[0] == 130
+    [old] = tmp_path.glob(".out.jsonl.index-*")
+    (old / "index.json").write_text('{"format": 1}')
+    assert mine()[0] == 0
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_an_empty_corpus(mine, tmp_path):

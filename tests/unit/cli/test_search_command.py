@@ -11,12 +11,13 @@ from tests.rankers import write_ranker
 
 import minilm
 from minilm.cli.app import main
-from minilm.infer.api import LoadedModel
+from minilm.files.regular import sha256_file
 from minilm.infer.similarity import similarities
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
 from minilm.model.vector_modules import Normalize
 from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
+from minilm.retrieval import rerank
 from minilm.retrieval.index import Index, remove_index
 
 WIDTH = 16
@@ -169,13 +170,8 @@ def test_as_many_candidates_are_sorted_as_asked_for(tiny_task, run, tmp_path, mo
     (tmp_path / "qrels").write_text("q1 0 d3 1\n")
     assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
     seen = []
-    real = LoadedModel.score_pairs
-
-    def counted(self, pairs, **options):
-        seen.append(len(pairs))
-        return real(self, pairs, **options)
-
-    monkeypatch.setattr(LoadedModel, "score_pairs", counted)
+    real = rerank.score_part
+    monkeypatch.setattr(rerank, "score_part", lambda *args, **rest: seen.append(len(args[1])) or real(*args, **rest))
     flags = ["--input", "queries.jsonl", "--evaluate", "qrels", "--rerank", model, "--candidates", "120"]
     assert run("search", "idx", *flags)[0] == 0
     assert seen == [120]
@@ -439,9 +435,77 @@ def test_arguments_that_do_not_fit(run, index, flags, message):
     assert (code, message in said) == (2, True), said
 
 
-def test_a_damaged_index(run, index, tmp_path):
+def test_a_file_that_is_not_the_one_that_was_written(run, folder, tmp_path):
+    """Also one of the same shape, which a search could read."""
+    write_rows(tmp_path / "other.jsonl", {key: f"{text} w9" for key, text in DOCUMENTS.items()})
+    for output, source in (("idx", "docs.jsonl"), ("other", "other.jsonl")):
+        assert run("index", folder, "--input", source, "--output", output, "--vectors", "int8")[0] == 0
+    for name in ("texts.parquet", "vectors.npy", "vectors.npy.ranges.json"):
+        file, other = tmp_path / "idx" / name, (tmp_path / "other" / name).read_bytes()
+        whole = file.read_bytes()
+        for damaged in (other, whole[:-1] + b"?", whole[:-5], None):
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            code, said = run("search", "idx", "w1")
+            message = f"error: idx/{name}: missing or damaged, see its checksum in index.json; remove the folder, then"
+            assert (code, message in said) == (3, True), said
+        file.write_bytes(whole)
+    assert run("search", "idx", "w1")[0] == 0
+
+
+def test_an_index_of_an_older_format(run, index, tmp_path):
+    file = tmp_path / "idx" / "index.json"
+    values = json.loads(file.read_text())
+    del values["files"]
+    file.write_text(json.dumps({**values, "format": 1}))
+    code, said = run("search", index, "w1")
+    message = "error: idx/index.json: format is 1, expected 2; remove the folder, then build the index again"
+    assert (code, message in said) == (3, True), said
+
+
+@pytest.mark.parametrize("vectors", ["fp32", "int8"])
+def test_warnings_name_the_rows_of_the_user_once(run, folder, tmp_path, vectors):
+    """Not those of the file that the folder holds, which has other lines."""
+    (tmp_path / "long.csv").write_text(f'id,text\na,"w1\nw2"\nb,{"w3 " * 20}\nc, \n')
+    code, said = run("index", folder, "--input", "long.csv", "--output", "idx", "--vectors", vectors)
+    assert code == 0
+    assert said.count("1 of 3 texts were longer than 8 tokens and were truncated (first: long.csv:4)") == 1, said
+    assert said.count("1 of 3 texts are empty (first: long.csv:5)") == 1, said
+    assert "parquet" not in said
+
+
+def test_ranges_need_two_documents(run, folder, tmp_path):
+    write_rows(tmp_path / "one.jsonl", {"d1": "w1"})
+    code, said = run("index", folder, "--input", "one.jsonl", "--output", "idx", "--vectors", "int8")
+    assert (code, "error: one.jsonl:1: found 1 texts, which have no ranges" in said) == (3, True), said
+
+
+def test_truncated_pairs_of_all_queries_are_counted(tiny_task, run, tmp_path):
+    model = tiny_task.write_classifier("reranker", seed=3, num_labels=1)
+    write_rows(tmp_path / "docs.jsonl", {"d1": "word1", "d2": "word2 " * 600})
+    write_rows(tmp_path / "queries.jsonl", {"q1": "word1", "q2": "word2"})
+    assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
+    limit = minilm.load(model).max_tokens
+    (tmp_path / "qrels").write_text("q1 0 d1 1\nq2 0 d2 1\n")
+    flags = ["--input", "queries.jsonl", "--rerank", model]
+    for more in (["--output", "run.jsonl"], ["--evaluate", "qrels"]):
+        code, said = run("search", "idx", *flags, *more)
+        message = f"2 of 4 texts were longer than {limit} tokens and were truncated (first: query 'word1' with 'word2 w"
+        assert (code, message in said) == (0, True), said
+
+
+def with_its_checksum(folder, name):
+    """Let `index.json` state the checksum of a changed file."""
+    values = json.loads((folder / "index.json").read_text())
+    values["files"] = [
+        {**one, "sha256": sha256_file(folder / name)} if one["file"] == name else one for one in values["files"]
+    ]
+    (folder / "index.json").write_text(json.dumps(values))
+
+
+def test_files_that_were_damaged_before_their_checksums(run, index, tmp_path):
     vectors = np.load("idx/vectors.npy")
     np.save("idx/vectors.npy", vectors[:, :9])
+    with_its_checksum(tmp_path / "idx", "vectors.npy")
     code, said = run("search", index, "w1")
     assert (code, "idx: found 12 texts and float32 vectors of shape (12, 9); index.json says fp32 of" in said) == (
         3,
@@ -449,8 +513,10 @@ def test_a_damaged_index(run, index, tmp_path):
     )
     vectors[3] = np.nan
     np.save("idx/vectors.npy", vectors)
+    with_its_checksum(tmp_path / "idx", "vectors.npy")
     code, said = run("search", index, "w1")
     assert (code, "is not finite; build the index again" in said) == (3, True)
     (tmp_path / "idx" / "texts.parquet").write_bytes(b"PAR1")
+    with_its_checksum(tmp_path / "idx", "texts.parquet")
     code, said = run("search", index, "w1")
     assert (code, "idx/texts.parquet: damaged, or not a parquet file" in said) == (3, True)

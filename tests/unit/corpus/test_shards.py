@@ -140,6 +140,17 @@ def test_progress_and_skipped_rows_are_reported(vocab, tmp_path, caplog):
     ]
 
 
+def test_files_without_a_text_are_reported(vocab, texts_file, tmp_path, caplog):
+    """One of many may be empty; if all are, that is the error."""
+    empty = [tmp_path / "empty.txt", tmp_path / "blank.jsonl"]
+    empty[0].write_text("")
+    empty[1].write_text('{"text": " "}\n')
+    build_shards([empty[0], texts_file, empty[1]], tokenizer=vocab, out=tmp_path / "corpus")
+    assert f"2 of 3 input files have no text (first: {empty[0]})" in caplog.messages
+    with pytest.raises(DataError, match=r"no text found in 2 input files \(first: [^;]*\); 1 empty texts [^;]*; check"):
+        build_shards(empty, tokenizer=vocab, out=tmp_path / "none")
+
+
 @pytest.mark.slow
 def test_fingerprint_depends_on_what_training_reads(vocab, texts_file, tmp_path):
     def built(name, path=texts_file, **options):

@@ -433,8 +433,10 @@ def test_damage_is_named(stored):
 def test_what_cannot_be_trained_is_refused(tiny_task):
     empty = tiny_task.folder / "empty.jsonl"
     empty.write_text("")
-    with pytest.raises(DataError, match=r"empty\.jsonl: no training examples left; check task.train"):
-        run(tiny_task.embed_recipe("vectors"), f"task.train=[{empty}]")
+    recipe = tiny_task.embed_recipe("vectors")
+    for files in (f"[{empty}]", f"[{tiny_task.folder}/vectors-train.jsonl, {empty}]"):
+        with pytest.raises(DataError, match=r"empty\.jsonl: found no text, expected at least one"):
+            run(recipe, f"task.train={files}")
     with pytest.raises(UsageError, match=r"task.dimensions has 64, but vectors have width 48; leave it out"):
         run(tiny_task.embed_recipe("cosent", task={"dimensions": [64]}))
     with pytest.raises(UsageError, match=r"found train.attention_dropout with task kind embed"):

@@ -14,7 +14,8 @@ import logging
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,6 +70,7 @@ class EmbedJob:
         options: prompt, dimensions and precision of the vectors.
         calibrate: texts that give the ranges of int8, or ranges of an earlier job; None: those of the model folder.
         precision: of the engine.
+        locations: where the rows of `source` come from, for messages; None: the source itself.
     """
 
     source: Source
@@ -78,6 +80,7 @@ class EmbedJob:
     options: VectorOptions
     calibrate: Path | None
     precision: Precision
+    locations: Sequence[str] | None = None
 
 
 def is_ranges_file(path: Path) -> bool:
@@ -208,13 +211,10 @@ class _Run:
 
     def _chunks(self) -> Iterator[list[TextToEmbed]]:
         output = self.job.output
-        for chunk in chunks_of(self._rows(self.read)):
+        for chunk in chunks_of(_rows(self.job, self.read)):
             if output is None or holds_ids(output):
                 self._require_new_ids(chunk)
             yield chunk
-
-    def _rows(self, meter: ByteMeter | None = None) -> Iterator[TextToEmbed]:
-        return read_texts(self.job.source, columns=(self.job.text,), id_column=self.job.id, meter=meter)
 
     def _require_new_ids(self, chunk: Sequence[TextToEmbed]) -> None:
         """Raise DataError if a row has the id of an earlier one, before anything is computed of the chunk."""
@@ -227,7 +227,7 @@ class _Run:
             row = chunk[index]
             if not isinstance(self.job.source, Path):
                 raise _repeated(row, "an earlier row")
-            first = next(one for one in self._rows() if one.id == row.id)
+            first = next(one for one in _rows(self.job) if one.id == row.id)
             if first.location != row.location:  # else only their hashes are equal
                 raise _repeated(row, first.location)
 
@@ -267,6 +267,14 @@ class _Run:
             for record in records:
                 vectors = np.frombuffer(b64decode(cast("str", record["vectors"])), dtype=dtype)
                 write(cast("list[str]", record["ids"]), vectors.reshape(-1, width))
+
+
+def _rows(job: EmbedJob, meter: ByteMeter | None = None) -> Iterator[TextToEmbed]:
+    """The rows of the source."""
+    rows = read_texts(job.source, columns=(job.text,), id_column=job.id, meter=meter)
+    if job.locations is None:
+        return rows
+    return (replace(row, location=location) for row, location in zip(rows, job.locations, strict=True))
 
 
 def _repeated(row: TextToEmbed, first: str) -> DataError:
@@ -310,16 +318,19 @@ def _calibrated(model: LoadedModel, job: EmbedJob, path: Path) -> Float32s:
     """The lowest and the highest value of each dimension in the vectors of a file of texts, `[2, D]`."""
     found: list[Float32s] = []
     count = 0
-    with reporting_tally() as tally:
-        for chunk in chunks_of(read_texts(path, columns=(job.text,), id_column=None)):
+    is_source = path == job.source  # what is found in it is reported when it is embedded
+    rows = _rows(job) if is_source else read_texts(path, columns=(job.text,), id_column=None)
+    with nullcontext(Tally()) if is_source else reporting_tally() as tally:
+        for chunk in chunks_of(rows):
             locations = [row.location for row in chunk]
             texts = [row.text for row in chunk]
             found.append(cut_part(model, texts, options=job.options, locations=locations, tally=tally))
             found = [ranges_of(np.concatenate(found))]
             count += len(chunk)
     if count < 2:
-        raise DataError(f"{path}: found {count} texts, which have no ranges; expected some hundreds of typical ones")
-    if count < _ENOUGH:
+        where = job.locations[0] if job.locations else path
+        raise DataError(f"{where}: found {count} texts, which have no ranges; expected some hundreds of typical ones")
+    if count < _ENOUGH and job.locations is None:  # else these are all texts that will have the ranges
         logger.warning(
             "%s has %d texts; ranges of int8 are more stable with some hundreds of typical ones", path, count
         )

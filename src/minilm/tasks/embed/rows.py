@@ -45,7 +45,7 @@ def training_rows(paths: Sequence[str], settings: EmbedSettings) -> Iterator[Emb
 
     Raises:
         UsageError: a path is missing or of an unknown kind.
-        DataError: a file is damaged, or a row cannot be used; names the line.
+        DataError: a file is damaged or has no row, or a row cannot be used; names the line.
         SystemProblem: a file cannot be read.
     """
     if settings.rows == "texts":
@@ -66,18 +66,21 @@ def scored_pairs(path: str, settings: EmbedSettings) -> list[EmbedRow]:
     """
     rows = [_scored_pair(row, location, settings) for row, location in _rows([path])]
     if len({row.scores for row in rows}) < 2:
-        found = f"{len(rows):,} pairs with the same score" if rows else "no pair"
+        found = f"{len(rows):,} pairs with the same score"
         raise DataError(f"{path}: found {found}; a correlation needs at least two different scores")
     return rows
 
 
 def _rows(paths: Sequence[str]) -> Iterator[tuple[Row, str]]:
-    """The rows of some files, each with its location."""
+    """The rows of some files, each with its location; raises DataError for a file without any."""
     for path in paths:
+        location = ""
         for row in read_rows(Path(path)):
             location = f"{path}:{row.line}"
             row.require_fit(location)
             yield row, location
+        if not location:
+            raise DataError(f"{path}: found no row, expected at least one")
 
 
 def _training_pairs(paths: Sequence[str], settings: EmbedSettings) -> Iterator[EmbedRow]:
@@ -103,18 +106,27 @@ def _training_pairs(paths: Sequence[str], settings: EmbedSettings) -> Iterator[E
 def _plain_texts(paths: Sequence[str], settings: EmbedSettings) -> Iterator[EmbedRow]:
     with reporting_tally() as tally:
         for path in paths:
-            for row in read_rows(Path(path), text_column=settings.texts[0]):
-                location = f"{path}:{row.line}"
-                row.require_fit(location)
-                found = [name for name in settings.texts if name in row.values]
-                if not found:
-                    raise DataError(f"{location}: {no_field(settings.texts, row.values, fix=_fix('texts'))}")
-                for name in found:
-                    text = _text(row.values[name], f"column {name!r}", location)
-                    if text.strip():
-                        yield EmbedRow(texts=(text,), location=location)
-                    else:
-                        tally.add(_EMPTY, [location])
+            has_text = False
+            for text, location in _texts_of(path, settings):
+                if text.strip():
+                    has_text = True
+                    yield EmbedRow(texts=(text,), location=location)
+                else:
+                    tally.add(_EMPTY, [location])
+            if not has_text:
+                raise DataError(f"{path}: found no text, expected at least one")
+
+
+def _texts_of(path: str, settings: EmbedSettings) -> Iterator[tuple[str, str]]:
+    """The plain texts of a file, also empty ones, each with its location."""
+    for row in read_rows(Path(path), text_column=settings.texts[0]):
+        location = f"{path}:{row.line}"
+        row.require_fit(location)
+        found = [name for name in settings.texts if name in row.values]
+        if not found:
+            raise DataError(f"{location}: {no_field(settings.texts, row.values, fix=_fix('texts'))}")
+        for name in found:
+            yield _text(row.values[name], f"column {name!r}", location), location
 
 
 def _scored_pair(row: Row, location: str, settings: EmbedSettings) -> EmbedRow:

@@ -83,20 +83,14 @@ def read_pairs(paths: Sequence[Path | str], tokenizer: Tokenizer, settings: Seq2
 
     Raises:
         UsageError: a path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks a field or has one of the wrong type, most tokens are unknown, or no
-            pair is left; names the line.
+        DataError: a row cannot be read, lacks a field or has one of the wrong type, most tokens are unknown, or a file
+            has no pair; names the line.
         SystemProblem: a file cannot be read.
     """
     reading = _Reading(tokenizer=tokenizer, settings=settings)
     for path in paths:
-        window: list[Row] = []
-        for row in read_rows(Path(path)):
-            window.append(row)
-            if len(window) == _WINDOW:
-                reading.add(str(path), window)
-                window = []
-        reading.add(str(path), window)
-    return reading.finish(", ".join(map(str, paths)))
+        reading.read(str(path))
+    return reading.finish()
 
 
 @dataclass(kw_only=True)
@@ -116,7 +110,22 @@ class _Reading:
         """Max tokens of a target without its [SEP]."""
         return self.settings.max_target_tokens - 1
 
-    def add(self, path: str, rows: Sequence[Row]) -> None:
+    def read(self, path: str) -> None:
+        """Add the pairs of a file; raises DataError if it has none."""
+        pairs, skipped = len(self.sources), self.tally[_EMPTY].count
+        window: list[Row] = []
+        for row in read_rows(Path(path)):
+            window.append(row)
+            if len(window) == _WINDOW:
+                self._add(path, window)
+                window = []
+        self._add(path, window)
+        if len(self.sources) == pairs:
+            count = self.tally[_EMPTY].count - skipped
+            lacking = f" ({count:,} rows lack one of the two)" if count else ""
+            raise DataError(f"{path}: found no pair of source and target{lacking}, expected at least one")
+
+    def _add(self, path: str, rows: Sequence[Row]) -> None:
         """Tokenize rows of one file and keep those without empty fields."""
         names = (*self.settings.source, self.settings.target)
         values = {
@@ -169,16 +178,13 @@ class _Reading:
         self.references.append(text if isinstance(text, str) else " ".join(glued(text)))
         self.locations.append(location)
 
-    def finish(self, where: str) -> Pairs:
+    def finish(self) -> Pairs:
         """The pairs, after reporting what was skipped, truncated or unknown."""
-        unlisted, empty = self.tally[_UNLISTED], self.tally[_EMPTY]
+        unlisted = self.tally[_UNLISTED]
         if unlisted.count > _MAX_UNKNOWN * unlisted.of:
             raise DataError(
                 f"{unlisted.first[0]}: {unlisted.count} of {unlisted.of} listed tokens are not in the "
                 f"vocabulary: the lists were made with another one; use that one as the tokenizer"
             )
-        if not self.sources:
-            skipped = f" ({empty.count} rows skipped, first: {empty.first[0]})" if empty.count else ""
-            raise DataError(f"{where}: found no pair of source and target{skipped}, expected at least one")
         self.tally.report()
         return Pairs(sources=self.sources, targets=self.targets, references=self.references, locations=self.locations)

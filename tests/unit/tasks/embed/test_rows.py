@@ -151,14 +151,29 @@ def test_cosines_learn_scores_up_to_1_and_their_order_any(tmp_path):
     assert [row.scores for row in training_rows([path], settings("cosine"))] == [(-1,), (1,)]
     path = written(tmp_path, {**pair, "score": 0}, {**pair, "score": 5})
     assert [row.scores for row in training_rows([path], settings("cosent"))] == [(0,), (5,)]
-    assert list(training_rows([written(tmp_path)], settings("cosent"))) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "row", "empty", "found"),
+    [
+        ("vectors", {"text": "a"}, [], "text"),
+        ("vectors", {"text": "a"}, [{"text": " "}], "text"),
+        ("cosent", {"sentence1": "a", "sentence2": "b", "score": 1}, [], "row"),
+        ("infonce", {"query": "q", "positive": "p"}, [], "row"),
+        ("kl", {"query": "q", "positive": "p", "negatives": ["a"], "scores": [1, 0]}, [], "row"),
+    ],
+)
+def test_one_of_several_files_without_a_row_is_named(tmp_path, loss, row, empty, found):
+    paths = [written(tmp_path, row, name="full.jsonl"), written(tmp_path, *empty, name="empty.jsonl")]
+    with pytest.raises(DataError, match=f"empty.jsonl: found no {found}, expected at least one"):
+        list(training_rows(paths, settings(loss)))
 
 
 def test_held_out_pairs_need_two_different_scores(tmp_path):
     pair = {"sentence1": "a", "sentence2": "b", "score": 1}
     with pytest.raises(DataError, match="found 2 pairs with the same score; a correlation needs at least two"):
         scored_pairs(written(tmp_path, pair, pair), settings("vectors"))
-    with pytest.raises(DataError, match="found no pair"):
+    with pytest.raises(DataError, match="found no row, expected at least one"):
         scored_pairs(written(tmp_path), settings("vectors"))
 
 

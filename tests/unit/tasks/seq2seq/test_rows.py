@@ -158,9 +158,14 @@ def test_nothing_left_is_an_error(written, tokenizer):
     with pytest.raises(DataError) as caught:
         read(path, tokenizer)
     assert str(caught.value) == (
-        f"{path}: found no pair of source and target (1 rows skipped, first: {path}:1: empty source), expected at "
-        f"least one"
+        f"{path}: found no pair of source and target (1 rows lack one of the two), expected at least one"
     )
+
+
+def test_one_of_several_files_without_a_pair_is_named(written, tmp_path, tokenizer):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"empty\.jsonl: found no pair of source and target, expected at least one"):
+        read_pairs([written({"src": "a", "tgt": "b"}), tmp_path / "empty.jsonl"], tokenizer, Seq2SeqSettings(name="x"))
 
 
 def test_a_missing_file_is_named(tmp_path, tokenizer):
