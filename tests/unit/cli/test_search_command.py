@@ -200,37 +200,6 @@ def test_scores_that_a_sigmoid_makes_equal_sort_all_the_same(tiny_task, run, tmp
         assert json.loads(said.split("\n")[0])["rows"][1]["score"] == pytest.approx(1 / (expected.index(name) + 1))
 
 
-@pytest.mark.parametrize("candidates", [4, 12])
-def test_a_document_with_the_id_of_the_query_takes_no_place_among_the_candidates(
-    run, folder, tmp_path, monkeypatch, candidates
-):
-    """Its own text is the closest, so it would be the first of them."""
-    beir = tmp_path / "beir"
-    (beir / "qrels").mkdir(parents=True)
-    rows = [{"_id": name, "title": "", "text": text} for name, text in DOCUMENTS.items()]
-    (beir / "corpus.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    write_rows(beir / "queries.jsonl", {"d3": DOCUMENTS["d3"], "q2": "w5 w7"}, "_id")
-    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nd3\td5\t1\nq2\td5\t1\n")
-    assert run("index", folder, "--input", beir, "--output", "idx")[0] == 0
-    seen = []
-
-    def reranked(model, queries, hits, *rest):
-        seen.append(hits)
-        return hits
-
-    monkeypatch.setattr("minilm.retrieval.evaluate.reranked", reranked)
-    monkeypatch.setattr("minilm.cli.search.load_reranker", lambda *_: minilm.load(folder))
-    flags = ["--metric", "ndcg@4", "--rerank", "any", "--candidates", candidates, "--json"]
-    code, said = run("search", "idx", "--evaluate", beir, *flags)
-    rows = json.loads(said.split("\n")[0])["rows"]
-    assert (code, rows[0]["score"]) == (0, rows[1]["score"])
-    [hits] = seen
-    own = list(DOCUMENTS).index("d3")
-    assert hits.rows_QK.shape == (2, candidates)
-    assert own not in hits.rows_QK[0, :11]
-    assert (np.diff(hits.scores_QK[0, :11]) <= 0).all()
-
-
 # --- errors --------------------------------------------------------------------------------------
 
 
