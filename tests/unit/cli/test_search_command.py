@@ -442,12 +442,6 @@ def test_warnings_name_the_rows_of_the_user_once(run, folder, tmp_path, vectors)
     assert "parquet" not in said
 
 
-def test_ranges_need_two_documents(run, folder, tmp_path):
-    write_rows(tmp_path / "one.jsonl", {"d1": "w1"})
-    code, said = run("index", folder, "--input", "one.jsonl", "--output", "idx", "--vectors", "int8")
-    assert (code, "error: one.jsonl:1: found 1 texts, which have no ranges" in said) == (3, True), said
-
-
 def test_truncated_pairs_of_all_queries_are_counted(tiny_task, run, tmp_path):
     model = tiny_task.write_classifier("reranker", seed=3, num_labels=1)
     write_rows(tmp_path / "docs.jsonl", {"d1": "word1", "d2": "word2 " * 600})
