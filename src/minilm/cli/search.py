@@ -262,10 +262,12 @@ class _Answers:
     def _print(self, queries: Sequence[TextToEmbed], hits: Hits) -> None:
         from minilm.cli.table import aligned
         from minilm.errors import one_line
+        from minilm.infer.predictions import shown_scores
 
         texts = self.searcher.index.texts
+        shown_QK = hits.scores_QK if self.reranker is None else shown_scores(hits.scores_QK, self.reranker.activation)
         for number, query in enumerate(queries):
-            rows, scores = hits.rows_QK[number].tolist(), hits.scores_QK[number].tolist()
+            rows, scores = hits.rows_QK[number].tolist(), shown_QK[number].tolist()
             cells = [
                 (f"{score:.4f}", texts.ids[row], one_line(texts.text(row), max_chars=_SHOWN_CHARACTERS))
                 for row, score in zip(rows, scores, strict=True)

@@ -44,7 +44,7 @@ from minilm.finetune.teacher_store import cache_root
 from minilm.finetune.teacher_vectors import TeacherVectors
 from minilm.finetune.vector_encoder import VectorBase, VectorEncoder
 from minilm.infer.batching import TOKENS_PER_BATCH
-from minilm.infer.vectors import after_pooling
+from minilm.infer.vectors import after_pooling, normalized
 from minilm.model.checkpoint import write_model
 from minilm.model.compact import hold_rows
 from minilm.model.config import EncoderConfig
@@ -157,7 +157,7 @@ class EmbedTask:
     def require_fit(self, config: EncoderConfig) -> None:
         """Check the texts against the position table, the dimensions against the width of a vector.
 
-        Dimensions that leave values of a vector untrained are reported.
+        Dimensions that leave values of a vector untrained are reported, and a map of the model that is not kept.
 
         Raises:
             UsageError: the model is too small.
@@ -171,6 +171,7 @@ class EmbedTask:
         if largest < width:
             what = "task.dimensions: only the first %d of the %d values of a vector are trained; add %d to train all"
             logger.warning(what, largest, width, width)
+        self._report_lost_map(width, config.hidden_size)
 
     def identity(self) -> Mapping[str, str]:
         """What decides the vectors or scores of the teacher."""
@@ -254,14 +255,19 @@ class EmbedTask:
             write_symmetric_range(folder / VECTOR_RANGES, largest)
 
     def _largest(self, model: Model, settings: EmbeddingSettings) -> float:
-        """The largest absolute value in the vectors of up to 1,024 training texts, evenly spread over the files."""
+        """The largest absolute value in the vectors of up to 1,024 training texts, evenly spread over the files.
+
+        Those of trained lengths count as `encode` cuts them: with length 1 again, they have larger values.
+        """
         count = len(self._lengths)
         chosen = np.unique(np.linspace(0, count - 1, min(count, _TEXTS_FOR_RANGE)).astype(np.int64))
         was_training = model.training
         model.eval()
         pooled = self._encode(model, self._rows, TOKENS_PER_BATCH, ALONE, chosen=chosen, without_dense=True)
         model.train(was_training)
-        return float(np.abs(after_pooling(pooled, settings)).max())
+        whole = after_pooling(pooled, settings)
+        cuts = [whole, *(whole[:, :size] for size in self._settings.dimensions)]
+        return max(float(np.abs(normalized(cut) if self._settings.normalize else cut).max()) for cut in cuts)
 
     def written_settings(self, model: Model) -> EmbeddingSettings:
         """How the trained model makes vectors, for its folder."""
@@ -291,7 +297,7 @@ class EmbedTask:
         width, own = self._trained_width(hidden_size), self._start_dense
         if own is not None and own.weight.shape == (width, hidden_size):
             return linear_of(own)
-        if width == hidden_size and (self._settings.loss != "vectors" or self._settings.projection != "keep"):
+        if not self._needs_dense(width, hidden_size):
             return None
         dense = nn.Linear(hidden_size, width)
         generator = torch.Generator().manual_seed(derived_seed(self._seed, "projection"))
@@ -299,6 +305,21 @@ class EmbedTask:
             dense.weight.normal_(0.0, hidden_size**-0.5, generator=generator)
             dense.bias.zero_()
         return dense
+
+    def _needs_dense(self, width: int, hidden_size: int) -> bool:
+        return width != hidden_size or (self._settings.loss == "vectors" and self._settings.projection == "keep")
+
+    def _report_lost_map(self, width: int, hidden_size: int) -> None:
+        """Report that the map of the model is replaced or left out."""
+        if self._start_dense is None:
+            return
+        folder, (found, read) = self._base.folder, self._start_dense.weight.shape
+        if (found, read) != (width, hidden_size):
+            why = f"this run makes vectors of width {width} of rows of width {hidden_size}"
+            what = "a new one replaces it" if self._needs_dense(width, hidden_size) else "it is left out"
+            logger.warning("the Dense of %s maps %d values to %d, but %s: %s", folder, read, found, why, what)
+        elif self._is_dropped:
+            logger.warning("the Dense of %s is left out after training, as task.projection says", folder)
 
     # --- batches -----------------------------------------------------------------------------------------------------
 

@@ -52,9 +52,9 @@ class RunResult:
 
 
 def verdict(result: RunResult) -> str:
-    """Whether the run is better than its base model, and by how much; "" if it was not compared."""
+    """Whether the run is better than its base model, and by how much; "" if either has no number."""
     metric, base = result.main_metric, result.references.get("base", {})
-    if metric not in base or math.isnan(result.main):
+    if math.isnan(base.get(metric, math.nan)) or math.isnan(result.main):
         return ""
     before, after = base[metric], result.main
     difference = comparable(metric, after) - comparable(metric, before)

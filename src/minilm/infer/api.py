@@ -32,9 +32,11 @@ from minilm.infer.predictions import (
     Ranked,
     answer_part,
     classify_part,
+    ranking_scores,
     require_head,
     require_one_score,
     score_part,
+    shown_scores,
     tag_part,
 )
 from minilm.infer.similarity import similarities
@@ -377,6 +379,9 @@ class LoadedModel:
     def rank(self, query: str, texts: Iterable[str], *, top_k: int | None = None) -> list[Ranked]:
         """The texts with their scores, the best first; texts with equal scores keep their order.
 
+        They are sorted by the scores before the activation of the folder, and have those after it: a sigmoid makes
+        high scores equal.
+
         Args:
             query: the query.
             texts: the texts, such as those that a search has found.
@@ -388,8 +393,10 @@ class LoadedModel:
         if top_k is not None and top_k < 1:
             raise UsageError(f"top_k is {top_k}; expected 1 or more, or None for all")
         kept, query = list(strings_of(texts, "rank")), next(strings_of([query], "rank"))
-        scores = self.score_pairs([(query, text) for text in kept]).tolist()
-        order = sorted(range(len(kept)), key=lambda index: -scores[index])
+        raw = self.score_pairs([(query, text) for text in kept], raw_scores=True)
+        ranking = ranking_scores(raw, self.activation)
+        scores = shown_scores(ranking, self.activation).tolist()
+        order = np.argsort(-ranking, kind="stable").tolist()
         return [Ranked(index=index, score=scores[index], text=kept[index]) for index in order[:top_k]]
 
     def tag(self, texts: Iterable[Part]) -> list[Tagged]:

@@ -7,7 +7,7 @@ C labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from minilm.tasks.squad.answers import Answer
     from minilm.tasks.squad.read import Question
     from minilm.tasks.tokens.entities import Tagged
+
+_FALLING: Collection[Activation] = ("SiLU", "GELU")  # for some scores below 0; the others never fall
 
 _DOES: Mapping[HeadName, tuple[str, str]] = {
     "classification": ("classify texts", "a GLUE task or labeled texts"),
@@ -125,6 +127,19 @@ def score_part(
             "for this precision"
         )
     return scores
+
+
+def ranking_scores(raw_B: Float32s, activation: Activation) -> Float32s:
+    """What texts are ranked by: the scores before an activation that never falls, else those after it.
+
+    One that never falls keeps their order or makes them equal: a sigmoid of float32 is 1 from 17 on.
+    """
+    return ACTIVATIONS[activation](raw_B) if activation in _FALLING else raw_B
+
+
+def shown_scores(ranking_B: Float32s, activation: Activation) -> Float32s:
+    """The scores after the activation, from those that `ranking_scores` gives."""
+    return ranking_B if activation in _FALLING else ACTIVATIONS[activation](ranking_B)
 
 
 def require_one_score(model: LoadedModel) -> None:

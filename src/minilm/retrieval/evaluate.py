@@ -97,11 +97,21 @@ class Evaluation:
                 first, best = scored, hits
             yield scored
         if reranker is not None and first is not None:
-            found = Hits(scores_QK=best.scores_QK[:, :candidates], rows_QK=best.rows_QK[:, :candidates])
+            found = self._candidates(best, candidates)
             with reporting_tally() as tally:
                 sorted_again = reranked(reranker, self.texts, found, self.searcher.index.texts, tally)
             setting = replace(first.setting, reranker=str(reranker.folder))
             yield self._score(sorted_again, setting, first)
+
+    def _candidates(self, hits: Hits, count: int) -> Hits:
+        """The best of what was found; a document that is left out comes last."""
+        row_of = self.searcher.index.row_of if self.skip_same_id else {}
+        own_Q1 = np.array([row_of.get(name, -1) for name in self.names], dtype=np.int64)[:, None]
+        order_QK = np.argsort(hits.rows_QK == own_Q1, axis=1, kind="stable")[:, :count]
+        return Hits(
+            scores_QK=np.take_along_axis(hits.scores_QK, order_QK, axis=1),
+            rows_QK=np.take_along_axis(hits.rows_QK, order_QK, axis=1),
+        )
 
     def _search(self, queries_QD: Float32s, setting: Setting, at_least: int) -> Hits:
         index = self.searcher.index

@@ -108,7 +108,7 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
     Raises:
         UsageError: the model's similarity is unknown, the folder holds an index or other files, what is in it belongs
             to other documents or another model, or another process is writing it.
-        DataError: a document cannot be read.
+        DataError: a document cannot be read, or int8 has only one.
         SystemProblem: writing fails.
         Interrupted: Ctrl-C; what is finished is kept.
     """
@@ -116,6 +116,8 @@ def build_index(model: LoadedModel, documents: Iterable[TextToEmbed], job: Index
     similarity = known_similarity(encoder.embedding.similarity)
     require_signs_fit(similarity, job.vectors)
     options = vector_options(encoder, role="document", dimensions=job.dimensions, precision=job.vectors)
+    if job.vectors == "int8":
+        documents = _several(documents)
     with _unfinished(job.folder):
         texts = job.folder / TEXTS
         locations = _write_texts(texts, documents)
@@ -163,6 +165,19 @@ def _unfinished(folder: Path) -> Iterator[None]:
         yield
         with reporting_writes(mark):
             mark.unlink()
+
+
+def _several(documents: Iterable[TextToEmbed]) -> Iterator[TextToEmbed]:
+    """The documents; raises DataError at the end if there is only one, which has no ranges."""
+    count = 0
+    for one in documents:
+        count += 1
+        yield one
+    if count == 1:
+        raise DataError(
+            f"{one.location}: found no other document, expected at least two for the ranges of int8; add documents, or "
+            "use --vectors fp32"
+        )
 
 
 def _write_texts(path: Path, documents: Iterable[TextToEmbed]) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -38,7 +38,7 @@ from minilm.retrieval.bm25 import WordIndex
 from minilm.retrieval.index import FORMAT, INDEX, Index, IndexJob, Searcher, build_index, remove_index
 from minilm.retrieval.negatives import choose
 from minilm.retrieval.pairs import MiningTexts
-from minilm.retrieval.rerank import scores_of
+from minilm.retrieval.rerank import raw_scores_of
 from minilm.retrieval.search import Best, nearest
 from minilm.retrieval.settings import MiningSettings
 from minilm.retrieval.vectors import StoredRows
@@ -115,18 +115,19 @@ def _mine(texts: MiningTexts, finder: Finder, job: MiningJob, finished: Unfinish
     settings = job.settings
     last_rank = settings.last_rank(max_positives=texts.max_positives, may_change=job.reranker is not None)
     queries = list(texts.positives.items())
+    row_of, depth = {text: row for row, text in enumerate(texts.corpus)}, last_rank + texts.max_positives
     with Progress("mine", unit="queries") as progress:
         progress.begin(len(queries), len(finished))
         left = (number for number in range(len(queries)) if number not in finished)
         for numbers in chunked(left, QUERIES_PER_CHUNK):
             part = [queries[number] for number in numbers]
-            found = finder.find([query for query, _ in part], [of for _, of in part], last_rank + texts.max_positives)
+            found = finder.find([query for query, _ in part], [of for _, of in part], depth + 1)
             records = []
             for number, (query, positives), one in zip(numbers, part, found, strict=True):
-                judged = one
+                judged = one = _others(one, row_of.get(query), depth)
                 if job.reranker is not None:
                     pool = [texts.corpus[row] for row in (*one.rows_K, *positives)]
-                    one = _rescored(one, scores_of(job.reranker, query, pool, of_pairs, raw_scores=True))
+                    one = _rescored(one, raw_scores_of(job.reranker, query, pool, of_pairs))
                     judged = _activated(one, ACTIVATIONS[job.reranker.activation])
                 is_positive_K = np.isin(one.rows_K, positives)
                 random = generator(settings.seed, "negatives", number)
@@ -170,10 +171,17 @@ def _write(texts: MiningTexts, job: MiningJob, finished: Unfinished, tally: Tall
     return count
 
 
+def _others(found: Candidates, own: int | None, depth: int) -> Candidates:
+    """The first candidates but the text of the query itself, which is no negative of its own."""
+    kept = [at for at, row in enumerate(found.rows_K) if row != own][:depth]
+    return replace(found, rows_K=[found.rows_K[at] for at in kept], scores_K=found.scores_K[kept])
+
+
 def _rescored(found: Candidates, scores: Float32s) -> Candidates:
-    """The candidates with other scores, of them and then of the positives."""
+    """The candidates with other scores, of them and then of the positives; best first."""
     cut = len(found.rows_K)
-    return Candidates(rows_K=found.rows_K, scores_K=scores[:cut], positive_scores=scores[cut:])
+    order = np.argsort(-scores[:cut], kind="stable")  # which those keep that the activation makes equal
+    return Candidates(rows_K=[found.rows_K[at] for at in order], scores_K=scores[order], positive_scores=scores[cut:])
 
 
 def _activated(found: Candidates, activation: Callable[[Float32s], Float32s]) -> Candidates:

@@ -1,6 +1,7 @@
 """What a search has found, sorted again by a model that reads query and document together.
 
-In: queries, hits, and the texts of the documents. Out: the same rows with the scores of that model, best first.
+In: queries, hits, and the texts of the documents. Out: the same rows with the scores of that model, best first; they
+are those before its activation, so that scores which a sigmoid makes equal still have an order.
 
 Q queries, K hits of each.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from minilm.files.text_store import TextStore
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
-from minilm.infer.predictions import require_one_score, score_part
+from minilm.infer.predictions import ranking_scores, require_one_score, score_part
 from minilm.infer.vector_precision import Float32s
 from minilm.retrieval.search import Hits
 from minilm.tally import Tally
@@ -32,21 +33,21 @@ def reranked(model: LoadedModel, queries: Sequence[str], hits: Hits, texts: Text
     scores_QK, rows_QK = np.empty_like(hits.scores_QK), np.empty_like(hits.rows_QK)
     for number, query in enumerate(queries):
         rows_K = hits.rows_QK[number]
-        scores_K = scores_of(model, query, [texts.text(row) for row in rows_K.tolist()], tally)
+        raw_K = raw_scores_of(model, query, [texts.text(row) for row in rows_K.tolist()], tally)
+        scores_K = ranking_scores(raw_K, model.activation)
         order = np.argsort(-scores_K, kind="stable")
         scores_QK[number], rows_QK[number] = scores_K[order], rows_K[order]
     return Hits(scores_QK=scores_QK, rows_QK=rows_QK)
 
 
-def scores_of(
-    model: LoadedModel, query: str, texts: Sequence[str], tally: Tally, *, raw_scores: bool = False
-) -> Float32s:
-    """The score of each text for a query, `[K]`; as `score_pairs`, but `tally` counts the pairs of all queries."""
+def raw_scores_of(model: LoadedModel, query: str, texts: Sequence[str], tally: Tally) -> Float32s:
+    """The score of each text for a query before the activation of the folder, `[K]`.
+
+    As `score_pairs`, but `tally` counts the pairs of all queries.
+    """
     require_one_score(model)
     found = [np.empty(0, dtype=np.float32)]
     for chunk in chunked(texts, TEXTS_PER_CHUNK):
         locations = [f"query {query!r:.60} with {text!r:.60}" for text in chunk]
-        found.append(
-            score_part(model, [query] * len(chunk), chunk, raw_scores=raw_scores, locations=locations, tally=tally)
-        )
+        found.append(score_part(model, [query] * len(chunk), chunk, raw_scores=True, locations=locations, tally=tally))
     return np.concatenate(found)

@@ -9,6 +9,7 @@ with its flag -c; without that flag, in pytrec_eval and in BEIR such a query is 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ class RetrievalScores:
 def retrieval_scores(run: Run, judgments: Judgments, metrics: Sequence[RetrievalMetric]) -> RetrievalScores:
     """Score the results of each query that has judgments; queries of the run without any do not count.
 
+    Scores that are not finite have no order: a query with one has NaN, and so have the means.
+
     Args:
         run: scores by query and document.
         judgments: gains by query and document.
@@ -94,8 +97,16 @@ def retrieval_scores(run: Run, judgments: Judgments, metrics: Sequence[Retrieval
     queries = tuple(query for query, gains in judgments.items() if gains)
     if not any(gain > 0 for query in queries for gain in judgments[query].values()):
         raise DataError("no document is relevant to any query; expected at least one with a gain above 0")
-    values = [query_scores(ranked(run.get(query, {})), judgments[query], metrics) for query in queries]
+    values = [_query_numbers(run.get(query, {}), judgments[query], metrics) for query in queries]
     return RetrievalScores(metrics=tuple(metrics), queries=queries, values_QM=np.array(values, dtype=np.float64))
+
+
+def _query_numbers(
+    scores: Mapping[str, float], gains: Mapping[str, float], metrics: Sequence[RetrievalMetric]
+) -> list[float]:
+    if not all(map(math.isfinite, scores.values())):
+        return [math.nan] * len(metrics)
+    return query_scores(ranked(scores), gains, metrics)
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:

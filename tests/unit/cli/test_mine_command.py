@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from tests.rankers import write_ranker
 
 import minilm
 from minilm.cli.app import main
@@ -110,6 +112,39 @@ def test_other_columns_and_a_random_choice(mine, tmp_path):
 def test_pairs_that_cannot_be_read(mine, tmp_path, lines, message):
     (tmp_path / "bad.jsonl").write_text(lines)
     code, said = mine(pairs="bad.jsonl")
+    assert (code, message in said) == (3, True), said
+
+
+@pytest.mark.parametrize("model", ["bm25", "MODEL"])
+def test_a_query_is_no_negative_of_its_own(mine, generator_dir, tmp_path, model):
+    """Where queries are also positives of others, as in pairs of duplicate questions; it takes no rank either."""
+    if model == "bm25":
+        pytest.importorskip("bm25s", reason="BM25 is not installed: pip install 'minilm[search]'")
+    texts = ["w11 w12 w13", "w11 w12", "w11 w13", "w12 w13 w14", "w11 w14"]
+    rows = [{"query": one, "positive": other} for one, other in zip(texts, texts[1:] + texts[:1], strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert mine("--negatives", "2", "--range-max", "2", model=generator_dir if model == "MODEL" else model)[0] == 0
+    found = rows_of(tmp_path / "out.jsonl")
+    assert [len(row["negatives"]) for row in found] == [2] * 5
+    assert all(not {row["query"], row["positive"]} & {*row["negatives"]} for row in found)
+
+
+def test_scores_that_a_sigmoid_makes_equal_still_sort_the_candidates(mine, tiny_task, tmp_path):
+    model = write_ranker(tiny_task, bias=60.0, activation="Sigmoid")
+    texts = [f"word{n} word{n * n % 90} word{3 * n % 80}" for n in range(12)]
+    (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in texts))
+    (tmp_path / "pairs.jsonl").write_text('{"query": "word1 word5", "positive": "word1 word5 word6"}\n')
+    flags = ["--corpus", "corpus.txt", "--rerank", model, "--negatives", "4", "--range-max", "12"]
+    assert mine(*flags, model=tiny_task.model)[0] == 0
+    scores = minilm.load(model).score_pairs([("word1 word5", text) for text in texts], raw_scores=True)
+    [row] = rows_of(tmp_path / "out.jsonl")
+    assert row["negatives"] == [texts[at] for at in np.argsort(-scores)[:4]]
+
+
+def test_an_id_twice_in_the_corpus(mine, tmp_path):
+    (tmp_path / "twice.jsonl").write_text('{"id": "a", "text": "w1"}\n{"id": "a", "text": "w2"}\n')
+    code, said = mine("--corpus", "twice.jsonl")
+    message = "error: twice.jsonl:2: id 'a' is already in twice.jsonl:1; keep one of each"
     assert (code, message in said) == (3, True), said
 
 

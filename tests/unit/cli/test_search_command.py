@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rankers import write_ranker
 
 import minilm
 from minilm.cli.app import main
@@ -176,6 +177,29 @@ def test_as_many_candidates_are_sorted_as_asked_for(tiny_task, run, tmp_path, mo
     assert seen == [120]
 
 
+def test_scores_that_a_sigmoid_makes_equal_sort_all_the_same(tiny_task, run, tmp_path):
+    """Runs and evaluations have the scores before it, lines to read those after it."""
+    model = write_ranker(tiny_task, bias=60.0, activation="Sigmoid")
+    texts = {f"d{n}": " ".join(f"word{(n * k) % 9}" for k in range(1, 5)) for n in range(1, 9)}
+    write_rows(tmp_path / "docs.jsonl", texts)
+    write_rows(tmp_path / "queries.jsonl", {"q1": "word1 word2"})
+    assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
+    scores = minilm.load(model).score_pairs([("word1 word2", text) for text in texts.values()], raw_scores=True)
+    expected = [f"d{at + 1}" for at in np.argsort(-scores, kind="stable")]
+    flags = ["--rerank", model, "--top-k", "8"]
+    assert run("search", "idx", "--input", "queries.jsonl", "--output", "run.jsonl", *flags)[0] == 0
+    found = rows_of(tmp_path / "run.jsonl")
+    assert [row["document"] for row in found] == expected
+    assert [row["score"] for row in found] == pytest.approx(np.sort(scores)[::-1].tolist(), rel=1e-6)
+    lines = run("search", "idx", "word1 word2", *flags)[1].strip().split("\n")[1:9]
+    assert [line.split()[:2] for line in lines] == [["1.0000", name] for name in expected]
+    for name in expected[:3]:
+        (tmp_path / "qrels").write_text(f"q1 0 {name} 1\n")
+        asked = ["--input", "queries.jsonl", "--evaluate", "qrels", "--metric", "mrr", "--rerank", model, "--json"]
+        said = run("search", "idx", *asked)[1]
+        assert json.loads(said.split("\n")[0])["rows"][1]["score"] == pytest.approx(1 / (expected.index(name) + 1))
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -314,6 +338,31 @@ def test_documents_that_cannot_be_indexed(run, folder, tmp_path, lines, code, me
 
 
 @pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "error: bad.jsonl: no queries found; expected at least one row"),
+        (
+            '{"id": 1, "text": "w1"}\n{"id": 1, "text": "w2"}\n',
+            "error: bad.jsonl:2: id '1' is already in bad.jsonl:1; keep one of each",
+        ),
+    ],
+)
+def test_queries_that_cannot_be_searched(run, index, tmp_path, lines, message):
+    (tmp_path / "bad.jsonl").write_text(lines)
+    code, said = run("search", index, "--input", "bad.jsonl", "--output", "run.jsonl")
+    assert (code, message in said) == (3, True), said
+    assert not (tmp_path / "run.jsonl").exists()
+
+
+def test_one_document_has_no_ranges(run, folder, tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"id": "only", "text": "w1"}\n')
+    code, said = run("index", folder, "--input", "one.jsonl", "--output", "idx", "--vectors", "int8")
+    message = "error: one.jsonl:1: found no other document, expected at least two for the ranges of int8; "
+    assert (code, f"{message}add documents, or use --vectors fp32" in said) == (3, True), said
+    assert run("index", folder, "--input", "one.jsonl", "--output", "idx")[0] == 0
+
+
+@pytest.mark.parametrize(
     ("qrels", "message"),
     [
         ("q1 0 d3 1\nq1 0 d99 1\n", "error: qrels:2: document 'd99' is not in idx (1 judged documents are not)"),
@@ -391,12 +440,6 @@ def test_warnings_name_the_rows_of_the_user_once(run, folder, tmp_path, vectors)
     assert said.count("1 of 3 texts were longer than 8 tokens and were truncated (first: long.csv:4)") == 1, said
     assert said.count("1 of 3 texts are empty (first: long.csv:5)") == 1, said
     assert "parquet" not in said
-
-
-def test_ranges_need_two_documents(run, folder, tmp_path):
-    write_rows(tmp_path / "one.jsonl", {"d1": "w1"})
-    code, said = run("index", folder, "--input", "one.jsonl", "--output", "idx", "--vectors", "int8")
-    assert (code, "error: one.jsonl:1: found 1 texts, which have no ranges" in said) == (3, True), said
 
 
 def test_truncated_pairs_of_all_queries_are_counted(tiny_task, run, tmp_path):

@@ -367,21 +367,6 @@ def test_the_verdict(metric, base, main, expected, tmp_path):
     assert verdict(replace(result, references={})) == ""
 
 
-@pytest.mark.parametrize("projection", ["keep", "drop"])
-def test_int8_vectors_have_a_fixed_symmetric_range_from_the_folder(tiny_task, projection):
-    """It is that of the training texts as the folder encodes them, so none of them is outside of it."""
-    recipe = tiny_task.embed_recipe("vectors", task={"projection": projection})
-    folder = run(recipe, "train.steps=2").folder / "model"
-    texts = [json.loads(line)["text"] for line in (tiny_task.folder / "vectors-train.jsonl").open()]
-    model = minilm.load(folder)
-    vectors = model.encode(texts)
-    values = read_json(folder / "vector_ranges.json")
-    assert values["low"] == -values["high"]
-    assert values["high"] == pytest.approx(np.abs(vectors).max(), rel=1e-4)
-    middles = (model.encode(texts, vectors="int8") + 1.0) / 127.5 * values["high"]  # of the 255 steps
-    assert np.abs(middles - vectors).max() < values["high"] / 250
-
-
 # --- stored vectors of the teacher ---------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from minilm.model.embedding_files import write_embedding
 from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.tasks.rerank.settings import RerankLoss
 from minilm.tasks.saved import read_task
+from minilm.train.distributed import ALONE
 
 LOSSES = RerankLoss.__args__
 
@@ -123,6 +124,20 @@ def test_the_numbers_of_a_base_model_that_ranks_come_first_and_the_verdict_last(
     assert again.references["base"] == pytest.approx(first.numbers, rel=1e-4)
     assert verdict(again).startswith("verdict: better than the base model by ")
     assert "verdict: " in (tiny_task.folder / "two" / "model" / "README.md").read_text()
+
+
+def test_a_damaged_base_model_has_no_numbers(tiny_task):
+    first = run(tiny_task.rerank_recipe(steps=1)).folder / "model"
+    recipe = load_recipe(tiny_task.rerank_recipe(), [f"model={first}"], kind=FinetuneRecipe).recipe
+    task = make_task(recipe.task, task_tokenizer(recipe.task, first, lowercase=None), model=first)
+    base = start_model(first, task, seed=1)
+    base.head.out.bias.data.fill_(float("nan"))
+    task.prepare(base)
+    numbers = task.references(base, token_budget=10_000, ranks=ALONE)["base"]
+    assert set(numbers) >= {"ndcg@10", "mrr@10", "map"}
+    assert np.isnan(list(numbers.values())).all()
+    [name] = task.dev_sets
+    assert not task.score(base, name, token_budget=10_000).analyse().examples
 
 
 def test_an_embedding_model_is_compared_by_the_order_of_its_vectors(tiny_task, caplog):

@@ -7,12 +7,15 @@ import json
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.rankers import write_ranker
 
 from minilm.cli import app
 from minilm.errors import DataError, UsageError
+from minilm.files.trec import read_run
 from minilm.finetune.sweep import finetune
 from minilm.infer.api import load
 from minilm.recipe import FinetuneRecipe, load_recipe
+from minilm.score.retrieval import ranked
 
 TEXTS = ["word30", "word7 word31", "word32 word33", "word30"]
 
@@ -53,6 +56,31 @@ def test_raw_scores_come_before_the_activation(reranker):
     assert (raw.dtype, model.activation) == (scores.dtype, "Sigmoid")
     assert 1 / (1 + np.exp(-raw.astype(np.float64))) == pytest.approx(scores, abs=1e-6)
     assert raw.min() < 0
+
+
+@pytest.mark.parametrize(("activation", "bias"), [("Sigmoid", 60.0), ("ReLU", -60.0), ("GELU", -6.0), ("SiLU", -6.0)])
+def test_texts_are_ranked_by_what_an_activation_cannot_make_equal(tiny_task, tmp_path, activation, bias):
+    """One that never falls may make all scores equal; one that falls below 0 has an order of its own."""
+    model = load(write_ranker(tiny_task, bias=bias, activation=activation))
+    texts = [f"word{n} word{n * n % 90} word{3 * n % 80}" for n in range(9)]
+    pairs = [("word1", text) for text in texts]
+    scores, raw = model.score_pairs(pairs), model.score_pairs(pairs, raw_scores=True)
+    falls = activation in ("GELU", "SiLU")
+    assert len(set(scores.tolist())) == (9 if falls else 1)
+    assert len(set(raw.tolist())) == 9
+    expected = np.argsort(-(scores if falls else raw), kind="stable").tolist()
+    assert (expected == np.argsort(-raw, kind="stable").tolist()) != falls
+    found = model.rank("word1", texts)
+    assert [one.index for one in found] == expected
+    assert [one.score for one in found] == pytest.approx(scores[expected].tolist(), abs=1e-7)
+    rows = [{"query_id": "q", "doc_id": str(n), "query": "word1", "text": text} for n, text in enumerate(texts)]
+    code, output = predict(tmp_path, rows, str(model.folder), "--task", "rerank")
+    run = read_run(output)["q"]
+    assert (code, ranked(run)) == (0, [str(index) for index in expected])
+    plain = [{"query": row["query"], "text": row["text"]} for row in rows]
+    _, output = predict(tmp_path, plain, str(model.folder), "--task", "rerank")
+    shown = [json.loads(line)["prediction"] for line in output.read_text().split("\n") if line]
+    assert shown == pytest.approx(scores.tolist(), abs=1e-7)
 
 
 def test_a_score_that_is_not_finite_is_an_error(tiny_task):
@@ -98,7 +126,7 @@ def test_candidates_become_a_run_that_score_retrieval_reads(reranker, tmp_path, 
     code, output = predict(tmp_path, rows, str(reranker))
     assert code == 0
     found = [json.loads(line) for line in output.read_text().split("\n") if line]
-    scores = load(reranker).score_pairs([(row["query"], row["text"]) for row in rows])
+    scores = load(reranker).score_pairs([(row["query"], row["text"]) for row in rows], raw_scores=True)
     assert [(one["query"], one["doc"]) for one in found] == [(row["query_id"], row["doc_id"]) for row in rows]
     assert [one["score"] for one in found] == pytest.approx(scores.tolist(), abs=1e-6)
     qrels = tmp_path / "judged.qrels"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from math import log2
+from math import isnan, log2
 
+import numpy as np
 import pytest
 
 from minilm.errors import DataError, UsageError
@@ -55,6 +56,14 @@ def test_a_score_is_the_mean_over_the_judged_queries():
     scores = retrieval_scores(run, judgments, [parse_metric("mrr")])
     assert (scores.queries, scores.values_QM.tolist()) == (("one", "two"), [[1], [0]])
     assert scores.means() == {"mrr": 0.5}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite_orders_nothing(bad):
+    run, judgments = {"one": {"a": 1.0, "b": bad}, "two": {"a": 1.0}}, {"one": {"a": 1}, "two": {"a": 1}}
+    scores = retrieval_scores(run, judgments, [parse_metric("mrr"), parse_metric("map")])
+    assert np.isnan(scores.values_QM).tolist() == [[True, True], [False, False]]
+    assert all(map(isnan, scores.means().values()))
 
 
 def test_nothing_relevant_at_all_is_an_error():

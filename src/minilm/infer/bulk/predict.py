@@ -20,7 +20,16 @@ from minilm.files.rows import Row, read_rows
 from minilm.files.source import Source, suffix_of
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import chunked
-from minilm.infer.predictions import answer_part, classify_part, is_multi_label, prediction_row, score_part, tag_part
+from minilm.infer.predictions import (
+    answer_part,
+    classify_part,
+    is_multi_label,
+    prediction_row,
+    ranking_scores,
+    score_part,
+    shown_scores,
+    tag_part,
+)
 from minilm.infer.sources import Part
 from minilm.tally import Tally, reporting_tally
 from minilm.tasks.squad.read import Question, read_squad
@@ -261,18 +270,23 @@ def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[
 
 
 def scored(model: LoadedModel, rows: Iterable[CandidateInput]) -> Generator[list[Prediction], None, None]:
-    """The score of each pair, chunk by chunk; with ids in the form of a run, which `minilm score retrieval` reads."""
+    """The score of each pair, chunk by chunk; with ids in the form of a run, which `minilm score retrieval` reads.
+
+    The scores of a run are those that rank, before the activation of the folder.
+    """
     with reporting_tally() as tally:
         for chunk in chunked(rows, _ROWS_PER_CHUNK):
             locations = [row.location for row in chunk]
             tally.add("texts are empty", [row.location for row in chunk if not row.text.strip()], of=len(chunk))
             queries, texts = [row.query for row in chunk], [row.text for row in chunk]
-            scores = score_part(model, queries, texts, locations=locations, tally=tally).tolist()
+            raw = score_part(model, queries, texts, raw_scores=True, locations=locations, tally=tally)
+            ranking = ranking_scores(raw, model.activation)
+            shown = shown_scores(ranking, model.activation)
             yield [
                 {"id": row.id, "prediction": score}
                 if row.ids is None
-                else {"query": row.ids[0], "doc": row.ids[1], "score": score}
-                for row, score in zip(chunk, scores, strict=True)
+                else {"query": row.ids[0], "doc": row.ids[1], "score": rank_by}
+                for row, score, rank_by in zip(chunk, shown.tolist(), ranking.tolist(), strict=True)
             ]
 
 
