@@ -106,11 +106,11 @@ def test_the_gradient_does_not_depend_on_the_number_of_processes(loss, tiny_task
     task, model = made(tiny_task.embed_recipe(loss))
     value, whole = gradients(task, model, token_budget=10**6)
     vectors: list[torch.Tensor] = [torch.empty(0)] * 2
-    meeting = Barrier(2, timeout=60)
+    meeting = Barrier(2)
 
     def gathered_rows(own: torch.Tensor, ranks: Ranks) -> tuple[torch.Tensor, int]:
         vectors[ranks.rank] = own
-        meeting.wait()
+        meeting.wait(timeout=60)
         return torch.cat(vectors), ranks.rank * len(vectors[0])
 
     def half(rank: int, model: Model) -> tuple[float, torch.Tensor]:
