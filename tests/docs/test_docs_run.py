@@ -22,8 +22,10 @@ import typer
 from pydantic import BaseModel
 
 from minilm.cli.app import VERBS, build_app
-from minilm.recipe import DistillRecipe, FinetuneRecipe, StageSection, StudentSection
+from minilm.recipe import DistillRecipe, FinetuneRecipe, StageSection, StudentSection, load_recipe
 from minilm.recipe.strict_yaml import dump_scalar
+from minilm.tasks.embed.settings import EmbedSettings, LossName
+from minilm.tasks.rerank.settings import RerankLoss, RerankSettings
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
@@ -131,6 +133,7 @@ def lay_out_files(folder: Path, model: Path) -> None:
     torch.save({f"bert.{name.removeprefix('bert.')}": rows for name, rows in tensors.items()}, folder / f"{BIN}.bin")
 
 
+@pytest.mark.timeout(900)  # a page starts up to a hundred processes
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(b.runs for b in blocks_of(page))], ids=lambda page: page.stem
 )
@@ -138,6 +141,7 @@ def test_the_blocks_of_a_page_run_in_order(
     page: Path, tmp_path: Path, real_model_dir: Path, environment: dict[str, str]
 ) -> None:
     pytest.importorskip("transformers", reason="distillation needs it: pip install 'minilm[hf]'")
+    pytest.importorskip("bm25s", reason="mining by words needs it: pip install 'minilm[search]'")
     lay_out_files(tmp_path, real_model_dir)
     for block in blocks_of(page):
         if not block.runs:
@@ -152,6 +156,18 @@ def test_the_blocks_of_a_page_run_in_order(
             timeout=300,
         )
         assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout}\n{done.stderr}"
+    if page.stem == "how-to":
+        assert losses_of_runs(tmp_path / "runs") == {"embed": {*get_args(LossName)}, "rerank": {*get_args(RerankLoss)}}
+
+
+def losses_of_runs(runs: Path) -> dict[str, set[str]]:
+    """The losses that were trained with, by kind of task, of tasks that have a choice."""
+    found: dict[str, set[str]] = {}
+    for path in runs.glob("*/recipe.resolved.yaml"):
+        recipe = load_recipe(path).recipe
+        if isinstance(recipe, FinetuneRecipe) and isinstance(recipe.task, EmbedSettings | RerankSettings):
+            found.setdefault(recipe.task.kind, set()).add(recipe.task.loss)
+    return found
 
 
 def test_python_blocks_use_only_public_names() -> None:

@@ -14,7 +14,7 @@ import torch
 
 import minilm
 from minilm.model.embedding import EmbeddingSettings
-from minilm.model.embedding_files import write_embedding
+from minilm.model.embedding_files import write_embedding, write_scorer
 from minilm.model.heads import Model, new_head
 from minilm.model.vector_modules import Dense, LayerNorm, Normalize
 
@@ -24,7 +24,7 @@ STUDENT, TEACHER = 16, 24
 
 
 def main() -> None:
-    """Check an embedding model with every module, an asymmetric model and a reranker."""
+    """Check an embedding model with every module, an asymmetric model, and rerankers with a head or mean pooling."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         generator = np.random.default_rng(0)
@@ -43,12 +43,15 @@ def main() -> None:
             compare(model, ours.encode(TEXTS, role="query"), theirs.encode_query(TEXTS))
             compare(model, ours.encode(TEXTS, role="document"), theirs.encode_document(TEXTS))
         for activation in ("Identity", "Sigmoid"):
-            reranker = write_encoder(work / activation, STUDENT, activation=activation)
-            scores = sentence_transformers.CrossEncoder(str(reranker), device="cpu").predict(
-                [(text, "a") for text in TEXTS]
-            )
-            found = [one.score for one in minilm.load(reranker).classify(TEXTS, ["a"] * len(TEXTS))]
-            compare(reranker, found, scores)
+            first_token = write_encoder(work / activation, STUDENT, activation=activation)
+            mean = write_encoder(work / f"mean-{activation}", STUDENT)
+            score = Dense(weight=weight[:1], bias=weight[0, :1], activation="Identity")
+            pooled = EmbeddingSettings(pooling=("mean",), modules=(score,), max_tokens=12)
+            write_scorer(mean, pooled, activation=activation, hidden_size=STUDENT)
+            for reranker in (first_token, mean):
+                pairs = [(text, "a") for text in TEXTS]
+                theirs = sentence_transformers.CrossEncoder(str(reranker), device="cpu")
+                compare(reranker, minilm.load(reranker).score_pairs(pairs), theirs.predict(pairs))
     print(f"sentence-transformers {sentence_transformers.__version__}: the same vectors and scores")
 
 

@@ -2,12 +2,14 @@
 
 Usage: python bulk_driver.py JSON, with [[[word, ..], number], ..]: the command line and where to kill it. One
 child per entry, one after the other; it kills itself at its n-th call of `_CALLS` (before it or, every other time,
-after it); 0 runs to the end. Prints one JSON list: [exit status, rows computed, calls] each.
+after it); 0 runs to the end. Prints one JSON list: [exit status, rows or pairs computed, calls] each.
 `embed` reads two rows per chunk, and `mine` two queries.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import signal
@@ -68,6 +70,7 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 
     generate_module.search = watched(generate_module.search)
     embed_file.stored_part = watched(embed_file.stored_part)
+    api.LoadedModel.score_pairs = watched(api.LoadedModel.score_pairs)
     embed_file.TEXTS_PER_CHUNK = mine_file.QUERIES_PER_CHUNK = 2
     for name in _CALLS:
         setattr(os, name, counted(getattr(os, name)))
@@ -83,6 +86,8 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 def drive() -> None:
     with torch.device("meta"):
         torch.nn.Embedding(2, 2)  # imports what reading a model needs
+    with contextlib.suppress(ImportError):  # an extra
+        importlib.import_module("bm25s")
     build_app()  # imports the commands
     assert all(
         (pyarrow.parquet, rich.progress, safetensors.torch, tokenizers, api, embed_file, generate_file, mine_file)

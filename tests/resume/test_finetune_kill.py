@@ -64,9 +64,17 @@ def test_kills_of_text_vectors_change_no_bit(tiny_task, drive, assert_same_run):
         assert file.read_bytes() == (tiny_task.folder / "other" / ours.name / file.name).read_bytes()
 
 
-def test_kills_of_a_reranker_change_no_bit(tiny_task, drive, assert_same_run):
-    """Kills in steps over lists, some longer than a batch, and while the model is written."""
-    recipe = tiny_task.rerank_recipe("lambda", steps=12, tokens_per_batch=40, task={"pooling": "mean"})
+@pytest.mark.parametrize(
+    "recipe_of",
+    [
+        lambda tiny, **train: tiny.rerank_recipe("lambda", task={"pooling": "mean"}, **train),
+        lambda tiny, **train: tiny.embed_recipe("infonce", **train),
+    ],
+    ids=["reranker", "contrastive"],
+)
+def test_kills_in_steps_of_several_parts_change_no_bit(recipe_of, tiny_task, drive, assert_same_run):
+    """Of lists, some longer than a batch, and of pairs, which are encoded twice; and while the model is written."""
+    recipe = recipe_of(tiny_task, steps=12, tokens_per_batch=40)
     unbroken = tiny_task.folder / "unbroken"
     [[_, calls]] = drive(recipe, [("never", 0)], [f"out={unbroken}"])
     plan = [kill for part in (8, 7, 6) for kill in (("steps", 2), ("call", calls // part))]

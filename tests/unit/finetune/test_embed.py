@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -15,9 +18,10 @@ from tests.conftest import TinyFinetune
 from tests.host_reads import HostReads
 
 import minilm
+from minilm.corpus.order import rank_share
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
-from minilm.finetune import embed_objectives, teacher_vectors
+from minilm.finetune import embed_batch, embed_objectives, teacher_vectors
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.embed_losses import Excluded
 from minilm.finetune.embed_objectives import targets_of
@@ -38,7 +42,7 @@ from minilm.model.packing import pack
 from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.score.glue import compute_metrics
 from minilm.tasks.embed.settings import EmbedSettings
-from minilm.train.distributed import ALONE
+from minilm.train.distributed import ALONE, Ranks
 from minilm.train.loop import accumulate_in
 from minilm.train.metrics import read_metrics
 
@@ -61,9 +65,12 @@ def made(recipe: Path, *, dtype: torch.dtype = torch.float64) -> tuple[EmbedTask
     return task, start.to(dtype).train()
 
 
-def gradients(task: EmbedTask, model: Model, *, token_budget: int, step: int = 0) -> tuple[float, torch.Tensor]:
+def gradients(
+    task: EmbedTask, model: Model, *, token_budget: int, step: int = 0, ranks: Ranks = ALONE
+) -> tuple[float, torch.Tensor]:
     rows = np.arange(16, dtype=np.int64)
-    batch = task.batch(StepRows(rows=rows, own=np.arange(16), step=step, seed=5), token_budget=token_budget)
+    own = rank_share(rows, rank=ranks.rank, world_size=ranks.world_size)
+    batch = task.batch(StepRows(rows=rows, own=own, step=step, seed=5, ranks=ranks), token_budget=token_budget)
     model.zero_grad()
 
     def backward(loss: torch.Tensor) -> torch.Tensor:
@@ -91,6 +98,29 @@ def test_the_gradient_does_not_depend_on_the_cut(loss, dimensions, tiny_task):
             torch.testing.assert_close(parts, whole, rtol=0, atol=tolerance * whole.abs().max().item())
     assert whole.abs().max() > 0
     assert gradients(task, model, token_budget=10**6, step=1)[0] != value
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_gradient_does_not_depend_on_the_number_of_processes(loss, tiny_task, monkeypatch):
+    """Two, here threads, which exchange their vectors; with dropout and in parts, in float64."""
+    task, model = made(tiny_task.embed_recipe(loss))
+    value, whole = gradients(task, model, token_budget=10**6)
+    vectors: list[torch.Tensor] = [torch.empty(0)] * 2
+    meeting = Barrier(2)
+
+    def gathered_rows(own: torch.Tensor, ranks: Ranks) -> tuple[torch.Tensor, int]:
+        vectors[ranks.rank] = own
+        meeting.wait(timeout=60)
+        return torch.cat(vectors), ranks.rank * len(vectors[0])
+
+    def half(rank: int, model: Model) -> tuple[float, torch.Tensor]:
+        return gradients(task, model, token_budget=100, ranks=Ranks(rank=rank, world_size=2))
+
+    monkeypatch.setattr(embed_batch, "gathered_rows", gathered_rows)
+    with ThreadPoolExecutor(2) as processes:
+        halves = list(processes.map(half, range(2), [copy.deepcopy(model) for _ in range(2)]))
+    assert sum(one[0] for one in halves) == pytest.approx(value, rel=1e-10)
+    torch.testing.assert_close(halves[0][1] + halves[1][1], whole, rtol=0, atol=1e-10 * whole.abs().max().item())
 
 
 def test_no_known_positive_and_no_query_itself_is_a_negative(tiny_task):
