@@ -267,6 +267,15 @@ class TinyFinetune:
             (folder / file).write_bytes((self.model / file).read_bytes())
         return folder
 
+    def break_word(self, folder: Path, word: str) -> None:
+        """Make the vector of a word in a model folder NaN, so that only texts that have it are."""
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / "model.safetensors")
+        [name] = [name for name in tensors if name.endswith("word_embeddings.weight")]
+        tensors[name][(folder / "vocab.txt").read_text().split().index(word)] = float("nan")
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
     def write_sentences(self, name: str, count: int, *, seed: int) -> Path:
         """Write tagged sentences: word0 and word1 begin a PER or LOC, a word of two pieces continues it."""
         import random

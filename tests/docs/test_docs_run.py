@@ -80,7 +80,11 @@ PLACES = ("bridge", "harbour", "market", "house", "mountains")
 def lay_out_labelled(folder: Path) -> None:
     """Write labeled texts, tagged words, and RTE and SQuAD in their official layouts, a few rows each."""
     rows = list(sentences())[::4]
-    asked = [{"passage": text, "answer": " ".join(text.split()[:2]), "question": "Who?"} for text in rows[:4]]
+    parts = [(text, text.rstrip(".").split()) for text in rows[:4]]
+    asked = [
+        {"passage": text, "answer": " ".join(words[:2]), "question": f"Who {' '.join(words[2:])}?"}
+        for text, words in parts
+    ]
     (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked), encoding="utf-8")
     (folder / "stsb").mkdir(exist_ok=True)
     judged = [{"sentence1": rows[0], "sentence2": text, "score": 5 - i} for i, text in enumerate(rows[:4])]

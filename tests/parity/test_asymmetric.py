@@ -162,8 +162,8 @@ def test_as_a_teacher_it_has_the_encoder_and_prompt_of_the_role(saved, tmp_path,
         return TeacherVectors(find_teacher(str(folder), role), tmp_path, texts=sha256_texts(TEXTS), max_tokens=64)
 
     query, document = teacher("query"), teacher("document")
-    assert_equal(query.load_teacher().encode(TEXTS, prompt=query.prompt), theirs.encode_query(TEXTS))
-    assert_equal(document.load_teacher().encode(TEXTS, prompt=document.prompt), theirs.encode_document(TEXTS))
+    assert_equal(query.load_teacher().encode(TEXTS, TEXTS, prompt=query.prompt), theirs.encode_query(TEXTS))
+    assert_equal(document.load_teacher().encode(TEXTS, TEXTS, prompt=document.prompt), theirs.encode_document(TEXTS))
     assert query.folder != document.folder
     with pytest.raises(UsageError, match=r"saved has an encoder for queries .*; set task.role to query or document"):
         teacher(None)

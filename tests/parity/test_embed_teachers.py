@@ -69,8 +69,8 @@ def test_the_vectors_are_those_of_sentence_transformers(saved, tmp_path, name, c
     teacher = teacher_of(folder, tmp_path)
     with caplog.at_level(logging.INFO, "minilm"):
         loaded = teacher.load_teacher()
-        found = loaded.encode(TEXTS, prompt=teacher.prompt)
-        loaded.encode(TEXTS, prompt=teacher.prompt)
+        found = loaded.encode(TEXTS, TEXTS, prompt=teacher.prompt)
+        loaded.encode(TEXTS, TEXTS, prompt=teacher.prompt)
     assert isinstance(loaded, TransformersEncoder)
     assert teacher.width == WIDTH
     np.testing.assert_allclose(found, theirs.encode(TEXTS), atol=1e-5)
@@ -86,11 +86,11 @@ def test_pooling_prompts_and_limits_of_the_folder_count(saved, tmp_path):
     folder, theirs = saved("DebertaV2", pooling="max", prompts=prompts, lowercase=True, **DISENTANGLED)
     for role, prompt in prompts.items():
         teacher = teacher_of(folder, tmp_path, role=role)
-        found = teacher.load_teacher().encode(TEXTS, prompt=teacher.prompt)
+        found = teacher.load_teacher().encode(TEXTS, TEXTS, prompt=teacher.prompt)
         np.testing.assert_allclose(found, theirs.encode(TEXTS, prompt=prompt), atol=1e-5)
     teacher = teacher_of(folder, tmp_path, max_tokens=6)
     theirs.max_seq_length = 6
-    np.testing.assert_allclose(teacher.load_teacher().encode(TEXTS, prompt=""), theirs.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(teacher.load_teacher().encode(TEXTS, TEXTS, prompt=""), theirs.encode(TEXTS), atol=1e-5)
 
 
 def test_mpnet_runs_on_our_engines(saved, tmp_path):
@@ -98,13 +98,13 @@ def test_mpnet_runs_on_our_engines(saved, tmp_path):
     loaded = teacher_of(folder, tmp_path).load_teacher()
     assert not isinstance(loaded, TransformersEncoder)
     texts = [text for text in TEXTS if "A" not in text]  # the id of [UNK] is MPNet's padding
-    np.testing.assert_allclose(loaded.encode(texts, prompt=""), theirs.encode(texts), atol=1e-5)
+    np.testing.assert_allclose(loaded.encode(texts, texts, prompt=""), theirs.encode(texts), atol=1e-5)
 
 
 def test_its_vectors_are_stored_and_read(saved, tmp_path):
     folder, theirs = saved("DebertaV2", **DISENTANGLED)
     teacher = teacher_of(folder, tmp_path)
-    teacher.fill(TEXTS, ALONE)
+    teacher.fill(zip(TEXTS, TEXTS, strict=True), ALONE)
     expected = theirs.encode(TEXTS)
     np.testing.assert_allclose(teacher.rows(np.arange(len(TEXTS))), expected, atol=1e-3)  # float16
 

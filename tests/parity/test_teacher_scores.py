@@ -34,7 +34,7 @@ PAIRS = [
 
 def stored(folder: Path, root: Path) -> np.ndarray:
     found = TeacherScores(find_score_teacher(str(folder)), root, texts=sha256_texts(chain.from_iterable(PAIRS)))
-    found.fill(PAIRS, ALONE)
+    found.fill([(pair, "here") for pair in PAIRS], ALONE)
     return found.all_scores()
 
 

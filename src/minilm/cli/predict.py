@@ -6,7 +6,6 @@ In: a model folder and a file of texts, pairs, candidates, questions or sentence
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,15 +16,13 @@ import typer
 from minilm.cli import completion
 from minilm.cli.options import EngineOption, IdColumn, PrecisionOption, ThreadsOption
 from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.files.source import STREAM
 
 if TYPE_CHECKING:
     from minilm.files.source import Source
     from minilm.infer.api import LoadedModel
     from minilm.infer.bulk.predict import InputColumns, Prediction
-
-logger = logging.getLogger(__name__)
 
 _Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model, or a name in Hugging Face's cache.")
@@ -129,7 +126,7 @@ def predict(
         _reject(given, ("--null-threshold", "--postprocess"), "apply to questions, but this model labels texts")
         rows, total = _plan(loaded, path, task, text=text, text_pair=text_pair, id_column=id_column)
     if not total:
-        logger.warning("%s has no rows, so nothing is predicted", path)
+        raise DataError(f"{path}: found no row, expected at least one")
     written = _write(rows, total, output)
     if output != STREAM:
         typer.echo(f"{written:,} predictions are in {output}")

@@ -18,6 +18,7 @@ from minilm.files.source import Source
 
 if TYPE_CHECKING:
     from minilm.recipe import TaskSection
+    from minilm.score.retrieval import Judgments
 
 logger = logging.getLogger(__name__)
 
@@ -74,3 +75,24 @@ def warn(path: Source, *findings: str) -> None:
     """Log each finding that is not empty as a warning."""
     for finding in filter(None, findings):
         logger.warning("%s: %s", path, finding)
+
+
+def gains_in(path: Source, gains: str | None) -> Judgments:
+    """The judgments of a file, their grades replaced by `gains` of the option; what is odd about them is a warning.
+
+    Raises:
+        UsageError: `gains` has another form, or the path is missing.
+        DataError: as for `read_judgments`, or a grade has no gain.
+    """
+    from functools import partial
+
+    from minilm.files.trec import judgment_location, read_judgments
+    from minilm.score.retrieval import gains_of, judgment_findings, parse_gains
+
+    table = parse_gains(gains) if gains is not None else {}
+    grades = read_judgments(path)
+    with about(path):
+        judgments = gains_of(grades, table)
+    for finding in judgment_findings(judgments, partial(judgment_location, path)):
+        logger.warning("%s", finding)
+    return judgments

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.score_options import AsJson, Confidence, about, warn
+from minilm.cli.score_options import AsJson, Confidence, about, gains_in, warn
 from minilm.cli.score_output import Report, show_report
 from minilm.cli.streams import InputFormatOption, sources_of
 
@@ -63,26 +63,15 @@ def retrieval(
 
       minilm score retrieval --predictions run.jsonl --references cranfield.qrels --gains 1=4,2=3,3=2,4=1 --json
     """
-    from minilm.files.trec import judgments_file, read_judgments, read_run
+    from minilm.files.trec import judgments_file, read_run
     from minilm.score.matching import match_ids
-    from minilm.score.retrieval import (
-        DEFAULT_METRICS,
-        gains_of,
-        judgment_findings,
-        parse_gains,
-        parse_metric,
-        retrieval_scores,
-        unjudged_finding,
-    )
+    from minilm.score.retrieval import DEFAULT_METRICS, parse_gains, parse_metric, retrieval_scores, unjudged_finding
 
     asked = list(dict.fromkeys(map(parse_metric, metrics or DEFAULT_METRICS)))
     table = parse_gains(gains) if gains is not None else {}
     found, right = sources_of([("--predictions", predictions), ("--references", references)], input_format)
     right = judgments_file(right)
-    grades = read_judgments(right)
-    with about(right):
-        judgments = gains_of(grades, table)
-        warn(right, *judgment_findings(judgments))
+    judgments = gains_in(right, gains)
     run = read_run(found)
     with about(found):
         match = match_ids(judgments, run, what="ranking")

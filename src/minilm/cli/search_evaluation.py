@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, get_args
 
 import typer
 
-from minilm.cli.score_options import about, warn
+from minilm.cli.score_options import about, gains_in
 from minilm.cli.table import aligned
 from minilm.errors import DataError, UsageError
 from minilm.model.precision import VectorPrecision
@@ -80,9 +80,9 @@ def evaluated(
             f"{metric} looks at {'all' if metric.k is None else metric.k} documents of each query, but --rerank sorts "
             f"{candidates} of them; raise --candidates, or score {metric.kind}@{candidates}"
         )
-    judgments = _judgments(asked)
-    kept = list(queries)
     file = judgments_file(asked.judgments)
+    judgments = gains_in(file, asked.gains)
+    kept = list(queries)
     assert isinstance(file, Path)
     _require_known(file, judgments, {one.id for one in kept}, index)
     used = [one for one in kept if one.id in judgments]
@@ -148,19 +148,6 @@ def _json(rows: Sequence[Scored]) -> list[dict[str, object]]:
         }
         for row in rows
     ]
-
-
-def _judgments(asked: Asked) -> Judgments:
-    from minilm.files.trec import judgments_file, read_judgments
-    from minilm.score.retrieval import gains_of, judgment_findings, parse_gains
-
-    table = parse_gains(asked.gains) if asked.gains is not None else {}
-    file = judgments_file(asked.judgments)
-    grades = read_judgments(file)
-    with about(file):
-        judgments = gains_of(grades, table)
-    warn(file, *judgment_findings(judgments))
-    return judgments
 
 
 def _require_known(file: Path, judgments: Judgments, queries: set[str], index: Index) -> None:

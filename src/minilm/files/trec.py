@@ -98,6 +98,11 @@ def judgment_line(path: Path, query: str, document: str | None = None) -> int:
     )
 
 
+def judgment_location(path: Source, query: str, document: str | None = None) -> str:
+    """File and line of such a judgment; standard input, which cannot be read again, has no line."""
+    return f"{path}:{judgment_line(path, query, document)}" if isinstance(path, Path) else str(path)
+
+
 def _as_grade(value: object) -> int:
     """Return a whole number, given as one (also as 1.0) or as its text.
 

@@ -24,8 +24,16 @@ from minilm.corpus.order import rank_share
 from minilm.errors import UsageError
 from minilm.files.regular import TextsDigest
 from minilm.finetune.embed_batch import RowsPart, TextPart, WholeBatch
-from minilm.finetune.embed_data import EncodedRows, Int64s, Prompts, encode_rows, positives_of, with_scores
-from minilm.finetune.embed_objectives import ROW_SUMS, loss_of, targets_of
+from minilm.finetune.embed_data import (
+    EncodedRows,
+    Int64s,
+    Prompts,
+    encode_rows,
+    positives_of,
+    require_negatives,
+    with_scores,
+)
+from minilm.finetune.embed_objectives import loss_of, targets_of
 from minilm.finetune.embed_scores import analysis_of, numbers_of, of_pairs
 from minilm.finetune.embed_teacher import VectorTeacher
 from minilm.finetune.keyed_dropout import TextKeys, key_dropout
@@ -59,7 +67,8 @@ from minilm.model.vector_modules import Dense, Normalize, VectorModule
 from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
 from minilm.randomness import derived_seed
 from minilm.tasks.embed.rows import EmbedRow, scored_pairs, training_rows
-from minilm.tasks.embed.settings import EmbedSettings
+from minilm.tasks.embed.settings import WHOLE_BATCH, EmbedSettings
+from minilm.tasks.scored_lists import require_differences
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import ALONE, Ranks
 
@@ -106,6 +115,7 @@ class EmbedTask:
 
         Raises:
             UsageError, DataError, SystemProblem: as for `training_rows`.
+            DataError: all rows together teach nothing: lists of equal scores, pairs without any negative.
         """
         self._settings, self._files, self._base, self._embedding = settings, list(train), base, embedding
         self._start_dense, self._seed, digest = dense, seed, TextsDigest()
@@ -126,6 +136,10 @@ class EmbedTask:
             self._scorer = TeacherScores(scorer, root, texts=digest.result())
         self._lengths, self._row_tokens = self._rows.lengths, np.diff(self._rows.starts[self._rows.firsts])
         self._positives = positives_of(self._rows) if settings.loss == "infonce" else {}
+        if settings.loss == "infonce":
+            require_negatives(self._rows, self._positives)
+        if scorer is None:
+            self._require_differences()
         self._pairs = {name: scored_pairs(file, settings) for name, file in dev.items()}
         self._dev = {
             name: encode_rows(rows, tokenizer, prompts=prompts, kind="scored pairs", max_tokens=embedding.max_tokens)
@@ -179,13 +193,23 @@ class EmbedTask:
         return {} if store is None else store.identity
 
     def store_teacher(self, ranks: Ranks) -> None:
-        """Compute what the teacher says that is not stored yet; raises as `TeacherStore.fill`."""
+        """Compute what the teacher says that is not stored yet.
+
+        Raises:
+            DataError, SystemProblem, Interrupted: as for `TeacherStore.fill`, or no list has two different scores.
+        """
         rows = training_rows(self._files, self._settings)
         if self.teacher is not None:
-            self.teacher.fill((text for row in rows for text in row.texts), ranks)
+            self.teacher.fill(((text, row.location) for row in rows for text in row.texts), ranks)
         if self._scorer is not None:
-            self._scorer.fill((pair for row in rows for pair in _pairs(row)), ranks)
+            self._scorer.fill(((pair, row.location) for row in rows for pair in _pairs(row)), ranks)
             self._rows = with_scores(self._rows, self._scorer.all_scores())
+            self._require_differences()
+
+    def _require_differences(self) -> None:
+        """Require lists that teach something; raises DataError."""
+        if self._settings.rows == "scored lists" and len(self._rows):
+            require_differences(self._rows.scores, self._rows.score_firsts, first=self._rows.location)
 
     def prepare(self, model: Model) -> None:
         """Give the model its head and dropout, and reduce its word table to the rows in use."""
@@ -203,7 +227,7 @@ class EmbedTask:
 
     def batch(self, chosen: StepRows, *, token_budget: int) -> StepBatch:
         """This process's rows of a step with their targets."""
-        make = self._row_parts if self._settings.loss in ROW_SUMS else self._whole
+        make = self._whole if self._settings.loss in WHOLE_BATCH else self._row_parts
         return make(chosen, token_budget)
 
     def score(self, model: Model, dev_set: str, *, token_budget: int, ranks: Ranks = ALONE) -> Scored:
@@ -234,14 +258,16 @@ class EmbedTask:
         """The numbers of the teacher's scores."""
         found = {}
         for name, rows in self._pairs.items():
-            found[name] = numbers_of(rows, teacher.score([(row.texts[0], row.texts[1]) for row in rows]))
+            pairs, locations = [(row.texts[0], row.texts[1]) for row in rows], [row.location for row in rows]
+            found[name] = numbers_of(rows, teacher.score(pairs, locations))
         return numbers_of_sets(found)
 
     def _numbers_by(self, model: VectorEncoder, prompt: str) -> Mapping[str, float]:
         """The numbers of another model, for whose prompt the texts have the role of the training texts."""
         found = {}
         for name, rows in self._pairs.items():
-            vectors = model.encode([text for row in rows for text in row.texts], prompt=prompt)
+            texts, locations = zip(*((text, row.location) for row in rows for text in row.texts), strict=True)
+            vectors = model.encode(texts, locations, prompt=prompt)
             found[name] = numbers_of(rows, of_pairs(vectors, model.embedding.similarity))
         return numbers_of_sets(found)
 

@@ -7,13 +7,13 @@ N tokens of one text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.packed_ids import Int32s
@@ -63,6 +63,7 @@ class EncodedRows:
         scores: of all rows, one after the other, float32.
         score_firsts: the first score of each row, and their number, `[n + 1]` int64.
         identities: for each text a number that equal texts share, int64.
+        location: of the first row, for messages.
     """
 
     token_ids: Int32s
@@ -71,6 +72,7 @@ class EncodedRows:
     scores: NDArray[np.float32]
     score_firsts: Int64s
     identities: Int64s
+    location: str
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -109,8 +111,10 @@ def encode_rows(
     counts, scores, score_counts = [0], list[float](), [0]
     numbers: dict[str, int] = {}
     identities: list[int] = []
+    location = ""
     with reporting_tally() as tally:
         for chunk in chunked(rows, TEXTS_PER_CHUNK):
+            location = location or chunk[0].location
             texts = [prompts.put_before(row, kind) for row in chunk]
             encoded = _encoded(tokenizer, texts, [row.location for row in chunk], max_tokens, tally)
             parts.append(np.concatenate(encoded))
@@ -128,6 +132,7 @@ def encode_rows(
         scores=np.array(scores, dtype=np.float32),
         score_firsts=np.cumsum(score_counts, dtype=np.int64),
         identities=np.array(identities, dtype=np.int64),
+        location=location,
     )
 
 
@@ -212,3 +217,26 @@ def positives_of(rows: EncodedRows) -> dict[int, set[int]]:
     for first in rows.firsts[:-1].tolist():
         found.setdefault(int(rows.identities[first]), set()).add(int(rows.identities[first + 1]))
     return found
+
+
+def require_negatives(rows: EncodedRows, positives: Mapping[int, set[int]]) -> None:
+    """Require that some document is a negative of some query.
+
+    Args:
+        rows: pairs, maybe with negatives.
+        positives: of `positives_of`.
+
+    Raises:
+        DataError: no document is, so that nothing can be learned; names the first row.
+    """
+    is_document = np.ones(len(rows.identities), dtype=bool)
+    is_document[rows.firsts[:-1]] = False
+    documents = np.unique(rows.identities[is_document])
+    for query, own in positives.items():
+        if len(documents) > len(own) + (query not in own and query in documents):
+            return
+    if positives:
+        raise DataError(
+            f"{rows.location}: no text of the training files is a negative of any query, expected two different "
+            "positives or a column of negatives with loss infonce (this is the first row)"
+        )

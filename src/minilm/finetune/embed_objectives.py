@@ -7,7 +7,7 @@ R rows, W width of a vector, M documents of the batch, K candidates of a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -27,10 +27,7 @@ from minilm.finetune.embed_losses import (
     vector_distance,
 )
 from minilm.finetune.teacher_vectors import TeacherVectors
-from minilm.tasks.embed.settings import EmbedSettings, LossName
-
-ROW_SUMS: Set[LossName] = {"vectors", "cosine", "margin_mse", "kl"}
-"""Losses that are a sum over rows; the others are of all vectors of a batch."""
+from minilm.tasks.embed.settings import EmbedSettings
 
 Targets = dict[str, Tensor]
 
@@ -95,7 +92,7 @@ def loss_of(settings: EmbedSettings, *, count: int) -> VectorLoss:
 
     Args:
         settings: of the task.
-        count: of how many terms the loss of a step is the mean, for those in `ROW_SUMS`.
+        count: of how many terms the loss of a step is the mean, unless it is of a whole batch.
     """
 
     def whole(vectors: Tensor, targets: Mapping[str, Tensor]) -> Tensor:

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import chain
 from pathlib import Path
 
 from minilm.errors import DataError, UsageError
@@ -182,10 +181,14 @@ def _taught(section: RerankSection, train: Sequence[RankedList]) -> Taught | Non
     if section.teacher is None:
         return None
 
-    def pairs(lists: Iterable[RankedList]) -> Iterator[Pair]:
-        return ((one.query, text) for one in lists for text in one.texts)
+    def pairs(lists: Iterable[RankedList]) -> Iterator[tuple[Pair, str]]:
+        return (
+            ((one.query, text), location)
+            for one in lists
+            for text, location in zip(one.texts, one.locations, strict=True)
+        )
 
-    texts = sha256_texts(chain.from_iterable(pairs(train)))
+    texts = sha256_texts(text for pair, _ in pairs(train) for text in pair)
     scores = TeacherScores(find_score_teacher(section.teacher), cache_root(section.cache, section.train), texts=texts)
     return Taught(scores=scores, pairs=lambda: pairs(_training_lists(section)))
 

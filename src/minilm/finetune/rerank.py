@@ -49,6 +49,7 @@ from minilm.tally import reporting_tally
 from minilm.tasks.rerank.rows import RankedList
 from minilm.tasks.rerank.settings import FROM_SCORES, RerankSettings
 from minilm.tasks.rerank.targets import ranked_relevance, require_comparable, require_different, targets
+from minilm.tasks.scored_lists import require_differences
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import Ranks
 
@@ -114,10 +115,10 @@ def _recomputed(part: TextPart, model: Model) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """The teacher of the training lists: its scores, and the pairs that it scores, read again."""
+    """The teacher of the training lists: its scores, and the pairs that it scores with their locations, read again."""
 
     scores: TeacherScores
-    pairs: Callable[[], Iterable[Pair]]
+    pairs: Callable[[], Iterable[tuple[Pair, str]]]
 
 
 class RerankTask(PackedTask):
@@ -162,6 +163,8 @@ class RerankTask(PackedTask):
         self._heldout = {name: self._heldout_targets(lists) for name, lists in dev.items()}
         self._taught, self._first = taught, train[0] if train else None
         self._num_texts = sum(len(one.texts) for one in train)
+        sizes = [len(one.texts) for one in train] if self._loss.over_lists else [1] * self._num_texts
+        self._starts = np.array([0, *accumulate(sizes)], dtype=np.int64)
         if taught is None:
             found = [targets(one, settings.loss) for one in train]
             self._learn(np.array([value for part in found for value in part], dtype=np.float32))
@@ -169,8 +172,6 @@ class RerankTask(PackedTask):
             for one in train:
                 require_comparable(one, settings.loss)
             self._targets = np.zeros(self._num_texts, dtype=np.float32)  # until the teacher's scores are stored
-        sizes = [len(one.texts) for one in train] if self._loss.over_lists else [1] * self._num_texts
-        self._starts = np.array([0, *accumulate(sizes)], dtype=np.int64)
         _report_unused(train, settings, is_taught=taught is not None)
         super().__init__(
             self._encoded(train),
@@ -183,14 +184,16 @@ class RerankTask(PackedTask):
         self._terms = np.array([self._loss.num_terms(self._targets[a:b]) for a, b in pairwise(self._starts)])
 
     def _learn(self, found: Array) -> None:
-        """Learn these targets of all texts; raises DataError if they teach a loss of single texts nothing."""
-        if not self._loss.over_lists and self._first is not None:
+        """Learn these targets of all texts; raises DataError if they teach the loss nothing."""
+        if self._loss.over_lists and self._first is not None:
+            require_differences(found, self._starts, first=self._first.location)
+        elif self._first is not None:
             require_different(found.tolist(), self._settings.loss, self._first)
         self._targets = found
 
     def _encoded(self, lists: Sequence[RankedList]) -> Sequences:
-        pairs = [(one.query, text, one.location) for one in lists for text in one.texts]
-        queries, texts, locations = ([pair[part] for pair in pairs] for part in range(3))
+        queries = [one.query for one in lists for _ in one.texts]
+        texts, locations = _texts(lists)
         truncated: list[int] = []
         limit = self._settings.max_tokens
         encoded = self._tokenizer.encode_pairs(queries, texts, max_length=limit, truncated=truncated)
@@ -301,7 +304,8 @@ class RerankTask(PackedTask):
         """The numbers of rankings by the teacher's scores."""
         found = {}
         for name, lists in self._lists.items():
-            scores = teacher.score([(one.query, text) for one in lists for text in one.texts])
+            pairs = [(one.query, text) for one in lists for text in one.texts]
+            scores = teacher.score(pairs, _texts(lists)[1])
             found[name] = self._rankings(name, list(scores[:, None]))
         return numbers_of_sets(found)
 
@@ -314,8 +318,8 @@ class RerankTask(PackedTask):
         prompts = [settings.prompt_of(prompt=None, role=role) for role in ROLES]
         found = {}
         for name, lists in self._lists.items():
-            queries = model.encode([one.query for one in lists], prompt=prompts[0])
-            texts = iter(model.encode([text for one in lists for text in one.texts], prompt=prompts[1]))
+            queries = model.encode([one.query for one in lists], [one.location for one in lists], prompt=prompts[0])
+            texts = iter(model.encode(*_texts(lists), prompt=prompts[1]))
             outputs = list[Array]()
             for one, query in zip(lists, queries, strict=True):
                 of_list = np.stack([next(texts) for _ in one.texts])
@@ -400,6 +404,11 @@ class RerankTask(PackedTask):
         pairs = zip(found, wanted, strict=True)
         totals = [float(self._loss.total(found_L, torch.from_numpy(wanted_L).double())) for found_L, wanted_L in pairs]
         return {"heldout_loss": sum(totals) / max(1, sum(map(self._loss.num_terms, wanted)))}
+
+
+def _texts(lists: Sequence[RankedList]) -> tuple[list[str], list[str]]:
+    """The texts of all lists, and their locations."""
+    return [text for one in lists for text in one.texts], [place for one in lists for place in one.locations]
 
 
 def _example(one: RankedList, gains: Sequence[float], scores: Sequence[float]) -> dict[str, str]:

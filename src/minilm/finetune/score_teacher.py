@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from minilm.embedded import model_path
 from minilm.errors import UsageError
@@ -23,11 +25,14 @@ from minilm.files.sentence_modules import MODULES, read_modules
 from minilm.finetune.embed_teacher import VectorTeacher, find_teacher
 from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.infer.api import LoadedModel, load
+from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.infer.engines.protocol import Float32s
+from minilm.infer.predictions import score_part
 from minilm.infer.similarity import known_similarity, pairwise_similarities
 from minilm.model.embedding_files import read_scorer, read_scorer_limit
 from minilm.model.metadata import label_names, model_checksums, read_config, read_problem, saved_head
 from minilm.model.routes import read_routes
+from minilm.tally import reporting_tally
 from minilm.tasks.saved import longest_input, read_task
 from minilm.text.tokenizer import Tokenizer
 
@@ -39,8 +44,8 @@ _ANY = 512  # positions, where only the modules are of interest
 class ScoresPairs(Protocol):
     """A teacher that is loaded."""
 
-    def score(self, pairs: Sequence[Pair]) -> Float32s:
-        """One score per pair, `[B]`."""
+    def score(self, pairs: Sequence[Pair], locations: Sequence[str]) -> Float32s:
+        """One score per pair, `[B]`; raises DataError if it cannot be computed, with the location of the pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +100,17 @@ def find_score_teacher(name: str) -> ScoreTeacher:
 @dataclass(frozen=True)
 class _CrossEncoder:
     model: LoadedModel
+    reported: set[str] = field(default_factory=set)
 
-    def score(self, pairs: Sequence[Pair]) -> Float32s:
+    def score(self, pairs: Sequence[Pair], locations: Sequence[str]) -> Float32s:
         """The scores before the activation."""
-        return self.model.score_pairs(pairs, raw_scores=True)
+        found = [np.empty(0, dtype=np.float32)]
+        with reporting_tally(self.reported) as tally:
+            for chunk in chunked(zip(pairs, locations, strict=True), TEXTS_PER_CHUNK):
+                queries, texts = ([pair[side] for pair, _ in chunk] for side in (0, 1))
+                places = [place for _, place in chunk]
+                found.append(score_part(self.model, queries, texts, raw_scores=True, locations=places, tally=tally))
+        return np.concatenate(found)
 
 
 def _cross_encoder(name: str, folder: Path) -> ScoreTeacher:
@@ -134,10 +146,14 @@ class _Side:
     encoder: VectorEncoder
     prompt: str
 
-    def encode(self, texts: Sequence[str]) -> tuple[Float32s, list[int]]:
-        """The vectors of different texts, and which of them is that of each text."""
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        return self.encoder.encode(list(places), prompt=self.prompt), [places[text] for text in texts]
+    def encode(self, texts: Sequence[str], locations: Sequence[str]) -> Float32s:
+        """The vector of each text; equal ones are computed once."""
+        first: dict[str, str] = {}
+        for text, location in zip(texts, locations, strict=True):
+            first.setdefault(text, location)
+        places = {text: place for place, text in enumerate(first)}
+        vectors = self.encoder.encode(list(first), list(first.values()), prompt=self.prompt)
+        return vectors[[places[text] for text in texts]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +162,11 @@ class _EmbeddingModel:
     document: _Side
     similarity: str | None
 
-    def score(self, pairs: Sequence[Pair]) -> Float32s:
+    def score(self, pairs: Sequence[Pair], locations: Sequence[str]) -> Float32s:
         """The similarity of each query with its text."""
-        queries, own_queries = self.query.encode([query for query, _ in pairs])
-        documents, own_documents = self.document.encode([text for _, text in pairs])
-        return pairwise_similarities(queries[own_queries], documents[own_documents], self.similarity)
+        queries = self.query.encode([query for query, _ in pairs], locations)
+        documents = self.document.encode([text for _, text in pairs], locations)
+        return pairwise_similarities(queries, documents, self.similarity)
 
 
 def _embedding_model(name: str, folder: Path) -> ScoreTeacher:

@@ -60,9 +60,9 @@ class TeacherScores(TeacherStore[Pair]):
         """The scores of all pairs, `[n]`."""
         return self.all_rows()[:, 0]
 
-    def _scorer(self) -> Callable[[Sequence[Pair]], Rows]:
+    def _scorer(self) -> Callable[[Sequence[Pair], Sequence[str]], Rows]:
         teacher = self.load_teacher()
-        return lambda pairs: teacher.score(pairs)[:, None]
+        return lambda pairs, locations: teacher.score(pairs, locations)[:, None]
 
 
 def _packed(scores: Rows) -> tuple[NDArray[np.floating], float]:

@@ -1,7 +1,7 @@
 """What a teacher says about the training texts, stored: further epochs, seeds and students need no teacher.
 
-In: the items that a teacher is asked about, in order: texts, or pairs of a query and a text. Out: a folder of files,
-each with the rows of consecutive items; rows of them, float32.
+In: the items that a teacher is asked about, in order: texts, or pairs of a query and a text, each with its location.
+Out: a folder of files, each with the rows of consecutive items; rows of them, float32.
 
 `manifest.json` says what the rows are of, and lists the files. Each is written atomically and then listed, so a pass
 that is killed resumes after the last one listed.
@@ -42,6 +42,8 @@ _FORMAT = 2
 _WAIT_SECONDS = 2.0
 
 Item = TypeVar("Item", bound=str | tuple[str, str])
+Located = tuple[Item, str]
+"""An item, and where it was read, for messages."""
 Rows = NDArray[np.float32]
 StoredKind = Literal["vectors", "scores"]
 
@@ -116,7 +118,7 @@ class Stored(Generic[Item]):
         items: the number of items.
         width: W.
         per_file: items of a file: what a kill loses at most, and what is held in memory meanwhile.
-        load: loads the teacher; what it gives makes the rows of some items, `[n, W]`.
+        load: loads the teacher; what it gives makes the rows of some items with these locations, `[n, W]`.
         packed: the rows as they are stored, and the largest relative change of one.
     """
 
@@ -126,7 +128,7 @@ class Stored(Generic[Item]):
     items: int
     width: int
     per_file: int
-    load: Callable[[], Callable[[Sequence[Item]], Rows]]
+    load: Callable[[], Callable[[Sequence[Item], Sequence[str]], Rows]]
     packed: Callable[[Rows], tuple[NDArray[np.floating], float]]
 
 
@@ -152,11 +154,11 @@ class TeacherStore(Generic[Item]):
         done = 0 if found is None else sum(one.texts for one in found.files)
         return f"{done:,} of {self._stored.items:,} texts are stored in {self.folder}"
 
-    def fill(self, items: Iterable[Item], ranks: Ranks) -> None:
+    def fill(self, items: Iterable[Located[Item]], ranks: Ranks) -> None:
         """Compute and store the rows of `items`, all of them in order, unless that is done; then open the files.
 
         Raises:
-            DataError: a file is missing or damaged, or the teacher gives numbers that are not finite.
+            DataError: a file is missing or damaged, or the teacher gives numbers that are not finite; names the item.
             SystemProblem: a file cannot be written.
             Interrupted: Ctrl-C; the finished files are kept.
         """
@@ -206,25 +208,26 @@ class TeacherStore(Generic[Item]):
 
     @contextlib.contextmanager
     def _alone(self, ranks: Ranks) -> Iterator[None]:
-        """The folder for this run; another run that fills it with the same rows is waited for."""
-        if not ranks.is_first:
-            yield
-            return
-        make_folder(self.folder)
+        """The folder for this run; another run that fills it with the same rows is waited for, by all processes."""
         with contextlib.ExitStack() as stack:
             waits = False
-            while True:
-                try:
-                    stack.enter_context(locked_folder(self.folder, busy="filling it", instead="another task.cache"))
-                    break
-                except UsageError:
-                    if not waits:
-                        logger.info("waiting for another run that fills %s", self.folder)
-                    waits = True
-                    time.sleep(_WAIT_SECONDS)
+            while not gathered(not ranks.is_first or self._locked(stack), ranks)[0]:  # no collective waits for long
+                if not waits:
+                    logger.info("waiting for another run that fills %s", self.folder)
+                waits = True
+                time.sleep(_WAIT_SECONDS)
             yield
 
-    def _filled(self, items: Iterable[Item], ranks: Ranks) -> None:
+    def _locked(self, stack: contextlib.ExitStack) -> bool:
+        """Whether no other run fills the folder; then it is locked until `stack` is closed."""
+        make_folder(self.folder)
+        try:
+            stack.enter_context(locked_folder(self.folder, busy="filling it", instead="another task.cache"))
+        except UsageError:
+            return False
+        return True
+
+    def _filled(self, items: Iterable[Located[Item]], ranks: Ranks) -> None:
         """Write the files that are not listed; the processes take turns."""
         own = self._stored
         manifest = self._manifest() or Manifest(
@@ -232,7 +235,7 @@ class TeacherStore(Generic[Item]):
         )
         reading = _Reading(iter(items), own, self.folder)
         for one in manifest.files:
-            if reading.next()[1] != one.texts_sha256:
+            if reading.next().texts_sha256 != one.texts_sha256:
                 raise DataError(f"{self.folder / MANIFEST}: found {own.kind} of texts that were changed; {self.remedy}")
         done = len(manifest.files)
         compute = own.load() if done < manifest.num_files else None
@@ -240,10 +243,10 @@ class TeacherStore(Generic[Item]):
             for first in range(done, manifest.num_files, ranks.world_size):
                 mine = None
                 for number in range(first, min(first + ranks.world_size, manifest.num_files)):
-                    chunk, texts_sha256 = reading.next()
+                    chunk = reading.next()
                     if number - first == ranks.rank:
                         assert compute is not None
-                        mine = self._write(number, compute(chunk), texts_sha256)
+                        mine = self._write(number, self._finite(compute(chunk.items, chunk.locations), chunk), chunk)
                 if first + ranks.world_size >= manifest.num_files:
                     reading.require_end()
                 new = [one for one in gathered(mine, ranks) if one is not None]
@@ -266,12 +269,24 @@ class TeacherStore(Generic[Item]):
                 "finished file"
             ) from None
 
-    def _write(self, number: int, rows: Rows, texts_sha256: str) -> StoredFile:
+    def _finite(self, rows: Rows, chunk: _Chunk[Item]) -> Rows:
+        """The rows; raises DataError if one is not finite, such as the similarity of very long vectors."""
+        bad = np.flatnonzero(~np.isfinite(rows).all(1))
+        if len(bad):
+            raise DataError(
+                f"{chunk.locations[bad[0]]}: {self._stored.kind} of task.teacher {self._stored.teacher} are not "
+                "finite; choose another teacher"
+            )
+        return rows
+
+    def _write(self, number: int, rows: Rows, chunk: _Chunk[Item]) -> StoredFile:
         packed, change = self._stored.packed(rows)
         path = self.folder / self._file_name(number)
         write_arrays(path, {self._stored.kind: packed})
         sha256 = sha256_file(path)
-        return StoredFile(file=path.name, texts=len(rows), change=change, sha256=sha256, texts_sha256=texts_sha256)
+        return StoredFile(
+            file=path.name, texts=len(rows), change=change, sha256=sha256, texts_sha256=chunk.texts_sha256
+        )
 
     def _open(self, manifest: Manifest) -> None:
         """Compare the checksums of all files and map them."""
@@ -295,24 +310,34 @@ def cache_root(cache: str | None, train: Sequence[str]) -> Path:
     return first.with_name(f"{first.name}{ENDING}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Chunk(Generic[Item]):
+    """The items of a file, the location of each, and the checksum of their texts."""
+
+    items: Sequence[Item]
+    locations: Sequence[str]
+    texts_sha256: str
+
+
 class _Reading(Generic[Item]):
     """The items of one file after another, which must be those of the key: training files are read again for them."""
 
-    def __init__(self, items: Iterator[Item], stored: Stored[Item], folder: Path) -> None:
+    def __init__(self, items: Iterator[Located[Item]], stored: Stored[Item], folder: Path) -> None:
         self._items, self._stored, self._folder = items, stored, folder
         self._digest, self._done = TextsDigest(), 0
 
-    def next(self) -> tuple[list[Item], str]:
-        """The items of the next file and the checksum of their texts; raises DataError if there are fewer."""
+    def next(self) -> _Chunk[Item]:
+        """The items of the next file; raises DataError if there are fewer."""
         chunk, own = list(islice(self._items, self._stored.per_file)), TextsDigest()
-        for item in chunk:
+        for item, _ in chunk:
             for text in [item] if isinstance(item, str) else item:
                 own.add(text)
                 self._digest.add(text)
         if len(chunk) != min(self._stored.per_file, self._stored.items - self._done):
             raise self._changed()
         self._done += len(chunk)
-        return chunk, own.result()[0]
+        items, locations = [item for item, _ in chunk], [location for _, location in chunk]
+        return _Chunk(items=items, locations=locations, texts_sha256=own.result()[0])
 
     def require_end(self) -> None:
         """Raise DataError unless these were all, and those of the key."""

@@ -72,9 +72,9 @@ class TeacherVectors(TeacherStore[str]):
         """The teacher as it computes the stored vectors, with `prompt`; raises as `minilm.load` or `load_teacher`."""
         return self._teacher.loaded(self._steps)
 
-    def _encoder(self) -> Callable[[Sequence[str]], Rows]:
+    def _encoder(self) -> Callable[[Sequence[str], Sequence[str]], Rows]:
         teacher = self.load_teacher()
-        return lambda texts: teacher.encode(texts, prompt=self.prompt)
+        return lambda texts, locations: teacher.encode(texts, locations, prompt=self.prompt)
 
 
 def _packed(vectors: Rows) -> tuple[NDArray[np.floating], float]:

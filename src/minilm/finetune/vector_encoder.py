@@ -7,7 +7,7 @@ B texts, P number of pooling modes, E hidden width, W width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,13 +61,13 @@ class VectorEncoder:
         self._width = embedding.width(hidden_size)
         self._reported: set[str] = set()
 
-    def encode(self, texts: Iterable[str], *, prompt: str) -> Float32s:
-        """One vector per text, `[B, W]`; raises DataError if a value is not finite."""
+    def encode(self, texts: Sequence[str], locations: Sequence[str], *, prompt: str) -> Float32s:
+        """One vector per text, `[B, W]`; raises DataError if a value is not finite, with the location of its text."""
         options = VectorOptions(prompt=prompt, dimensions=self._width, renormalize=False, precision="fp32")
         found = [np.empty((0, self._width), dtype=np.float32)]
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(enumerate(texts), TEXTS_PER_CHUNK):
-                places, whole = [f"text {number}" for number, _ in chunk], [text for _, text in chunk]
+            for chunk in chunked(zip(texts, locations, strict=True), TEXTS_PER_CHUNK):
+                whole, places = [text for text, _ in chunk], [place for _, place in chunk]
                 found.append(cut_part(self, whole, options=options, locations=places, tally=tally))
                 self.after_chunk(len(chunk))
         return np.concatenate(found)

@@ -27,7 +27,7 @@ from minilm.recipe.sections import (
     Text,
     TrainingSection,
 )
-from minilm.tasks.embed.settings import EmbedSettings
+from minilm.tasks.embed.settings import WHOLE_BATCH, EmbedSettings
 from minilm.tasks.rerank.settings import FROM_SCORES, RerankSettings
 from minilm.tasks.seq2seq.settings import Seq2SeqSettings
 from minilm.tasks.settings import TaskSettings
@@ -193,6 +193,8 @@ class FinetuneRecipe(RunRecipe):
                 f"student.init is {self.student.init!r}, expected random or layers; to train a model further, name it "
                 "in model"
             )
+        if isinstance(self.task, EmbedSection):
+            _require_several(self.task, self.train, self.sweep)
         if isinstance(self.task, EmbedSection) and self.train.attention_dropout:
             raise ValueError("found train.attention_dropout with task kind embed, which has task.dropout; remove it")
         if isinstance(self.task, RerankSection) and self.train.attention_dropout:
@@ -204,3 +206,11 @@ class FinetuneRecipe(RunRecipe):
                 "found both train.steps and sweep.epochs: train.steps fixes the length of every run; set one to null"
             )
         return self
+
+
+def _require_several(task: EmbedSection, train: FinetuneTrainSection, sweep: SweepSection | None) -> None:
+    """Raise ValueError for batches of one row with a loss that compares rows."""
+    swept = None if sweep is None else sweep.batch_size
+    if task.loss in WHOLE_BATCH and 1 in (swept or [train.batch_size]):
+        key = "train.batch_size" if swept is None else "sweep.batch_size"
+        raise ValueError(f"found {key} 1, expected 2 or more: loss {task.loss} compares the rows of a batch")

@@ -213,26 +213,27 @@ def gains_of(grades: Mapping[str, Mapping[str, int]], gains: Mapping[int, float]
     }
 
 
-def judgment_findings(judgments: Judgments) -> list[str]:
-    """Messages about negative gains, and about queries without a relevant document."""
-    negative = [
-        f"query {query!r}, document {document!r}"
-        for query, gains in judgments.items()
-        for document, gain in gains.items()
-        if gain < 0
-    ]
+def judgment_findings(judgments: Judgments, where: Callable[[str, str | None], str]) -> list[str]:
+    """Messages about negative gains, and about queries without a relevant document.
+
+    Args:
+        judgments: gains by query and document.
+        where: the location of a judgment of a query, or of the first one if no document is named.
+    """
+    negative = [(query, document) for query, gains in judgments.items() for document, gain in gains.items() if gain < 0]
     barren = [query for query, gains in judgments.items() if not any(gain > 0 for gain in gains.values())]
     total = sum(map(len, judgments.values()))
     found = []
     if negative:
+        query, document = negative[0]
         found.append(
-            f"{len(negative):,} of {total:,} judgments have a negative grade and count as not judged "
-            f"(first: {negative[0]})"
+            f"{where(query, document)}: {len(negative):,} of {total:,} judgments have a negative grade and count as "
+            f"not judged (first: query {query!r}, document {document!r})"
         )
     if barren:
         found.append(
-            f"{len(barren):,} of {len(judgments):,} queries have no relevant document and count as 0 "
-            f"(first: {barren[0]!r})"
+            f"{where(barren[0], None)}: {len(barren):,} of {len(judgments):,} queries have no relevant document and "
+            f"count as 0 (first: {barren[0]!r})"
         )
     return found
 

@@ -1,15 +1,20 @@
 """What rows of lists have in common, for vectors and for rerankers: texts and scores, one or several in a field.
 
 In: the value of a field. Out: its texts, its numbers; a ValueError that names the column, which the reader completes
-with file and line.
+with file and line. And the check of the scores of all lists, which the loss learns.
 """
 
 from __future__ import annotations
 
 import re
 
+import numpy as np
+from numpy.typing import NDArray
+
+from minilm.errors import DataError
 from minilm.files.by_id import as_score
 from minilm.files.fields import NUMBER_LIST, TEXT_LIST, as_text, items_in, kind_of
+from minilm.tasks.learned import learned
 
 _QUOTED = re.compile(r'\s*"\s*\[\s*""')  # a list of texts that a writer of .csv has put into a .tsv
 
@@ -55,16 +60,34 @@ def scores_in(value: object, column: str, *, texts: int, order: str) -> list[flo
         order: which score comes first, for messages.
 
     Raises:
-        ValueError: an item is not a finite number, or there is another number of them.
+        ValueError: an item is not a finite number or too large, or there is another number of them.
     """
     try:
-        numbers = [as_score(item) for item in items_in(value, spelled=NUMBER_LIST)]
+        numbers = [learned(as_score(item)) for item in items_in(value, spelled=NUMBER_LIST)]
     except ValueError as error:
         raise ValueError(f"column {column!r}: {error}") from None
     if len(numbers) != texts:
         found = f"{len(numbers)} number{'s' * (len(numbers) != 1)} for {texts} text{'s' * (texts != 1)}"
         raise ValueError(f"column {column!r} has {found}, expected one for each{order}")
     return numbers
+
+
+def require_differences(scores: NDArray[np.float32], starts: NDArray[np.int64], *, first: str) -> None:
+    """Require two different scores in some list: losses that compare the texts of a list learn differences.
+
+    Args:
+        scores: of all lists, one after the other, at least one.
+        starts: where each list begins in them, and their end.
+        first: the location of the first list.
+
+    Raises:
+        DataError: the scores of each list are equal.
+    """
+    if (scores == np.repeat(scores[starts[:-1]], np.diff(starts))).all():
+        raise DataError(
+            f"in each of the {len(starts) - 1:,} training lists all texts have the same score, expected a list with at "
+            f"least two different ones (first: {first})"
+        )
 
 
 def scored_twice(column: str, teacher: str) -> str:

@@ -115,15 +115,13 @@ def test_chunks_of_any_size_give_the_same_file(embed, tmp_path, monkeypatch):
     np.testing.assert_allclose(np.load(tmp_path / "parts.npy"), np.load(tmp_path / "whole.npy"), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["out.npy", "out.parquet", "out.jsonl"])
-def test_an_input_without_rows(embed, tmp_path, name):
+@pytest.mark.parametrize("name", ["out.npy", "out.parquet", "out.jsonl", "-"])
+def test_an_input_without_rows_is_an_error(embed, tmp_path, name):
     (tmp_path / "empty.jsonl").write_text("")
+    before = set(tmp_path.iterdir())
     code, said = embed("--input", "empty.jsonl", "--output", name)
-    assert code == 0
-    assert "empty.jsonl has no rows, so there are no vectors" in said
-    assert (tmp_path / name).is_file()
-    if name == "out.npy":
-        assert np.load(tmp_path / name).shape == (0, WIDTH)
+    assert (code, "empty.jsonl: found no row, expected at least one text" in said) == (3, True)
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_what_was_truncated_or_empty_is_counted(embed, tmp_path, monkeypatch):

@@ -132,12 +132,6 @@ def test_the_columns_are_those_of_training(generate, tmp_path, generator_dir):
     assert (tmp_path / "out.txt").read_text() == f"{expected}\n"
 
 
-def test_an_empty_file_gives_an_empty_file(generate, tmp_path):
-    (tmp_path / "in.txt").write_text("")
-    assert generate("--input", "in.txt", "--output", "out.txt")[0] == 0
-    assert (tmp_path / "out.txt").read_text() == ""
-
-
 @pytest.mark.parametrize(
     ("name", "text", "words", "code", "message"),
     [
@@ -289,10 +283,12 @@ def test_truncated_sources_are_all_reported_before_the_first_search_and_after_a_
         assert caplog.messages == ["2 of 2 sources were longer than 52 tokens and were truncated (first: in.txt:1)"]
 
 
-def test_a_file_without_sources_is_reported(generate, tmp_path, caplog):
-    (tmp_path / "in.jsonl").write_text("\n")
-    assert generate("--input", "in.jsonl", "--output", "out.jsonl")[0] == 0
-    assert "the input has no sources, so out.jsonl will be empty" in caplog.messages
+@pytest.mark.parametrize("name", ["in.jsonl", "in.txt"])
+def test_a_file_without_sources_is_an_error(generate, tmp_path, name):
+    (tmp_path / name).write_text("\n" if name == "in.jsonl" else "")
+    code, said = generate("--input", name, "--output", "out.jsonl")
+    assert (code, f"{name}: found no row, expected at least one source" in said) == (3, True)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -137,14 +137,16 @@ def test_the_input_is_never_overwritten(trained, capsys):
     assert source.read_bytes() == before
 
 
-def test_empty_texts_and_empty_files_are_reported(trained, caplog):
+def test_empty_texts_are_reported_and_an_empty_file_is_an_error(trained, caplog, capsys):
     source, out = trained.folder / "some.jsonl", trained.folder / "out.jsonl"
     source.write_text('{"text": "word1"}\n{"text": " "}\n')
     assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
     assert f"1 of 2 texts are empty (first: {source}:2)" in caplog.messages
     source.write_text("\n")
-    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
-    assert f"{source} has no rows, so nothing is predicted" in caplog.messages
+    out.unlink()
+    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 3
+    assert f"{source}: found no row, expected at least one" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.slow
@@ -312,13 +314,6 @@ def test_options_of_the_other_kind_of_model_are_rejected(trained, capsys):
     arguments = (trained.folder / "run/model", "--input", trained.folder / "dev.jsonl", "--output", "out.jsonl")
     assert minilm("predict", *arguments, "--postprocess", "classic") == 2
     assert "--null-threshold and --postprocess apply to questions, but this model labels" in capsys.readouterr().err
-
-
-def test_an_empty_file_gives_an_empty_file(trained):
-    source, out = trained.folder / "empty.jsonl", trained.folder / "out.jsonl"
-    source.write_text("")
-    assert minilm("predict", trained.folder / "run/model", "--input", source, "--output", out) == 0
-    assert out.read_text() == ""
 
 
 @pytest.mark.slow

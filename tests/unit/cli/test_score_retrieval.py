@@ -71,7 +71,7 @@ def test_gains_change_which_document_is_best(score):
     assert (code, found["ndcg@1"]) == (0, 1 / 4 / 1)
     assert "|gain:1=4,2=3,3=2,4=1|" in found["signature"]["ndcg@1"]
     assert said == [
-        "qrels: 1 of 3 judgments have a negative grade and count as not judged (first: query '1', document 'c')",
+        "qrels:3: 1 of 3 judgments have a negative grade and count as not judged (first: query '1', document 'c')",
         "run: 1 ranking has no reference and will be ignored (first: '2')",
     ]
 
@@ -84,7 +84,7 @@ def test_what_does_not_match_is_reported_once(score):
     assert (found["queries"], found["queries_without_results"]) == (5, 3)
     assert found["signature"]["mrr"].endswith("|queries:5, 3 without results")
     assert said == [
-        "qrels: 1 of 5 queries have no relevant document and count as 0 (first: '5')",
+        "qrels:6: 1 of 5 queries have no relevant document and count as 0 (first: '5')",
         "run: 3 of 5 references have no ranking and count as 0 (first: '3')",
         "run: 2 rankings have no reference and will be ignored (first: '8')",
     ]
@@ -142,4 +142,4 @@ def test_a_folder_of_beir_is_named_by_its_file(score):
     Path("beir/qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n1\tb\t-1\n2\tc\t1\n")
     code, out, said = score(RUN, QRELS, "--references", "beir", "--metric", "precision@1", "--json")
     assert (code, json.loads(out)["precision@1"]) == (0, 0.5)
-    assert said[0].startswith("beir/qrels/test.tsv: 1 of 2 judgments have a negative grade")
+    assert said[0].startswith("beir/qrels/test.tsv:2: 1 of 2 judgments have a negative grade")

@@ -132,6 +132,12 @@ def test_a_folder_of_beir(run, folder, tmp_path):
     assert "1 of 3 queries have no judgments and do not count" in said
 
 
+def test_a_judged_query_without_a_relevant_document_is_named_with_its_line(run, index, tmp_path):
+    (tmp_path / "qrels").write_text("q1 0 d3 2\nq2 0 d7 0\n")
+    code, said = run("search", index, "--input", "queries.jsonl", "--evaluate", "qrels")
+    assert (code, "qrels:2: 1 of 2 queries have no relevant document and count as 0 (first: 'q2')" in said) == (0, True)
+
+
 def test_a_reranker_sorts_the_candidates(tiny_task, run, tmp_path):
     model = tiny_task.write_classifier("reranker", seed=3, num_labels=1)
     texts = {f"d{n}": " ".join(f"word{(n * k) % 9}" for k in range(1, 5)) for n in range(1, 9)}

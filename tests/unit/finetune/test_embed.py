@@ -428,9 +428,9 @@ def test_a_pass_that_was_killed_goes_on_and_other_texts_have_another_folder(stor
     encoded: list[int] = []
     encode = VectorEncoder.encode
 
-    def counted(self: VectorEncoder, texts: list[str], *, prompt: str) -> np.ndarray:
+    def counted(self: VectorEncoder, texts: list[str], locations: list[str], *, prompt: str) -> np.ndarray:
         encoded.append(len(texts))
-        return encode(self, texts, prompt=prompt)
+        return encode(self, texts, locations, prompt=prompt)
 
     monkeypatch.setattr(VectorEncoder, "encode", counted)
     made(tiny.folder / "embed.yaml")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
-from minilm.finetune import teacher_scores
+from minilm.files.lock import locked_folder
+from minilm.finetune import score_teacher, teacher_scores, teacher_store, teacher_vectors
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.run import check_files, finetune_once
 from minilm.finetune.score_teacher import find_score_teacher
@@ -19,7 +22,7 @@ from minilm.finetune.teacher_scores import TeacherScores
 from minilm.infer.api import LoadedModel, load
 from minilm.model.metadata import activation_values
 from minilm.recipe import FinetuneRecipe, load_recipe
-from minilm.train.distributed import ALONE
+from minilm.train.distributed import ALONE, Ranks
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +129,13 @@ def test_a_pass_that_was_killed_goes_on_and_all_runs_with_equal_rows_share_it(ti
     monkeypatch.setattr(teacher_scores, "PAIRS_PER_FILE", 50)
     path = recipe_of(tiny, "rerank", "mse", teacher=scorer, cache=str(tmp_path))
     scored: list[int] = []
-    real = LoadedModel.score_pairs
+    real = score_teacher.score_part
 
-    def counted(self: LoadedModel, pairs, **more):
-        scored.append(len(pairs))
-        return real(self, pairs, **more)
+    def counted(model: LoadedModel, queries, *more, **named):
+        scored.append(len(queries))
+        return real(model, queries, *more, **named)
 
-    monkeypatch.setattr(LoadedModel, "score_pairs", counted)
+    monkeypatch.setattr(score_teacher, "score_part", counted)
     folder = stored(path).folder
     total = len(pairs_of(rows_of(tiny.folder / "lists-train.jsonl")))
     sizes = [min(50, total - first) for first in range(0, total, 50)]
@@ -161,21 +164,84 @@ def test_a_file_that_changes_while_it_is_scored_leaves_no_scores(tiny, scorer, m
     path = recipe_of(tiny, kind, "kl", teacher=scorer, cache=str(tmp_path))
     found = load_recipe(path, kind=FinetuneRecipe).recipe
     model, [file] = Path(found.model), map(Path, found.task.train)
-    text, real = file.read_text(), LoadedModel.score_pairs
+    text, real = file.read_text(), score_teacher.score_part
     task = make_task(found.task, task_tokenizer(found.task, model, lowercase=None), model=model, seed=1)
 
-    def changing(self: LoadedModel, pairs, **more):
+    def changing(model: LoadedModel, *more, **named):
         original = tmp_path / "original"
         original.write_text(text)
         original.replace(file)  # who reads the other one goes on with it
-        return real(self, pairs, **more)
+        return real(model, *more, **named)
 
-    monkeypatch.setattr(LoadedModel, "score_pairs", changing)
+    monkeypatch.setattr(score_teacher, "score_part", changing)
     file.write_text("".join(json.dumps({**row, "positive": "word1"}) + "\n" for row in rows_of(file)))
     with pytest.raises(DataError, match=f"{tmp_path}.*: the training texts changed while the teacher read them"):
         task.store_teacher(ALONE)
     with pytest.raises(DataError, match="found scores of texts that were changed"):
         stored(path)
+
+
+@pytest.mark.parametrize("of", ["scorer", "vectors"])
+def test_a_score_that_is_not_finite_is_named_with_its_row(tiny, scorer, monkeypatch, tmp_path, of):
+    """In the second file of scores, too."""
+    monkeypatch.setattr(teacher_scores, "PAIRS_PER_FILE", 3)
+    teacher = shutil.copytree(scorer if of == "scorer" else tiny.model, tmp_path / "broken")
+    tiny.break_word(teacher, "word94")
+    file = tmp_path / "texts.jsonl"
+    file.write_text(
+        "".join(json.dumps({"query": "word1", "text": f"word{number}"}) + "\n" for number in (1, 2, 3, 94, 5))
+    )
+    path = recipe_of(tiny, "rerank", "mse", teacher=teacher, train=[str(file)], cache=str(tmp_path))
+    what = "score is" if of == "scorer" else "vector has a value that is"
+    with pytest.raises(DataError, match=rf"texts.jsonl:4: its {what} not finite; the weights of .*broken are damaged"):
+        stored(path)
+
+
+def test_a_vector_that_is_not_finite_is_named_with_its_row(tiny, monkeypatch, tmp_path):
+    """In the second file of vectors, too."""
+    monkeypatch.setattr(teacher_vectors, "TEXTS_PER_FILE", 2)
+    teacher = shutil.copytree(tiny.model, tmp_path / "broken")
+    tiny.break_word(teacher, "word94")
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": f"word{number}"}) + "\n" for number in (1, 2, 3, 94, 5)))
+    path = recipe_of(tiny, "embed", "vectors", teacher=teacher, train=[str(file)], cache=str(tmp_path))
+    with pytest.raises(DataError, match=r"texts.jsonl:4: its vector has a value that is not finite; the weights of "):
+        stored(path)
+
+
+def test_a_similarity_that_is_not_finite_is_named_with_its_row(tiny, monkeypatch, tmp_path):
+    """Of vectors that are finite themselves."""
+    path = recipe_of(tiny, "rerank", "mse", teacher=tiny.model, cache=str(tmp_path))
+    monkeypatch.setattr(score_teacher, "pairwise_similarities", lambda *sides: np.array([1, 2, np.inf] + [0] * 215))
+    with pytest.raises(DataError, match=r"lists-train.jsonl:\d: scores of task.teacher .* are not finite; choose"):
+        stored(path)
+
+
+def test_equal_scores_of_a_teacher_teach_nothing(tiny, scorer, tmp_path):
+    teacher = shutil.copytree(scorer, tmp_path / "constant")
+    tensors = load_file(teacher / "model.safetensors")
+    save_file({**tensors, "classifier.weight": 0 * tensors["classifier.weight"]}, teacher / "model.safetensors")
+    for kind, loss in LOSSES[1:]:
+        path = recipe_of(tiny, kind, loss, teacher=teacher, cache=str(tmp_path))
+        with pytest.raises(DataError, match=r"in each of the 60 training lists .* \(first: .*-train.jsonl:1\)"):
+            stored(path)
+
+
+def test_all_processes_wait_for_another_run_in_short_collectives(tiny, scorer, monkeypatch, tmp_path):
+    """A barrier would end them after the time limit of the process group."""
+    found = stored(recipe_of(tiny, "rerank", "mse", teacher=scorer, cache=str(tmp_path)))
+    tries: list[bool] = []
+
+    def gathered(value: bool, ranks: Ranks) -> list[bool]:
+        tries.append(value)
+        return [value, True]
+
+    monkeypatch.setattr(teacher_store, "gathered", gathered)
+    with contextlib.ExitStack() as other:
+        other.enter_context(locked_folder(found.folder, busy="filling it", instead="another"))
+        monkeypatch.setattr(teacher_store.time, "sleep", lambda seconds: other.close())
+        with found._alone(Ranks(rank=0, world_size=2)):
+            assert tries == [False, True]
 
 
 def test_other_rows_and_other_teachers_have_other_folders(tiny, scorer, tmp_path):

@@ -115,10 +115,13 @@ def test_wrong_gains(text):
 
 
 def test_findings_about_judgments():
-    assert judgment_findings({"q": {"a": 1, "b": 0}}) == []
-    assert judgment_findings({"q": {"a": 1, "b": -1}, "r": {"c": -2}, "s": {"d": 0}}) == [
-        "2 of 4 judgments have a negative grade and count as not judged (first: query 'q', document 'b')",
-        "2 of 3 queries have no relevant document and count as 0 (first: 'r')",
+    def where(query, document):
+        return f"qrels:{query}{document or ''}"
+
+    assert judgment_findings({"q": {"a": 1, "b": 0}}, where) == []
+    assert judgment_findings({"q": {"a": 1, "b": -1}, "r": {"c": -2}, "s": {"d": 0}}, where) == [
+        "qrels:qb: 2 of 4 judgments have a negative grade and count as not judged (first: query 'q', document 'b')",
+        "qrels:r: 2 of 3 queries have no relevant document and count as 0 (first: 'r')",
     ]
 
 

@@ -146,7 +146,8 @@ def embed_file(model: LoadedModel, job: EmbedJob) -> int:
     Raises:
         UsageError: the input or the job differs from that of the finished rows, another process is writing the same
             output, or there are no ranges for int8.
-        DataError: a row cannot be read, or has the id of an earlier one; names the line. Finished rows are kept.
+        DataError: a row cannot be read, or has the id of an earlier one; names the line. Finished rows are kept. Or
+            there is no row.
         SystemProblem: writing fails.
         Interrupted: Ctrl-C; finished rows are kept.
     """
@@ -160,8 +161,6 @@ def embed_file(model: LoadedModel, job: EmbedJob) -> int:
     except KeyboardInterrupt:
         rest = "" if job.output is None else f"; run the same command to finish {job.output}"
         raise Interrupted(f"stopped by the user{rest}") from None
-    if not run.count:
-        logger.warning("%s has no rows, so there are no vectors", job.source)
     return run.count
 
 
@@ -193,6 +192,7 @@ class _Run:
                 finished.add([(number, _record(chunk, vectors, found))])
                 self._count(chunk, found)
                 number += 1
+            self._require_rows()
             if ranges_2D is not None:
                 write_vector_ranges(output.with_name(output.name + RANGES_SUFFIX), ranges_2D)
             self._write(output, (finished[one] for one in range(number)), facts=identity)
@@ -208,6 +208,11 @@ class _Run:
             sys.stdout.buffer.write(vector_lines([row.id for row in chunk], vectors))
             sys.stdout.buffer.flush()
             self._count(chunk, found)
+        self._require_rows()
+
+    def _require_rows(self) -> None:
+        if not self.count:
+            raise DataError(f"{self.job.source}: found no row, expected at least one text")
 
     def _chunks(self) -> Iterator[list[TextToEmbed]]:
         output = self.job.output

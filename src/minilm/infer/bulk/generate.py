@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from minilm.decode.traces import Trace
     from minilm.infer.generate import Generated, Generation
 
-logger = logging.getLogger(__name__)
-
 _ROWS_PER_CHUNK = 1024  # sources sorted by length together
 
 
@@ -50,16 +47,27 @@ def read_sources(path: Path | StandardInput, fields: Sequence[str]) -> Iterator[
 
     Raises:
         UsageError: the path is missing or is not a file.
-        DataError: a row cannot be read, lacks a column, or has an empty source; names file and line.
+        DataError: a row cannot be read, lacks a column, or has an empty source, or there is no row; names file and
+            line.
     """
     require_file(path)
-    if is_table(path):
-        for number, row in enumerate(read_rows(path)):
-            location = f"{path}:{row.line}"
-            parts = [_required(row.text_or_tokens(name, location, named_by="--field"), location) for name in fields]
-            name = usual_id_column(row)  # for the reader: targets are matched by their location
-            yield GenerationSource(parts=parts, id=str(number if name is None else row.values[name]), location=location)
-        return
+    is_empty = True
+    for source in _rows(path, fields) if is_table(path) else _lines(path):
+        is_empty = False
+        yield source
+    if is_empty:
+        raise DataError(f"{path}: found no row, expected at least one source")
+
+
+def _rows(path: Path | StandardInput, fields: Sequence[str]) -> Iterator[GenerationSource]:
+    for number, row in enumerate(read_rows(path)):
+        location = f"{path}:{row.line}"
+        parts = [_required(row.text_or_tokens(name, location, named_by="--field"), location) for name in fields]
+        name = usual_id_column(row)  # for the reader: targets are matched by their location
+        yield GenerationSource(parts=parts, id=str(number if name is None else row.values[name]), location=location)
+
+
+def _lines(path: Path | StandardInput) -> Iterator[GenerationSource]:
     for number, (line, text) in enumerate(read_lines(path)):
         yield GenerationSource(parts=[_required(text, f"{path}:{line}")], id=str(number), location=f"{path}:{line}")
 
@@ -123,8 +131,6 @@ def _generate(generation: Generation, job: GenerationJob, progress: Progress) ->
             framed += generation.encode(part, tally)
             ids += [source.id for source in part]
     total = len(framed)
-    if not total:
-        logger.warning("the input has no sources, so %s will be empty", job.output or "the output")
     if job.output is None:
         _print(generation, framed, ids, progress)
         return total

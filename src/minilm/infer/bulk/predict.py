@@ -9,7 +9,7 @@ The file is read once, before the first row is computed; its texts stay in memor
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from minilm.errors import DataError, UsageError
@@ -151,7 +151,7 @@ def read_questions(path: Source, columns: InputColumns) -> list[Question]:
 
 
 def read_candidates(path: Source, columns: InputColumns, id_columns: tuple[str, str]) -> list[CandidateInput]:
-    """Read pairs of a query and a text once; if the first row has both `id_columns`, every row needs them.
+    """Read pairs of a query and a text once; if the first row has both `id_columns`, every row needs them, else none.
 
     Args:
         path: the file, or standard input.
@@ -160,20 +160,56 @@ def read_candidates(path: Source, columns: InputColumns, id_columns: tuple[str, 
 
     Raises:
         UsageError: the path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks a text or an id, or has an invalid id; names file and line.
+        DataError: a row cannot be read, lacks a text or an id, has an invalid id or the ids of an earlier row, or an id
+            has two queries; names file and line.
     """
-    has_ids: bool | None = None
+    known = _KnownIds(columns=id_columns)
 
     def parse(row: Row, number: int, location: str) -> CandidateInput:
-        nonlocal has_ids
-        if has_ids is None:
-            has_ids = {*id_columns} <= row.values.keys()
         query, text = _text(row, columns.text, location), _text(row, str(columns.text_pair), location)
-        first, second = (row_id(location, row.values, [name]) if has_ids else "" for name in id_columns)
-        ids = (first, second) if has_ids else None
+        ids = known.of(row, query, location)
         return CandidateInput(id=str(number), query=query, text=text, ids=ids, location=location)
 
     return _read(path, columns, parse)
+
+
+@dataclass(kw_only=True)
+class _KnownIds:
+    """The ids of the candidates so far: `queries` by id with the location of the first row, and that of each pair."""
+
+    columns: tuple[str, str]
+    first: str = ""
+    is_present: bool = False
+    queries: dict[str, tuple[str, str]] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def of(self, row: Row, query: str, location: str) -> tuple[str, str] | None:
+        """The ids of the query and the text of a row; None if the first row has none."""
+        has_both = {*self.columns} <= row.values.keys()
+        if not self.first:
+            self.first, self.is_present = location, has_both
+        if not self.is_present:
+            if has_both:
+                raise DataError(
+                    f"{location}: found {' and '.join(map(repr, self.columns))}, which {self.first} lacks; expected "
+                    "them in every row or in none"
+                )
+            return None
+        ids = row_id(location, row.values, self.columns[:1]), row_id(location, row.values, self.columns[1:])
+        if "" in ids:
+            raise DataError(f"{location}: column {self.columns[ids.index('')]!r} is an empty id; correct the row")
+        known, where = self.queries.setdefault(ids[0], (query, location))
+        if known != query:
+            raise DataError(
+                f"{location}: query {ids[0]!r:.60} has the text {query!r:.60}, at {where} {known!r:.60}; expected the "
+                "same"
+            )
+        earlier = self.pairs.setdefault(ids, location)
+        if earlier != location:
+            raise DataError(
+                f"{location}: text {ids[1]!r:.60} of query {ids[0]!r:.60} is already at {earlier}; keep one of the two"
+            )
+        return ids
 
 
 def read_sentences(path: Source, columns: Sequence[str], *, id_column: str | None) -> list[SentenceInput]:

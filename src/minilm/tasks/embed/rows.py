@@ -18,9 +18,11 @@ from minilm.files.fields import as_text, no_field
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tally import reporting_tally
 from minilm.tasks.embed.settings import EmbedSettings
+from minilm.tasks.learned import learned
 from minilm.tasks.scored_lists import scored_twice, scores_in, text_in, texts_in
 
 _EMPTY = "empty texts were skipped"
+_LIST = "texts"  # column of a list without a positive
 _CORRECT = "correct the row or remove it"
 
 
@@ -29,8 +31,9 @@ class EmbedRow:
     """One training example, or one held-out pair.
 
     Attributes:
-        texts: one plain text; two of a scored pair; the query, the positive and the negatives of a pair or list.
-        scores: one of a scored pair; those of the positive and the negatives of a list, unless a teacher gives them;
+        texts: one plain text; two of a scored pair; the query, the positive and the negatives of a pair or list, or the
+            query and the texts of a list.
+        scores: one of a scored pair; those of a list, one for each text after the query, unless a teacher gives them;
             else none.
         location: where it was read, for messages.
     """
@@ -136,33 +139,46 @@ def _scored_pair(row: Row, location: str, settings: EmbedSettings) -> EmbedRow:
 
 
 def _pair(row: Row, location: str, settings: EmbedSettings, *, in_cell: bool) -> EmbedRow:
-    texts = [_full_text(row, key, location, settings, in_cell=in_cell) for key in ("query", "positive")]
+    texts = [_full_text(row, "query", location, settings, in_cell=in_cell)]
+    is_list = _LIST in row.values and row.values.keys().isdisjoint({settings.positive, *settings.negatives})
+    has_positive = settings.loss != "kl" or not is_list
+    if has_positive:
+        texts.append(_full_text(row, "positive", location, settings, in_cell=in_cell))
     try:
-        for name in settings.negatives:
-            texts += _negatives(row.values, name, in_cell=in_cell)
+        for name in settings.negatives if has_positive else (_LIST,):
+            texts += _optional_texts(row.values, name, in_cell=in_cell)
         if settings.rows == "pairs":
             return EmbedRow(texts=tuple(texts), location=location)
         if len(texts) < 3:
-            raise DataError(
-                f"{location}: found no negative in {', '.join(map(repr, settings.negatives))}; a list needs at least "
-                f"one besides the positive: add one, remove the row, or {_fix('negatives')}"
-            )
-        return EmbedRow(texts=tuple(texts), scores=_scores(row, len(texts) - 1, location, settings), location=location)
+            raise DataError(f"{location}: {_too_few(len(texts) - 1, settings, has_positive=has_positive)}")
+        order = ", that of the positive first" if has_positive else ""
+        scores = _scores(row, len(texts) - 1, location, settings, order=order)
+        return EmbedRow(texts=tuple(texts), scores=scores, location=location)
     except ValueError as error:
         raise DataError(f"{location}: {error}; {_CORRECT}") from None
 
 
-def _scores(row: Row, texts: int, location: str, settings: EmbedSettings) -> tuple[float, ...]:
-    """The scores of a list; none if a teacher gives them."""
+def _too_few(count: int, settings: EmbedSettings, *, has_positive: bool) -> str:
+    """Why a list of `count` texts teaches nothing."""
+    if not has_positive:
+        return f"column {_LIST!r} has {count} text{'s' * (count != 1)}; a list needs at least two: {_CORRECT}"
+    return (
+        f"found no negative in {', '.join(map(repr, settings.negatives))}; a list needs at least one besides the "
+        f"positive: add one, remove the row, or {_fix('negatives')}"
+    )
+
+
+def _scores(row: Row, texts: int, location: str, settings: EmbedSettings, *, order: str) -> tuple[float, ...]:
+    """The scores of a list in an `order`; none if a teacher gives them."""
     if settings.teacher is None:
         value = _value(row, "scores", location, settings)
-        return tuple(scores_in(value, settings.scores, texts=texts, order=", that of the positive first"))
+        return tuple(scores_in(value, settings.scores, texts=texts, order=order))
     if row.values.get(settings.scores) not in (None, ""):
         raise DataError(f"{location}: {scored_twice(settings.scores, settings.teacher)}")
     return ()
 
 
-def _negatives(values: Mapping[str, object], name: str, *, in_cell: bool) -> list[str]:
+def _optional_texts(values: Mapping[str, object], name: str, *, in_cell: bool) -> list[str]:
     """The texts of a column, which may hold one text, a list of texts, or nothing."""
     value = values.get(name)
     is_nothing = value is None or (isinstance(value, str) and not value.strip())
@@ -195,7 +211,7 @@ def _text(value: object, what: str, location: str) -> str:
 
 def _number(value: object, what: str, location: str) -> float:
     try:
-        return as_score(value)
+        return learned(as_score(value))
     except ValueError as error:
         raise DataError(f"{location}: {what}: {error}; correct the row") from None
 

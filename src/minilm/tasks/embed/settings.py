@@ -29,6 +29,8 @@ ROWS_OF: Mapping[LossName, RowKind] = {
     "kl": "scored lists",
 }
 """What a row of the training files is, by loss."""
+WHOLE_BATCH: Sequence[LossName] = ("similarities", "infonce", "cosent")
+"""Losses of all vectors of a batch; the others are a sum over rows."""
 TEMPERATURES: Mapping[LossName, float] = {"infonce": 0.05, "cosent": 0.05, "kl": 1.0}
 """Default temperatures, those of sentence-transformers; other losses have none."""
 _LOSSES_WITH: Mapping[str, Sequence[LossName]] = {
@@ -69,7 +71,8 @@ class EmbedSettings(TaskSettings):
         query: column of the first text of pairs and lists.
         positive: column of the text that belongs to the query.
         negatives: columns of texts that do not, or lists of such texts; those that a row lacks are left out.
-        scores: column of the scores of a list, that of the positive first; without a teacher.
+        scores: column of the scores of a list, that of the positive first; without a teacher. A list for kl may have a
+            column `texts` instead of a positive and negatives.
         sentence1: column of the first text of scored pairs, also in held-out files.
         sentence2: column of the second one.
         score: column of their score.

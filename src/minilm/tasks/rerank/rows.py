@@ -34,7 +34,7 @@ class RankedList:
         num_positives: how many of the first texts are the positives of a row; 0 where labels are those of the file.
         id: of the query, else the number of the list in its file.
         doc_ids: of the texts, else their numbers in the list; all different.
-        location: where it begins, for messages.
+        locations: where each text was read, for messages.
     """
 
     query: str
@@ -44,7 +44,12 @@ class RankedList:
     num_positives: int
     id: str
     doc_ids: tuple[str, ...]
-    location: str
+    locations: tuple[str, ...]
+
+    @property
+    def location(self) -> str:
+        """Where it begins, for messages."""
+        return self.locations[0]
 
 
 def read_lists(path: Path, settings: RerankSettings, *, teacher: str | None = None) -> list[RankedList]:
@@ -105,7 +110,7 @@ def _join(group: Sequence[RankedList], number: int) -> RankedList:
         num_positives=0,
         id=first.id or str(number),
         doc_ids=tuple(where),
-        location=first.location,
+        locations=tuple(where.values()),
     )
 
 
@@ -193,7 +198,7 @@ class _Reading:
             num_positives=len(positives),
             id=ids[0],
             doc_ids=tuple(ids[1:]),
-            location=self._at(row),
+            locations=(self._at(row),) * len(texts),
         )
 
     def _ids(self, row: Row) -> list[str]:

@@ -12,6 +12,8 @@ from minilm.errors import DataError
 from minilm.tasks.rerank.rows import RankedList
 from minilm.tasks.rerank.settings import FROM_SCORES, RerankLoss
 
+_MAX_GRADE = 100  # sums of such gains are numbers in float32
+
 
 def relevance(one: RankedList) -> tuple[float, ...]:
     """How relevant each text is: its label, else its score, 0 or more.
@@ -54,7 +56,13 @@ def targets(one: RankedList, loss: RerankLoss) -> tuple[float, ...]:
         DataError: the list does not have what the loss needs.
     """
     if loss == "lambda":
-        return ranked_relevance(one)
+        found = ranked_relevance(one)
+        if max(found) > _MAX_GRADE:
+            raise DataError(
+                f"{one.location}: a text has the label {max(found):g}, expected at most {_MAX_GRADE} with loss lambda, "
+                "whose gains are powers of 2; number the grades from 0"
+            )
+        return found
     if loss == "bce":
         found = relevance(one)
         if max(found) > 1:

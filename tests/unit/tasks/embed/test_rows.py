@@ -52,6 +52,25 @@ def test_lists_have_the_score_of_the_positive_first(tmp_path):
     assert (row.texts, row.scores) == (("q", "p", "a"), (2.0, -1.5))
 
 
+def test_lists_for_kl_may_have_no_positive(tmp_path):
+    row = {"query": "q", "texts": ["a", "b", "c"]}
+    path = written(tmp_path, {**row, "scores": [2, -1.5, 0]}, LIST)
+    found = list(training_rows([path], settings("kl")))
+    assert [(one.texts, one.scores) for one in found] == [
+        (("q", "a", "b", "c"), (2, -1.5, 0)),
+        (("q", "p", "a"), (1, 2)),
+    ]
+    (taught,) = training_rows([written(tmp_path, row)], settings("kl", teacher="t"))
+    assert (taught.texts, taught.scores) == (("q", "a", "b", "c"), ())
+    cells = tmp_path / "rows.tsv"
+    cells.write_text('query\ttexts\tscores\nq\t["a", "b"]\t[1, 2]\n')
+    (told,) = training_rows([str(cells)], settings("kl"))
+    assert (told.texts, told.scores) == (("q", "a", "b"), (1, 2))
+    for loss, one in (("margin_mse", row), ("kl", {**row, "negatives": ["d"]})):
+        with pytest.raises(DataError, match=r"rows.jsonl:1: no field 'positive', found 'query', 'texts'"):
+            list(training_rows([written(tmp_path, one)], settings(loss)))
+
+
 def test_scores_of_a_csv_file_are_numbers(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("a,b,s\nx,y,0.5\nx,z,1\n")
@@ -133,6 +152,27 @@ def test_rows_that_a_teacher_scores_have_no_scores(tmp_path):
             "kl",
             {**LIST, "negatives": []},
             r":2: found no negative in 'negatives', 'negative'; a list needs at least one",
+        ),
+        ("kl", {"query": "q", "texts": ["a"], "scores": [1]}, r":2: column 'texts' has 1 text; a list needs at least"),
+        (
+            "kl",
+            {"query": "q", "texts": ["a", "b"], "scores": [1]},
+            r":2: .* 1 number for 2 texts, expected one for each;",
+        ),
+        (
+            "kl",
+            {"query": "q", "texts": ["a", 3], "scores": [1, 2]},
+            r":2: column 'texts' has a whole number, expected a",
+        ),
+        (
+            "kl",
+            {**LIST, "scores": [1, 1e39]},
+            r":2: column 'scores': found 1e\+39, expected -1e\+15 to 1e\+15 to train",
+        ),
+        (
+            "cosent",
+            {"sentence1": "a", "sentence2": "b", "score": -1e39},
+            r":2: column 'score': found -1e\+39, expected",
         ),
         ("kl", {**LIST, "scores": [1]}, r":2: column 'scores' has 1 number for 2 texts"),
         ("kl", {**LIST, "scores": 1}, r":2: column 'scores' has 1 number for 2 texts, expected one for each, that of"),

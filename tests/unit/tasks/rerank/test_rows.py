@@ -220,6 +220,8 @@ def test_a_loss_learns_labels_or_scores(tmp_path, row, loss, expected):
         ({**LIST, "labels": [1, 1]}, "lambda", "query 'q' has 2 texts, labelled 1, and none that is less relevant"),
         ({**PAIR, "label": 1}, "lambda", "query 'q' has a single text, labelled 1, and none that is less relevant"),
         ({**PAIR, "score": 1}, "kl", "query 'q' has a single text, expected a list with loss kl"),
+        ({**LIST, "labels": [128, 0]}, "lambda", "a text has the label 128, expected at most 100 with loss lambda"),
+        ({**LIST, "scores": [1, 1e39]}, "mse", "column 'scores': found 1e+39, expected -1e+15 to 1e+15 to train"),
     ],
 )
 def test_a_list_that_teaches_nothing_is_named(tmp_path, row, loss, message):

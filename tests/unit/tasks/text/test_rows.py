@@ -108,6 +108,11 @@ def test_anything_but_a_finite_number_is_rejected(value):
         label_number(value, ())
 
 
+def test_a_number_that_float32_cannot_learn_is_rejected():
+    with pytest.raises(ValueError, match=r"found -1e\+39, expected -1e\+15 to 1e\+15 to train in single precision"):
+        label_number("-1e39", ())
+
+
 def test_a_number_outside_the_range_is_rejected():
     assert label_number(5, (), label_range=(0.0, 5.0)) == 5.0
     with pytest.raises(ValueError, match=r"^found 5.1, expected a number from 0 to 5$"):
