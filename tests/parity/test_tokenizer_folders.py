@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from minilm.corpus.tokenizing import tokenize_here
-from minilm.errors import DataError, UsageError
+from minilm.distill.masking import Masking
+from minilm.errors import DataError
 from minilm.tally import Tally
 from minilm.tasks.tokens.words import NO_TOKEN, WordFramer
 from minilm.text.tokenizer import Tokenizer
@@ -223,8 +224,8 @@ def test_a_tokenizer_of_t5_ends_a_text_and_does_not_begin_it(tmp_path: Path) -> 
     assert (documents.lengths.tolist(), documents.empty_texts) == ([4, 4, 2], 1)
     [framed] = WordFramer(tokenizer=ours, max_tokens=3, tally=Tally()).words([["b", "a", "b"]], ["here:1"])
     assert (framed.token_ids.tolist(), framed.first.tolist()) == ([b, a, 1], [0, 1, NO_TOKEN])
-    for role, token in (("cls_id", r"\[CLS\]"), ("mask_id", r"\[MASK\]")):
-        with pytest.raises(UsageError, match=rf"with </s> alone, as T5's does, and has no {token}, which"):
-            getattr(ours, role)
-    with pytest.raises(DataError, match="its post-processor does not support pairs"):
+    without = "it frames a text with </s> alone, as T5's does, and has no"
+    with pytest.raises(DataError, match=rf"{without} \[MASK\], which is needed here: use a model whose"):
+        Masking.of(ours, 0.15, seed=1)
+    with pytest.raises(DataError, match=rf"{without} \[CLS\], which"):
         ours.encode_pairs(["a"], ["b"], max_length=9)

@@ -113,17 +113,17 @@ class Tokenizer:
 
     @property
     def cls_id(self) -> int:
-        """Id of [CLS] or <s>; raises UsageError if there is none."""
+        """Id of [CLS] or <s>; raises DataError if there is none."""
         return self._special_id("cls")
 
     @property
     def mask_id(self) -> int:
-        """Id of [MASK] or <mask>; raises UsageError if there is none."""
+        """Id of [MASK] or <mask>; raises DataError if there is none."""
         return self._special_id("mask")
 
     def _special_id(self, role: str) -> int:
         if role not in self._special:
-            raise UsageError(
+            raise DataError(
                 f"{self._definition.where}: it frames a text with </s> alone, as T5's does, and has no "
                 f"{BERT_ROLES[role]}, which is needed here: use a model whose tokenizer has one, such as BERT"
             )
