@@ -17,11 +17,14 @@ from tests.commands import fail_syncing
 
 from minilm.corpus.build import build_shards
 from minilm.distill import cache_filling
+from minilm.distill.criterion import DistillBatch
+from minilm.distill.objective import DistillObjective
 from minilm.distill.run import distill
 from minilm.errors import DataError, SystemProblem
 from minilm.files.json import read_json, write_json
 from minilm.files.tensors import read_pieces, stored_arrays
 from minilm.recipe import load_recipe
+from minilm.train.accumulate import Microbatches
 
 PART_BYTES = 100_000  # about ten files for the tiny corpus
 COMMAND = """
@@ -110,8 +113,19 @@ def test_a_kill_while_the_cache_is_filled_changes_no_bit(tiny, recipe, forked):
     assert models[0].read_bytes() == models[1].read_bytes()
 
 
-def test_a_damaged_cache_names_the_file_and_the_way_out(tiny, recipe):
-    run(recipe)
+def test_a_damaged_cache_names_the_file_and_the_way_out(tiny, recipe, monkeypatch):
+    """Found when a run that was stopped is resumed; once the cache is filled again, it ends with the same bits."""
+    original = DistillObjective.batch
+
+    def stopped(self: DistillObjective, step: int) -> Microbatches[DistillBatch]:
+        if step == 2:
+            raise KeyboardInterrupt
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillObjective, "batch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, "train.checkpoint_every=1")
     [folder] = (tiny.folder / "shards.teacher").iterdir()
     remedy = f"remove the folder {folder}, the run fills it again"
     file, manifest = folder / "part-00001.safetensors", folder / "manifest.json"
@@ -119,7 +133,7 @@ def test_a_damaged_cache_names_the_file_and_the_way_out(tiny, recipe):
 
     def problem() -> str:
         with pytest.raises(DataError) as caught:
-            run(recipe, f"out={tiny.folder / 'other'}")
+            run(recipe)
         return str(caught.value)
 
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -136,7 +150,8 @@ def test_a_damaged_cache_names_the_file_and_the_way_out(tiny, recipe):
     manifest.write_text("{")
     assert re.fullmatch(rf"{manifest}:1: broken JSON, .*; {remedy}", problem())
     shutil.rmtree(folder)
-    run(recipe, f"out={tiny.folder / 'other'}")
+    assert_ends_as_unbroken(tiny, recipe)
+    assert "at step 2 of 3" in (tiny.folder / "run" / "log.txt").read_text()
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_one_line(tiny, recipe):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,11 @@ SIZES = {
     "max_position_embeddings": 64,
     "initializer_range": 0.3,  # far from linear, so that anything misplaced shows
 }
+
+
+def relative_difference(found, expected):
+    """The largest difference, of the largest number that is expected."""
+    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,6 +77,27 @@ def save(tmp_path, sizes, randomized):
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def own_projections(monkeypatch):
+    """Query, key, value `[N, H, D]` of every layer: eager attention of transformers, with its own masks."""
+
+    def run(folder, text):
+        model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+        module = inspect.getmodule(type(model))
+        eager, seen = module.eager_attention_forward, []
+
+        def watching(layer, query, key, value, *rest, **settings):
+            seen.append([part[0].transpose(0, 1) for part in (query, key, value)])
+            return eager(layer, query, key, value, *rest, **settings)
+
+        with monkeypatch.context() as patch, torch.no_grad():
+            patch.setattr(module, "eager_attention_forward", watching)
+            model(input_ids=torch.from_numpy(text)[None])
+        return seen
+
+    return run
 
 
 @pytest.fixture(scope="session")

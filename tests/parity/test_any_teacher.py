@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.parity.conftest import relative_difference
 
 from minilm.distill import teacher_ways
 from minilm.distill.agreement import relation_agreement
 from minilm.distill.relation_loss import V1_PAIRS, relation_loss
 from minilm.distill.teacher import PADDED_ONLY_TEACHERS, load_teacher, read_sizes
+from minilm.distill.teacher_base import Overhead
 from minilm.distill.teacher_cache import require_storable
 from minilm.distill.teacher_padded import length_groups
 from minilm.errors import DataError, UsageError
@@ -97,10 +99,6 @@ def expected_rows(name, model, names, heads, text):
             turned = [even * cosines - odd * sines, odd * cosines + even * sines]
             rows[place] = torch.stack(turned, dim=-1).flatten(-2)
     return rows
-
-
-def relative_difference(found, expected):
-    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
 
 
 @pytest.mark.parametrize("name", [*PADDED, *UNLISTED])
@@ -222,6 +220,11 @@ def test_sequences_of_similar_length_share_a_padded_batch():
     assert [len(group) for group in length_groups([4096] * 5, equal=False)] == [2, 2, 1]
 
 
-def test_the_share_of_padding_is_that_of_the_batches(save):
+def test_the_overhead_is_that_of_the_batches(save):
+    """Padding where lengths are similar; only more batches where they must be equal."""
+    microbatches = [np.array([10, 3, 9, 10, 8, 7]), np.array([4, 4])]
     teacher = load_teacher(save("MPNet", pad_token_id=1))
-    assert teacher.share_of_padding([np.array([10, 3, 9, 10, 8, 7])]) == pytest.approx(1 - 47 / 50)
+    assert teacher.overhead(microbatches) == Overhead(tokens=58 / 55, batches=4 / 2)
+    teacher.equal_lengths = True
+    assert teacher.overhead(microbatches) == Overhead(tokens=1.0, batches=6 / 2)
+    assert load_teacher(save("Bert"), native=False).overhead(microbatches) is None

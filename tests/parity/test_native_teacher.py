@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from tests.parity.conftest import relative_difference
 
 from minilm.distill import teacher_native
 from minilm.distill.teacher import load_teacher, read_sizes
@@ -31,18 +32,21 @@ def texts():
     ("name", "settings"),
     [("Bert", {}), ("Roberta", {"pad_token_id": 1}), ("XLMRoberta", {"pad_token_id": 1}), ("DistilBert", {})],
 )
-def test_the_native_engine_gives_the_relations_of_transformers(save, texts, name, settings):
+def test_the_native_engine_gives_the_projections_of_single_runs(save, own_projections, texts, name, settings):
+    """Those of transformers' own attention, which are also those of its packed teacher."""
     folder = save(name, **settings)
+    apart = [own_projections(folder, text) for text in texts]
     for layer in (1, 3):
         native, theirs = (load_teacher(folder, layer=layer, native=wanted) for wanted in (True, False))
         assert native.engine == f"native, {chosen_isa()}"
         assert theirs.engine == "transformers, packed"
         assert native.sizes == theirs.sizes == read_sizes(folder, layer=layer)
         packed = pack(texts)
-        found, expected = native.relations(packed), theirs.relations(packed)
-        for part in ("query", "key", "value"):
-            ours, rows = getattr(found, part), getattr(expected, part)
-            assert float((ours - rows).abs().max() / rows.abs().max()) < 1e-5
+        found, together = native.relations(packed), theirs.relations(packed)
+        for place, part in enumerate(("query", "key", "value")):
+            ours, single = getattr(found, part), torch.cat([rows[layer - 1][place] for rows in apart])
+            assert relative_difference(ours, single) < 1e-5
+            assert relative_difference(getattr(together, part), single) < 1e-5
             cut = torch.cat([getattr(native.relations(pack(some)), part) for some in (texts[:2], texts[2:])])
             assert torch.equal(cut, ours)
 

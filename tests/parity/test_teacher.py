@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.parity.conftest import relative_difference
 
 from minilm.distill import projections
 from minilm.distill import teacher as teacher_module
@@ -18,7 +18,7 @@ from minilm.distill.teacher import PACKED_ONLY_TEACHERS, default_layer, read_siz
 from minilm.errors import DataError, SystemProblem, UsageError
 from minilm.model.checkpoint import read_model
 from minilm.model.config import FAMILIES
-from minilm.model.packing import pack, unpack
+from minilm.model.packing import pack
 from minilm.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -57,27 +57,6 @@ def long_ids():
     return [generator.integers(5, 120, size=length) for length in LENGTHS]
 
 
-@pytest.fixture
-def own_projections(monkeypatch):
-    """Query, key, value `[N, H, D]` of every layer: eager attention of transformers, with its own masks."""
-
-    def run(folder, text):
-        model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-        module = inspect.getmodule(type(model))
-        eager, seen = module.eager_attention_forward, []
-
-        def watching(layer, query, key, value, *rest, **settings):
-            seen.append([part[0].transpose(0, 1) for part in (query, key, value)])
-            return eager(layer, query, key, value, *rest, **settings)
-
-        with monkeypatch.context() as patch, torch.no_grad():
-            patch.setattr(module, "eager_attention_forward", watching)
-            model(input_ids=torch.from_numpy(text)[None])
-        return seen
-
-    return run
-
-
 @pytest.mark.parametrize("name", WORKING)
 def test_packed_projections_are_the_models_own(save, own_projections, long_ids, name):
     folder = save(name, **WORKING[name])
@@ -93,8 +72,7 @@ def test_packed_projections_are_the_models_own(save, own_projections, long_ids, 
             rows = getattr(relations, part)
             assert rows.dtype == torch.float32
             assert not rows.requires_grad
-            for found, theirs in zip(unpack(rows, packed), expected, strict=True):
-                torch.testing.assert_close(found, theirs[layer - 1][place], atol=2e-5, rtol=1e-5)
+            assert relative_difference(rows, torch.cat([theirs[layer - 1][place] for theirs in expected])) < 1e-5
 
 
 def test_every_teacher_that_is_listed_is_one_of_these():
@@ -128,7 +106,7 @@ def test_the_scale_of_attention_is_the_models(save, own_projections, long_ids, m
     teacher = load_teacher(folder, layer=2)
     found = teacher.relations(pack(long_ids)).query.split(list(LENGTHS))
     for text, rows in zip(long_ids, found, strict=True):
-        torch.testing.assert_close(rows, own_projections(folder, text)[1][0], atol=2e-5, rtol=1e-5)
+        assert relative_difference(rows, own_projections(folder, text)[1][0]) < 1e-5
 
 
 def test_the_last_layer_is_the_default_and_other_students_read_the_same_rows(save, long_ids):
@@ -139,7 +117,7 @@ def test_the_last_layer_is_the_default_and_other_students_read_the_same_rows(sav
     packed = pack(long_ids, segments=[np.arange(len(text)) % 2 for text in long_ids])
     relations, ours = teacher.relations(packed), read_model(folder).encoder.relations(packed)
     for part in ("query", "key", "value"):
-        torch.testing.assert_close(getattr(relations, part), getattr(ours, part), atol=2e-5, rtol=1e-5)
+        assert relative_difference(getattr(relations, part), getattr(ours, part)) < 1e-5
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])

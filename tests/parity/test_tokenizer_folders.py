@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from minilm.corpus.tokenizing import tokenize_here
+from minilm.distill.masking import Masking
 from minilm.errors import DataError
+from minilm.tally import Tally
+from minilm.tasks.tokens.words import NO_TOKEN, WordFramer
 from minilm.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -199,3 +203,29 @@ def test_the_class_may_be_named_by_the_models_configuration(tmp_path: Path) -> N
 def test_a_broken_file_of_added_tokens_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"added_tokens\.json: '<new>' has id 'x', expected a whole number"):
         Tokenizer.load(make(tmp_path, added_tokens={"<new>": "x"}))
+
+
+def test_a_tokenizer_of_t5_ends_a_text_and_does_not_begin_it(tmp_path: Path) -> None:
+    """Pairs, masks and [CLS], which it does not have, are refused by name."""
+    special, pieces = ("<pad>", "</s>", "<unk>"), ("▁", "▁a", "▁b", "a", "b", "c", "<extra_id_1>", "<extra_id_0>")
+    vocab = [*((token, 0.0) for token in special), *((piece, -2.0) for piece in pieces)]
+    theirs = transformers.T5Tokenizer(vocab=vocab, extra_ids=2)
+    theirs.save_pretrained(tmp_path / "t5")
+    ours = Tokenizer.load(tmp_path / "t5")
+    ours.save(tmp_path / "again")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    for text in ("a b c", "", " ab  </s> <extra_id_1>? <pad>"):
+        assert ours.encode([text])[0].tolist() == theirs(text)["input_ids"] == again(text)["input_ids"]
+    long = "a b c a b"
+    assert ours.encode([long], max_length=4)[0].tolist() == theirs(long, truncation=True, max_length=4)["input_ids"]
+    documents = tokenize_here(ours, [long, "", "b"], max_tokens=4)
+    space, a, b, c = (ours.token_to_id(piece) for piece in ("▁", "▁a", "▁b", "c"))
+    assert documents.token_ids.tolist() == [a, b, space, 1, c, a, b, 1, b, 1]
+    assert (documents.lengths.tolist(), documents.empty_texts) == ([4, 4, 2], 1)
+    [framed] = WordFramer(tokenizer=ours, max_tokens=3, tally=Tally()).words([["b", "a", "b"]], ["here:1"])
+    assert (framed.token_ids.tolist(), framed.first.tolist()) == ([b, a, 1], [0, 1, NO_TOKEN])
+    without = "it frames a text with </s> alone, as T5's does, and has no"
+    with pytest.raises(DataError, match=rf"{without} \[MASK\], which is needed here: use a model whose"):
+        Masking.of(ours, 0.15, seed=1)
+    with pytest.raises(DataError, match=rf"{without} \[CLS\], which"):
+        ours.encode_pairs(["a"], ["b"], max_length=9)

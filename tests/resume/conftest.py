@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from minilm.distill import run as run_module
+from minilm.train.loop import Event, train
 from minilm.train.metrics import read_metrics
 
 HERE = Path(__file__).parent
 TIMES = {"tokens_per_second", "seconds", "memory_gib"}
+
+
+def copy_killed(whole: Path, out: Path, *, after: int) -> None:
+    """Copy a finished run that kept its checkpoints, as a kill after a step would have left it."""
+    shutil.copytree(whole, out)
+    for checkpoint in out.glob("checkpoints/step-*"):
+        if int(checkpoint.name.removeprefix("step-")) > after:
+            shutil.rmtree(checkpoint)
+    shutil.rmtree(out / "model")
+
+
+def stop_at_step(
+    monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGINT, *, times: int = 1
+) -> None:
+    """Send this process a signal in a step of a distillation."""
+
+    def on_event(event: Event, done: int) -> None:
+        if event == "accumulated" and done + 1 == step:
+            for _ in range(times):
+                signal.raise_signal(number)
+
+    monkeypatch.setattr(run_module, "train", partial(train, on_event=on_event))
 
 
 def environment() -> dict[str, str]:

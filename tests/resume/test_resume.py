@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.resume.conftest import copy_killed, stop_at_step
 
 from minilm.distill import report as report_module
 from minilm.distill import run as run_module
@@ -59,22 +60,10 @@ def test_resuming_at_any_checkpoint_equals_the_uninterrupted_run(tiny, finished,
     recipe, whole = finished
     for step in (1, 5, 8, 11):
         out = tiny.folder / f"from-{step}"
-        shutil.copytree(whole, out)
-        for later in range(step + 1, 13):
-            shutil.rmtree(out / "checkpoints" / f"step-{later:08d}")
-        shutil.rmtree(out / "model")
+        copy_killed(whole, out, after=step)
         run(recipe, f"out={out}")
         assert_same_run(out, whole)
         shutil.rmtree(out)
-
-
-def stop_at_step(monkeypatch, step: int, number: signal.Signals, *, times: int = 1) -> None:
-    def on_event(event: Event, done: int) -> None:
-        if event == "accumulated" and done + 1 == step:
-            for _ in range(times):
-                signal.raise_signal(number)
-
-    monkeypatch.setattr(run_module, "train", partial(train, on_event=on_event))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -268,15 +257,16 @@ def sums(out: Path) -> dict[str, str]:
 
 
 def test_another_dataset_is_rejected_and_the_old_one_resumes(finished, tiny, assert_same_run):
+    """A run that was killed in the middle computes the rest with the text that it began with."""
     recipe, whole = finished
-    text, old = tiny.text.read_text(), sums(whole)["dataset"]
+    out, text, old = tiny.folder / "killed", tiny.text.read_text(), sums(whole)["dataset"]
+    copy_killed(whole, out, after=5)
     tiny.text.write_text(text + "word1 word2\n")
     with pytest.raises(UsageError, match=f"a different run: dataset was '{old}', is '[0-9a-f]{{64}}'"):
-        run(recipe, f"out={whole}")
+        run(recipe, f"out={out}")
     tiny.text.write_text(text)
-    shutil.copytree(whole, tiny.folder / "before")
-    run(recipe, f"out={whole}")
-    assert_same_run(whole, tiny.folder / "before")
+    run(recipe, f"out={out}")
+    assert_same_run(out, whole)
 
 
 def test_another_teacher_is_rejected(finished, tiny):

@@ -65,18 +65,20 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def tokenize_here(tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int) -> TokenizedBatch:
-    """Split every text into documents of [CLS] + at most max_tokens - 2 tokens + [SEP]."""
+    """Split every text into documents of at most max_tokens, [CLS] (if there is one) and [SEP] included."""
     pieces: list[Int32s] = []
-    empty_texts = 0
+    empty_texts, special = 0, len(tokenizer.before) + 1
+    room = max_tokens - special
     for ids in _encode(tokenizer, texts):
         empty_texts += not len(ids)
-        pieces.extend(ids[start : start + max_tokens - 2] for start in range(0, len(ids), max_tokens - 2))
-    lengths = np.array([len(piece) + 2 for piece in pieces], dtype=np.int32)
+        pieces.extend(ids[start : start + room] for start in range(0, len(ids), room))
+    lengths = np.array([len(piece) + special for piece in pieces], dtype=np.int32)
     ends = np.cumsum(lengths)
+    starts = (ends - lengths)[: len(ends) * len(tokenizer.before)]
     token_ids = np.empty(int(lengths.sum()), dtype=np.int32)
     inner = np.ones(len(token_ids), dtype=bool)
-    inner[ends - lengths] = inner[ends - 1] = False
-    token_ids[ends - lengths] = tokenizer.cls_id
+    inner[starts] = inner[ends - 1] = False
+    token_ids[starts] = tokenizer.before
     token_ids[ends - 1] = tokenizer.sep_id
     token_ids[inner] = np.concatenate(pieces) if pieces else []
     return TokenizedBatch(token_ids=token_ids, lengths=lengths, texts=len(texts), empty_texts=empty_texts)

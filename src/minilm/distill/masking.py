@@ -49,7 +49,7 @@ class Masking:
     @classmethod
     def of(cls, tokenizer: Tokenizer, share: float, *, seed: int) -> Masking:
         """Masking with the special tokens of a tokenizer."""
-        special = [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.mask_id, tokenizer.unk_id]
+        special = [tokenizer.mask_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.unk_id]
         ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size, dtype=np.int64), special)
         return cls(share=share, mask_id=tokenizer.mask_id, ordinary=ordinary, seed=seed)
 

@@ -180,12 +180,12 @@ def _first_of(config: Any, *names: str) -> int | None:  # noqa: ANN401
 
 
 def _class_for(config: Any) -> Any:  # noqa: ANN401
-    """The class that loads the encoder alone, where an encoder-decoder has one (T5)."""
+    """The class that loads the encoder alone, where a family has one (T5), saved with a decoder or without."""
     from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
-    separate = config.is_encoder_decoder and config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    return AutoModelForTextEncoding if separate else AutoModel
+    name = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "")
+    return AutoModelForTextEncoding if name.endswith("EncoderModel") else AutoModel
 
 
 def _encoder_of(model: Any) -> Any:  # noqa: ANN401

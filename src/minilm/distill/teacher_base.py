@@ -59,6 +59,14 @@ class ComputedBy:
     versions: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overhead:
+    """How many times as many tokens (some are padding) and batches a teacher computes as a packed one."""
+
+    tokens: float
+    batches: float
+
+
 class Teacher(ABC):
     """A frozen encoder that computes `Relations` of the layer `sizes.layer`, or of several."""
 
@@ -105,19 +113,21 @@ class Teacher(ABC):
         """The same for documents of a corpus, which `packed` holds; their numbers do not matter here."""
         return self.relations(packed)
 
-    def share_of_padding(self, microbatches: Sequence[np.ndarray]) -> float:
-        """The share of padding in what it computes for these microbatches, given the lengths of their sequences."""
-        return 0.0
+    def overhead(self, microbatches: Sequence[np.ndarray]) -> Overhead | None:
+        """What it computes beyond a packed teacher for microbatches, given as lengths; None if it runs packed."""
+        return None
 
 
 def say_how_it_runs(teacher: Teacher, folder: Path, microbatches: Sequence[np.ndarray], *, of: str) -> None:
-    """Log what computes it, and how much of that is padding in these microbatches, given as lengths, which are `of`."""
+    """Log what computes it and, unless it runs packed, what that costs in these microbatches (lengths), part `of`."""
     logger.info("teacher %s: computed by %s", folder, teacher.engine)
-    share = teacher.share_of_padding(microbatches)
-    if share:
+    more = teacher.overhead(microbatches)
+    if more is not None:
         logger.warning(
-            "teacher %s: it runs padded, which is slower: in %s it computes %.2f times as many tokens as there are",
+            "teacher %s: it does not run packed, which is slower: in %s it computes %.2f times as many tokens as there "
+            "are, in %.1f times as many batches",
             folder,
             of,
-            1 / (1 - share),
+            more.tokens,
+            more.batches,
         )

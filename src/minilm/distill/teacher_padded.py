@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.distill.projections import PARTS, LayerReached, Projected, log_attention
-from minilm.distill.teacher_base import Teacher, Wanted
+from minilm.distill.teacher_base import Overhead, Teacher, Wanted
 from minilm.distill.teacher_packed import NoInterface
 from minilm.errors import DataError
 from minilm.model.encoder import Relations
@@ -184,15 +184,16 @@ class PaddedTeacher(Teacher):
                 whole[name][rows] = kept
         return whole
 
-    def share_of_padding(self, microbatches: Sequence[np.ndarray]) -> float:
-        """The share of padding in what it computes for these microbatches, given the lengths of their sequences."""
-        used = computed = 0
+    def overhead(self, microbatches: Sequence[np.ndarray]) -> Overhead:
+        """What it computes beyond a packed teacher, which takes each microbatch, given as lengths, as one batch."""
+        used = computed = batches = 0
         for lengths in microbatches:
             known = lengths.tolist()
+            groups = length_groups(known, equal=self.equal_lengths)
             used += sum(known)
-            for group in length_groups(known, equal=self.equal_lengths):
-                computed += len(group) * max(known[one] for one in group)
-        return 1 - used / computed
+            computed += sum(len(group) * known[group[0]] for group in groups)  # the first is the longest
+            batches += len(groups)
+        return Overhead(tokens=computed / used, batches=batches / len(microbatches))
 
     def _inputs(self, packed: Packed, starts: Sequence[int], group: Sequence[int]) -> dict[str, Tensor]:
         """A padded batch of some sequences: ids, and what else the model reads."""

@@ -38,26 +38,30 @@ _OFFSET_BATCH = 256  # texts per call: with offsets, the library holds far more 
 # Tables are padded to a multiple of 8 to 128 rows; any other difference is a vocabulary that lost lines.
 _PADDED_TO, _MAX_PADDING = 8, 128
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_ROLES = ("cls", "sep", "pad", "mask", "unk")
+# The special tokens by role, by the first of those around a text.
 _FAMILIES = {
-    roles["cls"]: {role: roles[role] for role in ("sep", "pad", "mask", "unk")} for roles in (BERT_ROLES, ROBERTA_ROLES)
+    **{roles["cls"]: roles for roles in (BERT_ROLES, ROBERTA_ROLES)},
+    ROBERTA_ROLES["sep"]: {role: ROBERTA_ROLES[role] for role in ("sep", "pad", "unk")},  # of T5
 }
 
 
 @final
 class Tokenizer:
-    """A tokenizer that frames a text as [CLS] ... [SEP], or <s> ... </s>. Created by `Tokenizer.load`."""
+    """A tokenizer that frames a text as [CLS] ... [SEP], as <s> ... </s>, or as ... </s>, as T5's does.
+
+    Created by `Tokenizer.load`.
+    """
 
     def __init__(self, definition: Definition) -> None:
         """Build the tokenizer from a validated definition; raises DataError if it is unusable."""
         self._definition = definition
         self._backend = _build(definition)
         self._ids = {token: token_id for token_id, token in enumerate(definition.tokens)}
-        special = _special_ids(self._backend, self._ids, definition)
-        self.cls_id: int = special["cls"]
-        self.sep_id: int = special["sep"]
-        self.pad_id: int = special["pad"]
-        self.mask_id: int = special["mask"]
-        self.unk_id: int = special["unk"]
+        self._special = _special_ids(self._backend, self._ids, definition)
+        self.sep_id: int = self._special["sep"]
+        self.pad_id: int = self._special["pad"]
+        self.unk_id: int = self._special["unk"]
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
@@ -106,6 +110,29 @@ class Tokenizer:
         if changed == splitter:
             return self
         return Tokenizer(replace(self._definition, json={**self._definition.json, "pre_tokenizer": changed}))
+
+    @property
+    def cls_id(self) -> int:
+        """Id of [CLS] or <s>; raises DataError if there is none."""
+        return self._special_id("cls")
+
+    @property
+    def mask_id(self) -> int:
+        """Id of [MASK] or <mask>; raises DataError if there is none."""
+        return self._special_id("mask")
+
+    def _special_id(self, role: str) -> int:
+        if role not in self._special:
+            raise DataError(
+                f"{self._definition.where}: it frames a text with </s> alone, as T5's does, and has no "
+                f"{BERT_ROLES[role]}, which is needed here: use a model whose tokenizer has one, such as BERT"
+            )
+        return self._special[role]
+
+    @property
+    def before(self) -> Int32s:
+        """The special tokens before a text, `[1]` or `[0]`; after it there is one, `sep_id`."""
+        return np.array([self._special[role] for role in ("cls",) if role in self._special], dtype=np.int32)
 
     @property
     def vocab_size(self) -> int:
@@ -358,13 +385,7 @@ class Tokenizer:
             atomic_write(folder / "vocab.txt", "".join(f"{token}\n" for token in self._definition.tokens))
 
     def _config(self, *, segments: bool, max_length: int | None) -> dict[str, object]:
-        names = {
-            "cls": self.cls_id,
-            "sep": self.sep_id,
-            "pad": self.pad_id,
-            "mask": self.mask_id,
-            "unk": self.unk_id,
-        }
+        names = {role: self._special[role] for role in _ROLES if role in self._special}
         added = self._backend.get_added_tokens_decoder()
         extra = [token.content for token_id, token in sorted(added.items()) if token_id not in names.values()]
         inputs = [
@@ -395,21 +416,20 @@ def _build(definition: Definition) -> tokenizers.Tokenizer:
 
 
 def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definition: Definition) -> dict[str, int]:
-    """Find [CLS] and [SEP] from how the tokenizer frames a text, the others by name."""
-    frame = backend.encode("").ids
-    first = definition.tokens[frame[0]] if len(frame) == 2 else None
-    names = _FAMILIES.get(first or "")
-    if names is None or frame[1] != ids.get(names["sep"]):
-        around = [definition.tokens[token_id] for token_id in frame]
+    """Find [CLS], if there is one, and [SEP] from how the tokenizer frames a text, the others by name."""
+    around = [definition.tokens[token_id] for token_id in backend.encode("").ids]
+    names = _FAMILIES.get(around[0] if around else "", {})
+    if not names or around != [names[role] for role in ("cls", "sep") if role in names]:
         raise DataError(
-            f"{definition.where}: it frames a text with {around}, expected [CLS] and [SEP], or <s> and </s>: use a "
-            "model that reads such texts, such as BERT or RoBERTa, or change post_processor if the file is wrong"
+            f"{definition.where}: it frames a text with {around}, expected [CLS] and [SEP], <s> and </s>, or </s> at "
+            "its end: use a model that reads such texts, such as BERT, RoBERTa or T5, or change post_processor if the "
+            "file is wrong"
         )
     model = definition.json["model"]
     unk = model.get("unk_token") if isinstance(model, dict) else None
-    wanted = {"cls": first or "", **names, "unk": unk if isinstance(unk, str) else names["unk"]}
-    for role, token in _FAMILIES["<s>"].items():  # ALBERT has [CLS], [SEP] and [MASK], but <pad> and <unk>
-        if wanted[role] not in ids and token in ids:
+    wanted = {**names, "unk": unk if isinstance(unk, str) else names["unk"]}
+    for role, token in ROBERTA_ROLES.items():  # ALBERT has [CLS], [SEP] and [MASK], but <pad> and <unk>
+        if role in wanted and wanted[role] not in ids and token in ids:
             wanted[role] = token
     missing = [token for token in wanted.values() if token not in ids]
     if missing:

@@ -180,3 +180,8 @@ def test_the_script_stores_what_the_report_reads(script, tmp_path, real_model_di
     (run / "recipe.resolved.yaml").write_text(resolved_yaml(changed))
     with pytest.raises(UsageError, match=r"as it ships: train\.learning_rate is 0.1, not 0.0003"):
         script.reference_of(run, "poems")
+
+
+def test_the_how_to_names_the_recipes_that_have_a_curve():
+    names = " and ".join(f"`{name.partition('/')[2]}`" for name in STORED)
+    assert f"{names} ship with the curve of a finished run" in (REPO / "docs" / "how-to.md").read_text(encoding="utf-8")

@@ -98,17 +98,17 @@ class WordFramer:
 
     def _frame(self, text: str, spans: Int32s, ids: Int32s, first: Int32s, where: str) -> FramedWords:
         """Add the special tokens to what fits; `first` counts without them."""
-        room = self.max_tokens - 2
+        before, after = self.tokenizer.before, np.array([self.tokenizer.sep_id], dtype=np.int32)
+        room = self.max_tokens - len(before) - 1
         lost = first >= room
         self._count(
             f"words were beyond the first {self.max_tokens} tokens of their text; they are tagged O", lost, where
         )
-        frame = np.array([self.tokenizer.cls_id, self.tokenizer.sep_id], dtype=np.int32)
         return FramedWords(
             text=text,
             spans=spans,
-            token_ids=np.concatenate([frame[:1], ids[:room], frame[1:]]),
-            first=np.where(lost | (first == NO_TOKEN), NO_TOKEN, first + 1).astype(np.int32),
+            token_ids=np.concatenate([before, ids[:room], after]),
+            first=np.where(lost | (first == NO_TOKEN), NO_TOKEN, first + len(before)).astype(np.int32),
         )
 
     def _count(self, what: str, words: NDArray[np.bool_], where: str) -> None:
