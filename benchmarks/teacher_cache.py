@@ -31,6 +31,7 @@ from minilm.distill.cache_filling import Filling
 from minilm.distill.criteria import make_criterion
 from minilm.distill.measure import Clocked
 from minilm.distill.objective import DistillObjective
+from minilm.distill.room import Room
 from minilm.distill.run import load_models, make_objective
 from minilm.distill.stages import planned
 from minilm.distill.teacher_cache import cached_teacher
@@ -130,7 +131,7 @@ def side_of(path: Path, cache: str) -> tuple[Side, dict[str, object]]:
     )
     if cached is not None and recipe.cache is not None:
         started = time.perf_counter()
-        found = Filling(cached, teacher, shards, name="teacher", device="cpu", ranks=ALONE).run(recipe.cache)
+        found = Filling(cached, teacher, shards, name="teacher", device="cpu", ranks=ALONE).run(recipe.cache, Room())
         facts["fill_seconds"] = time.perf_counter() - started
         size = sum(file.stat().st_size for file in cached.folder.iterdir())
         facts |= {"bytes_per_token": size / found.tokens, "relation_loss": found.relation_loss}

@@ -57,6 +57,16 @@ class Interrupted(MinilmError):
     exit_code = 130
 
 
+OUT_OF_MEMORY = "out of memory: use fewer or shorter texts, a smaller model, or a machine with more memory"
+"""The message where no setting is known that lowers what is used."""
+_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory was used up, of the machine or of a GPU: torch says so in a RuntimeError, in several ways."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
+
+
 def one_line(message: BaseException | str, *, max_chars: int | None = 200) -> str:
     """Format a message on one line for use inside another: whitespace collapsed, control characters escaped.
 

@@ -175,6 +175,14 @@ def test_causal_attention_that_no_module_admits_is_rejected(save):
         load_teacher(folder, layer=2)
 
 
+def test_so_is_one_whose_projections_do_not_show_it(save, monkeypatch):
+    """Those of the first layer are the same, packed or not, whatever attention is; the later rows are not."""
+    folder = save("Bert", is_decoder=True)
+    monkeypatch.setattr(teacher_module, "_require_encoder", lambda model, folder: None)  # no module admits it
+    with pytest.raises(DataError, match="the attention of BertModel is causal, that of a student is not; choose a bid"):
+        load_teacher(folder, layer=1)
+
+
 def test_a_model_without_query_key_and_value_is_rejected(save):
     folder = save("FNet")
     for read in (read_sizes, load_teacher):

@@ -23,7 +23,7 @@ import typer
 from typer.core import TyperGroup
 
 from minilm.cli.streams import replace_closed_streams
-from minilm.errors import HINTS, MinilmError, one_line
+from minilm.errors import HINTS, OUT_OF_MEMORY, MinilmError, is_out_of_memory, one_line
 from minilm.hub import downloads
 from minilm.train.shared_errors import code_of_others, has_company, text_to_print
 
@@ -142,9 +142,9 @@ def run_reporting(command: Callable[[], int], *, debug: bool = False) -> int:
         return _fail(error, "interrupted", _INTERRUPTED, debug=debug)
     except OSError as error:
         return _fail(error, _explain(error), 4, debug=debug)
-    except MemoryError as error:
-        return _fail(error, "out of memory: use smaller batches or another machine", 4, debug=debug)
-    except RuntimeError:
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return _fail(error, OUT_OF_MEMORY, 4, debug=debug)
         code = code_of_others(wait=True) if has_company() else None  # a collective whose other process is gone
         if code is None or debug:
             raise

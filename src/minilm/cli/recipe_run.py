@@ -48,13 +48,27 @@ Resume = Annotated[
 def show_dry_run(resolved: str, check: Callable[[], Iterable[tuple[str, str]]]) -> None:
     """Print the resolved recipe on standard output, and on standard error what `check` finds, as it is found."""
     typer.echo(resolved, nl=False)
-    for label, sentence in check():
-        typer.echo(f"{label}: {sentence}", err=True)
+    with _saying_what_to_lower():
+        for label, sentence in check():
+            typer.echo(f"{label}: {sentence}", err=True)
+
+
+@contextmanager
+def _saying_what_to_lower() -> Iterator[None]:
+    """Turn the lack of memory into an error that names the setting which decides what a step needs."""
+    from minilm.errors import SystemProblem, is_out_of_memory
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SystemProblem("out of memory: lower train.tokens_per_batch, or use a machine with more memory") from error
 
 
 @contextmanager
 def running(advice: str | None = "start over with --resume never") -> Iterator[None]:
-    """Turn a stop that comes too early, or twice, into an error that says how to resume.
+    """Turn a stop that comes too early, or twice, and the lack of memory into errors that say how to resume.
 
     Memory that a step frees is kept for the next one; see `train/allocator.py`.
     The error for a folder of another run ends with `advice` on how to start over.
@@ -65,7 +79,8 @@ def running(advice: str | None = "start over with --resume never") -> Iterator[N
 
     keep_freed_memory()
     try:
-        yield
+        with _saying_what_to_lower():
+            yield
     except KeyboardInterrupt:
         raise Interrupted(
             "stopped immediately; run the same command to resume from the last checkpoint, if there is one"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -21,8 +20,9 @@ import torch
 from torch import Tensor
 
 from minilm.corpus.shards import Shards
-from minilm.distill.costs import existing_folder, held_bytes, shown_size
+from minilm.distill.costs import shown_size
 from minilm.distill.relation_loss import V2_PAIRS, relation_loss
+from minilm.distill.room import Room, held_bytes
 from minilm.distill.teacher_base import Teacher
 from minilm.distill.teacher_cache import (
     MANIFEST,
@@ -34,7 +34,7 @@ from minilm.distill.teacher_cache import (
     part_name,
     row_bytes,
 )
-from minilm.errors import DataError, Interrupted, SystemProblem, UsageError
+from minilm.errors import DataError, Interrupted, UsageError
 from minilm.files.atomic import make_folder
 from minilm.files.json import write_json
 from minilm.files.lock import locked_folder
@@ -65,8 +65,12 @@ class Filling:
         self._cached, self._teacher, self._shards = cached, teacher, shards
         self._name, self._device, self._ranks = name, device, ranks
 
-    def run(self, limits: CacheSection) -> CacheManifest:
+    def run(self, limits: CacheSection, room: Room) -> CacheManifest:
         """Fill the cache unless it is complete, and open it.
+
+        Args:
+            limits: of its size.
+            room: what is left of the disks beside what the run writes otherwise.
 
         Raises:
             UsageError: it would be larger than `cache.max_gib`, or another process is filling it.
@@ -81,7 +85,7 @@ class Filling:
             cached.open(found, ranks)
         else:
             begun = found or self._begun()
-            require_room(cached, tokens=begun.tokens, width=sum(begun.sizes), limits=limits)
+            require_room(cached, room, tokens=begun.tokens, width=sum(begun.sizes), limits=limits)
             with self._locked():
                 wait_for_first(ranks)
                 manifest = self._filled(cached.manifest() or begun)
@@ -254,12 +258,14 @@ def _row_error(computed: Tensor, stored: Tensor) -> float:
     return float(((exact - stored.flatten(1).float()).norm(dim=1) / norms).max())
 
 
-def require_room(cached: CachedTeacher, *, tokens: float, width: int, limits: CacheSection) -> str:
+def require_room(cached: CachedTeacher, room: Room, *, tokens: float, width: int, limits: CacheSection) -> str:
     """Require that a cache may be as large as it will be, with `width` numbers for each token; one sentence about it.
+
+    `room` is what is left of the disks.
 
     Raises:
         UsageError: it would be larger than `cache.max_gib`.
-        SystemProblem: what is missing of it would be larger than what is free.
+        SystemProblem: what is missing of it would be larger than what is free beside what the run writes otherwise.
     """
     each = row_bytes(limits.precision, width)
     needed, root = tokens * each, cached.folder.parent
@@ -268,7 +274,5 @@ def require_room(cached: CachedTeacher, *, tokens: float, width: int, limits: Ca
     ways_out = f"{smaller if limits.precision != 'int8' else ''}, or remove the section cache"
     if needed > limits.max_gib * _GIB:
         raise UsageError(f"{what}, more than cache.max_gib ({limits.max_gib:g}): raise it{ways_out}")
-    free = shutil.disk_usage(existing_folder(cached.folder)).free
-    if needed > free + held_bytes(cached.folder):
-        raise SystemProblem(f"{what}, but only {shown_size(free)} are free: choose another cache.folder{ways_out}")
-    return f"{what}; {shown_size(free)} are free"
+    held, ways_out = held_bytes(cached.folder), f"choose another cache.folder{ways_out}"
+    return room.require(cached.folder, needed, held=held, what=what, ways_out=ways_out)

@@ -12,17 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from minilm.distill.agreement import agreement_numbers
 from minilm.distill.criteria import pair_weights
 from minilm.distill.plan import DistillPlan
 from minilm.model.config import EncoderConfig
 from minilm.recipe import DistillRecipe, LossSection
 
+RUN_PARTS = ("checkpoints", "model")
+"""What a run replaces that takes room."""
 _COMPRESSED, _EXPANSION = (".gz", ".parquet"), 3
 _STATE_BYTES = 16  # of a trained weight: itself, its gradient, two moments of AdamW
 _SAVED_BYTES = 12  # in a checkpoint: the weight and the moments
-_ROW_BYTES = 600  # a line of metrics.jsonl
-_OTHER_BYTES = 2**20  # report, log, card
+_TOKEN_BYTES = 100  # of a token in the files of a tokenizer
+_ROW_BYTES, _NUMBER_BYTES = 600, 30  # a line of metrics.jsonl; besides, of a number without its name
+_PROBE_NUMBERS, _PROBE_NAME = 4, 40  # scores of a student, and characters of a name
+_DRAWN_BYTES = 2**16  # a curve or heat map in the report
+_OTHER_BYTES = 2**20  # log, card, the rest of the report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +153,37 @@ def trained_bytes(recipe: DistillRecipe, plan: DistillPlan) -> int:
 def folder_bytes(recipe: DistillRecipe, plan: DistillPlan) -> dict[str, float]:
     """Bytes of a run folder by what holds them; a checkpoint and a model are complete before an older one goes."""
     weights, train = num_trained(recipe, plan), recipe.train
-    rows = train.steps / train.log_every + (train.steps / train.eval_every if train.eval_every else 1)
+    tokenizers = len(plan.students) * _TOKEN_BYTES * plan.tokenizer.vocab_size
     saved = min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1
     return {
         "checkpoints": float(_SAVED_BYTES * weights * saved),
-        "models": float(2 * 4 * weights),
-        "metrics and report": _ROW_BYTES * rows + _OTHER_BYTES,
+        "models": float(2 * (4 * weights + tokenizers)),
+        "metrics and report": float(_metrics_bytes(recipe, plan) + _OTHER_BYTES),
     }
+
+
+def _metrics_bytes(recipe: DistillRecipe, plan: DistillPlan) -> int:
+    """Lines of metrics, and what is drawn of them: an evaluation has two numbers for each student, pair and head.
+
+    A run that is resumed writes the file once more before the old one goes.
+    """
+    train, loss, pairs = recipe.train, recipe.loss, list(pair_weights(recipe.loss))
+    if loss.objective != "relations":
+        pairs = []
+    losses = [
+        f"{name}.{part}" for name in plan.students for part in ([f"{a}-{b}" for a, b in pairs] or [loss.objective])
+    ]
+    none = torch.zeros(len(pairs), 2, plan.relation_heads)
+    heldout = [key for name in plan.students for key in (f"{name}.heldout_loss", *agreement_numbers(name, pairs, none))]
+    line = _ROW_BYTES + sum(len(key) + _NUMBER_BYTES for key in losses)
+    evaluation = sum(len(key) + _NUMBER_BYTES for key in heldout)
+    evaluations = 1 + (train.steps // train.eval_every if train.eval_every else 0)
+    if recipe.probe is not None:
+        evaluations += 1 + train.steps // recipe.probe.every
+        evaluation += sum(_PROBE_NUMBERS * (len(name) + _PROBE_NAME + _NUMBER_BYTES) for name in plan.students)
+    lines = (train.steps // train.log_every + evaluations) * line + evaluations * evaluation
+    copies = 2 + 2 * train.tensorboard
+    return copies * lines + _DRAWN_BYTES * 2 * len(losses)
 
 
 def corpus_bytes(tokens: float, documents: float, *, vocab_size: int) -> float:
@@ -163,16 +194,6 @@ def corpus_bytes(tokens: float, documents: float, *, vocab_size: int) -> float:
 def text_bytes(files: Sequence[Path]) -> float:
     """Bytes of the text in files; a compressed file counts three times."""
     return float(sum(file.stat().st_size * (_EXPANSION if file.suffix in _COMPRESSED else 1) for file in files))
-
-
-def held_bytes(folder: Path) -> int:
-    """Bytes of the files that a folder has already."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-
-
-def existing_folder(path: Path) -> Path:
-    """The folder itself, else the nearest above it that exists."""
-    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
 
 
 def shown_size(count: float) -> str:

@@ -5,17 +5,15 @@ In: a recipe, with or without stages. Out: sentences with a label each, as they 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from minilm.distill.cache_filling import require_room
 from minilm.distill.costs import (
+    RUN_PARTS,
     corpus_bytes,
-    existing_folder,
     folder_bytes,
-    held_bytes,
     shown_size,
     step_flops,
     trained_bytes,
@@ -23,13 +21,13 @@ from minilm.distill.costs import (
 from minilm.distill.measure import UPDATES, Measured, Sample, measure, sample_corpus
 from minilm.distill.plan import described, described_data
 from minilm.distill.probing import MakeProbe, probe_of
+from minilm.distill.room import Room, held_bytes
 from minilm.distill.run import this_device
 from minilm.distill.stages import PlannedStage, assistant_advice, fill_stand_in, planned
-from minilm.distill.teacher_cache import cache_root, cached_teacher
-from minilm.errors import SystemProblem
+from minilm.distill.teacher_cache import cached_teacher
 from minilm.recipe import CacheSection, Distillation, Loaded
 from minilm.report.page import duration
-from minilm.train.folder import require_run_folder
+from minilm.train.folder import STAGES, require_run_folder
 
 Label = Literal["checked", "planned", "warning"]
 
@@ -51,7 +49,8 @@ def dry_run(loaded: Loaded[Distillation], *, make_probe: MakeProbe | None = None
         if probe is not None:
             yield "checked", probe.description
         sample = sample_corpus(stages[0].recipe, stages[0].plan)
-        yield _disk(loaded.recipe, stages, sample)
+        room = Room()
+        yield _disk(loaded.recipe, stages, sample, room)
         total = 0.0
         for number, stage in enumerate(stages):
             about = _about(stage)
@@ -65,7 +64,7 @@ def dry_run(loaded: Loaded[Distillation], *, make_probe: MakeProbe | None = None
             tokens = recipe.train.batch_size * sample.lengths.mean
             total += recipe.train.steps * found.speed.of_step(tokens, cached=recipe.cache is not None)
             if recipe.cache is not None:
-                sentence, seconds = _cache(stage, sample, found, recipe.cache)
+                sentence, seconds = _cache(stage, sample, found, recipe.cache, room)
                 total += seconds
                 yield "planned", about + sentence
             label, sentence = _learning(stage, found)
@@ -123,7 +122,7 @@ def _costs(stage: PlannedStage, sample: Sample, found: Measured) -> list[str]:
     ]
 
 
-def _cache(stage: PlannedStage, sample: Sample, found: Measured, limits: CacheSection) -> tuple[str, float]:
+def _cache(stage: PlannedStage, sample: Sample, found: Measured, limits: CacheSection, room: Room) -> tuple[str, float]:
     """What is stored of the teacher, and the seconds that it takes before the first step.
 
     Raises:
@@ -138,9 +137,10 @@ def _cache(stage: PlannedStage, sample: Sample, found: Measured, limits: CacheSe
     if cached.is_complete:
         return f"cache: {cached.folder} is filled already", 0.0
     tokens = known.documents * known.mean
-    room = require_room(cached, tokens=tokens, width=sizes.query_width + 2 * sizes.key_width, limits=limits)
+    width = sizes.query_width + 2 * sizes.key_width
+    sentence = require_room(cached, room, tokens=tokens, width=width, limits=limits)
     seconds = found.speed.of_teacher(tokens)
-    return f"{room}; filled before the first step, in {_hours(seconds)}", seconds
+    return f"{sentence}; filled before the first step, in {_hours(seconds)}", seconds
 
 
 def _learning(stage: PlannedStage, found: Measured) -> tuple[Label, str]:
@@ -161,7 +161,7 @@ def _learning(stage: PlannedStage, found: Measured) -> tuple[Label, str]:
     )
 
 
-def _disk(recipe: Distillation, stages: Sequence[PlannedStage], sample: Sample) -> tuple[Label, str]:
+def _disk(recipe: Distillation, stages: Sequence[PlannedStage], sample: Sample, room: Room) -> tuple[Label, str]:
     """What the run folder will hold, beside what is free.
 
     Raises:
@@ -178,18 +178,12 @@ def _disk(recipe: Distillation, stages: Sequence[PlannedStage], sample: Sample) 
     if len(stages) > 1:  # the students of the last stage are copied
         parts["models"] += folder_bytes(stages[-1].recipe, stages[-1].plan)["models"]
     needed = sum(parts.values())
-    free = shutil.disk_usage(existing_folder(out)).free
-    root = cache_root(recipe)  # what is there is neither counted nor replaced
-    held = held_bytes(out) - (held_bytes(root) if root.is_relative_to(out) else 0)
+    replaced = [*RUN_PARTS, STAGES, *(["corpus"] if "corpus" in parts else [])]
     listed = ", ".join(f"{name} {shown_size(size)}" for name, size in parts.items())
     sentence = f"disk: at most {shown_size(needed)} in {out} ({listed}), by shapes and the length of the data"
-    if needed > free + held:
-        there = f" besides the {shown_size(held)} that {out} holds" if held else ""
-        raise SystemProblem(
-            f"{sentence}, but only {shown_size(free)} are free{there}: choose another out folder, or lower "
-            "train.keep_checkpoints"
-        )
-    return "planned", f"{sentence}; {shown_size(free)} are free"
+    held = held_bytes(*(out / name for name in replaced))
+    ways_out = "choose another out folder, or lower train.keep_checkpoints"
+    return "planned", room.require(out, needed, held=held, what=sentence, ways_out=ways_out)
 
 
 def _written(recipe: Distillation, stages: Sequence[PlannedStage]) -> str:

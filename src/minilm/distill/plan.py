@@ -6,6 +6,7 @@ that does not fit is an error here. A run starts with it; `minilm distill --dry-
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,14 @@ from minilm.embedded import model_path
 from minilm.errors import DataError, UsageError
 from minilm.files.texts import has_text
 from minilm.model.config import EncoderConfig
-from minilm.recipe import DistillRecipe, LossSection
+from minilm.recipe import Distillation, DistillRecipe, LossSection
 from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
+from minilm.train.folder import require_outside
 from minilm.train.tensorboard import require_tensorboard
+
+_INPUTS = re.compile(r"teacher\.model|data\.(corpus|inputs)|cache\.folder|probe\.(train|dev)|.*students\.\d+\.init")
+"""Keys of what a run reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,21 +68,23 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
     """Read the configurations that a recipe names, the `tokenizer` of its teacher, and the beginning of its data.
 
     Raises:
-        UsageError: sizes of teacher, students, relation heads or documents do not fit; the message names those that do.
+        UsageError: sizes of teacher, students, relation heads or documents do not fit, and the message names those that
+            do; or the run would replace what it reads.
         DataError: a file is missing or damaged, or cannot be used.
         SystemProblem: transformers, the embedded model, or TensorBoard that the recipe wants is not installed.
     """
     require_tensorboard(wanted=recipe.train.tensorboard)
+    require_inputs_outside(recipe)
     teacher = model_path(recipe.teacher.model)
     sizes = read_sizes(teacher, layer=recipe.teacher.layer, version=recipe.loss.layer_rule)
     copyable_embedding(teacher)
     if recipe.loss.labels == "soft":
         require_trained_head(teacher)
     loaded = Tokenizer.load(tokenizer)
+    loaded.require_vocab_size(sizes.vocab_size, where=str(teacher))
     students = {
         section.name: plan_student(section, sizes, teacher=teacher, tokenizer=loaded) for section in recipe.students
     }
-    _require_outside(students, Path(recipe.out))
     configs = {name: one.config for name, one in students.items()}
     plan = DistillPlan(
         teacher=teacher,
@@ -167,14 +174,9 @@ def _require_text(recipe: DistillRecipe) -> None:
         raise DataError(f"data.inputs: no text in {', '.join(data.inputs)}; check the files")
 
 
-def _require_outside(students: Mapping[str, StudentPlan], out: Path) -> None:
-    """A run replaces what is in its folder, also the model that a student would continue."""
-    for name, student in students.items():
-        if student.continued is not None and student.continued.resolve().is_relative_to(out.resolve()):
-            raise UsageError(
-                f"student {name!r}: init {student.continued} is inside the run folder {out}; choose another out "
-                "folder, or raise train.steps to extend that run"
-            )
+def require_inputs_outside(recipe: Distillation) -> None:
+    """Require that what a run or a chain reads is not among the results that it replaces; raises UsageError."""
+    require_outside(recipe, _INPUTS.fullmatch, builds_corpus=recipe.data.corpus is None)
 
 
 def _described(student: StudentPlan) -> str:

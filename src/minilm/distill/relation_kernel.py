@@ -20,6 +20,7 @@ from torch import Tensor
 from minilm.kernels.library import find_library
 from minilm.kernels.relation_cuda import relation_loss_of_pair, why_not
 from minilm.kernels.relations import PairOfRows, RelationKernel, Rows
+from minilm.summation import ordered_sum
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def triton_losses(pair: PairOfSides, wants_gradients: bool) -> tuple[Tensor, lis
         heads=pair.heads,
         wants_gradients=wants_gradients,
     )
-    return found.of_sequences.sum(), found.gradients
+    return ordered_sum(found.of_sequences), found.gradients
 
 
 def _readable(rows: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from minilm.corpus.shards import Shards
 from minilm.distill.agreement import summarized
 from minilm.distill.cache_filling import Filling
 from minilm.distill.card import student_card
+from minilm.distill.costs import RUN_PARTS, folder_bytes
 from minilm.distill.criteria import load_teacher_for, make_criterion, masking_of
 from minilm.distill.criterion import Criterion
 from minilm.distill.objective import DistillObjective, ObjectiveSettings
@@ -29,6 +30,7 @@ from minilm.distill.plan import DistillPlan, open_corpus, plan_distillation
 from minilm.distill.probing import MakeProbe, Probe, probe_of, scores_due
 from minilm.distill.relation_kernel import loss_implementation
 from minilm.distill.report import report_distillation
+from minilm.distill.room import Room, held_bytes
 from minilm.distill.shapes import relation_heads
 from minilm.distill.student import make_student, save_student
 from minilm.distill.teacher import tokenizer_folder
@@ -247,7 +249,9 @@ def _fill(run: _Run, cached: CachedTeacher, teacher: Teacher, shards: Shards) ->
             "unless other runs read it",
             100 * share,
         )
-    Filling(cached, teacher, shards, name=name, device=this_device(), ranks=run.ranks).run(recipe.cache)
+    out, room = Path(recipe.out), Room()
+    room.take(out, sum(folder_bytes(recipe, run.plan).values()), held=held_bytes(*(out / part for part in RUN_PARTS)))
+    Filling(cached, teacher, shards, name=name, device=this_device(), ranks=run.ranks).run(recipe.cache, room)
 
 
 def this_device() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from minilm.distill.plan import DistillPlan, plan_distillation
+from minilm.distill.plan import DistillPlan, plan_distillation, require_inputs_outside
 from minilm.distill.teacher import tokenizer_folder
 from minilm.distill.teacher_cache import cache_root
 from minilm.embedded import model_path
@@ -106,6 +106,7 @@ def planned(loaded: Loaded[Distillation]) -> Iterator[list[PlannedStage]]:
         UsageError, DataError, SystemProblem: as for `plan_distillation`; the message names the stage.
     """
     with ExitStack() as stack:
+        require_inputs_outside(loaded.recipe)  # a stage knows its own folder alone
         first = stack.enter_context(tokenizer_folder(model_path(loaded.recipe.teacher.model)))
         stages: list[PlannedStage] = []
         recipes = _recipes(loaded)

@@ -66,7 +66,7 @@ def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path,
 
     Raises:
         UsageError: the sizes do not fit each other, the teacher's layers, or the model that is continued.
-        DataError: the tokenizer does not match the teacher, or that model has another one.
+        DataError: the teacher is damaged, or that model has another tokenizer.
     """
     if section.init not in ("random", "layers"):
         return _plan_continued(section, teacher=teacher, tokenizer=tokenizer)
@@ -78,7 +78,6 @@ def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path,
         )
     shape = student_shape(section, sizes)
     config = student_config(shape, teacher=teacher, tokenizer=tokenizer)
-    tokenizer.require_vocab_size(config.vocab_size, where=str(teacher))
     return StudentPlan(name=section.name, config=config, layers=copied_layers(section, shape.num_layers, sizes))
 
 

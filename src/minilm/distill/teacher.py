@@ -171,6 +171,7 @@ def _sizes_of(model: Any, layer: int | Literal["last"] | None, version: Version,
         key_width=widths[1],
         max_tokens=positions - first_position(model),
         num_parameters=sum(weight.numel() for weight in model.parameters()),
+        vocab_size=int(_first_of(config, "vocab_size") or 0),  # transformers knows other names of the key
     )
 
 

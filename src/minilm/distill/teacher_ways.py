@@ -41,7 +41,7 @@ def packed_teacher(model: Any, sizes: TeacherSizes, where: str, wanted: Wanted) 
     """The model as a packed teacher, which uses the attention PACKED; None if it must run padded.
 
     Raises:
-        DataError: its code fails.
+        DataError: its attention is causal; its code fails.
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return None
@@ -60,6 +60,8 @@ def packed_teacher(model: Any, sizes: TeacherSizes, where: str, wanted: Wanted) 
     plain = _is_plain(apart)
     if not _agree(together, expected) or (wanted.attention and not plain):
         return None
+    if _is_causal(model, texts[0]):
+        raise masks_itself(model, where)
     if not plain and not wanted.hidden:
         _say_what_is_related(where, sizes.layer)
     model.set_attn_implementation(PACKED)

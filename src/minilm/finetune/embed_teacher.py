@@ -114,9 +114,7 @@ def _of_transformers(name: str, folder: Path, role: Role | None) -> VectorTeache
     sizes = read_sizes(folder, layer="last")
     with tokenizer_folder(folder) as found:
         tokenizer = Tokenizer.load(found)
-    rows = read_json(config_file(folder)).get("vocab_size")
-    if isinstance(rows, int):
-        tokenizer.require_vocab_size(rows, where=str(folder))
+    tokenizer.require_vocab_size(sizes.vocab_size, where=str(folder))
     embedding = read_embedding(folder, model_max_tokens=sizes.max_tokens)
     return VectorTeacher(
         name=name,

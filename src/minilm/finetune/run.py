@@ -42,7 +42,7 @@ from minilm.tasks.text.glue import text_columns
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.best import BestRule, load_best
 from minilm.train.distributed import ALONE, Ranks, wait_for_first
-from minilm.train.folder import RECIPE, remove_results, run_folder
+from minilm.train.folder import RECIPE, remove_results, require_outside, run_folder
 from minilm.train.loop import TrainSettings, train
 from minilm.train.settings import CADENCE, train_settings
 from minilm.train.state import Identity, extensions, require_run
@@ -51,9 +51,9 @@ from minilm.train.tensorboard import require_tensorboard
 logger = logging.getLogger(__name__)
 
 # Values that may change when a run is resumed: names, paths and how often something is written.
-_PATHS = {"out", "model", "config", "tokenizer", "task.train", "task.dev", "task.teacher", "task.cache"}
+_INPUTS = {"model", "config", "tokenizer", "task.train", "task.dev", "task.teacher", "task.cache"}
 _LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
-_NOT_IDENTITY = {"name", *_LENGTH, *_PATHS, *(f"train.{key}" for key in CADENCE)}
+_NOT_IDENTITY = {"name", "out", *_LENGTH, *_INPUTS, *(f"train.{key}" for key in CADENCE)}
 _USES: Mapping[str, Use] = {
     "text": "classify",
     "tokens": "tag",
@@ -150,8 +150,14 @@ def check_files(recipe: FinetuneRecipe, *, afresh: bool) -> list[str]:
     ]
 
 
+def require_inputs_outside(recipe: FinetuneRecipe) -> None:
+    """Require that what a run or a sweep reads is not among the results that it replaces; raises UsageError."""
+    require_outside(recipe, _INPUTS.__contains__)
+
+
 def _plan(recipe: FinetuneRecipe) -> _Plan:
     require_tensorboard(wanted=recipe.train.tensorboard)
+    require_inputs_outside(recipe)
     model = model_path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)
     shape = require_trainable(model, recipe.task, config=config)

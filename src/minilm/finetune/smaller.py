@@ -52,6 +52,7 @@ def smaller_of(section: StudentSection, model: EncoderConfig, *, where: str) -> 
         key_width=model.hidden_size,
         max_tokens=model.max_tokens,
         num_parameters=model.num_parameters(),
+        vocab_size=model.vocab_size,
     )
     config = with_vocabulary_of(student_shape(section, sizes), model)
     return Smaller(config=config, layers=copied_layers(section, config.num_layers, sizes))

@@ -34,6 +34,7 @@ class TeacherSizes:
         key_width: width of its keys and values; smaller where heads share keys.
         max_tokens: max tokens of a document.
         num_parameters: its weights, without a head.
+        vocab_size: rows of its table of tokens.
     """
 
     num_layers: int
@@ -45,6 +46,7 @@ class TeacherSizes:
     key_width: int
     max_tokens: int
     num_parameters: int
+    vocab_size: int
 
 
 def student_shape(section: StudentSection, teacher: TeacherSizes) -> EncoderConfig:

@@ -13,6 +13,8 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from minilm.summation import ordered_sum
+
 Backward = Callable[[Tensor], Tensor]
 """Runs the backward pass of a loss, and returns the loss without its graph."""
 
@@ -83,8 +85,5 @@ def accumulate(losses: Iterable[PartLoss], backward: Backward) -> StepLoss:
         values.append(backward(loss.value))
         for name, part in loss.parts.items():
             parts.setdefault(name, []).append(part.detach())
-    return StepLoss(value=_sum(values), parts={name: _sum(found) for name, found in parts.items()})
-
-
-def _sum(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).double().cumsum(0)[-1]
+    sums = {name: ordered_sum(torch.stack(found)) for name, found in parts.items()}
+    return StepLoss(value=ordered_sum(torch.stack(values)), parts=sums)

@@ -10,9 +10,23 @@ from pathlib import Path
 import pytest
 
 from minilm.cli import app
-from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, UsageError
+from minilm.errors import (
+    OUT_OF_MEMORY,
+    DataError,
+    Interrupted,
+    MinilmError,
+    SystemProblem,
+    UsageError,
+    is_out_of_memory,
+)
 
 SRC = Path(__file__).resolve().parents[3] / "src"
+NO_MEMORY = (  # of numpy and Python, of torch on processors, on GPUs, of a library there
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
 HEAVY = {"torch", "transformers", "pydantic", "rich", "yaml", "numpy", "pyarrow", "tokenizers"}
 
 
@@ -87,7 +101,7 @@ def test_a_misspelt_command_gets_a_suggestion(capsys):
             "error: /x/y: the disk is full: free some space or choose another folder\n",
         ),
         (OSError("odd"), 4, "error: odd\n"),
-        (MemoryError(), 4, "error: out of memory: use smaller batches or another machine\n"),
+        *((error, 4, f"error: {OUT_OF_MEMORY}\n") for error in NO_MEMORY),
     ],
 )
 def test_errors_become_one_line_and_an_exit_code(capsys, monkeypatch, error, code, text):
@@ -96,6 +110,39 @@ def test_errors_become_one_line_and_an_exit_code(capsys, monkeypatch, error, cod
 
     monkeypatch.setattr(app, "_exit_code_of", fail)
     assert exit_code(capsys, "doctor") == (code, "", text)
+
+
+def test_other_errors_of_torch_keep_their_traceback(capsys, monkeypatch):
+    def fail(arguments: list[str]) -> int:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(app, "_exit_code_of", fail)
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        app.main(["doctor"])
+
+
+def test_the_memory_that_torch_lacks_is_recognized():
+    """Really: more than the address space of a process."""
+    torch = pytest.importorskip("torch")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**45)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+@pytest.mark.parametrize("command", [["distill", "tiny-embedded"], ["finetune", "rte-in-house-l6"]])
+def test_training_says_which_setting_lowers_the_memory_of_a_step(capsys, monkeypatch, command, options):
+    def fail(*arguments, **settings):
+        raise NO_MEMORY[1]
+
+    for name in ("distill.chain.run_distillation", "distill.dry_run.dry_run", "finetune.sweep.finetune"):
+        monkeypatch.setattr(f"minilm.{name}", fail)
+    monkeypatch.setattr("minilm.finetune.sweep.check_recipe", fail)
+    monkeypatch.setattr("minilm.train.allocator.keep_freed_memory", lambda: True)  # it lasts as long as the process
+    code, _, err = exit_code(capsys, *command, *options)
+    assert code == 4
+    assert err == "error: out of memory: lower train.tokens_per_batch, or use a machine with more memory\n"
 
 
 def test_ctrl_c_is_130(capsys, monkeypatch):

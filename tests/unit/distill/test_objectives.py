@@ -242,7 +242,7 @@ def test_soft_labels_need_a_teacher_with_a_trained_head(tiny):
 
 
 SIZES = TeacherSizes(num_layers=12, layer=12, hidden_size=64, intermediate_size=64, num_heads=8, query_width=64,
-                     key_width=64, max_tokens=64, num_parameters=1)  # fmt: skip
+                     key_width=64, max_tokens=64, num_parameters=1, vocab_size=100)  # fmt: skip
 
 
 def student(layers: int) -> EncoderConfig:

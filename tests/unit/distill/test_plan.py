@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import partial
 
 import pytest
 from tests.conftest import checked
 
 from minilm.cli import app
 from minilm.corpus.build import build_shards
+from minilm.distill.chain import run_distillation
 from minilm.distill.run import distill
 from minilm.errors import DataError, MinilmError, UsageError
 from minilm.model.checkpoint import read_model
@@ -151,6 +154,46 @@ def test_a_student_of_another_vocabulary_is_not_continued(tiny, student):
 def test_the_student_of_a_run_folder_is_not_continued_into_it(tiny, student):
     with pytest.raises(UsageError, match=r"is inside the run folder .*, or raise train\.steps to extend that run"):
         check(tiny.recipe("first"), f"students.0.init={student}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "inside"),
+    [
+        ("recipe", "teacher.model", "runs/lr1-seed2/model"),
+        ("recipe", "students.0.init", "model"),
+        ("recipe", "cache.folder", "checkpoints/cache"),
+        ("recipe", "data.inputs", "corpus/text.txt"),
+        ("chain", "teacher.model", "model"),
+        ("chain", "stages.1.students.0.init", "stages/1/model"),
+    ],
+)
+def test_what_a_run_reads_is_not_removed_by_it(tiny, kind, key, inside):
+    """Here in the folder of a sweep, which has no checkpoints that tell it from that of the run."""
+    out = tiny.folder / "run"
+    place = out / inside
+    place.parent.mkdir(parents=True)
+    (out / "recipe.resolved.yaml").write_text("")
+    tiny.teacher.rename(place) if key == "teacher.model" else place.touch()
+    override = {"cache.folder": f"cache={{folder: {place}}}", "data.inputs": f"data.inputs=[{place}]"}
+    loaded = load_recipe(getattr(tiny, kind)(), [override.get(key, f"{key}={place}")], kind=Distillation)
+    for start in (checked, partial(run_distillation, resume="auto"), partial(run_distillation, resume="never")):
+        with pytest.raises(UsageError) as caught:
+            start(loaded)
+        assert str(caught.value) == (
+            f"{key}: {place} is inside the run folder {out}, among the results that a run replaces; choose another "
+            "out folder, or raise train.steps to extend that run"
+        )
+        assert place.exists()
+
+
+def test_other_files_in_a_run_folder_may_be_read(tiny):
+    """Such as the corpus that an earlier run has built there, which is replaced only if the recipe builds one."""
+    corpus = tiny.folder / "run" / "corpus" / "shards"
+    build_shards([tiny.text], tokenizer=tiny.teacher, out=corpus, max_tokens=32)
+    (tiny.folder / "run" / "recipe.resolved.yaml").write_text("")
+    shutil.copytree(tiny.teacher, tiny.folder / "run" / "given")
+    given = [f"teacher.model={tiny.folder / 'run' / 'given'}", f"data.corpus={corpus}", "data.inputs=[]"]
+    assert "200 documents, " in check(tiny.recipe(), *given)[4]
 
 
 @pytest.mark.slow

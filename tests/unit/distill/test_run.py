@@ -266,6 +266,19 @@ def test_a_teacher_with_the_tokenizer_of_another_model_is_rejected(tiny):
         run(tiny.recipe())
 
 
+@pytest.mark.parametrize("count", [2, 300])
+def test_so_is_one_of_a_family_that_only_transformers_runs(tiny, count):
+    """Fewer tokens would be other ones, without an error; more would have no rows."""
+    file = tiny.teacher / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "ernie"}))
+    vocab = tiny.folder / "vocab.txt"
+    words = (f"word{number}" for number in range(count))
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    Tokenizer.load(vocab).save(tiny.teacher)
+    with pytest.raises(DataError, match=rf"has {5 + count} tokens but {tiny.teacher} has 100: they do not match"):
+        run(tiny.recipe())
+
+
 @pytest.mark.slow
 def test_the_library_leaves_logging_as_it_was(tiny):
     root = logging.getLogger("minilm")

@@ -19,6 +19,7 @@ def teacher(width: int = 384, heads: int = 12, **changes: int) -> TeacherSizes:
         "key_width": width,
         "max_tokens": 512,
         "num_parameters": 9,
+        "vocab_size": 9,
     }
     return TeacherSizes(hidden_size=width, query_width=width, num_heads=heads, **{**sizes, **changes})
 

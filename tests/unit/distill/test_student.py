@@ -53,7 +53,7 @@ def test_a_student_of_mpnet_has_its_ids_and_counts_positions_as_it_does(tiny):
     config = student_config(shape(), teacher=tiny.teacher, tokenizer=tokenizer)
     assert (config.family, config.vocab_size, config.first_position, config.max_tokens) == ("roberta", 100, 2, 64)
     sizes = TeacherSizes(num_layers=3, layer=3, hidden_size=48, intermediate_size=96, num_heads=6, query_width=48,
-                         key_width=48, max_tokens=64, num_parameters=1)  # fmt: skip
+                         key_width=48, max_tokens=64, num_parameters=1, vocab_size=100)  # fmt: skip
     with pytest.raises(UsageError, match=r"works for bert, .*; the model_type of .* is 'mpnet': use init: random"):
         plan_student(StudentSection(init="layers"), sizes, teacher=tiny.teacher, tokenizer=tokenizer)
 

@@ -21,6 +21,7 @@ from minilm.distill import cache_filling
 from minilm.distill.cache_filling import Filling
 from minilm.distill.chain import run_distillation
 from minilm.distill.dry_run import dry_run
+from minilm.distill.room import Room
 from minilm.distill.run import distill
 from minilm.distill.teacher import load_teacher
 from minilm.distill.teacher_base import Teacher
@@ -84,11 +85,11 @@ def small_files(monkeypatch) -> None:
     monkeypatch.setattr(cache_filling, "PART_BYTES", 200 * 2 * sum(SIZES))
 
 
-def filled(folder: Path, shards: Shards, teacher: Teacher, *, limits=None, **key: object) -> CachedTeacher:
+def filled(folder: Path, shards: Shards, teacher: Teacher, *, limits=None, room=None, **key: object) -> CachedTeacher:
     wanted = replace(KEY, **key)
     cached = CachedTeacher(folder / wanted.name, wanted, shards.lengths)
     limits = limits or CacheSection(precision=wanted.precision)
-    Filling(cached, teacher, shards, name="table", device="cpu", ranks=ALONE).run(limits)
+    Filling(cached, teacher, shards, name="table", device="cpu", ranks=ALONE).run(limits, room or Room())
     return cached
 
 
@@ -167,6 +168,11 @@ def test_a_cache_that_is_too_large_is_refused_before_anything_is_written(tmp_pat
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(SystemProblem, match=r"bf16\), but only 0\.2 MiB are free: choose another cache\.folder, set "):
         filled(root, shards, TableTeacher())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2**20))
+    room = Room()
+    room.take(tmp_path / "run", 0.8 * 2**20, held=0)
+    with pytest.raises(SystemProblem, match=r"1\.0 MiB are free and what else this run writes there needs 0\.8 MiB: "):
+        filled(root, shards, TableTeacher(), room=room)
     assert not root.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,34 @@ def test_it_says_what_it_found_and_writes_nothing(shared_task):
         f"15 steps of 8, 2 epochs, scored every 6, into {shared_task.folder / 'run'}",
     ]
     assert sorted(shared_task.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("sweep", ["null", "{seeds: [1]}"])
+@pytest.mark.parametrize(("key", "inside"), [("model", "model"), ("task.train", "predictions/dev.jsonl")])
+def test_what_a_run_reads_is_not_removed_by_it(tiny_task, key, inside, sweep):
+    """Here in the folder of a sweep, which has no checkpoints that tell it from that of the run."""
+    out = tiny_task.folder / "run"
+    place = out / inside
+    place.parent.mkdir(parents=True)
+    (out / "recipe.resolved.yaml").write_text("")
+    place.touch() if key == "task.train" else tiny_task.model.rename(place)
+    value = f"[{place}]" if key == "task.train" else place
+    recipe = loaded(tiny_task.recipe(steps=1), f"{key}={value}", f"sweep={sweep}")
+    for start in (check_recipe, finetune, partial(finetune, resume="never")):
+        with pytest.raises(UsageError) as caught:
+            start(recipe)
+        assert str(caught.value) == (
+            f"{key}: {place} is inside the run folder {out}, among the results that a run replaces; choose another "
+            "out folder, or raise train.steps to extend that run"
+        )
+        assert place.exists()
+
+
+def test_a_teacher_is_not_removed_by_the_run_that_learns_from_it(tiny_task):
+    teacher = tiny_task.folder / "run" / "model"
+    task = f"task={{name: vectors, kind: embed, train: [texts.txt], loss: vectors, teacher: {teacher}}}"
+    with pytest.raises(UsageError, match=r"^task\.teacher: .* is inside the run folder "):
+        check_recipe(loaded(tiny_task.recipe(), task))
 
 
 def test_epochs_become_steps_and_a_sweep_runs(shared_task):
