@@ -20,6 +20,7 @@ from minilm.distill.masked_language import MaskedLanguageCriterion
 from minilm.distill.masking import Masking
 from minilm.distill.objective import DistillObjective, ObjectiveSettings
 from minilm.distill.relation_loss import V2_PAIRS
+from minilm.distill.room import Room
 from minilm.distill.shapes import LayerPairs
 from minilm.distill.teacher import load_teacher
 from minilm.distill.teacher_base import Teacher, Wanted
@@ -111,7 +112,7 @@ def stored(cases: Cases, documents: Documents, precision: StoragePrecision) -> C
     )
     found = CachedTeacher(cases.folder / f"stored-{precision}", key, documents.lengths)
     filling = Filling(found, computing, documents, name="random", device=str(cases.device), ranks=ALONE)
-    filling.run(CacheSection(precision=precision))
+    filling.run(CacheSection(precision=precision), Room())
     return found
 
 

@@ -23,11 +23,11 @@ import tokenizers
 import torch
 
 from minilm.cli.app import build_app, main
-from minilm.infer import api
 from minilm.infer import generate as generate_module
 from minilm.infer.bulk import embed as embed_file
 from minilm.infer.bulk import generate as generate_file
 from minilm.retrieval import mine as mine_file
+from minilm.retrieval import rerank as rerank_file
 
 _CALLS = ("fsync", "replace", "unlink")
 
@@ -70,7 +70,7 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 
     generate_module.search = watched(generate_module.search)
     embed_file.stored_part = watched(embed_file.stored_part)
-    api.LoadedModel.score_pairs = watched(api.LoadedModel.score_pairs)
+    rerank_file.score_part = watched(rerank_file.score_part)
     embed_file.TEXTS_PER_CHUNK = mine_file.QUERIES_PER_CHUNK = 2
     for name in _CALLS:
         setattr(os, name, counted(getattr(os, name)))
@@ -89,9 +89,9 @@ def drive() -> None:
     with contextlib.suppress(ImportError):  # an extra
         importlib.import_module("bm25s")
     build_app()  # imports the commands
-    assert all(
-        (pyarrow.parquet, rich.progress, safetensors.torch, tokenizers, api, embed_file, generate_file, mine_file)
-    ), "imported before the first fork"
+    assert all((pyarrow.parquet, rich.progress, safetensors.torch, tokenizers, embed_file, generate_file, mine_file)), (
+        "imported before the first fork"
+    )
     report = os.memfd_create("report")
     results = []
     for words, kill_at in json.loads(sys.argv[1]):
