@@ -247,21 +247,11 @@ def of_documents(files: Sequence[Path], rng: random.Random) -> list[str]:
     sentences: list[str] = []
     passages: list[str] = []
     for file in files:
-        paragraphs = paragraphs_of(file)
-        found = (sentence for part in paragraphs for sentence in sentences_of(part))
+        paragraphs = [part.strip() for row in read_rows(file) for part in str(row.values["text"]).split("\n")]
+        found = (sentence for part in paragraphs for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z“\"])", part))
         sentences += some(sized(found, WORDS_OF_SENTENCE), SENTENCES // len(files), rng)
         passages += some(sized(paragraphs, WORDS_OF_PASSAGE), PASSAGES // len(files), rng)
     return sentences + passages
-
-
-def paragraphs_of(file: Path) -> list[str]:
-    """The lines of the documents of a file."""
-    return [part.strip() for row in read_rows(file) for part in str(row.values["text"]).split("\n")]
-
-
-def sentences_of(paragraph: str) -> list[str]:
-    """The sentences of a paragraph."""
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z“\"])", paragraph)
 
 
 def sized(texts: Iterable[str], words: range) -> list[str]:

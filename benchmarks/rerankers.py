@@ -1,17 +1,15 @@
 """A reranker from mined negatives, and half as many layers taught by its scores, on the first texts of a bi-encoder.
 
-The embedded model mines negatives (`minilm mine`) and becomes a reranker with LambdaLoss. Half of the queries are
-questions of SQuAD's training set, half are sentences of Wikipedia, whose positive is the rest of the paragraph; to see
-what these add, another reranker reads as many questions of SQuAD alone. Students start as layers 2, 4 and 6 of the
-first and learn its scores of the same texts, which are stored once (`task.teacher`): each score (mse), or the distance
-of each negative from the positive (margin_mse). Judged: the 50 texts that the embedded model finds for questions of
-SQuAD 1.1 dev, among all its paragraphs, and for the queries of Cranfield, in the order of each reranker and in that of
-the embedded model, with 95% intervals of the differences. What the file has already is not repeated, and an interrupted
-training resumes.
+The embedded model mines negatives for questions of SQuAD's training set (`minilm mine`) and becomes a reranker with
+LambdaLoss. Students start as layers 2, 4 and 6 of it and learn its scores of the same texts, which are stored once
+(`task.teacher`): each score (mse), or the distance of each negative from the positive (margin_mse). Judged: the 50
+texts that the embedded model finds for questions of SQuAD 1.1 dev, among all its paragraphs, and for the queries of
+Cranfield, in the order of each reranker and in that of the embedded model, with 95% intervals of the differences. What
+the file has already is not repeated, and an interrupted training resumes.
 
-    python benchmarks/rerankers.py --passages qg/du_test.jsonl.gz --text text/wikipedia_train-00.jsonl.gz \
-        --squad squad/dev-v1.1.jsonl.gz --cranfield retrieval/cranfield_{docs,queries,qrels}.jsonl.gz \
-        --work rerankers --json benchmarks/results/rerankers/MACHINE.json
+    python benchmarks/rerankers.py --passages qg/du_test.jsonl.gz --squad squad/dev-v1.1.jsonl.gz \
+        --cranfield retrieval/cranfield_{docs,queries,qrels}.jsonl.gz --work rerankers \
+        --json benchmarks/results/rerankers/MACHINE.json
 """
 
 from __future__ import annotations
@@ -21,11 +19,10 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from embedding_students import WORDS_OF_PASSAGE, WORDS_OF_SENTENCE, paragraphs_of, sentences_of, sized
 from retrieval_scores import METRICS, Collection, closest, cranfield, difference, report, squad
 from training import begin, trained
 
@@ -38,9 +35,7 @@ from minilm.score.retrieval import RetrievalScores, retrieval_scores
 from minilm.train.metrics import read_metrics
 
 BI_ENCODER, TEACHER = "embedded", "6 layers, labels"
-SQUAD_ALONE = "6 layers, labels, SQuAD alone"
 STUDENTS = {"3 layers, mse": "mse", "3 layers, margin_mse": "margin_mse", "3 layers, labels": "lambda"}
-LEAST_WORDS = 20  # of the rest of a paragraph
 LAYERS = [2, 4, 6]
 DEPTH, MAX_TOKENS, HELDOUT = 50, 256, 200
 NEGATIVES = ("--negatives", "3", "--range-max", "50", "--relative-margin", "0.05", "--sampling", "random")
@@ -53,21 +48,14 @@ def main() -> None:
     """Train and score the rerankers that are missing, and store each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--passages", type=Path, required=True, help="rows with question and context")
-    parser.add_argument("--text", type=Path, required=True, help="documents, rows with text")
     parser.add_argument("--squad", type=Path, required=True)
     parser.add_argument("--cranfield", type=Path, nargs=3, required=True)
-    parser.add_argument("--queries", type=int, default=4500, help="of training")
+    parser.add_argument("--queries", type=int, default=3000, help="of training")
     parser.add_argument("--judged", type=int, default=200, help="questions of SQuAD dev")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     options, stored = begin(parser)
-    data = {
-        "mixed": mined(options.work / "mixed", mixed_pairs(options)),
-        "SQuAD": mined(options.work / "squad", squad_pairs(options.passages, options.queries + HELDOUT)),
-    }
-    stored["training rows"] = {
-        name: {"count": sum(1 for _ in read_rows(train)), "sha256": sha256_file(train)}
-        for name, (train, _) in data.items()
-    }
+    train, dev = mined(options)
+    stored["training rows"] = {"count": sum(1 for _ in read_rows(train)), "sha256": sha256_file(train)}
     collections = {
         "squad": some_queries(squad(options.squad), options.judged),
         "cranfield": cranfield(options.cranfield),
@@ -77,16 +65,15 @@ def main() -> None:
     first = {name: retrieval_scores(found[name], parts[2], METRICS) for name, parts in collections.items()}
     stored["models"][BI_ENCODER] = {name: report(scores) for name, scores in first.items()}
     teacher = options.work / "runs" / "teacher" / "model"
-    for name in (TEACHER, *STUDENTS, SQUAD_ALONE):
+    for name in (TEACHER, *STUDENTS):
         if name in stored["models"]:
             continue
-        if name in STUDENTS:
+        if name == TEACHER:
+            folder, facts = reranker_of("teacher", options, train=train, dev=dev, loss="lambda")
+        else:
             loss = STUDENTS[name]
             of = None if loss == "lambda" else teacher
-            folder, facts = reranker_of(loss, options, data["mixed"], loss=loss, teacher=of, layers=LAYERS)
-        else:
-            run, read = ("teacher", "mixed") if name == TEACHER else ("squad-alone", "SQuAD")
-            folder, facts = reranker_of(run, options, data[read], loss="lambda")
+            folder, facts = reranker_of(loss, options, train=train, dev=dev, loss=loss, teacher=of, layers=LAYERS)
         model = minilm.load(folder, precision=options.precision)
         for collection, parts in collections.items():
             scores = reranked(model, found[collection], parts)
@@ -96,39 +83,13 @@ def main() -> None:
         print(name, *(f"{key} {value}" for key, value in facts.items()), sep="\n  ", flush=True)
 
 
-def squad_pairs(file: Path, count: int) -> list[tuple[str, str]]:
-    """A random choice of questions, and their paragraphs."""
-    rows = [row.values for row in read_rows(file)]
-    return [(str(row["question"]), str(row["context"])) for row in random.Random(0).sample(rows, count)]
-
-
-def mixed_pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Half of them questions of SQuAD, half sentences of paragraphs and what is left of these; shuffled."""
-    half = (options.queries + HELDOUT) // 2
-    rng = random.Random(0)
-    found = squad_pairs(options.passages, half) + sentence_pairs(options.text, half, rng)
-    rng.shuffle(found)
-    return found
-
-
-def sentence_pairs(file: Path, count: int, rng: random.Random) -> list[tuple[str, str]]:
-    """A sentence of each of some paragraphs, and the rest of the paragraph."""
-    pairs = []
-    for paragraph in sized(paragraphs_of(file), WORDS_OF_PASSAGE):
-        sentences = sentences_of(paragraph)
-        chosen = rng.randrange(len(sentences))
-        rest = " ".join(sentences[:chosen] + sentences[chosen + 1 :])
-        if len(sentences[chosen].split()) in WORDS_OF_SENTENCE and len(rest.split()) >= LEAST_WORDS:
-            pairs.append((sentences[chosen], rest))
-    return rng.sample(pairs, count)
-
-
-def mined(folder: Path, found: Sequence[tuple[str, str]]) -> tuple[Path, Path]:
+def mined(options: argparse.Namespace) -> tuple[Path, Path]:
     """Rows with query, positive and negatives to train with, and some that are held out."""
-    folder.mkdir(exist_ok=True)
-    pairs, every, train, dev = (folder / f"{name}.jsonl" for name in ("pairs", "mined", "train", "dev"))
+    pairs, every, train, dev = (options.work / f"{name}.jsonl" for name in ("pairs", "mined", "train", "dev"))
     if not dev.exists():
-        lines = (json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in found)
+        rows = [row.values for row in read_rows(options.passages)]
+        chosen = random.Random(0).sample(rows, options.queries + HELDOUT)
+        lines = [json.dumps({"query": row["question"], "positive": row["context"]}) + "\n" for row in chosen]
         atomic_write(pairs, "".join(lines))
         program = "from minilm.cli.app import main; main()"
         files = ("--input", str(pairs), "--output", str(every))
@@ -146,8 +107,9 @@ def mined(folder: Path, found: Sequence[tuple[str, str]]) -> tuple[Path, Path]:
 def reranker_of(
     name: str,
     options: argparse.Namespace,
-    data: tuple[Path, Path],
     *,
+    train: Path,
+    dev: Path,
     loss: str,
     teacher: Path | None = None,
     layers: list[int] | None = None,
@@ -156,7 +118,6 @@ def reranker_of(
 
     It starts as its teacher, which scores the rows, or else as the embedded model.
     """
-    train, dev = data
     start = BI_ENCODER if teacher is None else str(teacher)
     out = options.work / "runs" / name
     rows = sum(1 for _ in read_rows(train))
