@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--passages", type=Path, required=True, help="rows with question and context")
     parser.add_argument("--squad", type=Path, required=True)
     parser.add_argument("--cranfield", type=Path, nargs=3, required=True)
-    parser.add_argument("--queries", type=int, default=3000, help="of training")
+    parser.add_argument("--queries", type=int, default=4500, help="of training")
     parser.add_argument("--judged", type=int, default=200, help="questions of SQuAD dev")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     options, stored = begin(parser)
