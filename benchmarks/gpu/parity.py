@@ -28,6 +28,7 @@ from minilm.model.packed_ids import pack_ids
 from minilm.model.packing import pack
 from minilm.model.seq2seq import PackedSeq2Seq, pack_seq2seq
 from minilm.recipe import OptimizationSettings
+from minilm.summation import ordered_sum
 from minilm.train.accumulate import Batch
 from minilm.train.loop import Objective, accumulate_in
 from minilm.train.optim import make_optimizer
@@ -69,6 +70,9 @@ def relation_kernels(cases: Cases) -> Iterator[Row]:
                 yield compared(what, exact[:1], found[:1], EXACT)
                 yield compared(f"{what}, gradients", exact[1:], found[1:], bound)
     yield _bits(cases, sides, lengths, settings)
+    numbers = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    same = bool(ordered_sum(numbers) == ordered_sum(numbers.to(cases.device)).cpu())
+    yield {"check": "sum of losses, equal bits", "holds": same}
 
 
 def _bits(cases: Cases, sides: Sequence[Relations], lengths: Sequence[int], settings: Mapping[str, object]) -> Row:

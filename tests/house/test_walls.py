@@ -17,7 +17,7 @@ ROOMS = {
     "report": "files",
     "infer": "files text kernels model tasks decode",
     "bench": "files text kernels model infer",
-    "retrieval": "files kernels model score tasks decode infer",
+    "retrieval": "files kernels model score decode infer",
     "train": "files model recipe",
     "distill": "files text corpus kernels model recipe report infer train",
     "finetune": "files text corpus model score tasks decode recipe report infer train",

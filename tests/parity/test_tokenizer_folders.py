@@ -229,3 +229,8 @@ def test_a_tokenizer_of_t5_ends_a_text_and_does_not_begin_it(tmp_path: Path) -> 
         Masking.of(ours, 0.15, seed=1)
     with pytest.raises(DataError, match=rf"{without} \[CLS\], which"):
         ours.encode_pairs(["a"], ["b"], max_length=9)
+    changed = json.loads((tmp_path / "t5" / "tokenizer.json").read_text())
+    changed["post_processor"]["single"].reverse()
+    (tmp_path / "t5" / "tokenizer.json").write_text(json.dumps(changed))
+    with pytest.raises(DataError, match=r"it frames a text with \['</s>'\], expected .* or </s> at its end: "):
+        Tokenizer.load(tmp_path / "t5")

@@ -24,10 +24,10 @@ import torch
 
 from minilm.cli.app import build_app, main
 from minilm.infer import generate as generate_module
+from minilm.infer import predictions
 from minilm.infer.bulk import embed as embed_file
 from minilm.infer.bulk import generate as generate_file
 from minilm.retrieval import mine as mine_file
-from minilm.retrieval import rerank as rerank_file
 
 _CALLS = ("fsync", "replace", "unlink")
 
@@ -70,7 +70,7 @@ def child(words: list[str], kill_at: int, report: int) -> None:
 
     generate_module.search = watched(generate_module.search)
     embed_file.stored_part = watched(embed_file.stored_part)
-    rerank_file.score_part = watched(rerank_file.score_part)
+    predictions.score_part = watched(predictions.score_part)
     embed_file.TEXTS_PER_CHUNK = mine_file.QUERIES_PER_CHUNK = 2
     for name in _CALLS:
         setattr(os, name, counted(getattr(os, name)))

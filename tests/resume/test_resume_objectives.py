@@ -10,7 +10,7 @@ from tests.resume.conftest import copy_killed, stop_at_step
 
 from minilm.distill import report as report_module
 from minilm.distill.run import distill
-from minilm.errors import Interrupted, UsageError
+from minilm.errors import DataError, Interrupted, UsageError
 from minilm.infer.api import load
 from minilm.recipe import load_recipe
 
@@ -62,6 +62,14 @@ def write_t5(tiny):
     transformers.T5Tokenizer(vocab=vocab, extra_ids=0).save_pretrained(tiny.teacher)
     sizes = {"d_model": 48, "d_kv": 8, "d_ff": 96, "num_layers": 3, "num_heads": 6}
     transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(vocab), **sizes)).save_pretrained(tiny.teacher)
+
+
+def test_masked_text_needs_a_mask_before_a_corpus_is_built(tiny):
+    write_t5(tiny)
+    recipe = tiny.recipe(steps=4)
+    with pytest.raises(DataError, match=r"and has no \[MASK\], which is needed here: "):
+        distill(load_recipe(recipe, ["loss={objective: mlm}"]))
+    assert not (tiny.folder / "run" / "corpus").exists()
 
 
 PADDED = {

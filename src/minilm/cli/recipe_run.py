@@ -63,7 +63,8 @@ def _saying_what_to_lower() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise SystemProblem("out of memory: lower train.tokens_per_batch, or use a machine with more memory") from error
+        message = "out of memory: lower train.tokens_per_batch, use fewer texts, or a machine with more memory"
+        raise SystemProblem(message) from error
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def warn(path: Source, *findings: str) -> None:
         logger.warning("%s: %s", path, finding)
 
 
-def gains_in(path: Source, gains: str | None) -> Judgments:
+def read_gains(path: Source, gains: str | None) -> Judgments:
     """The judgments of a file, their grades replaced by `gains` of the option; what is odd about them is a warning.
 
     Raises:

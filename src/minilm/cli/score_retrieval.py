@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.score_options import AsJson, Confidence, about, gains_in, warn
+from minilm.cli.score_options import AsJson, Confidence, about, read_gains, warn
 from minilm.cli.score_output import Report, show_report
 from minilm.cli.streams import InputFormatOption, sources_of
 
@@ -71,7 +71,7 @@ def retrieval(
     table = parse_gains(gains) if gains is not None else {}
     found, right = sources_of([("--predictions", predictions), ("--references", references)], input_format)
     right = judgments_file(right)
-    judgments = gains_in(right, gains)
+    judgments = read_gains(right, gains)
     run = read_run(found)
     with about(found):
         match = match_ids(judgments, run, what="ranking")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, get_args
 
 import typer
 
-from minilm.cli.score_options import about, gains_in
+from minilm.cli.score_options import about, read_gains
 from minilm.cli.table import aligned
 from minilm.errors import DataError, UsageError
 from minilm.model.precision import VectorPrecision
@@ -81,7 +81,7 @@ def evaluated(
             f"{candidates} of them; raise --candidates, or score {metric.kind}@{candidates}"
         )
     file = judgments_file(asked.judgments)
-    judgments = gains_in(file, asked.gains)
+    judgments = read_gains(file, asked.gains)
     kept = list(queries)
     assert isinstance(file, Path)
     _require_known(file, judgments, {one.id for one in kept}, index)

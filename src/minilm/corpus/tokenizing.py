@@ -74,7 +74,7 @@ def tokenize_here(tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int
         pieces.extend(ids[start : start + room] for start in range(0, len(ids), room))
     lengths = np.array([len(piece) + special for piece in pieces], dtype=np.int32)
     ends = np.cumsum(lengths)
-    starts = (ends - lengths)[: len(ends) * len(tokenizer.before)]
+    starts = (ends - lengths)[: len(ends) * len(tokenizer.before)]  # all, or none
     token_ids = np.empty(int(lengths.sum()), dtype=np.int32)
     inner = np.ones(len(token_ids), dtype=bool)
     inner[starts] = inner[ends - 1] = False

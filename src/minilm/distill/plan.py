@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minilm.corpus.shards import Shards
 from minilm.distill.masked_language import require_trained_head
+from minilm.distill.masking import Masking
 from minilm.distill.objective import num_trained_documents
 from minilm.distill.shapes import LayerPairs, compared_layers, relation_heads
 from minilm.distill.student import StudentPlan, copyable_embedding, plan_student
@@ -82,6 +83,8 @@ def plan_distillation(recipe: DistillRecipe, *, tokenizer: Path) -> DistillPlan:
         require_trained_head(teacher)
     loaded = Tokenizer.load(tokenizer)
     loaded.require_vocab_size(sizes.vocab_size, where=str(teacher))
+    if recipe.loss.masked_share is not None:
+        Masking.of(loaded, recipe.loss.masked_share, seed=recipe.seed)  # a tokenizer may lack [MASK]
     students = {
         section.name: plan_student(section, sizes, teacher=teacher, tokenizer=loaded) for section in recipe.students
     }

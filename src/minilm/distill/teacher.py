@@ -171,8 +171,16 @@ def _sizes_of(model: Any, layer: int | Literal["last"] | None, version: Version,
         key_width=widths[1],
         max_tokens=positions - first_position(model),
         num_parameters=sum(weight.numel() for weight in model.parameters()),
-        vocab_size=int(_first_of(config, "vocab_size") or 0),  # transformers knows other names of the key
+        vocab_size=_vocab_size(config),
     )
+
+
+def _vocab_size(config: Any) -> int:  # noqa: ANN401
+    """How many tokens have a row; transformers knows other names of the key."""
+    found = _first_of(config, "vocab_size")
+    if found is None:
+        raise DataError(f"the configuration of this {config.model_type} model has no vocab_size: use another teacher")
+    return found
 
 
 def _first_of(config: Any, *names: str) -> int | None:  # noqa: ANN401

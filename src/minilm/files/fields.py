@@ -15,6 +15,7 @@ TEXT_LIST = re.compile(r"""\s*\[\s*["'\]]""")
 """How a list of texts begins in a cell, even a damaged one; not how a text with a remark in brackets does."""
 NUMBER_LIST = re.compile(r"\s*\[")
 """How a list of numbers, or of anything, begins in a cell."""
+_QUOTED = re.compile(r'\s*"\s*\[\s*""')  # a list of texts that a writer of .csv has put into a .tsv
 
 _KINDS: Mapping[type, str] = {
     dict: "an object",
@@ -72,6 +73,46 @@ def items_in(value: object, *, spelled: re.Pattern[str] | None) -> list[object]:
             return [value]
         example = '["a", "b"]' if spelled is TEXT_LIST else "[1, -0.5]"
         raise ValueError(f"found {value[:_MAX_CHARS]!r}, expected a list in JSON, such as {example}") from None
+
+
+def is_list(value: object, column: str, *, in_cell: bool) -> bool:
+    """Whether a field holds a list of texts; arguments and errors as for `texts_in`."""
+    return _items(value, column, in_cell=in_cell) != [value]
+
+
+def text_in(value: object, column: str, *, in_cell: bool) -> str:
+    """The only text of a field; arguments and errors as for `texts_in`, and a list is an error."""
+    if is_list(value, column, in_cell=in_cell):
+        raise ValueError(f"column {column!r} is {kind_of([])}, expected a string")
+    return texts_in(value, column, in_cell=in_cell)[0]
+
+
+def texts_in(value: object, column: str, *, in_cell: bool) -> list[str]:
+    """The text of a field, or those of a list, which may be empty.
+
+    Args:
+        value: of the field.
+        column: its name.
+        in_cell: the value is a cell of .csv or .tsv, where a list is spelled in JSON.
+
+    Raises:
+        ValueError: an item is not a text, or an empty one; or a cell begins like a list and is none.
+    """
+    items = _items(value, column, in_cell=in_cell)
+    has = f"column {column!r} {'has' if len(items) > 1 else 'is'}"
+    texts = [as_text(item, has) for item in items]
+    if not all(text.strip() for text in texts):
+        raise ValueError(f"{has} an empty text")
+    return texts
+
+
+def _items(value: object, column: str, *, in_cell: bool) -> list[object]:
+    if in_cell and isinstance(value, str) and _QUOTED.match(value):
+        raise ValueError(f"column {column!r} is a list in quotes, as in .csv; a .tsv has it without quotes")
+    try:
+        return items_in(value, spelled=TEXT_LIST if in_cell else None)
+    except ValueError as error:
+        raise ValueError(f"column {column!r}: {error}") from None
 
 
 def no_field(wanted: Sequence[str], found: Iterable[object], *, fix: str) -> str:

@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from minilm.embedded import model_path
 from minilm.errors import UsageError
 from minilm.files.regular import sha256_text
@@ -25,9 +23,8 @@ from minilm.files.sentence_modules import MODULES, read_modules
 from minilm.finetune.embed_teacher import VectorTeacher, find_teacher
 from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.infer.api import LoadedModel, load
-from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.infer.engines.protocol import Float32s
-from minilm.infer.predictions import score_part
+from minilm.infer.predictions import scores_of
 from minilm.infer.similarity import known_similarity, pairwise_similarities
 from minilm.model.embedding_files import read_scorer, read_scorer_limit
 from minilm.model.metadata import label_names, model_checksums, read_config, read_problem, saved_head
@@ -104,13 +101,8 @@ class _CrossEncoder:
 
     def score(self, pairs: Sequence[Pair], locations: Sequence[str]) -> Float32s:
         """The scores before the activation."""
-        found = [np.empty(0, dtype=np.float32)]
         with reporting_tally(self.reported) as tally:
-            for chunk in chunked(zip(pairs, locations, strict=True), TEXTS_PER_CHUNK):
-                queries, texts = ([pair[side] for pair, _ in chunk] for side in (0, 1))
-                places = [place for _, place in chunk]
-                found.append(score_part(self.model, queries, texts, raw_scores=True, locations=places, tally=tally))
-        return np.concatenate(found)
+            return scores_of(self.model, zip(pairs, locations, strict=True), raw_scores=True, tally=tally)
 
 
 def _cross_encoder(name: str, folder: Path) -> ScoreTeacher:

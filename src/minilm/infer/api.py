@@ -35,7 +35,7 @@ from minilm.infer.predictions import (
     ranking_scores,
     require_head,
     require_one_score,
-    score_part,
+    scores_of,
     shown_scores,
     tag_part,
 )
@@ -367,14 +367,10 @@ class LoadedModel:
             DataError: a score is not finite.
         """
         require_one_score(self)
-        found = [np.empty(0, dtype=np.float32)]
+        located = ((pair, f"pair {number}") for number, pair in enumerate(items_of(pairs, "score_pairs")))
+        checked = ((pair_of(pair, location), location) for pair, location in located)
         with reporting_tally(self._reported) as tally:
-            for chunk in chunked(enumerate(items_of(pairs, "score_pairs")), TEXTS_PER_CHUNK):
-                locations = [f"pair {number}" for number, _ in chunk]
-                checked = [pair_of(pair, where) for where, (_, pair) in zip(locations, chunk, strict=True)]
-                queries, texts = ([pair[side] for pair in checked] for side in (0, 1))
-                found.append(score_part(self, queries, texts, raw_scores=raw_scores, locations=locations, tally=tally))
-        return np.concatenate(found)
+            return scores_of(self, checked, raw_scores=raw_scores, tally=tally)
 
     def rank(self, query: str, texts: Iterable[str], *, top_k: int | None = None) -> list[Ranked]:
         """The texts with their scores, the best first; texts with equal scores keep their order.

@@ -7,14 +7,14 @@ C labels.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minilm.errors import DataError, UsageError
-from minilm.infer.batching import in_order
+from minilm.infer.batching import TEXTS_PER_CHUNK, chunked, in_order
 from minilm.infer.engines.protocol import Float32s
 from minilm.infer.sources import Part
 from minilm.infer.vectors import ACTIVATIONS
@@ -102,6 +102,18 @@ def classify_part(
     return [
         classification_of(row, model.labels, multi_label=multi_label, activation=model.activation) for row in scores
     ]
+
+
+def scores_of(
+    model: LoadedModel, pairs: Iterable[tuple[Sequence[str], str]], *, raw_scores: bool, tally: Tally
+) -> Float32s:
+    """The score of each pair of a query and a text, which comes with its location, `[B]`; as for `score_part`."""
+    found = [np.empty(0, dtype=np.float32)]
+    for chunk in chunked(pairs, TEXTS_PER_CHUNK):
+        queries, texts = ([pair[side] for pair, _ in chunk] for side in (0, 1))
+        locations = [location for _, location in chunk]
+        found.append(score_part(model, queries, texts, raw_scores=raw_scores, locations=locations, tally=tally))
+    return np.concatenate(found)
 
 
 def score_part(

@@ -213,4 +213,4 @@ def _require_several(task: EmbedSection, train: FinetuneTrainSection, sweep: Swe
     swept = None if sweep is None else sweep.batch_size
     if task.loss in WHOLE_BATCH and 1 in (swept or [train.batch_size]):
         key = "train.batch_size" if swept is None else "sweep.batch_size"
-        raise ValueError(f"found {key} 1, expected 2 or more: loss {task.loss} compares the rows of a batch")
+        raise ValueError(f"found {key} 1, expected 2 or more: loss {task.loss} compares texts of the whole batch")

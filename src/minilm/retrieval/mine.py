@@ -45,6 +45,7 @@ from minilm.retrieval.vectors import StoredRows
 from minilm.tally import Tally, reporting_tally
 
 QUERIES_PER_CHUNK = 256
+_FORMAT = 2  # of the journal
 _NONE, _FEW = "queries have no negative left and are not in the output", "queries have fewer negatives than asked for"
 
 
@@ -261,6 +262,7 @@ def _identity(texts: MiningTexts, finder: LoadedModel | None, job: MiningJob) ->
     """JSON values by name: what the negatives depend on."""
     reranker = job.reranker
     return {
+        "format": _FORMAT,
         "texts": texts.digest(),
         "finder": "bm25" if finder is None else [_model(finder.route(role), role) for role in ("document", "query")],
         "reranker": None if reranker is None else _model(reranker),

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import chain
 
 from minilm.errors import DataError
+from minilm.files.fields import text_in
 from minilm.files.regular import sha256_texts
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.files.source import Source
 from minilm.infer.bulk.embed import TextToEmbed
 from minilm.tally import reporting_tally
-from minilm.tasks.scored_lists import text_in
 
 
 @dataclass(frozen=True, kw_only=True)

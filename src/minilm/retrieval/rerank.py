@@ -14,8 +14,7 @@ import numpy as np
 
 from minilm.files.text_store import TextStore
 from minilm.infer.api import LoadedModel
-from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
-from minilm.infer.predictions import ranking_scores, require_one_score, score_part
+from minilm.infer.predictions import ranking_scores, require_one_score, scores_of
 from minilm.infer.vector_precision import Float32s
 from minilm.retrieval.search import Hits
 from minilm.tally import Tally
@@ -46,8 +45,5 @@ def raw_scores_of(model: LoadedModel, query: str, texts: Sequence[str], tally: T
     As `score_pairs`, but `tally` counts the pairs of all queries.
     """
     require_one_score(model)
-    found = [np.empty(0, dtype=np.float32)]
-    for chunk in chunked(texts, TEXTS_PER_CHUNK):
-        locations = [f"query {query!r:.60} with {text!r:.60}" for text in chunk]
-        found.append(score_part(model, [query] * len(chunk), chunk, raw_scores=True, locations=locations, tally=tally))
-    return np.concatenate(found)
+    pairs = (((query, text), f"query {query!r:.60} with {text!r:.60}") for text in texts)
+    return scores_of(model, pairs, raw_scores=True, tally=tally)

@@ -417,9 +417,10 @@ def _build(definition: Definition) -> tokenizers.Tokenizer:
 
 def _special_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int], definition: Definition) -> dict[str, int]:
     """Find [CLS], if there is one, and [SEP] from how the tokenizer frames a text, the others by name."""
-    around = [definition.tokens[token_id] for token_id in backend.encode("").ids]
+    around, with_text = ([definition.tokens[one] for one in backend.encode(text).ids] for text in ("", "a"))
     names = _FAMILIES.get(around[0] if around else "", {})
-    if not names or around != [names[role] for role in ("cls", "sep") if role in names]:
+    framed = around == [names[role] for role in ("cls", "sep") if role in names]
+    if not names or not framed or with_text[-1] != names["sep"]:
         raise DataError(
             f"{definition.where}: it frames a text with {around}, expected [CLS] and [SEP], <s> and </s>, or </s> at "
             "its end: use a model that reads such texts, such as BERT, RoBERTa or T5, or change post_processor if the "

@@ -142,7 +142,7 @@ def test_training_says_which_setting_lowers_the_memory_of_a_step(capsys, monkeyp
     monkeypatch.setattr("minilm.train.allocator.keep_freed_memory", lambda: True)  # it lasts as long as the process
     code, _, err = exit_code(capsys, *command, *options)
     assert code == 4
-    assert err == "error: out of memory: lower train.tokens_per_batch, or use a machine with more memory\n"
+    assert err == "error: out of memory: lower train.tokens_per_batch, use fewer texts, or a machine with more memory\n"
 
 
 def test_ctrl_c_is_130(capsys, monkeypatch):

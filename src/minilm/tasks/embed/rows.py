@@ -14,12 +14,12 @@ from pathlib import Path
 
 from minilm.errors import DataError
 from minilm.files.by_id import as_score
-from minilm.files.fields import as_text, no_field
+from minilm.files.fields import as_text, no_field, text_in, texts_in
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tally import reporting_tally
 from minilm.tasks.embed.settings import EmbedSettings
-from minilm.tasks.learned import learned
-from minilm.tasks.scored_lists import scored_twice, scores_in, text_in, texts_in
+from minilm.tasks.scored_lists import scored_twice, scores_in
+from minilm.tasks.trainable import trainable
 
 _EMPTY = "empty texts were skipped"
 _LIST = "texts"  # column of a list without a positive
@@ -211,7 +211,7 @@ def _text(value: object, what: str, location: str) -> str:
 
 def _number(value: object, what: str, location: str) -> float:
     try:
-        return learned(as_score(value))
+        return trainable(as_score(value))
     except ValueError as error:
         raise DataError(f"{location}: {what}: {error}; correct the row") from None
 

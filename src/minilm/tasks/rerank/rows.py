@@ -13,10 +13,10 @@ from typing import Literal
 
 from minilm.errors import DataError
 from minilm.files.by_id import row_id
-from minilm.files.fields import no_field
+from minilm.files.fields import is_list, no_field, text_in, texts_in
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tasks.rerank.settings import RerankSettings
-from minilm.tasks.scored_lists import is_list, scored_twice, scores_in, text_in, texts_in
+from minilm.tasks.scored_lists import scored_twice, scores_in
 
 _Shape = Literal["text", "list", "positive"]
 _KEYS = "task.query, task.text, task.positive, task.label or task.score"

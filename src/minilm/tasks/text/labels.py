@@ -15,7 +15,7 @@ from minilm.errors import DataError, UsageError
 from minilm.files.by_id import as_number
 from minilm.files.fields import kind_of
 from minilm.score.glue import matching_label, parse_label
-from minilm.tasks.learned import learned
+from minilm.tasks.trainable import trainable
 
 MOST_LABELS = 1000
 """With more distinct labels, the column is probably the wrong one, or holds numbers to predict."""
@@ -121,7 +121,9 @@ def flagged_labels(values: Sequence[object]) -> tuple[int, ...] | None:
 
 
 def _number(value: object, label_range: tuple[float, float] | None) -> float:
-    number = learned(as_number(float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else value))
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    number = trainable(as_number(value))
     if label_range is not None and not label_range[0] <= number <= label_range[1]:
         raise ValueError(f"found {number:g}, expected a number from {label_range[0]:g} to {label_range[1]:g}")
     return number

@@ -8,7 +8,7 @@ from __future__ import annotations
 _LARGEST = 1e15  # squares of differences, and the sum of all in a batch, are numbers in float32
 
 
-def learned(number: float) -> float:
+def trainable(number: float) -> float:
     """The number; raises ValueError if it is too large."""
     if abs(number) > _LARGEST:
         raise ValueError(f"found {number:g}, expected {-_LARGEST:g} to {_LARGEST:g} to train in single precision")
