@@ -37,6 +37,7 @@ from minilm.finetune.embed_objectives import loss_of, targets_of
 from minilm.finetune.embed_scores import analysis_of, numbers_of, of_pairs
 from minilm.finetune.embed_teacher import VectorTeacher
 from minilm.finetune.keyed_dropout import TextKeys, key_dropout
+from minilm.finetune.linear_map import least_squares
 from minilm.finetune.score_teacher import Pair, ScoresPairs, ScoreTeacher
 from minilm.finetune.sequences import Array, computed, require_positions
 from minilm.finetune.task import (
@@ -74,7 +75,7 @@ from minilm.train.distributed import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
 
-_TEXTS_FOR_RANGE = 1024
+_TEXTS_FOR_RANGE, _TEXTS_FOR_MAP = 1024, 4096
 
 
 class EmbedTask:
@@ -119,6 +120,7 @@ class EmbedTask:
         """
         self._settings, self._files, self._base, self._embedding = settings, list(train), base, embedding
         self._start_dense, self._seed, digest = dense, seed, TextsDigest()
+        self._ranks = ALONE
         prompts = Prompts.of(settings, embedding)
         self._rows = encode_rows(
             _digested(training_rows(train, settings), digest, pairs=scorer is not None),
@@ -198,6 +200,7 @@ class EmbedTask:
         Raises:
             DataError, SystemProblem, Interrupted: as for `TeacherStore.fill`, or no list has two different scores.
         """
+        self._ranks = ranks
         rows = training_rows(self._files, self._settings)
         if self.teacher is not None:
             self.teacher.fill(((text, row.location) for row in rows for text in row.texts), ranks)
@@ -215,11 +218,13 @@ class EmbedTask:
         """Give the model its head and dropout, and reduce its word table to the rows in use."""
         encoder, hidden_size = model.encoder, model.encoder.config.hidden_size
         device = encoder.embeddings.word.weight.device
-        head = VectorHead(self._embedding.pooling[0], self._new_dense(hidden_size))
-        model.head = head.to(device)
+        dense = self._dense_for(hidden_size)
+        model.head = VectorHead(self._embedding.pooling[0], dense).to(device)
         key_dropout(encoder, self._settings.dropout)
         parts = (self._rows, *self._dev.values())
         hold_rows(encoder.embeddings, np.unique(np.concatenate([rows.token_ids for rows in parts])).astype(np.int64))
+        if dense is not None and not self._keeps_dense(hidden_size) and self.teacher is not None:
+            self._fit(dense, model, self.teacher)
 
     def parameters(self, model: Model) -> dict[str, nn.Parameter]:
         """All weights but those of the pooler, which no vector depends on."""
@@ -285,15 +290,22 @@ class EmbedTask:
 
         Those of trained lengths count as `encode` cuts them: with length 1 again, they have larger values.
         """
-        count = len(self._lengths)
-        chosen = np.unique(np.linspace(0, count - 1, min(count, _TEXTS_FOR_RANGE)).astype(np.int64))
-        was_training = model.training
-        model.eval()
-        pooled = self._encode(model, self._rows, TOKENS_PER_BATCH, ALONE, chosen=chosen, without_dense=True)
-        model.train(was_training)
-        whole = after_pooling(pooled, settings)
+        whole = after_pooling(self._pooled(model, self._spread(_TEXTS_FOR_RANGE), ALONE), settings)
         cuts = [whole, *(whole[:, :size] for size in self._settings.dimensions)]
         return max(float(np.abs(normalized(cut) if self._settings.normalize else cut).max()) for cut in cuts)
+
+    def _spread(self, count: int) -> Int64s:
+        """At most `count` training texts, evenly spread over the files."""
+        total = len(self._lengths)
+        return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64))
+
+    def _pooled(self, model: Model, chosen: Int64s, ranks: Ranks) -> Array:
+        """The pooled rows of training texts, without dropout."""
+        was_training = model.training
+        model.eval()
+        pooled = self._encode(model, self._rows, TOKENS_PER_BATCH, ranks, chosen=chosen, without_dense=True)
+        model.train(was_training)
+        return pooled
 
     def written_settings(self, model: Model) -> EmbeddingSettings:
         """How the trained model makes vectors, for its folder."""
@@ -318,11 +330,16 @@ class EmbedTask:
             return self.teacher.width
         return hidden_size if self._start_dense is None else len(self._start_dense.weight)
 
-    def _new_dense(self, hidden_size: int) -> nn.Linear | None:
+    def _keeps_dense(self, hidden_size: int) -> bool:
+        """Whether the map that the model already has is trained."""
+        own = self._start_dense
+        return own is not None and own.weight.shape == (self._trained_width(hidden_size), hidden_size)
+
+    def _dense_for(self, hidden_size: int) -> nn.Linear | None:
         """The map that the model already has, else a new one if a loss needs it."""
-        width, own = self._trained_width(hidden_size), self._start_dense
-        if own is not None and own.weight.shape == (width, hidden_size):
-            return linear_of(own)
+        width = self._trained_width(hidden_size)
+        if self._start_dense is not None and self._keeps_dense(hidden_size):
+            return linear_of(self._start_dense)
         if not self._needs_dense(width, hidden_size):
             return None
         dense = nn.Linear(hidden_size, width)
@@ -331,6 +348,14 @@ class EmbedTask:
             dense.weight.normal_(0.0, hidden_size**-0.5, generator=generator)
             dense.bias.zero_()
         return dense
+
+    def _fit(self, dense: nn.Linear, model: Model, teacher: TeacherVectors) -> None:
+        """Start a new map as the best one for some training texts: a random one takes long to undo."""
+        chosen = self._spread(_TEXTS_FOR_MAP)
+        weight_WE, bias_W = least_squares(self._pooled(model, chosen, self._ranks), teacher.rows(chosen))
+        with torch.no_grad():
+            dense.weight.copy_(torch.from_numpy(weight_WE))
+            dense.bias.copy_(torch.from_numpy(bias_W))
 
     def _needs_dense(self, width: int, hidden_size: int) -> bool:
         return width != hidden_size or (self._settings.loss == "vectors" and self._settings.projection == "keep")
