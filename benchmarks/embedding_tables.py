@@ -23,10 +23,9 @@ cosine, for the questions of SQuAD 1.1 dev among its 2,067 paragraphs, and for t
 _STUDENTS = """Small models that learn the vectors of a teacher, without labels, from sentences, questions and \
 passages of
 Wikipedia, books, Quora, SQuAD's training set and STS-B's. `start`: what a student is before its first step; layers are
-those of all-MiniLM-L6-v2, which itself was trained on pairs of SQuAD and Quora. `minutes`: of training, on a machine
-that was not kept idle. Speed: 400 passages, native engine in fp32, relative to the teacher, on an idle machine. In
-brackets the share of the teacher's score. STS-B dev on the way: before the first step, after a quarter, a half and all
-of the tokens.
+those of all-MiniLM-L6-v2, which itself was trained on pairs of SQuAD and Quora. `minutes`: of training, measured once.
+Speed: 400 passages, native engine in fp32, relative to the teacher. In brackets the share of the teacher's score. STS-B
+dev on the way: before the first step, after a quarter, a half and all of the tokens.
 """
 _RERANKERS = """The first 50 texts of all-MiniLM-L6-v2 in the order of rerankers that were trained on questions of \
 SQuAD: nDCG@10
