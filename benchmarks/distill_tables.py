@@ -2,7 +2,7 @@
 
 In: the folder of results, with `quickstart/MACHINE.json`, `ablation/MACHINE.json`, `bigger_teacher/MACHINE.json` and
 `teacher_cache/MACHINE.json`.
-Out: Markdown, a table per machine; a line where nothing is stored.
+Out: Markdown, a table per machine; nothing where nothing is stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speed_tables import MISSING, table
+from speed_tables import table
 
 _QUICKSTART = """`minilm quickstart`, accuracy on 360 held-out paragraphs, mean and sample standard deviation over \
 seeds.
@@ -34,10 +34,14 @@ that costs nothing would give.
 """
 
 
+def quickstart_section(results: Path) -> str:
+    """The section that comes first."""
+    return section("The quickstart", "quickstart", _QUICKSTART, _quickstart, results)
+
+
 def distill_sections(results: Path) -> list[str]:
     """The sections, in the order of the page."""
     return [
-        section("The quickstart", "quickstart", _QUICKSTART, _quickstart, results),
         section("Objectives of distillation", "ablation", _ABLATION, _ablation, results),
         section("A bigger teacher", "bigger_teacher", _BIGGER, _bigger, results),
         section("Reuse of the teacher", "teacher_cache", _CACHE, _cache, results),
@@ -51,23 +55,34 @@ def section(
     lines: Callable[[Mapping[str, Any]], Sequence[Sequence[str]]],
     results: Path,
     *,
+    note: Callable[[Mapping[str, Any]], str] | None = None,
     pictures: Mapping[str, str] | None = None,
 ) -> str:
-    """A section with a table for each file in the folder `name`; `pictures` come after those of some files."""
+    """A section with a table for each file in the folder `name`, empty without any.
+
+    `note` is a line below each table; `pictures` come after the tables of some files.
+    """
     parts = [f"## {title}\n", f"{text}Measured with `benchmarks/{name}.py`.\n"]
     files = sorted((results / name).glob("*.json"))
     for file in files:
         stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         picture = (pictures or {}).get(file.stem)
-        parts += [*table(lines(stored)), "", *([f"![{title}]({picture})", ""] if picture else []), _machine(stored)]
-    return "\n".join(parts if files else [*parts, MISSING])
+        below = [*([note(stored)] if note else []), *([f"![{title}]({picture})"] if picture else [])]
+        parts += [
+            *table(lines(stored)),
+            "",
+            *(line for one in below for line in (one, "")),
+            _where(stored, f"{name}/{file.name}"),
+        ]
+    return "\n".join(parts) if files else ""
 
 
-def _machine(stored: Mapping[str, Any]) -> str:
-    facts = stored["machine"]
+def _where(stored: Mapping[str, Any], file: str) -> str:
+    """The machine, and a link to the numbers, whose name says more of it."""
+    facts, link = stored["machine"], f"[{file}](../benchmarks/results/{file})"
     if "versions" in facts:  # of minilm.environment.machine
-        return f"{facts['cpu']}, {facts['cores']} cores, torch {facts['versions']['torch']}.\n"
-    return f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}.\n"
+        return f"{facts['cpu']}, {facts['cores']} cores, torch {facts['versions']['torch']}; {link}.\n"
+    return f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}; {link}.\n"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -2,7 +2,7 @@
 
 In: the folder of results, with `embedding_students/SET.json`, `rerankers/MACHINE.json`, `infonce_step/MACHINE.json`,
 `embed_files/MACHINE.json` and `search_vectors/MACHINE.json`.
-Out: Markdown, a table per file; a line where nothing is stored.
+Out: Markdown, a table per file; nothing where nothing is stored.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from distill_tables import section
 
 PICTURE = "embedding-family.svg"
+BATCH = 128  # of embedding_students.py
 _JUDGES = """Scores times 100. STS-B: Spearman correlation on its test set. SQuAD and Cranfield: nDCG@10 of an exact \
 search by
 cosine, for the questions of SQuAD 1.1 dev among its 2,067 paragraphs, and for the 225 queries of Cranfield.
 """
 _STUDENTS = """Small models that learn the vectors of a teacher, without labels, from sentences, questions and \
 passages of
-Wikipedia, books, Quora, SQuAD's training set and STS-B's. Students of all-MiniLM-L6-v2 read each text once, those of
-all-mpnet-base-v2 fewer texts several times. They start as all-MiniLM-L6-v2, as some layers of it, or at random.
-all-MiniLM-L6-v2 itself was trained on pairs of SQuAD and Quora. Speed: 400 passages, native engine in fp32, relative to
-the teacher. In brackets the share of the teacher's score. STS-B dev on the way: before the first step, after a quarter,
-a half and all of the tokens.
+Wikipedia, books, Quora, SQuAD's training set and STS-B's. `start`: what a student is before its first step; layers are
+those of all-MiniLM-L6-v2, which itself was trained on pairs of SQuAD and Quora. `minutes`: of training, measured once.
+Speed: 400 passages, native engine in fp32, relative to the teacher. In brackets the share of the teacher's score. STS-B
+dev on the way: before the first step, after a quarter, a half and all of the tokens.
 """
 _RERANKERS = """The first 50 texts of all-MiniLM-L6-v2 in the order of rerankers that were trained on questions of \
 SQuAD: nDCG@10
@@ -47,7 +47,7 @@ searches float32 only. The kernels read vectors as they are stored; GB/s counts 
 
 
 def embedding_sections(results: Path) -> list[str]:
-    """The sections, in the order of the page."""
+    """What small models keep, and what rerankers add, in the order of the page."""
     return [
         section(
             "Small embedding models",
@@ -55,12 +55,19 @@ def embedding_sections(results: Path) -> list[str]:
             _STUDENTS + _JUDGES,
             _students,
             results,
+            note=_training,
             pictures={"family": PICTURE},
         ),
         section("Rerankers", "rerankers", _RERANKERS, _rerankers, results),
-        section("Speed of a contrastive step", "infonce_step", _INFONCE, _infonce, results),
+    ]
+
+
+def embedding_speed_sections(results: Path) -> list[str]:
+    """The speed of what is done with vectors, in the order of the page."""
+    return [
         section("Speed of embedding files", "embed_files", _FILES, _files, results),
         section("Speed of exact search", "search_vectors", _SEARCH, _search, results),
+        section("Speed of a contrastive step", "infonce_step", _INFONCE, _infonce, results),
     ]
 
 
@@ -73,6 +80,7 @@ def _students(stored: Mapping[str, Any]) -> list[list[str]]:
             "",
             "start",
             "million tokens",
+            "minutes",
             "STS-B dev on the way",
             "STS-B",
             "SQuAD",
@@ -92,12 +100,23 @@ def _students(stored: Mapping[str, Any]) -> list[list[str]]:
                 f"{name}, the teacher" if name == teacher else name,
                 _start(found),
                 "" if read is None else f"{read:.1f}",
+                f"{found['seconds'] / 60:.0f}" if "seconds" in found else "",
                 _on_the_way(found),
                 *scores,
                 *([f"{speed[name] / speed[teacher]:.2f}x"] if speed else []),
             ]
         )
     return lines
+
+
+def _training(stored: Mapping[str, Any]) -> str:
+    """The number of texts and the settings of the students, which are few."""
+    trained = [found for found in stored["models"].values() if "steps" in found]
+    settings = [
+        f"{found['steps']:,} steps of {BATCH} texts, learning rate {found['learning rate']:g}, {found['precision']}"
+        for found in trained
+    ]
+    return f"Trained on {stored['texts']['count']:,} texts: {'; '.join(dict.fromkeys(settings))}."
 
 
 def _on_the_way(found: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
-"""Write docs/results.md, the page of results on real data, from the stored numbers.
+"""Write docs/results.md, the page of what was measured, from the stored numbers.
 
 In: `benchmarks/results/glue/TASK.json`, `squad/VERSION.json` and `generation/TASK.json`, as `benchmarks/glue.py`,
-`squad.py` and `generation.py` store them; the files that `speed_tables.py` reads. Files and runs may be missing.
-Out: one table per task with minilm, transformers on the same weights where measured, and the paper's model of that
-size; generated texts next to their references.
+`squad.py` and `generation.py` store them; the files that `distill_tables.py`, `embedding_tables.py` and
+`speed_tables.py` read. Files and runs may be missing.
+Out: a list of the sections that have numbers, then these. Of fine-tuning one table per task with minilm, transformers
+on the same weights where measured, and the paper's model of that size; generated texts next to their references.
 
     python benchmarks/results_page.py
 """
@@ -21,8 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from distill_tables import distill_sections
-from embedding_tables import PICTURE, draw_family, embedding_sections
+from distill_tables import distill_sections, quickstart_section
+from embedding_tables import PICTURE, draw_family, embedding_sections, embedding_speed_sections
 from speed_tables import speed_sections
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,25 +32,38 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 _Run = Mapping[str, object]
 _SETTING = ("epochs", "learning_rate", "batch_size", "precision")
 _SIDES = {"ours": "minilm", "transformers": "transformers"}
-_MISSING = "not measured yet"
 _HEAD = """# Results
 
 <!-- written by benchmarks/results_page.py from benchmarks/results: edit those, not this page -->
 
+What was measured, with the machine below each table. Processors named `AMD EPYC` differ: kernels for `avx2` ran on
+cores with AVX2 alone, those for `avx512_bf16` on cores with AVX-512 and bfloat16. All numbers are in
+`benchmarks/results/`; `benchmarks/results_page.py` writes this page from them.
+"""
+_GLUE = """\
 Dev set results of models fine-tuned with `minilm finetune`, compared with the transformers Trainer. Weights, rows and
 settings are the same, with one exception: transformers also applies dropout (0.1) to attention probabilities, which
 minilm does only with `train.attention_dropout`. Each run counts with its best epoch on the dev set. The tables show the
 mean and sample standard deviation over seeds. To halve its running time, the Trainer computes each batch in four parts
 of similar length: less padding and, apart from dropout masks, the same gradient. The first seeds of CoLA, RTE and MRPC
-ran without this split. For SQuAD, each run trains one model on SQuAD 2.0 settings, and its last weights answer both dev
-sets; on 1.1 the model must give an answer. On MRPC minilm is lower by less than half a standard error. With three seeds
-per side STS-B was lower; with five it is higher. The questions and summaries at the end are generated for test sets.
-`benchmarks/glue.py`, `squad.py` and `generation.py` measure; `benchmarks/results_page.py` writes this page.
+ran without this split. A difference below two standard errors may be chance. STS-B was measured with three seeds per
+side first, where minilm was lower, then with two more.
+Measured with `benchmarks/glue.py`.
 
 **These are not the weights of the paper.** Both sides start from the embedded sentence model, all-MiniLM-L6-v2: a
 MiniLM of twelve layers with every second one dropped, then trained for sentence similarity. The paper's L6-H384 was
 distilled with six layers through a teacher assistant, and its numbers are means over 4 runs with the best setting of a
 grid. Compare minilm with the transformers row; the paper's row shows what a model of this size can reach.
+"""
+_SQUAD = """\
+Weights and sides are those of [GLUE](#glue). Each run trains one model on SQuAD 2.0 settings, and its last weights
+answer both dev sets; on 1.1 the model must give an answer.
+Measured with `benchmarks/squad.py`.
+"""
+_GENERATION = """\
+Questions and summaries of test sets, by the embedded model after fine-tuning with `minilm finetune` on far fewer
+examples and epochs than the paper's.
+Measured with `benchmarks/generation.py`.
 """
 
 
@@ -75,7 +89,7 @@ def _squad(official: str) -> str:
 
 
 # File name -> task. Paper: arXiv 2002.10957v2, MiniLM-L6xH384 of the in-house teacher.
-TASKS: Mapping[str, Task] = {
+GLUE: Mapping[str, Task] = {
     "glue/sst-2": Task(title="SST-2", metric="accuracy", trained_on=_official(67_349), paper=91.5),
     "glue/cola": Task(title="CoLA", metric="Matthews correlation times 100", trained_on=_official(8_551), paper=47.5),
     "glue/rte": Task(title="RTE", metric="accuracy", trained_on=_official(2_490), paper=68.8),
@@ -83,6 +97,8 @@ TASKS: Mapping[str, Task] = {
     "glue/sts-b": Task(
         title="STS-B", metric="mean of Pearson and Spearman, times 100", trained_on=_official(5_749), paper=None
     ),
+}  # fmt: skip
+SQUAD: Mapping[str, Task] = {
     "squad/1.1": Task(
         title="SQuAD 1.1", metric="F1 on the full dev set", paper=None,
         trained_on=_squad("87,599 questions, all with an answer"),
@@ -132,13 +148,32 @@ def main() -> None:
 
 def page(results: Path) -> str:
     """The page for the files in `results`, any of which may be missing."""
-    parts = [_HEAD]
-    parts += [_section(task, _stored(results, name)) for name, task in TASKS.items()]
-    parts += [_generated(task, _stored(results, name)) for name, task in GENERATED.items()]
-    parts += distill_sections(results)
-    parts += embedding_sections(results)
-    parts += speed_sections(results)
-    return "\n".join(parts)
+    sections = [
+        quickstart_section(results),
+        *embedding_sections(results),
+        *distill_sections(results),
+        *speed_sections(results),
+        *embedding_speed_sections(results),
+        _chapter("GLUE", _GLUE, [_section(task, _stored(results, name)) for name, task in GLUE.items()]),
+        _chapter("SQuAD", _SQUAD, [_section(task, _stored(results, name)) for name, task in SQUAD.items()]),
+        _chapter(
+            "Generation", _GENERATION, [_generated(task, _stored(results, name)) for name, task in GENERATED.items()]
+        ),
+    ]
+    measured = [section for section in sections if section]
+    return "\n".join([_HEAD, *([_contents(measured)] if measured else []), *measured])
+
+
+def _contents(sections: Sequence[str]) -> str:
+    """A list of links to sections, by the headings that they begin with."""
+    titles = [section.partition("\n")[0].removeprefix("## ") for section in sections]
+    return "".join(f"- [{title}](#{title.lower().replace(' ', '-')})\n" for title in titles)
+
+
+def _chapter(title: str, text: str, sections: Sequence[str]) -> str:
+    """The sections that have numbers, below a common heading and text; empty if none has."""
+    measured = [section for section in sections if section]
+    return "\n".join([f"## {title}\n", text, *measured]) if measured else ""
 
 
 def _stored(results: Path, name: str) -> dict[str, Any]:
@@ -148,22 +183,22 @@ def _stored(results: Path, name: str) -> dict[str, Any]:
 
 
 def _generated(task: Generated, stored: Mapping[str, Any]) -> str:
+    """The scores, the paper's and some texts; empty without numbers."""
+    if not stored:
+        return ""
     names = [*task.metrics.values(), "training examples", "epochs"]
     paper = [*(f"{value:.2f}" for value in task.paper), f"{task.official:,}", str(task.paper_epochs)]
-    own = [_MISSING, *[""] * (len(names) - 1)]
-    if stored:
-        found = [stored["scores"][key] for key in task.metrics]  # METEOR is null if Java was missing
-        scores = ["not measured" if score is None else f"{score:.2f}" for score in found]
-        own = [*scores, f"{stored['training examples']:,}", f"{stored['epochs']:g}"]
+    found = [stored["scores"][key] for key in task.metrics]  # METEOR is null if Java was missing
+    scores = ["not measured" if score is None else f"{score:.2f}" for score in found]
     lines = [
-        f"## {task.title}\n",
+        f"### {task.title}\n",
         _cells(["", *names]),
         "|---|" + "---:|" * len(names),
-        _cells(["minilm", *own]),
+        _cells(["minilm", *scores, f"{stored['training examples']:,}", f"{stored['epochs']:g}"]),
         _cells(["MiniLM-L6xH384, the paper's weights and training set", *paper]),
+        "",
+        *_how_generated(stored),
     ]
-    if stored:
-        lines += ["", *_how_generated(stored)]
     return "\n".join(lines) + "\n"
 
 
@@ -188,18 +223,18 @@ def _cells(texts: Sequence[str]) -> str:
 
 
 def _section(task: Task, stored: Mapping[str, object]) -> str:
+    """The table of a task, empty without runs."""
     runs = stored.get("runs") or []
     assert isinstance(runs, list)
-    rows = [row for setting in _settings(runs) for row in _rows(setting, runs)] or [
-        _row(name, _MISSING) for name in _SIDES.values()
-    ]
+    if not runs:
+        return ""
     paper = "" if task.paper is None else _row("MiniLM-L6xH384, the paper's weights", f"{task.paper:.1f}", seeds="4")
     lines = [
-        f"## {task.title}\n",
+        f"### {task.title}\n",
         f"{task.metric[0].upper()}{task.metric[1:]}; {task.trained_on}.\n",
         "| | mean | deviation | seeds | epochs | learning rate | batch | precision |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
-        *rows,
+        *(row for setting in _settings(runs) for row in _rows(setting, runs)),
         *([paper] if paper else []),
         *(line for setting in _settings(runs) for line in _difference(setting, runs)),
         *_conditions(stored, runs),
@@ -213,15 +248,16 @@ def _settings(runs: Sequence[_Run]) -> list[tuple[object, ...]]:
 
 
 def _rows(setting: tuple[object, ...], runs: Sequence[_Run]) -> list[str]:
-    """One row per side for one setting."""
+    """One row per side that was measured with a setting."""
     rows = []
     for side, name in _SIDES.items():
         scores = _scores(setting, runs, side)
+        if not scores:
+            continue
         shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in setting]
-        mean = _number(statistics.fmean(scores)) if scores else _MISSING
+        mean = _number(statistics.fmean(scores))
         deviation = _number(statistics.stdev(scores)) if len(scores) > 1 and math.isfinite(sum(scores)) else ""
-        seeds = str(len(scores)) if scores else ""
-        rows.append(_row(name, mean, deviation=deviation, seeds=seeds, setting=shown))
+        rows.append(_row(name, mean, deviation=deviation, seeds=str(len(scores)), setting=shown))
     return rows
 
 
@@ -257,8 +293,6 @@ def _row(name: str, mean: str, *, deviation: str = "", seeds: str = "", setting:
 
 def _conditions(stored: Mapping[str, Any], runs: Sequence[_Run]) -> list[str]:
     """The machines and the checksums of the data."""
-    if not runs:
-        return []
     machines = dict.fromkeys(_machine(run["machine"]) for run in runs)
     hashes = [f"{part} file `{sha}`" for part in ("train", "dev") for sha in stored.get(f"{part} sha256", [])]
     return ["", f"Measured on {'; '.join(machines)}. SHA-256: {', '.join(hashes)}."]
