@@ -119,8 +119,7 @@ class EmbedTask:
             DataError: all rows together teach nothing: lists of equal scores, pairs without any negative.
         """
         self._settings, self._files, self._base, self._embedding = settings, list(train), base, embedding
-        self._start_dense, self._seed, digest = dense, seed, TextsDigest()
-        self._ranks = ALONE
+        self._start_dense, self._seed, self._ranks, digest = dense, seed, ALONE, TextsDigest()
         prompts = Prompts.of(settings, embedding)
         self._rows = encode_rows(
             _digested(training_rows(train, settings), digest, pairs=scorer is not None),
