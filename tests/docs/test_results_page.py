@@ -254,3 +254,16 @@ def test_small_embedding_models_are_shown_with_what_their_training_took(results_
     assert f"| 3 layers | layers 2, 4, 6 | 3.3 | 20 | {curve} | 80.00 (100.0%) | 70.00 (100.0%) | | 1.00x |\n" in page
     assert "Trained on 83,782 texts: 654 steps of 128 texts, learning rate 0.0005, bf16.\n\n![Small" in page
     assert "[embedding_students/family.json](../benchmarks/results/embedding_students/family.json)" in page
+
+
+def test_rerankers_are_shown_beside_the_search(results_page, tmp_path):
+    searched = {"squad": {"ndcg@10": 0.7841}, "cranfield": {"ndcg@10": 0.3832}}
+    trained = {"held out": {"1": 72.2, "2": 89.24, "3": 94.0, "4": 95.0, "5": 95.0}}
+    trained["squad"] = {"ndcg@10": 0.8837, "difference": {"ndcg@10": [0.057, 0.1481]}}
+    trained["cranfield"] = {"ndcg@10": 0.33, "difference": {"ndcg@10": [-0.0835, -0.0269]}}
+    (tmp_path / "rerankers").mkdir()
+    stored = {"machine": MACHINE, "models": {"embedded": searched, "6 layers": trained}}
+    (tmp_path / "rerankers" / "some-cpu.json").write_text(json.dumps(stored))
+    page = results_page.page(tmp_path)
+    assert "| embedded | | 78.4 | | 38.3 | |\n" in page
+    assert "| 6 layers | 72.2, 89.2, 94.0, 95.0 | 88.4 | +5.7 to +14.8 | 33.0 | -8.3 to -2.7 |\n" in page
