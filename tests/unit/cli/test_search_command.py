@@ -12,12 +12,12 @@ from tests.rankers import write_ranker
 import minilm
 from minilm.cli.app import main
 from minilm.files.regular import sha256_file
+from minilm.infer import predictions
 from minilm.infer.similarity import similarities
 from minilm.model.embedding import EmbeddingSettings
 from minilm.model.embedding_files import write_embedding
 from minilm.model.vector_modules import Normalize
 from minilm.model.vector_ranges import VECTOR_RANGES, write_symmetric_range
-from minilm.retrieval import rerank
 from minilm.retrieval.index import Index, remove_index
 
 WIDTH = 16
@@ -176,8 +176,10 @@ def test_as_many_candidates_are_sorted_as_asked_for(tiny_task, run, tmp_path, mo
     (tmp_path / "qrels").write_text("q1 0 d3 1\n")
     assert run("index", model, "--input", "docs.jsonl", "--output", "idx")[0] == 0
     seen = []
-    real = rerank.score_part
-    monkeypatch.setattr(rerank, "score_part", lambda *args, **rest: seen.append(len(args[1])) or real(*args, **rest))
+    real = predictions.score_part
+    monkeypatch.setattr(
+        predictions, "score_part", lambda *args, **rest: seen.append(len(args[1])) or real(*args, **rest)
+    )
     flags = ["--input", "queries.jsonl", "--evaluate", "qrels", "--rerank", model, "--candidates", "120"]
     assert run("search", "idx", *flags)[0] == 0
     assert seen == [120]

@@ -19,6 +19,7 @@ from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.run import check_files, finetune_once
 from minilm.finetune.score_teacher import find_score_teacher
 from minilm.finetune.teacher_scores import TeacherScores
+from minilm.infer import predictions
 from minilm.infer.api import LoadedModel, load
 from minilm.model.metadata import activation_values
 from minilm.recipe import FinetuneRecipe, load_recipe
@@ -129,13 +130,13 @@ def test_a_pass_that_was_killed_goes_on_and_all_runs_with_equal_rows_share_it(ti
     monkeypatch.setattr(teacher_scores, "PAIRS_PER_FILE", 50)
     path = recipe_of(tiny, "rerank", "mse", teacher=scorer, cache=str(tmp_path))
     scored: list[int] = []
-    real = score_teacher.score_part
+    real = predictions.score_part
 
     def counted(model: LoadedModel, queries, *more, **named):
         scored.append(len(queries))
         return real(model, queries, *more, **named)
 
-    monkeypatch.setattr(score_teacher, "score_part", counted)
+    monkeypatch.setattr(predictions, "score_part", counted)
     folder = stored(path).folder
     total = len(pairs_of(rows_of(tiny.folder / "lists-train.jsonl")))
     sizes = [min(50, total - first) for first in range(0, total, 50)]
@@ -164,7 +165,7 @@ def test_a_file_that_changes_while_it_is_scored_leaves_no_scores(tiny, scorer, m
     path = recipe_of(tiny, kind, "kl", teacher=scorer, cache=str(tmp_path))
     found = load_recipe(path, kind=FinetuneRecipe).recipe
     model, [file] = Path(found.model), map(Path, found.task.train)
-    text, real = file.read_text(), score_teacher.score_part
+    text, real = file.read_text(), predictions.score_part
     task = make_task(found.task, task_tokenizer(found.task, model, lowercase=None), model=model, seed=1)
 
     def changing(model: LoadedModel, *more, **named):
@@ -173,7 +174,7 @@ def test_a_file_that_changes_while_it_is_scored_leaves_no_scores(tiny, scorer, m
         original.replace(file)  # who reads the other one goes on with it
         return real(model, *more, **named)
 
-    monkeypatch.setattr(score_teacher, "score_part", changing)
+    monkeypatch.setattr(predictions, "score_part", changing)
     file.write_text("".join(json.dumps({**row, "positive": "word1"}) + "\n" for row in rows_of(file)))
     with pytest.raises(DataError, match=f"{tmp_path}.*: the training texts changed while the teacher read them"):
         task.store_teacher(ALONE)
