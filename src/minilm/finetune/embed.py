@@ -217,12 +217,13 @@ class EmbedTask:
         """Give the model its head and dropout, and reduce its word table to the rows in use."""
         encoder, hidden_size = model.encoder, model.encoder.config.hidden_size
         device = encoder.embeddings.word.weight.device
-        dense = self._dense_for(hidden_size)
+        own = self._kept_dense(hidden_size)
+        dense = self._new_dense(hidden_size) if own is None else linear_of(own)
         model.head = VectorHead(self._embedding.pooling[0], dense).to(device)
         key_dropout(encoder, self._settings.dropout)
         parts = (self._rows, *self._dev.values())
         hold_rows(encoder.embeddings, np.unique(np.concatenate([rows.token_ids for rows in parts])).astype(np.int64))
-        if dense is not None and not self._keeps_dense(hidden_size) and self.teacher is not None:
+        if dense is not None and own is None and self._settings.loss == "vectors" and self.teacher is not None:
             self._fit(dense, model, self.teacher)
 
     def parameters(self, model: Model) -> dict[str, nn.Parameter]:
@@ -329,16 +330,15 @@ class EmbedTask:
             return self.teacher.width
         return hidden_size if self._start_dense is None else len(self._start_dense.weight)
 
-    def _keeps_dense(self, hidden_size: int) -> bool:
-        """Whether the map that the model already has is trained."""
+    def _kept_dense(self, hidden_size: int) -> Dense | None:
+        """The map that the model already has, if it is trained."""
         own = self._start_dense
-        return own is not None and own.weight.shape == (self._trained_width(hidden_size), hidden_size)
+        fits = own is not None and own.weight.shape == (self._trained_width(hidden_size), hidden_size)
+        return own if fits else None
 
-    def _dense_for(self, hidden_size: int) -> nn.Linear | None:
-        """The map that the model already has, else a new one if a loss needs it."""
+    def _new_dense(self, hidden_size: int) -> nn.Linear | None:
+        """A new map, if a loss needs it."""
         width = self._trained_width(hidden_size)
-        if self._start_dense is not None and self._keeps_dense(hidden_size):
-            return linear_of(self._start_dense)
         if not self._needs_dense(width, hidden_size):
             return None
         dense = nn.Linear(hidden_size, width)
@@ -364,7 +364,7 @@ class EmbedTask:
         if self._start_dense is None:
             return
         folder, (found, read) = self._base.folder, self._start_dense.weight.shape
-        if (found, read) != (width, hidden_size):
+        if self._kept_dense(hidden_size) is None:
             why = f"this run makes vectors of width {width} of rows of width {hidden_size}"
             what = "a new one replaces it" if self._needs_dense(width, hidden_size) else "it is left out"
             logger.warning("the Dense of %s maps %d values to %d, but %s: %s", folder, read, found, why, what)

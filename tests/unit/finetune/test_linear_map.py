@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 import minilm
 from minilm.finetune.linear_map import least_squares
 from minilm.finetune.run import finetune_once
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_embedding
+from minilm.model.vector_modules import Dense, Normalize
 from minilm.recipe import FinetuneRecipe, load_recipe
 
 
@@ -27,6 +31,18 @@ def test_a_linear_relation_is_found():
 def test_few_or_equal_rows_give_finite_numbers(rows):
     found, shift = least_squares(rows.astype(np.float32), np.ones((len(rows), 2), dtype=np.float32))
     np.testing.assert_allclose(rows @ found.T + shift, 1.0, atol=1e-6)
+
+
+def test_only_vectors_of_the_teachers_width_are_fitted(tiny_task):
+    """A loss of similarities has a teacher too, but its vectors may have any width."""
+    base = tiny_task.folder / "base"
+    shutil.copytree(tiny_task.model, base)
+    weight = np.random.default_rng(1).normal(size=(16, 48)).astype(np.float32)
+    write_embedding(base, EmbeddingSettings(modules=(Dense(weight=weight, bias=None), Normalize())), hidden_size=48)
+    recipe = tiny_task.embed_recipe("similarities", student={"num_layers": 1, "hidden_size": 24})
+    loaded = load_recipe(recipe, ["train.steps=1", f"model={base}"], kind=FinetuneRecipe)
+    folder = finetune_once(loaded.recipe, resolved="").folder / "model"
+    assert minilm.load(folder).encode("word1").shape == (16,)
 
 
 def test_training_starts_with_the_map_of_the_start_model(tiny_task):
