@@ -77,22 +77,21 @@ def warn(path: Source, *findings: str) -> None:
         logger.warning("%s: %s", path, finding)
 
 
-def read_gains(path: Source, gains: str | None) -> Judgments:
-    """The judgments of a file, their grades replaced by `gains` of the option; what is odd about them is a warning.
+def read_gains(path: Source, gains: Mapping[int, float]) -> Judgments:
+    """The judgments of a file, their grades replaced by `gains`, if there are any; what is odd is a warning.
 
     Raises:
-        UsageError: `gains` has another form, or the path is missing.
+        UsageError: the path is missing.
         DataError: as for `read_judgments`, or a grade has no gain.
     """
     from functools import partial
 
     from minilm.files.trec import judgment_location, read_judgments
-    from minilm.score.retrieval import gains_of, judgment_findings, parse_gains
+    from minilm.score.retrieval import gains_of, judgment_findings
 
-    table = parse_gains(gains) if gains is not None else {}
     grades = read_judgments(path)
     with about(path):
-        judgments = gains_of(grades, table)
+        judgments = gains_of(grades, gains)
     for finding in judgment_findings(judgments, partial(judgment_location, path)):
         logger.warning("%s", finding)
     return judgments

@@ -68,10 +68,10 @@ def retrieval(
     from minilm.score.retrieval import DEFAULT_METRICS, parse_gains, parse_metric, retrieval_scores, unjudged_finding
 
     asked = list(dict.fromkeys(map(parse_metric, metrics or DEFAULT_METRICS)))
-    table = parse_gains(gains) if gains is not None else {}
+    table = parse_gains(gains)
     found, right = sources_of([("--predictions", predictions), ("--references", references)], input_format)
     right = judgments_file(right)
-    judgments = read_gains(right, gains)
+    judgments = read_gains(right, table)
     run = read_run(found)
     with about(found):
         match = match_ids(judgments, run, what="ranking")

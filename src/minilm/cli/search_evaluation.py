@@ -70,7 +70,7 @@ def evaluated(
     from minilm.files.trec import judgments_file
     from minilm.retrieval.evaluate import Evaluation
     from minilm.retrieval.texts import is_beir
-    from minilm.score.retrieval import parse_metric
+    from minilm.score.retrieval import parse_gains, parse_metric
     from minilm.tally import reporting_tally
 
     index = searcher.index
@@ -81,7 +81,7 @@ def evaluated(
             f"{candidates} of them; raise --candidates, or score {metric.kind}@{candidates}"
         )
     file = judgments_file(asked.judgments)
-    judgments = read_gains(file, asked.gains)
+    judgments = read_gains(file, parse_gains(asked.gains))
     kept = list(queries)
     assert isinstance(file, Path)
     _require_known(file, judgments, {one.id for one in kept}, index)

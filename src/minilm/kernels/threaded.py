@@ -46,7 +46,7 @@ class ThreadedKernel(NotCopied):
 
     @classmethod
     def shared(cls: type[K], threads: int) -> K | None:
-        """The one that all of this process use, with so many threads; None if there are no kernels."""
+        """The kernel that this whole process uses, with `threads` threads; None if there are no kernels."""
         if find_library().functions is None:
             return None
         key = (os.getpid(), threads, chosen_isa())

@@ -173,7 +173,7 @@ def _write(texts: MiningTexts, job: MiningJob, finished: Unfinished, tally: Tall
 
 
 def _others(found: Candidates, own: int | None, depth: int) -> Candidates:
-    """The first candidates but the text of the query itself, which is no negative of its own."""
+    """The first candidates but the text of the query itself, which is not a negative."""
     kept = [at for at, row in enumerate(found.rows_K) if row != own][:depth]
     return replace(found, rows_K=[found.rows_K[at] for at in kept], scores_K=found.scores_K[kept])
 

@@ -60,8 +60,8 @@ def read_mining_texts(pairs: Source, corpus: Iterable[TextToEmbed] | None, colum
 
     Raises:
         UsageError: a path is missing or of an unknown kind.
-        DataError: a row cannot be read, lacks its query or positive, has a list there, or there is no row; names file
-            and line.
+        DataError: a row cannot be read, lacks its query or positive, has a list there, or the file has no rows; names
+            file and line.
     """
     rows: dict[str, int] = {}
     with reporting_tally() as tally:

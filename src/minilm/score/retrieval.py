@@ -177,12 +177,14 @@ _TREC_NAMES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def parse_gains(text: str) -> dict[int, float]:
-    """Read the gains of grades, such as `1=4,2=3`.
+def parse_gains(text: str | None) -> dict[int, float]:
+    """Read the gains of grades, such as `1=4,2=3`; None: no gains, so that the grades count.
 
     Raises:
         UsageError: the text has another form, or a grade twice.
     """
+    if text is None:
+        return {}
     pairs = [_GAIN.fullmatch(part) for part in text.split(",")]
     gains = {int(pair[1]): float(pair[2]) for pair in pairs if pair}
     if len(gains) < len(pairs):

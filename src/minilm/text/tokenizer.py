@@ -62,6 +62,8 @@ class Tokenizer:
         self.sep_id: int = self._special["sep"]
         self.pad_id: int = self._special["pad"]
         self.unk_id: int = self._special["unk"]
+        self.before: Int32s = np.array([self._special[role] for role in ("cls",) if role in self._special], np.int32)
+        """The special tokens before a text, `[1]` or `[0]`; after it there is one, `sep_id`."""
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
@@ -128,11 +130,6 @@ class Tokenizer:
                 f"{BERT_ROLES[role]}, which is needed here: use a model whose tokenizer has one, such as BERT"
             )
         return self._special[role]
-
-    @property
-    def before(self) -> Int32s:
-        """The special tokens before a text, `[1]` or `[0]`; after it there is one, `sep_id`."""
-        return np.array([self._special[role] for role in ("cls",) if role in self._special], dtype=np.int32)
 
     @property
     def vocab_size(self) -> int:

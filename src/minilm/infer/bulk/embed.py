@@ -147,7 +147,7 @@ def embed_file(model: LoadedModel, job: EmbedJob) -> int:
         UsageError: the input or the job differs from that of the finished rows, another process is writing the same
             output, or there are no ranges for int8.
         DataError: a row cannot be read, or has the id of an earlier one; names the line. Finished rows are kept. Or
-            there is no row.
+            the input has no rows.
         SystemProblem: writing fails.
         Interrupted: Ctrl-C; finished rows are kept.
     """
@@ -333,8 +333,7 @@ def _calibrated(model: LoadedModel, job: EmbedJob, path: Path) -> Float32s:
             found = [ranges_of(np.concatenate(found))]
             count += len(chunk)
     if count < 2:
-        where = job.locations[0] if job.locations else path
-        raise DataError(f"{where}: found {count} texts, which have no ranges; expected some hundreds of typical ones")
+        raise DataError(f"{path}: found {count} texts, which have no ranges; expected some hundreds of typical ones")
     if count < _ENOUGH and job.locations is None:  # else these are all texts that will have the ranges
         logger.warning(
             "%s has %d texts; ranges of int8 are more stable with some hundreds of typical ones", path, count

@@ -47,8 +47,8 @@ def read_sources(path: Path | StandardInput, fields: Sequence[str]) -> Iterator[
 
     Raises:
         UsageError: the path is missing or is not a file.
-        DataError: a row cannot be read, lacks a column, or has an empty source, or there is no row; names file and
-            line.
+        DataError: a row cannot be read, lacks a column, or has an empty source, or the file has no rows; names file
+            and line.
     """
     require_file(path)
     is_empty = True

@@ -32,6 +32,7 @@ from minilm.infer.predictions import (
 )
 from minilm.infer.sources import Part
 from minilm.tally import Tally, reporting_tally
+from minilm.tasks.rerank.rows import other_query, repeated_text
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.text.rows import MISFITS, OfficialLayout, are_ids, usual_id_column
@@ -200,15 +201,10 @@ class _KnownIds:
             raise DataError(f"{location}: column {self.columns[ids.index('')]!r} is an empty id; correct the row")
         known, where = self.queries.setdefault(ids[0], (query, location))
         if known != query:
-            raise DataError(
-                f"{location}: query {ids[0]!r:.60} has the text {query!r:.60}, at {where} {known!r:.60}; expected the "
-                "same"
-            )
+            raise other_query(location, ids[0], query, earlier=where, there=known)
         earlier = self.pairs.setdefault(ids, location)
         if earlier != location:
-            raise DataError(
-                f"{location}: text {ids[1]!r:.60} of query {ids[0]!r:.60} is already at {earlier}; keep one of the two"
-            )
+            raise repeated_text(location, ids[1], query=ids[0], earlier=earlier)
         return ids
 
 

@@ -86,22 +86,30 @@ def joined(parts: Sequence[RankedList]) -> list[RankedList]:
     return [_join(group, number) for number, group in enumerate(groups.values())]
 
 
+def repeated_text(location: str, text: str, *, query: str, earlier: str) -> DataError:
+    """The error for a text, named by its id or number, that a query already has at the location `earlier`."""
+    return DataError(
+        f"{location}: text {text!r:.60} of query {query!r:.60} is already at {earlier}; keep one of the two"
+    )
+
+
+def other_query(location: str, name: str, query: str, *, earlier: str, there: str) -> DataError:
+    """The error for the id of a query that stands for another text `there`, at the location `earlier`."""
+    return DataError(
+        f"{location}: query {name!r:.60} has the text {query!r:.60}, at {earlier} {there!r:.60}; expected the same"
+    )
+
+
 def _join(group: Sequence[RankedList], number: int) -> RankedList:
     first = group[0]
     where: dict[str, str] = {}
     for position, one in enumerate(group):
         name = one.doc_ids[0] or str(position)
         if name in where:
-            raise DataError(
-                f"{one.location}: text {name!r:.60} of query {first.id or first.query!r:.60} is already at "
-                f"{where[name]}; keep one of the two"
-            )
+            raise repeated_text(one.location, name, query=first.id or first.query, earlier=where[name])
         where[name] = one.location
         if one.query != first.query:
-            raise DataError(
-                f"{one.location}: query {one.id!r:.60} has the text {one.query!r:.60}, at {first.location} "
-                f"{first.query!r:.60}; expected the same"
-            )
+            raise other_query(one.location, one.id, one.query, earlier=first.location, there=first.query)
     return RankedList(
         query=first.query,
         texts=tuple(one.texts[0] for one in group),
