@@ -120,9 +120,10 @@ class EmbedTask:
         """
         self._settings, self._files, self._base, self._embedding = settings, list(train), base, embedding
         self._start_dense, self._seed, self._ranks, digest = dense, seed, ALONE, TextsDigest()
+        self._reported = set[str]()
         prompts = Prompts.of(settings, embedding)
         self._rows = encode_rows(
-            _digested(training_rows(train, settings), digest, pairs=scorer is not None),
+            _digested(training_rows(train, settings, self._reported), digest, pairs=scorer is not None),
             tokenizer,
             prompts=prompts,
             kind=settings.rows,
@@ -200,7 +201,7 @@ class EmbedTask:
             DataError, SystemProblem, Interrupted: as for `TeacherStore.fill`, or no list has two different scores.
         """
         self._ranks = ranks
-        rows = training_rows(self._files, self._settings)
+        rows = training_rows(self._files, self._settings, self._reported)
         if self.teacher is not None:
             self.teacher.fill(((text, row.location) for row in rows for text in row.texts), ranks)
         if self._scorer is not None:

@@ -1,10 +1,14 @@
-"""What rows of lists have in common, for vectors and for rerankers: the scores of their texts.
+"""What rows of lists have in common, for vectors and for rerankers: columns of negatives, the scores of the texts.
 
-In: the value of a field. Out: its numbers; a ValueError that names the column, which the reader completes with file and
-line. And the check of the scores of all lists, which the loss learns.
+In: the fields of a row; the value of one. Out: the columns that are numbered; the numbers of the value, or a ValueError
+that names the column, which the reader completes with file and line. And the check of the scores of all lists, which
+the loss learns.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +17,14 @@ from minilm.errors import DataError
 from minilm.files.by_id import as_score
 from minilm.files.fields import NUMBER_LIST, items_in
 from minilm.tasks.trainable import trainable
+
+FIRST_NUMBERED = "negative_1"
+_NUMBERED = re.compile("negative_[0-9]+")
+
+
+def numbered_negatives(columns: Iterable[str]) -> list[str]:
+    """Those of the names `negative_1`, `negative_2` and so on, of the n-tuples of sentence-transformers, in order."""
+    return [name for name in columns if _NUMBERED.fullmatch(name)]
 
 
 def scores_in(value: object, column: str, *, texts: int, order: str) -> list[float]:

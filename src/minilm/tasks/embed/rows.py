@@ -18,7 +18,7 @@ from minilm.files.fields import as_text, no_field, text_in, texts_in
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tally import reporting_tally
 from minilm.tasks.embed.settings import EmbedSettings
-from minilm.tasks.scored_lists import scored_twice, scores_in
+from minilm.tasks.scored_lists import numbered_negatives, scored_twice, scores_in
 from minilm.tasks.trainable import trainable
 
 _EMPTY = "empty texts were skipped"
@@ -43,8 +43,15 @@ class EmbedRow:
     location: str
 
 
-def training_rows(paths: Sequence[str], settings: EmbedSettings) -> Iterator[EmbedRow]:
+def training_rows(
+    paths: Sequence[str], settings: EmbedSettings, reported: set[str] | None = None
+) -> Iterator[EmbedRow]:
     """Read the rows that the loss of the settings takes.
+
+    Args:
+        paths: training files.
+        settings: of the task.
+        reported: findings that are not reported again, of an earlier pass over the same files.
 
     Raises:
         UsageError: a path is missing or of an unknown kind.
@@ -52,7 +59,7 @@ def training_rows(paths: Sequence[str], settings: EmbedSettings) -> Iterator[Emb
         SystemProblem: a file cannot be read.
     """
     if settings.rows == "texts":
-        yield from _plain_texts(paths, settings)
+        yield from _plain_texts(paths, settings, reported)
     elif settings.rows == "scored pairs":
         yield from _training_pairs(paths, settings)
     else:
@@ -106,8 +113,8 @@ def _training_pairs(paths: Sequence[str], settings: EmbedSettings) -> Iterator[E
         )
 
 
-def _plain_texts(paths: Sequence[str], settings: EmbedSettings) -> Iterator[EmbedRow]:
-    with reporting_tally() as tally:
+def _plain_texts(paths: Sequence[str], settings: EmbedSettings, reported: set[str] | None) -> Iterator[EmbedRow]:
+    with reporting_tally(reported) as tally:
         for path in paths:
             has_text = False
             for text, location in _texts_of(path, settings):
@@ -140,12 +147,13 @@ def _scored_pair(row: Row, location: str, settings: EmbedSettings) -> EmbedRow:
 
 def _pair(row: Row, location: str, settings: EmbedSettings, *, in_cell: bool) -> EmbedRow:
     texts = [_full_text(row, "query", location, settings, in_cell=in_cell)]
-    is_list = _LIST in row.values and row.values.keys().isdisjoint({settings.positive, *settings.negatives})
+    negatives = _negatives(row, settings)
+    is_list = _LIST in row.values and row.values.keys().isdisjoint({settings.positive, *negatives})
     has_positive = settings.loss != "kl" or not is_list
     if has_positive:
         texts.append(_full_text(row, "positive", location, settings, in_cell=in_cell))
     try:
-        for name in settings.negatives if has_positive else (_LIST,):
+        for name in negatives if has_positive else (_LIST,):
             texts += _optional_texts(row.values, name, in_cell=in_cell)
         if settings.rows == "pairs":
             return EmbedRow(texts=tuple(texts), location=location)
@@ -156,6 +164,12 @@ def _pair(row: Row, location: str, settings: EmbedSettings, *, in_cell: bool) ->
         return EmbedRow(texts=tuple(texts), scores=scores, location=location)
     except ValueError as error:
         raise DataError(f"{location}: {error}; {_CORRECT}") from None
+
+
+def _negatives(row: Row, settings: EmbedSettings) -> Sequence[str]:
+    """The columns of negatives; unless they are named, also those that are numbered."""
+    names = settings.negatives
+    return (*names, *numbered_negatives(row.values)) if names == EmbedSettings.negatives else names
 
 
 def _too_few(count: int, settings: EmbedSettings, *, has_positive: bool) -> str:

@@ -16,7 +16,7 @@ from minilm.files.by_id import row_id
 from minilm.files.fields import is_list, no_field, text_in, texts_in
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tasks.rerank.settings import RerankSettings
-from minilm.tasks.scored_lists import scored_twice, scores_in
+from minilm.tasks.scored_lists import FIRST_NUMBERED, numbered_negatives, scored_twice, scores_in
 
 _Shape = Literal["text", "list", "positive"]
 _KEYS = "task.query, task.text, task.positive, task.label or task.score"
@@ -150,7 +150,7 @@ class _Reading:
             "query": (chosen.query,),
             "text": (chosen.text,) if chosen.text else ("text", "texts"),
             "positive": (chosen.positive,),
-            "negatives": (chosen.negatives,) if chosen.negatives else ("negatives", "negative"),
+            "negatives": (chosen.negatives,) if chosen.negatives else ("negatives", "negative", FIRST_NUMBERED),
             "label": (chosen.label,) if chosen.label else ("label", "labels"),
             "score": self._score_names() if self.teacher is None else (),
         }
@@ -188,9 +188,9 @@ class _Reading:
         if self.teacher is not None and scored:
             raise DataError(f"{self._at(row)}: {scored_twice(scored[0], self.teacher)}")
         if shape == "positive":
-            positives, negatives = self._texts(row, "positive"), self._texts(row, "negatives")
-            texts = [*positives, *negatives]
-            labels: list[float] | None = [1.0] * len(positives) + [0.0] * len(negatives)
+            positives = self._texts(row, "positive")
+            texts = [*positives, *self._negatives(row)]
+            labels: list[float] | None = [1.0] * len(positives) + [0.0] * (len(texts) - len(positives))
         else:
             positives, texts = [], self._texts(row, "text", many=shape == "list")
             labels = self._numbers(row, "label", len(texts))
@@ -214,8 +214,17 @@ class _Reading:
         names = (self.settings.query_id, self.settings.doc_id)
         return [row_id(self._at(row), row.values, [name]) if name in row.values else "" for name in names]
 
+    def _negatives(self, row: Row) -> list[str]:
+        """The texts of the column of negatives, or of all that are numbered."""
+        found = self._texts(row, "negatives")
+        if self.settings.negatives is None and self.columns["negatives"] == FIRST_NUMBERED:
+            others = [name for name in numbered_negatives(row.values) if name != FIRST_NUMBERED]
+            found += [text for name in others for text in self._texts(row, name)]
+        return found
+
     def _texts(self, row: Row, key: str, *, many: bool = True) -> list[str]:
-        value, name, in_cell = self._value(row, key), self.columns[key], has_cells(self.path)
+        """The texts of a column: the one that is found for `key`, else the one of that name."""
+        value, name, in_cell = self._value(row, key), self.columns.get(key, key), has_cells(self.path)
         try:
             texts = texts_in(value, name, in_cell=in_cell) if many else [text_in(value, name, in_cell=in_cell)]
         except ValueError as error:
@@ -235,7 +244,7 @@ class _Reading:
             raise self._error(row, str(error)) from None
 
     def _value(self, row: Row, key: str) -> object:
-        name = self.columns[key]
+        name = self.columns.get(key, key)
         if name not in row.values:
             raise self._error(row, no_field([name], row.values, fix="every row needs the columns of the first one"))
         return row.values[name]

@@ -35,6 +35,13 @@ def test_plain_texts_come_from_every_named_column_and_from_lines(tmp_path, caplo
     assert "2 empty texts were skipped" in caplog.text
 
 
+def test_a_second_pass_reports_nothing_again(tmp_path, caplog):
+    path, reported = written(tmp_path, {"text": "a"}, {"text": ""}), set()
+    for _ in range(2):
+        assert len(list(training_rows([path], settings("vectors"), reported))) == 1
+    assert caplog.text.count("empty texts were skipped") == 1
+
+
 def test_pairs_have_any_number_of_negatives(tmp_path):
     path = written(
         tmp_path,
@@ -44,6 +51,17 @@ def test_pairs_have_any_number_of_negatives(tmp_path):
     )
     rows = training_rows([path], settings("infonce"))
     assert [row.texts for row in rows] == [("q", "p"), ("q", "p", "a", "b", "c"), ("q", "p")]
+
+
+def test_negatives_in_numbered_columns(tmp_path):
+    """As `mine_hard_negatives` of sentence-transformers writes n-tuples; unless the columns are named."""
+    path = tmp_path / "rows.csv"
+    path.write_text("query,positive,negative_1,negative_2,negative_of,scores\nq,p,a,b,c,\"[3, 2, 1]\"\n")
+    for loss in ("infonce", "margin_mse"):
+        (row,) = training_rows([str(path)], settings(loss))
+        assert row.texts == ("q", "p", "a", "b")
+    (row,) = training_rows([str(path)], settings("infonce", negatives=("negative_2",)))
+    assert row.texts == ("q", "p", "b")
 
 
 def test_lists_have_the_score_of_the_positive_first(tmp_path):

@@ -42,6 +42,20 @@ def test_a_positive_and_its_negatives(tmp_path):
     assert known(one) == ("q", ("a", "b", "c"), (1, 1, 0), None, 2)
 
 
+def test_negatives_in_numbered_columns(tmp_path):
+    """As `mine_hard_negatives` of sentence-transformers writes n-tuples; unless one is named."""
+    row = {"query": "q", "positive": "a", "negative_1": "b", "negative_2": "c", "scores": [2, 0.5, -1]}
+    [one] = read(written(tmp_path, [row]))
+    assert known(one) == ("q", ("a", "b", "c"), (1, 0, 0), (2, 0.5, -1), 1)
+    [one] = read(written(tmp_path, [{**row, "scores": [2, 0.5]}]), negatives="negative_1")
+    assert one.texts == ("a", "b")
+    later = [row, {"query": "r", "positive": "a", "negative_2": "c", "scores": [2, 0.5]}]
+    with pytest.raises(DataError, match=r"rows.jsonl:2: no field 'negative_1', found 'query'"):
+        read(written(tmp_path, later))
+    with pytest.raises(DataError, match=r"rows.jsonl:1: column 'negative_2' is an empty text"):
+        read(written(tmp_path, [{**row, "negative_2": ""}]))
+
+
 def test_a_list_of_texts(tmp_path):
     rows = [{**LIST, "labels": [2, 0]}, {**LIST, "labels": [0, 1]}]
     found = read(written(tmp_path, rows))
@@ -114,7 +128,7 @@ def test_tables_hold_the_same_rows(tmp_path):
         ([], "rows.jsonl: found no row, expected at least one query with a text"),
         ([{"text": "a", "label": 1}], ":1: no field 'query', found 'text', 'label'; name the columns with task.query"),
         ([{"query": "q"}], ":1: no field 'text' or 'texts' or 'positive', found 'query'; name the columns with"),
-        ([{"query": "q", "positive": "a"}], ":1: no field 'negatives' or 'negative', found 'query', 'positive'; name"),
+        ([{"query": "q", "positive": "a"}], ":1: no field 'negatives' or 'negative' or 'negative_1', found 'query', 'positive'; name"),
         ([PAIR], ":1: no field 'label' or 'labels' or 'score' or 'scores', found 'query', 'text'; name"),
         ([{**PAIR, "label": 1}, {"query": "q", "text": "b"}], ":2: no field 'label', found 'query', 'text'; every row"),
         ([{**TRIPLE, "negatives": []}], ":1: column 'negatives' is an empty list, expected at least one text; correct"),
