@@ -249,6 +249,14 @@ def test_prompts_of_other_roles_are_left_out_and_named(student, teacher, tmp_pat
     assert_same(tmp_path / "out")
 
 
+def test_a_default_prompt_of_documents_is_that_of_texts_without_a_role(student, teacher, tmp_path):
+    other = shutil.copytree(teacher, tmp_path / "other")
+    changed(other / "config_sentence_transformers.json", default_prompt_name="document")
+    minilm.write_asymmetric(query=student, document=other, out=tmp_path / "out")
+    assert_same(tmp_path / "out")
+    assert_equal(minilm.load(tmp_path / "out").encode(TEXTS), minilm.load(other).encode(TEXTS))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

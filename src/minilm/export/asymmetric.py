@@ -34,7 +34,8 @@ def write_asymmetric(*, query: Path | str, document: Path | str, out: Path | str
     """Write a folder that encodes queries with one model and documents with another.
 
     The models may differ in everything but the width of their vectors: tokenizer, layers, length, pooling, modules.
-    The prompt of queries is the first model's for the role `query`, that of documents the second's for `document`.
+    The prompt of queries is the first model's for the role `query`, that of documents the second's for `document`; texts
+    without a role have the latter if it is the second model's default.
 
     Args:
         query: a model folder, `embedded`, or a name in Hugging Face's cache.
@@ -88,8 +89,9 @@ def _agreed(parts: Mapping[Role, _Part]) -> dict[Role, EmbeddingSettings]:
                 "%s: left out %d prompts, which are not of the role %r: %s", part.folder, len(dropped), role, names
             )
     similarity, _ = _similarities(first.settings, second.settings)
+    default = "document" if second.settings.default_prompt_name == "document" else None
     return {
-        role: replace(part.settings, prompts=prompts, default_prompt_name=None, similarity=similarity)
+        role: replace(part.settings, prompts=prompts, default_prompt_name=default, similarity=similarity)
         for role, part in parts.items()
     }
 
