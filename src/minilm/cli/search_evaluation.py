@@ -68,13 +68,14 @@ def evaluated(
         DataError: a judgment names an unknown query or document; names the line.
     """
     from minilm.files.trec import judgments_file
-    from minilm.retrieval.evaluate import Evaluation
+    from minilm.retrieval.evaluate import Evaluation, require_held
     from minilm.retrieval.texts import is_beir
     from minilm.score.retrieval import parse_gains, parse_metric
     from minilm.tally import reporting_tally
 
     index = searcher.index
     metric, settings = parse_metric(asked.metric or _METRIC), asked.settings(index)
+    require_held(index, settings)
     if reranker is not None and candidates < min(metric.k or len(index.texts), len(index.texts)):
         raise UsageError(
             f"{metric} looks at {'all' if metric.k is None else metric.k} documents of each query, but --rerank sorts "

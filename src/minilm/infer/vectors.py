@@ -96,10 +96,11 @@ def vector_options(
     width = model.embedding.width(model.config.hidden_size)
     if dimensions is not None and not (type(dimensions) is int and 1 <= dimensions <= width):
         raise UsageError(f"dimensions is {dimensions!r:.60}; expected 1 to {width}, which this model's vectors have")
+    kept = width if dimensions is None else dimensions
     return VectorOptions(
         prompt=model.embedding.prompt_of(prompt=prompt, role=role),
-        dimensions=width if dimensions is None else dimensions,
-        renormalize=dimensions is not None and any(isinstance(one, Normalize) for one in model.embedding.modules[-1:]),
+        dimensions=kept,
+        renormalize=kept < width and any(isinstance(one, Normalize) for one in model.embedding.modules[-1:]),
         precision=precision,
     )
 

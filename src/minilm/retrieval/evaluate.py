@@ -17,7 +17,7 @@ from minilm.errors import UsageError
 from minilm.infer.api import LoadedModel
 from minilm.infer.vector_precision import STORED_TYPES, Float32s, stored_width
 from minilm.model.precision import VectorPrecision
-from minilm.retrieval.index import Searcher
+from minilm.retrieval.index import Index, IndexFacts, Searcher
 from minilm.retrieval.rerank import reranked
 from minilm.retrieval.search import Hits, nearest, require_signs_fit
 from minilm.retrieval.vectors import SmallerRows, VectorRows
@@ -86,8 +86,7 @@ class Evaluation:
     ) -> Iterator[Scored]:
         """Score each setting; with a reranker then also the best `candidates` of the first setting, sorted by it.
 
-        Raises:
-            UsageError: the index does not hold what a setting asks for.
+        The index holds what the settings ask for, see `require_held`.
         """
         first: Scored | None = None
         for setting in settings:
@@ -118,13 +117,7 @@ class Evaluation:
         facts = index.facts
         vectors: VectorRows = index.vectors
         cut = self.searcher.options(setting.dimensions)
-        if (setting.dimensions, setting.vectors) != (facts.dimensions, facts.vectors):
-            if facts.vectors != "fp32" or setting.dimensions > facts.dimensions:
-                raise UsageError(
-                    f"{index.folder} holds {facts.vectors} vectors of {facts.dimensions} dimensions, not enough "
-                    f"for {setting.vectors} of {setting.dimensions}; build an index with fp32 vectors"
-                )
-            require_signs_fit(facts.similarity, setting.vectors)
+        if not _is_held(setting, facts):
             vectors = SmallerRows(vectors, replace(cut, precision=setting.vectors))
         k = max(_DEPTH, at_least, self.metric.k or len(vectors)) + self.skip_same_id
         return nearest(cut.cut(queries_QD), vectors, similarity=facts.similarity, k=k)
@@ -149,3 +142,22 @@ class Evaluation:
             }
             for name, rows, scores in zip(self.names, hits.rows_QK.tolist(), hits.scores_QK.tolist(), strict=True)
         }
+
+
+def require_held(index: Index, settings: Sequence[Setting]) -> None:
+    """Raise UsageError unless an index holds the vectors of the settings, or fp32 ones of as many dimensions."""
+    facts = index.facts
+    for setting in settings:
+        if _is_held(setting, facts):
+            continue
+        if facts.vectors != "fp32" or setting.dimensions > facts.dimensions:
+            raise UsageError(
+                f"{index.folder} holds {facts.vectors} vectors of {facts.dimensions} dimensions, not enough for "
+                f"{setting.vectors} of {setting.dimensions}; build an index with fp32 vectors of as many dimensions, "
+                "if the model has them"
+            )
+        require_signs_fit(facts.similarity, setting.vectors)
+
+
+def _is_held(setting: Setting, facts: IndexFacts) -> bool:
+    return (setting.dimensions, setting.vectors) == (facts.dimensions, facts.vectors)

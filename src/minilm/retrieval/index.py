@@ -265,8 +265,7 @@ class Searcher:
 
     def options(self, dimensions: int) -> VectorOptions:
         """How a query becomes a vector of D dimensions: never rounded, and cut as the documents are."""
-        width = self.encoder.embedding.width(self.encoder.config.hidden_size)
-        return vector_options(self.encoder, role="query", dimensions=dimensions if dimensions < width else None)
+        return vector_options(self.encoder, role="query", dimensions=dimensions)
 
     def encode(self, queries: Iterable[TextToEmbed], tally: Tally) -> Float32s:
         """The vectors of queries, `[Q, D]`; `tally` counts empty and truncated ones."""
