@@ -19,6 +19,7 @@ from minilm.infer.predictions import classification_of, is_multi_label
 from minilm.infer.vectors import embed_part
 from minilm.model.packed_ids import Int32s, PackedIds
 from minilm.tally import Tally
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.squad.read import Question
 from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.squad.windows import make_windows
@@ -95,7 +96,7 @@ def unit(vectors_BE: NDArray[np.float32]) -> NDArray[np.float64]:
 def inputs_of(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
     """The tokens of texts as the model's task reads them; `tally` counts what is truncated.
 
-    A classifier of pairs reads each text with the next one. A model that answers questions is asked about each text
+    A classifier of pairs and a reranker read each text with the next one. A model that answers questions is asked about each text
     with its first words.
     """
     locations, truncated = [f"text {number}" for number in range(len(texts))], list[int]()
@@ -133,6 +134,8 @@ def _asked(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
 
 
 def _reads_pairs(model: LoadedModel) -> bool:
+    if isinstance(model.task, RerankSettings):
+        return True
     return isinstance(model.task, TextSettings) and text_columns(model.task).text_pair is not None
 
 

@@ -34,6 +34,7 @@ from minilm.infer.api import LoadedModel, load
 from minilm.infer.engines.int8 import Int8Maps, write_int8
 from minilm.infer.engines.native import load_native_engine
 from minilm.infer.engines.protocol import CannotRun
+from minilm.infer.engines.scorer import PooledScorer
 from minilm.infer.engines.threads import usable_threads
 from minilm.kernels.encoder import chosen_isa
 from minilm.model.metadata import num_scores
@@ -148,16 +149,19 @@ class _Trial:
     def __init__(self, model: LoadedModel, threads: int | None) -> None:
         self.model = model
         self.threads = usable_threads() if threads is None else threads
+        self._scorer = model.engine if isinstance(model.engine, PooledScorer) else None
+        self._head = None if self._scorer is not None else model.head  # that of the encoder
 
     def int8(self, maps: Int8Maps) -> LoadedModel:
         """The same model with another engine."""
         changed = copy.copy(self.model)
-        changed.engine = load_native_engine(self.model.folder, self.model.head, "int8", self.threads, int8=maps)
+        engine = load_native_engine(self.model.folder, self._head, "int8", self.threads, int8=maps)
+        changed.engine = engine if self._scorer is None else self._scorer.over(engine)
         return changed
 
     def smoothing(self, calibration: Inputs) -> Smoothing:
         """The factors of every map; raises DataError if fp32 gives numbers that are not finite."""
-        folder, head = self.model.folder, self.model.head
+        folder, head = self.model.folder, self._head
         largest = largest_inputs(folder, calibration.token_ids, calibration.segment_ids)
         for name, inputs in largest.items():
             _require_finite(folder, f"the inputs of {name}", inputs)

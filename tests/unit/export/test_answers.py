@@ -10,6 +10,7 @@ from minilm.export.answers import answers_of, inputs_of
 from minilm.export.calibration import largest_inputs, smoothing_of
 from minilm.files.json import read_json, write_json
 from minilm.tally import Tally
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.saved import write_task
 from minilm.tasks.text.settings import TextSettings
 
@@ -53,6 +54,15 @@ def test_a_classifier_of_pairs_reads_each_text_with_the_next(folder_of):
     expected = model.classify(TEXTS, [*TEXTS[1:], TEXTS[0]])
     found = answers_of(model, inputs_of(model, TEXTS, Tally()))
     np.testing.assert_array_equal(found.numbers.reshape(-1, 2), [one.probabilities for one in expected])
+
+
+def test_a_reranker_reads_each_text_with_the_next(folder_of):
+    folder = folder_of(("a",))
+    write_task(folder, RerankSettings(name="own"))
+    model = minilm.load(folder)
+    expected = model.score_pairs(list(zip(TEXTS, [*TEXTS[1:], TEXTS[0]], strict=True)))
+    found = answers_of(model, inputs_of(model, TEXTS, Tally()))
+    np.testing.assert_array_equal(found.numbers.astype(np.float32), expected)
 
 
 def test_labels_that_apply_or_not(folder_of):

@@ -17,6 +17,11 @@ from minilm.export import gate, quantize
 from minilm.export.gate import GateFailed
 from minilm.export.quantize import _Trial
 from minilm.infer.engines.int8 import FACTS, SCALES, map_names
+from minilm.model.embedding import EmbeddingSettings
+from minilm.model.embedding_files import write_scorer
+from minilm.model.vector_modules import Dense
+from minilm.tasks.rerank.settings import RerankSettings
+from minilm.tasks.saved import write_task
 
 
 def run(task, out, model=None, **options):
@@ -38,6 +43,20 @@ def test_a_folder_that_loads_in_every_precision(task, tmp_path):
     values = cosines(int8, expected)
     assert gate.COSINE_MEAN < values.mean() < 1 - 1e-7
     assert values.min() > gate.COSINE_MIN
+
+
+def test_a_reranker_that_scores_the_mean_of_its_tokens(task, tmp_path):
+    folder = shutil.copytree(task.model, tmp_path / "reranker")
+    weight = np.random.default_rng(0).standard_normal((1, 48), dtype=np.float32)
+    settings = EmbeddingSettings(modules=(Dense(weight=weight),), max_tokens=64)
+    write_scorer(folder, settings, activation="Identity", hidden_size=48)
+    write_task(folder, RerankSettings(name="own", pooling="mean"))
+    run(task, tmp_path / "int8", folder)
+    texts = (task.folder / "texts.txt").read_text().splitlines()
+    pairs = [("word1 word2", text) for text in texts]
+    expected = minilm.load(folder).score_pairs(pairs)
+    found = minilm.load(tmp_path / "int8", precision="int8").score_pairs(pairs)
+    assert 0 < np.abs(found - expected).max() < 0.1 * np.ptp(expected)
 
 
 def test_what_is_in_the_files(task, tmp_path):

@@ -24,6 +24,10 @@ class PooledScorer:
         self._engine, self._settings = engine, settings
         self.tokens_per_batch = engine.tokens_per_batch
 
+    def over(self, engine: Engine) -> PooledScorer:
+        """The same with another engine of the encoder."""
+        return PooledScorer(engine, self._settings)
+
     def pooled(self, batch: PackedIds, pooling: Sequence[PoolingMode], *, skipped: int = 0) -> Float32s:
         """One vector per sequence, `[B, P * E]`."""
         return self._engine.pooled(batch, pooling, skipped=skipped)
