@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from minilm.environment import machine
 from minilm.files.json import write_json
 from minilm.files.regular import sha256_file
 from minilm.files.rows import read_rows
-from minilm.files.trec import read_judgments
+from minilm.files.trec import judgment_location, read_judgments
 from minilm.infer.vectors import normalized
 from minilm.retrieval.search import nearest
 from minilm.retrieval.vectors import StoredRows
@@ -102,7 +103,7 @@ def cranfield(paths: tuple[Path, Path, Path]) -> Collection:
     return (
         {str(row["id"]): f"{row['title']}. {row['text']}" for row in documents},
         {str(row["id"]): str(row["text"]) for row in queries},
-        gains_of(read_judgments(paths[2]), CRANFIELD_GAINS),
+        gains_of(read_judgments(paths[2]), CRANFIELD_GAINS, partial(judgment_location, paths[2])),
     )
 
 

@@ -89,9 +89,8 @@ def read_gains(path: Source, gains: Mapping[int, float]) -> Judgments:
     from minilm.files.trec import judgment_location, read_judgments
     from minilm.score.retrieval import gains_of, judgment_findings
 
-    grades = read_judgments(path)
-    with about(path):
-        judgments = gains_of(grades, gains)
-    for finding in judgment_findings(judgments, partial(judgment_location, path)):
+    where = partial(judgment_location, path)
+    judgments = gains_of(read_judgments(path), gains, where)
+    for finding in judgment_findings(judgments, where):
         logger.warning("%s", finding)
     return judgments

@@ -194,8 +194,15 @@ def parse_gains(text: str | None) -> dict[int, float]:
     return gains
 
 
-def gains_of(grades: Mapping[str, Mapping[str, int]], gains: Mapping[int, float]) -> Judgments:
+def gains_of(
+    grades: Mapping[str, Mapping[str, int]], gains: Mapping[int, float], where: Callable[[str, str | None], str]
+) -> Judgments:
     """Replace each grade by its gain; without `gains`, and for a negative grade not in it, the gain is the grade.
+
+    Args:
+        grades: by query and document.
+        gains: by grade.
+        where: as for `judgment_findings`.
 
     Raises:
         DataError: a grade above 0 is not in `gains`.
@@ -206,8 +213,8 @@ def gains_of(grades: Mapping[str, Mapping[str, int]], gains: Mapping[int, float]
         for document, grade in documents.items():
             if grade > 0 and grade not in gains:
                 raise DataError(
-                    f"query {query!r}, document {document!r}: grade {grade} has no gain, found gains for "
-                    f"{', '.join(map(str, gains))}; add {grade}=GAIN"
+                    f"{where(query, document)}: query {query!r}, document {document!r}: grade {grade} has no gain, "
+                    f"found gains for {', '.join(map(str, gains))}; add {grade}=GAIN"
                 )
     return {
         query: {document: gains.get(grade, grade) for document, grade in documents.items()}

@@ -102,10 +102,12 @@ def test_gains_replace_grades():
     """Cranfield: grade 1 is the best and 4 the least; grade -1 stays negative, so it is left out."""
     table = parse_gains("1=4, 2=3,3=2,4=0.5")
     assert table == {1: 4, 2: 3, 3: 2, 4: 0.5}
-    assert gains_of({"q": {"a": 1, "b": 4, "c": -1, "d": 0}}, table) == {"q": {"a": 4, "b": 0.5, "c": -1, "d": 0}}
-    assert gains_of({"q": {"a": 1}}, {}) == {"q": {"a": 1}}
-    with pytest.raises(DataError, match=r"^query 'q', document 'a': grade 5 has no gain, found gains for 1, 2, 3, 4; "):
-        gains_of({"q": {"a": 5}}, table)
+    grades = {"q": {"a": 1, "b": 4, "c": -1, "d": 0}}
+    assert gains_of(grades, table, "{}:{}".format) == {"q": {"a": 4, "b": 0.5, "c": -1, "d": 0}}
+    assert gains_of({"q": {"a": 1}}, {}, "{}:{}".format) == {"q": {"a": 1}}
+    message = r"^q:a: query 'q', document 'a': grade 5 has no gain, found gains for 1, 2, 3, 4; add 5=GAIN"
+    with pytest.raises(DataError, match=message):
+        gains_of({"q": {"a": 5}}, table, "{}:{}".format)
 
 
 @pytest.mark.parametrize("text", ["", "1", "1=", "1=a", "1=-2", "1=nan", "1=1e9", "1=2,1=3", "1=2,"])

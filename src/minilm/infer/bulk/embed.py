@@ -239,8 +239,9 @@ class _Run:
     def _recall(self, chunk: Sequence[TextToEmbed], record: Mapping[str, object]) -> None:
         """Count what was found in a finished chunk; raises UsageError if `chunk` is another one."""
         if _digest(chunk) != record["sha256"]:
+            where = chunk[0].location if chunk else f"end of {self.job.source}"
             raise UsageError(
-                f"{self.job.source}: rows {self.count:,} and following (from 0) are not those that were embedded for "
+                f"{where}: rows {self.count:,} and following (from 0) are not those that were embedded for "
                 f"{self.job.output} before; repeat the command with that input, or choose another output"
             )
         for what, found in cast("Mapping[str, Mapping[str, Any]]", record["found"]).items():
