@@ -420,6 +420,15 @@ def test_stored_vectors_are_those_of_the_teacher(stored):
     assert task.teacher.folder.parent == tiny.folder / "vectors-train.jsonl.teacher"
 
 
+def test_empty_texts_are_reported_once(tiny_task, caplog):
+    """Not again when the teacher reads the files."""
+    recipe = tiny_task.embed_recipe("vectors")
+    with (tiny_task.folder / "vectors-train.jsonl").open("a") as file:
+        file.write('{"text": " "}\n')
+    made(recipe)
+    assert caplog.text.count("empty texts were skipped") == 1
+
+
 def test_a_pass_that_was_killed_goes_on_and_other_texts_have_another_folder(stored, monkeypatch):
     tiny, task = stored
     whole = {file.name: file.read_bytes() for file in task.teacher.folder.iterdir()}

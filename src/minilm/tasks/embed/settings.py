@@ -70,7 +70,8 @@ class EmbedSettings(TaskSettings):
         texts: columns of plain texts; each one that a row has is a separate text.
         query: column of the first text of pairs and lists.
         positive: column of the text that belongs to the query.
-        negatives: columns of texts that do not, or lists of such texts; those that a row lacks are left out.
+        negatives: columns of texts that do not, or lists of such texts; those that a row lacks are left out. By default
+            also `negative_1`, `negative_2` and so on.
         scores: column of the scores of a list, that of the positive first; without a teacher. A list for kl may have a
             column `texts` instead of a positive and negatives.
         sentence1: column of the first text of scored pairs, also in held-out files.

@@ -40,7 +40,8 @@ class RerankSettings(TaskSettings):
         query: column of the query.
         text: column of the text, or of the list of texts.
         positive: column of the positive, or of the list of positives.
-        negatives: column of the list of negatives, or of the only one.
+        negatives: column of the list of negatives, or of the only one. By default also columns `negative_1`,
+            `negative_2` and so on.
         label: column of the label, or of one for each text: 0 for not relevant, more for more relevant.
         score: column of the score, or of one for each text; that of the positive comes first.
         query_id: column of the id of a query, for rows with one text; without it rows with equal queries are one list.
