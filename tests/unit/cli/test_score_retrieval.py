@@ -117,7 +117,13 @@ def test_documents_that_are_never_judged_are_reported(score):
             3,
             "qrels: no document is relevant to any query; expected at least one with a ",
         ),
-        (RUN, QRELS, ["--gains", "1=1"], 3, "qrels:2: query '2', document 'c': grade 2 has no gain, found gains for 1; "),
+        (
+            RUN,
+            QRELS,
+            ["--gains", "1=1"],
+            3,
+            "qrels:2: query '2', document 'c': grade 2 has no gain, found gains for 1; ",
+        ),
         (
             RUN,
             QRELS,

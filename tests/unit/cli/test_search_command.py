@@ -419,20 +419,6 @@ def test_sizes_that_an_index_lacks_are_refused_before_a_query_is_read(run, index
     assert (code, "not enough for fp32 of 99; build an index with fp32 vectors of as many" in said) == (2, True), said
 
 
-def test_all_dimensions_of_a_folder_that_cuts_its_vectors_are_what_it_gives(run, folder):
-    """Also where `--dimensions` asks for them: queries and documents are made in the same way."""
-    settings = EmbeddingSettings(modules=(Normalize(),), max_tokens=8, truncate_dim=8, similarity="euclidean")
-    write_embedding(folder, settings, hidden_size=WIDTH)
-    found = []
-    for name, flags in (("a", ()), ("b", ("--dimensions", "8"))):
-        assert run("index", folder, "--input", "docs.jsonl", "--output", name, *flags)[0] == 0
-        code, said = run("search", name, DOCUMENTS["d3"], "--output", "-")
-        assert code == 0
-        found.append([json.loads(line) for line in said.splitlines() if line])
-    assert found[0] == found[1]
-    assert found[0][0] == {"query": "0", "document": "d3", "score": pytest.approx(0, abs=1e-6)}
-
-
 def test_a_file_that_is_not_the_one_that_was_written(run, folder, tmp_path):
     """Also one of the same shape, which a search could read."""
     write_rows(tmp_path / "other.jsonl", {key: f"{text} w9" for key, text in DOCUMENTS.items()})

@@ -56,7 +56,7 @@ def test_pairs_have_any_number_of_negatives(tmp_path):
 def test_negatives_in_numbered_columns(tmp_path):
     """As `mine_hard_negatives` of sentence-transformers writes n-tuples; unless the columns are named."""
     path = tmp_path / "rows.csv"
-    path.write_text("query,positive,negative_1,negative_2,negative_of,scores\nq,p,a,b,c,\"[3, 2, 1]\"\n")
+    path.write_text('query,positive,negative_1,negative_2,negative_of,scores\nq,p,a,b,c,"[3, 2, 1]"\n')
     for loss in ("infonce", "margin_mse"):
         (row,) = training_rows([str(path)], settings(loss))
         assert row.texts == ("q", "p", "a", "b")

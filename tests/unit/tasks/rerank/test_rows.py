@@ -128,7 +128,10 @@ def test_tables_hold_the_same_rows(tmp_path):
         ([], "rows.jsonl: found no row, expected at least one query with a text"),
         ([{"text": "a", "label": 1}], ":1: no field 'query', found 'text', 'label'; name the columns with task.query"),
         ([{"query": "q"}], ":1: no field 'text' or 'texts' or 'positive', found 'query'; name the columns with"),
-        ([{"query": "q", "positive": "a"}], ":1: no field 'negatives' or 'negative' or 'negative_1', found 'query', 'positive'; name"),
+        (
+            [{"query": "q", "positive": "a"}],
+            ":1: no field 'negatives' or 'negative' or 'negative_1', found 'query', 'positive'; name",
+        ),
         ([PAIR], ":1: no field 'label' or 'labels' or 'score' or 'scores', found 'query', 'text'; name"),
         ([{**PAIR, "label": 1}, {"query": "q", "text": "b"}], ":2: no field 'label', found 'query', 'text'; every row"),
         ([{**TRIPLE, "negatives": []}], ":1: column 'negatives' is an empty list, expected at least one text; correct"),
