@@ -119,9 +119,8 @@ class EmbedTask:
             DataError: all rows together teach nothing: lists of equal scores, pairs without any negative.
         """
         self._settings, self._files, self._base, self._embedding = settings, list(train), base, embedding
-        self._start_dense, self._seed, self._ranks, digest = dense, seed, ALONE, TextsDigest()
-        self._reported = set[str]()
-        prompts = Prompts.of(settings, embedding)
+        self._start_dense, self._seed, self._ranks, self._reported = dense, seed, ALONE, set[str]()
+        prompts, digest = Prompts.of(settings, embedding), TextsDigest()
         self._rows = encode_rows(
             _digested(training_rows(train, settings, self._reported), digest, pairs=scorer is not None),
             tokenizer,
