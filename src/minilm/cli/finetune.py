@@ -23,7 +23,7 @@ def finetune(
     dry_run: DryRun = False,
     resume: Resume = "auto",
 ) -> None:
-    """Fine-tune an encoder on GLUE, SQuAD, or your own labeled texts, tagged words or pairs of texts.
+    """Fine-tune an encoder: labels, answers, tagged words, text vectors, a reranker, or text from text.
 
     It can be stopped at any time; the same command resumes the run. Several processes can share each step: torchrun
     --nproc-per-node 2 --no-python minilm finetune my.yaml

@@ -269,7 +269,7 @@ class _Answers:
         for number, query in enumerate(queries):
             rows, scores = hits.rows_QK[number].tolist(), shown_QK[number].tolist()
             cells = [
-                (f"{score:.4f}", texts.ids[row], one_line(texts.text(row), max_chars=_SHOWN_CHARACTERS))
-                for row, score in zip(rows, scores, strict=True)
+                (f"{score:.4f}", one_line(name, max_chars=None), one_line(text, max_chars=_SHOWN_CHARACTERS))
+                for score, name, text in zip(scores, map(texts.ids.__getitem__, rows), map(texts.text, rows), strict=True)
             ]
             typer.echo(f"{one_line(query.text)}\n{aligned(cells, '><')}\n")
