@@ -96,8 +96,8 @@ def unit(vectors_BE: NDArray[np.float32]) -> NDArray[np.float64]:
 def inputs_of(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
     """The tokens of texts as the model's task reads them; `tally` counts what is truncated.
 
-    A classifier of pairs and a reranker read each text with the next one. A model that answers questions is asked about each text
-    with its first words.
+    A classifier of pairs and a reranker read each text with the next one. A model that answers questions is asked about
+    each text with its first words.
     """
     locations, truncated = [f"text {number}" for number in range(len(texts))], list[int]()
     if model.head is None:

@@ -34,8 +34,8 @@ def write_asymmetric(*, query: Path | str, document: Path | str, out: Path | str
     """Write a folder that encodes queries with one model and documents with another.
 
     The models may differ in everything but the width of their vectors: tokenizer, layers, length, pooling, modules.
-    The prompt of queries is the first model's for the role `query`, that of documents the second's for `document`; texts
-    without a role have the latter if it is the second model's default.
+    The prompt of queries is the first model's for the role `query`, that of documents the second's for `document`.
+    Texts without a role have the latter if it is the second model's default.
 
     Args:
         query: a model folder, `embedded`, or a name in Hugging Face's cache.
