@@ -270,6 +270,8 @@ class _Answers:
             rows, scores = hits.rows_QK[number].tolist(), shown_QK[number].tolist()
             cells = [
                 (f"{score:.4f}", one_line(name, max_chars=None), one_line(text, max_chars=_SHOWN_CHARACTERS))
-                for score, name, text in zip(scores, map(texts.ids.__getitem__, rows), map(texts.text, rows), strict=True)
+                for score, name, text in zip(
+                    scores, map(texts.ids.__getitem__, rows), map(texts.text, rows), strict=True
+                )
             ]
             typer.echo(f"{one_line(query.text)}\n{aligned(cells, '><')}\n")
