@@ -267,11 +267,9 @@ class _Answers:
         texts = self.searcher.index.texts
         shown_QK = hits.scores_QK if self.reranker is None else shown_scores(hits.scores_QK, self.reranker.activation)
         for number, query in enumerate(queries):
-            rows, scores = hits.rows_QK[number].tolist(), shown_QK[number].tolist()
+            found = [(texts.ids[row], texts.text(row)) for row in hits.rows_QK[number].tolist()]
             cells = [
                 (f"{score:.4f}", one_line(name, max_chars=None), one_line(text, max_chars=_SHOWN_CHARACTERS))
-                for score, name, text in zip(
-                    scores, map(texts.ids.__getitem__, rows), map(texts.text, rows), strict=True
-                )
+                for score, (name, text) in zip(shown_QK[number].tolist(), found, strict=True)
             ]
             typer.echo(f"{one_line(query.text)}\n{aligned(cells, '><')}\n")
