@@ -34,13 +34,13 @@ from minilm.distill.run import (
 from minilm.distill.stages import PlannedStage, planned
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write
-from minilm.files.json import read_json, write_json
+from minilm.files.json import read_json, with_nulls, write_json
 from minilm.hub import base_name
 from minilm.model.metadata import model_checksums
 from minilm.recipe import ChainRecipe, Distillation, DistillRecipe, Loaded, resolved_yaml
 from minilm.train.distributed import Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, STAGES, remove_results, run_folder
-from minilm.train.metrics import restored, storable
+from minilm.train.metrics import restored
 from minilm.train.state import AnotherRunError, require_run, saved_run
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ def _run(
     lineage = [*(next(iter(one.plan.students)) for one in reversed(before)), base_name(stages[0].recipe.teacher.model)]
     result = run(stage.loaded, label=stage.label, lineage=lineage)
     if ranks.is_first:
-        values = {**_record(stage, result), "metrics": storable(result.metrics)}
+        values = {**_record(stage, result), "metrics": with_nulls(result.metrics)}
         write_json(Path(stage.recipe.out) / _RESULT, values)
     wait_for_first(ranks)
     return result

@@ -7,6 +7,7 @@ Out: checked values, or one `DataError`; files are written atomically.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,6 +95,19 @@ def _find_duplicate(text: str) -> tuple[int, str]:
                 return text.count("\n", 0, token.start()) + 1, written
             open_objects[-1].add(key)
     raise AssertionError("called for a text without a duplicate key")
+
+
+def with_nulls(value: Mapping[str, object]) -> dict[str, object]:
+    """A JSON object with null for each number that is not finite, such as an undefined correlation, at any depth."""
+    return {key: _with_nulls(item) for key, item in value.items()}
+
+
+def _with_nulls(value: object) -> object:
+    if isinstance(value, Mapping):
+        return with_nulls(value)
+    if isinstance(value, list | tuple):
+        return [_with_nulls(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import cast
 
 from minilm.errors import DataError
-from minilm.files.json import read_json, write_json
+from minilm.files.json import read_json, with_nulls, write_json
 from minilm.train.best import comparable, is_loss
+from minilm.train.metrics import restored
 from minilm.train.state import Identity, require_same
 
 RESULT, ANALYSIS = "result.json", "analysis.json"
@@ -109,9 +110,9 @@ def best_point(points: Sequence[SettingRuns]) -> SettingRuns:
 
 
 def write_result(result: RunResult, identity: Identity) -> None:
-    """Write `result.json`, which marks the run as finished."""
+    """Write `result.json`, which marks the run as finished; a number that is not finite is null."""
     values = {**asdict(result), "folder": ".", "identity": dict(identity)}
-    write_json(result.folder / RESULT, values)
+    write_json(result.folder / RESULT, with_nulls(values))
 
 
 def read_result(out: Path, identity: Identity, *, steps: int) -> RunResult | None:
@@ -129,8 +130,9 @@ def read_result(out: Path, identity: Identity, *, steps: int) -> RunResult | Non
         require_same({**saved, "train.steps": max(before, steps)}, {**identity, "train.steps": steps}, out / RESULT)
         if before < steps:
             return None
-        if not isinstance(values["numbers"], dict):
-            raise TypeError
-        return RunResult(**{**values, "folder": out})  # type: ignore[arg-type]
+        numbers = restored(values["numbers"])
+        found = cast("Mapping[str, object]", values.get("references", {}))
+        references = {name: restored(row) for name, row in found.items()}
+        return RunResult(**{**values, "numbers": numbers, "references": references, "folder": out})  # type: ignore[arg-type]
     except (AttributeError, KeyError, TypeError):
         raise DataError(f"{out / RESULT}: not a valid run result; remove it and run the same command again") from None

@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from minilm.embedded import model_path
 from minilm.files.atomic import atomic_folder, atomic_write
-from minilm.files.json import write_json
+from minilm.files.json import with_nulls, write_json
 from minilm.files.regular import sha256_file
 from minilm.files.row_writer import writing_rows
 from minilm.finetune.make import make_task, task_tokenizer
@@ -303,7 +302,7 @@ def _write(
         name: {"tables": analysis.tables, "curves": analysis.curves, "examples": analysis.examples}
         for name, analysis in analyses.items()
     }
-    write_json(out / ANALYSIS, cast("Mapping[str, object]", shown))
+    write_json(out / ANALYSIS, with_nulls(shown))
     report_run(recipe, result)
     write_result(result, plan.identity)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from minilm.errors import DataError
 from minilm.files.atomic import atomic_folder
-from minilm.files.json import read_json, write_json
+from minilm.files.json import read_json, with_nulls, write_json
 from minilm.files.tensors import read_safetensors, write_safetensors
-from minilm.train.metrics import restored, storable
+from minilm.train.metrics import restored
 
 _FOLDER, _RECORD, _WEIGHTS = "best", "best.json", "model.safetensors"
 
@@ -55,9 +55,9 @@ class Best:
             return Best(value=value, step=step)
         return replace(self, stale=self.stale + 1)
 
-    def stored(self) -> dict[str, float | None]:
+    def stored(self) -> dict[str, object]:
         """JSON-compatible values; the inverse of `restore`."""
-        return storable(asdict(self))
+        return with_nulls(asdict(self))
 
     @classmethod
     def restore(cls, values: Mapping[str, float | None]) -> Best:
@@ -74,7 +74,7 @@ def save_best(folder: Path, weights: Mapping[str, Tensor], numbers: Mapping[str,
     """Atomically replace the best weights of the run in `folder`."""
     with atomic_folder(folder / _FOLDER, replace=True) as aside:
         write_safetensors(aside / _WEIGHTS, weights)
-        write_json(aside / _RECORD, {"step": step, "numbers": storable(numbers)})
+        write_json(aside / _RECORD, {"step": step, "numbers": with_nulls(numbers)})
 
 
 def load_best(folder: Path) -> tuple[int, dict[str, float], dict[str, Tensor]] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from minilm.files.atomic import atomic_write, reporting_writes
+from minilm.files.json import with_nulls
 
 _FILE = "metrics.jsonl"
 
@@ -51,7 +52,7 @@ def append_metrics(folder: Path, row: Row) -> None:
         SystemProblem: the file cannot be written.
     """
     with reporting_writes(folder / _FILE), (folder / _FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(storable(row)) + "\n")
+        file.write(json.dumps(with_nulls(row)) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -63,12 +64,7 @@ def means(rows: Sequence[Row]) -> dict[str, float]:
     return {name: math.fsum(values) / len(values) if values else math.nan for name, values in found.items()}
 
 
-def storable(row: Row) -> dict[str, float | None]:
-    """The row as JSON-compatible values: null for non-finite numbers, which `restored` turns into NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in row.items()}
-
-
 def restored(row: object) -> dict[str, float]:
-    """The inverse of `storable`."""
+    """A row that `with_nulls` made storable as JSON: NaN in place of null."""
     values = cast("Mapping[str, float | None]", row)
     return {name: math.nan if value is None else value for name, value in values.items()}

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from minilm.errors import DataError, UsageError
 from minilm.files.atomic import atomic_folder, make_folder
-from minilm.files.json import read_json, write_json
+from minilm.files.json import read_json, with_nulls, write_json
 from minilm.files.regular import sha256_file, sha256_text
 from minilm.files.tensors import read_safetensors, write_safetensors
 from minilm.train.best import Best
-from minilm.train.metrics import restored, storable
+from minilm.train.metrics import restored
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> Path:
             "total_steps": state.total_steps,
             "extended_at": list(state.extended_at),
             "bad_steps": state.bad_steps,
-            "recent": [storable(row) for row in state.recent],
-            "held_out": storable(state.held_out),
+            "recent": [with_nulls(row) for row in state.recent],
+            "held_out": with_nulls(state.held_out),
             "best": state.best.stored(),
             "identity": dict(state.identity),
             "sha256": {name: sha256_file(aside / name) for name in _FILES},

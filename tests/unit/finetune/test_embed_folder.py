@@ -73,3 +73,14 @@ def test_a_map_of_the_model_is_not_lost_in_silence(tiny_task, caplog, loss, widt
     found = [message for message in caplog.messages if "Dense" in message]
     assert len(found) == bool(said)
     assert all(message.startswith(f"the Dense of {base} ") and said in message for message in found), found
+
+
+def test_held_out_pairs_without_a_correlation_do_not_end_a_run(tiny_task):
+    """Nor does a base model, whose vectors of these texts are equal."""
+    dev = tiny_task.folder / "same.jsonl"
+    pairs = [{"sentence1": "word1", "sentence2": "word1", "score": score} for score in (0, 1)]
+    dev.write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
+    folder = trained(tiny_task.embed_recipe("cosent", task={"dev": [str(dev)]}))
+    record = read_json(folder.parent / "result.json")
+    undefined = {"spearmanr": None, "pearson": None}
+    assert (record["numbers"], record["references"]) == (undefined, {"base": undefined})

@@ -274,6 +274,24 @@ def test_a_sweep_without_held_out_data_has_no_numbers(tiny_task):
 
 
 @pytest.mark.slow
+def test_an_undefined_correlation_is_null_in_the_files_of_a_sweep(tiny_task):
+    """Of held-out texts that are all the same: a model that collapses gives equal numbers, too."""
+    for name in ("train", "dev"):
+        rows = [{"text": f"word{number if name == 'train' else 1}", "label": number} for number in range(4)]
+        (tiny_task.folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    recipe = tiny_task.recipe(steps=2, eval_every=1, sweep={"seeds": [1, 2]})
+    changes = ("task.labels=[]", "task.regression=true", "task.metric=null")
+    [point] = run(recipe, *changes)
+    out = tiny_task.folder / "run"
+    assert np.isnan(point.mean)
+    assert [one["spearmanr"] for one in json.loads((out / "results.json").read_text())["runs"]] == [None, None]
+    assert (out / "model").is_dir()
+    [again] = run(recipe, *changes)
+    assert [one.numbers.keys() for one in again.runs] == [one.numbers.keys() for one in point.runs]
+    assert np.isnan([one.numbers["spearmanr"] for one in again.runs]).all()
+
+
+@pytest.mark.slow
 def test_the_table_shows_the_epochs_that_a_number_of_steps_makes(tiny_task):
     [point] = run(tiny_task.recipe(steps=3), "train.batch_size=10")
     assert ", 0.5 epochs, batch 10" in point.describe()  # 30 of 60 rows
