@@ -35,7 +35,15 @@ from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import model_checksums
-from minilm.recipe import EmbedSection, FinetuneRecipe, LabelledSection, RerankSection, TextSection, flat_values
+from minilm.recipe import (
+    EmbedSection,
+    FinetuneRecipe,
+    LabelledSection,
+    RerankSection,
+    TextSection,
+    flat_values,
+    input_names,
+)
 from minilm.report.card import Use, model_card
 from minilm.tasks.saved import write_task
 from minilm.tasks.text.glue import text_columns
@@ -50,10 +58,9 @@ from minilm.train.tensorboard import require_tensorboard
 
 logger = logging.getLogger(__name__)
 
-# Values that may change when a run is resumed: names, paths and how often something is written.
-_INPUTS = {"model", "config", "tokenizer", "task.train", "task.dev", "task.teacher", "task.cache"}
+# Values that may change when a run is resumed, beside what it reads: names and how often something is written.
 _LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
-_NOT_IDENTITY = {"name", "out", *_LENGTH, *_INPUTS, *(f"train.{key}" for key in CADENCE)}
+_NOT_IDENTITY = {"name", "out", *_LENGTH, *(f"train.{key}" for key in CADENCE)}
 _USES: Mapping[str, Use] = {
     "text": "classify",
     "tokens": "tag",
@@ -150,14 +157,9 @@ def check_files(recipe: FinetuneRecipe, *, afresh: bool) -> list[str]:
     ]
 
 
-def require_inputs_outside(recipe: FinetuneRecipe) -> None:
-    """Require that what a run or a sweep reads is not among the results that it replaces; raises UsageError."""
-    require_outside(recipe, _INPUTS.__contains__)
-
-
 def _plan(recipe: FinetuneRecipe) -> _Plan:
     require_tensorboard(wanted=recipe.train.tensorboard)
-    require_inputs_outside(recipe)
+    require_outside(recipe)
     model = model_path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)
     shape = require_trainable(model, recipe.task, config=config)
@@ -172,8 +174,11 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     choice = recipe.task.head if isinstance(recipe.task, LabelledSection) else "auto"
     examples = task.num_examples
     steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
-    values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
-    values = {key: value for key, value in values.items() if not key.startswith("sweep")}
+    values = {
+        key: value
+        for key, value in flat_values(recipe).items()
+        if key not in _NOT_IDENTITY | input_names(recipe).keys() and not key.startswith("sweep")
+    }
     files = {f"{part} file {path.name}": sha256_file(path) for part, path in _files(recipe)}
     return _Plan(
         task=task,
