@@ -200,6 +200,7 @@ def student_of(
     return folder, {
         "start": student or EMBEDDED,
         "steps": steps,
+        "batch size": BATCH,
         "learning rate": options.learning_rate,
         "precision": options.precision,
         "seconds": result["seconds"],
