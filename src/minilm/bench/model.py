@@ -55,7 +55,7 @@ class Row:
 
 def bench_model(
     *,
-    threads: int | None = None,
+    threads: int | None,
     rounds: int = ROUNDS,
     shapes: Mapping[str, EncoderConfig] = PRESETS,
     batches: Sequence[tuple[int, int]] = BATCHES,

@@ -121,7 +121,7 @@ def score_part(
     queries: Sequence[str],
     texts: Sequence[str],
     *,
-    raw_scores: bool = False,
+    raw_scores: bool,
     locations: Sequence[str],
     tally: Tally,
 ) -> Float32s:
@@ -246,11 +246,11 @@ def classification_of(
     )
 
 
-def prediction_row(one: Classified, labels: Sequence[str], *, multi_label: bool = False) -> dict[str, object]:
+def prediction_row(one: Classified, labels: Sequence[str]) -> dict[str, object]:
     """What is written about a text: its label with the probabilities of all, all that apply, or only the number."""
     if not labels:
         return {"prediction": one.score}
     scores = {name: round(score, 6) for name, score in zip(labels, one.probabilities, strict=True)}
-    if multi_label:
+    if one.multi_label:
         return {"prediction": list(one.labels), "scores": scores}
     return {"prediction": one.label, "score": round(one.score, 6), "scores": scores}

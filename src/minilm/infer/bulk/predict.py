@@ -23,7 +23,6 @@ from minilm.infer.batching import chunked
 from minilm.infer.predictions import (
     answer_part,
     classify_part,
-    is_multi_label,
     prediction_row,
     ranking_scores,
     score_part,
@@ -289,10 +288,7 @@ def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[
             locations = [row.location for row in chunk]
             tally.add("texts are empty", [row.location for row in chunk if not row.text.strip()], of=len(chunk))
             found = classify_part(model, [row.text for row in chunk], pairs, locations=locations, tally=tally)
-            yield [
-                {"id": row.id, **prediction_row(one, model.labels, multi_label=is_multi_label(model))}
-                for row, one in zip(chunk, found, strict=True)
-            ]
+            yield [{"id": row.id, **prediction_row(one, model.labels)} for row, one in zip(chunk, found, strict=True)]
 
 
 def scored(model: LoadedModel, rows: Iterable[CandidateInput]) -> Generator[list[Prediction], None, None]:
