@@ -34,7 +34,7 @@ from minilm.infer.api import LoadedModel, load
 from minilm.infer.engines.int8 import Int8Maps, write_int8
 from minilm.infer.engines.native import load_native_engine
 from minilm.infer.engines.protocol import CannotRun
-from minilm.infer.engines.threads import usable_threads
+from minilm.infer.engines.threads import num_threads
 from minilm.kernels.encoder import chosen_isa
 from minilm.model.metadata import num_scores
 from minilm.model.weights import encoder_arrays
@@ -147,7 +147,7 @@ class _Trial:
 
     def __init__(self, model: LoadedModel, threads: int | None) -> None:
         self.model = model
-        self.threads = usable_threads() if threads is None else threads
+        self.threads = num_threads(threads)
 
     def int8(self, maps: Int8Maps) -> LoadedModel:
         """The same model with another engine."""
