@@ -44,7 +44,7 @@ from minilm.recipe import (
     flat_values,
     input_names,
 )
-from minilm.report.card import Use, model_card
+from minilm.report.card import model_card
 from minilm.tasks.saved import write_task
 from minilm.tasks.text.glue import text_columns
 from minilm.text.tokenizer import Tokenizer
@@ -61,14 +61,6 @@ logger = logging.getLogger(__name__)
 # Values that may change when a run is resumed, beside what it reads: names and how often something is written.
 _LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
 _NOT_IDENTITY = {"name", "out", *_LENGTH, *(f"train.{key}" for key in CADENCE)}
-_USES: Mapping[str, Use] = {
-    "text": "classify",
-    "tokens": "tag",
-    "squad": "answer",
-    "seq2seq": "generate",
-    "embed": "encode",
-    "rerank": "rank",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +336,7 @@ def _card(recipe: FinetuneRecipe, result: RunResult) -> str:
     )
     return model_card(
         recipe.name,
-        use=_USES[recipe.task.kind],
+        kind=recipe.task.kind,
         base=base_name(recipe.model),
         tags=[recipe.task.name],
         pairs=isinstance(recipe.task, TextSection) and text_columns(recipe.task).text_pair is not None,
