@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minilm.cli.options import ThreadsOption
+from minilm.cli.options import FieldOption, ThreadsOption
 from minilm.cli.table import aligned
 from minilm.errors import UsageError
 
@@ -41,7 +41,7 @@ def encode(
             show_default="400 paragraphs of Python's manual",
         ),
     ] = None,
-    field: Annotated[str, typer.Option(metavar="NAME", help="Name of the text in formats with names.")] = "text",
+    field: FieldOption = "text",
     json_file: _Json = None,
     plot: Annotated[
         Path | None,

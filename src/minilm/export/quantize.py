@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 Smoothing = Mapping[str, NDArray[np.float32]]
 
-_SENSITIVITY_TOKENS = 4096  # of the calibration texts, for each map
+_SENSITIVITY_TOKENS = 4096  # of the first calibration texts, for each map
 _SPEED_TOKENS = 4096  # of the compared texts
 
 
@@ -186,7 +186,8 @@ class _Trial:
 
     def _most_sensitive(self, smoothing: Smoothing, calibration: Inputs) -> list[str]:
         """The maps by how far the answers to calibration texts move if it alone is int8, the furthest first."""
-        few = inputs_of(self.model, calibration.texts[: _few(calibration)], Tally())
+        count = len(calibration.first(_SENSITIVITY_TOKENS).token_ids)
+        few = inputs_of(self.model, calibration.texts[:count], Tally())
         expected = answers_of(self.model, few)
         far: dict[str, float] = {}
         with Progress("sensitivity", unit="maps") as progress:
@@ -202,11 +203,6 @@ class _Trial:
         fp32, other = best_seconds(lambda: run(self.model, inputs), lambda: run(int8, inputs))
         logger.info("fp32 %.0f tokens/s, int8 %.0f", inputs.num_tokens / fp32, inputs.num_tokens / other)
         return Measure(name="speed, int8 over fp32", value=fp32 / other, least=1.0)
-
-
-def _few(inputs: Inputs) -> int:
-    """How many texts of the beginning have a few thousand tokens together."""
-    return len(inputs.first(_SENSITIVITY_TOKENS).token_ids)
 
 
 def _require_finite(folder: Path, what: str, numbers: NDArray[np.floating]) -> None:
