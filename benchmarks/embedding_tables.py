@@ -114,7 +114,7 @@ def _training(stored: Mapping[str, Any]) -> str:
     """The number of texts and the settings of the students, which are few."""
     trained = [found for found in stored["models"].values() if "steps" in found]
     settings = [
-        f"{found['steps']:,} steps of {found['batch size']} texts, learning rate {found['learning rate']:g}, "
+        f"{found['steps']:,} steps of {found['texts of a step']} texts, learning rate {found['learning rate']:g}, "
         f"{found['precision']}"
         for found in trained
     ]

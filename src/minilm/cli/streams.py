@@ -93,6 +93,12 @@ def reject_same_file(source: Source, output: Path | None) -> None:
         raise UsageError(f"--input and --output are the same file, {source}; use different files")
 
 
+def require_parent(option: str, path: Path) -> None:
+    """Raise UsageError if the folder of a file to write does not exist."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist: create it first")
+
+
 def writing_output(output: Path | None) -> AbstractContextManager[Write]:
     """Yield a function that writes rows to a file, or as JSON lines to standard output if there is none."""
     return json_lines(sys.stdout.buffer) if output is None else writing_rows(output)
