@@ -35,15 +35,7 @@ from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import model_checksums
-from minilm.recipe import (
-    EmbedSection,
-    FinetuneRecipe,
-    LabelledSection,
-    RerankSection,
-    TextSection,
-    flat_values,
-    input_names,
-)
+from minilm.recipe import EmbedSection, FinetuneRecipe, LabelledSection, RerankSection, TextSection
 from minilm.report.card import model_card
 from minilm.tasks.saved import write_task
 from minilm.tasks.text.glue import text_columns
@@ -52,15 +44,13 @@ from minilm.train.best import BestRule, load_best
 from minilm.train.distributed import ALONE, Ranks, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, require_outside, run_folder
 from minilm.train.loop import TrainSettings, train
-from minilm.train.settings import CADENCE, train_settings
+from minilm.train.settings import identity_values, train_settings
 from minilm.train.state import Identity, extensions, require_run
 from minilm.train.tensorboard import require_tensorboard
 
 logger = logging.getLogger(__name__)
 
-# Values that may change when a run is resumed, beside what it reads: names and how often something is written.
-_LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
-_NOT_IDENTITY = {"name", "out", *_LENGTH, *(f"train.{key}" for key in CADENCE)}
+_LENGTH = ("train.steps", "train.epochs")  # compared as a number of steps, which may grow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +156,6 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     choice = recipe.task.head if isinstance(recipe.task, LabelledSection) else "auto"
     examples = task.num_examples
     steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
-    values = {
-        key: value
-        for key, value in flat_values(recipe).items()
-        if key not in _NOT_IDENTITY | input_names(recipe).keys() and not key.startswith("sweep")
-    }
     files = {f"{part} file {path.name}": sha256_file(path) for part, path in _files(recipe)}
     return _Plan(
         task=task,
@@ -184,7 +169,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
         steps_per_epoch=math.ceil(examples / section.batch_size),
         epochs=section.epochs if section.steps is None else section.steps * section.batch_size / examples,
         identity={
-            **values,
+            **identity_values(recipe, but=_LENGTH, but_section="sweep"),
             **files,
             **task.identity(),
             **checksums,
