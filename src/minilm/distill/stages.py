@@ -18,7 +18,7 @@ from minilm.distill.plan import DistillPlan, plan_distillation, require_inputs_o
 from minilm.distill.teacher import tokenizer_folder
 from minilm.distill.teacher_cache import cache_root
 from minilm.embedded import model_path
-from minilm.errors import MinilmError
+from minilm.errors import MinilmError, UsageError
 from minilm.files.json import write_json
 from minilm.files.tensors import write_safetensors
 from minilm.model.checkpoint import write_model
@@ -122,8 +122,21 @@ def planned(loaded: Loaded[Distillation]) -> Iterator[list[PlannedStage]]:
                 planning = one.recipe.model_copy(update={"teacher": teacher})
             with _about(f"stage {number}: " if len(recipes) > 1 else "", names):
                 plan = plan_distillation(planning, tokenizer=folder)
+                if stages:
+                    _require_trained_rows(stages[-1], one.recipe, plan)
             stages.append(PlannedStage(number=number, count=len(recipes), loaded=one, plan=plan))
         yield stages
+
+
+def _require_trained_rows(before: PlannedStage, recipe: DistillRecipe, plan: DistillPlan) -> None:
+    """Require that a stage does not learn rows which its teacher has never learned; raises UsageError."""
+    reads_last = recipe.loss.objective == "hidden" and plan.sizes.num_layers in plan.teacher_layers
+    if reads_last and before.recipe.loss.objective == "relations":
+        raise UsageError(
+            f"loss.objective hidden compares the rows after layer {plan.sizes.num_layers} of {recipe.teacher.model}, "
+            f"but stage {before.number} trains that layer up to its queries, keys and values: the rest would be "
+            f"random. Use objective hidden in stage {before.number} too, or relations in both"
+        )
 
 
 def _recipes(loaded: Loaded[Distillation]) -> list[Loaded[DistillRecipe]]:

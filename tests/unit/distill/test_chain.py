@@ -193,6 +193,22 @@ def test_what_does_not_fit_in_any_stage_is_rejected_before_the_first(tiny, overr
     assert not (tiny.folder / "run" / "corpus").exists()
 
 
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_rows_that_an_assistant_has_not_learned_are_not_taught(tiny, layers):
+    """Relations train the last layer up to its queries, keys and values; what follows is as initialized."""
+    hidden = f"{{objective: hidden, layers: {layers}}}"
+    overrides = ["loss=null", f"stages.1.loss={hidden}"]
+    with pytest.raises(UsageError) as caught:
+        run(tiny.chain(), *overrides)
+    assert str(caught.value) == (
+        f"stage 2: loss.objective hidden compares the rows after layer 3 of {tiny.folder}/run/stages/1/model, but "
+        "stage 1 trains that layer up to its queries, keys and values: the rest would be random. Use objective hidden "
+        "in stage 1 too, or relations in both"
+    )
+    for allowed in (["stages.0.loss={objective: hidden}"], ["stages.1.loss.layers=[2]"]):
+        assert checked(load_recipe(tiny.chain(), [*overrides, *allowed], kind=Distillation))
+
+
 def test_the_rule_for_an_assistant(tiny):
     """The student: at most half of the layers and of the width; the assistant: the teacher's layers, that width."""
     rule = "by the rule of the MiniLM paper: it has 1 of 3 layers and width 24 of 48"
