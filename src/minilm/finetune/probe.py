@@ -10,7 +10,6 @@ import copy
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from minilm.errors import UsageError
 from minilm.finetune.objective import FinetuneObjective
@@ -23,6 +22,7 @@ from minilm.tasks.text.glue import GLUE, find_glue_task
 from minilm.tasks.text.rows import TextRow, read_text_rows
 from minilm.tasks.text.settings import TextSettings
 from minilm.text.tokenizer import Tokenizer
+from minilm.train.distributed import kept_generators
 from minilm.train.loop import TrainSettings, train
 from minilm.train.settings import train_settings
 
@@ -63,7 +63,7 @@ class GlueProbe:
         device = next(student.parameters()).device
         encoder = copy.deepcopy(student)
         encoder.attention_dropout = FinetuneTrainSection.attention_dropout
-        with torch.random.fork_rng():  # torch draws for new modules before they are initialized
+        with kept_generators():  # torch draws for new modules before they are initialized
             model = with_fresh_head(encoder, self._task, seed=derived_seed(self._seed, "probe")).to(device)
         self._task.prepare(model)
         objective = FinetuneObjective(

@@ -71,6 +71,14 @@ def process_group() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leave torch's generators as they were, of the CPU and of this process's GPU; no other GPU is initialized."""
+    own = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(own):
+        yield
+
+
 def is_first_process() -> bool:
     """Whether this process, started by torchrun or not, is the one that reports to the user."""
     return _from_environment("RANK", 0) == 0
