@@ -114,7 +114,7 @@ def _cast(model: Any, device: str, precision: torch.dtype) -> None:  # noqa: ANN
     computed = [
         (module, name, buffer)
         for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
         if name in module._non_persistent_buffers_set
     ]
     model.to(device=device, dtype=precision)

@@ -193,20 +193,24 @@ def test_what_does_not_fit_in_any_stage_is_rejected_before_the_first(tiny, overr
     assert not (tiny.folder / "run" / "corpus").exists()
 
 
-@pytest.mark.parametrize("layers", ["last", "all"])
-def test_rows_that_an_assistant_has_not_learned_are_not_taught(tiny, layers):
-    """Relations train the last layer up to its queries, keys and values; what follows is as initialized."""
-    hidden = f"{{objective: hidden, layers: {layers}}}"
-    overrides = ["loss=null", f"stages.1.loss={hidden}"]
+@pytest.mark.parametrize(
+    ("first", "second", "untrained", "trained", "allowed"),
+    [
+        ("{}", "{objective: hidden}", "hidden rows", "query, key, value", "stages.0.loss={objective: hidden}"),
+        ("{}", "{objective: hidden, layers: all}", "hidden rows", "query, key, value", "stages.1.loss.layers=[2]"),
+        ("{version: v1, pairs: {value-value: 1}}", "{}", "query, key", "value", "stages.0.loss={layers: all}"),
+    ],
+)
+def test_what_an_assistant_has_not_learned_is_not_taught(tiny, first, second, untrained, trained, allowed):
+    """Relations train the last layer up to the projections that they read; what follows is as initialized."""
+    overrides = ["loss=null", f"stages.0.loss={first}", f"stages.1.loss={second}"]
     with pytest.raises(UsageError) as caught:
         run(tiny.chain(), *overrides)
     assert str(caught.value) == (
-        f"stage 2: loss.objective hidden compares the rows after layer 3 of {tiny.folder}/run/stages/1/model, but "
-        "stage 1 trains that layer up to its queries, keys and values: the rest would be random. Use objective hidden "
-        "in stage 1 too, or relations in both"
+        f"stage 2: the loss reads {untrained} of layer 3 of {tiny.folder}/run/stages/1/model, but stage 1 trains only "
+        f"{trained} there, and all else stays as it was initialized: change the loss of one of the two stages"
     )
-    for allowed in (["stages.0.loss={objective: hidden}"], ["stages.1.loss.layers=[2]"]):
-        assert checked(load_recipe(tiny.chain(), [*overrides, *allowed], kind=Distillation))
+    assert checked(load_recipe(tiny.chain(), [*overrides, allowed], kind=Distillation))
 
 
 def test_the_rule_for_an_assistant(tiny):
