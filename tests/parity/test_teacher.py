@@ -476,7 +476,11 @@ def test_files_that_are_no_tokenizer_are_rejected(pieces):
     folder, _ = pieces
     (folder / "spiece.model").write_bytes(b"\x00nothing")
     with (
-        pytest.raises(DataError, match=r"neither tokenizer\.json nor vocab\.txt, and transformers cannot convert its"),
+        pytest.raises(
+            DataError,
+            match=r"neither tokenizer\.json nor vocab\.txt, and transformers cannot convert its tokenizer \(.+\): "
+            "use the complete folder of the model$",
+        ),
         tokenizer_folder(folder),
     ):
         pass

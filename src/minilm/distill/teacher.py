@@ -286,7 +286,7 @@ def tokenizer_folder(teacher: Path) -> Iterator[Path]:
         except Exception as error:  # of any kind: the files are foreign
             raise DataError(
                 f"teacher {teacher}: neither tokenizer.json nor vocab.txt, and transformers cannot convert its "
-                f"tokenizer: {first_line(error)}"
+                f"tokenizer ({first_line(error)}): use the complete folder of the model"
             ) from None
         if not (Path(folder) / "tokenizer.json").is_file():
             raise DataError(
