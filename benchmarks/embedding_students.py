@@ -15,13 +15,14 @@ counts. What the file has already is not repeated, and an interrupted training r
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ab import interleaved
 from ablation import UNTRAINED, untrained
@@ -39,6 +40,8 @@ from minilm.files.rows import read_rows
 from minilm.recipe import DistillRecipe, load_recipe
 from minilm.score.retrieval import RetrievalScores
 from minilm.train.metrics import read_metrics
+
+T = TypeVar("T")
 
 EMBEDDED, START = "embedded", "3 layers, not trained"
 # Student -> its section of the recipe; none: the embedded model itself is trained.
@@ -58,7 +61,10 @@ BIGGER: Mapping[str, Mapping[str, object]] = {
 SENTENCES = 24_000  # of documents, at most; then passages and questions, at most
 PASSAGES = 15_000
 QUESTIONS = 20_000
+RELATED = 5_000  # pairs of related texts of each kind
 BATCH, MAX_TOKENS, EVALUATIONS = 128, 256, 8
+COLUMNS = ["text", "related"]
+TEXTS_OF_ROW = {"vectors": 1, "similarities": 2}  # the matrix of a batch then has texts that are similar
 WORDS_OF_SENTENCE, WORDS_OF_PASSAGE = range(6, 50), range(50, 150)
 
 
@@ -72,6 +78,7 @@ def main() -> None:
     parser.add_argument("--cranfield", type=Path, nargs=3, required=True)
     parser.add_argument("--squad", type=Path)
     parser.add_argument("--teacher", default=EMBEDDED)
+    parser.add_argument("--loss", choices=["vectors", "similarities"], default="vectors")
     parser.add_argument("--students", nargs="+", help="by default all")
     parser.add_argument("--texts", type=int, help="number of training texts; by default all")
     parser.add_argument("--epochs", type=float, default=1.0)
@@ -82,8 +89,9 @@ def main() -> None:
         stored["speed"] = speeds({name: folder_of(name, options) for name in stored["models"]})
         write_json(options.json, stored)
         return
-    texts = written_texts(options)
-    stored["texts"] = {"count": sum(1 for _ in read_rows(texts)), "sha256": sha256_file(texts)}
+    texts = written(options)
+    count = sum(len(row.values) for row in read_rows(texts))
+    stored["texts"] = {"count": count, "sha256": sha256_file(texts)}
     collections = {"cranfield": cranfield(options.cranfield)} | (
         {"squad": squad(options.squad)} if options.squad else {}
     )
@@ -99,7 +107,7 @@ def main() -> None:
     students = FAMILY if options.teacher == EMBEDDED else BIGGER
     for name in options.students or students:
         if name not in stored["models"]:
-            folder, facts = student_of(name, students[name], texts, stored["texts"]["count"], options)
+            folder, facts = student_of(name, students[name], texts, count, options)
             stored["models"][name] = facts | scores_of(minilm.load(folder), options, collections, first)
             write_json(options.json, stored)
             print(name, *(f"{key} {value}" for key, value in stored["models"][name].items()), sep="\n  ", flush=True)
@@ -177,16 +185,17 @@ def student_of(
         "task": {
             "kind": "embed",
             "name": "embedding-students",
-            "loss": "vectors",
+            "loss": options.loss,
             "teacher": options.teacher,
             "cache": str(options.work / "teacher"),
             "train": [str(texts)],
+            "texts": COLUMNS[: TEXTS_OF_ROW[options.loss]],
             "dev": [str(split(options.stsb, "dev"))],
             "max_tokens": MAX_TOKENS,
         },
         "train": {
             "steps": steps,
-            "batch_size": BATCH,
+            "batch_size": BATCH // TEXTS_OF_ROW[options.loss],
             "learning_rate": options.learning_rate,
             "precision": options.precision,
             "eval_every": steps // EVALUATIONS,
@@ -199,6 +208,7 @@ def student_of(
     metric = result["main_metric"]
     return folder, {
         "start": student or EMBEDDED,
+        "loss": options.loss,
         "steps": steps,
         "learning rate": options.learning_rate,
         "precision": options.precision,
@@ -222,24 +232,60 @@ def split(folder: Path, name: str) -> Path:
     return next(folder.glob(f"{name}.jsonl*"))
 
 
-def written_texts(options: argparse.Namespace) -> Path:
-    """The file of training texts, shuffled; no text twice."""
-    out: Path = options.work / "texts.jsonl"
+def written(options: argparse.Namespace) -> Path:
+    """The file of training texts, shuffled: rows with one text each, or with two that belong together."""
+    size = TEXTS_OF_ROW[options.loss]
+    out: Path = options.work / ("texts.jsonl" if size == 1 else "pairs.jsonl")
     if not out.exists():
         rng = random.Random(0)
-        pairs = [row.values for row in read_rows(split(options.stsb, "train"))]
-        asked = [row.values for row in read_rows(options.questions)]
-        squad_rows = [row.values for row in read_rows(options.passages)]
-        texts = [
-            *(str(row[key]) for row in pairs for key in ("sentence1", "sentence2")),
-            *some(unique(str(row[key]) for row in asked for key in ("question1", "question2")), QUESTIONS, rng),
-            *(str(row[key]) for row in squad_rows for key in ("question", "context")),
+        rows = [(text,) for text in single_texts(options, rng)] if size == 1 else related_texts(options, rng)
+        rng.shuffle(rows)
+        wanted = rows[: options.texts and options.texts // size]
+        atomic_write(out, "".join(json.dumps(dict(zip(COLUMNS, row, strict=False))) + "\n" for row in wanted))
+    return out
+
+
+def single_texts(options: argparse.Namespace, rng: random.Random) -> list[str]:
+    """No text twice."""
+    asked = unique(text for pair in columns(options.questions, "question1", "question2") for text in pair)
+    return unique(
+        [
+            *(text for pair in columns(split(options.stsb, "train"), "sentence1", "sentence2") for text in pair),
+            *some(asked, QUESTIONS, rng),
+            *(text for pair in columns(options.passages, "question", "context") for text in pair),
             *of_documents(options.text, rng),
         ]
-        found = unique(texts)
-        rng.shuffle(found)
-        atomic_write(out, "".join(json.dumps({"text": text}) + "\n" for text in found[: options.texts]))
-    return out
+    )
+
+
+def related_texts(options: argparse.Namespace, rng: random.Random) -> list[tuple[str, ...]]:
+    """Sentences of STS-B, duplicate questions, questions and their passages, neighbouring passages of documents.
+
+    As many of each.
+    """
+    kinds = [
+        columns(split(options.stsb, "train"), "sentence1", "sentence2"),
+        columns(options.questions, "question1", "question2"),
+        columns(options.passages, "question", "context"),
+        [pair for file in options.text for document in paragraphs_of(file) for pair in neighbours(document)],
+    ]
+    return [row for rows in kinds for row in some(unique(rows), RELATED, rng)]
+
+
+def columns(file: Path, *names: str) -> list[tuple[str, ...]]:
+    """Some values of each row."""
+    return [tuple(str(row.values[name]) for name in names) for row in read_rows(file)]
+
+
+def paragraphs_of(file: Path) -> list[list[str]]:
+    """The paragraphs of each document."""
+    return [[part.strip() for part in text.split("\n")] for (text,) in columns(file, "text")]
+
+
+def neighbours(paragraphs: Sequence[str]) -> list[tuple[str, ...]]:
+    """Passages of a document, each with the next one."""
+    passages = sized(paragraphs, WORDS_OF_PASSAGE)
+    return list(itertools.pairwise(passages))
 
 
 def of_documents(files: Sequence[Path], rng: random.Random) -> list[str]:
@@ -247,7 +293,7 @@ def of_documents(files: Sequence[Path], rng: random.Random) -> list[str]:
     sentences: list[str] = []
     passages: list[str] = []
     for file in files:
-        paragraphs = [part.strip() for row in read_rows(file) for part in str(row.values["text"]).split("\n")]
+        paragraphs = list(itertools.chain.from_iterable(paragraphs_of(file)))
         found = (sentence for part in paragraphs for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z“\"])", part))
         sentences += some(sized(found, WORDS_OF_SENTENCE), SENTENCES // len(files), rng)
         passages += some(sized(paragraphs, WORDS_OF_PASSAGE), PASSAGES // len(files), rng)
@@ -259,13 +305,13 @@ def sized(texts: Iterable[str], words: range) -> list[str]:
     return [text for text in texts if len(text.split()) in words]
 
 
-def some(texts: Sequence[str], count: int, rng: random.Random) -> list[str]:
-    """A random choice of texts."""
+def some(texts: Sequence[T], count: int, rng: random.Random) -> list[T]:
+    """A random choice."""
     return rng.sample(texts, min(count, len(texts)))
 
 
-def unique(texts: Iterable[str]) -> list[str]:
-    """The texts in order, each once."""
+def unique(texts: Iterable[T]) -> list[T]:
+    """What is found, in order, each once."""
     return list(dict.fromkeys(texts))
 
 
