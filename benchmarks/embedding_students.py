@@ -210,6 +210,7 @@ def student_of(
         "start": student or EMBEDDED,
         "loss": options.loss,
         "steps": steps,
+        "texts of a step": BATCH,
         "learning rate": options.learning_rate,
         "precision": options.precision,
         "seconds": result["seconds"],

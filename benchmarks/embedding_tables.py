@@ -15,7 +15,6 @@ from typing import Any
 from distill_tables import section
 
 PICTURE = "embedding-family.svg"
-BATCH = 128  # of embedding_students.py
 _JUDGES = """Scores times 100. STS-B: Spearman correlation on its test set. SQuAD and Cranfield: nDCG@10 of an exact \
 search by
 cosine, for the questions of SQuAD 1.1 dev among its 2,067 paragraphs, and for the 225 queries of Cranfield.
@@ -115,7 +114,8 @@ def _training(stored: Mapping[str, Any]) -> str:
     """The number of texts and the settings of the students, which are few."""
     trained = [found for found in stored["models"].values() if "steps" in found]
     settings = [
-        f"{found['steps']:,} steps of {BATCH} texts, learning rate {found['learning rate']:g}, {found['precision']}"
+        f"{found['steps']:,} steps of {found['texts of a step']} texts, learning rate {found['learning rate']:g}, "
+        f"{found['precision']}"
         for found in trained
     ]
     return f"Trained on {stored['texts']['count']:,} texts: {'; '.join(dict.fromkeys(settings))}."

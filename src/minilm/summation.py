@@ -1,6 +1,8 @@
 """Sums in one order, so that the same numbers in the same order give the same bits on every device.
 
 In: a vector. Out: its sum, on its device.
+
+Training sums the parts of a step with it, the relation kernel the sequences of a batch; no room is above both.
 """
 
 from __future__ import annotations

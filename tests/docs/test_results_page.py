@@ -242,7 +242,7 @@ def test_steps_and_files_of_vectors_are_shown(results_page, tmp_path):
 
 def test_small_embedding_models_are_shown_with_what_their_training_took(results_page, tmp_path):
     scores = {"stsb": {"spearman": 80.0}, "squad": {"ndcg@10": 0.7}}
-    training = {"steps": 654, "learning rate": 5e-4, "precision": "bf16", "seconds": 1218.8}
+    training = {"steps": 654, "texts of a step": 128, "learning rate": 5e-4, "precision": "bf16", "seconds": 1218.8}
     training["stsb dev"] = {"start": 76.1, "curve": [{"step": 654, "tokens": 3.28e6, "spearmanr": 86.4}]}
     half = {"start": {"init": "layers", "teacher_layers": [2, 4, 6]}, **training, **scores}
     models = {"embedded": scores, "3 layers": half, "again": half}

@@ -24,7 +24,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import minilm.distill.run as distill_run
 import minilm.finetune.run as finetune_run
-import minilm.finetune.teacher_scores as teacher_scores
+import minilm.finetune.teacher_store as teacher_store
 from minilm.distill.chain import run_distillation
 from minilm.finetune.sweep import finetune
 from minilm.recipe import load_recipe
@@ -101,7 +101,7 @@ def child(recipe: str, overrides: list[str], kind: str, number: float, report: i
 def main() -> None:
     assert transformers.models.bert.modeling_bert, "imported before the first fork"
     get_checkpoint_conversion_mapping("bert")  # slow the first time, then cached
-    teacher_scores.PAIRS_PER_FILE = 64  # several files
+    teacher_store.ITEMS_PER_FILE = 64  # several files
     report_module.draw = lambda curves, **_: None  # drawing curves is slow and not under test here
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     job = json.loads(sys.argv[1])

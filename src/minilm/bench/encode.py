@@ -20,7 +20,7 @@ from minilm.bench.sides import RunningSides, Side, our_sides, peer_sides
 from minilm.bench.workloads import MOST_TOKENS, Workload, encode_workloads, work_of
 from minilm.environment import machine
 from minilm.infer.engines.protocol import Float32s
-from minilm.infer.engines.threads import require_threads, usable_threads
+from minilm.infer.engines.threads import num_threads
 from minilm.infer.vectors import normalized
 from minilm.model.config import EncoderConfig
 from minilm.model.embedding_files import read_embedding
@@ -90,7 +90,7 @@ def bench_encode(
         DataError: the folder is not a model, or its files are inconsistent.
         UsageError: no engine can run it, or not with that many threads.
     """
-    require_threads(threads)
+    threads = num_threads(threads)
     config = read_config(folder)
     limit = min(MOST_TOKENS, config.max_tokens)
     workloads = workloads_of(folder, texts, max_tokens=limit)
@@ -100,7 +100,6 @@ def bench_encode(
         missing.append("sentence-transformers is not installed; to compare with it: pip install 'minilm[bench]'")
     else:
         sides += peer_sides(folder, max_tokens=limit)
-    threads = usable_threads() if threads is None else threads
     found = compare(sides, workloads, config, threads=threads, rounds=rounds)
     return {"model": name, **found, "left_out": [*missing, *_lines(found["left_out"])]}
 

@@ -18,7 +18,7 @@ from minilm.bench.workloads import work_of
 from minilm.environment import machine
 from minilm.files.atomic import make_folder
 from minilm.infer.engines import ENGINES
-from minilm.infer.engines.threads import require_threads, usable_threads
+from minilm.infer.engines.threads import num_threads
 from minilm.model.config import PRESETS, EncoderConfig
 from minilm.progress import Progress
 
@@ -55,7 +55,7 @@ class Row:
 
 def bench_model(
     *,
-    threads: int | None = None,
+    threads: int | None,
     rounds: int = ROUNDS,
     shapes: Mapping[str, EncoderConfig] = PRESETS,
     batches: Sequence[tuple[int, int]] = BATCHES,
@@ -66,8 +66,7 @@ def bench_model(
         SystemProblem: the temporary folder is full.
         UsageError: no engine can run with that many threads.
     """
-    require_threads(threads)
-    threads = usable_threads() if threads is None else threads
+    threads = num_threads(threads)
     peaks = unit_peaks(threads)
     rows: list[Row] = []
     described: list[dict[str, object]] = []

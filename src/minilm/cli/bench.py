@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minilm.cli.options import ThreadsOption
+from minilm.cli.options import FieldOption, ThreadsOption
+from minilm.cli.streams import require_parent
 from minilm.cli.table import aligned
 from minilm.errors import UsageError
 
@@ -41,7 +42,7 @@ def encode(
             show_default="400 paragraphs of Python's manual",
         ),
     ] = None,
-    field: Annotated[str, typer.Option(metavar="NAME", help="Name of the text in formats with names.")] = "text",
+    field: FieldOption = "text",
     json_file: _Json = None,
     plot: Annotated[
         Path | None,
@@ -181,6 +182,5 @@ def _require_files(files: Mapping[str, Path | None]) -> None:
             continue
         if path.is_dir():
             raise UsageError(f"{option} {path} is a folder; expected the name of a file")
-        if not path.parent.is_dir():
-            raise UsageError(f"{option} {path}: the folder {path.parent} does not exist: create it first")
+        require_parent(option, path)
         require_writable(path)

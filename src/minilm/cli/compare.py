@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from minilm.cli.streams import require_parent
 from minilm.cli.table import aligned
 from minilm.errors import UsageError
 
@@ -30,10 +31,10 @@ def compare(
       minilm compare runs/a runs/b
       minilm compare runs/grid --output grid.html
     """
-    if output is not None and (output.suffix.lower() != ".html" or output.is_dir()):
-        raise UsageError(f"--output {output}: expected the name of a file that ends in .html")
-    if output is not None and not output.parent.is_dir():
-        raise UsageError(f"--output {output}: the folder {output.parent} does not exist: create it first")
+    if output is not None:
+        if output.suffix.lower() != ".html" or output.is_dir():
+            raise UsageError(f"--output {output}: expected the name of a file that ends in .html")
+        require_parent("--output", output)
     from minilm.compare import number_rows, read_runs, recipe_rows, unfinished_sweeps, write_comparison
 
     runs = read_runs(folders)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm.cli.options import EngineOption, IdColumn, ModelArgument, PrecisionOption, ThreadsOption
-from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
+from minilm.cli.streams import InputFormatOption, output_file, reject_columns, reject_same_file, source_of
 from minilm.errors import UsageError
-from minilm.files.source import STREAM
 from minilm.model.precision import VectorPrecision
 
 if TYPE_CHECKING:
@@ -93,13 +92,13 @@ def embed(
       minilm embed embedded --input documents.jsonl --output documents.parquet --role document
       minilm embed embedded --input my.txt --output my.npy --dimensions 128 --vectors int8 --calibrate my.txt
     """
+    from minilm.files.vector_writer import VECTOR_SUFFIXES
     from minilm.infer.api import load
     from minilm.infer.bulk.embed import EmbedJob, embed_file
     from minilm.infer.vectors import vector_options
 
     given = source_of("--input", source, input_format)
-    require_output("--output", output)
-    target = None if output == STREAM else Path(output)
+    target = output_file(output, VECTOR_SUFFIXES)
     _check(given, target, vectors, calibrate, columns={"--text": text, "--id": id_column})
     loaded = load(model, engine=engine, precision=precision, threads=threads).route(role)
     options = vector_options(loaded, prompt=prompt, role=role, dimensions=dimensions, precision=vectors)
@@ -128,12 +127,9 @@ def _check(
     """Raise UsageError for flags that do not fit together."""
     from minilm.files.formats import require_file
     from minilm.files.source import suffix_of
-    from minilm.files.vector_writer import require_vectors_name
     from minilm.infer.bulk.embed import is_ranges_file
 
     require_file(source)
-    if output is not None:
-        require_vectors_name(output, option="--output")
     if suffix_of(source) == ".txt":
         reject_columns(source, columns)
     if calibrate is not None:

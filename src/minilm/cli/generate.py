@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm.cli.options import EngineOption, PrecisionOption, ThreadsOption, with_flags
-from minilm.cli.streams import InputFormatOption, reject_columns, require_output, source_of
+from minilm.cli.streams import InputFormatOption, output_file, reject_columns, source_of
 from minilm.decode.settings import GenerationSettings
 from minilm.errors import UsageError
 from minilm.files.checked import from_options
-from minilm.files.source import STREAM, Source
+from minilm.files.row_writer import ROW_SUFFIXES, TEXT_SUFFIX
+from minilm.files.source import Source
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
@@ -75,8 +76,7 @@ def generate(
 
     settings = from_options(GenerationSettings, {**options, "traces": traces is not None})
     given = source_of("--input", source, input_format)
-    require_output("--output", output)
-    target = None if output == STREAM else Path(output)
+    target = output_file(output, (*ROW_SUFFIXES, TEXT_SUFFIX))
     _check(given, target, traces, n_best=settings.n_best, fields=field)
     loaded = load(model, engine=engine, precision=precision, threads=threads)
     written = _run(loaded, given, target, traces, settings, fields=field, precision=precision)
@@ -95,7 +95,6 @@ def _run(
     precision: Precision,
 ) -> int:
     """Generate a target for every source."""
-    from minilm.files.row_writer import TEXT_SUFFIX
     from minilm.infer.bulk.generate import GenerationJob, generate_file, read_sources
     from minilm.infer.generate import generation_of
     from minilm.model.metadata import model_checksums
@@ -119,16 +118,13 @@ def _check(
     """Raise UsageError for flags that do not fit together."""
     from minilm.decode.traces import require_trace_name
     from minilm.files.formats import require_file
-    from minilm.files.row_writer import TEXT_SUFFIX, require_output_name
     from minilm.files.rows import is_table
 
     require_file(source)
-    if output is not None:
-        require_output_name(output, option="--output", more=(TEXT_SUFFIX,))
-        if output.suffix.lower() == TEXT_SUFFIX and n_best > 1:
-            raise UsageError(
-                f"--n-best is {n_best}, but each line of {output} holds one target; use .jsonl, .csv, .tsv or .parquet"
-            )
+    if output is not None and output.suffix.lower() == TEXT_SUFFIX and n_best > 1:
+        raise UsageError(
+            f"--n-best is {n_best}, but each line of {output} holds one target; use .jsonl, .csv, .tsv or .parquet"
+        )
     if fields and not is_table(source):
         reject_columns(source, {"--field": fields[0]})
     if traces is not None:

@@ -39,6 +39,7 @@ ThreadsOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Threads that compute.", show_default="all that may be used")
 ]
 
+FieldOption = Annotated[str, typer.Option(metavar="NAME", help="Name of the text in formats with names.")]
 IdColumn = Annotated[
     str | None,
     typer.Option("--id", metavar="COLUMN", help="Column of the id.", show_default="id, idx, index or row number"),

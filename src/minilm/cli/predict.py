@@ -15,9 +15,16 @@ import typer
 
 from minilm.cli import completion
 from minilm.cli.options import EngineOption, IdColumn, PrecisionOption, ThreadsOption
-from minilm.cli.streams import InputFormatOption, reject_columns, reject_same_file, require_output, source_of
+from minilm.cli.streams import (
+    InputFormatOption,
+    output_file,
+    reject_columns,
+    reject_same_file,
+    source_of,
+    writing_output,
+)
 from minilm.errors import DataError, UsageError
-from minilm.files.source import STREAM
+from minilm.files.row_writer import ROW_SUFFIXES
 
 if TYPE_CHECKING:
     from minilm.files.source import Source
@@ -101,14 +108,11 @@ def predict(
       minilm predict runs/ner/model --input test.conll --output entities.jsonl
       zcat reviews.jsonl.gz | minilm predict runs/sst-2/model --input - --output - | head
     """
-    from minilm.files.row_writer import require_output_name
     from minilm.infer.api import load
 
     path = source_of("--input", source, input_format)
-    require_output("--output", output)
-    if output != STREAM:
-        require_output_name(Path(output), option="--output")
-        reject_same_file(path, Path(output))
+    target = output_file(output, ROW_SUFFIXES)
+    reject_same_file(path, target)
     loaded = load(model, engine=engine, precision=precision, threads=threads)
     given = {"--text": text, "--text-pair": text_pair, "--null-threshold": null_threshold, "--postprocess": postprocess}
     if task == "squad" or (task is None and loaded.head == "span"):
@@ -127,8 +131,8 @@ def predict(
         rows, total = _plan(loaded, path, task, text=text, text_pair=text_pair, id_column=id_column)
     if not total:
         raise DataError(f"{path}: found no row, expected at least one")
-    written = _write(rows, total, output)
-    if output != STREAM:
+    written = _write(rows, total, target)
+    if target is not None:
         typer.echo(f"{written:,} predictions are in {output}")
 
 
@@ -243,16 +247,12 @@ def _columns(model: LoadedModel, task: str | None) -> InputColumns:
     return InputColumns(text=known.columns.text, text_pair=known.columns.text_pair, official=official)
 
 
-def _write(rows: Generator[list[Prediction], None, None], total: int, output: str) -> int:
+def _write(rows: Generator[list[Prediction], None, None], total: int, output: Path | None) -> int:
     """Write rows as they come, with progress: to standard output, or to a file that appears when it is complete."""
-    import sys
-
-    from minilm.files.row_writer import json_lines, writing_rows
     from minilm.progress import Progress
 
     written = 0
-    target = json_lines(sys.stdout.buffer) if output == STREAM else writing_rows(Path(output))
-    with target as write, Progress("predict", unit="rows") as progress, closing(rows):
+    with writing_output(output) as write, Progress("predict", unit="rows") as progress, closing(rows):
         progress.begin(total)
         for window in rows:
             write(window)

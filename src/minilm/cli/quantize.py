@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minilm.cli.options import ThreadsOption
+from minilm.cli.options import FieldOption, ThreadsOption
 from minilm.cli.streams import InputFormatOption, sources_of
 from minilm.errors import UsageError
 
@@ -31,7 +31,6 @@ _Texts = Annotated[
         show_default="about 150 that ship",
     ),
 ]
-_Field = Annotated[str, typer.Option(metavar="NAME", help="Name of the text in formats with names.")]
 _Labelled = Annotated[
     list[str] | None,
     typer.Option(metavar="FILE", help="Labeled rows of the model's task, whose score must not drop; may be repeated."),
@@ -43,7 +42,7 @@ def quantize(
     *,
     out: _Out,
     texts: _Texts = None,
-    field: _Field = "text",
+    field: FieldOption = "text",
     labelled: _Labelled = None,
     input_format: InputFormatOption = None,
     threads: ThreadsOption = None,

@@ -94,11 +94,8 @@ def text(
     pairs = _read(given, right, spec)
     with about(given):
         match = match_ids(pairs.references, pairs.predictions)
-        if match.missing and _is_regression(pairs.task):
-            raise DataError(
-                f"{len(match.missing):,} of {match.total:,} references have no prediction (first: "
-                f"{match.missing[0]!r}); a correlation needs a prediction for each"
-            )
+        if _is_regression(pairs.task):
+            match.require_all()
     warn(given, match.missing_finding(), match.extra_finding())
     _show(_scores(pairs), as_json=as_json)
 

@@ -75,9 +75,8 @@ def rouge(
     """Score summaries by ROUGE-1, -2 and -L, with the numbers of ROUGE-1.5.5.
 
     Files are text, one item per line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz; - is standard
-    input. rougeL
-    treats a text as one sentence, rougeLsum joins over sentences, which are separated by newlines (in rows), [X_SEP],
-    <S_SEP> or <t>.
+    input. rougeL treats a text as one sentence, rougeLsum joins over sentences, which are separated by newlines (in
+    rows), [X_SEP], <S_SEP> or <t>.
 
     Examples:
       minilm score rouge --predictions ckpt-108000.test --references test.target --task xsum
@@ -121,8 +120,8 @@ def qg(
     """Score generated questions by BLEU-1 to -4, METEOR and ROUGE-L, as Du et al. and UniLM do.
 
     Files are text, one item per line, or rows (.jsonl, .csv, .tsv, .parquet); all but .parquet also .gz; - is standard
-    input. Words are
-    separated by spaces: tokenize and lower-case both sides alike. METEOR needs Java and takes about a minute.
+    input. Words are separated by spaces: tokenize and lower-case both sides alike. METEOR needs Java and takes about a
+    minute.
 
     Examples:
       minilm score qg --predictions test.out --references tgt-test.txt --sources src-test.txt

@@ -17,9 +17,10 @@ from minilm.cli.index import TextColumns
 from minilm.cli.options import EngineOption, IdColumn, PrecisionOption, ThreadsOption, load_reranker
 from minilm.cli.score_options import AsJson
 from minilm.cli.score_retrieval import GainsOption
-from minilm.cli.streams import reject_columns, reject_same_file, require_output
+from minilm.cli.streams import output_file, reject_columns, reject_same_file, writing_output
 from minilm.errors import UsageError
-from minilm.files.source import STREAM, suffix_of
+from minilm.files.row_writer import ROW_SUFFIXES
+from minilm.files.source import suffix_of
 
 if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
@@ -113,7 +114,7 @@ def search(
 
     of_evaluation = {"--gains": gains, "--metric": metric, "--dimensions": dimensions, "--vectors": vectors}
     _check(query, source, output, top_k, evaluate, {**of_evaluation, "--json": as_json or None})
-    _check_output(folder, source, output)
+    target = None if output is None else _run_file(folder, source, output)
     if candidates is not None and rerank is None:
         raise UsageError("--candidates belongs to --rerank; add that, or remove it")
     top_k = top_k or _DEFAULT_TOP_K
@@ -124,7 +125,9 @@ def search(
     searcher = Searcher(opened, load(named, engine=engine, precision=precision, threads=threads))
     queries = _queries(query, source or evaluate, text or (), id_column)
     if evaluate is None:
-        _Answers(searcher=searcher, reranker=reranker, top_k=top_k, candidates=candidates).write(queries, output)
+        _Answers(searcher=searcher, reranker=reranker, top_k=top_k, candidates=candidates).write(
+            queries, output, target
+        )
         return
     from minilm.cli.search_evaluation import Asked, evaluated, show_evaluation
 
@@ -153,25 +156,18 @@ def _check(
         raise UsageError(f"{given[0]} belongs to --evaluate; add that, or remove it")
     if (query is None) == (source is None):
         raise UsageError("expected one of QUERY, --input FILE and --evaluate QRELS")
-    if output is not None:
-        from minilm.files.row_writer import require_output_name
-
-        require_output("--output", output)
-        if output != STREAM:
-            require_output_name(Path(output), option="--output")
 
 
-def _check_output(folder: Path, source: Path | None, output: str | None) -> None:
-    """Raise UsageError if a run would be written over the queries, or into the index."""
-    if output is None or output == STREAM:
-        return
+def _run_file(folder: Path, source: Path | None, output: str) -> Path | None:
+    """The file of a run, or None for standard output; raises UsageError for one of the queries or in the index."""
     from minilm.retrieval.texts import source_of_texts
 
-    path = Path(output)
-    if source is not None:
-        reject_same_file(source_of_texts(source, "queries"), path)
-    if folder.resolve() in path.resolve().parents:
+    file = output_file(output, ROW_SUFFIXES)
+    if file is not None and source is not None:
+        reject_same_file(source_of_texts(source, "queries"), file)
+    if file is not None and folder.resolve() in file.resolve().parents:
         raise UsageError(f"--output {output} is in the index {folder}; name a file elsewhere")
+    return file
 
 
 def _candidates(given: int | None, top_k: int | None) -> int:
@@ -218,11 +214,8 @@ class _Answers:
     top_k: int
     candidates: int
 
-    def write(self, queries: Iterable[TextToEmbed], output: str | None) -> None:
-        """Search part by part, and write the rows of each part."""
-        import sys
-
-        from minilm.files.row_writer import json_lines, writing_rows
+    def write(self, queries: Iterable[TextToEmbed], output: str | None, file: Path | None) -> None:
+        """Search part by part, and write the rows of each part to the `file` of the output; print them without one."""
         from minilm.infer.bulk.embed import chunks_of
         from minilm.tally import reporting_tally
 
@@ -233,11 +226,11 @@ class _Answers:
                     self._print(part, hits)
                 return
             count = 0
-            with json_lines(sys.stdout.buffer) if output == STREAM else writing_rows(Path(output)) as write:
+            with writing_output(file) as write:
                 for part, hits in found:
                     write(rows := self._rows(part, hits))
                     count += len(rows)
-        if output != STREAM:
+        if file is not None:
             typer.echo(f"{count:,} results are in {output}")
 
     def _hits(self, queries: Sequence[TextToEmbed], tally: Tally, of_pairs: Tally) -> Hits:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
 from minilm.errors import UsageError
+from minilm.files.row_writer import Write, json_lines, require_suffix, writing_rows
 from minilm.files.source import STREAM, InputFormat, Source, StandardInput
 
 InputFormatOption = Annotated[
@@ -72,16 +74,34 @@ def reject_columns(source: Source, given: Mapping[str, str | None]) -> None:
             raise UsageError(f"{option} {column}: {source} has no named columns; remove {option}")
 
 
-def require_output(option: str, value: str) -> None:
-    """Raise UsageError if `value` is `-` and standard output is closed."""
+def output_file(value: str, suffixes: Sequence[str]) -> Path | None:
+    """The file that `--output` names, or None if it is `-`, standard output.
+
+    Raises:
+        UsageError: standard output is closed, the name ends in none of the suffixes, or it is that of a folder.
+    """
     if value == STREAM:
-        _require_open(option, sys.stdout)
+        _require_open("--output", sys.stdout)
+        return None
+    require_suffix(Path(value), suffixes, option="--output")
+    return Path(value)
 
 
 def reject_same_file(source: Source, output: Path | None) -> None:
     """Raise UsageError if a command would write over its input; `output` is None for standard output."""
     if isinstance(source, Path) and output is not None and source.resolve() == output.resolve():
         raise UsageError(f"--input and --output are the same file, {source}; use different files")
+
+
+def require_parent(option: str, path: Path) -> None:
+    """Raise UsageError if the folder of a file to write does not exist."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist: create it first")
+
+
+def writing_output(output: Path | None) -> AbstractContextManager[Write]:
+    """Yield a function that writes rows to a file, or as JSON lines to standard output if there is none."""
+    return json_lines(sys.stdout.buffer) if output is None else writing_rows(output)
 
 
 def _require_open(option: str, stream: TextIO) -> None:

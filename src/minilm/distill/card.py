@@ -39,7 +39,7 @@ def student_card(
     is_distilled = recipe.loss.has_teacher
     return model_card(
         name,
-        use="encode",
+        kind="embed",
         base=base_name(teachers[-1]),
         tags=["distillation" if is_distilled else "fill-mask"],
         pairs=False,

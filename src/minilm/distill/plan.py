@@ -6,7 +6,6 @@ that does not fit is an error here. A run starts with it; `minilm distill --dry-
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,6 @@ from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.folder import require_outside
 from minilm.train.tensorboard import require_tensorboard
-
-_INPUTS = re.compile(r"teacher\.model|data\.(corpus|inputs)|cache\.folder|probe\.(train|dev)|.*students\.\d+\.init")
-"""Keys of what a run reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +179,7 @@ def _require_text(recipe: DistillRecipe) -> None:
 
 def require_inputs_outside(recipe: Distillation) -> None:
     """Require that what a run or a chain reads is not among the results that it replaces; raises UsageError."""
-    require_outside(recipe, _INPUTS.fullmatch, builds_corpus=recipe.data.corpus is None)
+    require_outside(recipe, builds_corpus=recipe.data.corpus is None)
 
 
 def _described(student: StudentPlan) -> str:

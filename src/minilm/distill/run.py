@@ -43,31 +43,24 @@ from minilm.files.json import read_json, write_json
 from minilm.files.regular import sha256_file
 from minilm.model.encoder import Encoder
 from minilm.model.metadata import model_checksums
-from minilm.recipe import DataSection, Distillation, DistillRecipe, Loaded, flat_values, resolved_yaml
+from minilm.recipe import DataSection, Distillation, DistillRecipe, Loaded, resolved_yaml
 from minilm.train.distributed import ALONE, Ranks, first_before_others, process_group, wait_for_first
 from minilm.train.folder import RECIPE, STAGES, remove_results, run_folder
 from minilm.train.loop import train
-from minilm.train.settings import CADENCE, train_settings
+from minilm.train.settings import identity_values, train_settings
 from minilm.train.state import AnotherRunError, Identity, extensions, is_finished, require_run
 
 logger = logging.getLogger(__name__)
 
-# Settings that may change when a run is resumed: names, paths and how often something is written.
-_NOT_IDENTITY = {
-    "name",
-    "out",
-    "data.corpus",
-    "data.inputs",
+# More that may change when a run is resumed, see `identity_values`.
+_NOT_IDENTITY = (
     "data.workers",
     "data.max_bad_rows",
-    "teacher.model",
     "cache",  # null; what else decides the stored numbers is compared already
     "cache.max_gib",
-    "cache.folder",
     "train.eval_every",
     "train.steps",  # compared by itself: a finished run may be made longer
-    *(f"train.{key}" for key in CADENCE),
-}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,18 +356,12 @@ def identity_of(recipe: DistillRecipe, shards: Shards, plan: DistillPlan, *, eng
 
     `engine` is what computes the teacher.
     """
-    values = {
-        key: value
-        for key, value in flat_values(recipe).items()
-        if key not in _NOT_IDENTITY and not key.startswith("probe")
-    }
     models = {"teacher": plan.teacher}
     for number, student in enumerate(plan.students.values()):
         if student.continued is not None:
             models[f"students.{number}.init"] = student.continued
-            del values[f"students.{number}.init"]
     return {
-        **values,
+        **identity_values(recipe, but=_NOT_IDENTITY, but_section="probe"),
         "teacher.layer": plan.sizes.layer,
         **{f"{name} {part}": sha for name, path in models.items() for part, sha in model_checksums(path).items()},
         "tokenizer": shards.manifest.tokenizer,

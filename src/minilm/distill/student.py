@@ -29,6 +29,7 @@ from minilm.model.metadata import read_config, untied_output, weight_files
 from minilm.model.vector_modules import Normalize
 from minilm.randomness import derived_seed
 from minilm.recipe import StudentSection
+from minilm.recipe.distill import STARTS
 from minilm.recipe.student_shape import TeacherSizes, copied_layers, student_shape
 from minilm.text.tokenizer import Tokenizer
 
@@ -68,7 +69,7 @@ def plan_student(section: StudentSection, sizes: TeacherSizes, *, teacher: Path,
         UsageError: the sizes do not fit each other, the teacher's layers, or the model that is continued.
         DataError: the teacher is damaged, or that model has another tokenizer.
     """
-    if section.init not in ("random", "layers"):
+    if section.init not in STARTS:
         return _plan_continued(section, teacher=teacher, tokenizer=tokenizer)
     values = read_json(transformer_folder(teacher) / "config.json")
     if section.init == "layers" and not (EncoderConfig.is_family(values) and read_config(teacher).family in COUNTED):

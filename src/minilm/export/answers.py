@@ -8,20 +8,18 @@ B texts, N tokens of one sequence, E width of a vector, C labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import in_order
-from minilm.infer.predictions import classification_of, is_multi_label
+from minilm.infer.predictions import classification_of, is_multi_label, windows_of
 from minilm.infer.vectors import embed_part
 from minilm.model.packed_ids import Int32s, PackedIds
 from minilm.tally import Tally
 from minilm.tasks.squad.read import Question
-from minilm.tasks.squad.settings import SquadSettings
-from minilm.tasks.squad.windows import make_windows
 from minilm.tasks.text.glue import text_columns
 from minilm.tasks.text.settings import TextSettings
 from minilm.tasks.tokens.words import NO_TOKEN, WordFramer
@@ -120,13 +118,11 @@ def inputs_of(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
 
 def _asked(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
     """Windows of questions about texts."""
-    trained = model.task_or(SquadSettings(name="squad"))
-    sizes = replace(trained, max_tokens=min(trained.max_tokens, model.config.max_tokens))
     questions = [
         Question(id=str(number), question=" ".join(text.split()[:_QUESTION_WORDS]), context=text)
         for number, text in enumerate(texts)
     ]
-    windows = make_windows(questions, model.tokenizer, sizes, tally=tally)
+    windows = windows_of(model, questions, tally)
     return Inputs(
         texts=texts, token_ids=[one.token_ids for one in windows], segment_ids=[one.segment_ids for one in windows]
     )

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from minilm.files.atomic import make_folder
 from minilm.files.copying import copy_file
-from minilm.files.sentence_modules import MODULES, read_modules, transformer_folder
+from minilm.files.sentence_modules import MODEL_FILE, MODULES, read_modules, transformer_folder
 from minilm.infer.engines.int8 import FACTS, SCALES
 from minilm.model.metadata import weight_files
 from minilm.model.vector_ranges import VECTOR_RANGES
+from minilm.tasks.saved import TASK_FILE
 
 _WEIGHTS = (".safetensors", ".bin")
-_OF_THE_WHOLE = (MODULES, "config_sentence_transformers.json", VECTOR_RANGES, "task.json", "README.md")
+_OF_THE_WHOLE = (MODULES, MODEL_FILE, VECTOR_RANGES, TASK_FILE, "README.md")
 _OF_OTHERS = (".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".py", ".pyc", ".tflite", ".xml")
 
 

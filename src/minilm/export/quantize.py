@@ -34,7 +34,7 @@ from minilm.infer.api import LoadedModel, load
 from minilm.infer.engines.int8 import Int8Maps, write_int8
 from minilm.infer.engines.native import load_native_engine
 from minilm.infer.engines.protocol import CannotRun
-from minilm.infer.engines.threads import usable_threads
+from minilm.infer.engines.threads import num_threads
 from minilm.kernels.encoder import chosen_isa
 from minilm.model.metadata import num_scores
 from minilm.model.weights import encoder_arrays
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 Smoothing = Mapping[str, NDArray[np.float32]]
 
-_SENSITIVITY_TOKENS = 4096  # of the calibration texts, for each map
+_SENSITIVITY_TOKENS = 4096  # of the first calibration texts, for each map
 _SPEED_TOKENS = 4096  # of the compared texts
 
 
@@ -147,7 +147,7 @@ class _Trial:
 
     def __init__(self, model: LoadedModel, threads: int | None) -> None:
         self.model = model
-        self.threads = usable_threads() if threads is None else threads
+        self.threads = num_threads(threads)
 
     def int8(self, maps: Int8Maps) -> LoadedModel:
         """The same model with another engine."""
@@ -186,7 +186,8 @@ class _Trial:
 
     def _most_sensitive(self, smoothing: Smoothing, calibration: Inputs) -> list[str]:
         """The maps by how far the answers to calibration texts move if it alone is int8, the furthest first."""
-        few = inputs_of(self.model, calibration.texts[: _few(calibration)], Tally())
+        count = len(calibration.first(_SENSITIVITY_TOKENS).token_ids)
+        few = inputs_of(self.model, calibration.texts[:count], Tally())
         expected = answers_of(self.model, few)
         far: dict[str, float] = {}
         with Progress("sensitivity", unit="maps") as progress:
@@ -202,11 +203,6 @@ class _Trial:
         fp32, other = best_seconds(lambda: run(self.model, inputs), lambda: run(int8, inputs))
         logger.info("fp32 %.0f tokens/s, int8 %.0f", inputs.num_tokens / fp32, inputs.num_tokens / other)
         return Measure(name="speed, int8 over fp32", value=fp32 / other, least=1.0)
-
-
-def _few(inputs: Inputs) -> int:
-    """How many texts of the beginning have a few thousand tokens together."""
-    return len(inputs.first(_SENSITIVITY_TOKENS).token_ids)
 
 
 def _require_finite(folder: Path, what: str, numbers: NDArray[np.floating]) -> None:

@@ -31,6 +31,16 @@ Count = Annotated[int, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
 
+
+@dataclass(frozen=True)
+class Input:
+    """Marks what names a file, folder or model that is read, where it is none of some `words`; see `InputPath`."""
+
+    words: tuple[str, ...] = ()
+
+
+InputPath = Annotated[Text, Input()]
+
 _SCALARS: Mapping[object, tuple[type, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
@@ -103,6 +113,13 @@ def from_json(cls: type[T], values: Mapping[str, object], *, where: str | Path, 
         return cls(**converted)
     except UsageError as error:
         raise DataError(f"{where}: {error}; {remedy}") from None
+
+
+def input_mark(hint: object) -> Input | None:
+    """The mark in the annotation of a name that is read, or of several; else None."""
+    if isinstance(hint, Input):
+        return hint
+    return next(filter(None, map(input_mark, get_args(hint))), None)
 
 
 def mismatch(value: object, hint: object) -> str | None:

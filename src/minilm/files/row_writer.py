@@ -30,16 +30,11 @@ _BREAKS = str.maketrans("\t\n\r", "   ")
 _SPACED = "cells had a tab or line break, which .tsv cannot hold, and were written with a space (use .csv)"
 
 
-def require_output_name(path: Path, *, option: str, more: Sequence[str] = ()) -> None:
-    """Raise UsageError unless the name ends in a suffix that can be written: those of rows, or one of `more`.
-
-    So too for the name of a folder: the file that is written in the end would not replace it.
-    """
-    require_suffix(path, (*_WRITERS, *more), option=option)
-
-
 def require_suffix(path: Path, known: Sequence[str], *, option: str) -> None:
-    """Raise UsageError unless the name of a file ends in one of several suffixes, and is not that of a folder."""
+    """Raise UsageError unless the name of a file ends in one of several suffixes, and is not that of a folder.
+
+    The file that is written in the end would not replace a folder.
+    """
     if path.suffix.lower() not in known:
         ends = " or ".join(", ".join(part) for part in (known[:-1], known[-1:]) if part)
         raise UsageError(f"{option} is {path}; expected a name that ends in {ends}")
@@ -119,6 +114,8 @@ _WRITERS: Mapping[str, Callable[[BinaryIO], AbstractContextManager[Write]]] = {
     ".tsv": partial(_cells, delimiter="\t", quoted=False),
     ".parquet": _parquet,
 }
+ROW_SUFFIXES = tuple(_WRITERS)
+"""Suffixes of files of rows."""
 
 
 def _flat(row: Row) -> dict[str, object]:

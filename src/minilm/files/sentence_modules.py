@@ -16,6 +16,10 @@ from minilm.files.atomic import atomic_write
 from minilm.files.regular import read_text
 
 MODULES = "modules.json"
+MODEL_FILE = "config_sentence_transformers.json"
+"""What is of the whole model: its type, prompts, similarity."""
+CROSS_ENCODER = "CrossEncoder"
+"""Its type if it scores pairs."""
 ROUTER = "Router"
 """The module of an asymmetric model, which has an encoder for each role."""
 

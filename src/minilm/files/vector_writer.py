@@ -18,17 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.files.atomic import writing_aside
-from minilm.files.row_writer import require_suffix
 
 Vectors = NDArray[np.float32 | np.float16 | np.int8 | np.uint8]
 WriteVectors = Callable[[Sequence[str], Vectors], None]
 
 _METADATA = b"minilm"  # key of the parquet schema
-
-
-def require_vectors_name(path: Path, *, option: str) -> None:
-    """Raise UsageError unless the name ends in a suffix of a file of vectors."""
-    require_suffix(path, tuple(_WRITERS), option=option)
 
 
 def holds_ids(path: Path) -> bool:
@@ -114,3 +108,5 @@ def _lines(
 
 
 _WRITERS = {".npy": _array, ".parquet": _parquet, ".jsonl": _lines}
+VECTOR_SUFFIXES = tuple(_WRITERS)
+"""Suffixes of files of vectors."""

@@ -74,8 +74,7 @@ class MultiLabelTask(ClassificationTask):
                 for index in order[:NUM_EXAMPLES]
             ],
             predictions=[
-                {"id": row.id, **prediction_row(one, self.labels, multi_label=True)}
-                for row, one in zip(rows, found, strict=True)
+                {"id": row.id, **prediction_row(one, self.labels)} for row, one in zip(rows, found, strict=True)
             ],
         )
 

@@ -35,8 +35,8 @@ from minilm.model.compact import whole_table
 from minilm.model.config import EncoderConfig
 from minilm.model.heads import Model
 from minilm.model.metadata import model_checksums
-from minilm.recipe import EmbedSection, FinetuneRecipe, LabelledSection, RerankSection, TextSection, flat_values
-from minilm.report.card import Use, model_card
+from minilm.recipe import EmbedSection, FinetuneRecipe, LabelledSection, RerankSection, TextSection
+from minilm.report.card import model_card
 from minilm.tasks.saved import write_task
 from minilm.tasks.text.glue import text_columns
 from minilm.text.tokenizer import Tokenizer
@@ -44,24 +44,13 @@ from minilm.train.best import BestRule, load_best
 from minilm.train.distributed import ALONE, Ranks, wait_for_first
 from minilm.train.folder import RECIPE, remove_results, require_outside, run_folder
 from minilm.train.loop import TrainSettings, train
-from minilm.train.settings import CADENCE, train_settings
+from minilm.train.settings import identity_values, train_settings
 from minilm.train.state import Identity, extensions, require_run
 from minilm.train.tensorboard import require_tensorboard
 
 logger = logging.getLogger(__name__)
 
-# Values that may change when a run is resumed: names, paths and how often something is written.
-_INPUTS = {"model", "config", "tokenizer", "task.train", "task.dev", "task.teacher", "task.cache"}
-_LENGTH = {"train.steps", "train.epochs"}  # compared as a number of steps, which may grow
-_NOT_IDENTITY = {"name", "out", *_LENGTH, *_INPUTS, *(f"train.{key}" for key in CADENCE)}
-_USES: Mapping[str, Use] = {
-    "text": "classify",
-    "tokens": "tag",
-    "squad": "answer",
-    "seq2seq": "generate",
-    "embed": "encode",
-    "rerank": "rank",
-}
+_LENGTH = ("train.steps", "train.epochs")  # compared as a number of steps, which may grow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +139,9 @@ def check_files(recipe: FinetuneRecipe, *, afresh: bool) -> list[str]:
     ]
 
 
-def require_inputs_outside(recipe: FinetuneRecipe) -> None:
-    """Require that what a run or a sweep reads is not among the results that it replaces; raises UsageError."""
-    require_outside(recipe, _INPUTS.__contains__)
-
-
 def _plan(recipe: FinetuneRecipe) -> _Plan:
     require_tensorboard(wanted=recipe.train.tensorboard)
-    require_inputs_outside(recipe)
+    require_outside(recipe)
     model = model_path(recipe.model)
     config = None if recipe.config is None else Path(recipe.config)
     shape = require_trainable(model, recipe.task, config=config)
@@ -172,8 +156,6 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     choice = recipe.task.head if isinstance(recipe.task, LabelledSection) else "auto"
     examples = task.num_examples
     steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
-    values = {key: value for key, value in flat_values(recipe).items() if key not in _NOT_IDENTITY}
-    values = {key: value for key, value in values.items() if not key.startswith("sweep")}
     files = {f"{part} file {path.name}": sha256_file(path) for part, path in _files(recipe)}
     return _Plan(
         task=task,
@@ -187,7 +169,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
         steps_per_epoch=math.ceil(examples / section.batch_size),
         epochs=section.epochs if section.steps is None else section.steps * section.batch_size / examples,
         identity={
-            **values,
+            **identity_values(recipe, but=_LENGTH, but_section="sweep"),
             **files,
             **task.identity(),
             **checksums,
@@ -339,7 +321,7 @@ def _card(recipe: FinetuneRecipe, result: RunResult) -> str:
     )
     return model_card(
         recipe.name,
-        use=_USES[recipe.task.kind],
+        kind=recipe.task.kind,
         base=base_name(recipe.model),
         tags=[recipe.task.name],
         pairs=isinstance(recipe.task, TextSection) and text_columns(recipe.task).text_pair is not None,

@@ -46,7 +46,7 @@ class StartHead:
     reordered: str = ""
 
 
-def require_trainable(path: Path, section: TaskSection, *, config: Path | None = None) -> EncoderConfig:
+def require_trainable(path: Path, section: TaskSection, *, config: Path | None) -> EncoderConfig:
     """Check that the model can be fine-tuned on this kind of task, before any data is read; return its sizes.
 
     Raises:

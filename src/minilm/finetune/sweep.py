@@ -29,10 +29,10 @@ from minilm.files.atomic import atomic_folder, atomic_write, make_folder
 from minilm.files.json import read_json, write_json
 from minilm.finetune.report import report_sweep, run_rows
 from minilm.finetune.result import RESULT, RunResult, SettingRuns, best_point
-from minilm.finetune.run import check_files, finetune_once, require_inputs_outside
+from minilm.finetune.run import check_files, finetune_once
 from minilm.recipe import FinetuneRecipe, Loaded, resolved_yaml
 from minilm.train.distributed import ALONE, Ranks, process_group
-from minilm.train.folder import RECIPE, remove_results, require_run_folder, run_folder
+from minilm.train.folder import RECIPE, remove_results, require_outside, require_run_folder, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _jobs(loaded: Loaded[FinetuneRecipe]) -> list[_Job]:
     """
     recipe, sweep = loaded.recipe, loaded.recipe.sweep
     assert sweep is not None
-    require_inputs_outside(recipe)
+    require_outside(recipe)
     grid = list(
         itertools.product(
             sweep.learning_rate or [recipe.train.learning_rate],

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from minilm.finetune.score_teacher import Pair, ScoresPairs, ScoreTeacher
 from minilm.finetune.teacher_store import Rows, Stored, TeacherKey, TeacherStore
 
-PAIRS_PER_FILE = 4096  # fewer than vectors: a cross-encoder reads a query with each of its texts
-
 
 class TeacherScores(TeacherStore[Pair]):
     """The scores of a teacher for the training pairs, as rows of width 1."""
@@ -42,7 +40,6 @@ class TeacherScores(TeacherStore[Pair]):
             ),
             items=texts[1] // 2,
             width=1,
-            per_file=PAIRS_PER_FILE,
             load=self._scorer,
             packed=_packed,
         )

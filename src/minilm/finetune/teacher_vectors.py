@@ -22,7 +22,6 @@ from minilm.finetune.teacher_store import Rows, Stored, TeacherKey, TeacherStore
 from minilm.finetune.vector_encoder import VectorEncoder
 from minilm.model.metadata import model_checksums
 
-TEXTS_PER_FILE = 16384
 _MAX_CHANGE = 1e-3
 
 
@@ -58,7 +57,6 @@ class TeacherVectors(TeacherStore[str]):
             ),
             items=texts[1],
             width=teacher.width,
-            per_file=TEXTS_PER_FILE,
             load=self._encoder,
             packed=_packed,
         )

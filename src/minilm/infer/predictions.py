@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from minilm.infer.api import LoadedModel
     from minilm.tasks.squad.answers import Answer
     from minilm.tasks.squad.read import Question
+    from minilm.tasks.squad.windows import Window
     from minilm.tasks.tokens.entities import Tagged
 
 _FALLING: Collection[Activation] = ("SiLU", "GELU")  # for some scores below 0; the others never fall
@@ -121,7 +122,7 @@ def score_part(
     queries: Sequence[str],
     texts: Sequence[str],
     *,
-    raw_scores: bool = False,
+    raw_scores: bool,
     locations: Sequence[str],
     tally: Tally,
 ) -> Float32s:
@@ -185,14 +186,21 @@ def answer_part(
 ) -> list[Answer]:
     """The answer to each question; `settings` replace those of training, `tally` counts what was truncated."""
     from minilm.tasks.squad.answers import best_answers  # here and below: models that only encode start sooner
+
+    parts = windows_of(model, questions, tally)
+    token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]
+    scores = _scores_of_tokens(model, token_ids, segment_ids)
+    settings = settings or model.task_or(AnswerSettings())
+    return best_answers(questions, parts, scores, model.tokenizer, settings=settings)
+
+
+def windows_of(model: LoadedModel, questions: Sequence[Question], tally: Tally) -> list[Window]:
+    """The windows of questions with the sizes of training; `tally` counts what was truncated."""
     from minilm.tasks.squad.windows import make_windows
 
     trained = model.task_or(SquadSettings(name="squad"))
     sizes = replace(trained, max_tokens=min(trained.max_tokens, model.config.max_tokens))
-    parts = make_windows(questions, model.tokenizer, sizes, tally=tally)
-    token_ids, segment_ids = [part.token_ids for part in parts], [part.segment_ids for part in parts]
-    scores = _scores_of_tokens(model, token_ids, segment_ids)
-    return best_answers(questions, parts, scores, model.tokenizer, settings=settings or trained)
+    return make_windows(questions, model.tokenizer, sizes, tally=tally)
 
 
 def tag_part(model: LoadedModel, items: Sequence[Part], *, locations: Sequence[str], tally: Tally) -> list[Tagged]:
@@ -246,11 +254,11 @@ def classification_of(
     )
 
 
-def prediction_row(one: Classified, labels: Sequence[str], *, multi_label: bool = False) -> dict[str, object]:
+def prediction_row(one: Classified, labels: Sequence[str]) -> dict[str, object]:
     """What is written about a text: its label with the probabilities of all, all that apply, or only the number."""
     if not labels:
         return {"prediction": one.score}
     scores = {name: round(score, 6) for name, score in zip(labels, one.probabilities, strict=True)}
-    if multi_label:
+    if one.multi_label:
         return {"prediction": list(one.labels), "scores": scores}
     return {"prediction": one.label, "score": round(one.score, 6), "scores": scores}

@@ -81,8 +81,8 @@ def vector_options(
     model: LoadedModel,
     *,
     prompt: str | None = None,
-    role: str | None = None,
-    dimensions: int | None = None,
+    role: str | None,
+    dimensions: int | None,
     precision: VectorPrecision = "fp32",
 ) -> VectorOptions:
     """The options of a call, for this model.

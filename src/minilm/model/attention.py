@@ -156,7 +156,7 @@ def _attend_run(
     *,
     scale: float | None = None,
     mask: Tensor | None = None,
-    dropout: float = 0.0,
+    dropout: float,
 ) -> Tensor:
     """`count` sequences of equal length in one call on views of the rows, fused if the device supports it.
 

@@ -34,7 +34,7 @@ from minilm.model.metadata import (
     untied_output,
 )
 from minilm.model.positions import tile_positions
-from minilm.model.tensor_names import hf_names, listed, to_hf, to_ours
+from minilm.model.tensor_names import hf_names, missing_tensors, to_hf, to_ours
 from minilm.model.weights import merged, require_shapes
 from minilm.model.without_weights import without_weights
 
@@ -176,7 +176,7 @@ def _fresh_weights(model: Model, found: Mapping[str, Tensor], where: str) -> lis
         absent = [
             theirs for name in missing if name not in fresh for theirs in hf_names(name, family=family, head=None)
         ]
-        raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
+        raise missing_tensors(absent, where)
     return fresh
 
 

@@ -14,7 +14,15 @@ from typing import cast, get_args
 
 from minilm.errors import DataError
 from minilm.files.json import read_json, write_json
-from minilm.files.sentence_modules import MODULES, ModuleEntry, encoder_among, read_modules, write_modules
+from minilm.files.sentence_modules import (
+    CROSS_ENCODER,
+    MODEL_FILE,
+    MODULES,
+    ModuleEntry,
+    encoder_among,
+    read_modules,
+    write_modules,
+)
 from minilm.model.activations import Activation, activation_path
 from minilm.model.embedding import EmbeddingSettings, PoolingMode
 from minilm.model.vector_modules import (
@@ -30,8 +38,6 @@ from minilm.model.vector_modules import (
 
 logger = logging.getLogger(__name__)
 
-_CROSS_ENCODER = "CrossEncoder"
-_MODEL_FILE = "config_sentence_transformers.json"
 _ENCODER_FILE = "sentence_bert_config.json"
 _ENCODER_FILES = (
     _ENCODER_FILE,
@@ -84,7 +90,7 @@ def read_embedding(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings:
     modules = read_modules(folder)
     encoder = encoder_among(modules, folder)
     values = _read_model_file(folder)
-    if modules and values.get("model_type") != _CROSS_ENCODER:
+    if modules and values.get("model_type") != CROSS_ENCODER:
         return _chain(folder, modules, values, model_max_tokens)
     _reject_adapter(encoder)
     _report_ignored(folder, modules)
@@ -117,7 +123,7 @@ def _chain(
 ) -> EmbeddingSettings:
     """The same, with what the file of the whole model says."""
     _require_order(modules, folder / MODULES)
-    encoder, file = folder / modules[0].path, folder / _MODEL_FILE
+    encoder, file = folder / modules[0].path, folder / MODEL_FILE
     _reject_adapter(encoder)
     pooling, include_prompt = _read_pooling(folder / modules[1].path / "config.json")
     encoder_values, encoder_file = _read_encoder_file(encoder)
@@ -178,7 +184,7 @@ def write_model_file(folder: Path, settings: EmbeddingSettings) -> None:
         "truncate_dim": settings.truncate_dim,
     }
     if any(values.values()):
-        write_json(folder / _MODEL_FILE, values)
+        write_json(folder / MODEL_FILE, values)
 
 
 def read_scorer(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings | None:
@@ -191,7 +197,7 @@ def read_scorer(folder: Path, *, model_max_tokens: int) -> EmbeddingSettings | N
     """
     values = _read_model_file(folder)
     modules = read_modules(folder)
-    if values.get("model_type") != _CROSS_ENCODER or not _is_pooled_scorer(modules):
+    if values.get("model_type") != CROSS_ENCODER or not _is_pooled_scorer(modules):
         return None
     chain = _chain(folder, modules[:-1], values, model_max_tokens)
     last = read_dense(folder / modules[-1].path, output=SCORES)
@@ -209,7 +215,7 @@ def write_scorer(folder: Path, settings: EmbeddingSettings, *, activation: Activ
     write_embedding(folder, settings, hidden_size=hidden_size)
     last = settings.modules[-1]
     write_module(folder / f"{len(settings.modules) + 1}_{type(last).__name__}", last, output=SCORES)
-    write_json(folder / _MODEL_FILE, {"model_type": _CROSS_ENCODER, "activation_fn": activation_path(activation)})
+    write_json(folder / MODEL_FILE, {"model_type": CROSS_ENCODER, "activation_fn": activation_path(activation)})
 
 
 def _is_pooled_scorer(modules: Sequence[ModuleEntry]) -> bool:
@@ -238,14 +244,14 @@ def _pooling_values(settings: EmbeddingSettings, hidden_size: int) -> dict[str, 
 
 def _read_model_file(folder: Path) -> Mapping[str, object]:
     """The values of the file of the whole model; of a cross-encoder its type alone."""
-    file = folder / _MODEL_FILE
+    file = folder / MODEL_FILE
     if not file.is_file():
         return {}
     values = read_json(file)
     kind = values.get("model_type") or "SentenceTransformer"
-    if kind not in ("SentenceTransformer", _CROSS_ENCODER):
+    if kind not in ("SentenceTransformer", CROSS_ENCODER):
         raise DataError(f"{file}: model_type is {kind!r:.80}; expected SentenceTransformer; use sentence-transformers")
-    if kind == _CROSS_ENCODER:
+    if kind == CROSS_ENCODER:
         return {"model_type": kind}  # the rest is read where its scores are
     used = ("__version__", "model_type", "requirements", "similarity_fn_name")
     vector = ("prompts", "default_prompt_name", "truncate_dim")
@@ -255,7 +261,7 @@ def _read_model_file(folder: Path) -> Mapping[str, object]:
 
 def _report_ignored(folder: Path, modules: list[ModuleEntry]) -> None:
     """Report what sentence-transformers would not read either."""
-    names = (_MODEL_FILE, *_ENCODER_FILES)
+    names = (MODEL_FILE, *_ENCODER_FILES)
     ignored = [name for name in names if (folder / name).is_file()]
     if modules:
         logger.warning("%s is a CrossEncoder; its text vectors are means over tokens", folder)
@@ -271,7 +277,7 @@ def _read_scorer(folder: Path, modules: list[ModuleEntry], encoder: Path) -> Map
             f"{folder / MODULES}: modules {', '.join(found)} of a CrossEncoder; expected one Transformer, whose head "
             "gives the scores; use sentence-transformers"
         )
-    file = folder / _MODEL_FILE
+    file = folder / MODEL_FILE
     default = read_json(file).get("default_prompt_name")
     if default is not None:
         raise DataError(

@@ -131,8 +131,8 @@ class Layer(nn.Module):
         projected_THD: tuple[Tensor, Tensor, Tensor],
         packed: Packed,
         *,
-        biases: Biases = None,
-        dropout: float = 0.0,
+        biases: Biases,
+        dropout: float,
     ) -> Tensor:
         """`[T, E]` -> `[T, E]` where query, key and value are known."""
         return self._finish(hidden_TE, attend(*projected_THD, packed, biases=biases, dropout=dropout))

@@ -13,7 +13,7 @@ from typing import Literal, cast, get_args
 from minilm.errors import DataError
 from minilm.files.json import read_json
 from minilm.files.regular import sha256_file, sha256_text
-from minilm.files.sentence_modules import read_modules, transformer_folder
+from minilm.files.sentence_modules import CROSS_ENCODER, MODEL_FILE, read_modules, transformer_folder
 from minilm.model.activations import Activation, activation_at, activation_path
 from minilm.model.config import EncoderConfig
 
@@ -123,9 +123,9 @@ def read_activation(path: Path, problem: ProblemType) -> Activation:
     Raises:
         DataError: the activation is not computed here, or does not fit the probabilities of several labels.
     """
-    outer, file = path / "config_sentence_transformers.json", config_file(path, None)
+    outer, file = path / MODEL_FILE, config_file(path, None)
     settings = read_json(outer) if outer.is_file() else {}
-    is_cross_encoder = settings.get("model_type") == "CrossEncoder"
+    is_cross_encoder = settings.get("model_type") == CROSS_ENCODER
     config = read_json(file)
     inner = config.get(_CROSS_ENCODER)
     inner = inner if isinstance(inner, dict) else None

@@ -223,7 +223,7 @@ def parts_of(
         names = [_PREFIX.sub("", theirs) for theirs in hf_names(name, family=family, head=head)]
         absent = [theirs for theirs in names if theirs not in left]
         if 0 < len(absent) < len(names):
-            raise DataError(f"{where}: missing tensors {listed(absent)}; the file does not match its config.json")
+            raise missing_tensors(absent, where)
         if not absent:
             found[name] = _of_one_shape(_floats({theirs: left.pop(theirs) for theirs in names}, where), where)
     unexpected = [
@@ -251,6 +251,11 @@ def _of_one_shape(parts: Mapping[str, A], where: str) -> tuple[A, ...]:
         shapes = listed(f"{name} {tuple(tensor.shape)}" for name, tensor in parts.items())
         raise DataError(f"{where}: tensors of one attention layer differ in shape: {shapes}")
     return tuple(parts.values())
+
+
+def missing_tensors(names: Iterable[str], where: str) -> DataError:
+    """The error for a file without these tensors."""
+    return DataError(f"{where}: missing tensors {listed(names)}; the file does not match its config.json")
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

@@ -36,7 +36,7 @@ from minilm.recipe.finetune import (
     TextSection,
     TokensSection,
 )
-from minilm.recipe.loading import Loaded, Recipe, flat_values, load_recipe, resolved_yaml
+from minilm.recipe.loading import Loaded, Recipe, flat_values, input_names, load_recipe, resolved_yaml
 from minilm.recipe.optimization import OptimizationSettings
 from minilm.recipe.sections import RunRecipe, TrainingSection
 from minilm.recipe.shipped import curve_path, find_recipe, recipe_names, recipe_text
@@ -74,6 +74,7 @@ __all__ = [
     "curve_path",
     "find_recipe",
     "flat_values",
+    "input_names",
     "load_recipe",
     "recipe_names",
     "recipe_text",

@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 
 from minilm.corpus.settings import CorpusSettings
 from minilm.errors import SettingsError
+from minilm.files.checked import Input
 from minilm.model.config import PRESETS
-from minilm.recipe.sections import Count, PositiveInt, RunRecipe, Section, Text, TrainingSection
+from minilm.recipe.sections import Count, InputPath, PositiveInt, RunRecipe, Section, Text, TrainingSection
 
 Objective = Literal["relations", "hidden", "mlm"]
 PairName = Literal[
@@ -41,13 +42,15 @@ _OBJECTIVES_WITH: Mapping[str, tuple[Objective, ...]] = {
 """Keys of the loss that do not apply to every objective."""
 SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
 """What the shape of a student consists of; the rest comes from the teacher's vocabulary."""
+STARTS = ("random", "layers")
+"""Where the weights of a student start, if not with those of a model."""
 
 
 class DataSection(Section):
     """Training data: a folder created by `minilm corpus build`, or text files."""
 
-    corpus: Text | None = None
-    inputs: list[Text] = Field(default_factory=list)
+    corpus: InputPath | None = None
+    inputs: list[InputPath] = Field(default_factory=list)
     field: Text = CorpusSettings.field
     max_tokens: Annotated[int, Field(ge=3)] = CorpusSettings.max_tokens
     heldout_documents: Count = 256
@@ -66,7 +69,7 @@ class DataSection(Section):
 class TeacherSection(Section):
     """The teacher: a model folder, or `embedded`; layers are counted from 1, null is that of the papers."""
 
-    model: Text
+    model: InputPath
     layer: PositiveInt | Literal["last"] | None = None
 
 
@@ -75,7 +78,7 @@ class CacheSection(Section):
 
     precision: Literal["bf16", "int8"] = "bf16"
     max_gib: Annotated[float, Field(gt=0)] = 50.0
-    folder: Text | None = None
+    folder: InputPath | None = None
 
 
 class StudentSection(Section):
@@ -91,7 +94,7 @@ class StudentSection(Section):
     hidden_size: PositiveInt | None = None
     num_heads: PositiveInt | None = None
     intermediate_size: PositiveInt | None = None
-    init: Text = "random"
+    init: Annotated[Text, Input(words=STARTS)] = "random"
     teacher_layers: list[PositiveInt] = Field(default_factory=list)
 
     @property
@@ -200,8 +203,8 @@ class ProbeSection(Section):
     """
 
     task: Text
-    train: Text
-    dev: Text
+    train: InputPath
+    dev: InputPath
     every: PositiveInt
     max_rows: PositiveInt = 2000
     steps: PositiveInt = 100

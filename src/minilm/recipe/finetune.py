@@ -15,10 +15,11 @@ from annotated_types import MinLen
 from pydantic import Field, model_validator
 
 from minilm.errors import SettingsError
-from minilm.recipe.distill import StudentSection
+from minilm.recipe.distill import STARTS, StudentSection
 from minilm.recipe.sections import (
     Count,
     DataclassSection,
+    InputPath,
     PositiveInt,
     RunRecipe,
     Section,
@@ -44,8 +45,8 @@ HeadChoice = Literal["auto", "keep", "fresh"]
 class TaskFiles(TaskSettings, DataclassSection):
     """The files of a task. Each file of `dev` is scored separately; the first one selects the best checkpoint."""
 
-    train: Annotated[Sequence[Text], MinLen(1)]
-    dev: Sequence[Text] = ()
+    train: Annotated[Sequence[InputPath], MinLen(1)]
+    dev: Sequence[InputPath] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,8 @@ class RerankSection(LabelledSection, RerankSettings, TaskFiles):
     for the scores of teachers, beside the first training file if not given.
     """
 
-    teacher: Text | None = None
-    cache: Text | None = None
+    teacher: InputPath | None = None
+    cache: InputPath | None = None
 
     def __post_init__(self) -> None:
         """Raise SettingsError also for a teacher whose scores are not learned."""
@@ -170,9 +171,9 @@ class FinetuneRecipe(RunRecipe):
     """
 
     kind: Literal["finetune"]
-    model: Text
-    config: Text | None = None
-    tokenizer: Text | None = None
+    model: InputPath
+    config: InputPath | None = None
+    tokenizer: InputPath | None = None
     lowercase: bool | None = None
     student: StudentSection | None = None
     task: Annotated[TaskSection, Field(discriminator="kind")]
@@ -188,10 +189,10 @@ class FinetuneRecipe(RunRecipe):
                 f"train.tokens_per_batch is {self.train.tokens_per_batch}, expected at least {what}"
                 f" ({self.task.longest}): an example must fit into a batch"
             )
-        if self.student is not None and self.student.init not in ("random", "layers"):
+        if self.student is not None and self.student.init not in STARTS:
             raise ValueError(
-                f"student.init is {self.student.init!r}, expected random or layers; to train a model further, name it "
-                "in model"
+                f"student.init is {self.student.init!r}, expected {' or '.join(STARTS)}; to train a model further, "
+                "name it in model"
             )
         if isinstance(self.task, EmbedSection):
             _require_several(self.task, self.train, self.sweep)

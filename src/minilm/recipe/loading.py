@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeGuard, TypeVar, cast, overload
+from typing import Generic, TypeGuard, TypeVar, cast, get_type_hints, overload
 
 from pydantic import BaseModel, ValidationError
 
 from minilm.errors import UsageError
+from minilm.files.checked import input_mark
 from minilm.recipe.distill import ChainRecipe, Distillation, DistillRecipe
 from minilm.recipe.finetune import FinetuneRecipe
 from minilm.recipe.overrides import apply_override
@@ -93,13 +94,24 @@ def resolved_yaml(loaded: Loaded[RunRecipe]) -> str:
 
 def flat_values(recipe: RunRecipe) -> dict[str, object]:
     """All values by dotted key, in their JSON form."""
-    return {_dotted(keys): list(value) if isinstance(value, tuple) else value for keys, value in _leaves(recipe, ())}
+    return {_dotted(keys): list(value) if isinstance(value, tuple) else value for keys, value, _ in _leaves(recipe, ())}
+
+
+def input_names(recipe: RunRecipe) -> dict[str, list[str]]:
+    """What a recipe reads: the names of files, folders and models by dotted key, none where a key is not set."""
+    found = {}
+    for keys, value, hint in _leaves(recipe, ()):
+        names = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        mark = input_mark(hint)
+        if mark is not None and not set(names) & set(mark.words):
+            found[_dotted(keys)] = list(names)
+    return found
 
 
 def _origins(recipe: RunRecipe, document: Document, set_keys: Sequence[Keys]) -> dict[str, str]:
     name = Path(document.source).name
     origins = {}
-    for keys, _ in _leaves(recipe, ()):
+    for keys, _, _ in _leaves(recipe, ()):
         if any(keys[: len(written)] == written or written[: len(keys)] == keys for written in set_keys):
             origin = "--set"
         elif keys in document.lines:
@@ -114,9 +126,10 @@ def _dotted(keys: Keys) -> str:
     return ".".join(map(str, keys))
 
 
-def _leaves(section: object, keys: Keys) -> list[tuple[Keys, object]]:
-    """All values of a section in schema order; a list of plain values is one leaf."""
-    leaves: list[tuple[Keys, object]] = []
+def _leaves(section: object, keys: Keys) -> list[tuple[Keys, object, object]]:
+    """All values of a section in schema order, with their annotations; a list of plain values is one leaf."""
+    leaves: list[tuple[Keys, object, object]] = []
+    hints = get_type_hints(type(section), include_extras=True)
     for name in field_names(section):
         value = getattr(section, name)
         if field_names(value):
@@ -125,7 +138,7 @@ def _leaves(section: object, keys: Keys) -> list[tuple[Keys, object]]:
             for index, item in enumerate(value):
                 leaves += _leaves(item, (*keys, name, index))
         else:
-            leaves.append(((*keys, name), value))
+            leaves.append(((*keys, name), value, hints[name]))
     return leaves
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from minilm.files.checked import Count as Count
+from minilm.files.checked import InputPath as InputPath
 from minilm.files.checked import PositiveInt as PositiveInt
 from minilm.files.checked import Settings
 from minilm.files.checked import Share as Share

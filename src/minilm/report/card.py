@@ -9,31 +9,31 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-Use = Literal["encode", "classify", "tag", "answer", "generate", "rank"]
-# Use -> the hub's name of it, and a call.
-_USES: dict[Use, tuple[str, str]] = {
-    "encode": ("feature-extraction", 'model.encode(["a text", "another text"])'),
-    "classify": ("text-classification", 'model.classify(["a text"])'),
-    "tag": ("token-classification", 'model.tag(["a text"])'),
-    "answer": ("question-answering", 'model.answer("a question", "a text with its answer")'),
-    "rank": ("text-ranking", 'model.rank("a query", ["a text", "another text"])'),
-    "generate": ("text-generation", 'model.generate(["a text"])'),
+Kind = Literal["embed", "text", "tokens", "squad", "seq2seq", "rerank"]
+# Kind of task -> the hub's name of it, and a call.
+_USES: dict[Kind, tuple[str, str]] = {
+    "embed": ("feature-extraction", 'model.encode(["a text", "another text"])'),
+    "text": ("text-classification", 'model.classify(["a text"])'),
+    "tokens": ("token-classification", 'model.tag(["a text"])'),
+    "squad": ("question-answering", 'model.answer("a question", "a text with its answer")'),
+    "rerank": ("text-ranking", 'model.rank("a query", ["a text", "another text"])'),
+    "seq2seq": ("text-generation", 'model.generate(["a text"])'),
 }
 
 
-def model_card(title: str, *, use: Use, base: str, tags: Sequence[str], pairs: bool, sections: Sequence[str]) -> str:
+def model_card(title: str, *, kind: Kind, base: str, tags: Sequence[str], pairs: bool, sections: Sequence[str]) -> str:
     """The card.
 
     Args:
         title: name of the model.
-        use: what it is for.
+        kind: of the task that it is for.
         base: the model that it comes from.
         tags: words to find it by, besides `minilm`.
         pairs: whether a classifier takes two texts.
         sections: paragraphs about how it was made, and what to know.
     """
-    pipeline, call = _USES[use]
-    if pairs and use == "classify":
+    pipeline, call = _USES[kind]
+    if pairs and kind == "text":
         call = 'model.classify(["a text"], ["its second text"])'
     values = {
         "library_name": "minilm",

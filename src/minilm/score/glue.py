@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minilm.errors import DataError, UsageError
+from minilm.score.matching import match_ids
 
 Floats = NDArray[np.float64]
 
@@ -134,12 +135,8 @@ def align(
     Raises:
         DataError: a prediction is missing in a regression task, where no value would count as incorrect.
     """
-    missing = [key for key in references if key not in predictions]
-    if missing and not num_labels:
-        raise DataError(
-            f"{len(missing):,} of {len(references):,} references have no prediction (first: {missing[0]!r}); "
-            f"a correlation needs a prediction for each"
-        )
+    if not num_labels:
+        match_ids(references, predictions).require_all()
     gold = {key: label.number for key, label in references.items()}
     given = {key: label.number for key, label in predictions.items()}
     return list(gold.values()), [

@@ -29,6 +29,14 @@ class IdMatch:
             f"(first: {self.missing[0]!r})"
         )
 
+    def require_all(self) -> None:
+        """Raise DataError if a reference has no prediction, for scores in which no prediction counts as wrong."""
+        if self.missing:
+            raise DataError(
+                f"{len(self.missing):,} of {self.total:,} references have no {self.what} (first: {self.missing[0]!r}); "
+                f"a correlation needs a {self.what} for each"
+            )
+
     def extra_finding(self) -> str:
         """A message about ids without a reference; "" if there are none."""
         if not self.extra:

@@ -20,7 +20,7 @@ from minilm.tasks.tokens.settings import TokensSettings
 
 SavedTask = TextSettings | TokensSettings | SquadSettings | Seq2SeqSettings | RerankSettings
 
-_FILE = "task.json"
+TASK_FILE = "task.json"
 _KINDS: Mapping[str, type[SavedTask]] = {
     one.kind: one for one in (TextSettings, TokensSettings, SquadSettings, Seq2SeqSettings, RerankSettings)
 }
@@ -29,7 +29,7 @@ _REMEDY = "was the model saved by a newer minilm? Upgrade it"
 
 def write_task(folder: Path, task: SavedTask) -> None:
     """Write the settings of the task's kind into a model folder; raises SystemProblem if that fails."""
-    write_json(folder / _FILE, {field.name: getattr(task, field.name) for field in fields(_KINDS[task.kind])})
+    write_json(folder / TASK_FILE, {field.name: getattr(task, field.name) for field in fields(_KINDS[task.kind])})
 
 
 def read_task(folder: Path) -> SavedTask | None:
@@ -38,7 +38,7 @@ def read_task(folder: Path) -> SavedTask | None:
     Raises:
         DataError: the file is damaged, or contains an unknown kind, key or value.
     """
-    file = folder / _FILE
+    file = folder / TASK_FILE
     if not file.is_file():
         return None
     values = read_json(file)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from minilm.errors import MinilmError, SystemProblem, UsageError
 from minilm.files.atomic import atomic_write, make_folder, reporting_writes
 from minilm.files.json import write_json
 from minilm.files.lock import lock_file
-from minilm.recipe import RunRecipe, flat_values
+from minilm.recipe import RunRecipe, input_names
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +85,11 @@ def require_run_folder(out: Path) -> None:
         )
 
 
-def require_outside(recipe: RunRecipe, is_input: Callable[[str], object], *, builds_corpus: bool = False) -> None:
+def require_outside(recipe: RunRecipe, *, builds_corpus: bool = False) -> None:
     """Require that nothing that a run reads is among the results in its folder, which it removes or replaces.
 
     Args:
         recipe: the recipe.
-        is_input: tells which keys have paths, or names of models, as values.
         builds_corpus: the corpus in the folder is replaced, too.
 
     Raises:
@@ -98,10 +97,9 @@ def require_outside(recipe: RunRecipe, is_input: Callable[[str], object], *, bui
     """
     out = Path(recipe.out)
     replaced = [(out / name).resolve() for name in (*_RESULTS, *(["corpus"] if builds_corpus else []))]
-    found = {key: value for key, value in flat_values(recipe).items() if is_input(key)}
-    for key, value in found.items():
-        for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, str) and any(Path(name).resolve().is_relative_to(folder) for folder in replaced):
+    for key, names in input_names(recipe).items():
+        for name in names:
+            if any(Path(name).resolve().is_relative_to(folder) for folder in replaced):
                 raise UsageError(
                     f"{key}: {name} is inside the run folder {out}, among the results that a run replaces; choose "
                     "another out folder, or raise train.steps to extend that run"

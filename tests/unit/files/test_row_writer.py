@@ -11,7 +11,7 @@ import pytest
 from minilm.errors import UsageError
 from minilm.files.by_id import as_number, read_by_id
 from minilm.files.fields import as_text
-from minilm.files.row_writer import require_output_name, writing_rows
+from minilm.files.row_writer import ROW_SUFFIXES, require_suffix, writing_rows
 from minilm.files.rows import read_rows
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -109,12 +109,12 @@ def test_an_error_leaves_no_file(tmp_path):
 @pytest.mark.parametrize("name", ["out", "out.json", "out.jsonl.gz", "out.xlsx"])
 def test_another_suffix_is_rejected(name):
     with pytest.raises(UsageError) as caught:
-        require_output_name(Path(name), option="--output")
+        require_suffix(Path(name), ROW_SUFFIXES, option="--output")
     assert str(caught.value) == f"--output is {name}; expected a name that ends in .jsonl, .csv, .tsv or .parquet"
-    require_output_name(Path("OUT.CSV"), option="--output")
+    require_suffix(Path("OUT.CSV"), ROW_SUFFIXES, option="--output")
 
 
 def test_a_folder_is_rejected_before_anything_is_written(tmp_path):
     (tmp_path / "out.jsonl").mkdir()
     with pytest.raises(UsageError, match=r"--output is .*out\.jsonl, which is a folder; name a file in it"):
-        require_output_name(tmp_path / "out.jsonl", option="--output")
+        require_suffix(tmp_path / "out.jsonl", ROW_SUFFIXES, option="--output")

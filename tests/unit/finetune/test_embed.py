@@ -21,7 +21,7 @@ import minilm
 from minilm.corpus.order import rank_share
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
-from minilm.finetune import embed_batch, embed_objectives, teacher_vectors
+from minilm.finetune import embed_batch, embed_objectives, teacher_store, teacher_vectors
 from minilm.finetune.embed import EmbedTask
 from minilm.finetune.embed_losses import Excluded
 from minilm.finetune.embed_objectives import targets_of
@@ -403,7 +403,7 @@ def test_the_verdict(metric, base, main, expected, tmp_path):
 @pytest.fixture
 def stored(tiny_task, monkeypatch) -> tuple[TinyFinetune, EmbedTask]:
     """A task whose teacher's vectors are in files of 25 texts."""
-    monkeypatch.setattr(teacher_vectors, "TEXTS_PER_FILE", 25)
+    monkeypatch.setattr(teacher_store, "ITEMS_PER_FILE", 25)
     task, _ = made(tiny_task.embed_recipe("vectors"))
     return tiny_task, task
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from minilm.errors import DataError, UsageError
 from minilm.files.json import read_json
 from minilm.files.lock import locked_folder
-from minilm.finetune import score_teacher, teacher_scores, teacher_store, teacher_vectors
+from minilm.finetune import score_teacher, teacher_store
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.run import check_files, finetune_once
 from minilm.finetune.score_teacher import find_score_teacher
@@ -127,7 +127,7 @@ def test_the_numbers_of_the_teacher_are_those_of_the_model_that_it_is(tiny, scor
 
 
 def test_a_pass_that_was_killed_goes_on_and_all_runs_with_equal_rows_share_it(tiny, scorer, monkeypatch, tmp_path):
-    monkeypatch.setattr(teacher_scores, "PAIRS_PER_FILE", 50)
+    monkeypatch.setattr(teacher_store, "ITEMS_PER_FILE", 50)
     path = recipe_of(tiny, "rerank", "mse", teacher=scorer, cache=str(tmp_path))
     scored: list[int] = []
     real = predictions.score_part
@@ -161,7 +161,7 @@ def test_a_pass_that_was_killed_goes_on_and_all_runs_with_equal_rows_share_it(ti
 @pytest.mark.parametrize("kind", ["embed", "rerank"])
 def test_a_file_that_changes_while_it_is_scored_leaves_no_scores(tiny, scorer, monkeypatch, tmp_path, kind):
     """It is another one when the first part is read, then itself again: that part is not taken for its own."""
-    monkeypatch.setattr(teacher_scores, "PAIRS_PER_FILE", 50)
+    monkeypatch.setattr(teacher_store, "ITEMS_PER_FILE", 50)
     path = recipe_of(tiny, kind, "kl", teacher=scorer, cache=str(tmp_path))
     found = load_recipe(path, kind=FinetuneRecipe).recipe
     model, [file] = Path(found.model), map(Path, found.task.train)
@@ -185,7 +185,7 @@ def test_a_file_that_changes_while_it_is_scored_leaves_no_scores(tiny, scorer, m
 @pytest.mark.parametrize("of", ["scorer", "vectors"])
 def test_a_score_that_is_not_finite_is_named_with_its_row(tiny, scorer, monkeypatch, tmp_path, of):
     """In the second file of scores, too."""
-    monkeypatch.setattr(teacher_scores, "PAIRS_PER_FILE", 3)
+    monkeypatch.setattr(teacher_store, "ITEMS_PER_FILE", 3)
     teacher = shutil.copytree(scorer if of == "scorer" else tiny.model, tmp_path / "broken")
     tiny.break_word(teacher, "word94")
     file = tmp_path / "texts.jsonl"
@@ -200,7 +200,7 @@ def test_a_score_that_is_not_finite_is_named_with_its_row(tiny, scorer, monkeypa
 
 def test_a_vector_that_is_not_finite_is_named_with_its_row(tiny, monkeypatch, tmp_path):
     """In the second file of vectors, too."""
-    monkeypatch.setattr(teacher_vectors, "TEXTS_PER_FILE", 2)
+    monkeypatch.setattr(teacher_store, "ITEMS_PER_FILE", 2)
     teacher = shutil.copytree(tiny.model, tmp_path / "broken")
     tiny.break_word(teacher, "word94")
     file = tmp_path / "texts.jsonl"

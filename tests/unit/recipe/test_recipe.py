@@ -12,7 +12,15 @@ from tests.unit.recipe.conftest import RECIPE
 
 from minilm.errors import UsageError
 from minilm.model.config import PRESETS
-from minilm.recipe import StudentSection, find_recipe, load_recipe, recipe_names, recipe_text, resolved_yaml
+from minilm.recipe import (
+    StudentSection,
+    find_recipe,
+    input_names,
+    load_recipe,
+    recipe_names,
+    recipe_text,
+    resolved_yaml,
+)
 from minilm.recipe.distill import SIZES
 from minilm.recipe.strict_yaml import dump_scalar, parse_document, parse_value
 
@@ -287,3 +295,33 @@ def test_the_beginning_of_names_lists_them():
         UsageError, match=r"'rte' is neither .*; similar shipped recipes: glue/rte-bert-base, glue/rte-in-house-l12,"
     ):
         find_recipe("rte")
+
+
+def test_what_a_distillation_reads_is_marked_in_its_sections(write):
+    """The init of a student names a model unless it is one of two words."""
+    path = write(RECIPE)
+    probe = ["probe.task=rte", "probe.train=t.jsonl", "probe.dev=d.jsonl", "probe.every=5"]
+    found = input_names(load_recipe(path, ["students.0.init=runs/a/model", "cache.folder=c", *probe]).recipe)
+    assert {key for key in found if not key.startswith("data.")} == {
+        *("teacher.model", "cache.folder", "students.0.init", "probe.train", "probe.dev")
+    }
+    assert (found["students.0.init"], found["probe.dev"], found["data.inputs"]) == (
+        ["runs/a/model"],
+        ["d.jsonl"],
+        ["a.txt"],
+    )
+    assert not {"students.0.init", "cache.folder"} & input_names(load_recipe(path).recipe).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("glue/rte-in-house-l6", ()),
+        ("embed/tiny-leaf", ("task.teacher", "task.cache")),
+        ("rerank/tiny-rerank", ("task.teacher", "task.cache")),
+    ],
+)
+def test_what_a_fine_tuning_run_reads_is_marked_in_its_sections(name, more):
+    found = input_names(load_recipe(find_recipe(name), ["task.dev=[a.jsonl,b.jsonl]"]).recipe)
+    assert found.keys() == {"model", "config", "tokenizer", "task.train", "task.dev", *more}
+    assert (found["task.dev"], found["config"]) == (["a.jsonl", "b.jsonl"], [])

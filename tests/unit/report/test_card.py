@@ -13,14 +13,14 @@ from minilm.recipe import FinetuneRecipe, load_recipe
 from minilm.report.card import _USES, model_card
 
 
-@pytest.mark.parametrize("use", _USES)
-def test_the_metadata_is_that_of_the_hub(use):
+@pytest.mark.parametrize("kind", _USES)
+def test_the_metadata_is_that_of_the_hub(kind):
     hub = pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install 'minilm[hub]'")
-    text = model_card("A: title", use=use, base='odd: "name"', tags=["a: b"], pairs=False, sections=["One.", "Two."])
+    text = model_card("A: title", kind=kind, base='odd: "name"', tags=["a: b"], pairs=False, sections=["One.", "Two."])
     card = hub.ModelCard(text)
     assert card.data.to_dict() == {
         "library_name": "minilm",
-        "pipeline_tag": _USES[use][0],
+        "pipeline_tag": _USES[kind][0],
         "base_model": 'odd: "name"',
         "license": "unknown",
         "tags": ["minilm", "a: b"],

@@ -23,7 +23,6 @@ from minilm.infer.batching import chunked
 from minilm.infer.predictions import (
     answer_part,
     classify_part,
-    is_multi_label,
     prediction_row,
     ranking_scores,
     score_part,
@@ -32,7 +31,7 @@ from minilm.infer.predictions import (
 )
 from minilm.infer.sources import Part
 from minilm.tally import Tally, reporting_tally
-from minilm.tasks.rerank.rows import other_query, repeated_text
+from minilm.tasks.rerank.rows import KnownPairs
 from minilm.tasks.squad.read import Question, read_squad
 from minilm.tasks.squad.settings import AnswerSettings
 from minilm.tasks.text.rows import MISFITS, OfficialLayout, are_ids, usual_id_column
@@ -164,25 +163,24 @@ def read_candidates(path: Source, columns: InputColumns, id_columns: tuple[str, 
         DataError: a row cannot be read, lacks a text or an id, has an invalid id or the ids of an earlier row, or an id
             has two queries; names file and line.
     """
-    known = _KnownIds(columns=id_columns)
+    pair_ids = _PairIds(columns=id_columns)
 
     def parse(row: Row, number: int, location: str) -> CandidateInput:
         query, text = _text(row, columns.text, location), _text(row, str(columns.text_pair), location)
-        ids = known.of(row, query, location)
+        ids = pair_ids.of(row, query, location)
         return CandidateInput(id=str(number), query=query, text=text, ids=ids, location=location)
 
     return _read(path, columns, parse)
 
 
 @dataclass(kw_only=True)
-class _KnownIds:
-    """The ids of the candidates so far: `queries` by id with the location of the first row, and that of each pair."""
+class _PairIds:
+    """The ids of candidates, which all rows have or none; `first` is the location of the first row."""
 
     columns: tuple[str, str]
     first: str = ""
     is_present: bool = False
-    queries: dict[str, tuple[str, str]] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], str] = field(default_factory=dict)
+    known: KnownPairs = field(default_factory=KnownPairs)
 
     def of(self, row: Row, query: str, location: str) -> tuple[str, str] | None:
         """The ids of the query and the text of a row; None if the first row has none."""
@@ -199,12 +197,7 @@ class _KnownIds:
         ids = row_id(location, row.values, self.columns[:1]), row_id(location, row.values, self.columns[1:])
         if "" in ids:
             raise DataError(f"{location}: column {self.columns[ids.index('')]!r} is an empty id; correct the row")
-        known, where = self.queries.setdefault(ids[0], (query, location))
-        if known != query:
-            raise other_query(location, ids[0], query, earlier=where, there=known)
-        earlier = self.pairs.setdefault(ids, location)
-        if earlier != location:
-            raise repeated_text(location, ids[1], query=ids[0], earlier=earlier)
+        self.known.add(ids, query, location)
         return ids
 
 
@@ -295,10 +288,7 @@ def classified(model: LoadedModel, rows: Iterable[TextInput]) -> Generator[list[
             locations = [row.location for row in chunk]
             tally.add("texts are empty", [row.location for row in chunk if not row.text.strip()], of=len(chunk))
             found = classify_part(model, [row.text for row in chunk], pairs, locations=locations, tally=tally)
-            yield [
-                {"id": row.id, **prediction_row(one, model.labels, multi_label=is_multi_label(model))}
-                for row, one in zip(chunk, found, strict=True)
-            ]
+            yield [{"id": row.id, **prediction_row(one, model.labels)} for row, one in zip(chunk, found, strict=True)]
 
 
 def scored(model: LoadedModel, rows: Iterable[CandidateInput]) -> Generator[list[Prediction], None, None]:

@@ -17,7 +17,7 @@ from minilm.files.sentence_modules import transformer_folder
 from minilm.files.tensors import release_pages
 from minilm.infer.engines.int8 import Int8Maps, read_int8, require_same_weights
 from minilm.infer.engines.protocol import CannotRun, Float32s
-from minilm.infer.engines.threads import usable_threads
+from minilm.infer.engines.threads import num_threads
 from minilm.kernels.encoder import (
     ACTIVATIONS,
     LINEARS,
@@ -74,9 +74,8 @@ def _loaded(
     found = encoder_arrays(transformer_folder(folder), config, head, num_labels=num_labels)
     if missing := [name for name in expected_shapes(config, head, num_labels=num_labels) if name not in found]:
         raise CannotRun(f"the file lacks {len(missing)} weights, such as {missing[0]}")
-    threads = usable_threads() if threads is None else threads
     try:
-        encoder = NativeEncoder(_sizes(config, labels=num_labels), threads=threads)
+        encoder = NativeEncoder(_sizes(config, labels=num_labels), threads=num_threads(threads))
     except Refused as reason:  # a limit that `Sizes.unsupported` does not name
         raise CannotRun(str(reason)) from None
     _set_weights(encoder, found, config, precision, int8)

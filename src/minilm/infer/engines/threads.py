@@ -24,6 +24,12 @@ def require_threads(threads: int | None) -> None:
         raise UsageError(f"threads is {threads!r:.40}; expected a whole number from 1 to {MOST_THREADS}")
 
 
+def num_threads(wanted: int | None) -> int:
+    """How many threads compute: `wanted`, or with None all that may; raises as `require_threads`."""
+    require_threads(wanted)
+    return usable_threads() if wanted is None else wanted
+
+
 def usable_threads(root: Path = Path("/")) -> int:
     """The processors that this process may use, and no more than the share of time of any of its control groups.
 

@@ -34,9 +34,7 @@ from minilm.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 
-def load_torch_engine(
-    folder: Path, head: HeadName | None, precision: Precision, threads: int | None = None
-) -> TorchEngine:
+def load_torch_engine(folder: Path, head: HeadName | None, precision: Precision, threads: int | None) -> TorchEngine:
     """Read the model in `folder`, without an mlm head that was not trained or is not supported (which is reported).
 
     `threads` sets the number of torch's threads for the whole process.

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 from minilm.errors import SettingsError
-from minilm.files.checked import PositiveInt, Share, Text
+from minilm.files.checked import InputPath, PositiveInt, Share, Text
 from minilm.model.embedding import PoolingMode
 from minilm.tasks.settings import TaskSettings
 
@@ -88,8 +88,8 @@ class EmbedSettings(TaskSettings):
     query_prompt: str | None = None
     document_prompt: str | None = None
     role: Literal["query", "document"] | None = None
-    teacher: Text | None = None
-    cache: Text | None = None
+    teacher: InputPath | None = None
+    cache: InputPath | None = None
     distance: Literal["cosine", "l2"] = "cosine"
     projection: Literal["auto", "keep", "drop"] = "auto"
     temperature: Annotated[float, Gt(0)] | None = None

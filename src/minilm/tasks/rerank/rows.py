@@ -86,30 +86,37 @@ def joined(parts: Sequence[RankedList]) -> list[RankedList]:
     return [_join(group, number) for number, group in enumerate(groups.values())]
 
 
-def repeated_text(location: str, text: str, *, query: str, earlier: str) -> DataError:
-    """The error for a text, named by its id or number, that a query already has at the location `earlier`."""
-    return DataError(
-        f"{location}: text {text!r:.60} of query {query!r:.60} is already at {earlier}; keep one of the two"
-    )
+@dataclass(kw_only=True)
+class KnownPairs:
+    """The pairs of a query and a text that have been read, by their ids.
 
+    Attributes:
+        queries: the text of each query, and where it was first read.
+        locations: where each pair was read, by the ids of query and text.
+    """
 
-def other_query(location: str, name: str, query: str, *, earlier: str, there: str) -> DataError:
-    """The error for the id of a query that stands for another text `there`, at the location `earlier`."""
-    return DataError(
-        f"{location}: query {name!r:.60} has the text {query!r:.60}, at {earlier} {there!r:.60}; expected the same"
-    )
+    queries: dict[str, tuple[str, str]] = field(default_factory=dict)
+    locations: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, ids: tuple[str, str], query: str, location: str) -> None:
+        """Add a pair; raises DataError if its query has another text elsewhere, or its text is there already."""
+        there, first = self.queries.setdefault(ids[0], (query, location))
+        if there != query:
+            raise DataError(
+                f"{location}: query {ids[0]!r:.60} has the text {query!r:.60}, at {first} {there!r:.60}; expected the "
+                "same"
+            )
+        earlier = self.locations.setdefault(ids, location)
+        if earlier != location:
+            raise DataError(
+                f"{location}: text {ids[1]!r:.60} of query {ids[0]!r:.60} is already at {earlier}; keep one of the two"
+            )
 
 
 def _join(group: Sequence[RankedList], number: int) -> RankedList:
-    first = group[0]
-    where: dict[str, str] = {}
+    first, known = group[0], KnownPairs()
     for position, one in enumerate(group):
-        name = one.doc_ids[0] or str(position)
-        if name in where:
-            raise repeated_text(one.location, name, query=first.id or first.query, earlier=where[name])
-        where[name] = one.location
-        if one.query != first.query:
-            raise other_query(one.location, one.id, one.query, earlier=first.location, there=first.query)
+        known.add((first.id or first.query, one.doc_ids[0] or str(position)), one.query, one.location)
     return RankedList(
         query=first.query,
         texts=tuple(one.texts[0] for one in group),
@@ -117,8 +124,8 @@ def _join(group: Sequence[RankedList], number: int) -> RankedList:
         scores=_of_all([one.scores for one in group]),
         num_positives=0,
         id=first.id or str(number),
-        doc_ids=tuple(where),
-        locations=tuple(where.values()),
+        doc_ids=tuple(text for _, text in known.locations),
+        locations=tuple(known.locations.values()),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -307,30 +308,32 @@ class _Reading:
         """The row's labels as texts: one, or in a multi-label task any number."""
         if not self.task.multi_label:
             return [self.label_text(row, columns, expected="a label")]
-        try:
+        with self.naming(row, columns.label):
             return listed_labels(self.value(row, columns.label))
-        except ValueError as error:
-            raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
 
     def labels(self, row: Row, columns: TextColumns) -> tuple[int, ...] | None:
         """The numbers of the row's labels in a multi-label task; None (and counted) if it is marked as having none."""
         names = self.task.labels if self.has_label_columns else (columns.label,)
-        try:
+        with self.naming(row, *names):
             values = [self.value(row, name) for name in names]
             found = flagged_labels(values) if self.has_label_columns else label_numbers(values[0], self.task.labels)
-        except ValueError as error:
-            shown = ", ".join(map(repr, names[:4]))
-            raise DataError(f"{self.location(row)}: column {shown}: {error}; correct the row") from None
         if found is None:
             self.tally.add(_NO_LABEL, [f"{self.location(row)}: all label columns are -1"])
         return found
 
     def label_text(self, row: Row, columns: TextColumns, *, expected: str) -> str:
         """The row's label as text; `expected` is what a message says of one that is not."""
-        try:
+        with self.naming(row, columns.label):
             return label_text(self.value(row, columns.label), expected=expected)
+
+    @contextmanager
+    def naming(self, row: Row, *columns: str) -> Iterator[None]:
+        """Turn a ValueError of a label into a DataError that names the row and its columns."""
+        try:
+            yield
         except ValueError as error:
-            raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
+            shown = ", ".join(map(repr, columns[:4]))
+            raise DataError(f"{self.location(row)}: column {shown}: {error}; correct the row") from None
 
     def label(self, row: Row, columns: TextColumns) -> int | float | None:
         """The row's label; None (and counted) if the row is marked as having none."""
@@ -341,10 +344,8 @@ class _Reading:
         if not known and text in (_UNLABELLED if task.labels or task.label_range else _UNLABELLED[:1]):
             self.tally.add(_NO_LABEL, [f"{self.location(row)}: label {text!r}"])
             return None
-        try:
+        with self.naming(row, columns.label):
             number = label_number(value, task.labels, label_range=task.label_range)
-        except ValueError as error:
-            raise DataError(f"{self.location(row)}: column {columns.label!r}: {error}; correct the row") from None
         if task.labels and not known:
             self.tally.add(how_read(text, task.labels), [f"{self.location(row)}: label {text!r}"])
         return number

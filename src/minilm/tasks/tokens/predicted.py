@@ -30,7 +30,7 @@ class PredictedTags:
     words: tuple[str, ...] = ()
 
 
-def read_predicted_tags(path: Source, *, id_column: str | None = None) -> dict[str, PredictedTags]:
+def read_predicted_tags(path: Source, *, id_column: str | None) -> dict[str, PredictedTags]:
     """Read the tags of each sentence as they are: those of a model need not follow a scheme.
 
     Args:
