@@ -26,6 +26,7 @@ from minilm.model.checkpoint import write_model
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.heads import Model
 from minilm.recipe import ChainRecipe, Distillation, DistillRecipe, Loaded, LossSection
+from minilm.recipe.distill import OF_INPUTS
 from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.folder import STAGES
@@ -61,7 +62,7 @@ class PlannedStage:
 
     def reading(self, corpus: Path) -> PlannedStage:
         """The stage with the corpus of the chain, and with the model that will be its teacher."""
-        data = self.recipe.data.model_copy(update={"corpus": str(corpus), "inputs": []})
+        data = self.recipe.data.model_copy(update={"corpus": str(corpus), "inputs": [], **OF_INPUTS})
         origins = {**self.loaded.origins, **dict.fromkeys(("data.corpus", "data.inputs"), _BY_CHAIN)}
         loaded = Loaded(recipe=self.recipe.model_copy(update={"data": data}), origins=origins)
         plan = replace(self.plan, teacher=model_path(self.recipe.teacher.model))
