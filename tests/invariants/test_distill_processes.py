@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,13 @@ from minilm.distill.teacher import load_teacher
 from minilm.errors import UsageError
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
-from minilm.train.distributed import Ranks
+from minilm.train.distributed import Ranks, process_group
 from minilm.train.metrics import read_metrics
 
 REPO = Path(__file__).resolve().parents[2]
 
 
-def objective(tiny, ranks: Ranks, *, normalization: str = "sequence") -> DistillObjective:
+def objective(tiny, ranks: Ranks, *, normalization: str = "sequence", num_heldout: int = 20) -> DistillObjective:
     folder = tiny.folder / "shards"
     if not folder.is_dir():
         build_shards([tiny.text], tokenizer=tiny.teacher, out=folder, max_tokens=32)
@@ -46,7 +47,7 @@ def objective(tiny, ranks: Ranks, *, normalization: str = "sequence") -> Distill
         normalization=normalization,
         batch_size=12,
         tokens_per_batch=40,
-        num_heldout=20,
+        num_heldout=num_heldout,
         seed=3,
     )
     return DistillObjective(criterion, Shards.open(folder), settings, ranks)
@@ -76,6 +77,25 @@ def test_shares_of_a_step_add_up_to_the_step(tiny, world_size, normalization):
 def test_a_batch_that_cannot_be_shared_is_rejected(tiny):
     with pytest.raises(UsageError, match="cannot be shared evenly by 5 processes; use one of 1, 2, 3, 4, 6, 12"):
         objective(tiny, Ranks(rank=0, world_size=5))
+
+
+def test_without_held_out_documents_no_process_waits_for_another(tiny):
+    """After a probe only the first process has held-out numbers; the others ask for them once more, alone."""
+    one = objective(tiny, Ranks(rank=1, world_size=2), num_heldout=0)
+    assert one.evaluate() == {}  # there is no process group
+
+
+def test_processes_wait_for_one_that_builds_a_corpus(monkeypatch):
+    """By default they give up after half an hour, on GPUs after ten minutes."""
+    given = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda _, **options: given.update(options))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    with process_group() as ranks:
+        assert ranks == Ranks(rank=0, world_size=2)
+    assert given["timeout"] >= timedelta(days=1)
 
 
 def test_two_processes_share_a_run(tiny, forked):

@@ -152,6 +152,21 @@ def test_low_precision_weights_give_low_precision_projections(save, ids):
     assert float(cosine.min()) > 0.99
 
 
+@pytest.mark.parametrize("name", ["ModernBert", "EuroBert", "NomicBert"])
+def test_in_bfloat16_distant_tokens_are_turned_by_the_same_angles(save, name):
+    """The frequencies of the rotary step stay in float32: rounded, they are another position after 1,000 tokens."""
+    one_head = {"num_attention_heads": 1, "num_key_value_heads": 1}  # with many frequencies
+    folder = save(name, **{**WORKING[name], **one_head, "max_position_embeddings": 1024})
+    far = pack([np.random.default_rng(5).integers(5, 120, size=1000)])
+    exact, half = (
+        load_teacher(folder, layer=1, precision=one).relations(far) for one in (torch.float32, torch.bfloat16)
+    )
+    for part in ("query", "key", "value"):
+        expected = getattr(exact, part)
+        assert getattr(half, part).dtype == torch.bfloat16
+        assert float((getattr(half, part).float() - expected).norm() / expected.norm()) < 0.02
+
+
 # --- rejections ----------------------------------------------------------------------------------
 
 
@@ -461,7 +476,11 @@ def test_files_that_are_no_tokenizer_are_rejected(pieces):
     folder, _ = pieces
     (folder / "spiece.model").write_bytes(b"\x00nothing")
     with (
-        pytest.raises(DataError, match=r"neither tokenizer\.json nor vocab\.txt, and transformers cannot convert its"),
+        pytest.raises(
+            DataError,
+            match=r"neither tokenizer\.json nor vocab\.txt, and transformers cannot convert its tokenizer \(.+\): "
+            "use the complete folder of the model$",
+        ),
         tokenizer_folder(folder),
     ):
         pass

@@ -7,7 +7,6 @@ few seconds in a pipe), and a small table on stdout. The work is done by `minilm
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +18,7 @@ from minilm.corpus.settings import CorpusSettings
 from minilm.embedded import model_path
 
 if TYPE_CHECKING:
-    from minilm.corpus.build import BuildProgress
     from minilm.corpus.shards import ShardManifest
-    from minilm.progress import Progress
     from minilm.tally import Tally
 
 app = typer.Typer(name="corpus", help="Turn text files into a corpus of token shards.", no_args_is_help=True)
@@ -83,13 +80,13 @@ def build(
       minilm corpus build reviews.csv --field body --tokenizer vocab.txt --out corpus/ --workers 4
     """
     from minilm.corpus.build import build_shards
-    from minilm.progress import BYTES, Progress
+    from minilm.corpus.display import build_display
     from minilm.tally import Tally
 
     named = [*(("--input", name) for name in inputs or []), *(("FILE", name) for name in files or [])]
     sources = sources_of(named, input_format)
     tally, started = Tally(), time.monotonic()
-    with Progress("build", unit=BYTES) as progress:
+    with build_display() as show:
         manifest = build_shards(
             sources,
             tokenizer=model_path(tokenizer),
@@ -99,34 +96,10 @@ def build(
             workers=workers,
             max_bad_rows=max_bad_rows,
             tally=tally,
-            on_progress=_shown_by(progress, started),
+            on_progress=show,
         )
     seconds = max(time.monotonic() - started, 1e-9)
     _print_summary(manifest, tally=tally, num_files=len(sources), out=out, seconds=seconds)
-
-
-def _shown_by(progress: Progress, started: float) -> Callable[[BuildProgress], None]:
-    """A callback that passes the progress of a build, in bytes read, to the display."""
-    bytes_done, has_begun = 0, False
-
-    def show(now: BuildProgress) -> None:
-        nonlocal bytes_done, has_begun
-        if not has_begun:
-            progress.begin(now.bytes_total or None)  # standard input has no size
-            has_begun = True
-        progress.advance(now.bytes_done - bytes_done, status=status_line(now, time.monotonic() - started))
-        bytes_done = now.bytes_done
-
-    return show
-
-
-def status_line(now: BuildProgress, seconds: float) -> str:
-    """Counts and rates, for the progress display."""
-    seconds = max(seconds, 1e-9)
-    return (
-        f"{now.documents:,} documents, {now.tokens:,} tokens, "
-        f"{now.documents / seconds:,.0f} documents/s, {now.tokens / seconds:,.0f} tokens/s"
-    )
 
 
 def _print_summary(manifest: ShardManifest, *, tally: Tally, num_files: int, out: Path, seconds: float) -> None:

@@ -227,8 +227,8 @@ class Filling:
         """The manifest with the error of stored relations, on documents from the whole corpus."""
         count = len(self._shards)
         spread = np.unique(np.linspace(0, count - 1, min(count, _MEASURED_DOCUMENTS)).astype(np.int64))
-        fitting = int((np.cumsum(self._shards.lengths[spread]) <= _MEASURED_TOKENS).sum())
-        documents = spread[: max(1, fitting)]
+        apart = math.ceil(int(self._shards.lengths[spread].sum()) / _MEASURED_TOKENS)
+        documents = spread[::apart]
         packed = self._packed(documents.tolist())
         computed, stored = self._relations(packed), self._cached.document_relations(packed, documents)
         heads = math.gcd(*manifest.heads)  # divides the widths, also where heads share keys

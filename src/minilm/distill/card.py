@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from minilm.distill.plan import DistillPlan
+from minilm.distill.plan import DistillPlan, described_loss
 from minilm.hub import base_name
 from minilm.recipe import DistillRecipe
 from minilm.report.card import model_card
@@ -33,7 +33,8 @@ def student_card(
     made = (
         f"{config.num_layers} layers, width {config.hidden_size}, {config.num_parameters():,} parameters. "
         f"{_how(recipe, plan, Path(teachers[0]).name)}{before and f'{before},'} for {steps} of "
-        f"{recipe.train.batch_size} documents. It {plan.students[name].start}."
+        f"{recipe.train.batch_size} documents. It {plan.students[name].start}. "
+        f"Loss {described_loss(recipe.loss, plan)}."
     )
     is_distilled = recipe.loss.has_teacher
     return model_card(

@@ -49,6 +49,12 @@ def dry_run(loaded: Loaded[Distillation], *, make_probe: MakeProbe | None = None
         if probe is not None:
             yield "checked", probe.description
         sample = sample_corpus(stages[0].recipe, stages[0].plan)
+        heldout, documents = stages[0].recipe.data.heldout_documents, sample.lengths.documents
+        if documents <= heldout:
+            yield (
+                "warning",
+                f"data.heldout_documents is {heldout:,}, but the data seems to have {documents:,.0f} documents",
+            )
         room = Room()
         yield _disk(loaded.recipe, stages, sample, room)
         total = 0.0

@@ -34,6 +34,7 @@ from minilm.progress import Progress
 from minilm.recipe import DistillRecipe, Objective
 from minilm.tally import Tally
 from minilm.train.accumulate import Microbatches
+from minilm.train.distributed import kept_generators
 from minilm.train.loop import accumulate_in
 from minilm.train.optim import make_optimizer
 
@@ -166,7 +167,7 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
     """
     device = this_device()
     teacher, students, plan = load_models(recipe, plan, device)
-    with torch.random.fork_rng(), Progress(label) as progress:
+    with kept_generators(), Progress(label) as progress:
         size = min(recipe.train.batch_size, _SAMPLED_DOCUMENTS, len(shards))
         criterion = make_criterion(recipe, plan, teacher, students)
         clocked = Clocked(criterion)
@@ -198,7 +199,7 @@ def measure(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: 
 def measure_speed(recipe: DistillRecipe, plan: DistillPlan, shards: Shards, *, label: str) -> Speed:
     """Load teacher and students, and time microbatches alone; raises as `measure`."""
     teacher, students, plan = load_models(recipe, plan, this_device())
-    with torch.random.fork_rng(), Progress(label) as progress:
+    with kept_generators(), Progress(label) as progress:
         criterion = make_criterion(recipe, plan, teacher, students)
         clocked = Clocked(criterion)
         objective = _objective(recipe, plan, clocked, shards, min(_SAMPLED_DOCUMENTS, len(shards)))

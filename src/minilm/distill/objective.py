@@ -122,6 +122,8 @@ class DistillObjective:
         And how far its relations agree with the teacher's, see `agreement_numbers`. Empty if no document is held out.
         """
         documents = np.arange(self._num_documents, len(self._shards))
+        if not len(documents):
+            return {}  # before the processes meet: with a probe, the first one alone has numbers and does not ask
         found: dict[str, list[Tensor]] = {name: [] for name in self._criterion.students}
         self._module.eval()
         own = documents[self._ranks.rank :: self._ranks.world_size]
@@ -133,8 +135,6 @@ class DistillObjective:
         device = torch.device(self._settings.device)
         own_totals = [sum(torch.stack(values).tolist()) if values else 0.0 for values in found.values()]
         totals = dict(zip(found, sum_over_ranks(own_totals, self._ranks, device), strict=True))
-        if not len(documents):
-            return {}
         numbers = {f"{name}.heldout_loss": total for name, total in totals.items()}
         return {**numbers, **self._agreement(documents[:: -(-len(documents) // MAX_DOCUMENTS)])}
 

@@ -124,7 +124,11 @@ def described_layers(loss: LossSection, plan: DistillPlan) -> str:
 
 
 def described_loss(loss: LossSection, plan: DistillPlan) -> str:
-    """A loss in a few words."""
+    """A loss in a few words, with how its rows are averaged."""
+    return f"{_described_terms(loss, plan)}; normalized per {loss.normalization}"
+
+
+def _described_terms(loss: LossSection, plan: DistillPlan) -> str:
     masked = "" if loss.masked_share is None else f"; {loss.masked_share:.4g} of the tokens are masked"
     if loss.objective == "mlm":
         return f"mlm: {loss.labels} labels{masked}"

@@ -59,7 +59,7 @@ def report_distillation(
     reference = compare_with_reference(recipe, metrics, teacher=plan.teacher, extended=bool(extended_at))
     notes = [
         reference.sentence,
-        f"Loss {described_loss(recipe.loss, plan)}; normalized per {recipe.loss.normalization}.",
+        f"Loss {described_loss(recipe.loss, plan)}.",
         f"Teacher {recipe.teacher.model}, {plan.sizes.num_layers} layers; {described_layers(recipe.loss, plan)}.",
         *(f"Student {name} {student.start}." for name, student in plan.students.items()),
         *([f"This run was {extension_note(extended_at, recipe.train.steps)}."] if extended_at else []),
@@ -188,7 +188,7 @@ def _agreement_maps(metrics: Sequence[Mapping[str, float]], plan: DistillPlan) -
 
 def _about_loss(recipe: DistillRecipe, plan: DistillPlan) -> str:
     return (
-        f"loss {described_loss(recipe.loss, plan)}; normalized per {recipe.loss.normalization}; "
+        f"loss {described_loss(recipe.loss, plan)}; "
         f"teacher {recipe.teacher.model}, {plan.sizes.num_layers} layers; {described_layers(recipe.loss, plan)}; "
         + "; ".join(f"student {name} {student.start}" for name, student in plan.students.items())
         + "."

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from minilm.corpus.build import build_shards
+from minilm.corpus.display import build_display
 from minilm.corpus.shards import Shards
 from minilm.distill.agreement import summarized
 from minilm.distill.cache_filling import Filling
@@ -307,7 +308,7 @@ def build_once(data: DataSection, out: Path, plan: DistillPlan, accept: Callable
     folder = out / "corpus"
     if _was_built_from(source, folder / "source.json"):
         return folder / "shards"
-    with atomic_folder(folder, replace=True) as aside:
+    with atomic_folder(folder, replace=True) as aside, build_display() as show:
         build_shards(
             inputs,
             tokenizer=plan.tokenizer_folder,
@@ -316,6 +317,7 @@ def build_once(data: DataSection, out: Path, plan: DistillPlan, accept: Callable
             field=data.field,
             workers=data.workers,
             max_bad_rows=data.max_bad_rows,
+            on_progress=show,
         )
         write_json(aside / "source.json", source)
         accept(aside / "shards")

@@ -14,17 +14,19 @@ from pathlib import Path
 
 import torch
 
+from minilm.distill.criteria import pair_weights
 from minilm.distill.plan import DistillPlan, plan_distillation, require_inputs_outside
 from minilm.distill.teacher import tokenizer_folder
 from minilm.distill.teacher_cache import cache_root
 from minilm.embedded import model_path
-from minilm.errors import MinilmError
+from minilm.errors import MinilmError, UsageError
 from minilm.files.json import write_json
 from minilm.files.tensors import write_safetensors
 from minilm.model.checkpoint import write_model
 from minilm.model.config import FAMILIES, EncoderConfig
 from minilm.model.heads import Model
-from minilm.recipe import ChainRecipe, Distillation, DistillRecipe, Loaded
+from minilm.recipe import ChainRecipe, Distillation, DistillRecipe, Loaded, LossSection
+from minilm.recipe.distill import OF_INPUTS
 from minilm.recipe.student_shape import TeacherSizes
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.folder import STAGES
@@ -60,7 +62,7 @@ class PlannedStage:
 
     def reading(self, corpus: Path) -> PlannedStage:
         """The stage with the corpus of the chain, and with the model that will be its teacher."""
-        data = self.recipe.data.model_copy(update={"corpus": str(corpus), "inputs": []})
+        data = self.recipe.data.model_copy(update={"corpus": str(corpus), "inputs": [], **OF_INPUTS})
         origins = {**self.loaded.origins, **dict.fromkeys(("data.corpus", "data.inputs"), _BY_CHAIN)}
         loaded = Loaded(recipe=self.recipe.model_copy(update={"data": data}), origins=origins)
         plan = replace(self.plan, teacher=model_path(self.recipe.teacher.model))
@@ -122,8 +124,34 @@ def planned(loaded: Loaded[Distillation]) -> Iterator[list[PlannedStage]]:
                 planning = one.recipe.model_copy(update={"teacher": teacher})
             with _about(f"stage {number}: " if len(recipes) > 1 else "", names):
                 plan = plan_distillation(planning, tokenizer=folder)
+                if stages:
+                    _require_trained(stages[-1], one.recipe, plan)
             stages.append(PlannedStage(number=number, count=len(recipes), loaded=one, plan=plan))
         yield stages
+
+
+def _require_trained(before: PlannedStage, recipe: DistillRecipe, plan: DistillPlan) -> None:
+    """Require that a stage reads nothing of its teacher's last layer that the stage before did not train.
+
+    Raises:
+        UsageError: it does.
+    """
+    if before.recipe.loss.objective != "relations" or plan.sizes.num_layers not in plan.teacher_layers:
+        return
+    read, trained = _read_by(recipe.loss), _read_by(before.recipe.loss)
+    if untrained := [part for part in read if part not in trained]:
+        raise UsageError(
+            f"the loss reads {', '.join(untrained)} of layer {plan.sizes.num_layers} of {recipe.teacher.model}, but "
+            f"stage {before.number} trains only {', '.join(trained)} there, and all else stays as it was initialized: "
+            "change the loss of one of the two stages"
+        )
+
+
+def _read_by(loss: LossSection) -> list[str]:
+    """What a loss reads of a layer of its teacher."""
+    if loss.objective == "relations":
+        return list(dict.fromkeys(part for pair in pair_weights(loss) for part in pair))
+    return ["hidden rows"] if loss.objective == "hidden" else []
 
 
 def _recipes(loaded: Loaded[Distillation]) -> list[Loaded[DistillRecipe]]:

@@ -100,9 +100,26 @@ def load_teacher(
             return found
     model = _load_model(folder)
     teacher = packed_teacher(model, sizes, str(folder), wanted) or padded_teacher(model, sizes, str(folder), wanted)
-    model.to(device=device, dtype=precision)
+    _cast(model, device, precision)
     prepack(model)
     return teacher
+
+
+def _cast(model: Any, device: str, precision: torch.dtype) -> None:  # noqa: ANN401
+    """Move a model and cast what it was saved with, as transformers does when it loads a model in a precision.
+
+    What its code computes stays in float32: in bfloat16 the frequencies of a rotary step would turn distant tokens
+    by other angles.
+    """
+    computed = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+        if name in module._non_persistent_buffers_set
+    ]
+    model.to(device=device, dtype=precision)
+    for module, name, buffer in computed:
+        setattr(module, name, buffer.to(device))
 
 
 def _beyond_native(sizes: TeacherSizes, wanted: Wanted) -> str:
@@ -269,7 +286,7 @@ def tokenizer_folder(teacher: Path) -> Iterator[Path]:
         except Exception as error:  # of any kind: the files are foreign
             raise DataError(
                 f"teacher {teacher}: neither tokenizer.json nor vocab.txt, and transformers cannot convert its "
-                f"tokenizer: {first_line(error)}"
+                f"tokenizer ({first_line(error)}): use the complete folder of the model"
             ) from None
         if not (Path(folder) / "tokenizer.json").is_file():
             raise DataError(

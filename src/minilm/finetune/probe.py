@@ -7,12 +7,13 @@ neither the student nor any random stream changes.
 from __future__ import annotations
 
 import copy
+import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
 from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.start import with_fresh_head
 from minilm.finetune.text import ClassificationTask
@@ -23,8 +24,11 @@ from minilm.tasks.text.glue import GLUE, find_glue_task
 from minilm.tasks.text.rows import TextRow, read_text_rows
 from minilm.tasks.text.settings import TextSettings
 from minilm.text.tokenizer import Tokenizer
+from minilm.train.distributed import kept_generators
 from minilm.train.loop import TrainSettings, train
 from minilm.train.settings import train_settings
+
+logger = logging.getLogger(__name__)
 
 
 class GlueProbe:
@@ -59,11 +63,11 @@ class GlueProbe:
         )
 
     def score(self, student: Encoder) -> dict[str, float]:
-        """Fine-tune a copy and score it: the main metric of the task."""
+        """Fine-tune a copy and score it: the main metric of the task, NaN if the copy diverges."""
         device = next(student.parameters()).device
         encoder = copy.deepcopy(student)
         encoder.attention_dropout = FinetuneTrainSection.attention_dropout
-        with torch.random.fork_rng():  # torch draws for new modules before they are initialized
+        with kept_generators():  # torch draws for new modules before they are initialized
             model = with_fresh_head(encoder, self._task, seed=derived_seed(self._seed, "probe")).to(device)
         self._task.prepare(model)
         objective = FinetuneObjective(
@@ -73,13 +77,21 @@ class GlueProbe:
             tokens_per_batch=FinetuneTrainSection.tokens_per_batch,
             seed=self._seed,
         )
-        numbers = train(objective, self._settings(), is_inner=True)
+        try:
+            numbers = train(objective, self._settings(), is_inner=True)
+        except DataError:  # the run itself goes on
+            logger.warning(
+                "probe %s: no score, the copy of the student diverged; lower probe.learning_rate (%g)",
+                self._section.task,
+                self._section.learning_rate,
+            )
+            numbers = {self._task.main_metric: math.nan}
         return {self._task.main_metric: numbers[self._task.main_metric]}
 
     def _settings(self) -> TrainSettings:
         """Those of any fine-tuning, except for length and learning rate."""
-        section = FinetuneTrainSection(steps=self._section.steps, learning_rate=self._section.learning_rate)
         steps = self._section.steps
+        section = FinetuneTrainSection(steps=steps, learning_rate=self._section.learning_rate, max_bad_steps=0)
         warmup = section.num_warmup_steps(steps)
         return train_settings(section, steps=steps, warmup_steps=warmup, eval_every=0, seed=self._seed, label="probe")
 

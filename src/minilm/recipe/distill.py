@@ -46,6 +46,14 @@ STARTS = ("random", "layers")
 """Where the weights of a student start, if not with those of a model."""
 
 
+OF_INPUTS: Mapping[str, object] = {
+    "field": CorpusSettings.field,
+    "workers": CorpusSettings.workers,
+    "max_bad_rows": CorpusSettings.max_bad_rows,
+}
+"""Keys that say how texts are read, with their defaults."""
+
+
 class DataSection(Section):
     """Training data: a folder created by `minilm corpus build`, or text files."""
 
@@ -63,6 +71,11 @@ class DataSection(Section):
             raise ValueError("found both corpus and inputs, expected one: set the other to null or []")
         if self.corpus is None and not self.inputs:
             raise ValueError("found neither corpus nor inputs: set one to a corpus folder or a list of text files")
+        ignored = [
+            key for key, default in OF_INPUTS.items() if self.corpus is not None and getattr(self, key) != default
+        ]
+        if ignored:
+            raise ValueError(f"found {', '.join(ignored)} with a corpus, whose texts are tokenized already: remove it")
         return self
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -38,6 +39,8 @@ class Ranks:
 
 
 ALONE = Ranks()
+_PATIENCE = timedelta(days=7)
+"""How long processes wait for one that builds a corpus or probes; torchrun ends those that wait for one that failed."""
 
 
 @contextlib.contextmanager
@@ -56,7 +59,7 @@ def process_group() -> Iterator[Ranks]:
     rank = _from_environment("RANK", None)
     if torch.cuda.is_available():
         torch.cuda.set_device(_from_environment("LOCAL_RANK", 0))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     root = logging.getLogger("minilm")
     level = root.level
     if rank:  # problems found by all processes are logged by the first only
@@ -66,6 +69,14 @@ def process_group() -> Iterator[Ranks]:
     finally:
         root.setLevel(level)
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leave torch's generators as they were, of the CPU and of this process's GPU; no other GPU is initialized."""
+    own = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(own):
+        yield
 
 
 def is_first_process() -> bool:

@@ -36,7 +36,7 @@ from minilm.recipe.optimization import OptimizationSettings
 from minilm.train.accumulate import Backward, Batch, StepLoss
 from minilm.train.allocator import FreedMemory, resident_gib
 from minilm.train.best import Best, BestRule, comparable, save_best
-from minilm.train.distributed import ALONE, Ranks, sum_gradients, sum_over_ranks, wait_for_first
+from minilm.train.distributed import ALONE, Ranks, kept_generators, sum_gradients, sum_over_ranks, wait_for_first
 from minilm.train.metrics import append_metrics, keep_metrics, means
 from minilm.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from minilm.train.schedule import extension_note, linear_schedule
@@ -209,7 +209,7 @@ def _train(run: _Run, objective: Objective[B], *, is_inner: bool) -> None:
     """All steps that are left."""
     settings = run.settings
     with (
-        torch.random.fork_rng(),  # leaves the caller's random state unchanged
+        kept_generators(),
         contextlib.nullcontext(_Flag()) if is_inner else _interruptible() as interrupted,
         Progress(settings.label, silent=is_inner or not run.ranks.is_first) as progress,
         event_writer(run.own_folder if settings.tensorboard else None, done=run.step) as run.write_events,

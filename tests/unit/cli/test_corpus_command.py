@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from minilm.cli import corpus
 from minilm.cli.app import main
-from minilm.corpus.build import BuildProgress
 from minilm.corpus.shards import Shards
 from minilm.errors import UsageError
 
@@ -91,11 +90,6 @@ def test_library_errors_reach_the_caller(vocab, tmp_path):
     options = ["--tokenizer", str(vocab), "--out", str(tmp_path / "corpus")]
     result = CliRunner().invoke(corpus.app, ["build", "--input", str(tmp_path / "gone.txt"), *options])
     assert isinstance(result.exception, UsageError)
-
-
-def test_the_status_has_counts_and_rates():
-    now = BuildProgress(bytes_done=2**20, bytes_total=4 * 2**20, texts=900, documents=1000, tokens=200_000)
-    assert corpus.status_line(now, 10.0) == "1,000 documents, 200,000 tokens, 100 documents/s, 20,000 tokens/s"
 
 
 def test_no_file_is_one_clear_error(vocab, tmp_path, capsys):

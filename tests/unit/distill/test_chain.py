@@ -193,6 +193,26 @@ def test_what_does_not_fit_in_any_stage_is_rejected_before_the_first(tiny, overr
     assert not (tiny.folder / "run" / "corpus").exists()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "untrained", "trained", "allowed"),
+    [
+        ("{}", "{objective: hidden}", "hidden rows", "query, key, value", "stages.0.loss={objective: hidden}"),
+        ("{}", "{objective: hidden, layers: all}", "hidden rows", "query, key, value", "stages.1.loss.layers=[2]"),
+        ("{version: v1, pairs: {value-value: 1}}", "{}", "query, key", "value", "stages.0.loss={layers: all}"),
+    ],
+)
+def test_what_an_assistant_has_not_learned_is_not_taught(tiny, first, second, untrained, trained, allowed):
+    """Relations train the last layer up to the projections that they read; what follows is as initialized."""
+    overrides = ["loss=null", f"stages.0.loss={first}", f"stages.1.loss={second}"]
+    with pytest.raises(UsageError) as caught:
+        run(tiny.chain(), *overrides)
+    assert str(caught.value) == (
+        f"stage 2: the loss reads {untrained} of layer 3 of {tiny.folder}/run/stages/1/model, but stage 1 trains only "
+        f"{trained} there, and all else stays as it was initialized: change the loss of one of the two stages"
+    )
+    assert checked(load_recipe(tiny.chain(), [*overrides, allowed], kind=Distillation))
+
+
 def test_the_rule_for_an_assistant(tiny):
     """The student: at most half of the layers and of the width; the assistant: the teacher's layers, that width."""
     rule = "by the rule of the MiniLM paper: it has 1 of 3 layers and width 24 of 48"

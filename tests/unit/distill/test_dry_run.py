@@ -113,6 +113,11 @@ def test_what_a_run_would_die_of(tiny, monkeypatch):
         findings(tiny.recipe())
 
 
+def test_fewer_documents_than_are_held_out_are_a_warning(tiny):
+    found = findings(tiny.recipe(), "data.heldout_documents=300")
+    assert ("warning", "data.heldout_documents is 300, but the data seems to have 200 documents") in found
+
+
 @pytest.mark.slow
 def test_what_goes_to_one_disk_is_added_up(tiny, monkeypatch):
     """The run folder, and the cache of each stage: each alone would fit."""

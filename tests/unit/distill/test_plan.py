@@ -28,7 +28,7 @@ def test_checking_says_what_it_found_and_writes_nothing(tiny):
     assert check(recipe) == [
         f"teacher {tiny.teacher}: 3 layers, width 48, 6 heads, feed-forward 96; layer 3 is distilled",
         "student 'student': 2 layers, width 24, 6 heads, feed-forward 48, 14,376 parameters; starts at random",
-        "loss v2: 12 relation heads",
+        "loss v2: 12 relation heads; normalized per sequence",
         "30 steps of 8 documents",
         f"data: the beginning of {tiny.text}; documents of at most 32 tokens",
         "no assistant is advised for student 'student', by the rule of the MiniLM paper: it has 2 of 3 layers and "
@@ -42,7 +42,8 @@ def test_checking_reads_no_weights(tiny):
 
     torch = pytest.importorskip("torch")
     write_safetensors(tiny.teacher / "model.safetensors", {"none": torch.zeros(1)})
-    assert check(tiny.recipe(), "loss.version=v1", "loss.relation_heads=null")[2] == "loss v1: 6 attention heads"
+    found = check(tiny.recipe(), "loss.version=v1", "loss.relation_heads=null", "loss.normalization=token")
+    assert found[2] == "loss v1: 6 attention heads; normalized per token"
 
 
 def test_a_dry_run_prints_the_recipe_on_standard_output_and_its_findings_on_standard_error(tiny, capsys):

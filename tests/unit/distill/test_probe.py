@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -116,6 +117,15 @@ def test_it_learns_and_leaves_student_and_random_numbers_as_they_are(tiny, secti
     assert all(torch.equal(rows, before[name]) for name, rows in student.state_dict().items())
     assert all(parameter.grad is None for parameter in student.parameters())
     assert probe(tiny, section, steps=60, learning_rate=3e-3, max_rows=60).score(student) == score
+
+
+@pytest.mark.slow
+def test_a_probe_that_diverges_has_no_score_and_the_run_goes_on(tiny, section, caplog):
+    wild = {**section, "learning_rate": 1e30, "steps": 20, "every": 100}
+    result = distill(load_recipe(with_probe(tiny.recipe(steps=2, warmup_steps=0), wild)), make_probe=GlueProbe)
+    assert math.isnan(result.metrics["student.sst-2.accuracy"])
+    assert "probe sst-2: no score, the copy of the student diverged; lower probe.learning_rate (1e+30)" in caplog.text
+    assert read_metrics(tiny.folder / "run")[-1]["student.sst-2.accuracy"] is None
 
 
 def test_it_says_what_it_reads(tiny, section):

@@ -67,6 +67,7 @@ def test_the_run_folder_holds_everything(tiny):
     assert result.folders == {"student": out / "model"}
     assert result.metrics == {name: row[name] for name in ("student.heldout_loss", "student.agreement")}
     card = (out / "model" / "README.md").read_text()
+    assert "It starts at random. Loss v2: 12 relation heads; normalized per sequence." in card
     assert card.startswith('---\nlibrary_name: "minilm"\npipeline_tag: "feature-extraction"\nbase_model: "teacher"\n')
 
 

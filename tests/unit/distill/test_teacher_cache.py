@@ -127,6 +127,20 @@ def test_the_error_of_storing_is_measured_and_small(tmp_path, shards, precision,
     assert f"largest relative error of a query, key or value {found['row_error']:.3g}" in caplog.text
 
 
+def test_the_error_is_measured_on_documents_from_the_whole_corpus(tmp_path, shards, monkeypatch):
+    measured = []
+
+    def watched(self, packed, documents):
+        measured.extend(documents.tolist())
+        return read(self, packed, documents)
+
+    read = CachedTeacher.document_relations
+    monkeypatch.setattr(CachedTeacher, "document_relations", watched)
+    monkeypatch.setattr(cache_filling, "_MEASURED_TOKENS", 200)
+    filled(tmp_path, shards, TableTeacher())
+    assert max(np.diff([0, *sorted(measured), len(shards)])) <= len(shards) / 4
+
+
 def test_int8_has_a_scale_for_each_projection_of_a_token():
     """A large query does not cost its key any precision; a row of zeros stays one."""
     rows = torch.tensor([[1000.0, -3.0, 0.01, 0.005, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0, 2.0, 0.5]])

@@ -177,6 +177,7 @@ def test_the_keys_of_a_student_must_agree(write, student, message):
     [
         (["data.corpus=c"], "r.yaml:4 with --set: data: found both corpus and inputs, expected one: set the other to null or []"),
         (["data.inputs=[]"], "r.yaml:4 with --set: data: found neither corpus nor inputs: set one to a corpus folder or a list of text files"),
+        (["data.corpus=c", "data.inputs=[]", "data.field=body", "data.workers=2"], "data: found field, workers with a corpus, whose texts are tokenized already: remove it"),
         (["loss.version=v1", "loss.relation_heads=48"], "found relation_heads with version v1"),
         (["train.tokens_per_batch=100"], "train.tokens_per_batch is 100, expected at least data.max_tokens (512)"),
         (["students=[{preset: L6-H384}, {preset: L6-H768}]"], "found the name 'student' more than once"),

@@ -30,6 +30,7 @@ from minilm.model.encoder import Encoder
 from minilm.model.packing import Packed, pack
 from minilm.train import loop
 from minilm.train.accumulate import Backward, Microbatches, PartLoss, StepLoss, accumulate
+from minilm.train.distributed import kept_generators
 from minilm.train.loop import Event, TrainSettings, accumulate_in, train
 from minilm.train.metrics import means, read_metrics
 
@@ -355,3 +356,20 @@ def test_the_numbers_of_a_step_are_sums_in_double_precision_in_the_order_of_its_
     loss = accumulate((PartLoss(value=value, parts={"a": 2 * value}) for value in values), lambda value: value)
     assert loss.value.item() == sum(values.tolist()) == 4.0
     assert loss.parts["a"].item() == 8.0
+
+
+def test_generators_are_kept_and_only_the_own_gpu_is_initialized(monkeypatch):
+    """By default torch initializes all GPUs of a machine in each of its processes."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with kept_generators():
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    asked: list[int] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda device: asked.append(device))
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda state, device: asked.append(device))
+    with kept_generators():
+        pass
+    assert asked == [3, 3]
