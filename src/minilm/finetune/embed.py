@@ -189,9 +189,9 @@ class EmbedTask:
         self._report_lost_map(width, config.hidden_size)
 
     def identity(self) -> Mapping[str, str]:
-        """What decides the vectors or scores of the teacher."""
+        """How the model makes vectors before training; what decides the vectors or scores of the teacher."""
         store = self.teacher or self._scorer
-        return {} if store is None else store.identity
+        return {"model vectors": self._base.embedding.identity(), **({} if store is None else store.identity)}
 
     def store_teacher(self, ranks: Ranks) -> None:
         """Compute what the teacher says that is not stored yet.

@@ -79,6 +79,11 @@ class EmbeddingSettings:
                     digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         return digest.hexdigest()
 
+    def identity(self) -> str:
+        """Hex SHA-256 of all settings."""
+        named = sorted(self.prompts.items()), self.default_prompt_name, self.similarity
+        return hashlib.sha256(repr((self.checksum(), *named)).encode()).hexdigest()
+
     def prompt_of(self, *, prompt: str | None, role: str | None) -> str:
         """The text to put before each text: `prompt`, else that of `role`, else the default one, else none.
 

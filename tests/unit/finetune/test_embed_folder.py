@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import minilm
+from minilm.errors import UsageError
 from minilm.files.json import read_json
 from minilm.finetune.run import finetune_once
 from minilm.finetune.sweep import check_recipe
@@ -84,3 +86,18 @@ def test_held_out_pairs_without_a_correlation_do_not_end_a_run(tiny_task):
     record = read_json(folder.parent / "result.json")
     undefined = {"spearmanr": None, "pearson": None}
     assert (record["numbers"], record["references"]) == (undefined, {"base": undefined})
+
+
+@pytest.mark.parametrize(
+    "changed", [{"pooling": ("cls",)}, {"prompts": {"query": "word1 "}}, {"modules": (Dense(weight=np.eye(48)),)}]
+)
+def test_a_model_that_makes_other_vectors_has_other_runs(tiny_task, changed):
+    """Weights and configuration are the same: only the files of its modules say how it makes vectors."""
+    settings = EmbeddingSettings(max_tokens=32, modules=(Dense(weight=2 * np.eye(48)),))
+    write_embedding(tiny_task.model, settings, hidden_size=48)
+    recipe = tiny_task.embed_recipe("cosent")
+    trained(recipe)
+    trained(recipe)  # has finished
+    write_embedding(tiny_task.model, replace(settings, **changed), hidden_size=48)
+    with pytest.raises(UsageError, match="belongs to a different run: model vectors was"):
+        trained(recipe)
