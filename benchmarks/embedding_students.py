@@ -58,6 +58,7 @@ BIGGER: Mapping[str, Mapping[str, object]] = {
     "3 layers": FAMILY["3 layers"],
     "6 layers, random": {"num_layers": 6},
 }
+GENTLE = {"6 layers": (1.0, 3e-5)}  # student -> epochs and learning rate: this one is a good model at its start
 SENTENCES = 24_000  # of documents, at most; then passages and questions, at most
 PASSAGES = 15_000
 QUESTIONS = 20_000
@@ -176,7 +177,8 @@ def student_of(
 ) -> tuple[Path, dict[str, object]]:
     """The folder of a student, trained or resumed; its start, its curve on STS-B's dev set and its seconds."""
     out = run_of(name, options)
-    steps = int(options.epochs * count / BATCH)
+    epochs, learning_rate = GENTLE.get(name, (options.epochs, options.learning_rate))
+    steps = int(epochs * count / BATCH)
     recipe: dict[str, Any] = {
         "kind": "finetune",
         "name": "embedding-students",
@@ -196,7 +198,7 @@ def student_of(
         "train": {
             "steps": steps,
             "batch_size": BATCH // TEXTS_OF_ROW[options.loss],
-            "learning_rate": options.learning_rate,
+            "learning_rate": learning_rate,
             "precision": options.precision,
             "eval_every": steps // EVALUATIONS,
             "checkpoint_every": 100,
@@ -211,7 +213,7 @@ def student_of(
         "loss": options.loss,
         "steps": steps,
         "texts of a step": BATCH,
-        "learning rate": options.learning_rate,
+        "learning rate": learning_rate,
         "precision": options.precision,
         "seconds": result["seconds"],
         "stsb dev": {"start": result["references"].get("start", {}).get(metric), "curve": curve(out, metric)},
