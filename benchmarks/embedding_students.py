@@ -1,7 +1,8 @@
 """Small embedding models that learn the vectors of a teacher, without labels: what they keep, over the tokens read.
 
 The texts are the same for all students: sentences and passages of documents, questions, and sentences of STS-B's
-training set. The teacher's vectors are computed once. With `--teacher embedded` the students are a family of sizes,
+training set. The teacher's vectors are computed once; its vectors are learned, or its similarities of the texts of a
+batch, which need no map between widths. With `--teacher embedded` the students are a family of sizes,
 started as layers of the teacher or at random; with another teacher they have the size of the embedded model or of half
 of its layers. Scores are those of retrieval_scores.py, with the same sets; the best checkpoint on STS-B's dev set
 counts. What the file has already is not repeated, and an interrupted training resumes.
@@ -58,14 +59,13 @@ BIGGER: Mapping[str, Mapping[str, object]] = {
     "3 layers": FAMILY["3 layers"],
     "6 layers, random": {"num_layers": 6},
 }
-GENTLE = {"6 layers": (1.0, 3e-5)}  # student -> epochs and learning rate: this one is a good model at its start
+GENTLE = {"6 layers": (0.5, 3e-5)}  # student -> epochs and learning rate: this one is a good model at its start
 SENTENCES = 24_000  # of documents, at most; then passages and questions, at most
 PASSAGES = 15_000
 QUESTIONS = 20_000
-RELATED = 5_000  # pairs of related texts of each kind
-BATCH, MAX_TOKENS, EVALUATIONS = 128, 256, 8
-COLUMNS = ["text", "related"]
-TEXTS_OF_ROW = {"vectors": 1, "similarities": 2}  # the matrix of a batch then has texts that are similar
+PAIRS = 5_000  # of each kind of texts
+BATCH = {"vectors": 128, "similarities": 64}
+MAX_TOKENS, EVALUATIONS = 256, 8
 WORDS_OF_SENTENCE, WORDS_OF_PASSAGE = range(6, 50), range(50, 150)
 
 
@@ -91,14 +91,15 @@ def main() -> None:
         write_json(options.json, stored)
         return
     texts = written(options)
-    count = sum(len(row.values) for row in read_rows(texts))
+    count = sum(1 for _ in read_rows(texts))
     stored["texts"] = {"count": count, "sha256": sha256_file(texts)}
     collections = {"cranfield": cranfield(options.cranfield)} | (
         {"squad": squad(options.squad)} if options.squad else {}
     )
-    teacher = minilm.load(options.teacher)
     first: dict[str, RetrievalScores] = {}
-    stored["models"][options.teacher] = scores_of(teacher, options, collections, first)
+    for known in (options.teacher, EMBEDDED):
+        if known == options.teacher or known not in stored["models"]:
+            stored["models"][Path(known).name] = scores_of(minilm.load(known), options, collections, first)
     if options.teacher == EMBEDDED and START not in stored["models"]:
         start = {"start": FAMILY["3 layers"]} | scores_of(
             minilm.load(start_of(texts, options)), options, collections, first
@@ -126,7 +127,8 @@ def folder_of(name: str, options: argparse.Namespace) -> str | Path:
     """The folder of a model: the teacher, or a student."""
     if name == START:
         return Path(options.work) / UNTRAINED / "start"
-    return name if name == options.teacher else run_of(name, options) / "model"
+    known = {Path(model).name: model for model in (options.teacher, EMBEDDED)}
+    return known.get(name) or run_of(name, options) / "model"
 
 
 def start_of(texts: Path, options: argparse.Namespace) -> Path:
@@ -139,7 +141,7 @@ def start_of(texts: Path, options: argparse.Namespace) -> Path:
         "teacher": {"model": EMBEDDED},
         "students": [{"name": "start", **FAMILY["3 layers"]}],
         "loss": {"version": "v2"},
-        "train": {"steps": 1, "warmup_steps": 0, "batch_size": BATCH, "learning_rate": 1e-4},
+        "train": {"steps": 1, "warmup_steps": 0, "batch_size": 1, "learning_rate": 1e-4},
     }
     file = options.work / "start.yaml"
     file.write_text(json.dumps(recipe))
@@ -178,7 +180,7 @@ def student_of(
     """The folder of a student, trained or resumed; its start, its curve on STS-B's dev set and its seconds."""
     out = run_of(name, options)
     epochs, learning_rate = GENTLE.get(name, (options.epochs, options.learning_rate))
-    steps = int(epochs * count / BATCH)
+    steps = int(epochs * count / BATCH[options.loss])
     recipe: dict[str, Any] = {
         "kind": "finetune",
         "name": "embedding-students",
@@ -191,13 +193,12 @@ def student_of(
             "teacher": options.teacher,
             "cache": str(options.work / "teacher"),
             "train": [str(texts)],
-            "texts": COLUMNS[: TEXTS_OF_ROW[options.loss]],
             "dev": [str(split(options.stsb, "dev"))],
             "max_tokens": MAX_TOKENS,
         },
         "train": {
             "steps": steps,
-            "batch_size": BATCH // TEXTS_OF_ROW[options.loss],
+            "batch_size": BATCH[options.loss],
             "learning_rate": learning_rate,
             "precision": options.precision,
             "eval_every": steps // EVALUATIONS,
@@ -212,11 +213,14 @@ def student_of(
         "start": student or EMBEDDED,
         "loss": options.loss,
         "steps": steps,
-        "texts of a step": BATCH,
+        "texts of a step": BATCH[options.loss],
         "learning rate": learning_rate,
         "precision": options.precision,
         "seconds": result["seconds"],
-        "stsb dev": {"start": result["references"].get("start", {}).get(metric), "curve": curve(out, metric)},
+        "stsb dev": {
+            "start": result["references"]["start" if student else "base"][metric],
+            "curve": curve(out, metric),
+        },
     }
 
 
@@ -236,22 +240,19 @@ def split(folder: Path, name: str) -> Path:
 
 
 def written(options: argparse.Namespace) -> Path:
-    """The file of training texts, shuffled: rows with one text each, or with two that belong together."""
-    size = TEXTS_OF_ROW[options.loss]
-    out: Path = options.work / ("texts.jsonl" if size == 1 else "pairs.jsonl")
+    """The file of training texts, shuffled."""
+    out: Path = options.work / f"{options.loss}.jsonl"
     if not out.exists():
         rng = random.Random(0)
-        rows = [(text,) for text in single_texts(options, rng)] if size == 1 else related_texts(options, rng)
-        rng.shuffle(rows)
-        wanted = rows[: options.texts and options.texts // size]
-        atomic_write(out, "".join(json.dumps(dict(zip(COLUMNS, row, strict=False))) + "\n" for row in wanted))
+        found = single_texts(options, rng) if options.loss == "vectors" else paired_texts(options, rng)
+        atomic_write(out, "".join(json.dumps({"text": text}) + "\n" for text in found[: options.texts]))
     return out
 
 
 def single_texts(options: argparse.Namespace, rng: random.Random) -> list[str]:
-    """No text twice."""
+    """All kinds of texts, as many as there are up to a limit; no text twice."""
     asked = unique(text for pair in columns(options.questions, "question1", "question2") for text in pair)
-    return unique(
+    found = unique(
         [
             *(text for pair in columns(split(options.stsb, "train"), "sentence1", "sentence2") for text in pair),
             *some(asked, QUESTIONS, rng),
@@ -259,20 +260,21 @@ def single_texts(options: argparse.Namespace, rng: random.Random) -> list[str]:
             *of_documents(options.text, rng),
         ]
     )
+    rng.shuffle(found)
+    return found
 
 
-def related_texts(options: argparse.Namespace, rng: random.Random) -> list[tuple[str, ...]]:
-    """Sentences of STS-B, duplicate questions, questions and their passages, neighbouring passages of documents.
-
-    As many of each.
-    """
+def paired_texts(options: argparse.Namespace, rng: random.Random) -> list[str]:
+    """As many of each kind: sentences of STS-B, duplicate questions, questions and passages, passages of documents."""
     kinds = [
         columns(split(options.stsb, "train"), "sentence1", "sentence2"),
         columns(options.questions, "question1", "question2"),
         columns(options.passages, "question", "context"),
         [pair for file in options.text for document in paragraphs_of(file) for pair in neighbours(document)],
     ]
-    return [row for rows in kinds for row in some(unique(rows), RELATED, rng)]
+    pairs = [pair for found in kinds for pair in some(unique(found), PAIRS, rng)]
+    rng.shuffle(pairs)
+    return list(itertools.chain.from_iterable(pairs))
 
 
 def columns(file: Path, *names: str) -> list[tuple[str, ...]]:

@@ -19,13 +19,14 @@ _JUDGES = """Scores times 100. STS-B: Spearman correlation on its test set. SQuA
 search by
 cosine, for the questions of SQuAD 1.1 dev among its 2,067 paragraphs, and for the 225 queries of Cranfield.
 """
-_STUDENTS = """Small models that learn the vectors of a teacher, without labels, from sentences, questions and \
-passages of
-Wikipedia, books, Quora, SQuAD's training set and STS-B's. `start`: what a student is before its first step; layers are
-those of all-MiniLM-L6-v2, which itself was trained on pairs of SQuAD and Quora. `minutes`: of training, measured once.
-Speed: 400 passages, native engine in fp32, relative to the teacher. In brackets the share of the teacher's score. STS-B
-dev on the way: before the first step, after a quarter, a half and all of the tokens.
+_STUDENTS = """Small models that learn from a teacher, without labels, from sentences, questions and passages of \
+Wikipedia,
+books, Quora, SQuAD's training set and STS-B's. `start`: what a student is before its first step; layers are those of
+all-MiniLM-L6-v2 (`embedded`), which itself was trained on pairs of SQuAD and Quora. `minutes`: of training, measured
+once. Speed: 400 passages, native engine in fp32, relative to the teacher. In brackets the share of the teacher's score.
+STS-B dev on the way: before the first step, after a quarter, a half and all of the tokens.
 """
+_NAMES = {"stsb": "STS-B", "squad": "SQuAD", "cranfield": "Cranfield"}
 _RERANKERS = """The first 50 texts of all-MiniLM-L6-v2 in the order of rerankers that were trained on questions of \
 SQuAD, each
 read once, with three mined negatives: nDCG@10 times 100, and the difference to the order of the embedding model, with
@@ -76,26 +77,13 @@ def _students(stored: Mapping[str, Any]) -> list[list[str]]:
     """A line per model; the first is the teacher."""
     models, speed = stored["models"], stored.get("speed", {})
     teacher = next(iter(models))
-    lines = [
-        [
-            "",
-            "start",
-            "million tokens",
-            "minutes",
-            "STS-B dev on the way",
-            "STS-B",
-            "SQuAD",
-            "Cranfield",
-            *(["speed"] if speed else []),
-        ]
-    ]
+    judges = [judge for judge in _NAMES if judge in models[teacher]]
+    what = ["", "start", "million tokens", "minutes", "STS-B dev on the way"]
+    lines = [[*what, *(_NAMES[judge] for judge in judges), *(["speed"] if speed else [])]]
     for name, found in models.items():
         first = models[teacher]
         read = found["stsb dev"]["curve"][-1]["tokens"] / 1e6 if "stsb dev" in found else None
-        scores = [
-            _kept(_score(found, judge), _score(first, judge), is_first=name == teacher) if judge in found else ""
-            for judge in ("stsb", "squad", "cranfield")
-        ]
+        scores = [_kept(_score(found, judge), _score(first, judge), is_first=name == teacher) for judge in judges]
         lines.append(
             [
                 f"{name}, the teacher" if name == teacher else name,
@@ -114,8 +102,8 @@ def _training(stored: Mapping[str, Any]) -> str:
     """The number of texts and the settings of the students, which are few."""
     trained = [found for found in stored["models"].values() if "steps" in found]
     settings = [
-        f"{found['steps']:,} steps of {found['texts of a step']} texts, learning rate {found['learning rate']:g}, "
-        f"{found['precision']}"
+        f"the teacher's {found['loss']}, {found['steps']:,} steps of {found['texts of a step']} texts, learning rate "
+        f"{found['learning rate']:g}, {found['precision']}"
         for found in trained
     ]
     return f"Trained on {stored['texts']['count']:,} texts: {'; '.join(dict.fromkeys(settings))}."

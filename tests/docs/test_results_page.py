@@ -242,7 +242,14 @@ def test_steps_and_files_of_vectors_are_shown(results_page, tmp_path):
 
 def test_small_embedding_models_are_shown_with_what_their_training_took(results_page, tmp_path):
     scores = {"stsb": {"spearman": 80.0}, "squad": {"ndcg@10": 0.7}}
-    training = {"steps": 654, "texts of a step": 128, "learning rate": 5e-4, "precision": "bf16", "seconds": 1218.8}
+    training = {
+        "loss": "vectors",
+        "steps": 654,
+        "texts of a step": 128,
+        "learning rate": 5e-4,
+        "precision": "bf16",
+        "seconds": 1218.8,
+    }
     training["stsb dev"] = {"start": 76.1, "curve": [{"step": 654, "tokens": 3.28e6, "spearmanr": 86.4}]}
     half = {"start": {"init": "layers", "teacher_layers": [2, 4, 6]}, **training, **scores}
     models = {"embedded": scores, "3 layers": half, "again": half}
@@ -251,8 +258,11 @@ def test_small_embedding_models_are_shown_with_what_their_training_took(results_
     (tmp_path / "embedding_students" / "family.json").write_text(json.dumps(stored))
     page = results_page.page(tmp_path)
     curve = "76.1, 86.4, 86.4, 86.4"
-    assert f"| 3 layers | layers 2, 4, 6 | 3.3 | 20 | {curve} | 80.00 (100.0%) | 70.00 (100.0%) | | 1.00x |\n" in page
-    assert "Trained on 83,782 texts: 654 steps of 128 texts, learning rate 0.0005, bf16.\n\n![Small" in page
+    assert f"| 3 layers | layers 2, 4, 6 | 3.3 | 20 | {curve} | 80.00 (100.0%) | 70.00 (100.0%) | 1.00x |\n" in page
+    assert (
+        "Trained on 83,782 texts: the teacher's vectors, 654 steps of 128 texts, learning rate 0.0005, bf16.\n\n![Small"
+        in page
+    )
     assert "[embedding_students/family.json](../benchmarks/results/embedding_students/family.json)" in page
 
 
