@@ -20,17 +20,23 @@ _QUICKSTART = """`minilm quickstart`, accuracy on 360 held-out paragraphs, mean 
 seeds.
 Both students start as layers 2, 4 and 6 of the teacher, and are fine-tuned like it.
 """
-_ABLATION = """What each objective teaches small students of all-MiniLM-L6-v2, by the dev scores of fine-tuning (main \
-metric
-of the task, times 100, mean over seeds). All read the same documents; `none` is the student before its first step.
+_ABLATION = """\
+What 200 steps (12,800 documents) of each objective teach small students of all-MiniLM-L6-v2: the main metric of
+fine-tuning, times 100. All fine-tuning has one setting (learning rate 1e-4, 3 epochs, of SST-2 0.3 of one) and counts
+with its best epoch on dev, so scores are lower than in [GLUE](#glue). `none` is the student before its first step;
+empty: not measured. The budget is far too small for students that start at random. With one seed, differences of a
+few points are noise and do not rank the objectives.
 """
 _BIGGER = """all-mpnet-base-v2 (12 layers, width 768) into L6-H384, which starts at random and has the teacher's \
 tokenizer; with and
 without an assistant L12-H384. After some tokens: the held-out loss, and the accuracy of a copy that was fine-tuned on a
 part of SST-2.
 """
-_CACHE = """Seconds of an epoch with the teacher, and with its relations read from a cache; `limit` is what a teacher
-that costs nothing would give.
+_CACHE = """\
+Seconds of an epoch that computes the teacher, and of one that reads its relations from a cache. `limit` is the ratio
+if the teacher cost nothing, estimated from its share of a step; a measured ratio may exceed it by a few percent.
+Filling the cache is not included: it takes about as long as running the teacher once over the corpus, so the gain
+begins with the second epoch.
 """
 
 

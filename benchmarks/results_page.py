@@ -57,12 +57,16 @@ grid. Compare minilm with the transformers row; the paper's row shows what a mod
 """
 _SQUAD = """\
 Weights and sides are those of [GLUE](#glue). Each run trains one model on SQuAD 2.0 settings, and its last weights
-answer both dev sets; on 1.1 the model must give an answer.
+answer both dev sets; on 1.1 the model must give an answer. Only 348 of the 16,596 questions of the available part of
+2.0's training set have no answer, so the models nearly always answer: that of minilm has an F1 of 67.9 on questions
+with an answer and of 1.0 on those without, and 53.0 with the best threshold on dev (transformers 51.9). One seed per
+side: the difference may be chance.
 Measured with `benchmarks/squad.py`.
 """
 _GENERATION = """\
 Questions and summaries of test sets, by the embedded model after fine-tuning with `minilm finetune` on far fewer
-examples and epochs than the paper's.
+examples and epochs than the paper's. One seed. The texts show that the pipeline works with so little training, not what
+the method reaches: most are not usable.
 Measured with `benchmarks/generation.py`.
 """
 

@@ -13,31 +13,34 @@ from pathlib import Path
 from typing import Any
 
 Table = Callable[[Mapping[str, Any]], list[str]]
-_ENCODE = """Real weights (all-MiniLM-L6-v2), texts in, vectors out, paragraphs of Python's manual. Tokens a second, \
-latencies in
-milliseconds; `of peak` is the share of what the units of the processor can do, on all texts in one call. The workloads
-and the method are in the [reference](reference.md#speed-on-this-machine).
+_ENCODE = """\
+Real weights (all-MiniLM-L6-v2), texts in, vectors out, paragraphs of Python's manual. Tokens a second, latencies in
+milliseconds; `of peak`: the share of the measured peak arithmetic rate of the processor, on all texts in one call.
+`least cosine`: the lowest cosine of a text's vector with that of torch in fp32. `p50`: the median latency of one
+call. The workloads and the method are in the [reference](reference.md#speed-on-this-machine).
 """
 _PEERS = """\
 The same texts and workloads. Each of the other engines gets the tokenization and the sorting by length of minilm, and
 counts with its best batch size of 8, 16 and 32 and its best number of streams for each workload. sentence-transformers
 computes in fp32, as shipped and tuned: with its best batch size for each workload, and with freed memory kept.
 """
-_SHAPES = """Random weights in fp32, token ids in, pooled vectors out: milliseconds of a call, and the speed relative \
-to BERT-Base.
+_SHAPES = """\
+Random weights in fp32, token ids in, pooled vectors out: milliseconds of a call and, in brackets, the speed relative
+to BERT-Base. `128 x 8`: 8 sequences of 128 tokens. `published`: the speedup that the MiniLM papers report, on their
+hardware.
 """
 _RELATION_LOSS = """Queries, keys and values of a teacher of width 768 and a student of width 384, 48 relation heads, \
 loss and gradients:
-milliseconds, and MiB of memory in addition. `of peak` is the share of what the units of the processor can do, for the
-products that the loss needs; exponentials come on top.
+milliseconds, and MiB of memory in addition. `of peak`: the share of the measured peak arithmetic rate of the processor,
+for the products that the loss needs; exponentials are not counted.
 """
-_STEP = """A teacher of BERT-Base's shape into L6-H384, v2 with 48 relation heads: tokens a second of a whole step, \
-and ratios to
-the padded way of public trainers (every layer, all attentions returned, a loss for each sequence). `loss` is how far
-the losses of both ways are apart in the same step; in bf16 they round at different places. `of peak` is the share of
-what the units of the processor can do, for the matrix products that a step needs; `two students` is the time of a step
-of two students that share their teacher, as a share of two steps. `limit` is the ratio to the padded way of a step that
-does only these products, at the peak: what can be won depends on the lengths in a batch.
+_STEP = """\
+A teacher of BERT-Base's shape into L6-H384, v2 with 48 relation heads: tokens a second of a whole step, and ratios to
+a padded implementation, as in public trainers (every layer, all attentions returned, a loss for each sequence).
+`loss`: the difference between the losses of the two in the same step; in bf16 they round at different places. `of
+peak`: the share of the measured peak arithmetic rate of the processor, for the matrix products that a step needs.
+`two students`: the time of a step of two students that share their teacher, as a share of two steps. `limit`: the
+ratio of a step that does only these products, at the peak; the possible gain depends on the lengths in a batch.
 """
 
 
@@ -153,5 +156,5 @@ def _where(stored: Mapping[str, Any]) -> str:
     others = f" Other processes used at most {max(used):.0%} of the processors." if used else ""
     return (
         f"{stored['machine']['cpu']}, {threads} thread{'' if threads == 1 else 's'}, kernels for "
-        f"{stored['instruction set']}; peak of the units in 10^9 operations a second: {peaks}; {versions}.{others}"
+        f"{stored['instruction set']}; measured peak in 10^9 operations a second: {peaks}; {versions}.{others}"
     )
