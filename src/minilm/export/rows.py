@@ -1,5 +1,8 @@
 """The texts of a quantization: half of them calibrate, the other half is compared.
 
+Neighbours stay together, two by two: in a file that alternates queries and their texts, both halves have both, and a
+model that reads pairs finds a query before its text.
+
 In: a file of texts, or nothing: then the texts that ship with the package. Out: two lists without a common text.
 """
 
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 
 from minilm.errors import DataError
@@ -29,7 +32,7 @@ class Rows:
 
 
 def read_rows(source: Source | None, *, field: str = "text") -> Rows:
-    """The first texts of a file without repetitions: those at even places calibrate, those at odd places are compared.
+    """The first texts of a file without repetitions: of each four, two calibrate and the next two are compared.
 
     Args:
         source: a file, or standard input; None: the texts of the package.
@@ -47,7 +50,11 @@ def read_rows(source: Source | None, *, field: str = "text") -> Rows:
             f"{source}: found {len(found)} different texts, expected at least {2 * _LEAST_ROWS}: half of them "
             "calibrate and half are compared; give more texts, or leave out --texts"
         )
-    return Rows(calibration=tuple(found[::2]), compared=tuple(found[1::2]))
+    calibrates = [place % 4 < 2 for place in range(len(found))]
+    return Rows(
+        calibration=tuple(compress(found, calibrates)),
+        compared=tuple(text for text, other in zip(found, calibrates, strict=True) if not other),
+    )
 
 
 def _unique(texts: Iterable[str]) -> Iterable[str]:
