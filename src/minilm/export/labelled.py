@@ -14,11 +14,13 @@ from minilm.files.source import Source
 from minilm.infer.api import LoadedModel
 from minilm.infer.batching import TEXTS_PER_CHUNK, chunked
 from minilm.infer.predictions import Classified, answer_part, classify_part, tag_part
+from minilm.model.metadata import is_cross_encoder
 from minilm.score.entities import METRICS, entity_metrics
 from minilm.score.glue import compute_metrics
 from minilm.score.multi_label import multi_label_metrics
 from minilm.score.squad import SquadReference, squad_metrics
 from minilm.tally import Tally
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.squad.read import read_squad
 from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.text.glue import COMBINED, text_task
@@ -32,6 +34,12 @@ NamedScore = tuple[str, float]
 
 def require_scored(model: LoadedModel) -> None:
     """Raise UsageError unless the folder states a task whose score is known here."""
+    if isinstance(model.task, RerankSettings) or (not (model.task or model.labels) and is_cross_encoder(model.folder)):
+        raise UsageError(
+            f"--labelled: {model.folder} is a reranker, whose labeled files are not scored here; remove --labelled, "
+            "then compare the runs that minilm predict --precision fp32 and int8 write with the new folder by minilm "
+            "score retrieval"
+        )
     if not isinstance(model.task, TextSettings | TokensSettings | SquadSettings):
         raise UsageError(
             f"--labelled: {model.folder} has no task.json that names the columns of labeled texts, words or questions; "

@@ -115,6 +115,15 @@ def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType
     return cast("ProblemType", stated)
 
 
+def is_cross_encoder(path: Path) -> bool:
+    """Whether the files of a folder say that sentence-transformers made it to score or classify pairs."""
+    outer = path / MODEL_FILE
+    if outer.is_file() and read_json(outer).get("model_type") == CROSS_ENCODER:
+        return True
+    config = read_json(config_file(path))
+    return isinstance(config.get(_CROSS_ENCODER), dict) or config.get(_OLD_ACTIVATION) is not None
+
+
 def read_activation(path: Path, problem: ProblemType) -> Activation:
     """What a cross-encoder of sentence-transformers applies to its one score: what its files state, else a sigmoid.
 
@@ -125,18 +134,18 @@ def read_activation(path: Path, problem: ProblemType) -> Activation:
     """
     outer, file = path / MODEL_FILE, config_file(path, None)
     settings = read_json(outer) if outer.is_file() else {}
-    is_cross_encoder = settings.get("model_type") == CROSS_ENCODER
     config = read_json(file)
     inner = config.get(_CROSS_ENCODER)
     inner = inner if isinstance(inner, dict) else None
-    if is_cross_encoder and settings.get(_ACTIVATION) is not None and read_modules(path):
+    typed = settings.get("model_type") == CROSS_ENCODER
+    if typed and settings.get(_ACTIVATION) is not None and read_modules(path):
         where, key, stated = outer, _ACTIVATION, settings[_ACTIVATION]
     elif inner is not None and _ACTIVATION in inner:
         where, key, stated = file, _ACTIVATION, inner[_ACTIVATION]
     else:
         where, key, stated = file, _OLD_ACTIVATION, config.get(_OLD_ACTIVATION)
     if stated is None:
-        return "Sigmoid" if (is_cross_encoder or inner is not None) and problem == "regression" else "Identity"
+        return "Sigmoid" if is_cross_encoder(path) and problem == "regression" else "Identity"
     if problem == "regression":
         return activation_at(stated, key=key, file=where)
     if problem == "single_label_classification":

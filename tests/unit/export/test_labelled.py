@@ -12,7 +12,9 @@ from minilm.errors import DataError, UsageError
 from minilm.export.labelled import task_score
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model, write_model
+from minilm.model.metadata import activation_values
 from minilm.tally import Tally
+from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.saved import write_task
 from minilm.tasks.squad.settings import SquadSettings
 from minilm.tasks.text.settings import TextSettings
@@ -98,6 +100,20 @@ def test_answers(task, tmp_path, scored):
     assert name == "f1"
     assert value == pytest.approx(scored(folder, file, "squad")["f1"])
     assert 0 < value < 100
+
+
+@pytest.mark.parametrize("settings", [RerankSettings(name="own"), None])
+def test_a_reranker_is_told_what_scores_it(task, tmp_path, settings):
+    """Trained here, or a cross-encoder of the hub, which has no task.json: training it again would not help."""
+    model = task.write_classifier(tmp_path / "m", seed=1, labels=("a",), **activation_values("Identity"))
+    if settings is not None:
+        write_task(model, settings)
+    with pytest.raises(UsageError) as caught:
+        task_score(load(model), task.folder / "dev.jsonl", Tally())
+    assert str(caught.value) == (
+        f"--labelled: {model} is a reranker, whose labeled files are not scored here; remove --labelled, then compare "
+        "the runs that minilm predict --precision fp32 and int8 write with the new folder by minilm score retrieval"
+    )
 
 
 def test_a_folder_without_a_task(task):
