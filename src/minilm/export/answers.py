@@ -17,6 +17,7 @@ from minilm.infer.api import LoadedModel
 from minilm.infer.batching import in_order
 from minilm.infer.predictions import classification_of, is_multi_label, windows_of
 from minilm.infer.vectors import embed_part
+from minilm.model.metadata import is_cross_encoder
 from minilm.model.packed_ids import Int32s, PackedIds
 from minilm.tally import Tally
 from minilm.tasks.rerank.settings import RerankSettings
@@ -63,8 +64,9 @@ class Answers:
 
     Attributes:
         vectors: `[B, E]` of a model without a head, else None.
-        labels: the choices of a head, each an index; None of a model that predicts a number.
-        numbers: the probabilities behind them, or the numbers.
+        labels: the choices of a head, each an index; None of a model with one score.
+        numbers: the probabilities behind them, or the scores before an activation: a sigmoid would hide how far those
+            of different texts are apart.
     """
 
     vectors: NDArray[np.float32] | None = None
@@ -94,8 +96,8 @@ def unit(vectors_BE: NDArray[np.float32]) -> NDArray[np.float64]:
 def inputs_of(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
     """The tokens of texts as the model's task reads them; `tally` counts what is truncated.
 
-    A classifier of pairs and a reranker read each text with the next one. A model that answers questions is asked about
-    each text with its first words.
+    A classifier of pairs, a reranker and any other cross-encoder read each text with the next one. A model that answers
+    questions is asked about each text with its first words.
     """
     locations, truncated = [f"text {number}" for number in range(len(texts))], list[int]()
     if model.head is None:
@@ -130,9 +132,9 @@ def _asked(model: LoadedModel, texts: Sequence[str], tally: Tally) -> Inputs:
 
 
 def _reads_pairs(model: LoadedModel) -> bool:
-    if isinstance(model.task, RerankSettings):
-        return True
-    return isinstance(model.task, TextSettings) and text_columns(model.task).text_pair is not None
+    if isinstance(model.task, TextSettings):
+        return text_columns(model.task).text_pair is not None
+    return isinstance(model.task, RerankSettings) or is_cross_encoder(model.folder)
 
 
 def run(model: LoadedModel, inputs: Inputs) -> list[NDArray[np.float32]]:
@@ -166,12 +168,10 @@ def answers_of(model: LoadedModel, inputs: Inputs) -> Answers:
 
 
 def _classified(model: LoadedModel, scores: Sequence[NDArray[np.float32]]) -> Answers:
-    multi_label = is_multi_label(model)
-    found = [
-        classification_of(row, model.labels, multi_label=multi_label, activation=model.activation) for row in scores
-    ]
     if not model.labels:
-        return Answers(numbers=np.array([one.score for one in found]))
+        return Answers(numbers=np.concatenate(scores).astype(np.float64))
+    multi_label = is_multi_label(model)
+    found = [classification_of(row, model.labels, multi_label=multi_label) for row in scores]
     numbers = np.array([one.probabilities for one in found])
     labels = (numbers > 0.5).astype(np.int64).ravel() if multi_label else numbers.argmax(1)
     return Answers(labels=labels, numbers=numbers.ravel())

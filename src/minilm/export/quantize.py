@@ -48,6 +48,7 @@ Smoothing = Mapping[str, NDArray[np.float32]]
 
 _SENSITIVITY_TOKENS = 4096  # of the first calibration texts, for each map
 _SPEED_TOKENS = 4096  # of the compared texts
+_SAME = 1e-6  # of the largest score: what float32 rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def quantize(
     Raises:
         UsageError: `out` exists, the native engine cannot run the model, or it has no task for labeled files.
         GateFailed: the tolerance is missed, or int8 is slower; nothing was written.
-        DataError: a file is damaged or has too few texts.
+        DataError: a file is damaged or has too few texts, or the model gives all of them the same score.
         SystemProblem: `out` cannot be written.
     """
     reject_existing(out)
@@ -108,6 +109,7 @@ def quantize(
     expected = answers_of(trial.model, compared)
     numbers = expected.numbers if expected.vectors is None else expected.vectors
     _require_finite(trial.model.folder, "its answers", numbers)
+    _require_different(trial.model.folder, expected)
     kept, measures = trial.passing(smoothing, calibration, compared, expected)
     maps = Int8Maps(smoothing={name: smoothing[name] for name in smoothing if name not in kept}, kept=kept)
     int8 = trial.int8(maps)
@@ -214,6 +216,17 @@ def _require_finite(folder: Path, what: str, numbers: NDArray[np.floating]) -> N
         raise DataError(
             f"{folder} cannot be quantized: in fp32 {what} are not all finite numbers, because weights before them are "
             "damaged or too large"
+        )
+
+
+def _require_different(folder: Path, expected: Answers) -> None:
+    """Raise DataError if a model with one score gives all texts the same: nothing can correlate with that."""
+    scores = expected.numbers
+    if expected.vectors is None and expected.labels is None and np.ptp(scores) <= _SAME * np.abs(scores).max():
+        raise DataError(
+            f"{folder} cannot be quantized: in fp32 it gives all {len(scores)} texts that are compared the same score, "
+            f"{scores[0]:.6g}, so that their correlation with those of int8 is undefined; use a model whose scores "
+            "differ, or give texts like those it will read (--texts)"
         )
 
 

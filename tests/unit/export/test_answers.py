@@ -9,6 +9,7 @@ import minilm
 from minilm.export.answers import answers_of, inputs_of
 from minilm.export.calibration import largest_inputs, smoothing_of
 from minilm.files.json import read_json, write_json
+from minilm.model.metadata import activation_values
 from minilm.tally import Tally
 from minilm.tasks.rerank.settings import RerankSettings
 from minilm.tasks.saved import write_task
@@ -63,6 +64,43 @@ def test_a_reranker_reads_each_text_with_the_next(folder_of):
     expected = model.score_pairs(list(zip(TEXTS, [*TEXTS[1:], TEXTS[0]], strict=True)))
     found = answers_of(model, inputs_of(model, TEXTS, Tally()))
     np.testing.assert_array_equal(found.numbers.astype(np.float32), expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config_sentence_transformers.json", {"model_type": "CrossEncoder"}),
+        ("config.json", {"sentence_transformers": {"version": "4.0.1"}}),
+        ("config.json", {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}),
+    ],
+)
+@pytest.mark.parametrize("labels", [("a",), ("a", "b", "c")])
+def test_a_cross_encoder_without_a_task_reads_pairs(folder_of, file, values, labels):
+    folder = folder_of(labels)
+    write_json(folder / file, (read_json(folder / file) if (folder / file).is_file() else {}) | values)
+    model = minilm.load(folder)
+    inputs, pairs = inputs_of(model, TEXTS, Tally()), model.tokenizer.encode_pairs(TEXTS, [*TEXTS[1:], TEXTS[0]])
+    assert [one.tolist() for one in inputs.token_ids] == [ids.tolist() for ids, _ in pairs]
+
+
+def test_a_task_of_single_texts_reads_them_alone(folder_of):
+    """Whatever the configuration says besides."""
+    folder = folder_of(("a",), sentence_transformers={"version": "4.0.1"})
+    write_task(folder, TextSettings(name="own", regression=True))
+    model = minilm.load(folder)
+    inputs = inputs_of(model, TEXTS, Tally())
+    assert [len(one) for one in inputs.token_ids] == [5] * len(TEXTS)
+
+
+def test_scores_are_those_before_the_activation(folder_of):
+    """A sigmoid makes them nearly equal, and hides an order that is lost."""
+    folder = folder_of(("a",), **activation_values("Sigmoid"))
+    model = minilm.load(folder)
+    assert model.activation == "Sigmoid"
+    pairs = list(zip(TEXTS, [*TEXTS[1:], TEXTS[0]], strict=True))
+    found = answers_of(model, inputs_of(model, TEXTS, Tally()))
+    np.testing.assert_array_equal(found.numbers.astype(np.float32), model.score_pairs(pairs, raw_scores=True))
+    assert found.numbers.min() < 0
 
 
 def test_labels_that_apply_or_not(folder_of):

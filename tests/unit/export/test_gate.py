@@ -74,8 +74,23 @@ def test_labels_and_their_probabilities():
 def test_numbers_by_their_correlation():
     expected = Answers(numbers=np.array([1.0, 2.0, 3.0, 4.0]))
     found = compare(Answers(numbers=np.array([1.1, 2.1, 3.1, 4.1])), expected)
-    assert values(found) == [1.0, 0.1]
+    assert values(found) == [1.0, 1.0, 0.1]
     assert not compare(Answers(numbers=np.array([1.0, 3.0, 2.0, 4.0])), expected)[0].passes
+
+
+def test_an_order_that_is_lost_among_outliers_does_not_pass():
+    """Two scores far from the others make Pearson's correlation, whatever becomes of the rest."""
+    scores = np.concatenate([np.linspace(0, 0.1, 50), [5.0, 6.0]])
+    found = compare(Answers(numbers=np.concatenate([scores[49::-1], scores[50:]])), Answers(numbers=scores))
+    assert [one.passes for one in found] == [True, False, True]
+    assert found[0].value > 0.99
+
+
+def test_int8_that_scores_all_texts_the_same_keeps_nothing():
+    """A number, where the correlation is undefined."""
+    found = compare(Answers(numbers=np.ones(4)), Answers(numbers=np.array([1.0, 2.0, 3.0, 4.0])))
+    assert values(found) == [0.0, 0.0, 3.0]
+    assert [one.passes for one in found] == [False, False, True]
 
 
 def test_distance_grows_with_the_difference():

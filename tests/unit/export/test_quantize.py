@@ -59,6 +59,23 @@ def test_a_reranker_that_scores_the_mean_of_its_tokens(task, tmp_path):
     assert 0 < np.abs(found - expected).max() < 0.1 * np.ptp(expected)
 
 
+def test_a_model_that_scores_all_texts_the_same_is_rejected(task, tmp_path):
+    """Its correlation is undefined: the gate can neither pass nor miss."""
+    pytest.importorskip("transformers")
+    folder = task.write_classifier(tmp_path / "m", seed=1, labels=("a",))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.weight"], tensors["classifier.bias"] = np.zeros((1, 48), np.float32), np.full(1, 0.5, "float32")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError) as caught:
+        run(task, tmp_path / "int8", folder)
+    assert str(caught.value) == (
+        f"{folder} cannot be quantized: in fp32 it gives all 60 texts that are compared the same score, 0.5, so that "
+        "their correlation with those of int8 is undefined; use a model whose scores differ, or give texts like those "
+        "it will read (--texts)"
+    )
+    assert not (tmp_path / "int8").exists()
+
+
 def test_what_is_in_the_files(task, tmp_path):
     run(task, tmp_path / "int8", threads=1)
     scales = load_file(tmp_path / "int8" / SCALES)
