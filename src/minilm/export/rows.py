@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import islice
 from pathlib import Path
 
 from minilm.errors import DataError
@@ -50,10 +50,9 @@ def read_rows(source: Source | None, *, field: str = "text") -> Rows:
             f"{source}: found {len(found)} different texts, expected at least {2 * _LEAST_ROWS}: half of them "
             "calibrate and half are compared; give more texts, or leave out --texts"
         )
-    calibrates = [place % 4 < 2 for place in range(len(found))]
     return Rows(
-        calibration=tuple(compress(found, calibrates)),
-        compared=tuple(text for text, other in zip(found, calibrates, strict=True) if not other),
+        calibration=tuple(text for place, text in enumerate(found) if place % 4 < 2),
+        compared=tuple(text for place, text in enumerate(found) if place % 4 >= 2),
     )
 
 

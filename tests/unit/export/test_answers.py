@@ -79,8 +79,9 @@ def test_a_cross_encoder_without_a_task_reads_pairs(folder_of, file, values, lab
     folder = folder_of(labels)
     write_json(folder / file, (read_json(folder / file) if (folder / file).is_file() else {}) | values)
     model = minilm.load(folder)
-    inputs, pairs = inputs_of(model, TEXTS, Tally()), model.tokenizer.encode_pairs(TEXTS, [*TEXTS[1:], TEXTS[0]])
-    assert [one.tolist() for one in inputs.token_ids] == [ids.tolist() for ids, _ in pairs]
+    pairs = model.tokenizer.encode_pairs(TEXTS, [*TEXTS[1:], TEXTS[0]], max_length=model.max_tokens)
+    found = inputs_of(model, TEXTS, Tally()).token_ids
+    assert [one.tolist() for one in found] == [ids.tolist() for ids, _ in pairs]
 
 
 def test_a_task_of_single_texts_reads_them_alone(folder_of):
@@ -100,7 +101,6 @@ def test_scores_are_those_before_the_activation(folder_of):
     pairs = list(zip(TEXTS, [*TEXTS[1:], TEXTS[0]], strict=True))
     found = answers_of(model, inputs_of(model, TEXTS, Tally()))
     np.testing.assert_array_equal(found.numbers.astype(np.float32), model.score_pairs(pairs, raw_scores=True))
-    assert found.numbers.min() < 0
 
 
 def test_labels_that_apply_or_not(folder_of):

@@ -10,6 +10,7 @@ from tests.commands import minilm
 
 from minilm.errors import DataError, UsageError
 from minilm.export.labelled import task_score
+from minilm.files.json import read_json, write_json
 from minilm.infer.api import load
 from minilm.model.checkpoint import read_model, write_model
 from minilm.model.metadata import activation_values
@@ -105,7 +106,8 @@ def test_answers(task, tmp_path, scored):
 @pytest.mark.parametrize("settings", [RerankSettings(name="own"), None])
 def test_a_reranker_is_told_what_scores_it(task, tmp_path, settings):
     """Trained here, or a cross-encoder of the hub, which has no task.json: training it again would not help."""
-    model = task.write_classifier(tmp_path / "m", seed=1, labels=("a",), **activation_values("Identity"))
+    model = task.write_classifier(tmp_path / "m", seed=1, labels=("a",))
+    write_json(model / "config.json", read_json(model / "config.json") | activation_values("Identity"))
     if settings is not None:
         write_task(model, settings)
     with pytest.raises(UsageError) as caught:
