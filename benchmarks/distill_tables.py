@@ -88,7 +88,8 @@ def _where(stored: Mapping[str, Any], file: str) -> str:
     facts, link = stored["machine"], f"[{file}](../benchmarks/results/{file})"
     if "versions" in facts:  # of minilm.environment.machine
         return f"{facts['cpu']}, {facts['cores']} cores, torch {facts['versions']['torch']}; {link}.\n"
-    return f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}; {link}.\n"
+    threads = f"{facts['threads']} thread{'s' * (facts['threads'] != 1)}"
+    return f"{facts['cpu']}, {threads}, torch {facts['torch']}; {link}.\n"
 
 
 def _spread(values: Sequence[float]) -> str:

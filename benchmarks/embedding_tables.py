@@ -28,6 +28,8 @@ score. STS-B dev during training: before the first step, after a quarter, a half
 student, which counts with its best checkpoint on STS-B dev: no label is used but for this choice. STS-B and SQuAD are
 in-domain, as the training texts have sentences of STS-B's training set and passages of the part of SQuAD's training
 set that Du et al. test on; Cranfield is not. The minutes were not measured on an idle machine: do not compare them.
+With all-mpnet-base-v2 two settings were tried; the other one (20,000 shorter texts, learning rate 5e-5) gave 6 layers
+82.73 on STS-B and 37.85 on Cranfield.
 """
 _NAMES = {"stsb": "STS-B", "squad": "SQuAD", "cranfield": "Cranfield"}
 _RERANKERS = """\

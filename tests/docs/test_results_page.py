@@ -159,7 +159,7 @@ def test_speeds_are_shown_per_machine(results_page, tmp_path):
     assert "| | 400 in one call | 10 tokens, p50 | of peak | least cosine |\n|---|---:|---:|---:|---:|\n" in page
     assert "| native fp32 | 8,000 | 1.23 | 90% | 1.000000 |\n" in page
     assert "| BERT-Base | 1.0x | 50.0 (1.0x) |\n" in page
-    assert "Some CPU, 2 threads, kernels for avx2; peak of the units in 10^9 operations a second: fp32 190;" in page
+    assert "Some CPU, 2 threads, kernels for avx2; measured peak in 10^9 operations a second: fp32 190;" in page
     assert "minilm 0.1.0, torch 9.9. Other processes used at most 3% of the processors.\n" in page
     assert sections(page) == ["Speed of encoding", "Speed of the published shapes"]
 
@@ -275,5 +275,5 @@ def test_rerankers_are_shown_beside_the_search(results_page, tmp_path):
     stored = {"machine": MACHINE, "models": {"embedded": searched, "6 layers": trained}}
     (tmp_path / "rerankers" / "some-cpu.json").write_text(json.dumps(stored))
     page = results_page.page(tmp_path)
-    assert "| embedded | | 78.4 | | 38.3 | |\n" in page
+    assert "| embedded, not reranked | | 78.4 | | 38.3 | |\n" in page
     assert "| 6 layers | 72.2, 89.2, 94.0, 95.0 | 88.4 | +5.7 to +14.8 | 33.0 | -8.3 to -2.7 |\n" in page

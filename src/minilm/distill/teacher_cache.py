@@ -38,7 +38,7 @@ from minilm.recipe import Distillation, DistillRecipe, LossSection
 from minilm.train.distributed import Ranks
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
 _ENDING = ".teacher"  # of the folder beside the corpus
 _SCALE_BYTES = 4
 _TYPES = {"bf16": {"rows": "BF16"}, "int8": {"rows": "I8", "scales": "F32"}}

@@ -42,7 +42,7 @@ from minilm.model.packing import Packed, on_device
 from minilm.model.routes import ROLES
 from minilm.model.token_budget import microbatches
 from minilm.model.vector_head import VectorHead, dense_of, linear_of
-from minilm.model.vector_modules import Dense
+from minilm.model.vector_modules import Dense, checksum_of
 from minilm.randomness import derived_seed
 from minilm.score.retrieval import RetrievalScores, parse_metric, ranked, retrieval_scores
 from minilm.tally import reporting_tally
@@ -215,8 +215,9 @@ class RerankTask(PackedTask):
         return found if self._taught is None else {**found, "teacher": self._taught.scores.description()}
 
     def identity(self) -> Mapping[str, str]:
-        """What decides the scores of the teacher."""
-        return {} if self._taught is None else self._taught.scores.identity
+        """The map from the mean to the score before training; what decides the scores of the teacher."""
+        taught = {} if self._taught is None else self._taught.scores.identity
+        return taught if self._dense is None else {"model map": checksum_of(self._dense), **taught}
 
     def store_teacher(self, ranks: Ranks) -> None:
         """Compute the scores of the teacher that are not stored yet; raises as `TeacherStore.fill`."""

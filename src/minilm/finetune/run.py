@@ -155,7 +155,7 @@ def _plan(recipe: FinetuneRecipe) -> _Plan:
     choice = recipe.task.head if isinstance(recipe.task, LabelledSection) else "auto"
     examples = task.num_examples
     steps = section.steps or math.ceil(section.epochs * examples / section.batch_size)
-    files = {f"{part} file {path.name}": sha256_file(path) for part, path in _files(recipe)}
+    files = {f"{part} file {number} {path.name}": sha256_file(path) for part, number, path in _files(recipe)}
     return _Plan(
         task=task,
         tokenizer=tokenizer,
@@ -183,10 +183,11 @@ def _described(smaller: Smaller) -> str:
     return f"student: {shape.num_layers} layers, width {shape.hidden_size}, {smaller.start}"
 
 
-def _files(recipe: FinetuneRecipe) -> list[tuple[str, Path]]:
-    """The local data files."""
-    named = [("train", name) for name in recipe.task.train] + [("dev", name) for name in recipe.task.dev]
-    return [(part, Path(name)) for part, name in named if Path(name).is_file()]
+def _files(recipe: FinetuneRecipe) -> list[tuple[str, int, Path]]:
+    """The local data files with their number, from 1, since they may have one name in several folders."""
+    parts = {"train": recipe.task.train, "dev": recipe.task.dev}
+    named = [(part, number, Path(name)) for part, names in parts.items() for number, name in enumerate(names, 1)]
+    return [one for one in named if one[2].is_file()]
 
 
 def tokenizer_path(name: str | None, model: Path) -> Path:

@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 ENDING = ".teacher"  # of the folder beside the training file
-ITEMS_PER_FILE = 1024  # what a kill loses at most: two minutes of a base-size teacher on two cores
+ITEMS_PER_FILE = 1024  # what a kill loses at most: with texts, two minutes of a base-size teacher on two cores
+_MAX_FILES = 1024  # of more items, a file has more
 _FORMAT = 3
 _WAIT_SECONDS = 2.0
 
@@ -130,6 +131,11 @@ class Stored(Generic[Item]):
     load: Callable[[], Callable[[Sequence[Item], Sequence[str]], Rows]]
     packed: Callable[[Rows], tuple[NDArray[np.floating], float]]
 
+    @property
+    def per_file(self) -> int:
+        """Items of a file."""
+        return max(ITEMS_PER_FILE, -(-self.items // _MAX_FILES))
+
 
 class TeacherStore(Generic[Item]):
     """The rows of a teacher for all items; `fill` computes those that are missing, `rows` reads them."""
@@ -145,7 +151,7 @@ class TeacherStore(Generic[Item]):
     @property
     def identity(self) -> dict[str, str]:
         """What decides the rows, for comparing a run with an earlier one."""
-        return {f"teacher {key}": str(value) for key, value in asdict(self._stored.key).items()}
+        return {f"teacher {key}": str(value) for key, value in asdict(self._stored.key).items() if key != "format"}
 
     def progress(self) -> str:
         """How much is stored already."""
@@ -179,7 +185,7 @@ class TeacherStore(Generic[Item]):
     def rows(self, numbers: NDArray[np.int64]) -> Rows:
         """The rows of some items, `[n, W]`."""
         found = np.empty((len(numbers), self.width), dtype=np.float32)
-        files, rows = np.divmod(numbers, ITEMS_PER_FILE)
+        files, rows = np.divmod(numbers, self._stored.per_file)
         for file in np.unique(files).tolist():
             found[files == file] = self._arrays[file][rows[files == file]]
         return found
@@ -194,11 +200,11 @@ class TeacherStore(Generic[Item]):
         if not path.is_file():
             return None
         found = from_json(Manifest, read_json(path), where=path, remedy=self.remedy)
-        sizes = [min(ITEMS_PER_FILE, own.items - first) for first in range(0, own.items, ITEMS_PER_FILE)]
+        sizes = [min(own.per_file, own.items - first) for first in range(0, own.items, own.per_file)]
         listed = [(one.file, one.texts) for one in found.files]
         expected = [(self._file_name(number), size) for number, size in enumerate(sizes)]
         same = (found.key, found.texts, found.width, found.texts_per_file)
-        if same != (own.key, own.items, own.width, ITEMS_PER_FILE) or listed != expected[: len(listed)]:
+        if same != (own.key, own.items, own.width, own.per_file) or listed != expected[: len(listed)]:
             raise DataError(f"{path}: found {own.kind} of another teacher or other texts; {self.remedy}")
         return found
 
@@ -230,7 +236,7 @@ class TeacherStore(Generic[Item]):
         """Write the files that are not listed; the processes take turns."""
         own = self._stored
         manifest = self._manifest() or Manifest(
-            key=own.key, teacher=own.teacher, texts=own.items, width=own.width, texts_per_file=ITEMS_PER_FILE
+            key=own.key, teacher=own.teacher, texts=own.items, width=own.width, texts_per_file=own.per_file
         )
         reading = _Reading(iter(items), own, self.folder)
         for one in manifest.files:
@@ -327,12 +333,12 @@ class _Reading(Generic[Item]):
 
     def next(self) -> _Chunk[Item]:
         """The items of the next file; raises DataError if there are fewer."""
-        chunk, own = list(islice(self._items, ITEMS_PER_FILE)), TextsDigest()
+        chunk, own = list(islice(self._items, self._stored.per_file)), TextsDigest()
         for item, _ in chunk:
             for text in [item] if isinstance(item, str) else item:
                 own.add(text)
                 self._digest.add(text)
-        if len(chunk) != min(ITEMS_PER_FILE, self._stored.items - self._done):
+        if len(chunk) != min(self._stored.per_file, self._stored.items - self._done):
             raise self._changed()
         self._done += len(chunk)
         items, locations = [item for item, _ in chunk], [location for _, location in chunk]

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-
 from minilm.errors import DataError, UsageError
-from minilm.model.vector_modules import Dense, LayerNorm, VectorModule
+from minilm.model.vector_modules import Dense, LayerNorm, VectorModule, checksum_of
 
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
@@ -72,16 +70,13 @@ class EmbeddingSettings:
         plain = replace(self, modules=(), prompts={}, default_prompt_name=None, similarity=None)
         digest = hashlib.sha256(repr(plain).encode())
         for module in self.modules:
-            digest.update(type(module).__name__.encode())
-            for one in fields(module):
-                value = getattr(module, one.name)
-                if one.name != "where":
-                    digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+            digest.update(checksum_of(module).encode())
         return digest.hexdigest()
 
     def identity(self) -> str:
-        """Hex SHA-256 of all settings."""
-        named = sorted(self.prompts.items()), self.default_prompt_name, self.similarity
+        """Hex SHA-256 of all settings that have an effect."""
+        prompts = sorted((name, text) for name, text in self.prompts.items() if text)
+        named = prompts, self.default_prompt_name, self.similarity or "cosine"
         return hashlib.sha256(repr((self.checksum(), *named)).encode()).hexdigest()
 
     def prompt_of(self, *, prompt: str | None, role: str | None) -> str:

@@ -8,8 +8,9 @@ I width in, O width out.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +65,16 @@ class Normalize:
 
 
 VectorModule = Dense | LayerNorm | Normalize
+
+
+def checksum_of(module: VectorModule) -> str:
+    """Hex SHA-256 of what a module computes; its folder is not part of it."""
+    digest = hashlib.sha256(type(module).__name__.encode())
+    for one in fields(module):
+        value = getattr(module, one.name)
+        if one.name != "where":
+            digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return digest.hexdigest()
 
 
 def require_keys(

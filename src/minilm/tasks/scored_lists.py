@@ -18,13 +18,15 @@ from minilm.files.by_id import as_score
 from minilm.files.fields import NUMBER_LIST, items_in
 from minilm.tasks.trainable import trainable
 
-FIRST_NUMBERED = "negative_1"
+NEGATIVES = ("negatives", "negative")
+"""Usual columns of negatives, besides those that are numbered."""
 _NUMBERED = re.compile("negative_[0-9]+")
 
 
 def numbered_negatives(columns: Iterable[str]) -> list[str]:
-    """Those of the names `negative_1`, `negative_2` and so on, of the n-tuples of sentence-transformers, in order."""
-    return [name for name in columns if _NUMBERED.fullmatch(name)]
+    """Those of the names `negative_1`, `negative_2` and so on, of the n-tuples of sentence-transformers, by number."""
+    found = [name for name in columns if _NUMBERED.fullmatch(name)]
+    return sorted(found, key=lambda name: int(name.rpartition("_")[2]))
 
 
 def scores_in(value: object, column: str, *, texts: int, order: str) -> list[float]:

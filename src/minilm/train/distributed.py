@@ -39,7 +39,7 @@ class Ranks:
 
 
 ALONE = Ranks()
-_PATIENCE = timedelta(days=7)
+_PATIENCE = timedelta(days=1)
 """How long processes wait for one that builds a corpus or probes; torchrun ends those that wait for one that failed."""
 
 

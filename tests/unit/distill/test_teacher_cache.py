@@ -176,7 +176,7 @@ def test_files_hold_whole_documents():
 def test_whatever_decides_the_numbers_is_in_the_name_of_the_folder():
     others = {
         "teacher_config": "x", "teacher_weights": "x", "layer": 2, "engine": "x", "versions": "x",
-        "device": "cuda", "computed_in": "bf16", "corpus": "x", "precision": "int8", "format": 2,
+        "device": "cuda", "computed_in": "bf16", "corpus": "x", "precision": "int8", "format": 9,
     }  # fmt: skip
     names = [replace(KEY, **{name: value}).name for name, value in others.items()]
     assert others.keys() == KEY.__dataclass_fields__.keys()

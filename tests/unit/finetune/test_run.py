@@ -230,7 +230,7 @@ def test_changed_data_is_rejected_and_named(tiny_task):
     recipe = tiny_task.recipe(steps=6)
     run(recipe)
     tiny_task.write_rows("train.jsonl", 61, seed=1)
-    with pytest.raises(UsageError, match=r"train file train\.jsonl was"):
+    with pytest.raises(UsageError, match=r"train file 1 train\.jsonl was"):
         run(recipe)
     tiny_task.write_rows("train.jsonl", 60, seed=1)
     with pytest.raises(UsageError, match=r"train\.learning_rate was 0\.003, is 0\.004"):

@@ -62,6 +62,9 @@ def test_negatives_in_numbered_columns(tmp_path):
         assert row.texts == ("q", "p", "a", "b")
     (row,) = training_rows([str(path)], settings("infonce", negatives=("negative_2",)))
     assert row.texts == ("q", "p", "b")
+    path.write_text("query,positive,negative_10,negative_2\nq,p,a,b\n")
+    (row,) = training_rows([str(path)], settings("infonce"))
+    assert row.texts == ("q", "p", "b", "a")  # by number
 
 
 def test_lists_have_the_score_of_the_positive_first(tmp_path):

@@ -49,11 +49,19 @@ def test_negatives_in_numbered_columns(tmp_path):
     assert known(one) == ("q", ("a", "b", "c"), (1, 0, 0), (2, 0.5, -1), 1)
     [one] = read(written(tmp_path, [{**row, "scores": [2, 0.5]}]), negatives="negative_1")
     assert one.texts == ("a", "b")
-    later = [row, {"query": "r", "positive": "a", "negative_2": "c", "scores": [2, 0.5]}]
-    with pytest.raises(DataError, match=r"rows.jsonl:2: no field 'negative_1', found 'query'"):
-        read(written(tmp_path, later))
-    with pytest.raises(DataError, match=r"rows.jsonl:1: column 'negative_2' is an empty text"):
+    _, fewer = read(written(tmp_path, [row, {"query": "r", "positive": "a", "negative_2": "c", "scores": [2, 0.5]}]))
+    assert known(fewer) == ("r", ("a", "c"), (1, 0), (2, 0.5), 1)
+    with pytest.raises(DataError, match=r"rows.jsonl:1: column 'scores' has 3 numbers for 2 texts"):
         read(written(tmp_path, [{**row, "negative_2": ""}]))
+
+
+def test_negatives_are_in_the_order_of_their_numbers_whatever_that_of_the_columns(tmp_path):
+    numbered = {f"negative_{number}": f"n{number}" for number in (10, 2, 1)}
+    row = {"query": "q", "positive": "a", **numbered, "scores": [3, 2, 1, 0]}
+    [one] = read(written(tmp_path, [row]))
+    assert one.texts == ("a", "n1", "n2", "n10")
+    [one] = read(written(tmp_path, [{**row, "negative": "b", "scores": [4, 3, 2, 1, 0]}]))
+    assert one.texts == ("a", "b", "n1", "n2", "n10")
 
 
 def test_a_list_of_texts(tmp_path):
