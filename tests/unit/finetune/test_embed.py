@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,8 +28,7 @@ from minilm.finetune.embed_objectives import targets_of
 from minilm.finetune.keyed_dropout import KeyedDropout, TextKeys
 from minilm.finetune.make import make_task, task_tokenizer
 from minilm.finetune.objective import FinetuneObjective
-from minilm.finetune.report import run_rows
-from minilm.finetune.result import RunResult, SettingRuns, verdict, write_result
+from minilm.finetune.result import RunResult, verdict
 from minilm.finetune.run import finetune_once
 from minilm.finetune.start import start_model
 from minilm.finetune.sweep import check_recipe
@@ -397,22 +395,6 @@ def test_the_verdict(metric, base, main, expected, tmp_path):
     )
     assert verdict(result) == f"verdict: {expected}"
     assert verdict(replace(result, references={})) == ""
-
-
-def test_only_metrics_may_be_numbers_that_are_not_finite(tmp_path):
-    """They are null in the files; any other such number is a mistake of the code, which a null would hide."""
-    values = {"seed": 1, "learning_rate": 0.1, "epochs": 1, "batch_size": 1, "best_step": 1, "steps": 1}
-    values |= {"train_examples": 1, "parameters": 1, "main_metric": "f1"}
-    references = {"base": {"f1": math.inf}}
-    result = RunResult(folder=tmp_path, numbers={"f1": math.nan}, references=references, seconds=1.0, **values)
-    write_result(result, {})
-    written = json.loads((tmp_path / "result.json").read_text())
-    assert (written["numbers"], written["references"]) == ({"f1": None}, {"base": {"f1": None}})
-    wrong = replace(result, learning_rate=math.nan)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_result(wrong, {})
-    (row,) = run_rows([SettingRuns(runs=[replace(result, best_step=math.inf)])])
-    assert (row["f1"], row["best step"]) == (None, math.inf)
 
 
 # --- stored vectors of the teacher ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from minilm.files.fields import as_text, no_field, text_in, texts_in
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tally import reporting_tally
 from minilm.tasks.embed.settings import EmbedSettings
-from minilm.tasks.scored_lists import FIRST_NUMBERED, numbered_negatives, scored_twice, scores_in
+from minilm.tasks.scored_lists import numbered_negatives, scored_twice, scores_in
 from minilm.tasks.trainable import trainable
 
 _EMPTY = "empty texts were skipped"
@@ -180,7 +180,7 @@ def _too_few(count: int, settings: EmbedSettings, *, has_positive: bool) -> str:
     """Why a list of `count` texts teaches nothing."""
     if not has_positive:
         return f"column {_LIST!r} has {count} text{'s' * (count != 1)}; a list needs at least two: {_CORRECT}"
-    numbered = f" or numbered columns such as {FIRST_NUMBERED!r}" if _has_default_negatives(settings) else ""
+    numbered = " or numbered columns such as 'negative_1'" if _has_default_negatives(settings) else ""
     return (
         f"found no negative in {', '.join(map(repr, settings.negatives))}{numbered}; a list needs at least one besides "
         f"the positive: add one, remove the row, or {_fix('negatives')}"
