@@ -225,10 +225,7 @@ class Filling:
 
     def _measured(self, manifest: CacheManifest) -> CacheManifest:
         """The manifest with the error of stored relations, on documents from the whole corpus."""
-        count = len(self._shards)
-        spread = np.unique(np.linspace(0, count - 1, min(count, _MEASURED_DOCUMENTS)).astype(np.int64))
-        apart = math.ceil(int(self._shards.lengths[spread].sum()) / _MEASURED_TOKENS)
-        documents = spread[::apart]
+        documents = _spread(self._shards.lengths)
         packed = self._packed(documents.tolist())
         computed, stored = self._relations(packed), self._cached.document_relations(packed, documents)
         heads = math.gcd(*manifest.heads)  # divides the widths, also where heads share keys
@@ -241,6 +238,16 @@ class Filling:
                 _row_error(getattr(computed, name), getattr(stored, name)) for name in ("query", "key", "value")
             ),
         )
+
+
+def _spread(lengths: np.ndarray) -> np.ndarray:
+    """Documents at even distances, from the first to the last: as many as fit the budget, at least two of several."""
+    count = min(len(lengths), _MEASURED_DOCUMENTS)
+    while True:
+        documents = np.unique(np.linspace(0, len(lengths) - 1, count).astype(np.int64))
+        if count <= 2 or int(lengths[documents].sum()) <= _MEASURED_TOKENS:
+            return documents
+        count -= 1
 
 
 def _nothing(_: float) -> None: ...

@@ -63,7 +63,8 @@ class PlannedStage:
     def reading(self, corpus: Path) -> PlannedStage:
         """The stage with the corpus of the chain, and with the model that will be its teacher."""
         data = self.recipe.data.model_copy(update={"corpus": str(corpus), "inputs": [], **OF_INPUTS})
-        origins = {**self.loaded.origins, **dict.fromkeys(("data.corpus", "data.inputs"), _BY_CHAIN)}
+        by_chain = [f"data.{key}" for key in ("corpus", "inputs", *OF_INPUTS)]
+        origins = {**self.loaded.origins, **dict.fromkeys(by_chain, _BY_CHAIN)}
         loaded = Loaded(recipe=self.recipe.model_copy(update={"data": data}), origins=origins)
         plan = replace(self.plan, teacher=model_path(self.recipe.teacher.model))
         return replace(self, loaded=loaded, plan=plan)
@@ -131,11 +132,13 @@ def planned(loaded: Loaded[Distillation]) -> Iterator[list[PlannedStage]]:
 
 
 def _require_trained(before: PlannedStage, recipe: DistillRecipe, plan: DistillPlan) -> None:
-    """Require that a stage reads nothing of its teacher's last layer that the stage before did not train.
+    """Require that a stage reads nothing of its teacher's last layer that is as random as the stage before began.
 
     Raises:
         UsageError: it does.
     """
+    if any(student.init != "random" for student in before.recipe.students):
+        return
     if before.recipe.loss.objective != "relations" or plan.sizes.num_layers not in plan.teacher_layers:
         return
     read, trained = _read_by(recipe.loss), _read_by(before.recipe.loss)

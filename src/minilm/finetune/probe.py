@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minilm.errors import DataError, UsageError
+from minilm.errors import UsageError
 from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.start import with_fresh_head
 from minilm.finetune.text import ClassificationTask
@@ -25,7 +25,7 @@ from minilm.tasks.text.rows import TextRow, read_text_rows
 from minilm.tasks.text.settings import TextSettings
 from minilm.text.tokenizer import Tokenizer
 from minilm.train.distributed import kept_generators
-from minilm.train.loop import TrainSettings, train
+from minilm.train.loop import DivergedError, TrainSettings, train
 from minilm.train.settings import train_settings
 
 logger = logging.getLogger(__name__)
@@ -79,21 +79,25 @@ class GlueProbe:
         )
         try:
             numbers = train(objective, self._settings(), is_inner=True)
-        except DataError:  # the run itself goes on
+            if not math.isfinite(numbers["heldout_loss"]):
+                raise DivergedError(f"its loss on the held-out rows is {numbers['heldout_loss']}")
+        except DivergedError as error:  # the run itself goes on
             logger.warning(
-                "probe %s: no score, the copy of the student diverged; lower probe.learning_rate (%g)",
+                "probe %s: no score, the copy of the student diverged (%s); lower probe.learning_rate (%g)",
                 self._section.task,
+                error,
                 self._section.learning_rate,
             )
-            numbers = {self._task.main_metric: math.nan}
+            return {self._task.main_metric: math.nan}
         return {self._task.main_metric: numbers[self._task.main_metric]}
 
     def _settings(self) -> TrainSettings:
         """Those of any fine-tuning, except for length and learning rate."""
         steps = self._section.steps
-        section = FinetuneTrainSection(steps=steps, learning_rate=self._section.learning_rate, max_bad_steps=0)
+        section = FinetuneTrainSection(steps=steps, learning_rate=self._section.learning_rate)
         warmup = section.num_warmup_steps(steps)
-        return train_settings(section, steps=steps, warmup_steps=warmup, eval_every=0, seed=self._seed, label="probe")
+        label = f"probe {self._section.task}"
+        return train_settings(section, steps=steps, warmup_steps=warmup, eval_every=0, seed=self._seed, label=label)
 
 
 def _drawn(rows: Sequence[TextRow], count: int, seed: int, part: str) -> list[TextRow]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from minilm.files.json import read_json
+from minilm.files.json import read_json, with_nulls
 from minilm.finetune.result import ANALYSIS, RunResult, SettingRuns, best_point, verdict
 from minilm.recipe import FinetuneRecipe
 from minilm.report.curves import Curve
@@ -19,6 +19,7 @@ from minilm.train.metrics import read_metrics
 from minilm.train.schedule import extension_note
 
 _Rows = Sequence[Mapping[str, object]]
+_Point = tuple[float | None, float | None]
 
 
 def report_run(recipe: FinetuneRecipe, result: RunResult) -> None:
@@ -82,9 +83,9 @@ def point_rows(points: Sequence[SettingRuns]) -> list[dict[str, object]]:
 
 
 def run_rows(points: Sequence[SettingRuns]) -> list[dict[str, object]]:
-    """One row per run with all its metrics."""
+    """One row per run with all its metrics, None for one that is not finite."""
     return [
-        {"setting": point.describe(), "seed": run.seed, **run.numbers, "best step": run.best_step}
+        {"setting": point.describe(), "seed": run.seed, **with_nulls(run.numbers), "best step": run.best_step}
         for point in points
         for run in point.runs
     ]
@@ -117,7 +118,7 @@ def _shown(folder: Path) -> tuple[dict[str, _Rows], dict[str, Sequence[Curve]], 
         prefix = f"{name}: " if len(analyses) > 1 else ""
         for title, rows in cast("Mapping[str, _Rows]", analysis["tables"]).items():
             tables[prefix + title] = rows
-        lines = cast("Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]", analysis["curves"])
+        lines = cast("Mapping[str, Mapping[str, Sequence[_Point]]]", analysis["curves"])
         for title, curves in lines.items():
             plots[prefix + title] = [curve_of(line, points) for line, points in curves.items()]
         examples += cast("Sequence[Mapping[str, str]]", analysis["examples"])

@@ -110,9 +110,9 @@ def best_point(points: Sequence[SettingRuns]) -> SettingRuns:
 
 
 def write_result(result: RunResult, identity: Identity) -> None:
-    """Write `result.json`, which marks the run as finished; a number that is not finite is null."""
-    values = {**asdict(result), "folder": ".", "identity": dict(identity)}
-    write_json(result.folder / RESULT, with_nulls(values))
+    """Write `result.json`, which marks the run as finished; a metric that is not finite is null."""
+    metrics = with_nulls({"numbers": result.numbers, "references": result.references})
+    write_json(result.folder / RESULT, {**asdict(result), **metrics, "folder": ".", "identity": dict(identity)})
 
 
 def read_result(out: Path, identity: Identity, *, steps: int) -> RunResult | None:

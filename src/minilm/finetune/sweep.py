@@ -26,7 +26,7 @@ import torch
 
 from minilm.errors import DataError, Interrupted, MinilmError, SystemProblem, UsageError
 from minilm.files.atomic import atomic_folder, atomic_write, make_folder
-from minilm.files.json import read_json, with_nulls, write_json
+from minilm.files.json import read_json, write_json
 from minilm.finetune.report import report_sweep, run_rows
 from minilm.finetune.result import RESULT, RunResult, SettingRuns, best_point
 from minilm.finetune.run import check_files, finetune_once
@@ -246,7 +246,7 @@ def _finish(recipe: FinetuneRecipe, out: Path, points: Sequence[SettingRuns]) ->
         for run in point.runs:
             shutil.rmtree(run.folder / "model", ignore_errors=True)
     report_sweep(recipe, out, points)
-    write_json(out / RESULTS, with_nulls({"metric": best.main_metric, "model": kept, "runs": run_rows(points)}))
+    write_json(out / RESULTS, {"metric": best.main_metric, "model": kept, "runs": run_rows(points)})
 
 
 def _kept_model(out: Path) -> str | None:

@@ -189,9 +189,13 @@ def _curve(metrics: Sequence[Mapping[str, float]], key: str) -> Curve:
     return curve_of(key, rows)
 
 
-def curve_of(name: str, points: Sequence[tuple[float, float]]) -> Curve:
-    """A curve through the finite `points` (x, y), thinned to a visible number of points."""
-    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+def curve_of(name: str, points: Sequence[tuple[float | None, float | None]]) -> Curve:
+    """A curve through the finite `points` (x, y), thinned to a visible number of points.
+
+    In JSON, None stands for a number that is not finite.
+    """
+    known = [(x, y) for x, y in points if x is not None and y is not None]
+    finite = [(x, y) for x, y in known if math.isfinite(x) and math.isfinite(y)]
     stride = max(1, math.ceil(len(finite) / _MAX_POINTS))
     drawn = finite[::stride]
     return Curve(name=name, steps=[x for x, _ in drawn], values=[y for _, y in drawn], stride=stride)

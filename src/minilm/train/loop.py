@@ -54,6 +54,10 @@ Event: TypeAlias = Literal["batch", "accumulated", "stepped", "saved"]
 _SUMS = ("tokens", "seconds")  # of the metrics of a step: summed over the steps of a line, not averaged
 
 
+class DivergedError(DataError):
+    """Too many steps had a loss or gradient that is not finite."""
+
+
 class Objective(Protocol[B]):
     """What to train. `module` holds all weights to save; `parameters` those to train."""
 
@@ -110,6 +114,7 @@ class _Run:
     on_checkpoint: Callable[[int], None] | None = None
     on_event: Callable[[Event, int], None] | None = None
     more_scores: Callable[[int], Mapping[str, float]] | None = None
+    is_inner: bool = False
     write_events: MetricsWriter | None = None
     memory: FreedMemory = field(default_factory=FreedMemory)
     step: int = 0
@@ -143,6 +148,11 @@ class _Run:
         """Call `on_event` with the number of updates so far."""
         if self.on_event is not None:
             self.on_event(event, self.step)
+
+    @property
+    def next_step(self) -> str:
+        """The step being made, in messages; of an inner run with its label, because the outer one has steps, too."""
+        return f"{self.settings.label}, step {self.step + 1}" if self.is_inner else f"step {self.step + 1}"
 
     @property
     def own_folder(self) -> Path | None:
@@ -186,7 +196,7 @@ def train(
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
-        DataError: more than `max_bad_steps` steps had a loss or gradient that is not finite.
+        DivergedError: more than `max_bad_steps` steps had a loss or gradient that is not finite.
         AnotherRunError: the checkpoint in `folder` is of a different or longer run, or of an unfinished shorter one.
     """
     run = _Run(
@@ -198,20 +208,21 @@ def train(
         on_checkpoint=on_checkpoint,
         on_event=on_event,
         more_scores=more_scores,
+        is_inner=is_inner,
     )
     if folder is not None:
         _restore(run, objective, folder)
-    _train(run, objective, is_inner=is_inner)
+    _train(run, objective)
     return run.held_out or objective.evaluate()
 
 
-def _train(run: _Run, objective: Objective[B], *, is_inner: bool) -> None:
+def _train(run: _Run, objective: Objective[B]) -> None:
     """All steps that are left."""
     settings = run.settings
     with (
         kept_generators(),
-        contextlib.nullcontext(_Flag()) if is_inner else _interruptible() as interrupted,
-        Progress(settings.label, silent=is_inner or not run.ranks.is_first) as progress,
+        contextlib.nullcontext(_Flag()) if run.is_inner else _interruptible() as interrupted,
+        Progress(settings.label, silent=run.is_inner or not run.ranks.is_first) as progress,
         event_writer(run.own_folder if settings.tensorboard else None, done=run.step) as run.write_events,
     ):
         progress.begin(settings.steps, run.step)
@@ -314,20 +325,22 @@ def _skip(run: _Run, batch: Batch, loss: float) -> None:
     """Count a step without an update; past the limit, save its batch and raise."""
     run.bad_steps += 1
     logger.warning(
-        "step %d: loss or gradient is not finite (loss %s); update skipped (%d so far)",
-        run.step + 1,
+        "%s: loss or gradient is not finite (loss %s); update skipped (%d so far)",
+        run.next_step,
         loss,
         run.bad_steps,
     )
     if run.bad_steps <= run.settings.max_bad_steps:
         return
+    found = f"{run.next_step}: {run.bad_steps} steps had a loss or gradient that is not finite"
+    if run.is_inner:  # the caller knows what its settings are called
+        raise DivergedError(found)
     where = ""
     if run.own_folder is not None:
         where = f"; the last batch is in {_save_batch(run.own_folder, run.step + 1, batch)}"
-    raise DataError(
-        f"step {run.step + 1}: {run.bad_steps} steps had a loss or gradient that is not finite "
-        f"(train.max_bad_steps is {run.settings.max_bad_steps}){where}; "
-        f"lower train.learning_rate or check the data"
+    raise DivergedError(
+        f"{found} (train.max_bad_steps is {run.settings.max_bad_steps}){where}; "
+        "lower train.learning_rate or check the data"
     )
 
 

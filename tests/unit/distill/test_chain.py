@@ -12,8 +12,10 @@ from tests.conftest import checked
 
 from minilm.distill.chain import run_distillation
 from minilm.distill.run import DistillResult, distill
+from minilm.distill.stages import planned
 from minilm.errors import UsageError
 from minilm.recipe import Distillation, load_recipe
+from minilm.recipe.distill import OF_INPUTS
 from minilm.run_recipe import run as run_recipe
 
 SELF_PAIRS = ("query-query", "key-key", "value-value")
@@ -211,6 +213,20 @@ def test_what_an_assistant_has_not_learned_is_not_taught(tiny, first, second, un
         f"{trained} there, and all else stays as it was initialized: change the loss of one of the two stages"
     )
     assert checked(load_recipe(tiny.chain(), [*overrides, allowed], kind=Distillation))
+    for start in ("layers", tiny.teacher):  # nothing of it is random
+        student = f"stages.0.students.0={{name: assistant, init: {start}}}"
+        assert checked(load_recipe(tiny.chain(), [*overrides, student], kind=Distillation))
+
+
+def test_what_the_chain_sets_in_the_recipe_of_a_stage_is_not_said_to_be_of_the_file(tiny):
+    recipe = load_recipe(tiny.chain(), ["data.workers=2", "data.max_bad_rows=0.5"], kind=Distillation)
+    with planned(recipe) as stages:
+        read = [stage.reading(tiny.folder / "corpus").loaded for stage in stages]
+    for stage in read:
+        data = stage.recipe.data
+        assert {key: getattr(data, key) for key in OF_INPUTS} == OF_INPUTS
+        keys = ("corpus", "inputs", "field", "workers", "max_bad_rows")
+        assert {stage.origins[f"data.{key}"] for key in keys} == {"the chain"}
 
 
 def test_the_rule_for_an_assistant(tiny):

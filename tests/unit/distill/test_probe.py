@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 from minilm.distill.chain import run_distillation
 from minilm.distill.dry_run import dry_run
 from minilm.distill.run import distill
-from minilm.errors import UsageError
+from minilm.errors import DataError, UsageError
+from minilm.finetune.objective import FinetuneObjective
 from minilm.finetune.probe import GlueProbe
 from minilm.model.config import EncoderConfig
 from minilm.model.encoder import Encoder
@@ -100,13 +102,7 @@ def probe(tiny, section: dict[str, object], **options: object) -> GlueProbe:
 
 
 def test_it_learns_and_leaves_student_and_random_numbers_as_they_are(tiny, section):
-    config = EncoderConfig(
-        **{"vocab_size": 100, "max_positions": 64, "hidden_size": 24, "num_layers": 2},
-        **{"num_heads": 6, "intermediate_size": 48, "initializer_range": 0.3},
-    )
-    student = Encoder(config)
-    student.reset(torch.Generator().manual_seed(1))
-    student.eval()
+    student = small_student()
     before = {name: rows.clone() for name, rows in student.state_dict().items()}
     state = torch.get_rng_state()
     found = probe(tiny, section, steps=60, learning_rate=3e-3, max_rows=60)
@@ -124,8 +120,53 @@ def test_a_probe_that_diverges_has_no_score_and_the_run_goes_on(tiny, section, c
     wild = {**section, "learning_rate": 1e30, "steps": 20, "every": 100}
     result = distill(load_recipe(with_probe(tiny.recipe(steps=2, warmup_steps=0), wild)), make_probe=GlueProbe)
     assert math.isnan(result.metrics["student.sst-2.accuracy"])
-    assert "probe sst-2: no score, the copy of the student diverged; lower probe.learning_rate (1e+30)" in caplog.text
+    assert re.search(
+        r"probe sst-2: no score, the copy of the student diverged \(probe sst-2, step \d+: 11 steps had a loss or "
+        r"gradient that is not finite\); lower probe.learning_rate \(1e\+30\)\n",
+        caplog.text,
+    )
+    assert "probe sst-2, step 3: loss or gradient is not finite" in caplog.text
+    assert " step 3: loss" not in caplog.text.replace("probe sst-2, step 3: loss", "")
     assert read_metrics(tiny.folder / "run")[-1]["student.sst-2.accuracy"] is None
+
+
+def small_student() -> Encoder:
+    config = EncoderConfig(
+        **{"vocab_size": 100, "max_positions": 64, "hidden_size": 24, "num_layers": 2},
+        **{"num_heads": 6, "intermediate_size": 48, "initializer_range": 0.3},
+    )
+    student = Encoder(config)
+    student.reset(torch.Generator().manual_seed(1))
+    return student.eval()
+
+
+def test_a_copy_that_diverges_in_its_last_steps_has_no_score_either(tiny, section, caplog):
+    """Too few bad steps to end its training: its numbers would be those of constant predictions."""
+    assert math.isnan(probe(tiny, section, learning_rate=1e30).score(small_student())["accuracy"])
+    assert "the copy of the student diverged (its loss on the held-out rows is " in caplog.text
+
+
+def test_one_bad_step_does_not_cost_the_score(tiny, section, monkeypatch, caplog):
+    original = FinetuneObjective.accumulate
+    calls = []
+
+    def once(self, batch, backward):
+        calls.append(found := original(self, batch, backward))
+        return replace(found, value=found.value * math.nan) if len(calls) == 2 else found
+
+    monkeypatch.setattr(FinetuneObjective, "accumulate", once)
+    assert 0 <= probe(tiny, section).score(small_student())["accuracy"] <= 100
+    assert len(calls) == 3
+    assert "probe sst-2, step 2: loss or gradient is not finite (loss nan); update skipped (1 so far)" in caplog.text
+
+
+def test_other_mistakes_are_not_taken_for_a_copy_that_diverged(tiny, section, monkeypatch):
+    def broken(self, batch, backward):
+        raise DataError("a row is damaged")
+
+    monkeypatch.setattr(FinetuneObjective, "accumulate", broken)
+    with pytest.raises(DataError, match=r"^a row is damaged$"):
+        probe(tiny, section).score(small_student())
 
 
 def test_it_says_what_it_reads(tiny, section):

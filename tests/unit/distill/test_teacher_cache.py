@@ -141,6 +141,21 @@ def test_the_error_is_measured_on_documents_from_the_whole_corpus(tmp_path, shar
     assert max(np.diff([0, *sorted(measured), len(shards)])) <= len(shards) / 4
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([8192] * 9, [0, 8]),
+        ([8192, 4], [0, 1]),
+        ([8192], [0]),
+        ([1000, 900, 1000, 900, 900], [0, 4]),
+        ([600] * 7, [0, 3, 6]),
+        ([1] * 5, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_long_documents_are_from_the_whole_corpus_too(lengths, expected):
+    assert cache_filling._spread(np.array(lengths)).tolist() == expected
+
+
 def test_int8_has_a_scale_for_each_projection_of_a_token():
     """A large query does not cost its key any precision; a row of zeros stays one."""
     rows = torch.tensor([[1000.0, -3.0, 0.01, 0.005, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0, 2.0, 0.5]])

@@ -10,7 +10,7 @@ import pytest
 
 from minilm.report import curves
 from minilm.report.curves import Curve
-from minilm.report.page import duration, write_report
+from minilm.report.page import curve_of, duration, write_report
 
 pytestmark = pytest.mark.usefixtures("drawn_charts")
 
@@ -133,6 +133,11 @@ def test_points_that_cannot_be_drawn_are_left_out(page):
     pytest.importorskip("matplotlib", reason="curves need minilm[plot]")
     html = page(metrics=[{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}])
     assert "<svg" not in html
+
+
+def test_points_that_json_has_no_number_for_are_left_out():
+    curve = curve_of("f1", [(None, 1.0), (0.5, 2.0), (0.6, None), (math.inf, 3.0), (0.7, 4.0)])
+    assert (curve.steps, curve.values) == ([0.5, 0.7], [2.0, 4.0])
 
 
 def test_long_runs_are_thinned_and_it_says_so(page):

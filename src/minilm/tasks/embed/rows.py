@@ -169,16 +169,21 @@ def _pair(row: Row, location: str, settings: EmbedSettings, *, in_cell: bool) ->
 def _negatives(row: Row, settings: EmbedSettings) -> Sequence[str]:
     """The columns of negatives; unless they are named, also those that are numbered."""
     names = settings.negatives
-    return (*names, *numbered_negatives(row.values)) if names == EmbedSettings.negatives else names
+    return (*names, *numbered_negatives(row.values)) if _has_default_negatives(settings) else names
+
+
+def _has_default_negatives(settings: EmbedSettings) -> bool:
+    return settings.negatives == EmbedSettings.negatives
 
 
 def _too_few(count: int, settings: EmbedSettings, *, has_positive: bool) -> str:
     """Why a list of `count` texts teaches nothing."""
     if not has_positive:
         return f"column {_LIST!r} has {count} text{'s' * (count != 1)}; a list needs at least two: {_CORRECT}"
+    numbered = " or numbered columns such as 'negative_1'" if _has_default_negatives(settings) else ""
     return (
-        f"found no negative in {', '.join(map(repr, settings.negatives))}; a list needs at least one besides the "
-        f"positive: add one, remove the row, or {_fix('negatives')}"
+        f"found no negative in {', '.join(map(repr, settings.negatives))}{numbered}; a list needs at least one besides "
+        f"the positive: add one, remove the row, or {_fix('negatives')}"
     )
 
 

@@ -148,6 +148,12 @@ def test_rows_that_a_teacher_scores_have_no_scores(tmp_path):
         list(training_rows([written(tmp_path, unscored, LIST)], found))
 
 
+def test_numbered_columns_are_not_named_where_they_are_not_read(tmp_path):
+    path = written(tmp_path, {"query": "q", "positive": "p", "negative_1": "a", "scores": [1, 2]})
+    with pytest.raises(DataError, match=r":1: found no negative in 'other'; a list needs at least one besides the pos"):
+        list(training_rows([path], settings("kl", negatives=("other",))))
+
+
 @pytest.mark.parametrize(
     ("loss", "row", "expected"),
     [
@@ -172,7 +178,7 @@ def test_rows_that_a_teacher_scores_have_no_scores(tmp_path):
         (
             "kl",
             {**LIST, "negatives": []},
-            r":2: found no negative in 'negatives', 'negative'; a list needs at least one",
+            r":2: found no negative in 'negatives', 'negative' or numbered columns such as 'negative_1'; a list",
         ),
         ("kl", {"query": "q", "texts": ["a"], "scores": [1]}, r":2: column 'texts' has 1 text; a list needs at least"),
         (
