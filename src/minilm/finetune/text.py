@@ -172,7 +172,8 @@ class ClassificationTask(SequenceTask):
         if not self.labels:
             return float(np.mean((logits_BC[:, 0] - np.array(gold)) ** 2))
         own = logits_BC[np.arange(len(gold)), np.array(gold, dtype=np.int64)]
-        return float(np.mean(np.logaddexp.reduce(logits_BC, axis=1) - own))
+        with np.errstate(invalid="ignore"):  # of a model that diverged
+            return float(np.mean(np.logaddexp.reduce(logits_BC, axis=1) - own))
 
     def _margins(self, logits_BC: NDArray[np.float64], dev_set: str) -> NDArray[np.float64]:
         """Margin between the top two labels, or the absolute error of a regression."""
