@@ -60,6 +60,7 @@ def process_group() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(_from_environment("LOCAL_RANK", 0))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    dist.barrier()  # one that fails at once would close connections that others are still opening
     root = logging.getLogger("minilm")
     level = root.level
     if rank:  # problems found by all processes are logged by the first only
