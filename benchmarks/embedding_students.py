@@ -1,11 +1,11 @@
 """Small embedding models that learn the vectors of a teacher, without labels: what they keep, over the tokens read.
 
 The texts are the same for all students: sentences and passages of documents, questions, and sentences of STS-B's
-training set. The teacher's vectors are computed once; its vectors are learned, or its similarities of the texts of a
-batch, which need no map between widths. With `--teacher embedded` the students are a family of sizes,
-started as layers of the teacher or at random; with another teacher they have the size of the embedded model or of half
-of its layers. Scores are those of retrieval_scores.py, with the same sets; the best checkpoint on STS-B's dev set
-counts. What the file has already is not repeated, and an interrupted training resumes.
+training set. The teacher's vectors are computed once. Students learn these, or the teacher's similarities of the texts
+of a batch, which need no map between widths. With `--teacher embedded` the students are a family of sizes, started as
+layers of the teacher or at random; with another teacher they have the size of the embedded model or of half of its
+layers. Scores are those of retrieval_scores.py, with the same sets; the best checkpoint on STS-B's dev set counts. What
+the file has already is not repeated, and an interrupted training resumes.
 
     python benchmarks/embedding_students.py --text text/{wikipedia,books}_train-*.jsonl.gz \
         --questions qqp/duplicate_pairs.jsonl.gz --passages qg/du_test.jsonl.gz --stsb stsb \
@@ -82,8 +82,8 @@ def main() -> None:
     parser.add_argument("--loss", choices=["vectors", "similarities"], default="vectors")
     parser.add_argument("--students", nargs="+", help="by default all")
     parser.add_argument("--texts", type=int, help="number of training texts; by default all")
-    parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--epochs", type=float, default=1.0, help=f"but for {', '.join(GENTLE)} of another teacher")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="as for --epochs")
     parser.add_argument("--speed", action="store_true", help="only measure those that are trained, on an idle machine")
     options, stored = begin(parser)
     if options.speed:
@@ -97,7 +97,7 @@ def main() -> None:
         {"squad": squad(options.squad)} if options.squad else {}
     )
     first: dict[str, RetrievalScores] = {}
-    for known in (options.teacher, EMBEDDED):
+    for known in dict.fromkeys([options.teacher, EMBEDDED]):
         if known == options.teacher or known not in stored["models"]:
             stored["models"][Path(known).name] = scores_of(minilm.load(known), options, collections, first)
     if options.teacher == EMBEDDED and START not in stored["models"]:

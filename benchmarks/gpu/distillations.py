@@ -30,7 +30,7 @@ from minilm.model.encoder import Encoder
 from minilm.model.heads import Model
 from minilm.model.precision import FloatPrecision, torch_dtype
 from minilm.recipe import CacheSection
-from minilm.train.distributed import ALONE
+from minilm.train.distributed import ALONE, kept_generators
 
 Way = Literal["packed", "padded"]
 """How a teacher runs: a BERT packed, an MPNet padded, with hooks on its projections."""
@@ -91,7 +91,7 @@ def _write_mpnet(cases: Cases, folder: Path) -> None:
         max_position_embeddings=size.max_positions + 2,  # the first position is 2
         initializer_range=size.initializer_range,
     )
-    with torch.random.fork_rng():
+    with kept_generators():
         torch.manual_seed(_SEED)
         MPNetModel(config).save_pretrained(folder)
 

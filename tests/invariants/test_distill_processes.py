@@ -82,7 +82,7 @@ def test_a_batch_that_cannot_be_shared_is_rejected(tiny):
 def test_without_held_out_documents_no_process_waits_for_another(tiny):
     """After a probe only the first process has held-out numbers; the others ask for them once more, alone."""
     one = objective(tiny, Ranks(rank=1, world_size=2), num_heldout=0)
-    assert one.evaluate() == {}  # there is no process group
+    assert one.evaluate() == {}  # without a process group
 
 
 def test_processes_wait_for_one_that_builds_a_corpus(monkeypatch):

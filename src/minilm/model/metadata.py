@@ -118,10 +118,13 @@ def read_problem(path: Path | str, *, config: Path | None = None) -> ProblemType
 def is_cross_encoder(path: Path) -> bool:
     """Whether the files of a folder say that sentence-transformers made it to score or classify pairs."""
     outer = path / MODEL_FILE
-    if outer.is_file() and read_json(outer).get("model_type") == CROSS_ENCODER:
-        return True
-    config = read_json(config_file(path))
-    return isinstance(config.get(_CROSS_ENCODER), dict) or config.get(_OLD_ACTIVATION) is not None
+    return _scores_pairs(read_json(outer) if outer.is_file() else {}, read_json(config_file(path)))
+
+
+def _scores_pairs(settings: Mapping[str, object], config: Mapping[str, object]) -> bool:
+    """The same of the values of both files: of the whole model, and of its encoder."""
+    is_typed = settings.get("model_type") == CROSS_ENCODER
+    return is_typed or isinstance(config.get(_CROSS_ENCODER), dict) or config.get(_OLD_ACTIVATION) is not None
 
 
 def read_activation(path: Path, problem: ProblemType) -> Activation:
@@ -145,7 +148,7 @@ def read_activation(path: Path, problem: ProblemType) -> Activation:
     else:
         where, key, stated = file, _OLD_ACTIVATION, config.get(_OLD_ACTIVATION)
     if stated is None:
-        return "Sigmoid" if is_cross_encoder(path) and problem == "regression" else "Identity"
+        return "Sigmoid" if _scores_pairs(settings, config) and problem == "regression" else "Identity"
     if problem == "regression":
         return activation_at(stated, key=key, file=where)
     if problem == "single_label_classification":

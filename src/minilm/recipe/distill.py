@@ -71,10 +71,8 @@ class DataSection(Section):
             raise ValueError("found both corpus and inputs, expected one: set the other to null or []")
         if self.corpus is None and not self.inputs:
             raise ValueError("found neither corpus nor inputs: set one to a corpus folder or a list of text files")
-        ignored = [
-            key for key, default in OF_INPUTS.items() if self.corpus is not None and getattr(self, key) != default
-        ]
-        if ignored:
+        ignored = [key for key, default in OF_INPUTS.items() if getattr(self, key) != default]
+        if self.corpus is not None and ignored:
             raise ValueError(f"found {', '.join(ignored)} with a corpus, whose texts are tokenized already: remove it")
         return self
 

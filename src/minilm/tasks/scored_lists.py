@@ -1,6 +1,6 @@
 """What rows of lists have in common, for vectors and for rerankers: columns of negatives, the scores of the texts.
 
-In: the fields of a row; the value of one. Out: the columns that are numbered; the numbers of the value, or a ValueError
+In: the fields of a row; the value of one. Out: the columns to look for; the numbers of the value, or a ValueError
 that names the column, which the reader completes with file and line. And the check of the scores of all lists, which
 the loss learns.
 """
@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from minilm.errors import DataError
 from minilm.files.by_id import as_score
 from minilm.files.fields import NUMBER_LIST, items_in
+from minilm.tasks.settings import NEGATIVES
 from minilm.tasks.trainable import trainable
 
-NEGATIVES = ("negatives", "negative")
-"""Usual columns of negatives, besides those that are numbered."""
 _NUMBERED = re.compile("negative_[0-9]+")
 
 
-def numbered_negatives(columns: Iterable[str]) -> list[str]:
-    """Those of the names `negative_1`, `negative_2` and so on, of the n-tuples of sentence-transformers, by number."""
-    found = [name for name in columns if _NUMBERED.fullmatch(name)]
-    return sorted(found, key=lambda name: int(name.rpartition("_")[2]))
+def columns_of_negatives(columns: Iterable[str]) -> tuple[str, ...]:
+    """The usual names, then those of `columns` that are numbered, by number; `negative_1` if none is.
+
+    sentence-transformers calls them `negative_1`, `negative_2` and so on in n-tuples.
+    """
+    numbered = [name for name in columns if _NUMBERED.fullmatch(name)] or ["negative_1"]
+    return (*NEGATIVES, *sorted(numbered, key=lambda name: int(name.rpartition("_")[2])))
 
 
 def scores_in(value: object, column: str, *, texts: int, order: str) -> list[float]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from minilm.files.checked import Settings, Text
 
+NEGATIVES = ("negatives", "negative")
+"""Usual columns of texts that do not belong to a query, besides those that are numbered."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings(Settings):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-_SECONDS = 10.0  # in which the other processes meet the same error
+_SECONDS = 3.0  # in which the other processes meet the same error
 _PAUSE = 0.02
 
 

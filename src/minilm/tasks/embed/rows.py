@@ -18,7 +18,7 @@ from minilm.files.fields import as_text, no_field, text_in, texts_in
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tally import reporting_tally
 from minilm.tasks.embed.settings import EmbedSettings
-from minilm.tasks.scored_lists import numbered_negatives, scored_twice, scores_in
+from minilm.tasks.scored_lists import columns_of_negatives, scored_twice, scores_in
 from minilm.tasks.trainable import trainable
 
 _EMPTY = "empty texts were skipped"
@@ -168,8 +168,7 @@ def _pair(row: Row, location: str, settings: EmbedSettings, *, in_cell: bool) ->
 
 def _negatives(row: Row, settings: EmbedSettings) -> Sequence[str]:
     """The columns of negatives; unless they are named, also those that are numbered."""
-    names = settings.negatives
-    return (*names, *numbered_negatives(row.values)) if _has_default_negatives(settings) else names
+    return columns_of_negatives(row.values) if _has_default_negatives(settings) else settings.negatives
 
 
 def _has_default_negatives(settings: EmbedSettings) -> bool:

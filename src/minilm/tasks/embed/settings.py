@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt
 from minilm.errors import SettingsError
 from minilm.files.checked import InputPath, PositiveInt, Share, Text
 from minilm.model.embedding import PoolingMode
-from minilm.tasks.settings import TaskSettings
+from minilm.tasks.settings import NEGATIVES, TaskSettings
 
 LossName = Literal["vectors", "similarities", "infonce", "cosent", "cosine", "margin_mse", "kl"]
 RowKind = Literal["texts", "pairs", "scored pairs", "scored lists"]
@@ -99,7 +99,7 @@ class EmbedSettings(TaskSettings):
     texts: Sequence[Text] = ("text",)
     query: Text = "query"
     positive: Text = "positive"
-    negatives: Sequence[Text] = ("negatives", "negative")
+    negatives: Sequence[Text] = NEGATIVES
     scores: Text = "scores"
     sentence1: Text = "sentence1"
     sentence2: Text = "sentence2"

@@ -16,7 +16,7 @@ from minilm.files.by_id import row_id
 from minilm.files.fields import is_list, no_field, text_in, texts_in
 from minilm.files.rows import Row, has_cells, read_rows
 from minilm.tasks.rerank.settings import RerankSettings
-from minilm.tasks.scored_lists import NEGATIVES, numbered_negatives, scored_twice, scores_in
+from minilm.tasks.scored_lists import columns_of_negatives, scored_twice, scores_in
 
 _Shape = Literal["text", "list", "positive"]
 _KEYS = "task.query, task.text, task.positive, task.label or task.score"
@@ -134,10 +134,6 @@ def _of_all(parts: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | No
     return tuple(known) if len(known) == len(parts) else None
 
 
-def _columns_of_negatives(row: Row) -> tuple[str, ...]:
-    return (*NEGATIVES, *(numbered_negatives(row.values) or ["negative_1"]))
-
-
 @dataclass(kw_only=True)
 class _Reading:
     """One file being read; the first row determines which columns it has."""
@@ -161,7 +157,7 @@ class _Reading:
             "query": (chosen.query,),
             "text": (chosen.text,) if chosen.text else ("text", "texts"),
             "positive": (chosen.positive,),
-            "negatives": (chosen.negatives,) if chosen.negatives else _columns_of_negatives(row),
+            "negatives": (chosen.negatives,) if chosen.negatives else columns_of_negatives(row.values),
             "label": (chosen.label,) if chosen.label else ("label", "labels"),
             "score": self._score_names() if self.teacher is None else (),
         }
@@ -228,7 +224,7 @@ class _Reading:
     def _negatives(self, row: Row) -> list[str]:
         """The texts of the column of negatives, or of all usual ones; those that a row lacks are left out."""
         if self.settings.negatives is None:
-            names = [name for name in _columns_of_negatives(row) if row.values.get(name) not in (None, "")]
+            names = [name for name in columns_of_negatives(row.values) if row.values.get(name) not in (None, "")]
             found = [text for name in names for text in self._texts(row, name)]
             if found:
                 return found
